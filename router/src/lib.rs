@@ -1,0 +1,1 @@
+//! Waybill's router: the shell around the pure cores.
