@@ -35,7 +35,7 @@ impl From<&NodeCard> for Expected {
 }
 
 /// Why a neighbour is not admitted.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum AdmissionError {
     /// The neighbour misbehaved: the message is no admission message.
     #[error("the neighbour sent a malformed admission message")]

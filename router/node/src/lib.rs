@@ -9,7 +9,9 @@
 pub mod admission;
 pub mod datapath;
 mod drop;
+mod node;
 
 pub use babel::Prefix;
 pub use datapath::LinkId;
 pub use drop::{DropReason, Drops};
+pub use node::{BABEL_PORT, Config, Event, LinkView, Node, Peer, Refusal, Transmit};

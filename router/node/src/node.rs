@@ -9,10 +9,11 @@ use babel::{
     Cost, Destination, Fee, InterfaceConfig, InterfaceId, Metric, NeighbourView, Prefix, RouteView, RouterId, Seqno,
     Speaker,
 };
-use metering::exchange::{self, ChannelState, Counts, Credit, Exchange, Restored, Setup, Side, Snapshot};
+use metering::exchange;
+use metering::wire::PORT as SETTLEMENT_PORT;
 use metering::{
-    AccountKey, ChannelId, Identity, LedgerDomain, NodeCard, NodeId, Price, Receipt, Tokens, link_local, mesh_address,
-    mesh_prefix,
+    AccountKey, ChannelId, ChannelState, Counts, Credit, Exchange, Identity, LedgerDomain, NodeCard, NodeId, Receipt,
+    Restored, Setup, Side, Snapshot, Tokens, link_local, mesh_address, mesh_prefix,
 };
 use thiserror::Error;
 
@@ -23,8 +24,6 @@ use crate::{DropReason, LinkId};
 
 /// UDP port of Babel (RFC 8966, section 4).
 pub const BABEL_PORT: u16 = 6696;
-/// UDP port of the settlement exchange, inside a link only.
-pub const SETTLEMENT_PORT: u16 = 6698;
 /// Events that wait for the shell at most: a handful per link. Beyond it the shell has stopped.
 const EVENTS_MAX: usize = 16 * MAX_LINKS;
 
@@ -44,10 +43,6 @@ pub struct Config {
     pub update_interval: Duration,
     /// The ledger receipts are signed for.
     pub domain: LedgerDomain,
-    /// What we ask of subscribers.
-    pub offer: metering::terms::Offer,
-    /// The most we pay a provider, per GiB and direction.
-    pub price_max: Price,
     /// Seeds jitter; two nodes with equal arguments and seeds do the same for ever.
     pub seed: u64,
 }
@@ -59,8 +54,8 @@ pub enum Peer {
     Mesh {
         /// Who it must be.
         card: NodeCard,
-        /// What it is to us.
-        role: Role,
+        /// What we are to it, at which price.
+        side: Side,
         /// Babel's cost of the link.
         cost: u16,
     },
@@ -71,15 +66,13 @@ pub enum Peer {
     },
 }
 
-/// What a neighbour is to us.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// It carries for us and is paid.
-    Provider,
-    /// We carry for it and are paid.
-    Subscriber,
-    /// Neither pays.
-    Peer,
+impl Peer {
+    fn is_same_node(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Mesh { card, .. }, Self::Mesh { card: other, .. }) => card == other,
+            (Self::Leaf { .. }, _) | (_, Self::Leaf { .. }) => false,
+        }
+    }
 }
 
 /// A control packet to send.
@@ -254,17 +247,32 @@ impl Node {
         &self.own
     }
 
-    /// Adds a link, or changes what it leads to. It is down until [`Self::handle_link_up`]; a link whose peer did not
-    /// change is left alone.
+    /// Adds a link, or changes what it leads to. A new link is down until [`Self::handle_link_up`]. Of a known one,
+    /// other terms or another cost take effect without interrupting it.
     pub fn handle_link(&mut self, now: Instant, link: LinkId, peer: Peer, mtu: usize) {
-        if link.index() >= MAX_LINKS || self.links.get(&link).is_some_and(|known| known.peer == peer && known.mtu == mtu) {
+        if link.index() >= MAX_LINKS {
             return;
         }
-        let was_up = self.links.get(&link).is_some_and(|known| known.up);
-        self.handle_link_removed(now, link);
-        self.links.insert(link, Link { peer, mtu, up: false, admission: None, exchange: None });
-        if was_up {
-            self.handle_link_up(now, link);
+        match self.links.get_mut(&link) {
+            Some(known) if known.peer == peer && known.mtu == mtu => {}
+            Some(known) if known.mtu == mtu && known.peer.is_same_node(&peer) => {
+                if let (Peer::Mesh { side, .. }, Some(exchange)) = (&peer, &mut known.exchange) {
+                    exchange.handle_side(now, *side);
+                }
+                known.peer = peer;
+                if known.is_admitted() {
+                    self.start_routing(now, link);
+                }
+            }
+            Some(_) | None => {
+                let was_up = self.links.get(&link).is_some_and(|known| known.up);
+                self.handle_link_removed(now, link);
+                self.links.insert(link, Link { peer, mtu, up: false, admission: None, exchange: None });
+                self.routes_changed = true;
+                if was_up {
+                    self.handle_link_up(now, link);
+                }
+            }
         }
         self.settle(now);
     }
@@ -272,7 +280,7 @@ impl Node {
     /// Forgets a link.
     pub fn handle_link_removed(&mut self, now: Instant, link: LinkId) {
         self.handle_link_down(now, link);
-        self.links.remove(&link);
+        self.routes_changed |= self.links.remove(&link).is_some();
         self.settle(now);
     }
 
@@ -341,11 +349,18 @@ impl Node {
 
     /// The neighbour is who it should be: routing begins, and the shell is asked what it knows of its account.
     fn admit(&mut self, now: Instant, link: LinkId) {
+        let Some(Peer::Mesh { card, .. }) = self.links.get(&link).map(|known| &known.peer) else { return };
+        let peer = card.account();
+        self.start_routing(now, link);
+        self.push_event(Event::Admitted { link, peer });
+    }
+
+    fn start_routing(&mut self, now: Instant, link: LinkId) {
         let Some(known) = self.links.get(&link) else { return };
-        let Peer::Mesh { card, cost, role } = &known.peer else { return };
-        let price = match role {
-            Role::Subscriber => u32::try_from(self.config.offer.price_down.get()).unwrap_or(u32::MAX),
-            Role::Provider | Role::Peer => 0,
+        let Peer::Mesh { cost, side, .. } = &known.peer else { return };
+        let price = match side {
+            Side::Provider(offer) => u32::try_from(offer.price_up.max(offer.price_down).get()).unwrap_or(u32::MAX),
+            Side::Subscriber(_) | Side::Peer => 0,
         };
         let config = InterfaceConfig {
             cost: Cost::new(*cost),
@@ -355,36 +370,32 @@ impl Node {
             fee: Fee { price: babel::Price::new(price), epoch: 0 },
             ..InterfaceConfig::tunnel(self.ours)
         };
-        let peer = card.account();
         self.speaker.handle_interface_up(now, InterfaceId(link.0), config);
-        self.push_event(Event::Admitted { link, peer });
     }
 
-    /// What the shell knows of an admitted neighbour's account: the answer to [`Event::Admitted`].
-    pub fn handle_restored(&mut self, now: Instant, link: LinkId, restored: Restored) {
+    /// What the shell knows of an admitted neighbour's account: the answer to [`Event::Admitted`]. A neighbour that
+    /// was admitted before, in this run, goes on where it stood; `counts` are the link's counters at this moment.
+    pub fn handle_restored(&mut self, now: Instant, link: LinkId, counts: Counts, restored: Restored) {
         let Some(known) = self.links.get_mut(&link) else { return };
-        let Peer::Mesh { card, role, .. } = &known.peer else { return };
-        match &mut known.exchange {
-            // The same run as before the link went down: its counts go on.
-            Some(exchange) => exchange.handle_reconnect(now),
-            None => {
-                let side = match role {
-                    Role::Provider => Side::Subscriber { price_max: self.config.price_max },
-                    Role::Subscriber => Side::Provider { offer: self.config.offer },
-                    Role::Peer => Side::Peer,
-                };
-                known.exchange = Some(Exchange::new(
-                    Setup {
-                        account: self.account.clone(),
-                        peer: card.account(),
-                        domain: self.config.domain,
-                        side,
-                        session: self.config.boot,
-                        restored,
-                    },
-                    now,
-                ));
-            }
+        if let (Peer::Mesh { card, side, .. }, None) = (&known.peer, &known.exchange) {
+            let setup = Setup {
+                account: self.account.clone(),
+                peer: card.account(),
+                domain: self.config.domain,
+                side: *side,
+                session: self.config.boot,
+                counts,
+                restored,
+            };
+            known.exchange = Some(Exchange::new(setup, now));
+        }
+        self.settle(now);
+    }
+
+    /// Settles as far as can be without waiting for the next tick: before a redemption, and before a shutdown.
+    pub fn handle_flush(&mut self, now: Instant) {
+        for exchange in self.links.values_mut().filter_map(|known| known.exchange.as_mut()) {
+            exchange.handle_flush(now);
         }
         self.settle(now);
     }
@@ -412,7 +423,8 @@ impl Node {
 
     /// The journal made a receipt durable: credit is extended on it.
     pub fn handle_held(&mut self, now: Instant, link: LinkId, receipt: &Receipt) {
-        self.with_exchange(now, link, |exchange| exchange.handle_held(now, receipt.channel(), receipt.amount()));
+        let (channel, amount) = (receipt.channel(), receipt.amount());
+        self.with_exchange(now, link, |exchange| exchange.handle_held(now, channel, amount));
     }
 
     fn with_exchange(&mut self, now: Instant, link: LinkId, act: impl FnOnce(&mut Exchange)) {
@@ -556,7 +568,8 @@ impl Node {
         if !self.routes_changed && entries == self.entries {
             return;
         }
-        let fib = if self.routes_changed { self.build_fib(entries.clone()) } else { self.fib.with_links(entries.clone()) };
+        let fib =
+            if self.routes_changed { self.build_fib(entries.clone()) } else { self.fib.with_links(entries.clone()) };
         self.routes_changed = false;
         self.entries = entries;
         self.fib = Arc::new(fib);

@@ -288,7 +288,9 @@ mod tests {
         packet
     }
 
-    fn run(datapath: &mut Datapath, ingress: Port, packet: &[u8]) -> (Verdict, Vec<u8>, Vec<(Port, Vec<u8>)>) {
+    type Answers = Vec<(Port, Vec<u8>)>;
+
+    fn run(datapath: &mut Datapath, ingress: Port, packet: &[u8]) -> (Verdict, Vec<u8>, Answers) {
         let mut batch = Batch::new(4, 2048);
         assert!(batch.push(packet));
         datapath.handle_batch(Instant::now(), ingress, &mut batch);
@@ -366,7 +368,8 @@ mod tests {
     #[test]
     fn spoofed_and_foreign_sources_are_dropped_by_name() {
         let mut node = datapath(LinkPolicy::Mesh);
-        let mut verdict = |ingress, source: &str, destination: &str| run(&mut node, ingress, &ip(source, destination, 9, 100)).0;
+        let mut verdict =
+            |ingress, source: &str, destination: &str| run(&mut node, ingress, &ip(source, destination, 9, 100)).0;
         let dropped = Verdict::Drop;
         assert_eq!(verdict(Port::Link(A), "fd01::5", "fd0b::1"), dropped(DropReason::SourceSpoofed));
         assert_eq!(verdict(Port::Link(A), "ff02::1", "fd0b::1"), dropped(DropReason::SourceNotRoutable));
@@ -380,7 +383,9 @@ mod tests {
 
     #[test]
     fn closed_and_exhausted_links_pass_control_only() {
-        for (policy, reason) in [(LinkPolicy::Closed, DropReason::NotAdmitted), (LinkPolicy::Exhausted, DropReason::Unpaid)] {
+        for (policy, reason) in
+            [(LinkPolicy::Closed, DropReason::NotAdmitted), (LinkPolicy::Exhausted, DropReason::Unpaid)]
+        {
             let mut node = datapath(policy);
             let towards = run(&mut node, Port::Link(B), &ip("fd0b::1", "fd0a::1", 9, 100)).0;
             let from = run(&mut node, Port::Link(A), &ip("fd0a::1", "fd0b::1", 9, 100)).0;

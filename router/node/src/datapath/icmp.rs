@@ -4,7 +4,9 @@ use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
 use smoltcp::phy::ChecksumCapabilities;
-use smoltcp::wire::{Icmpv6DstUnreachable, Icmpv6Packet, Icmpv6Repr, Icmpv6TimeExceeded, IpProtocol, Ipv6Packet, Ipv6Repr};
+use smoltcp::wire::{
+    Icmpv6DstUnreachable, Icmpv6Packet, Icmpv6Repr, Icmpv6TimeExceeded, IpProtocol, Ipv6Packet, Ipv6Repr,
+};
 
 use super::packet::{Header, IPV6_HEADER_LEN, is_link_local};
 use crate::drop::DropReason;
@@ -93,11 +95,11 @@ pub(super) fn answer(
 
 /// Whether the packet is itself an ICMPv6 error, type below 128, or hides its protocol behind an extension header.
 fn is_icmp_error(packet: &[u8]) -> bool {
-    match IpProtocol::from(packet[6]) {
-        IpProtocol::Icmpv6 => packet.get(IPV6_HEADER_LEN).is_none_or(|kind| *kind < 128),
-        IpProtocol::Tcp | IpProtocol::Udp => false,
-        _ => true,
+    let next_header = IpProtocol::from(packet[6]);
+    if next_header == IpProtocol::Icmpv6 {
+        return packet.get(IPV6_HEADER_LEN).is_none_or(|kind| *kind < 128);
     }
+    next_header != IpProtocol::Tcp && next_header != IpProtocol::Udp
 }
 
 fn emit(from: Ipv6Addr, to: Ipv6Addr, error: &Icmpv6Repr<'_>) -> Vec<u8> {
