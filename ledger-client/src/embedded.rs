@@ -12,14 +12,9 @@ use crate::{Error, Ledger, Unavailable, Verdict};
 #[must_use]
 pub fn system_clock() -> Clock {
     Box::new(|| {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "the one place where a ledger's wall time is read"
-        )]
+        #[expect(clippy::disallowed_methods, reason = "the one place where a ledger's wall time is read")]
         let now = SystemTime::now();
-        let since_1970 = now
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or(Duration::ZERO);
+        let since_1970 = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
         UnixTime::from_seconds(since_1970.as_secs())
     })
 }
@@ -67,20 +62,9 @@ impl Ledger for Embedded {
         Ok(())
     }
 
-    fn open_channel(
-        &mut self,
-        payer: NodeId,
-        payee: NodeId,
-        deposit: Tokens,
-    ) -> Result<ChannelId, Error> {
-        let entry = self.execute(&Command::OpenChannel {
-            payer,
-            payee,
-            deposit,
-        })?;
-        let Event::ChannelOpened { channel, .. } = entry.event else {
-            unreachable!("{ANSWERED}")
-        };
+    fn open_channel(&mut self, payer: NodeId, payee: NodeId, deposit: Tokens) -> Result<ChannelId, Error> {
+        let entry = self.execute(&Command::OpenChannel { payer, payee, deposit })?;
+        let Event::ChannelOpened { channel, .. } = entry.event else { unreachable!("{ANSWERED}") };
         Ok(channel)
     }
 
@@ -90,37 +74,26 @@ impl Ledger for Embedded {
     }
 
     fn redeem(&mut self, receipt: Receipt) -> Result<Tokens, Error> {
-        let entry = self.execute(&Command::Redeem {
-            receipt: receipt.into_unverified(),
-        })?;
+        let entry = self.execute(&Command::Redeem { receipt: receipt.into_unverified() })?;
         Ok(paid(&entry))
     }
 
     fn redeem_many(&mut self, receipts: &[Receipt]) -> Result<Vec<Result<Tokens, Refusal>>, Error> {
-        let command = |receipt: &Receipt| Command::Redeem {
-            receipt: receipt.into_unverified(),
-        };
+        let command = |receipt: &Receipt| Command::Redeem { receipt: receipt.into_unverified() };
         let commands: Vec<Command> = receipts.iter().map(command).collect();
         let outcomes = self.execute_many(&commands)?;
-        Ok(outcomes
-            .into_iter()
-            .map(|outcome| outcome.map(|entry| paid(&entry)))
-            .collect())
+        Ok(outcomes.into_iter().map(|outcome| outcome.map(|entry| paid(&entry))).collect())
     }
 
     fn start_close(&mut self, channel: ChannelId) -> Result<UnixTime, Error> {
         let entry = self.execute(&Command::StartClose { channel })?;
-        let Event::CloseStarted { exit, .. } = entry.event else {
-            unreachable!("{ANSWERED}")
-        };
+        let Event::CloseStarted { exit, .. } = entry.event else { unreachable!("{ANSWERED}") };
         Ok(exit)
     }
 
     fn finalize(&mut self, channel: ChannelId) -> Result<Tokens, Error> {
         let entry = self.execute(&Command::Finalize { channel })?;
-        let Event::Finalized { refunded, .. } = entry.event else {
-            unreachable!("{ANSWERED}")
-        };
+        let Event::Finalized { refunded, .. } = entry.event else { unreachable!("{ANSWERED}") };
         Ok(refunded)
     }
 
@@ -131,13 +104,8 @@ impl Ledger for Embedded {
 
     fn audit(&mut self) -> Result<Verdict, Error> {
         Ok(match self.audit()? {
-            ledger_embedded::Verdict::Kept(audit) => Verdict::Kept {
-                head: audit.head,
-                totals: audit.totals,
-            },
-            ledger_embedded::Verdict::Broken(difference) => Verdict::Broken {
-                difference: difference.to_string(),
-            },
+            ledger_embedded::Verdict::Kept(audit) => Verdict::Kept { head: audit.head, totals: audit.totals },
+            ledger_embedded::Verdict::Broken(difference) => Verdict::Broken { difference: difference.to_string() },
         })
     }
 }
@@ -146,9 +114,7 @@ impl Ledger for Embedded {
 const ANSWERED: &str = "each command is answered by the event of its own kind";
 
 fn paid(entry: &Entry) -> Tokens {
-    let Event::Redeemed { paid, .. } = entry.event else {
-        unreachable!("{ANSWERED}")
-    };
+    let Event::Redeemed { paid, .. } = entry.event else { unreachable!("{ANSWERED}") };
     paid
 }
 
@@ -160,10 +126,6 @@ impl From<ledger_embedded::Error> for Error {
         }
         // Not a full disk: someone has to make room.
         let retry = matches!(error, E::Busy { .. });
-        Unavailable {
-            retry,
-            reason: Box::new(error),
-        }
-        .into()
+        Unavailable { retry, reason: Box::new(error) }.into()
     }
 }

@@ -15,9 +15,7 @@ use thiserror::Error;
 
 #[cfg(feature = "embedded")]
 pub use embedded::system_clock;
-pub use ledger_core::{
-    Channel, Entry, Event, Genesis, GenesisError, Head, Phase, Refusal, Totals, UnixTime,
-};
+pub use ledger_core::{Channel, Entry, Event, Genesis, GenesisError, Head, Phase, Refusal, Totals, UnixTime};
 #[cfg(feature = "embedded")]
 pub use ledger_embedded::{Clock, CreateError, Embedded};
 
@@ -96,12 +94,7 @@ pub trait Ledger: Send {
     ///
     /// # Errors
     /// As [`Ledger::mint`].
-    fn open_channel(
-        &mut self,
-        payer: NodeId,
-        payee: NodeId,
-        deposit: Tokens,
-    ) -> Result<ChannelId, Error>;
+    fn open_channel(&mut self, payer: NodeId, payee: NodeId, deposit: Tokens) -> Result<ChannelId, Error>;
 
     /// Locks `amount` more in an open channel.
     ///
@@ -206,5 +199,90 @@ impl fmt::Display for Unavailable {
 impl StdError for Unavailable {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.reason.source()
+    }
+}
+
+#[cfg(feature = "embedded")]
+#[cfg(test)]
+mod tests {
+    use metering::AccountKey;
+
+    use super::*;
+
+    const TREASURER: NodeId = NodeId([0xee; 20]);
+    const BOB: NodeId = NodeId([0xb0; 20]);
+
+    fn tokens(n: u128) -> Tokens {
+        Tokens::new(n).unwrap()
+    }
+
+    /// What every engine must do, as a node uses it.
+    fn carries_a_channel_from_mint_to_close(ledger: &mut dyn Ledger) -> Result<(), Error> {
+        let key = AccountKey::from_bytes(&[0xa1; 32]).unwrap();
+        let alice = key.node_id();
+        ledger.mint(TREASURER, alice, tokens(100))?;
+        let channel = ledger.open_channel(alice, BOB, tokens(50))?;
+        ledger.top_up(channel, tokens(10))?;
+        assert_eq!(channel.nonce, 1);
+        assert_eq!(ledger.latest_nonce(alice, BOB)?, Some(1));
+        assert_eq!(ledger.channels_of(BOB)?, [(channel, Channel::open(tokens(60)))]);
+
+        let domain = ledger.domain();
+        let receipt = |total| Receipt::sign(&key, &domain, channel, tokens(total), [0; 32]);
+        assert_eq!(ledger.redeem(receipt(20))?, tokens(20));
+        let again = ledger.redeem(receipt(20)).unwrap_err().refusal();
+        assert_eq!(again, Some(Refusal::ReceiptAlreadyRedeemed { amount: tokens(20) }));
+        let lower = Refusal::TotalWentBackwards { total: tokens(10), redeemed: tokens(20) };
+        let outcomes = ledger.redeem_many(&[receipt(10), receipt(30)])?;
+        assert_eq!(outcomes, [Err(lower), Ok(tokens(10))]);
+
+        let exit = ledger.start_close(channel)?;
+        let early = ledger.finalize(channel).unwrap_err().refusal();
+        assert!(matches!(early, Some(Refusal::NoticeNotOver { exit: end, .. }) if end == exit));
+        ledger.mutual_close(channel, tokens(40))?;
+        ledger.transfer(BOB, alice, tokens(5))?;
+        assert_eq!((ledger.balance(alice)?, ledger.balance(BOB)?), (tokens(65), tokens(35)));
+        assert_eq!(ledger.channel(channel)?.map(|channel| channel.phase), Some(Phase::Closed));
+
+        let totals = Totals { minted: tokens(100), held: tokens(100), locked: Tokens::ZERO };
+        assert_eq!(ledger.totals()?, totals);
+        let head = ledger.head()?;
+        assert_eq!(ledger.audit()?, Verdict::Kept { head, totals });
+        let entries = ledger.entries(0)?;
+        assert_eq!(entries.len() as u64, head.size);
+        let told: Vec<&str> = entries.iter().map(|entry| entry.event.name()).collect();
+        assert_eq!(
+            told,
+            [
+                "founded",
+                "minted",
+                "channel-opened",
+                "topped-up",
+                "redeemed",
+                "redeemed",
+                "close-started",
+                "mutually-closed",
+                "transferred"
+            ]
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn embedded_ledger_carries_a_channel_from_mint_to_close() {
+        let directory = tempfile::tempdir().unwrap();
+        let genesis = Genesis::new("Hilltop", "HILL", 6, TREASURER, system_clock()()).unwrap();
+        let path = directory.path().join("ledger");
+        let mut ledger = Embedded::create(&path, &genesis, system_clock()).unwrap();
+        carries_a_channel_from_mint_to_close(&mut ledger).unwrap();
+    }
+
+    #[test]
+    fn ledger_that_is_not_there_says_so_in_one_line() {
+        let directory = tempfile::tempdir().unwrap();
+        let missing = directory.path().join("ledger");
+        let error = Error::from(Embedded::open(&missing, system_clock()).unwrap_err());
+        assert_eq!(error.to_string(), format!("there is no ledger at {}", missing.display()));
+        assert!(matches!(error, Error::Unavailable(Unavailable { retry: false, .. })));
     }
 }

@@ -36,11 +36,7 @@ impl Channel {
     /// A channel with `deposit` locked in it.
     #[must_use]
     pub const fn open(deposit: Tokens) -> Self {
-        Self {
-            deposit,
-            redeemed: Tokens::ZERO,
-            phase: Phase::Open,
-        }
+        Self { deposit, redeemed: Tokens::ZERO, phase: Phase::Open }
     }
 
     /// The tokens in it: neither paid out nor given back.

@@ -115,11 +115,9 @@ impl Event {
             Self::Founded(_) => return None,
             Self::Minted { by, to, amount } => Command::Mint { by, to, amount },
             Self::Transferred { from, to, amount } => Command::Transfer { from, to, amount },
-            Self::ChannelOpened { channel, deposit } => Command::OpenChannel {
-                payer: channel.payer,
-                payee: channel.payee,
-                deposit,
-            },
+            Self::ChannelOpened { channel, deposit } => {
+                Command::OpenChannel { payer: channel.payer, payee: channel.payee, deposit }
+            }
             Self::ToppedUp { channel, amount } => Command::TopUp { channel, amount },
             Self::Redeemed { receipt, .. } => Command::Redeem { receipt },
             Self::CloseStarted { channel, .. } => Command::StartClose { channel },
@@ -157,11 +155,7 @@ impl Entry {
             return Err(EntryError::Malformed);
         }
         let entry = read_entry(&mut Decoder::new(bytes)).map_err(|_| EntryError::Malformed)?;
-        if entry.encode() == bytes {
-            Ok(entry)
-        } else {
-            Err(EntryError::NotDeterministic)
-        }
+        if entry.encode() == bytes { Ok(entry) } else { Err(EntryError::NotDeterministic) }
     }
 }
 
@@ -206,28 +200,13 @@ const fn shape(event: &Event) -> (u8, u64) {
 fn write_event(event: &Event, to: &mut Writer) -> Written {
     match event {
         Event::Founded(genesis) => write_genesis(genesis, to)?,
-        Event::Minted {
-            by: from,
-            to: target,
-            amount,
-        }
-        | Event::Transferred {
-            from,
-            to: target,
-            amount,
-        } => {
+        Event::Minted { by: from, to: target, amount } | Event::Transferred { from, to: target, amount } => {
             to.bytes(&from.0)?.bytes(&target.0)?;
             write_amount(*amount, to)?;
         }
-        Event::ChannelOpened {
-            channel,
-            deposit: amount,
-        }
+        Event::ChannelOpened { channel, deposit: amount }
         | Event::ToppedUp { channel, amount }
-        | Event::Finalized {
-            channel,
-            refunded: amount,
-        } => {
+        | Event::Finalized { channel, refunded: amount } => {
             write_channel(channel, to)?;
             write_amount(*amount, to)?;
         }
@@ -239,12 +218,7 @@ fn write_event(event: &Event, to: &mut Writer) -> Written {
             write_channel(channel, to)?;
             to.u64(exit.seconds())?;
         }
-        Event::MutuallyClosed {
-            channel,
-            total,
-            paid,
-            refunded,
-        } => {
+        Event::MutuallyClosed { channel, total, paid, refunded } => {
             write_channel(channel, to)?;
             write_amount(*total, to)?;
             write_amount(*paid, to)?;
@@ -266,10 +240,7 @@ fn write_genesis(genesis: &Genesis, to: &mut Writer) -> Written {
 }
 
 fn write_channel(channel: &ChannelId, to: &mut Writer) -> Written {
-    to.array(3)?
-        .bytes(&channel.payer.0)?
-        .bytes(&channel.payee.0)?
-        .u64(channel.nonce)?;
+    to.array(3)?.bytes(&channel.payer.0)?.bytes(&channel.payee.0)?.u64(channel.nonce)?;
     Ok(())
 }
 
@@ -281,45 +252,19 @@ fn write_amount(amount: Tokens, to: &mut Writer) -> Written {
 /// Reads one, leniently: [`Entry::decode`] compares it with what [`Entry::encode`] gives.
 fn read_entry(from: &mut Decoder<'_>) -> Result<Entry, decode::Error> {
     from.array()?;
-    Ok(Entry {
-        at: UnixTime::from_seconds(from.u64()?),
-        event: read_event(from)?,
-    })
+    Ok(Entry { at: UnixTime::from_seconds(from.u64()?), event: read_event(from)? })
 }
 
 fn read_event(from: &mut Decoder<'_>) -> Result<Event, decode::Error> {
     Ok(match from.u8()? {
         0 => Event::Founded(read_genesis(from)?),
-        1 => Event::Minted {
-            by: read_account(from)?,
-            to: read_account(from)?,
-            amount: read_amount(from)?,
-        },
-        2 => Event::Transferred {
-            from: read_account(from)?,
-            to: read_account(from)?,
-            amount: read_amount(from)?,
-        },
-        3 => Event::ChannelOpened {
-            channel: read_channel(from)?,
-            deposit: read_amount(from)?,
-        },
-        4 => Event::ToppedUp {
-            channel: read_channel(from)?,
-            amount: read_amount(from)?,
-        },
-        5 => Event::Redeemed {
-            receipt: read_receipt(from)?,
-            paid: read_amount(from)?,
-        },
-        6 => Event::CloseStarted {
-            channel: read_channel(from)?,
-            exit: UnixTime::from_seconds(from.u64()?),
-        },
-        7 => Event::Finalized {
-            channel: read_channel(from)?,
-            refunded: read_amount(from)?,
-        },
+        1 => Event::Minted { by: read_account(from)?, to: read_account(from)?, amount: read_amount(from)? },
+        2 => Event::Transferred { from: read_account(from)?, to: read_account(from)?, amount: read_amount(from)? },
+        3 => Event::ChannelOpened { channel: read_channel(from)?, deposit: read_amount(from)? },
+        4 => Event::ToppedUp { channel: read_channel(from)?, amount: read_amount(from)? },
+        5 => Event::Redeemed { receipt: read_receipt(from)?, paid: read_amount(from)? },
+        6 => Event::CloseStarted { channel: read_channel(from)?, exit: UnixTime::from_seconds(from.u64()?) },
+        7 => Event::Finalized { channel: read_channel(from)?, refunded: read_amount(from)? },
         8 => Event::MutuallyClosed {
             channel: read_channel(from)?,
             total: read_amount(from)?,
@@ -327,9 +272,7 @@ fn read_event(from: &mut Decoder<'_>) -> Result<Event, decode::Error> {
             refunded: read_amount(from)?,
         },
         _ => {
-            return Err(decode::Error::message(
-                "an event of a kind that is not known",
-            ));
+            return Err(decode::Error::message("an event of a kind that is not known"));
         }
     })
 }
@@ -350,11 +293,7 @@ fn read_receipt(from: &mut Decoder<'_>) -> Result<Receipt<Unverified>, decode::E
 
 fn read_channel(from: &mut Decoder<'_>) -> Result<ChannelId, decode::Error> {
     from.array()?;
-    Ok(ChannelId {
-        payer: read_account(from)?,
-        payee: read_account(from)?,
-        nonce: from.u64()?,
-    })
+    Ok(ChannelId { payer: read_account(from)?, payee: read_account(from)?, nonce: from.u64()? })
 }
 
 fn read_account(from: &mut Decoder<'_>) -> Result<NodeId, decode::Error> {
@@ -366,9 +305,7 @@ fn read_amount(from: &mut Decoder<'_>) -> Result<Tokens, decode::Error> {
 }
 
 fn read_bytes<const N: usize>(from: &mut Decoder<'_>) -> Result<[u8; N], decode::Error> {
-    from.bytes()?
-        .try_into()
-        .map_err(|_| decode::Error::message("a byte string of another length"))
+    from.bytes()?.try_into().map_err(|_| decode::Error::message("a byte string of another length"))
 }
 
 #[cfg(test)]
@@ -379,11 +316,7 @@ mod tests {
 
     const ALICE: NodeId = NodeId([1; 20]);
     const BOB: NodeId = NodeId([2; 20]);
-    const CHANNEL: ChannelId = ChannelId {
-        payer: ALICE,
-        payee: BOB,
-        nonce: 3,
-    };
+    const CHANNEL: ChannelId = ChannelId { payer: ALICE, payee: BOB, nonce: 3 };
 
     fn tokens(n: u128) -> Tokens {
         Tokens::new(n).unwrap()
@@ -395,62 +328,28 @@ mod tests {
 
     fn receipt() -> Receipt<Unverified> {
         let key = AccountKey::from_bytes(&[9; 32]).unwrap();
-        let channel = ChannelId {
-            payer: key.node_id(),
-            ..CHANNEL
-        };
+        let channel = ChannelId { payer: key.node_id(), ..CHANNEL };
         Receipt::sign(&key, &genesis().domain(), channel, tokens(5), [4; 32]).into_unverified()
     }
 
     fn one_of_each() -> [Event; 9] {
         [
             Event::Founded(genesis().with_close_notice(7)),
-            Event::Minted {
-                by: ALICE,
-                to: BOB,
-                amount: Tokens::MAX,
-            },
-            Event::Transferred {
-                from: ALICE,
-                to: BOB,
-                amount: tokens(1),
-            },
-            Event::ChannelOpened {
-                channel: CHANNEL,
-                deposit: tokens(2),
-            },
-            Event::ToppedUp {
-                channel: CHANNEL,
-                amount: tokens(3),
-            },
-            Event::Redeemed {
-                receipt: receipt(),
-                paid: tokens(4),
-            },
-            Event::CloseStarted {
-                channel: CHANNEL,
-                exit: UnixTime::MAX,
-            },
-            Event::Finalized {
-                channel: CHANNEL,
-                refunded: tokens(5),
-            },
-            Event::MutuallyClosed {
-                channel: CHANNEL,
-                total: tokens(9),
-                paid: tokens(2),
-                refunded: tokens(1),
-            },
+            Event::Minted { by: ALICE, to: BOB, amount: Tokens::MAX },
+            Event::Transferred { from: ALICE, to: BOB, amount: tokens(1) },
+            Event::ChannelOpened { channel: CHANNEL, deposit: tokens(2) },
+            Event::ToppedUp { channel: CHANNEL, amount: tokens(3) },
+            Event::Redeemed { receipt: receipt(), paid: tokens(4) },
+            Event::CloseStarted { channel: CHANNEL, exit: UnixTime::MAX },
+            Event::Finalized { channel: CHANNEL, refunded: tokens(5) },
+            Event::MutuallyClosed { channel: CHANNEL, total: tokens(9), paid: tokens(2), refunded: tokens(1) },
         ]
     }
 
     #[test]
     fn every_event_reads_back_as_written() {
         for event in one_of_each() {
-            let entry = Entry {
-                at: UnixTime::from_seconds(77),
-                event,
-            };
+            let entry = Entry { at: UnixTime::from_seconds(77), event };
             let bytes = entry.encode();
             assert!(bytes.len() <= MAX_ENTRY_BYTES);
             assert_eq!(Entry::decode(&bytes), Ok(entry));
@@ -462,27 +361,17 @@ mod tests {
         let community = "\u{10348}".repeat(crate::genesis::MAX_COMMUNITY_CHARS);
         let symbol = "\u{10348}".repeat(crate::genesis::MAX_SYMBOL_CHARS);
         let genesis = Genesis::new(&community, &symbol, 18, ALICE, UnixTime::MAX).unwrap();
-        let entry = Entry {
-            at: UnixTime::MAX,
-            event: Event::Founded(genesis),
-        };
+        let entry = Entry { at: UnixTime::MAX, event: Event::Founded(genesis) };
         assert_eq!(Entry::decode(&entry.encode()), Ok(entry));
     }
 
     #[test]
     fn damaged_entry_is_refused_or_is_another_entry() {
         for event in one_of_each() {
-            let entry = Entry {
-                at: UnixTime::from_seconds(77),
-                event,
-            };
+            let entry = Entry { at: UnixTime::from_seconds(77), event };
             let bytes = entry.encode();
             for cut in 0..bytes.len() {
-                assert_eq!(
-                    Entry::decode(&bytes[..cut]),
-                    Err(EntryError::Malformed),
-                    "cut at {cut}"
-                );
+                assert_eq!(Entry::decode(&bytes[..cut]), Err(EntryError::Malformed), "cut at {cut}");
             }
             let longer = [&bytes[..], &[0]].concat();
             assert_eq!(Entry::decode(&longer), Err(EntryError::NotDeterministic));
@@ -492,9 +381,6 @@ mod tests {
                 assert_ne!(Entry::decode(&flipped).as_ref(), Ok(&entry), "bit {bit}");
             }
         }
-        assert_eq!(
-            Entry::decode(&[0; MAX_ENTRY_BYTES + 1]),
-            Err(EntryError::Malformed)
-        );
+        assert_eq!(Entry::decode(&[0; MAX_ENTRY_BYTES + 1]), Err(EntryError::Malformed));
     }
 }

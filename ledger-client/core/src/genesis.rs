@@ -67,10 +67,7 @@ impl Genesis {
     /// The same with another close notice.
     #[must_use]
     pub fn with_close_notice(self, seconds: u32) -> Self {
-        Self {
-            close_notice_s: seconds,
-            ..self
-        }
+        Self { close_notice_s: seconds, ..self }
     }
 
     /// The community's name.
@@ -112,9 +109,7 @@ impl Genesis {
     /// The hash that names this ledger: SHA-256 over a label and the CBOR form.
     #[must_use]
     pub fn hash(&self) -> Hash {
-        let digest = Sha256::new()
-            .chain_update(b"waybill genesis 1\0")
-            .chain_update(self.encode());
+        let digest = Sha256::new().chain_update(b"waybill genesis 1\0").chain_update(self.encode());
         Hash(digest.finalize().into())
     }
 
@@ -123,29 +118,21 @@ impl Genesis {
     pub fn domain(&self) -> LedgerDomain {
         let mut contract = [0; 20];
         contract.copy_from_slice(&self.hash().0[..20]);
-        LedgerDomain {
-            chain_id: 0,
-            contract: NodeId(contract),
-        }
+        LedgerDomain { chain_id: 0, contract: NodeId(contract) }
     }
 }
 
 /// Printable text without line breaks or odd spaces: it is shown in tables and on receipts.
 fn is_name(text: &str, max_chars: usize) -> bool {
     let odd = |c: char| c.is_control() || (c.is_whitespace() && c != ' ');
-    !text.is_empty()
-        && text.trim() == text
-        && text.chars().count() <= max_chars
-        && !text.chars().any(odd)
+    !text.is_empty() && text.trim() == text && text.chars().count() <= max_chars && !text.chars().any(odd)
 }
 
 /// Why a ledger cannot be founded like this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum GenesisError {
     /// The community's name is empty, too long, or not printable.
-    #[error(
-        "a community's name has 1 to {MAX_COMMUNITY_CHARS} printable characters, no space at either end"
-    )]
+    #[error("a community's name has 1 to {MAX_COMMUNITY_CHARS} printable characters, no space at either end")]
     Community,
     /// The token's symbol is empty, too long, or not printable.
     #[error("a token's symbol has 1 to {MAX_SYMBOL_CHARS} printable characters, no space")]
@@ -162,49 +149,20 @@ pub enum GenesisError {
 mod tests {
     use super::*;
 
-    fn genesis(
-        community: &str,
-        symbol: &str,
-        decimals: u8,
-        founded: u64,
-    ) -> Result<Genesis, GenesisError> {
-        Genesis::new(
-            community,
-            symbol,
-            decimals,
-            NodeId([7; 20]),
-            UnixTime::from_seconds(founded),
-        )
+    fn genesis(community: &str, symbol: &str, decimals: u8, founded: u64) -> Result<Genesis, GenesisError> {
+        Genesis::new(community, symbol, decimals, NodeId([7; 20]), UnixTime::from_seconds(founded))
     }
 
     #[test]
     fn names_are_short_and_printable() {
         let long = "x".repeat(65);
-        for community in [
-            "",
-            " Hilltop",
-            "Hilltop\n",
-            "Hill\u{2028}top",
-            "Hill\u{0}top",
-            &long,
-        ] {
-            assert_eq!(
-                genesis(community, "HILL", 6, 0),
-                Err(GenesisError::Community),
-                "{community:?}"
-            );
+        for community in ["", " Hilltop", "Hilltop\n", "Hill\u{2028}top", "Hill\u{0}top", &long] {
+            assert_eq!(genesis(community, "HILL", 6, 0), Err(GenesisError::Community), "{community:?}");
         }
         for symbol in ["", "A B", "THIRTEENCHARS", "A\tB"] {
-            assert_eq!(
-                genesis("Hilltop", symbol, 6, 0),
-                Err(GenesisError::Symbol),
-                "{symbol:?}"
-            );
+            assert_eq!(genesis("Hilltop", symbol, 6, 0), Err(GenesisError::Symbol), "{symbol:?}");
         }
-        assert_eq!(
-            genesis("Hilltop", "HILL", 19, 0),
-            Err(GenesisError::Decimals { decimals: 19 })
-        );
+        assert_eq!(genesis("Hilltop", "HILL", 19, 0), Err(GenesisError::Decimals { decimals: 19 }));
         assert!(genesis("Kołobrzeg sieć", "zł", 18, 0).is_ok());
     }
 

@@ -29,26 +29,13 @@ pub struct Head {
 /// `HASH(0x00 || entry)`.
 #[must_use]
 pub fn leaf_hash(entry: &[u8]) -> Hash {
-    Hash(
-        Sha256::new()
-            .chain_update([0])
-            .chain_update(entry)
-            .finalize()
-            .into(),
-    )
+    Hash(Sha256::new().chain_update([0]).chain_update(entry).finalize().into())
 }
 
 /// `HASH(0x01 || left || right)`.
 #[must_use]
 pub fn node_hash(left: &Hash, right: &Hash) -> Hash {
-    Hash(
-        Sha256::new()
-            .chain_update([1])
-            .chain_update(left.0)
-            .chain_update(right.0)
-            .finalize()
-            .into(),
-    )
+    Hash(Sha256::new().chain_update([1]).chain_update(left.0).chain_update(right.0).finalize().into())
 }
 
 /// A tree that only grows.
@@ -96,16 +83,8 @@ impl Tree {
     /// Its size and `MTH(D[size])`; the root of an empty tree is the hash of nothing.
     #[must_use]
     pub fn head(&self) -> Head {
-        let root = self
-            .peaks
-            .iter()
-            .rev()
-            .copied()
-            .reduce(|right, left| node_hash(&left, &right));
-        Head {
-            size: self.size,
-            root: root.unwrap_or_else(empty_root),
-        }
+        let root = self.peaks.iter().rev().copied().reduce(|right, left| node_hash(&left, &right));
+        Head { size: self.size, root: root.unwrap_or_else(empty_root) }
     }
 }
 
@@ -138,11 +117,8 @@ fn path(leaves: &[Hash], index: usize) -> Vec<Hash> {
     }
     let k = split(leaves.len());
     let (left, right) = leaves.split_at(k);
-    let (mut proof, sibling) = if index < k {
-        (path(left, index), root(right))
-    } else {
-        (path(right, index - k), root(left))
-    };
+    let (mut proof, sibling) =
+        if index < k { (path(left, index), root(right)) } else { (path(right, index - k), root(left)) };
     proof.push(sibling);
     proof
 }
@@ -156,11 +132,7 @@ pub fn consistency_proof(leaves: &[Hash], old_size: usize) -> Option<Vec<Hash>> 
 
 fn subproof(leaves: &[Hash], old_size: usize, old_root_is_known: bool) -> Vec<Hash> {
     if old_size == leaves.len() {
-        return if old_root_is_known {
-            Vec::new()
-        } else {
-            vec![root(leaves)]
-        };
+        return if old_root_is_known { Vec::new() } else { vec![root(leaves)] };
     }
     let k = split(leaves.len());
     let (left, right) = leaves.split_at(k);
@@ -253,10 +225,7 @@ mod tests {
         &[0x30, 0x31],
         &[0x40, 0x41, 0x42, 0x43],
         &[0x50, 0x51, 0x52, 0x53, 0x54, 0x55, 0x56, 0x57],
-        &[
-            0x60, 0x61, 0x62, 0x63, 0x64, 0x65, 0x66, 0x67, 0x68, 0x69, 0x6a, 0x6b, 0x6c, 0x6d,
-            0x6e, 0x6f,
-        ],
+        &[0x60, 0x61, 0x62, 0x63, 0x64, 0x65, 0x66, 0x67, 0x68, 0x69, 0x6a, 0x6b, 0x6c, 0x6d, 0x6e, 0x6f],
     ];
 
     /// Their roots, for sizes 0 to 8.
@@ -287,22 +256,14 @@ mod tests {
         let leaves: Vec<Hash> = LEAVES.iter().map(|leaf| leaf_hash(leaf)).collect();
         for (size, expected) in ROOTS.iter().enumerate() {
             assert_eq!(root(&leaves[..size]).to_string(), *expected, "size {size}");
-            assert_eq!(
-                tree(&leaves[..size]).head().root.to_string(),
-                *expected,
-                "size {size}"
-            );
+            assert_eq!(tree(&leaves[..size]).head().root.to_string(), *expected, "size {size}");
         }
     }
 
     #[test]
     fn inclusion_path_is_that_of_the_rfc_6962_test_vectors() {
         let leaves: Vec<Hash> = LEAVES.iter().map(|leaf| leaf_hash(leaf)).collect();
-        let proof: Vec<String> = inclusion_proof(&leaves, 0)
-            .unwrap()
-            .iter()
-            .map(Hash::to_string)
-            .collect();
+        let proof: Vec<String> = inclusion_proof(&leaves, 0).unwrap().iter().map(Hash::to_string).collect();
         assert_eq!(
             proof,
             [
@@ -318,17 +279,8 @@ mod tests {
         for n in 0..70 {
             let leaves = leaves(n);
             let tree = tree(&leaves);
-            assert_eq!(
-                tree.head(),
-                Head {
-                    size: n as u64,
-                    root: root(&leaves)
-                }
-            );
-            assert_eq!(
-                Tree::from_peaks(n as u64, tree.peaks().to_vec()),
-                Some(tree)
-            );
+            assert_eq!(tree.head(), Head { size: n as u64, root: root(&leaves) });
+            assert_eq!(Tree::from_peaks(n as u64, tree.peaks().to_vec()), Some(tree));
         }
     }
 
@@ -341,18 +293,9 @@ mod tests {
                 let proof = inclusion_proof(&leaves, index).unwrap();
                 for claimed in 0..n as u64 + 2 {
                     let holds = verify_inclusion(&head, claimed, &leaves[index], &proof);
-                    assert_eq!(
-                        holds,
-                        claimed == index as u64,
-                        "leaf {index} of {n} claimed at {claimed}"
-                    );
+                    assert_eq!(holds, claimed == index as u64, "leaf {index} of {n} claimed at {claimed}");
                 }
-                assert!(!verify_inclusion(
-                    &head,
-                    index as u64,
-                    &leaf_hash(b"other"),
-                    &proof
-                ));
+                assert!(!verify_inclusion(&head, index as u64, &leaf_hash(b"other"), &proof));
             }
             assert_eq!(inclusion_proof(&leaves, n), None);
         }
@@ -367,32 +310,13 @@ mod tests {
                 let old = tree(&leaves[..old_size]).head();
                 let proof = consistency_proof(&leaves, old_size).unwrap();
                 assert!(verify_consistency(&old, &new, &proof), "{old_size} of {n}");
-                let fork = Head {
-                    root: leaf_hash(b"fork"),
-                    ..old
-                };
-                assert!(
-                    !verify_consistency(&fork, &new, &proof),
-                    "{old_size} of {n}"
-                );
-                assert!(!verify_consistency(
-                    &old,
-                    &Head {
-                        root: leaf_hash(b"fork"),
-                        ..new
-                    },
-                    &proof
-                ));
+                let fork = Head { root: leaf_hash(b"fork"), ..old };
+                assert!(!verify_consistency(&fork, &new, &proof), "{old_size} of {n}");
+                assert!(!verify_consistency(&old, &Head { root: leaf_hash(b"fork"), ..new }, &proof));
                 let longer = [&proof[..], &[leaf_hash(b"more")]].concat();
-                assert!(
-                    !verify_consistency(&old, &new, &longer),
-                    "{old_size} of {n}"
-                );
+                assert!(!verify_consistency(&old, &new, &longer), "{old_size} of {n}");
                 if let Some((_, shorter)) = proof.split_last() {
-                    assert!(
-                        !verify_consistency(&old, &new, shorter),
-                        "{old_size} of {n}"
-                    );
+                    assert!(!verify_consistency(&old, &new, shorter), "{old_size} of {n}");
                 }
             }
         }
@@ -403,13 +327,6 @@ mod tests {
         let [empty, small, large] = [0, 3, 7].map(|n| tree(&leaves(n)).head());
         assert!(verify_consistency(&empty, &large, &[]));
         assert!(!verify_consistency(&large, &small, &[]));
-        assert!(!verify_consistency(
-            &Head {
-                root: small.root,
-                ..empty
-            },
-            &large,
-            &[]
-        ));
+        assert!(!verify_consistency(&Head { root: small.root, ..empty }, &large, &[]));
     }
 }

@@ -13,11 +13,7 @@ impl UnixTime {
     /// `seconds` since 1970, or [`UnixTime::MAX`] where a clock says more.
     #[must_use]
     pub const fn from_seconds(seconds: u64) -> Self {
-        if seconds > Self::MAX.0 {
-            Self::MAX
-        } else {
-            Self(seconds)
-        }
+        if seconds > Self::MAX.0 { Self::MAX } else { Self(seconds) }
     }
 
     /// Seconds since 1970.

@@ -134,9 +134,7 @@ fn differs<T>(difference: Difference) -> Result<T, Stop> {
 }
 
 fn compare(records: &Transaction<'_>) -> Result<Audit, Stop> {
-    let what: String = records
-        .connection()
-        .query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
+    let what: String = records.connection().query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
     if what != "ok" {
         return differs(Difference::File { what });
     }
@@ -145,18 +143,11 @@ fn compare(records: &Transaction<'_>) -> Result<Audit, Stop> {
     compare_channels(records, &state)?;
     compare_head(records, &state)?;
     let (accounts, channels) = (state.balances().len(), state.channels().len());
-    Ok(Audit {
-        head: state.head(),
-        totals: state.totals(),
-        accounts,
-        channels,
-    })
+    Ok(Audit { head: state.head(), totals: state.totals(), accounts, channels })
 }
 
 fn replay(records: &Transaction<'_>) -> Result<State, Stop> {
-    let mut select = records
-        .connection()
-        .prepare("SELECT number, entry FROM entry ORDER BY number")?;
+    let mut select = records.connection().prepare("SELECT number, entry FROM entry ORDER BY number")?;
     let mut rows = select.query([])?;
     let mut state: Option<State> = None;
     let size = records.head().size;
@@ -183,21 +174,12 @@ fn replay(records: &Transaction<'_>) -> Result<State, Stop> {
 fn compare_balances(records: &Transaction<'_>, state: &State) -> Result<(), Stop> {
     // An account without tokens and one never heard of are the same.
     let some = |(_, balance): &(NodeId, Tokens)| *balance != Tokens::ZERO;
-    let log = state
-        .balances()
-        .iter()
-        .map(|(account, balance)| (*account, *balance))
-        .filter(some)
-        .collect();
+    let log = state.balances().iter().map(|(account, balance)| (*account, *balance)).filter(some).collect();
     let table = records.all_balances()?.into_iter().filter(some).collect();
     let Some((account, log, table)) = first_difference(log, table) else {
         return Ok(());
     };
-    differs(Difference::Balance {
-        account,
-        log: log.unwrap_or_default(),
-        table: table.unwrap_or_default(),
-    })
+    differs(Difference::Balance { account, log: log.unwrap_or_default(), table: table.unwrap_or_default() })
 }
 
 fn compare_channels(records: &Transaction<'_>, state: &State) -> Result<(), Stop> {
@@ -205,25 +187,15 @@ fn compare_channels(records: &Transaction<'_>, state: &State) -> Result<(), Stop
     let Some((channel, log, table)) = first_difference(state.channels().clone(), table) else {
         return Ok(());
     };
-    differs(Difference::Channel {
-        channel,
-        log,
-        table,
-    })
+    differs(Difference::Channel { channel, log, table })
 }
 
 fn compare_head(records: &Transaction<'_>, state: &State) -> Result<(), Stop> {
     if records.totals() != state.totals() {
-        return differs(Difference::Totals {
-            log: state.totals(),
-            table: records.totals(),
-        });
+        return differs(Difference::Totals { log: state.totals(), table: records.totals() });
     }
     if records.time() != state.time() {
-        return differs(Difference::Time {
-            log: state.time(),
-            table: records.time(),
-        });
+        return differs(Difference::Time { log: state.time(), table: records.time() });
     }
     let (log, table) = (state.head(), records.head());
     if log != table {
@@ -237,11 +209,6 @@ fn first_difference<K: Ord + Copy, V: PartialEq>(
     mut log: BTreeMap<K, V>,
     mut table: BTreeMap<K, V>,
 ) -> Option<(K, Option<V>, Option<V>)> {
-    let key = log
-        .keys()
-        .chain(table.keys())
-        .filter(|key| log.get(key) != table.get(key))
-        .min()
-        .copied()?;
+    let key = log.keys().chain(table.keys()).filter(|key| log.get(key) != table.get(key)).min().copied()?;
     Some((key, log.remove(&key), table.remove(&key)))
 }

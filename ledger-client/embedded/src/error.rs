@@ -133,10 +133,7 @@ impl Error {
     }
 
     pub(crate) fn damaged(path: &Path, what: impl Into<String>) -> Self {
-        Self::Damaged {
-            path: path.to_owned(),
-            what: what.into(),
-        }
+        Self::Damaged { path: path.to_owned(), what: what.into() }
     }
 }
 
@@ -162,17 +159,10 @@ impl Fault {
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Error::Busy { path },
             Some(ErrorCode::DiskFull) => Error::DiskFull { path },
             Some(ErrorCode::NotADatabase) => Error::NotALedger { path },
-            Some(ErrorCode::PermissionDenied | ErrorCode::ReadOnly | ErrorCode::CannotOpen) => {
-                Error::Denied { path }
+            Some(ErrorCode::PermissionDenied | ErrorCode::ReadOnly | ErrorCode::CannotOpen) => Error::Denied { path },
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch) => {
+                Error::Damaged { path, what: source.to_string() }
             }
-            Some(
-                ErrorCode::DatabaseCorrupt
-                | ErrorCode::ConstraintViolation
-                | ErrorCode::TypeMismatch,
-            ) => Error::Damaged {
-                path,
-                what: source.to_string(),
-            },
             _ => Error::Sqlite { path, source },
         }
     }
@@ -185,12 +175,8 @@ impl From<rusqlite::Error> for Fault {
         if matches!(error, E::QueryReturnedNoRows) {
             return Self::damaged("a row is missing");
         }
-        if matches!(
-            error,
-            E::FromSqlConversionFailure(..)
-                | E::InvalidColumnType(..)
-                | E::IntegralValueOutOfRange(..)
-        ) {
+        if matches!(error, E::FromSqlConversionFailure(..) | E::InvalidColumnType(..) | E::IntegralValueOutOfRange(..))
+        {
             return Self::damaged(error.to_string());
         }
         Self::Sqlite(error)

@@ -75,16 +75,11 @@ pub(crate) fn create(path: &Path, genesis: &Genesis) -> Result<(), CreateError> 
 }
 
 fn reserve(path: &Path) -> Result<(), CreateError> {
-    match OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-    {
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
         Ok(_) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(CreateError::Exists {
-            path: path.to_owned(),
-        }),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            Err(CreateError::Exists { path: path.to_owned() })
+        }
         Err(error) => Err(Error::io(path, error).into()),
     }
 }
@@ -92,22 +87,13 @@ fn reserve(path: &Path) -> Result<(), CreateError> {
 fn fill(path: &Path, genesis: &Genesis) -> Result<(), Error> {
     let mut connection = connect(path)?;
     let sqlite = |error| Error::sqlite(path, error);
-    connection
-        .pragma_update(None, "page_size", PAGE_SIZE)
-        .map_err(sqlite)?;
-    connection
-        .pragma_update(None, "synchronous", "FULL")
-        .map_err(sqlite)?;
+    connection.pragma_update(None, "page_size", PAGE_SIZE).map_err(sqlite)?;
+    connection.pragma_update(None, "synchronous", "FULL").map_err(sqlite)?;
     let transaction = connection.transaction().map_err(sqlite)?;
     transaction.execute_batch(SCHEMA).map_err(sqlite)?;
-    transaction
-        .pragma_update(None, "application_id", APPLICATION_ID)
-        .map_err(sqlite)?;
-    transaction
-        .pragma_update(None, "user_version", FORMAT)
-        .map_err(sqlite)?;
-    Transaction::found(&transaction, genesis, &founding(genesis))
-        .map_err(|fault| fault.at(path))?;
+    transaction.pragma_update(None, "application_id", APPLICATION_ID).map_err(sqlite)?;
+    transaction.pragma_update(None, "user_version", FORMAT).map_err(sqlite)?;
+    Transaction::found(&transaction, genesis, &founding(genesis)).map_err(|fault| fault.at(path))?;
     transaction.commit().map_err(sqlite)?;
     // Last, so that the main file holds the marks that `recognise` looks for before the first write-ahead log exists.
     set_and_assert(&connection, path)
@@ -116,9 +102,7 @@ fn fill(path: &Path, genesis: &Genesis) -> Result<(), Error> {
 fn sync_directory(path: &Path) -> Result<(), Error> {
     let absolute = absolute(path).map_err(|error| Error::io(path, error))?;
     let directory = absolute.parent().unwrap_or(&absolute);
-    File::open(directory)
-        .and_then(|directory| directory.sync_all())
-        .map_err(|error| Error::io(path, error))
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(|error| Error::io(path, error))
 }
 
 /// Opens a ledger's file. A file that is not one is not written to.
@@ -130,6 +114,7 @@ pub(crate) fn open(path: &Path) -> Result<Connection, Error> {
     let [application, format] = ["application_id", "user_version"].map(mark);
     let sqlite = |error| Error::sqlite(path, error);
     check_marks(path, application.map_err(sqlite)?, format.map_err(sqlite)?)?;
+    check_tables(&connection, path)?;
     set_and_assert(&connection, path)?;
     Ok(connection)
 }
@@ -139,9 +124,7 @@ const HEADER_BYTES: u64 = 100;
 
 fn read_header(path: &Path) -> io::Result<Vec<u8>> {
     let mut header = Vec::new();
-    File::open(path)?
-        .take(HEADER_BYTES)
-        .read_to_end(&mut header)?;
+    File::open(path)?.take(HEADER_BYTES).read_to_end(&mut header)?;
     Ok(header)
 }
 
@@ -149,56 +132,50 @@ fn read_header(path: &Path) -> io::Result<Vec<u8>> {
 /// write-ahead log.
 fn recognise(path: &Path, header: &[u8]) -> Result<(), Error> {
     if header.is_empty() {
-        return Err(Error::Unfinished {
-            path: path.to_owned(),
-        });
+        return Err(Error::Unfinished { path: path.to_owned() });
     }
     let number = |at: usize| {
         let bytes = header.get(at..at + 4)?.try_into().ok()?;
         Some(i64::from(u32::from_be_bytes(bytes)))
     };
-    match (
-        header.starts_with(b"SQLite format 3\0"),
-        number(68),
-        number(60),
-    ) {
+    match (header.starts_with(b"SQLite format 3\0"), number(68), number(60)) {
         (true, Some(application), Some(format)) => check_marks(path, application, format),
-        _ => Err(Error::NotALedger {
-            path: path.to_owned(),
-        }),
+        _ => Err(Error::NotALedger { path: path.to_owned() }),
     }
 }
 
 fn check_marks(path: &Path, application: i64, format: i64) -> Result<(), Error> {
     if application != i64::from(APPLICATION_ID) {
-        return Err(Error::NotALedger {
-            path: path.to_owned(),
-        });
+        return Err(Error::NotALedger { path: path.to_owned() });
     }
     match u32::try_from(format) {
         Ok(FORMAT) => Ok(()),
-        Ok(found) if found > FORMAT => Err(Error::NewerFormat {
-            path: path.to_owned(),
-            found,
-            known: FORMAT,
-        }),
-        _ => Err(Error::damaged(
-            path,
-            format!("format {format} never existed"),
-        )),
+        Ok(found) if found > FORMAT => Err(Error::NewerFormat { path: path.to_owned(), found, known: FORMAT }),
+        _ => Err(Error::damaged(path, format!("format {format} never existed"))),
     }
+}
+
+/// Whether the file has the tables of [`SCHEMA`] and nothing else: a trigger would move tokens behind the rules' back.
+fn check_tables(connection: &Connection, path: &Path) -> Result<(), Error> {
+    let expected = Connection::open_in_memory()
+        .and_then(|empty| empty.execute_batch(SCHEMA).and_then(|()| tables(&empty)))
+        .map_err(|error| Error::sqlite(path, error))?;
+    if tables(connection).map_err(|error| Error::sqlite(path, error))? != expected {
+        return Err(Error::damaged(path, format!("its tables are not those of format {FORMAT}")));
+    }
+    Ok(())
+}
+
+fn tables(connection: &Connection) -> rusqlite::Result<Vec<(String, Option<String>)>> {
+    let mut select = connection.prepare("SELECT name, sql FROM sqlite_schema ORDER BY name")?;
+    select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
 }
 
 fn connect(path: &Path) -> Result<Connection, Error> {
     let uri = uri(&absolute(path).map_err(|error| Error::io(path, error))?);
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-        | OpenFlags::SQLITE_OPEN_URI
-        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection =
-        Connection::open_with_flags(uri, flags).map_err(|error| Error::sqlite(path, error))?;
-    connection
-        .busy_timeout(BUSY_TIMEOUT)
-        .map_err(|error| Error::sqlite(path, error))?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(uri, flags).map_err(|error| Error::sqlite(path, error))?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(|error| Error::sqlite(path, error))?;
     Ok(connection)
 }
 
@@ -220,23 +197,13 @@ fn uri(absolute: &Path) -> String {
 /// line of one machine share the file.
 fn set_and_assert(connection: &Connection, path: &Path) -> Result<(), Error> {
     let sqlite = |error| Error::sqlite(path, error);
-    connection
-        .pragma_update(None, "synchronous", "FULL")
-        .map_err(sqlite)?;
-    connection
-        .pragma_update(None, "trusted_schema", "OFF")
-        .map_err(sqlite)?;
-    connection
-        .pragma_update(None, "cell_size_check", "ON")
-        .map_err(sqlite)?;
+    connection.pragma_update(None, "synchronous", "FULL").map_err(sqlite)?;
+    connection.pragma_update(None, "trusted_schema", "OFF").map_err(sqlite)?;
+    connection.pragma_update(None, "cell_size_check", "ON").map_err(sqlite)?;
     let journal = connection
         .pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0))
         .map_err(sqlite)?;
-    let number = |name| {
-        connection
-            .pragma_query_value(None, name, |row| row.get::<_, i64>(0))
-            .map_err(sqlite)
-    };
+    let number = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).map_err(sqlite);
     // 2 is FULL: each commit is synced before it is acknowledged.
     let (synchronous, page_size) = (number("synchronous")?, number("page_size")?);
     if (journal.as_str(), synchronous, page_size) != ("wal", 2, i64::from(PAGE_SIZE)) {

@@ -13,9 +13,7 @@ mod transaction;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use ledger_core::{
-    Channel, Command, Entry, ExecuteError, Genesis, Head, Records, Refusal, Totals, UnixTime,
-};
+use ledger_core::{Channel, Command, Entry, ExecuteError, Genesis, Head, Records, Refusal, Totals, UnixTime};
 use metering::{ChannelId, LedgerDomain, NodeId, Tokens};
 use rusqlite::{Connection, TransactionBehavior};
 
@@ -61,19 +59,12 @@ impl Embedded {
     pub fn open(path: &Path, clock: Clock) -> Result<Self, Error> {
         let mut connection = file::open(path)?;
         let genesis = {
-            let transaction = connection
-                .transaction()
-                .map_err(|error| Error::sqlite(path, error))?;
+            let transaction = connection.transaction().map_err(|error| Error::sqlite(path, error))?;
             Transaction::begin(&transaction, None)
                 .and_then(|begun| begun.check_head())
                 .map_err(|fault| fault.at(path))?
         };
-        Ok(Self {
-            connection,
-            path: path.to_owned(),
-            genesis,
-            clock,
-        })
+        Ok(Self { connection, path: path.to_owned(), genesis, clock })
     }
 
     /// Opens a ledger that must be the one receipts for `domain` are good on.
@@ -87,12 +78,7 @@ impl Embedded {
             return Ok(ledger);
         }
         let (path, community) = (ledger.path.clone(), ledger.genesis.community().to_owned());
-        Err(Error::OtherLedger {
-            path,
-            community,
-            found: found.contract,
-            expected: domain.contract,
-        })
+        Err(Error::OtherLedger { path, community, found: found.contract, expected: domain.contract })
     }
 
     /// What the ledger was founded on.
@@ -107,8 +93,7 @@ impl Embedded {
     /// [`Error::Refused`] names the rule that forbids it; after any error nothing has happened.
     pub fn execute(&mut self, command: &Command) -> Result<Entry, Error> {
         let now = (self.clock)();
-        self.write(|records| outcome(records, now, command))?
-            .map_err(Error::Refused)
+        self.write(|records| outcome(records, now, command))?.map_err(Error::Refused)
     }
 
     /// Carries out many commands in one transaction, in order. What the rules refuse is skipped; the rest happens. Each
@@ -116,23 +101,12 @@ impl Embedded {
     ///
     /// # Errors
     /// [`Error`]; then none of them has happened.
-    pub fn execute_many(
-        &mut self,
-        commands: &[Command],
-    ) -> Result<Vec<Result<Entry, Refusal>>, Error> {
+    pub fn execute_many(&mut self, commands: &[Command]) -> Result<Vec<Result<Entry, Refusal>>, Error> {
         let now = (self.clock)();
-        self.write(|records| {
-            commands
-                .iter()
-                .map(|command| outcome(records, now, command))
-                .collect()
-        })
+        self.write(|records| commands.iter().map(|command| outcome(records, now, command)).collect())
     }
 
-    fn write<T>(
-        &mut self,
-        work: impl FnOnce(&mut Transaction<'_>) -> Result<T, error::Fault>,
-    ) -> Result<T, Error> {
+    fn write<T>(&mut self, work: impl FnOnce(&mut Transaction<'_>) -> Result<T, error::Fault>) -> Result<T, Error> {
         let path = &self.path;
         let transaction = self
             .connection
@@ -148,21 +122,13 @@ impl Embedded {
         if !happened {
             return Ok(done);
         }
-        transaction
-            .commit()
-            .map_err(|error| Error::sqlite(path, error))?;
+        transaction.commit().map_err(|error| Error::sqlite(path, error))?;
         Ok(done)
     }
 
-    fn read<T>(
-        &mut self,
-        look: impl FnOnce(&Transaction<'_>) -> Result<T, error::Fault>,
-    ) -> Result<T, Error> {
+    fn read<T>(&mut self, look: impl FnOnce(&Transaction<'_>) -> Result<T, error::Fault>) -> Result<T, Error> {
         let path = &self.path;
-        let transaction = self
-            .connection
-            .transaction()
-            .map_err(|error| Error::sqlite(path, error))?;
+        let transaction = self.connection.transaction().map_err(|error| Error::sqlite(path, error))?;
         Transaction::begin(&transaction, Some(&self.genesis))
             .and_then(|records| look(&records))
             .map_err(|fault| fault.at(path))
@@ -236,10 +202,7 @@ impl Embedded {
 
 impl fmt::Debug for Embedded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Embedded")
-            .field("path", &self.path)
-            .field("genesis", &self.genesis)
-            .finish_non_exhaustive()
+        f.debug_struct("Embedded").field("path", &self.path).field("genesis", &self.genesis).finish_non_exhaustive()
     }
 }
 

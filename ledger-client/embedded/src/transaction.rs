@@ -1,9 +1,7 @@
 //! One transaction on the tables, as the rules see it.
 
 use ledger_core::merkle::leaf_hash;
-use ledger_core::{
-    Channel, Entry, Event, Genesis, Hash, Head, Phase, Records, Totals, Tree, UnixTime,
-};
+use ledger_core::{Channel, Entry, Event, Genesis, Hash, Head, Phase, Records, Totals, Tree, UnixTime};
 use metering::{ChannelId, NodeId, Tokens};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -22,11 +20,7 @@ pub(crate) struct Transaction<'c> {
 
 impl<'c> Transaction<'c> {
     /// Writes the rows of a new ledger.
-    pub(crate) fn found(
-        connection: &'c Connection,
-        genesis: &Genesis,
-        founding: &Entry,
-    ) -> Result<(), Fault> {
+    pub(crate) fn found(connection: &'c Connection, genesis: &Genesis, founding: &Entry) -> Result<(), Fault> {
         connection.execute(
             "INSERT INTO ledger VALUES (0, ?1, ?2, 0, 0, 0, 0, x'', zeroblob(32))",
             params![founding.encode(), stored(genesis.founded().seconds())?],
@@ -45,47 +39,28 @@ impl<'c> Transaction<'c> {
 
     /// Reads the ledger's own row. `connection` is in a transaction. `genesis` is what an earlier transaction read, as it
     /// never changes.
-    pub(crate) fn begin(
-        connection: &'c Connection,
-        genesis: Option<&Genesis>,
-    ) -> Result<Self, Fault> {
+    pub(crate) fn begin(connection: &'c Connection, genesis: Option<&Genesis>) -> Result<Self, Fault> {
         let mut select = connection
             .prepare("SELECT genesis, time, minted, held, locked, size, peaks, root FROM ledger WHERE id = 0")?;
         let mut rows = select.query([])?;
-        let row = rows
-            .next()?
-            .ok_or_else(|| Fault::damaged("the ledger's own row is missing"))?;
+        let row = rows.next()?.ok_or_else(|| Fault::damaged("the ledger's own row is missing"))?;
         let genesis = match genesis {
             Some(genesis) => genesis.clone(),
             None => read_genesis(row.get_ref(0)?.as_blob().unwrap_or_default())?,
         };
-        let totals = Totals {
-            minted: tokens(row, 2)?,
-            held: tokens(row, 3)?,
-            locked: tokens(row, 4)?,
-        };
+        let totals = Totals { minted: tokens(row, 2)?, held: tokens(row, 3)?, locked: tokens(row, 4)? };
         let peaks = row.get_ref(6)?.as_blob().unwrap_or_default();
         let tree = Tree::from_peaks(number(row, 5)?, read_peaks(peaks)?)
             .ok_or_else(|| Fault::damaged("the log's size does not fit its peaks"))?;
         let (time, root) = (UnixTime::from_seconds(number(row, 1)?), Hash(row.get(7)?));
-        Ok(Self {
-            connection,
-            genesis,
-            time,
-            totals,
-            tree,
-            root,
-        })
+        Ok(Self { connection, genesis, time, totals, tree, root })
     }
 
     /// Whether the ledger's own row fits itself and both ends of the log, which is what can be told without replaying it
     /// all. Gives the genesis.
     pub(crate) fn check_head(self) -> Result<Genesis, Fault> {
         if !self.totals.conserved() {
-            return Err(ledger_core::records::NotConserved {
-                totals: self.totals,
-            }
-            .into());
+            return Err(ledger_core::records::NotConserved { totals: self.totals }.into());
         }
         if self.tree.head().root != self.root {
             return Err(Fault::damaged("the log's root does not fit its peaks"));
@@ -94,17 +69,9 @@ impl<'c> Transaction<'c> {
         if self.entry_bytes(0)?.as_ref() != Some(&founding) {
             return Err(Fault::damaged("entry 0 is not the ledger's founding"));
         }
-        let last: Option<i64> =
-            self.connection
-                .query_row("SELECT max(number) FROM entry", [], |row| row.get(0))?;
-        if last
-            .and_then(|last| u64::try_from(last).ok())
-            .map(|last| last + 1)
-            != Some(self.tree.size())
-        {
-            return Err(Fault::damaged(
-                "the log's last entry is not the one its size says",
-            ));
+        let last: Option<i64> = self.connection.query_row("SELECT max(number) FROM entry", [], |row| row.get(0))?;
+        if last.and_then(|last| u64::try_from(last).ok()).map(|last| last + 1) != Some(self.tree.size()) {
+            return Err(Fault::damaged("the log's last entry is not the one its size says"));
         }
         Ok(self.genesis)
     }
@@ -131,10 +98,7 @@ impl<'c> Transaction<'c> {
     }
 
     pub(crate) fn head(&self) -> Head {
-        Head {
-            size: self.tree.size(),
-            root: self.root,
-        }
+        Head { size: self.tree.size(), root: self.root }
     }
 
     pub(crate) fn connection(&self) -> &Connection {
@@ -149,11 +113,7 @@ impl<'c> Transaction<'c> {
         self.channels("", [])
     }
 
-    fn channels(
-        &self,
-        which: &str,
-        with: impl rusqlite::Params,
-    ) -> Result<Vec<(ChannelId, Channel)>, Fault> {
+    fn channels(&self, which: &str, with: impl rusqlite::Params) -> Result<Vec<(ChannelId, Channel)>, Fault> {
         let mut select = self.connection.prepare(&format!(
             "SELECT deposit, redeemed, exit_time, closed, payer, payee, nonce FROM channel {which}
              ORDER BY payer, payee, nonce"
@@ -161,20 +121,14 @@ impl<'c> Transaction<'c> {
         let mut rows = select.query(with)?;
         let mut channels = Vec::new();
         while let Some(row) = rows.next()? {
-            let id = ChannelId {
-                payer: NodeId(row.get(4)?),
-                payee: NodeId(row.get(5)?),
-                nonce: number(row, 6)?,
-            };
+            let id = ChannelId { payer: NodeId(row.get(4)?), payee: NodeId(row.get(5)?), nonce: number(row, 6)? };
             channels.push((id, read_channel(row)?));
         }
         Ok(channels)
     }
 
     pub(crate) fn all_balances(&self) -> Result<Vec<(NodeId, Tokens)>, Fault> {
-        let mut select = self
-            .connection
-            .prepare("SELECT id, balance FROM account ORDER BY id")?;
+        let mut select = self.connection.prepare("SELECT id, balance FROM account ORDER BY id")?;
         let mut rows = select.query([])?;
         let mut balances = Vec::new();
         while let Some(row) = rows.next()? {
@@ -184,21 +138,15 @@ impl<'c> Transaction<'c> {
     }
 
     pub(crate) fn entries(&self, from: u64, limit: usize) -> Result<Vec<Entry>, Fault> {
-        let mut select = self.connection.prepare(
-            "SELECT number, entry FROM entry WHERE number >= ?1 ORDER BY number LIMIT ?2",
-        )?;
-        let mut rows = select.query(params![
-            i64::try_from(from).unwrap_or(i64::MAX),
-            i64::try_from(limit).unwrap_or(i64::MAX)
-        ])?;
+        let mut select =
+            self.connection.prepare("SELECT number, entry FROM entry WHERE number >= ?1 ORDER BY number LIMIT ?2")?;
+        let mut rows =
+            select.query(params![i64::try_from(from).unwrap_or(i64::MAX), i64::try_from(limit).unwrap_or(i64::MAX)])?;
         let mut entries = Vec::new();
         while let Some(row) = rows.next()? {
             let bytes = row.get_ref(1)?.as_blob().unwrap_or_default();
             let entry = Entry::decode(bytes);
-            entries
-                .push(entry.map_err(|error| {
-                    Fault::damaged(format!("entry {}: {error}", entries.len()))
-                })?);
+            entries.push(entry.map_err(|error| Fault::damaged(format!("entry {}: {error}", entries.len())))?);
         }
         Ok(entries)
     }
@@ -228,9 +176,7 @@ impl Records for Transaction<'_> {
     }
 
     fn balance(&self, account: NodeId) -> Result<Tokens, Fault> {
-        let mut select = self
-            .connection
-            .prepare("SELECT balance FROM account WHERE id = ?1")?;
+        let mut select = self.connection.prepare("SELECT balance FROM account WHERE id = ?1")?;
         let mut rows = select.query([account.0])?;
         rows.next()?.map_or(Ok(Tokens::ZERO), |row| tokens(row, 0))
     }
@@ -248,9 +194,7 @@ impl Records for Transaction<'_> {
     }
 
     fn latest_nonce(&self, payer: NodeId, payee: NodeId) -> Result<Option<u64>, Fault> {
-        let mut select = self
-            .connection
-            .prepare("SELECT max(nonce) FROM channel WHERE payer = ?1 AND payee = ?2")?;
+        let mut select = self.connection.prepare("SELECT max(nonce) FROM channel WHERE payer = ?1 AND payee = ?2")?;
         let latest: Option<i64> = select.query_row(params![payer.0, payee.0], |row| row.get(0))?;
         latest.map(unsigned).transpose()
     }
@@ -261,9 +205,7 @@ impl Records for Transaction<'_> {
 
     fn set_balance(&mut self, account: NodeId, balance: Tokens) -> Result<(), Fault> {
         self.connection
-            .prepare(
-                "INSERT INTO account VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET balance = excluded.balance",
-            )?
+            .prepare("INSERT INTO account VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET balance = excluded.balance")?
             .execute(params![account.0, stored(balance.get())?])?;
         Ok(())
     }
@@ -324,17 +266,11 @@ fn read_peaks(bytes: &[u8]) -> Result<Vec<Hash>, Fault> {
 fn read_channel(row: &Row<'_>) -> Result<Channel, Fault> {
     let phase = match (number(row, 2)?, row.get(3)?) {
         (0, false) => Phase::Open,
-        (exit, false) => Phase::Closing {
-            exit: UnixTime::from_seconds(exit),
-        },
+        (exit, false) => Phase::Closing { exit: UnixTime::from_seconds(exit) },
         (0, true) => Phase::Closed,
         (_, true) => return Err(Fault::damaged("a closed channel has an exit time")),
     };
-    Ok(Channel {
-        deposit: tokens(row, 0)?,
-        redeemed: tokens(row, 1)?,
-        phase,
-    })
+    Ok(Channel { deposit: tokens(row, 0)?, redeemed: tokens(row, 1)?, phase })
 }
 
 fn tokens(row: &Row<'_>, column: usize) -> Result<Tokens, Fault> {
@@ -352,7 +288,5 @@ fn unsigned(number: i64) -> Result<u64, Fault> {
 
 /// SQLite counts in 63 bits. The rules keep all amounts, nonces and times below, so a larger one is a bug in them.
 fn stored(number: impl TryInto<i64>) -> Result<i64, Fault> {
-    number
-        .try_into()
-        .map_err(|_| Fault::damaged("a number is too large to store"))
+    number.try_into().map_err(|_| Fault::damaged("a number is too large to store"))
 }
