@@ -1,1 +1,28 @@
-//! metering
+//! What two neighbours owe each other, and the proof of it: units, identity, receipts and the exchange.
+//!
+//! The crate is pure: bytes and time come in as arguments, what it wants comes out of `poll_*` calls. It knows no
+//! routes, sockets, files or clock. Read it in this order: [`units`], [`identity`], [`receipt`], [`meter`], [`terms`],
+//! [`credit`], [`wire`], and then [`exchange`], the protocol between two neighbours; `PROTOCOL.md` beside this crate
+//! says the same byte by byte.
+#![forbid(unsafe_code)]
+
+pub mod identity;
+pub mod receipt;
+pub mod units;
+
+mod cbor;
+pub mod eip712;
+
+pub use cbor::DecodeError;
+pub use identity::{AccountKey, Identity, NodeCard, NodeId, Seed, Signature, TlsKey, WireguardKey};
+pub use identity::{link_local, mesh_address, mesh_prefix};
+pub use receipt::{ChannelId, LedgerDomain, Receipt};
+pub use units::{Bytes, Price, Tokens, billed_length};
+
+/// Marks a signed statement whose signature has been checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verified {}
+
+/// Marks a signed statement as it came off the wire: well formed, and not to be believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unverified {}

@@ -1,0 +1,756 @@
+//! Who a node is: one seed, three keys, the card that binds them, and the addresses that follow from them.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::net::Ipv6Addr;
+use std::str::FromStr;
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use hkdf::Hkdf;
+use k256::ecdsa::{RecoveryId, SigningKey, VerifyingKey};
+use minicbor::{Decoder, decode, encode};
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+use crate::cbor::{self, DecodeError, Statement, Writer, decode_statement, encode_statement};
+use crate::eip712::{self, Word, keccak256};
+use crate::{Unverified, Verified};
+
+/// A node's account address: the last 20 bytes of Keccak-256 of its secp256k1 public key, as Ethereum derives it.
+///
+/// Shown with the mixed-case checksum of EIP-55.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(pub [u8; 20]);
+
+/// The 32 secret bytes all of a node's keys are derived from. Wiped from memory when dropped.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct Seed([u8; 32]);
+
+/// A node's keys, all derived from its [`Seed`]. Start here: `Identity::new(seed)`, then ask for what is needed.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    account: AccountKey,
+    wireguard: Secret,
+    tls: Secret,
+    card: NodeCard,
+}
+
+/// The secp256k1 key that signs receipts, terms and the card.
+#[derive(Clone)]
+pub struct AccountKey {
+    signing: SigningKey,
+    node_id: NodeId,
+}
+
+/// A recoverable secp256k1 signature: r, s, then v (27 or 28), as Ethereum writes it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Signature(pub [u8; 65]);
+
+/// An X25519 public key; shown in base64, as `wg` shows it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WireguardKey(pub [u8; 32]);
+
+/// An Ed25519 public key, for QUIC links; shown in hexadecimal.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TlsKey(pub [u8; 32]);
+
+/// The statement, signed by the account, that three public keys are one node.
+///
+/// Text form: `waybill-card1:` and the base64url of the CBOR; reading it checks the signature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeCard<S = Verified> {
+    account: NodeId,
+    wireguard: WireguardKey,
+    tls: TlsKey,
+    signature: Signature,
+    state: PhantomData<S>,
+}
+
+/// The /48 of the node with this key: `fd` and the first 40 bits of a hash of the key.
+#[must_use]
+pub fn mesh_prefix(key: &WireguardKey) -> (Ipv6Addr, u8) {
+    let hash = address_hash(key);
+    let mut octets = [0; 16];
+    octets[0] = 0xfd;
+    octets[1..6].copy_from_slice(&hash[..5]);
+    (octets.into(), 48)
+}
+
+/// The node's own address, in subnet 0 of its [`mesh_prefix`]: 64 further bits of the hash prove its key.
+#[must_use]
+pub fn mesh_address(key: &WireguardKey) -> Ipv6Addr {
+    let hash = address_hash(key);
+    let mut octets = mesh_prefix(key).0.octets();
+    octets[8..].copy_from_slice(&hash[5..13]);
+    octets.into()
+}
+
+/// The node's address on each of its links, in fe80::/64.
+#[must_use]
+pub fn link_local(key: &WireguardKey) -> Ipv6Addr {
+    let hash = Sha256::new()
+        .chain_update("waybill link-local address v1")
+        .chain_update(key.0)
+        .finalize();
+    let mut octets = [0; 16];
+    octets[..2].copy_from_slice(&[0xfe, 0x80]);
+    octets[8..].copy_from_slice(&hash[..8]);
+    octets.into()
+}
+
+fn address_hash(key: &WireguardKey) -> [u8; 32] {
+    Sha256::new()
+        .chain_update("waybill mesh address v1")
+        .chain_update(key.0)
+        .finalize()
+        .into()
+}
+
+impl Seed {
+    /// The seed of these bytes, which must be secret and random.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes, for the key file alone.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// HKDF-SHA256 (RFC 5869) with no salt; the label is the info.
+    fn derive(&self, label: &[&[u8]]) -> Secret {
+        let mut key = Zeroizing::new([0; 32]);
+        Hkdf::<Sha256>::new(None, &self.0)
+            .expand_multi_info(label, key.as_mut_slice())
+            .expect("HKDF-SHA256 gives up to 8160 bytes");
+        Secret(key)
+    }
+}
+
+impl fmt::Debug for Seed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Seed(..)")
+    }
+}
+
+/// Secret bytes that no log shows.
+#[derive(Clone)]
+struct Secret(Zeroizing<[u8; 32]>);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("..")
+    }
+}
+
+impl Identity {
+    /// Derives all keys.
+    #[must_use]
+    pub fn new(seed: &Seed) -> Self {
+        let account = account_key(seed);
+        let wireguard = wireguard_secret(seed);
+        let tls = seed.derive(&[b"waybill v1 tls"]);
+        let wireguard_public = x25519_dalek::StaticSecret::from(*wireguard.0);
+        let card = NodeCard::sign(
+            &account,
+            WireguardKey(x25519_dalek::PublicKey::from(&wireguard_public).to_bytes()),
+            TlsKey(
+                ed25519_dalek::SigningKey::from_bytes(&tls.0)
+                    .verifying_key()
+                    .to_bytes(),
+            ),
+        );
+        Self {
+            account,
+            wireguard,
+            tls,
+            card,
+        }
+    }
+
+    /// The account's address.
+    #[must_use]
+    pub const fn node_id(&self) -> NodeId {
+        self.account.node_id
+    }
+
+    /// The key that signs receipts, terms and the card.
+    #[must_use]
+    pub const fn account(&self) -> &AccountKey {
+        &self.account
+    }
+
+    /// The X25519 secret, clamped as `wg genkey` prints one.
+    #[must_use]
+    pub fn wireguard_secret(&self) -> Zeroizing<[u8; 32]> {
+        self.wireguard.0.clone()
+    }
+
+    /// The X25519 public key.
+    #[must_use]
+    pub const fn wireguard_key(&self) -> WireguardKey {
+        self.card.wireguard
+    }
+
+    /// The Ed25519 secret (RFC 8032's 32-byte private key).
+    #[must_use]
+    pub fn tls_secret(&self) -> Zeroizing<[u8; 32]> {
+        self.tls.0.clone()
+    }
+
+    /// The Ed25519 public key.
+    #[must_use]
+    pub const fn tls_key(&self) -> TlsKey {
+        self.card.tls
+    }
+
+    /// The card to hand to neighbours.
+    #[must_use]
+    pub const fn card(&self) -> &NodeCard {
+        &self.card
+    }
+}
+
+/// The first candidate that is a secp256k1 scalar; all but one seed in 2^127 need only the first.
+fn account_key(seed: &Seed) -> AccountKey {
+    (0_u8..=u8::MAX)
+        .find_map(|counter| {
+            AccountKey::from_bytes(&seed.derive(&[b"waybill v1 account", &[counter]]).0)
+        })
+        .expect("256 hashes in a row outside the group order do not happen")
+}
+
+fn wireguard_secret(seed: &Seed) -> Secret {
+    let mut secret = seed.derive(&[b"waybill v1 wireguard"]);
+    secret.0[0] &= 248;
+    secret.0[31] = secret.0[31] & 127 | 64;
+    secret
+}
+
+impl AccountKey {
+    /// The key with this secret scalar, big-endian; `None` for 0 and from the group order on.
+    #[must_use]
+    pub fn from_bytes(secret: &[u8; 32]) -> Option<Self> {
+        let signing = SigningKey::from_slice(secret).ok()?;
+        let node_id = node_id(signing.verifying_key());
+        Some(Self { signing, node_id })
+    }
+
+    /// The account's address.
+    #[must_use]
+    pub const fn node_id(&self) -> NodeId {
+        self.node_id
+    }
+
+    /// Signs a digest, deterministically (RFC 6979), with the low s.
+    ///
+    /// # Panics
+    /// If the one nonce RFC 6979 gives is out of range: a digest nobody will find.
+    #[must_use]
+    pub fn sign_digest(&self, digest: &Word) -> Signature {
+        let (signature, recovery) = self
+            .signing
+            .sign_prehash_recoverable(digest)
+            .expect("a 32-byte digest is long enough, and RFC 6979 nonces are in range");
+        let mut bytes = [0; 65];
+        bytes[..64].copy_from_slice(&signature.to_bytes());
+        bytes[64] = 27 + u8::from(recovery.is_y_odd());
+        Signature(bytes)
+    }
+}
+
+impl fmt::Debug for AccountKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AccountKey({})", self.node_id)
+    }
+}
+
+fn node_id(key: &VerifyingKey) -> NodeId {
+    let point = key.to_encoded_point(false);
+    let hash = keccak256(&[&point.as_bytes()[1..]]);
+    let mut id = [0; 20];
+    id.copy_from_slice(&hash[12..]);
+    NodeId(id)
+}
+
+/// Why a signature proves nothing. The signer misbehaved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum SignatureError {
+    /// v is neither 27 nor 28.
+    #[error("the recovery byte of a signature is 27 or 28, not {v}")]
+    BadRecovery {
+        /// The byte found.
+        v: u8,
+    },
+    /// The higher of the two equivalent values of s: anyone can make it from the lower one (EIP-2).
+    #[error("a signature with the high s")]
+    HighS,
+    /// r or s out of range, or no public key fits.
+    #[error("a signature no key can have made")]
+    Invalid,
+    /// A good signature, by another account.
+    #[error("signed by {actual}, not by {expected}")]
+    WrongSigner {
+        /// Whose signature was needed.
+        expected: NodeId,
+        /// Who signed, or what an altered statement makes of the signature.
+        actual: NodeId,
+    },
+}
+
+impl Signature {
+    /// The account that signed `digest`.
+    ///
+    /// # Errors
+    /// [`SignatureError`], all but `WrongSigner`.
+    pub fn recover(&self, digest: &Word) -> Result<NodeId, SignatureError> {
+        let v = self.0[64];
+        let y_is_odd = match v {
+            27 => false,
+            28 => true,
+            _ => return Err(SignatureError::BadRecovery { v }),
+        };
+        let signature = k256::ecdsa::Signature::from_slice(&self.0[..64])
+            .map_err(|_| SignatureError::Invalid)?;
+        if signature.normalize_s().is_some() {
+            return Err(SignatureError::HighS);
+        }
+        let recovery = RecoveryId::new(y_is_odd, false);
+        VerifyingKey::recover_from_prehash(digest, &signature, recovery)
+            .map(|key| node_id(&key))
+            .map_err(|_| SignatureError::Invalid)
+    }
+
+    /// Checks that `expected` signed `digest`.
+    ///
+    /// # Errors
+    /// [`SignatureError`]
+    pub fn verify(&self, digest: &Word, expected: NodeId) -> Result<(), SignatureError> {
+        match self.recover(digest)? {
+            actual if actual == expected => Ok(()),
+            actual => Err(SignatureError::WrongSigner { expected, actual }),
+        }
+    }
+}
+
+impl fmt::Debug for Signature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Signature({})", hex::encode(self.0))
+    }
+}
+
+/// Why a text is not a key, an address or a card.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum ParseError {
+    /// An address is `0x` and 40 hexadecimal digits.
+    #[error("an account is written as 0x and 40 hexadecimal digits")]
+    NotAnAccount,
+    /// Upper and lower case contradict EIP-55: a digit was mistyped.
+    #[error("the account has a wrong checksum; a character was mistyped")]
+    Checksum,
+    /// A key is 44 characters of base64.
+    #[error("a WireGuard key is written as 44 characters of base64, as `wg pubkey` prints it")]
+    NotAWireguardKey,
+    /// A key is 64 hexadecimal digits.
+    #[error("a TLS key is written as 64 hexadecimal digits")]
+    NotATlsKey,
+    /// A card starts with `waybill-card1:`.
+    #[error("a node card starts with `{CARD_PREFIX}` and goes on in base64url")]
+    NotACard,
+    /// The card's bytes are not a card.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    /// The card's signature proves nothing.
+    #[error("the node card is forged or damaged: {0}")]
+    Signature(#[from] SignatureError),
+}
+
+/// With the checksum of EIP-55: a digit is upper case when the hash of the lower-case text says so.
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lower = hex::encode(self.0);
+        let hash = keccak256(&[lower.as_bytes()]);
+        let digits = lower.chars().enumerate().map(|(i, digit)| {
+            if (hash[i / 2] >> (4 * ((i + 1) % 2))) & 0x8 == 0 {
+                digit
+            } else {
+                digit.to_ascii_uppercase()
+            }
+        });
+        f.pad(&"0x".chars().chain(digits).collect::<String>())
+    }
+}
+
+impl fmt::Debug for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// All lower or all upper case passes without a checksum; mixed case must fit it.
+impl FromStr for NodeId {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let digits = text.strip_prefix("0x").ok_or(ParseError::NotAnAccount)?;
+        let mut id = [0; 20];
+        hex::decode_to_slice(digits, &mut id).map_err(|_| ParseError::NotAnAccount)?;
+        let has = |case: fn(&u8) -> bool| digits.as_bytes().iter().any(case);
+        let mixed = has(u8::is_ascii_lowercase) && has(u8::is_ascii_uppercase);
+        if mixed && Self(id).to_string() != text {
+            return Err(ParseError::Checksum);
+        }
+        Ok(Self(id))
+    }
+}
+
+impl fmt::Display for WireguardKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&STANDARD.encode(self.0))
+    }
+}
+
+impl fmt::Debug for WireguardKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for WireguardKey {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let bytes = STANDARD.decode(text).ok();
+        let key = bytes.and_then(|bytes| bytes.try_into().ok());
+        key.map(Self).ok_or(ParseError::NotAWireguardKey)
+    }
+}
+
+impl fmt::Display for TlsKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for TlsKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for TlsKey {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let mut key = [0; 32];
+        hex::decode_to_slice(text, &mut key).map_err(|_| ParseError::NotATlsKey)?;
+        Ok(Self(key))
+    }
+}
+
+const CARD_PREFIX: &str = "waybill-card1:";
+const CARD_VERSION: u8 = 1;
+
+impl NodeCard {
+    /// Binds the keys to the account that signs.
+    #[must_use]
+    pub fn sign(account: &AccountKey, wireguard: WireguardKey, tls: TlsKey) -> Self {
+        let unsigned = Self {
+            account: account.node_id,
+            wireguard,
+            tls,
+            signature: Signature([0; 65]),
+            state: PhantomData,
+        };
+        Self {
+            signature: account.sign_digest(&unsigned.digest()),
+            ..unsigned
+        }
+    }
+
+    /// The node's address in the mesh.
+    #[must_use]
+    pub fn mesh_address(&self) -> Ipv6Addr {
+        mesh_address(&self.wireguard)
+    }
+}
+
+impl NodeCard<Unverified> {
+    /// Reads a card whose signature nobody has checked.
+    ///
+    /// # Errors
+    /// [`DecodeError`]
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        decode_statement(bytes)
+    }
+
+    /// Checks that the account signed these keys: the only way to a [`NodeCard`] one may rely on.
+    ///
+    /// # Errors
+    /// [`SignatureError`]
+    pub fn verify(self) -> Result<NodeCard, SignatureError> {
+        self.signature.verify(&self.digest(), self.account)?;
+        Ok(NodeCard {
+            account: self.account,
+            wireguard: self.wireguard,
+            tls: self.tls,
+            signature: self.signature,
+            state: PhantomData,
+        })
+    }
+}
+
+impl<S> NodeCard<S> {
+    /// The account that signed, or is said to have.
+    #[must_use]
+    pub const fn account(&self) -> NodeId {
+        self.account
+    }
+
+    /// The node's X25519 key.
+    #[must_use]
+    pub const fn wireguard(&self) -> WireguardKey {
+        self.wireguard
+    }
+
+    /// The node's Ed25519 key.
+    #[must_use]
+    pub const fn tls(&self) -> TlsKey {
+        self.tls
+    }
+
+    /// The card in deterministic CBOR: `[1, account, wireguard, tls, signature]`.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        encode_statement(self)
+    }
+
+    /// The EIP-712 digest. The domain names no ledger: a card holds everywhere.
+    fn digest(&self) -> Word {
+        let card = eip712::hash_struct(
+            "NodeCard(address account,bytes32 wireguard,bytes32 tls)",
+            &[eip712::address(self.account), self.wireguard.0, self.tls.0],
+        );
+        eip712::digest(&eip712::domain(), &card)
+    }
+}
+
+impl<S> Statement for NodeCard<S> {
+    const WHAT: &'static str = "node card";
+
+    fn write(&self, to: &mut Writer) -> Result<(), encode::Error<std::convert::Infallible>> {
+        to.array(5)?
+            .u8(CARD_VERSION)?
+            .bytes(&self.account.0)?
+            .bytes(&self.wireguard.0)?
+            .bytes(&self.tls.0)?
+            .bytes(&self.signature.0)?;
+        Ok(())
+    }
+
+    fn read(from: &mut Decoder<'_>) -> Result<Self, decode::Error> {
+        cbor::array(from, 5)?;
+        if from.u8()? != CARD_VERSION {
+            return Err(decode::Error::message("a card of another version"));
+        }
+        Ok(Self {
+            account: NodeId(cbor::bytes(from)?),
+            wireguard: WireguardKey(cbor::bytes(from)?),
+            tls: TlsKey(cbor::bytes(from)?),
+            signature: Signature(cbor::bytes(from)?),
+            state: PhantomData,
+        })
+    }
+}
+
+impl fmt::Display for NodeCard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{CARD_PREFIX}{}", URL_SAFE_NO_PAD.encode(self.encode()))
+    }
+}
+
+impl FromStr for NodeCard {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let body = text.strip_prefix(CARD_PREFIX).ok_or(ParseError::NotACard)?;
+        let bytes = URL_SAFE_NO_PAD
+            .decode(body)
+            .map_err(|_| ParseError::NotACard)?;
+        Ok(NodeCard::<Unverified>::decode(&bytes)?.verify()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity() -> Identity {
+        Identity::new(&Seed::from_bytes(std::array::from_fn(|i| i as u8)))
+    }
+
+    /// Computed with other software: Python's `cryptography` (HKDF, X25519, Ed25519), `eth_account` and `cbor2`.
+    const CARD: &str = "waybill-card1:hQFUs9kjobp4tNWIaFr-RZkEzBhI1IBYIKzNkX0h2Us040li_wiD-QFFP-WH-O_gwitu\
+        SH1wiE8nWCAs1S7rrSl9GEqf4ECTgCZnlDvEdEQ8MlzvL1EZtiJANFhBQMAzA8LCIrNicoh_3RyIbnJW2RdhO-tVMcj3vBo5lxdc\
+        DuxbIm95SQLl7_APVZqdoptNR9Sn_d1sp46YU66FzRw";
+
+    #[test]
+    fn keys_and_addresses_of_a_seed_are_what_other_software_derives() {
+        let identity = identity();
+        assert_eq!(
+            identity.node_id().to_string(),
+            "0xB3D923a1Ba78B4d588685AFE459904Cc1848D480"
+        );
+        assert_eq!(
+            STANDARD.encode(identity.wireguard_secret()),
+            "INTSbfQqhIJ+mIwu2oUK8d4CA8l62MU4j8SsDFPd5Fs="
+        );
+        let key = identity.wireguard_key();
+        assert_eq!(
+            key.to_string(),
+            "rM2RfSHZSzTjSWL/CIP5AUU/5Yf47+DCK25IfXCITyc="
+        );
+        assert_eq!(
+            identity.tls_key().to_string(),
+            "2cd52eebad297d184a9fe04093802667943bc474443c325cef2f5119b6224034"
+        );
+        assert_eq!(mesh_prefix(&key), ("fdd2:1b12:ff02::".parse().unwrap(), 48));
+        let address: Ipv6Addr = "fdd2:1b12:ff02:0:a08c:e031:a6c0:f9ef".parse().unwrap();
+        assert_eq!(mesh_address(&key), address);
+        let local: Ipv6Addr = "fe80::a394:c402:4e18:35fc".parse().unwrap();
+        assert_eq!(link_local(&key), local);
+        assert_eq!(identity.card().to_string(), CARD);
+    }
+
+    #[test]
+    fn a_card_is_read_back_and_every_altered_byte_is_noticed() {
+        let card: NodeCard = CARD.parse().unwrap();
+        assert_eq!(&card, identity().card());
+        let bytes = card.encode();
+        for i in 0..bytes.len() {
+            let mut altered = bytes.clone();
+            altered[i] ^= 1;
+            let read = NodeCard::<Unverified>::decode(&altered).map(NodeCard::verify);
+            assert!(!matches!(read, Ok(Ok(_))), "byte {i}");
+            assert!(NodeCard::<Unverified>::decode(&bytes[..i]).is_err());
+        }
+        let longer = [bytes.as_slice(), &[0]].concat();
+        assert_eq!(
+            NodeCard::<Unverified>::decode(&longer),
+            Err(DecodeError::NotDeterministic { what: "node card" })
+        );
+        assert_eq!(
+            "waybill-card2:".parse::<NodeCard>(),
+            Err(ParseError::NotACard)
+        );
+    }
+
+    #[test]
+    fn another_account_cannot_claim_the_keys() {
+        let mut card = *identity().card();
+        let thief = Identity::new(&Seed::from_bytes([7; 32]));
+        card.account = thief.node_id();
+        let read = NodeCard::<Unverified>::decode(&card.encode()).unwrap();
+        assert!(matches!(
+            read.verify(),
+            Err(SignatureError::WrongSigner { expected, .. }) if expected == thief.node_id()
+        ));
+    }
+
+    /// The examples of EIP-55.
+    #[test]
+    fn accounts_carry_the_checksum_of_eip_55() {
+        for text in [
+            "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed",
+            "0xfB6916095ca1df60bB79Ce92cE3Ea74c37c5d359",
+            "0xdbF03B407c01E7cD3CBea99509d93f8DDDC8C6FB",
+            "0xD1220A0cf47c7B9Be7A2E6BA89F429762e7b9aDb",
+            "0x52908400098527886E0F7030069857D2E4169EE7",
+            "0xde709f2102306220921060314715629080e2fb77",
+        ] {
+            let id: NodeId = text.parse().unwrap();
+            assert_eq!(id.to_string(), text);
+            assert_eq!(text.to_lowercase().parse(), Ok(id));
+        }
+        let parse = |text: &str| text.parse::<NodeId>();
+        assert_eq!(
+            parse("0x5aaeb6053F3E94C9b9A09f33669435E7Ef1BeAed"),
+            Err(ParseError::Checksum)
+        );
+        for wrong in [
+            "",
+            "0x",
+            "0x12",
+            "5aaeb6053f3e94c9b9a09f33669435e7ef1beaed",
+            "0xé",
+        ] {
+            assert_eq!(parse(wrong), Err(ParseError::NotAnAccount), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_signature_has_one_form() {
+        let key = identity().account().clone();
+        let digest = [9; 32];
+        let signature = key.sign_digest(&digest);
+        assert_eq!(signature.verify(&digest, key.node_id()), Ok(()));
+        let mut other = signature;
+        other.0[64] -= 27;
+        let v = other.0[64];
+        assert_eq!(
+            other.recover(&digest),
+            Err(SignatureError::BadRecovery { v })
+        );
+        assert_eq!(
+            mirrored(signature).recover(&digest),
+            Err(SignatureError::HighS)
+        );
+        assert!(
+            Signature([27; 65])
+                .verify(&digest, NodeId([0; 20]))
+                .is_err()
+        );
+        let mut zero = signature;
+        zero.0[..64].fill(0);
+        assert_eq!(zero.recover(&digest), Err(SignatureError::Invalid));
+    }
+
+    /// The same signature with s replaced by the group order minus s, and v flipped: valid ECDSA, refused here.
+    fn mirrored(signature: Signature) -> Signature {
+        let low = k256::ecdsa::Signature::from_slice(&signature.0[..64]).unwrap();
+        let (r, s) = low.split_scalars();
+        let high = k256::ecdsa::Signature::from_scalars(r.to_bytes(), (-*s).to_bytes()).unwrap();
+        let mut bytes = [0; 65];
+        bytes[..64].copy_from_slice(&high.to_bytes());
+        bytes[64] = 55 - signature.0[64];
+        Signature(bytes)
+    }
+
+    #[test]
+    fn secrets_do_not_show_in_debug_output() {
+        let seed = Seed::from_bytes([0xab; 32]);
+        let shown = format!("{seed:?} {:?}", Identity::new(&seed));
+        assert!(!shown.contains("171") && !shown.contains("abab"), "{shown}");
+    }
+
+    #[test]
+    fn wireguard_keys_are_written_as_wg_writes_them() {
+        let key = identity().wireguard_key();
+        assert_eq!(key.to_string().parse(), Ok(key));
+        for wrong in [
+            "",
+            "AAAA",
+            "rM2RfSHZSzTjSWL/CIP5AUU/5Yf47+DCK25IfXCITyd=",
+            "?",
+        ] {
+            assert_eq!(
+                wrong.parse::<WireguardKey>(),
+                Err(ParseError::NotAWireguardKey)
+            );
+        }
+    }
+}
