@@ -212,8 +212,9 @@ impl Netlink {
             .map_err(|failure| failure.during(format!("bring interface {index} up")))
     }
 
-    /// Gives an interface an address, usable at once (no duplicate address detection: it is derived from a key).
-    /// Adding it again changes nothing. The kernel adds a route for its prefix by itself.
+    /// Gives an interface an address without duplicate address detection: it is derived from a key. Adding it again
+    /// changes nothing. The kernel adds a route for its prefix by itself. Sockets can bind to it at once; packets for
+    /// it are accepted some milliseconds later, for the kernel leaves its own route to a work queue.
     pub fn add_address(
         &mut self,
         index: u32,
