@@ -1,1 +1,4 @@
 //! Waybill's router: the shell around the pure cores.
+pub mod journal;
+pub mod netlink;
+pub mod tun;
