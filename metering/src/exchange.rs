@@ -75,6 +75,8 @@ pub struct Exchange {
     tick_at: Instant,
     retry_at: Instant,
     retries: u32,
+    /// Payer: whether terms came in this session, acceptable or not.
+    terms_came: bool,
     looked_up_at: Option<Instant>,
     was_exhausted: bool,
 }
@@ -90,8 +92,9 @@ pub struct Setup {
     pub domain: LedgerDomain,
     /// What we are to the neighbour.
     pub side: Side,
-    /// Above every session any earlier exchange with this neighbour began with: a durable count of boots. If it is
-    /// not, for a journal was lost, the neighbour says so and the exchange goes on from its number.
+    /// Above every session any earlier exchange with this neighbour began with: a durable count of boots in the upper
+    /// 32 bits, random lower ones. If it is not above, for a journal was lost, the neighbour says so and the exchange
+    /// goes on from its number.
     pub session: u64,
     /// The link's counters at this moment.
     pub counts: Counts,
@@ -371,6 +374,7 @@ impl Exchange {
             tick_at: now + TICK,
             retry_at: now + RETRY,
             retries: 0,
+            terms_came: false,
             looked_up_at: None,
             was_exhausted: false,
         }
@@ -638,6 +642,7 @@ impl Exchange {
         self.outbox = Outbox { resume: true, ..Outbox::default() };
         self.retries = 0;
         self.retry_at = now + RETRY;
+        self.terms_came = false;
     }
 
     fn write_off(&mut self) {
@@ -654,10 +659,18 @@ impl Exchange {
         self.retries = self.retries.saturating_add(1);
         self.retry_at = now + wait;
         match self.phase {
-            Phase::Resuming => self.outbox.resume |= !self.synced(),
+            Phase::Resuming if !self.synced() => self.outbox.resume = true,
+            Phase::Resuming if self.is_forgotten() => self.restart_session(now, self.session),
+            Phase::Resuming => {}
             Phase::Offered(_) => self.outbox.terms = true,
             Phase::Agreed(_) => {}
         }
+    }
+
+    /// Payer: the provider knows this session and sends no terms. A lost journal may have made us begin with a session
+    /// we had before, so that it believes a segment is running; the next session tells it otherwise.
+    fn is_forgotten(&self) -> bool {
+        !self.is_provider() && !self.terms_came && self.retries >= RETRIES
     }
 
     fn synced(&self) -> bool {
@@ -699,6 +712,7 @@ impl Exchange {
         if message.payer_session != self.session || terms.seq != self.their_session {
             return Ok(());
         }
+        self.terms_came = true;
         if let Phase::Agreed(segment) = &self.phase {
             if segment.terms.into_unverified() != message.terms {
                 return Err(Misbehaviour::OtherTerms.into());
@@ -1091,3 +1105,6 @@ impl fmt::Display for Snapshot {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
