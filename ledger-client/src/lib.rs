@@ -17,7 +17,7 @@ use thiserror::Error;
 pub use embedded::system_clock;
 pub use ledger_core::{Channel, Entry, Event, Genesis, GenesisError, Head, Phase, Refusal, Totals, UnixTime};
 #[cfg(feature = "embedded")]
-pub use ledger_embedded::{Clock, CreateError, Embedded};
+pub use ledger_embedded::{Clock, CreateError, Embedded, Error as EmbeddedError};
 
 /// A ledger: accounts, channels, and the log of what happened to them.
 ///

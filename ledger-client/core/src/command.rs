@@ -3,7 +3,7 @@
 use metering::{ChannelId, NodeId, Receipt, Tokens, Unverified};
 
 /// One thing asked of the ledger. [`crate::rules::execute`] answers with an entry or a refusal.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Makes tokens. The treasurer's alone.
     Mint {

@@ -27,7 +27,9 @@ pub enum ExecuteError<E> {
 /// entry that says what happened.
 ///
 /// `now` is the shell's clock. The ledger's time never runs backwards: where `now` is before the newest entry, that
-/// entry's time is taken, so a clock that fell back to 1970 cannot cut a notice short.
+/// entry's time is taken, so a clock that fell back to 1970 cannot cut a notice short. A clock that jumps far ahead
+/// ends the notices that run, and holds the ledger's time there, so that later notices end late: nothing in a ledger
+/// tells a wrong clock from a long rest, so the shell must not trust a clock that was not set.
 ///
 /// # Errors
 /// [`ExecuteError`]

@@ -94,9 +94,8 @@ fn fill(path: &Path, genesis: &Genesis) -> Result<(), Error> {
     transaction.pragma_update(None, "application_id", APPLICATION_ID).map_err(sqlite)?;
     transaction.pragma_update(None, "user_version", FORMAT).map_err(sqlite)?;
     Transaction::found(&transaction, genesis, &founding(genesis)).map_err(|fault| fault.at(path))?;
-    transaction.commit().map_err(sqlite)?;
-    // Last, so that the main file holds the marks that `recognise` looks for before the first write-ahead log exists.
-    set_and_assert(&connection, path)
+    // Without a write-ahead log, which opening begins: so the main file holds the marks that `recognise` looks for.
+    transaction.commit().map_err(sqlite)
 }
 
 fn sync_directory(path: &Path) -> Result<(), Error> {

@@ -1,6 +1,9 @@
 //! The store is tried as the processes of a machine use it: through files, several at once, and with faults.
 
+use std::env;
 use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -271,6 +274,54 @@ fn what_was_answered_survives_a_crash() {
             assert_eq!(recovered.head().unwrap(), ledger.head().unwrap());
         }
     }
+}
+
+/// Where the child of the test below finds its ledger.
+const CHILD_PATH: &str = "WAYBILL_TEST_LEDGER";
+
+#[test]
+#[ignore = "the other half of `process_that_is_killed_loses_nothing_it_was_answered`, which runs it"]
+fn child_redeems_until_it_is_killed() {
+    let Some(path) = env::var_os(CHILD_PATH) else { return };
+    let mut ledger = Embedded::open(path.as_ref(), Box::new(UnixTime::default)).unwrap();
+    let redeemed = ledger.channel(channel()).unwrap().unwrap().redeemed.get();
+    for total in redeemed + 1.. {
+        ledger.execute(&redeem(total)).unwrap();
+        println!("\nredeemed {total}");
+    }
+}
+
+#[test]
+fn process_that_is_killed_loses_nothing_it_was_answered() {
+    let (place, mut ledger) = Place::new();
+    mint(&mut ledger, alice().node_id(), 1_000_000);
+    ledger.execute(&Command::TopUp { channel: channel(), amount: tokens(1_000_000) }).unwrap();
+    // In every second round another process has the ledger open, and so keeps the write-ahead log in use.
+    let mut other = None;
+    drop(ledger);
+    for round in 1..=8 {
+        let mut child = process::Command::new(env::current_exe().unwrap())
+            .args(["--exact", "tests::child_redeems_until_it_is_killed", "--ignored", "--nocapture"])
+            .env(CHILD_PATH, place.path())
+            .stdout(process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let mut answered = || lines.find_map(|line| line.strip_prefix("redeemed ").map(|n| n.parse::<u128>().unwrap()));
+        let first = answered().unwrap();
+        let mut last = (1..round * 3).fold(first, |_, _| answered().unwrap());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        while let Some(later) = answered() {
+            last = later;
+        }
+        let mut recovered = place.open().unwrap();
+        let redeemed = recovered.channel(channel()).unwrap().unwrap().redeemed.get();
+        assert!(redeemed == last || redeemed == last + 1, "{last} answered, {redeemed} found");
+        audited(&mut recovered);
+        other = if round % 2 == 1 { Some(recovered) } else { None };
+    }
+    drop(other);
 }
 
 #[test]

@@ -144,9 +144,12 @@ impl<'c> Transaction<'c> {
             select.query(params![i64::try_from(from).unwrap_or(i64::MAX), i64::try_from(limit).unwrap_or(i64::MAX)])?;
         let mut entries = Vec::new();
         while let Some(row) = rows.next()? {
-            let bytes = row.get_ref(1)?.as_blob().unwrap_or_default();
-            let entry = Entry::decode(bytes);
-            entries.push(entry.map_err(|error| Fault::damaged(format!("entry {}: {error}", entries.len())))?);
+            let entry = Entry::decode(row.get_ref(1)?.as_blob().unwrap_or_default());
+            let damaged = |error| row.get(0).map(|number: i64| Fault::damaged(format!("entry {number}: {error}")));
+            match entry {
+                Ok(entry) => entries.push(entry),
+                Err(error) => return Err(damaged(error)?),
+            }
         }
         Ok(entries)
     }
