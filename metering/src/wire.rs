@@ -272,3 +272,131 @@ impl Statement for ChannelNote {
         Ok(Self { nonce: from.u64()?, deposit: Tokens::from_be_bytes12(cbor::bytes(from)?) })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::{Identity, Seed};
+    use crate::meter::{charge, meter_hash};
+    use crate::terms::Terms;
+    use crate::{ChannelId, LedgerDomain, NodeId, Price};
+
+    const DOMAIN: LedgerDomain = LedgerDomain { chain_id: 31337, contract: NodeId([0xc0; 20]) };
+
+    fn payer() -> Identity {
+        Identity::new(&Seed::from_bytes(std::array::from_fn(|i| i as u8)))
+    }
+
+    fn provider() -> Identity {
+        Identity::new(&Seed::from_bytes([7; 32]))
+    }
+
+    fn terms() -> Terms {
+        Terms {
+            peers: false,
+            provider: provider().node_id(),
+            payer: payer().node_id(),
+            price_up: Price::new(1_000_000),
+            price_down: Price::new(2_000_000),
+            window: Bytes::from_mebibytes(64),
+            loss_allowance_ppm: 50_000,
+            seq: 0x1_0000_0002,
+        }
+    }
+
+    const PAYER_SESSION: u64 = 0x3_0000_0004;
+
+    fn receipt_message() -> ReceiptMessage {
+        let segment = terms().segment(&DOMAIN, PAYER_SESSION);
+        let counts = |sent: u64, received: u64| Counts { sent: Bytes::new(sent), received: Bytes::new(received) };
+        let (provider, payer_counts) = (counts(3 << 30, 1 << 30), counts(1 << 30, 2 << 30));
+        let channel = ChannelId { payer: payer().node_id(), payee: terms().provider, nonce: 3 };
+        let amount = charge(&terms(), provider, payer_counts).unwrap();
+        let meter = meter_hash(&segment, provider, payer_counts);
+        let receipt = Receipt::sign(payer().account(), &DOMAIN, channel, amount, meter);
+        ReceiptMessage { segment, payer: payer_counts, provider, receipt: receipt.into_unverified() }
+    }
+
+    fn examples() -> [Message; 5] {
+        let receipt = receipt_message();
+        let first =
+            Resume { role: Role::Subscriber, session: PAYER_SESSION, echo: 0, ask: true, channel: None, receipt: None };
+        let answer = Resume {
+            role: Role::Provider,
+            session: terms().seq,
+            echo: PAYER_SESSION,
+            ask: false,
+            channel: Some(ChannelNote { nonce: 3, deposit: Tokens::new(10_000_000).unwrap() }),
+            receipt: Some(receipt.receipt),
+        };
+        let terms = TermsMessage {
+            payer_session: PAYER_SESSION,
+            terms: terms().sign(provider().account(), &DOMAIN).into_unverified(),
+        };
+        let report = MeterReport { segment: receipt.segment, counts: receipt.provider };
+        [
+            Message::Resume(first),
+            Message::Resume(answer),
+            Message::Terms(terms),
+            Message::MeterReport(report),
+            Message::Receipt(receipt),
+        ]
+    }
+
+    /// `PROTOCOL.md` is enough to write another implementation from; its examples are these.
+    #[test]
+    fn the_examples_of_the_specification_are_what_is_sent() {
+        let page: String = include_str!("../PROTOCOL.md").split_whitespace().collect();
+        let amount = receipt_message().receipt.amount();
+        assert_eq!(amount, Tokens::new(1_000_000 + 2 * 2_000_000).unwrap());
+        let facts = [
+            ("terms digest", terms().digest(&DOMAIN).to_vec()),
+            ("segment", terms().segment(&DOMAIN, PAYER_SESSION).to_vec()),
+            ("meter", receipt_message().receipt.meter().to_vec()),
+        ];
+        let messages = examples().map(|message| ("message", message.encode()));
+        for (what, bytes) in facts.into_iter().chain(messages) {
+            let text = hex::encode(&bytes);
+            assert!(page.contains(&text), "the page lacks this {what}:\n{text}");
+        }
+    }
+
+    #[test]
+    fn every_message_is_read_back_and_none_is_read_cut_short_or_with_a_tail() {
+        for message in examples() {
+            let bytes = message.encode();
+            assert_eq!(Message::decode(&bytes), Ok(message));
+            for end in 0..bytes.len() {
+                assert!(Message::decode(&bytes[..end]).is_err());
+            }
+            let longer = [bytes.as_slice(), &[0]].concat();
+            let what = "message";
+            let error = DecodeError::NotDeterministic { what };
+            assert_eq!(Message::decode(&longer), Err(error.into()));
+        }
+    }
+
+    #[test]
+    fn versions_and_kinds_not_known_are_told_from_noise() {
+        let unknown = |version, kind| Err(MessageError::Unknown { version, kind });
+        assert_eq!(Message::decode(&[0x82, 2, 0]), unknown(2, 0));
+        assert_eq!(Message::decode(&[0x82, 1, 4]), unknown(1, 4));
+        let malformed = DecodeError::Malformed { what: "message" };
+        for noise in [[].as_slice(), &[0xff], &[0x82, 1], &[0x84, 1, 2, 0x40, 0]] {
+            assert_eq!(Message::decode(noise), Err(malformed.into()));
+        }
+    }
+
+    /// A billion nested arrays, a string of 2^63 bytes, an endless array: refused without reading on.
+    #[test]
+    fn heads_that_promise_much_cost_nothing() {
+        for bomb in [
+            [0x9f; 1000].as_slice(),
+            &[0x81; 1000],
+            &[0x84, 1, 2, 0x5b, 0x7f, 255, 255, 255, 255, 255, 255, 255],
+            &[0x9b, 255, 255, 255, 255, 255, 255, 255, 255, 1, 0],
+        ] {
+            assert!(Message::decode(bomb).is_err());
+        }
+    }
+}

@@ -342,7 +342,9 @@ impl World {
                 self.change(who, |exchange, now| match event {
                     Event::Reserve { channel, ceiling } => exchange.handle_reserved(now, channel, ceiling),
                     Event::Hold(receipt) => exchange.handle_held(now, receipt.channel(), receipt.amount()),
-                    other => panic!("{other:?} is not a write"),
+                    Event::NeedChannel { .. } | Event::LookUpChannel(_) | Event::TermsAgreed(_) | Event::Alarm(_) => {
+                        panic!("{event:?} is not a write")
+                    }
                 });
             }
         }
