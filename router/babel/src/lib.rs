@@ -40,6 +40,8 @@ mod update;
 pub mod wire;
 
 #[cfg(test)]
+mod conversation;
+#[cfg(test)]
 mod network;
 
 pub use interface::{Fee, InterfaceConfig, InterfaceId, InterfaceKind};

@@ -8,6 +8,7 @@ use crate::router_id::RouterId;
 use crate::seqno::Seqno;
 use crate::source::Distance;
 use crate::speaker::{Config, Destination, Event, Speaker, Transmit};
+use crate::wire::{AnyPrefix, Packet, Tlv};
 use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
@@ -27,6 +28,12 @@ struct Link {
     ends: [usize; 2],
     /// Packets pass.
     whole: bool,
+}
+
+impl Link {
+    fn other_end(&self, end: usize) -> usize {
+        self.ends[usize::from(self.ends[0] == end)]
+    }
 }
 
 struct Flight {
@@ -173,6 +180,20 @@ impl Network {
         Some(self.now - start)
     }
 
+    /// Runs until the two ends of a link use it for each other. How long it took.
+    fn run_until_short(&mut self, link: usize, limit: Duration) -> Option<Duration> {
+        let (start, end) = (self.now, self.now + limit);
+        let [a, b] = self.links[link].ends;
+        let uses =
+            |network: &Self, from: usize, to| network.nodes[from].fib.get(&home(to)) == Some(&InterfaceId(link as u32));
+        while !(uses(self, a, b) && uses(self, b, a)) {
+            if !self.step(end) {
+                return None;
+            }
+        }
+        Some(self.now - start)
+    }
+
     /// The next packet or timer not after `end`.
     fn step(&mut self, end: Instant) -> bool {
         let flight = self.flights.first_key_value().map(|((at, _), _)| *at);
@@ -218,7 +239,8 @@ impl Network {
         assert!(transmit.payload.len() <= 1232);
         self.bytes += transmit.payload.len() as u64 + 48;
         let link = transmit.interface.0 as usize;
-        let to = self.links[link].ends.into_iter().find(|end| *end != node).unwrap();
+        let to = self.links[link].other_end(node);
+        self.check_announcements(node, link_local(node, link), &transmit.payload);
         let at = self.now + Duration::from_millis(self.rng.u64(1..=self.delay_ms));
         self.sent += 1;
         let flight =
@@ -226,32 +248,39 @@ impl Network {
         self.flights.insert((at, self.sent), flight);
     }
 
-    fn next_hop(&self, node: usize, prefix: Prefix) -> Option<usize> {
-        let link = self.nodes[node].fib.get(&prefix)?;
-        self.links[link.0 as usize].ends.into_iter().find(|end| *end != node)
-    }
-
-    /// Where packets for a prefix end: at their destination, or stuck (`false`). Panics if they turn in a circle.
+    /// Whether packets arrive. Panics if they turn in a circle, were the cut links whole.
     fn delivers(&self, from: usize, to: usize) -> bool {
-        let mut at = from;
+        let (mut at, mut passes) = (from, true);
         for _ in 0..=self.nodes.len() {
             if at == to {
-                return true;
+                return passes;
             }
-            let Some(next) = self.next_hop(at, home(to)) else { return false };
-            let link = self.nodes[at].fib[&home(to)];
-            if !self.links[link.0 as usize].whole {
+            let Some(link) = self.nodes[at].fib.get(&home(to)).map(|id| self.links[id.0 as usize]) else {
                 return false;
-            }
-            at = next;
+            };
+            passes &= link.whole;
+            at = link.other_end(at);
         }
-        assert!(!self.check_loops, "packets from {from} to {to} turn in a circle after {:?}", self.now - self.start);
+        let after = self.now - self.start;
+        assert!(!self.check_loops, "packets from {from} to {to} turn in a circle after {after:?}");
         false
     }
 
     pub(crate) fn is_whole(&self) -> bool {
         let all = 0..self.nodes.len();
         all.clone().all(|from| all.clone().all(|to| self.delivers(from, to)))
+    }
+
+    /// Announced equals selected: nothing else may move a feasibility distance.
+    fn check_announcements(&self, node: usize, source: Ipv6Addr, payload: &[u8]) {
+        let speaker = &self.nodes[node].speaker;
+        for tlv in Packet::parse(payload).unwrap().tlvs(source) {
+            let Tlv::Update(update) = tlv else { continue };
+            let (Some(AnyPrefix::V6(prefix)), true) = (update.prefix, update.metric.is_finite()) else { continue };
+            let selected = speaker.routes.selected(prefix).unwrap();
+            assert_eq!((selected.seqno, selected.metric), (update.seqno, update.metric));
+            assert_eq!(Some(selected.router_id), update.router_id);
+        }
     }
 
     /// What must hold at every instant (after a step of this node).
@@ -293,24 +322,147 @@ fn apply(fib: &mut Fib, event: Event) {
     }
 }
 
+/// A connected graph: a random tree and some links more.
+fn random_graph(rng: &mut fastrand::Rng, nodes: usize) -> Vec<(usize, usize)> {
+    let mut ends: Vec<_> = (1..nodes).map(|node| (rng.usize(0..node), node)).collect();
+    for _ in 0..nodes {
+        let (a, b) = (rng.usize(0..nodes), rng.usize(0..nodes));
+        if a != b {
+            ends.push((a, b));
+        }
+    }
+    ends
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
 #[test]
 fn two_nodes_find_each_other_within_a_second() {
     let mut network = Network::new(1, 2, &[(0, 1)]);
-    let took = network.run_until_whole(Duration::from_secs(5));
-    println!("{took:?}");
-    assert!(took.unwrap() < Duration::from_secs(1));
+    assert!(network.run_until_whole(MINUTE).unwrap() < Duration::from_secs(1));
 }
 
 #[test]
-fn a_ring_of_eight_heals() {
+fn a_line_learns_both_ends_and_loses_what_is_cut_off() {
+    let mut network = Network::new(2, 5, &[(0, 1), (1, 2), (2, 3), (3, 4)]);
+    assert!(network.run_until_whole(MINUTE).unwrap() < Duration::from_secs(2));
+    network.unplug(1);
+    network.run(Duration::from_secs(2));
+    assert!(network.delivers(0, 1) && !network.delivers(0, 2));
+    let lost = network.speaker(0).routes().filter(|route| route.selected).count();
+    assert_eq!(lost, 2, "node 0 reaches itself and node 1");
+    network.plug(1);
+    assert!(network.run_until_whole(MINUTE).unwrap() < Duration::from_secs(2));
+}
+
+#[test]
+fn a_diamond_moves_to_the_other_side() {
+    for seed in 0..20 {
+        let mut network = Network::new(seed, 4, &[(0, 1), (0, 2), (1, 3), (2, 3)]);
+        network.run_until_whole(MINUTE).unwrap();
+        network.run(MINUTE);
+        network.unplug(2);
+        let took = network.run_until_whole(MINUTE).unwrap();
+        assert!(took < Duration::from_secs(1), "seed {seed}: {took:?}");
+    }
+}
+
+#[test]
+fn a_ring_of_eight_heals_within_three_seconds_of_silence_and_one_of_a_signal() {
+    let (mut silent, mut told, mut back) = (Vec::new(), Vec::new(), Vec::new());
+    for seed in 0..20 {
+        let mut network = Network::ring(seed, 8);
+        network.run_until_whole(MINUTE).unwrap();
+        network.run(MINUTE + Duration::from_millis(137) * seed as u32);
+        network.set_whole(3, false);
+        silent.push(network.run_until_whole(MINUTE).unwrap());
+        network.run(MINUTE);
+        network.set_whole(3, true);
+        back.push(network.run_until_short(3, MINUTE).unwrap());
+        network.run(MINUTE);
+        network.unplug(6);
+        told.push(network.run_until_whole(MINUTE).unwrap());
+    }
+    let worst = |took: &[Duration]| took.iter().copied().max().unwrap();
+    println!("worst of 20: silent {:?}, told {:?}, back {:?}", worst(&silent), worst(&told), worst(&back));
+    assert!(worst(&silent) <= Duration::from_secs(3));
+    assert!(worst(&told) <= Duration::from_secs(1));
+    assert!(worst(&back) <= Duration::from_secs(10));
+}
+
+#[test]
+fn an_idle_ring_speaks_less_than_278_bytes_per_node_and_second() {
     let mut network = Network::ring(1, 8);
-    println!("cold {:?}", network.run_until_whole(Duration::from_secs(10)).unwrap());
-    network.run(Duration::from_secs(30));
-    network.set_whole(3, false);
-    println!("silent {:?}", network.run_until_whole(Duration::from_secs(10)).unwrap());
-    network.run(Duration::from_secs(30));
-    network.set_whole(3, true);
-    network.run(Duration::from_secs(30));
-    network.unplug(4);
-    println!("told {:?}", network.run_until_whole(Duration::from_secs(10)).unwrap());
+    network.run(MINUTE * 2);
+    let before = network.bytes;
+    network.run(MINUTE * 10);
+    let per_node = (network.bytes - before) / 600 / 8;
+    println!("{per_node} B/s per node, IPv6 and UDP headers included");
+    assert!(per_node < 278);
+}
+
+#[test]
+fn random_graphs_heal_after_every_change_and_never_make_a_loop() {
+    for seed in 0..40 {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let nodes = rng.usize(3..16);
+        let graph = random_graph(&mut rng, nodes);
+        let mut network = Network::new(seed, nodes, &graph);
+        network.delay_ms = rng.u64(1..200);
+        network.loss = rng.u32(0..30);
+        for _ in 0..10 {
+            network.run(Duration::from_millis(rng.u64(0..20_000)));
+            let link = rng.usize(0..graph.len());
+            match rng.u32(0..4) {
+                0 => network.set_whole(link, false),
+                1 => network.set_whole(link, true),
+                2 => network.unplug(link),
+                _ => network.plug(link),
+            }
+        }
+        network.loss = 0;
+        (0..graph.len()).for_each(|link| network.plug(link));
+        assert!(network.run_until_whole(MINUTE * 5).is_some(), "seed {seed}");
+        network.run(Duration::from_secs(20));
+        assert!(network.is_whole(), "seed {seed}");
+    }
+}
+
+#[test]
+fn under_lasting_loss_everybody_is_reached_again_and_again() {
+    for seed in 0..10 {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let graph = random_graph(&mut rng, 10);
+        let mut network = Network::new(seed, 10, &graph);
+        network.loss = 10;
+        network.delay_ms = 50;
+        for _ in 0..10 {
+            assert!(network.run_until_whole(MINUTE * 2).is_some(), "seed {seed}");
+            network.run(Duration::from_secs(13));
+        }
+    }
+}
+
+#[test]
+fn a_node_that_restarts_is_found_again() {
+    for seed in 0..20 {
+        let mut network = Network::ring(seed, 6);
+        network.run_until_whole(MINUTE).unwrap();
+        network.check_loops = false;
+        network.loss = 5;
+        network.restart(2);
+        network.run(Duration::from_millis(300));
+        assert!(network.run_until_whole(MINUTE).unwrap() < Duration::from_secs(20), "seed {seed}");
+    }
+}
+
+#[test]
+fn same_seed_same_run() {
+    let run = || {
+        let mut network = Network::ring(7, 6);
+        network.loss = 20;
+        network.run(MINUTE * 2);
+        (network.bytes, network.sent)
+    };
+    assert_eq!(run(), run());
 }

@@ -22,6 +22,9 @@ mod sub_tlv;
 mod update;
 mod writer;
 
+#[cfg(test)]
+pub(crate) mod tests;
+
 pub use acknowledgment::{Acknowledgment, AcknowledgmentRequest};
 pub use address::AnyPrefix;
 pub use hello::Hello;
