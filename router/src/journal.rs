@@ -6,7 +6,7 @@
 //! be full: none of that stops the node from starting with all that can still be proven.
 //!
 //! Files, all beside each other: `NAME` and `NAME-wal` (SQLite's), `NAME.lock` (one daemon at a time),
-//! `NAME.anchor-a`, `NAME.anchor-b` (see [`anchor`]), `NAME.damaged-1` (what was set aside) and, for a moment while a
+//! `NAME.anchor-a`, `NAME.anchor-b` (the ceilings once more), `NAME.damaged-1` (what was set aside) and, for a moment while a
 //! journal is begun, `NAME.new`.
 
 mod anchor;
@@ -276,24 +276,17 @@ impl Journal {
         if let Some(anchor) = &anchor {
             store::refuse_other_ledger(path, &anchor.domain, domain)?;
         }
-        let (connection, mut state, opened) = match store::find(path, domain)? {
+        let (connection, state, opened) = match store::find(path, domain)? {
             Some(Found {
                 connection,
                 state,
                 fault: None,
-            }) => (connection, state, Opened::Restored),
-            found => {
-                let (state, why) = store::salvage(found);
+            }) => {
                 let state = state.with_anchor(anchor.as_ref());
-                let to = store::replace(path, domain, &state)?;
-                let opened = match (to, why) {
-                    (Some(to), Some(why)) => Opened::SetAside { to, why },
-                    _ => Opened::Fresh,
-                };
-                (store::connect(path)?, state, opened)
+                (connection, state, Opened::Restored)
             }
+            found => rebuild(path, domain, found, anchor.as_ref())?,
         };
-        state = state.with_anchor(anchor.as_ref());
         store::make_safe(path, &connection)?;
         let journal = Self {
             path: path.to_owned(),
@@ -427,6 +420,26 @@ impl Journal {
             store::Fault::from_sqlite("write", &self.path, error).into_error(&self.path)
         })
     }
+}
+
+/// Begins a journal with all that is known from what was found and from the anchor.
+fn rebuild(
+    path: &Path,
+    domain: &LedgerDomain,
+    found: Option<Found>,
+    anchor: Option<&Anchor>,
+) -> Result<(Connection, State, Opened), JournalError> {
+    let (salvaged, why) = store::salvage(found);
+    let state = salvaged.with_anchor(anchor);
+    let opened = match (store::replace(path, domain, &state)?, why) {
+        (Some(to), Some(why)) if anchor.is_some() => Opened::SetAside { to, why },
+        (Some(to), Some(why)) => {
+            let why = format!("{why}; no anchor can be read, so ceilings may be missing");
+            Opened::SetAside { to, why }
+        }
+        _ => Opened::Fresh,
+    };
+    Ok((store::connect(path)?, state, opened))
 }
 
 #[cfg(test)]
@@ -721,7 +734,7 @@ mod tests {
         let len = files[&OsString::from("journal.db")].len();
         let mut rng = fastrand::Rng::with_seed(1);
         let header = 0..100 * 8;
-        let anywhere: Vec<_> = (0..2000).map(|_| rng.usize(..len * 8)).collect();
+        let anywhere: Vec<_> = (0..1000).map(|_| rng.usize(..len * 8)).collect();
         let mut set_aside = 0;
         for bit in header.chain(anywhere) {
             put_files(directory.path(), &files);
@@ -859,7 +872,13 @@ mod tests {
             .unwrap();
         database.close().unwrap();
         let (_, opened) = open(&path);
-        assert!(matches!(opened, Opened::SetAside { why, .. } if why == "it is not a journal"));
+        let Opened::SetAside { why, .. } = opened else {
+            panic!("{opened:?}")
+        };
+        assert_eq!(
+            why,
+            "it is not a journal; no anchor can be read, so ceilings may be missing"
+        );
     }
 
     #[test]

@@ -54,7 +54,9 @@ pub(super) fn finish_replacement(path: &Path) -> Result<(), JournalError> {
     let new = beside(path, ".new");
     let is_complete = !SIDECARS.iter().any(|suffix| beside(&new, suffix).exists());
     if is_complete && is_file(&new)? && fs::metadata(&new).is_ok_and(|meta| meta.len() > 0) {
-        return rename(&new, path);
+        rename(&new, path)?;
+        return sync_directory_of(path)
+            .map_err(|source| io_error("write the directory of", path, source));
     }
     remove(&new)
 }

@@ -1,7 +1,7 @@
 //! The TUN device: the door between the kernel's IP stack and the mesh.
 //!
 //! What the kernel routes into the device is read here; what is written here the kernel receives as if from a wire.
-//! One `read` or `write` is one frame, and [`FRAMING`] alone decides what a frame is: a bare IP packet, with neither
+//! One `read` or `write` is one frame, and the constant `FRAMING` alone decides what a frame is: a bare IP packet, with neither
 //! packet information nor a virtio-net header in front.
 
 use std::ffi::c_int;
