@@ -44,10 +44,11 @@ impl<T: Send + 'static> Desk<T> {
     }
 
     /// Hands a job in, now, so that jobs are done in the order of the calls; the future is its answer.
-    pub(crate) fn ask<R: Send + 'static>(
-        &self,
-        job: impl FnOnce(&mut T) -> R + Send + 'static,
-    ) -> impl Future<Output = Result<R, Overrun>> + Send + 'static {
+    pub(crate) fn ask<R, F>(&self, job: F) -> impl Future<Output = Result<R, Overrun>> + Send + use<T, R, F>
+    where
+        R: Send + 'static,
+        F: FnOnce(&mut T) -> R + Send + 'static,
+    {
         let overrun = Overrun { desk: self.name };
         let (answer, answered) = oneshot::channel();
         let job: Job<T> = Box::new(move |owned| {

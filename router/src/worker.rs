@@ -21,12 +21,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+#[cfg(feature = "quic")]
+use arc_swap::ArcSwapOption;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
-use node::datapath::{Batch, Datapath, Drops, Fib, MAX_LINKS, Meters, Port, Verdict};
-use node::{DropReason, LinkId};
+use node::datapath::{Batch, Datapath, Fib, MAX_LINKS, Meters, Port, Verdict};
+use node::{DropReason, Drops, LinkId};
 
 use crate::link::LinkStatus;
+#[cfg(feature = "quic")]
+use crate::link::quic::{QuicLinks, SendError};
 use crate::link::wireguard::{Opened, PeerConfig, TIMER_INTERVAL, WireGuard};
 
 /// Packets taken from one ingress before the others get their turn.
@@ -66,6 +70,9 @@ pub(crate) struct Shared {
     pub(crate) meters: Arc<Meters>,
     /// Written by the worker alone.
     pub(crate) drops: Arc<Drops>,
+    /// The QUIC links, while there are any.
+    #[cfg(feature = "quic")]
+    pub(crate) quic: ArcSwapOption<QuicLinks>,
     status: Mutex<Vec<LinkStatus>>,
     stop: AtomicBool,
 }
@@ -76,6 +83,8 @@ impl Shared {
             fib: ArcSwap::default(),
             meters: Arc::default(),
             drops: Arc::default(),
+            #[cfg(feature = "quic")]
+            quic: ArcSwapOption::empty(),
             status: Mutex::new(vec![LinkStatus::default(); MAX_LINKS]),
             stop: AtomicBool::new(false),
         }
@@ -112,12 +121,6 @@ impl Inbox {
     }
 }
 
-/// Sends on QUIC links; the worker calls it for links that are not WireGuard peers.
-pub(crate) trait PacketSink: Send {
-    /// Sends one IP packet or says why not; never waits.
-    fn send(&self, link: LinkId, packet: &[u8]) -> Result<(), DropReason>;
-}
-
 /// What a worker is made of.
 pub(crate) struct Parts {
     pub(crate) wireguard: WireGuard,
@@ -125,7 +128,6 @@ pub(crate) struct Parts {
     pub(crate) local: OwnedFd,
     pub(crate) local_mtu: usize,
     pub(crate) address: std::net::Ipv6Addr,
-    pub(crate) quic: Option<Box<dyn PacketSink>>,
     pub(crate) control: tokio::sync::mpsc::Sender<FromWorker>,
     pub(crate) shared: Arc<Shared>,
 }
@@ -181,7 +183,6 @@ pub(crate) fn start(name: &str, mailbox: Mailbox, mut parts: Parts) -> io::Resul
         inbox: mailbox.receiver,
         wireguard: parts.wireguard,
         local: File::from(parts.local),
-        quic: parts.quic,
         control: parts.control,
         datapath: Datapath::new(parts.address, parts.local_mtu, meters, drops, now),
         shared: Arc::clone(&shared),
@@ -209,7 +210,6 @@ struct Worker {
     inbox: Receiver<ToWorker>,
     wireguard: WireGuard,
     local: File,
-    quic: Option<Box<dyn PacketSink>>,
     control: tokio::sync::mpsc::Sender<FromWorker>,
     datapath: Datapath,
     shared: Arc<Shared>,
@@ -394,10 +394,17 @@ impl Worker {
     }
 
     fn transmit(&mut self, link: LinkId, packet: &[u8]) -> Result<(), DropReason> {
-        match &self.quic {
-            Some(quic) if !self.wireguard.has_peer(link) => quic.send(link, packet),
-            Some(_) | None => self.wireguard.seal(link, packet),
+        #[cfg(feature = "quic")]
+        if !self.wireguard.has_peer(link) {
+            let quic = self.shared.quic.load();
+            let links = quic.as_ref().ok_or(DropReason::LinkDown)?;
+            return links.send(link, packet).map_err(|error| match error {
+                SendError::NotConnected => DropReason::LinkDown,
+                SendError::Congested => DropReason::QueueFull,
+                SendError::TooLarge => DropReason::TooBig,
+            });
         }
+        self.wireguard.seal(link, packet)
     }
 
     fn tell(&self, message: FromWorker) {

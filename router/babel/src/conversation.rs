@@ -349,6 +349,16 @@ fn route_requests_are_answered_with_the_route_or_its_absence() {
 }
 
 #[test]
+fn a_neighbour_that_comes_up_is_told_everything_without_asking() {
+    let mut talk = Talk::with(Limits::default());
+    talk.after_silent(Duration::from_secs(5));
+    talk.hear();
+    talk.greet();
+    talk.greet();
+    assert_eq!(talk.told(LEFT, ours()), [Metric::ZERO]);
+}
+
+#[test]
 fn what_nobody_may_announce_is_refused() {
     let mut talk = Talk::new();
     let prefix = |text: &str, len| Some(AnyPrefix::V6(Prefix::new(text.parse().unwrap(), len).unwrap()));

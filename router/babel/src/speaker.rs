@@ -775,13 +775,21 @@ impl Speaker {
             return;
         }
         if cost.is_finite() != neighbour.is_up() {
-            self.changed.neighbours.insert((neighbour.interface, neighbour.address));
-            if neighbour.is_up() {
-                neighbour.send(Tlv::RouteRequest(RouteRequest { prefix: None, source_prefix: None }));
-            }
+            self.link_changed(now, id);
         }
         for prefix in self.routes.told_by(id) {
             self.reselect(now, prefix);
+        }
+    }
+
+    /// Who comes up is asked for everything and told everything: it may have asked before it heard us.
+    fn link_changed(&mut self, now: Instant, id: NeighbourId) {
+        let Some(neighbour) = self.neighbours.get_mut(&id) else { return };
+        let interface = neighbour.interface;
+        self.changed.neighbours.insert((interface, neighbour.address));
+        if neighbour.is_up() {
+            neighbour.send(Tlv::RouteRequest(RouteRequest { prefix: None, source_prefix: None }));
+            self.dump_soon(now, interface);
         }
     }
 

@@ -492,6 +492,11 @@ impl Node {
         })
     }
 
+    /// The highest receipt of each neighbour that pays us, durable or not.
+    pub fn held(&self) -> impl Iterator<Item = Receipt> {
+        self.links.values().filter_map(|known| known.exchange.as_ref()?.best_receipt().copied())
+    }
+
     /// Drains the children: packets to send, events to tell, and the table if it has changed.
     fn settle(&mut self, now: Instant) {
         self.drain_babel(now);
