@@ -1,1 +1,3 @@
 //! Waybill's router: the shell around the pure cores.
+
+pub mod link;
