@@ -8,6 +8,7 @@ use crate::{Bytes, Tokens};
 pub const UNSECURED_WINDOW: Bytes = Bytes::from_mebibytes(1);
 
 /// Whether the datapath may carry for this neighbour. It never concerns routing, receipts, ledger or DNS traffic.
+/// What is refused for want of credit must not be counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Credit {
     /// Carry.

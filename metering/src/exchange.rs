@@ -4,7 +4,6 @@ mod purse;
 mod till;
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
@@ -302,7 +301,7 @@ pub struct Snapshot {
     pub held: Tokens,
     /// What the channel holds.
     pub deposit: Tokens,
-    /// Payee: the most the neighbour can come to owe before we stop carrying for it.
+    /// Payee: the most the neighbour can come to owe before we stop carrying for it; nothing when carrying is free.
     pub window: Tokens,
     /// Payee: what was unpaid when segments ended.
     pub written_off: Tokens,
@@ -443,12 +442,18 @@ impl Exchange {
         self.notice_exhaustion();
     }
 
-    /// Takes other prices or limits, or another role: a new session, so new terms and a new segment.
+    /// Takes other prices or limits, or another role: a new session, so new terms and a new segment. With another role
+    /// the channel is another one too, to be handed in by [`Exchange::handle_channel`].
     pub fn handle_side(&mut self, now: Instant, side: Side) {
-        if side != self.side {
-            self.restart_session(now, self.session);
-            self.side = side;
+        if side == self.side {
+            return;
         }
+        self.restart_session(now, self.session);
+        if side.role() != self.side.role() {
+            self.events.extend(self.till.retire().map(Event::Hold));
+            self.channel = None;
+        }
+        self.side = side;
     }
 
     /// Settles as far as can be without waiting for the next tick: a report, and the highest receipt to the journal.
@@ -530,7 +535,9 @@ impl Exchange {
         let owed_to_us = terms
             .filter(|_| provider)
             .map_or(Tokens::ZERO, |terms| self.earned(&terms).saturating_sub(self.till.paid()));
-        let window = terms.filter(|_| provider).map_or(Tokens::ZERO, |terms| credit::window(&terms, self.security()));
+        let window = terms
+            .filter(|terms| provider && !terms.is_free())
+            .map_or(Tokens::ZERO, |terms| credit::window(&terms, self.security()));
         Snapshot {
             role: self.side.role(),
             peer: self.peer,
@@ -613,7 +620,8 @@ impl Exchange {
     fn adopt_resumed(&mut self, now: Instant, receipt: Option<Receipt>) {
         let Some(receipt) = receipt else { return };
         if self.is_provider() {
-            if self.channel_id() == Some(receipt.channel()) {
+            let known = self.channel_id();
+            if known.is_none_or(|known| known == receipt.channel()) {
                 self.till.adopt(now, receipt);
             }
             return;
@@ -1091,17 +1099,17 @@ impl Exchange {
     }
 }
 
-/// The worst case, as a sentence.
-impl fmt::Display for Snapshot {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let free = self.terms.is_some_and(|terms| terms.is_free());
-        match self.terms {
-            Some(terms) if !free && self.window > Tokens::ZERO => write!(
-                f,
-                "with this neighbour you can lose at most {} base units ({} carried on trust)",
-                self.window, terms.window
+impl Snapshot {
+    /// The worst case, as a sentence, in whole tokens of a token with `decimals` decimals.
+    #[must_use]
+    pub fn worst_case(&self, decimals: u8, symbol: &str) -> String {
+        match self.terms.filter(|_| self.window > Tokens::ZERO) {
+            Some(terms) => format!(
+                "with this neighbour you can lose at most {} {symbol}, for up to {} carried on trust",
+                self.window.display(decimals),
+                terms.window
             ),
-            _ => f.write_str("with this neighbour you can lose nothing you have carried or paid for"),
+            None => "with this neighbour you can lose nothing you have carried or paid for".to_owned(),
         }
     }
 }

@@ -19,7 +19,8 @@ pub mod wire;
 
 pub use cbor::DecodeError;
 pub use credit::Credit;
-pub use exchange::{ChannelState, Event, Exchange, Limits, Rejected, Restored, Setup, Side, Snapshot};
+pub use exchange::{Alarm, ChannelState, Event, Exchange, Limits, Restored, Setup, Side, Snapshot};
+pub use exchange::{Incompatibility, Misbehaviour, Rejected};
 pub use identity::{AccountKey, Identity, NodeCard, NodeId, Seed, Signature, TlsKey, WireguardKey};
 pub use identity::{link_local, mesh_address, mesh_prefix};
 pub use meter::Counts;

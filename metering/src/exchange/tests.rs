@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::wire::PORT;
 use crate::{Bytes, Identity, Seed};
 
 const DOMAIN: LedgerDomain = LedgerDomain { chain_id: 0, contract: NodeId([0xc0; 20]) };
@@ -588,6 +587,24 @@ fn a_provider_restored_from_an_old_journal_gets_its_receipt_back() {
 }
 
 #[test]
+fn what_the_ledger_paid_out_is_the_base_when_both_forgot_their_receipts() {
+    let mut world = World::new(Plan::quiet(14));
+    world.run(33.0);
+    let redeemed = world.of(PAYER).snapshot().signed;
+    let channel = ChannelState { redeemed, ..world.ledger.unwrap() };
+    world.ledger = Some(channel);
+    for who in [PROVIDER, PAYER] {
+        world.crash(who);
+        world.parties[who].journal = Restored { channel: Some(channel), ..Restored::default() };
+    }
+    world.run(33.0);
+    let provider = world.of(PROVIDER).snapshot();
+    assert!(provider.signed.get() > redeemed.get() * 3 / 2);
+    assert!(provider.owed_to_us < redeemed);
+    assert_eq!(provider.credit, Credit::Open);
+}
+
+#[test]
 fn a_channel_is_asked_for_opened_noticed_and_topped_up_before_it_is_empty() {
     let mut world =
         World::new(Plan { channel: false, sides: paid(offer(1 << 20, 2)), rate: [0, 1 << 18], ..Plan::quiet(8) });
@@ -668,14 +685,51 @@ fn the_worst_case_can_be_said_in_a_sentence() {
     let mut world = World::new(Plan::quiet(13));
     world.run(10.0);
     assert_eq!(
-        world.of(PROVIDER).snapshot().to_string(),
-        "with this neighbour you can lose at most 65537 base units (64.0 MiB carried on trust)"
+        world.of(PROVIDER).snapshot().worst_case(6, "WAY"),
+        "with this neighbour you can lose at most 0.065537 WAY, for up to 64.0 MiB carried on trust"
     );
     assert_eq!(
-        world.of(PAYER).snapshot().to_string(),
+        world.of(PAYER).snapshot().worst_case(6, "WAY"),
         "with this neighbour you can lose nothing you have carried or paid for"
     );
-    assert_eq!(PORT, 6698);
+}
+
+#[test]
+fn receipts_the_journal_has_not_written_extend_no_credit() {
+    let mut world = World::new(Plan::quiet(15));
+    world.run(1.0);
+    world.plan.journal = Duration::from_secs(1_000_000);
+    world.run(120.0);
+    let snapshot = world.of(PROVIDER).snapshot();
+    assert!(snapshot.signed > snapshot.held);
+    assert!(matches!(snapshot.credit, Credit::Exhausted { .. }));
+    let window = offer(1 << 20, 64).window.get();
+    let batch = (world.plan.rate[0] + world.plan.rate[1]) / 10;
+    let carried = world.delivered[PROVIDER] + world.delivered[PAYER];
+    assert!(carried <= window + 3 * batch, "{carried}");
+}
+
+#[test]
+fn roles_can_change_sides() {
+    let mut world = World::new(Plan::quiet(16));
+    world.run(33.0);
+    let old = world.of(PROVIDER).snapshot().signed;
+    let sides = [world.plan.sides[1], world.plan.sides[0]];
+    for who in [PROVIDER, PAYER] {
+        world.change(who, |exchange, now| exchange.handle_side(now, sides[who]));
+    }
+    world.traffic = false;
+    world.ledger = None;
+    for _ in 0..100 {
+        world.now += POLL;
+        world.deliver();
+        world.finish_writes();
+    }
+    assert_eq!(world.parties[PROVIDER].journal.held.unwrap().amount(), old);
+    let [former, payee] = [PROVIDER, PAYER].map(|who| world.of(who).snapshot());
+    assert!(former.agreed && payee.agreed);
+    assert_eq!((former.role, payee.role), (Role::Subscriber, Role::Provider));
+    assert_eq!((former.channel, payee.channel), (None, None));
 }
 
 /// A pair in the middle of business, and a hand that writes messages in the payer's or the provider's name.

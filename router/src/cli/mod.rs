@@ -50,15 +50,6 @@ impl fmt::Display for Failure {
     }
 }
 
-/// The two commands that run nodes.
-#[derive(Clone, Copy, Debug)]
-pub struct Programs {
-    /// `waybill demo`
-    pub demo: fn(DemoOptions) -> ExitCode,
-    /// `waybill up`: runs until it is told to stop.
-    pub up: fn(Config, Identity) -> Result<(), Failure>,
-}
-
 /// What `waybill demo` was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DemoOptions {
@@ -193,7 +184,7 @@ fn payload(text: &str) -> Result<Bytes, &'static str> {
 }
 
 /// Runs the command line, program name first, and prints what comes of it.
-pub fn run(arguments: impl IntoIterator<Item = OsString>, programs: &Programs) -> ExitCode {
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let command = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments.command,
         Err(usage) => {
@@ -201,7 +192,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, programs: &Programs) -
             return ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(2));
         }
     };
-    match execute(command, programs) {
+    match execute(command) {
         Ok(Outcome::Text(text)) => print(&text),
         Ok(Outcome::Exit(code)) => code,
         Err(failure) => {
@@ -217,7 +208,7 @@ enum Outcome {
     Exit(ExitCode),
 }
 
-fn execute(command: Command, programs: &Programs) -> Result<Outcome, Failure> {
+fn execute(command: Command) -> Result<Outcome, Failure> {
     let text = match command {
         Command::Demo(DemoArguments {
             bytes,
@@ -225,7 +216,7 @@ fn execute(command: Command, programs: &Programs) -> Result<Outcome, Failure> {
             seed,
             json,
         }) => {
-            return Ok(Outcome::Exit((programs.demo)(DemoOptions {
+            return Ok(Outcome::Exit(crate::demo::run(DemoOptions {
                 bytes,
                 households,
                 seed,
@@ -236,7 +227,7 @@ fn execute(command: Command, programs: &Programs) -> Result<Outcome, Failure> {
             let config = Config::load(&arguments.config)?;
             let identity = identity::load_or_create(&config.node.key_file)?;
             config.check_identity(&identity)?;
-            (programs.up)(config, identity)?;
+            crate::daemon::up(config, identity)?;
             return Ok(Outcome::Exit(ExitCode::SUCCESS));
         }
         Command::Up(arguments) => check(&arguments)?,
