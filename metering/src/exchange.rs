@@ -444,6 +444,8 @@ impl Exchange {
 
     /// Takes other prices or limits, or another role: a new session, so new terms and a new segment. With another role
     /// the channel is another one too, to be handed in by [`Exchange::handle_channel`].
+    ///
+    /// What is unpaid at this moment is written off: a provider flushes first, and waits for the answer.
     pub fn handle_side(&mut self, now: Instant, side: Side) {
         if side == self.side {
             return;
@@ -607,7 +609,8 @@ impl Exchange {
             return Err(Misbehaviour::OtherChannel.into());
         }
         let known = if self.is_provider() { self.till.best_on(channel) } else { self.purse.signed_on(channel) };
-        let replaced = self.channel.is_some_and(|known| channel.nonce < known.nonce);
+        let newest = self.channel.map(|known| known.nonce).max(self.purse.newest_nonce());
+        let replaced = Some(channel.nonce) < newest;
         // Above the deposit we know of: the neighbour's note makes us look it up, and the receipt comes again.
         let unsecured = self.check_deposit(receipt).is_err();
         if receipt.amount() <= known || replaced || unsecured {
@@ -663,8 +666,8 @@ impl Exchange {
     }
 
     fn retry(&mut self, now: Instant) {
-        let wait = if self.retries < RETRIES { RETRY * (1 << self.retries.min(2)) } else { TICK };
         self.retries = self.retries.saturating_add(1);
+        let wait = if self.retries < RETRIES { RETRY * (1 << self.retries.min(2)) } else { TICK };
         self.retry_at = now + wait;
         match self.phase {
             Phase::Resuming if !self.synced() => self.outbox.resume = true,

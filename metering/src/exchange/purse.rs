@@ -65,6 +65,11 @@ impl Purse {
         amount_on(self.ceiling, channel)
     }
 
+    /// The newest channel the journal knows of.
+    pub(super) fn newest_nonce(&self) -> Option<u64> {
+        self.ceiling.map(|(channel, _)| channel.nonce)
+    }
+
     /// What was owed on the channel when the segment began: the highest amount that anyone can prove. From the first
     /// call in a segment it stays.
     fn base_on(&mut self, channel: ChannelId, redeemed: Tokens) -> Tokens {

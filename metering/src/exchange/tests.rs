@@ -587,6 +587,21 @@ fn a_provider_restored_from_an_old_journal_gets_its_receipt_back() {
 }
 
 #[test]
+fn a_receipt_on_a_replaced_channel_alarms_nobody_though_the_ledger_is_out_of_reach() {
+    let mut world = World::new(Plan::quiet(17));
+    world.run(33.0);
+    world.crash(PAYER);
+    let (channel, ceiling) = world.parties[PAYER].journal.ceiling.unwrap();
+    let next = ChannelId { nonce: 2, ..channel };
+    world.parties[PAYER].journal = Restored { ceiling: Some((next, ceiling)), ..Restored::default() };
+    world.ledger = None;
+    world.traffic = false;
+    world.run(10.0);
+    assert!(world.of(PAYER).snapshot().agreed);
+    assert_eq!(world.parties[PAYER].alarms, []);
+}
+
+#[test]
 fn what_the_ledger_paid_out_is_the_base_when_both_forgot_their_receipts() {
     let mut world = World::new(Plan::quiet(14));
     world.run(33.0);
@@ -805,6 +820,23 @@ fn an_honest_receipt_is_taken_once_and_a_replay_changes_nothing() {
     assert!(paid.signed > before.signed && paid.owed_to_us < before.owed_to_us);
     assert_eq!(forger.tell(PROVIDER, message), Ok(()));
     assert_eq!(forger.world.of(PROVIDER).snapshot(), paid);
+}
+
+/// As from a payer that starts at a base the provider has forgotten.
+#[test]
+fn a_receipt_far_above_its_counts_pays_for_them_and_for_nothing_later() {
+    let mut forger = Forger::new();
+    forger.world.change(PROVIDER, Exchange::handle_flush);
+    let honest = forger.next();
+    let channel = honest.receipt.channel();
+    let more = honest.receipt.amount().saturating_add(Tokens::new(1_000_000).unwrap());
+    let generous = signed(honest, PAYER, &DOMAIN, channel, more);
+    assert_eq!(forger.tell(PROVIDER, Message::Receipt(generous)), Ok(()));
+    assert_eq!(forger.world.of(PROVIDER).snapshot().signed, more);
+    let mut counts = forger.world.parties[PROVIDER].counts;
+    counts.received = counts.received.saturating_add(Bytes::from_mebibytes(10));
+    forger.world.change(PROVIDER, |exchange, now| exchange.handle_counts(now, counts));
+    assert!(forger.world.of(PROVIDER).snapshot().owed_to_us.get() >= 10 << 10);
 }
 
 #[test]
