@@ -83,7 +83,6 @@ fn every_command_has_an_example_and_json() {
 }
 
 #[test]
-#[cfg(feature = "ledger-host")]
 fn the_examples_of_the_help_are_command_lines() {
     for path in [
         &["demo"][..],
@@ -93,6 +92,9 @@ fn the_examples_of_the_help_are_command_lines() {
         &["ledger", "create"],
         &["ledger", "mint"],
     ] {
+        if path[0] == "ledger" && !cfg!(feature = "ledger-host") {
+            continue;
+        }
         let text = help(path).replace("\\\n     ", "");
         let lines: Vec<&str> = text
             .lines()
