@@ -1,5 +1,6 @@
 //! The commands that ask a running router, and how its answers look.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -71,7 +72,7 @@ fn status(status: &Status) -> String {
         (
             "running",
             format!(
-                "waybill {}, since {}",
+                "waybill {}, for {}",
                 status.version,
                 span(Duration::from_secs(status.uptime_s))
             ),
@@ -91,24 +92,27 @@ fn status(status: &Status) -> String {
             format!("{} at most", money(status.value_at_risk, &status.unit)),
         ));
     }
-    let drops: Vec<String> = status
-        .drops
-        .iter()
-        .map(|(reason, packets)| format!("{packets} {reason}"))
-        .collect();
-    list.push((
-        "dropped",
-        if drops.is_empty() {
-            "no packet".to_owned()
-        } else {
-            drops.join(", ")
-        },
-    ));
+    list.push(("dropped", drops(&status.drops)));
     let mut text = facts(&list);
     for warning in &status.warnings {
         text.push_str(&format!("warning: {}\n", harmless(warning)));
     }
     text
+}
+
+fn drops(drops: &BTreeMap<String, u64>) -> String {
+    let packets = drops
+        .values()
+        .fold(0, |sum: u64, packets| sum.saturating_add(*packets));
+    let reasons: Vec<String> = drops
+        .iter()
+        .map(|(reason, packets)| format!("{packets} {reason}"))
+        .collect();
+    match packets {
+        0 => "no packet".to_owned(),
+        1 => format!("1 packet: {}", reasons.join(", ")),
+        _ => format!("{packets} packets: {}", reasons.join(", ")),
+    }
 }
 
 fn neighbours(neighbours: &[Neighbour]) -> String {

@@ -1,5 +1,6 @@
 //! `waybill ledger`: what a community's treasurer does with the ledger's file.
 
+use std::error::Error as StdError;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -118,7 +119,10 @@ fn create(arguments: &Create) -> Result<String, Failure> {
             &error,
             "name another file, or look at it with `waybill ledger show`",
         ),
-        CreateError::Failed(error) => failure(error.into()),
+        CreateError::Failed(error) => Failure::new(
+            format!("cannot create {}: {}", path.display(), with_sources(&error)),
+            "look whether its directory exists, may be written to and has space left",
+        ),
     })?;
     describe(&mut ledger, path, *json)
 }
@@ -263,7 +267,18 @@ fn failure(error: Error) -> Failure {
             "name the ledger's file with --path; `waybill ledger create` makes a new one"
         }
     };
-    Failure::new(error, next)
+    Failure::new(with_sources(&error), next)
+}
+
+/// The error and what caused it, down to what the operating system said.
+fn with_sources(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
 }
 
 #[cfg(test)]

@@ -41,11 +41,13 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "error: {}", self.cause)?;
+        let mut lines = self.cause.lines().map(table::harmless);
+        write!(f, "error: {}", lines.next().unwrap_or_default())?;
+        lines.try_for_each(|line| write!(f, "\n{line}"))?;
         if self.next.is_empty() {
             Ok(())
         } else {
-            write!(f, "\n  {}", self.next)
+            write!(f, "\n  {}", table::harmless(&self.next))
         }
     }
 }

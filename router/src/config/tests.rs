@@ -41,6 +41,7 @@ fn everything_switched_on() -> String {
 }
 
 #[test]
+#[cfg(all(feature = "ledger-host", feature = "quic"))]
 fn the_example_is_a_config_as_it_stands_and_with_everything_switched_on() {
     let bare = parse(EXAMPLE).unwrap();
     assert_eq!(bare.node.name, "attic");
@@ -141,6 +142,7 @@ fn a_name_is_enough_and_the_rest_has_its_documented_default() {
 }
 
 #[test]
+#[cfg(all(feature = "ledger-host", feature = "quic"))]
 fn every_default_can_be_read() {
     let text = format!(
         "[node]\nname = \"a\"\n[quic]\nlisten = \"[::]:443\"\n[ledger]\npath = \"/l\"\n[[peer]]\nname = \"b\"\ncard = \"{}\"",
@@ -320,6 +322,7 @@ fn a_forged_card_is_refused() {
 }
 
 #[test]
+#[cfg(all(feature = "ledger-host", feature = "quic"))]
 fn money_needs_a_ledger_and_quic_links_need_a_port() {
     assert_eq!(
         refused("[node]\nname = \"a\"\n[price]\nask = \"0.10\"\nmax = \"1\""),
@@ -339,6 +342,19 @@ fn money_needs_a_ledger_and_quic_links_need_a_port() {
     assert_eq!(
         refused("[node]\nname = \"a\"\n[quic]\nlisten = \"[::]:51820\""),
         ["line 4, column 10: [quic] listen: port 51820 is WireGuard's already; give QUIC another"]
+    );
+}
+
+#[test]
+#[cfg(not(any(feature = "ledger-host", feature = "quic")))]
+fn a_small_build_refuses_the_tables_it_cannot_honour() {
+    let small = "[node]\nname = \"a\"\n[quic]\nlisten = \"[::]:443\"\n[ledger]\npath = \"/l\"\n";
+    assert_eq!(
+        refused(small),
+        [
+            "line 3, column 2: [quic]: this waybill was built without QUIC links",
+            "line 5, column 2: [ledger]: this waybill was built without the embedded ledger",
+        ]
     );
 }
 

@@ -60,14 +60,14 @@ fn status_reads_like_a_report() {
 account       0x1111111111111111111111111111111111111111
 mesh address  fd71:e4c7:228b::1
 prefix        fd71:e4c7:228b::/48
-running       waybill 0.1.0, since 1 d 3 h
+running       waybill 0.1.0, for 1 d 3 h
 links         2 of 3 up
 routes        17
 ledger        reachable
 owed by us    0.250000 WAY
 owed to us    1.250000 WAY
 at risk       0.500000 WAY at most
-dropped       3 hop limit, 12 no route
+dropped       15 packets: 3 hop limit, 12 no route
 warning: the journal was damaged and set aside
 "
     );
