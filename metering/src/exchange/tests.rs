@@ -546,6 +546,17 @@ fn a_fast_link_with_a_64_mebibyte_window_never_stalls() {
     assert!(ppm < 50, "settlement took {ppm} ppm");
 }
 
+#[test]
+fn traffic_that_flows_while_terms_are_agreed_on_leaves_no_gap_that_looks_unpaid() {
+    let mut world =
+        World::new(Plan { sides: paid(offer(1 << 20, 2048)), rate: [250_000_000, 250_000_000], ..Plan::quiet(18) });
+    world.run(10.0);
+    world.traffic = false;
+    world.run(12.0);
+    assert_eq!(world.of(PROVIDER).snapshot().owed_to_us, Tokens::ZERO);
+    assert_eq!(world.parties[PROVIDER].alarms, []);
+}
+
 /// The budget of the design: under 0.1 % at 10 Mb/s.
 #[test]
 fn settlement_costs_little_on_a_slow_link() {
@@ -837,6 +848,32 @@ fn a_receipt_far_above_its_counts_pays_for_them_and_for_nothing_later() {
     counts.received = counts.received.saturating_add(Bytes::from_mebibytes(10));
     forger.world.change(PROVIDER, |exchange, now| exchange.handle_counts(now, counts));
     assert!(forger.world.of(PROVIDER).snapshot().owed_to_us.get() >= 10 << 10);
+}
+
+#[test]
+fn a_payer_who_signs_little_after_a_restart_has_paid_little() {
+    let mut forger = Forger::new();
+    forger.world.run(10.0);
+    forger.world.crash(PAYER);
+    forger.world.traffic = false;
+    forger.world.run(4.0);
+    let mut counts = forger.world.parties[PROVIDER].counts;
+    counts.received = counts.received.saturating_add(Bytes::from_mebibytes(10));
+    forger.world.change(PROVIDER, |exchange, now| {
+        exchange.handle_counts(now, counts);
+        exchange.handle_flush(now);
+    });
+    let before = forger.world.of(PROVIDER).snapshot();
+    assert!(before.agreed && before.owed_to_us.get() >= 10 << 10);
+    let a_second = u128::from(forger.world.plan.rate[0] + forger.world.plan.rate[1]) >> 10;
+    let unpaid_at_the_crash = before.written_off.get();
+    assert!(a_second < unpaid_at_the_crash && unpaid_at_the_crash < 5 * a_second);
+    let honest = forger.next();
+    let little = before.signed.saturating_add(Tokens::new(1).unwrap());
+    let little = signed(honest.clone(), PAYER, &DOMAIN, honest.receipt.channel(), little);
+    assert_eq!(forger.tell(PROVIDER, Message::Receipt(little)), Ok(()));
+    let after = forger.world.of(PROVIDER).snapshot();
+    assert_eq!(after.owed_to_us.get() + 1, before.owed_to_us.get());
 }
 
 #[test]
