@@ -2,7 +2,7 @@
 //! that must hold at every instant checked after every step.
 
 use crate::interface::{InterfaceConfig, InterfaceId};
-use crate::metric::Metric;
+use crate::metric::{Cost, Metric};
 use crate::prefix::Prefix;
 use crate::router_id::RouterId;
 use crate::seqno::Seqno;
@@ -28,6 +28,7 @@ struct Link {
     ends: [usize; 2],
     /// Packets pass.
     whole: bool,
+    cost: u16,
 }
 
 impl Link {
@@ -100,7 +101,7 @@ impl Network {
             network.nodes.push(node);
         }
         for (a, b) in ends {
-            network.links.push(Link { ends: [*a, *b], whole: true });
+            network.links.push(Link { ends: [*a, *b], whole: true, cost: 96 });
             network.plug(network.links.len() - 1);
         }
         network
@@ -126,11 +127,16 @@ impl Network {
     pub(crate) fn plug(&mut self, link: usize) {
         self.links[link].whole = true;
         for node in self.links[link].ends {
-            let config = InterfaceConfig::tunnel(link_local(node, link));
-            let now = self.now;
-            self.nodes[node].speaker.handle_interface_up(now, InterfaceId(link as u32), config);
+            self.switch_on(node, link);
             self.drain(node);
         }
+    }
+
+    fn switch_on(&mut self, node: usize, link: usize) {
+        let cost = Cost::new(self.links[link].cost);
+        let config = InterfaceConfig { cost, ..InterfaceConfig::tunnel(link_local(node, link)) };
+        let (now, id) = (self.now, InterfaceId(link as u32));
+        self.nodes[node].speaker.handle_interface_up(now, id, config);
     }
 
     /// Both ends know that the link is gone.
@@ -155,9 +161,7 @@ impl Network {
         self.distances.retain(|(of, _, _), _| *of != node);
         for link in 0..self.links.len() {
             if self.links[link].ends.contains(&node) {
-                let config = InterfaceConfig::tunnel(link_local(node, link));
-                let now = self.now;
-                self.nodes[node].speaker.handle_interface_up(now, InterfaceId(link as u32), config);
+                self.switch_on(node, link);
             }
         }
         self.drain(node);
@@ -410,6 +414,10 @@ fn random_graphs_heal_after_every_change_and_never_make_a_loop() {
         let mut network = Network::new(seed, nodes, &graph);
         network.delay_ms = rng.u64(1..200);
         network.loss = rng.u32(0..30);
+        for link in 0..graph.len() {
+            network.links[link].cost = rng.u16(1..1000);
+            network.plug(link);
+        }
         for _ in 0..10 {
             network.run(Duration::from_millis(rng.u64(0..20_000)));
             let link = rng.usize(0..graph.len());
@@ -417,7 +425,10 @@ fn random_graphs_heal_after_every_change_and_never_make_a_loop() {
                 0 => network.set_whole(link, false),
                 1 => network.set_whole(link, true),
                 2 => network.unplug(link),
-                _ => network.plug(link),
+                _ => {
+                    network.links[link].cost = rng.u16(1..1000);
+                    network.plug(link);
+                }
             }
         }
         network.loss = 0;

@@ -41,6 +41,12 @@ impl Prefix {
         Self::new(addr, self.len) == Some(self)
     }
 
+    /// Whether all of `other` lies in the prefix.
+    #[must_use]
+    pub fn covers(self, other: Self) -> bool {
+        self.len <= other.len && self.contains(other.addr)
+    }
+
     /// Whether a neighbour may announce it: not link-local, multicast, loopback, unspecified or
     /// IPv4-mapped addresses, which have no meaning beyond one link or one host.
     #[must_use]
