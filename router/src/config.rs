@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use metering::{Bytes, Identity, NodeCard, NodeId, WireguardKey, mesh_address, mesh_prefix};
+use node::Prefix;
 use thiserror::Error;
 
 use self::reader::{Reader, Span, Spans, Table, integer, list, text};
@@ -22,7 +23,7 @@ use crate::cli::Failure;
 use crate::identity::plain;
 
 pub use self::reader::Mistake;
-pub use self::value::{Amount, AmountError, Endpoint, Prefix, parse_bytes, parse_duration};
+pub use self::value::{Amount, AmountError, Endpoint, parse_bytes, parse_duration, parse_prefix};
 
 /// More than any community's file; a larger one is a mistaken path.
 const FILE_LEN_MAX: u64 = 1 << 20;
@@ -91,7 +92,7 @@ pub struct QuicOptions {
 }
 
 /// `[routing]`
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RoutingOptions {
     /// Time between two Hellos on a link (RFC 8966, section 3.4.1).
     pub hello_interval: Duration,
@@ -160,6 +161,17 @@ pub enum LinkKind {
     Quic,
 }
 
+impl Role {
+    /// Its name in the config file and in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Provider => "provider",
+            Self::Subscriber => "subscriber",
+            Self::Peer => "peer",
+        }
+    }
+}
+
 /// What a neighbour is to us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -206,134 +218,49 @@ pub const OPTIONS: &[OptionDoc] = &[
     required("[node]", "name", NAME),
     optional("[node]", "key_file", PATH, "\"/etc/waybill/key\""),
     optional("[node]", "state_dir", PATH, "\"/var/lib/waybill\""),
-    optional(
-        "[node]",
-        "control_socket",
-        "an absolute path of at most 100 bytes",
-        "\"/run/waybill/control.sock\"",
-    ),
-    optional(
-        "[node]",
-        "tun",
-        "1 to 15 letters, digits, hyphens, dots or underscores",
-        "\"waybill0\"",
-    ),
+    optional("[node]", "control_socket", "an absolute path of at most 100 bytes", "\"/run/waybill/control.sock\""),
+    optional("[node]", "tun", "1 to 15 letters, digits, hyphens, dots or underscores", "\"waybill0\""),
     optional("[node]", "mtu", "1280 to 65000", "1420"),
-    optional(
-        "[node]",
-        "announce",
-        "a list of IPv6 prefixes, such as [\"2001:db8:1::/64\"]",
-        "[]",
-    ),
-    optional(
-        "[node]",
-        "log",
-        "\"error\", \"warn\", \"info\", \"debug\" or \"trace\"",
-        "\"info\"",
-    ),
+    optional("[node]", "announce", "a list of IPv6 prefixes, such as [\"2001:db8:1::/64\"]", "[]"),
+    optional("[node]", "log", "\"error\", \"warn\", \"info\", \"debug\" or \"trace\"", "\"info\""),
     optional("[wireguard]", "listen", LISTEN, "\"[::]:51820\""),
-    required(
-        "[quic]",
-        "listen",
-        "an IP address and a port, such as \"[::]:443\"",
-    ),
-    optional(
-        "[routing]",
-        "hello_interval",
-        "a time from \"100ms\" to \"60s\"",
-        "\"4s\"",
-    ),
-    optional(
-        "[routing]",
-        "update_interval",
-        "a time from \"100ms\" to \"600s\"",
-        "\"16s\"",
-    ),
+    required("[quic]", "listen", "an IP address and a port, such as \"[::]:443\""),
+    optional("[routing]", "hello_interval", "a time from \"100ms\" to \"60s\"", "\"1s\""),
+    optional("[routing]", "update_interval", "a time from \"100ms\" to \"600s\"", "\"60s\""),
     optional("[price]", "ask", AMOUNT, "\"0\""),
     optional("[price]", "max", AMOUNT, "\"0\""),
-    optional(
-        "[price]",
-        "window",
-        "a size from \"1 MiB\" to \"64 GiB\"",
-        "\"64 MiB\"",
-    ),
+    optional("[price]", "window", "a size from \"1 MiB\" to \"64 GiB\"", "\"64 MiB\""),
     required("[ledger]", "path", PATH),
     optional("[ledger]", "deposit", AMOUNT, "\"1\""),
     optional("[ledger]", "redeem_at", AMOUNT, "\"1\""),
     required("[[peer]]", "name", NAME),
-    required(
-        "[[peer]]",
-        "card",
-        "what `waybill key` prints on that router, \"waybill-card1:...\"",
-    ),
+    required("[[peer]]", "card", "what `waybill key` prints on that router, \"waybill-card1:...\""),
     absent("[[peer]]", "endpoint", ENDPOINT),
-    optional(
-        "[[peer]]",
-        "link",
-        "\"wireguard\" or \"quic\"",
-        "\"wireguard\"",
-    ),
-    optional(
-        "[[peer]]",
-        "role",
-        "\"provider\", \"subscriber\" or \"peer\"",
-        "\"peer\"",
-    ),
+    optional("[[peer]]", "link", "\"wireguard\" or \"quic\"", "\"wireguard\""),
+    optional("[[peer]]", "role", "\"provider\", \"subscriber\" or \"peer\"", "\"peer\""),
     optional("[[peer]]", "cost", "1 to 65534", "96"),
     required("[[leaf]]", "name", NAME),
-    required(
-        "[[leaf]]",
-        "wireguard_key",
-        "what `wg pubkey` prints for it, 44 characters of base64",
-    ),
-    required(
-        "[[leaf]]",
-        "addresses",
-        "a list of at least one prefix out of this router's /48 (see `waybill key`)",
-    ),
+    required("[[leaf]]", "wireguard_key", "what `wg pubkey` prints for it, 44 characters of base64"),
+    required("[[leaf]]", "addresses", "a list of at least one prefix out of this router's /48 (see `waybill key`)"),
     absent("[[leaf]]", "endpoint", ENDPOINT),
 ];
 
-const NAME: &str =
-    "1 to 63 letters, digits and hyphens, beginning with a letter or digit, but not with 0x";
+const NAME: &str = "1 to 63 letters, digits and hyphens, beginning with a letter or digit, but not with 0x";
 const PATH: &str = "an absolute path";
 const LISTEN: &str = "an IP address and a port, such as \"[::]:51820\"";
 const ENDPOINT: &str = "an IP address or host name and a port, such as \"mesh.example.org:51820\"";
 const AMOUNT: &str = "an amount of tokens in quotes, such as \"0.25\"";
 
 const fn required(table: &'static str, key: &'static str, allowed: &'static str) -> OptionDoc {
-    OptionDoc {
-        table,
-        key,
-        allowed,
-        default: None,
-        required: true,
-    }
+    OptionDoc { table, key, allowed, default: None, required: true }
 }
 
-const fn optional(
-    table: &'static str,
-    key: &'static str,
-    allowed: &'static str,
-    default: &'static str,
-) -> OptionDoc {
-    OptionDoc {
-        table,
-        key,
-        allowed,
-        default: Some(default),
-        required: false,
-    }
+const fn optional(table: &'static str, key: &'static str, allowed: &'static str, default: &'static str) -> OptionDoc {
+    OptionDoc { table, key, allowed, default: Some(default), required: false }
 }
 
 const fn absent(table: &'static str, key: &'static str, allowed: &'static str) -> OptionDoc {
-    OptionDoc {
-        table,
-        key,
-        allowed,
-        default: None,
-        required: false,
-    }
+    OptionDoc { table, key, allowed, default: None, required: false }
 }
 
 impl OptionDoc {
@@ -342,9 +269,7 @@ impl OptionDoc {
     }
 
     fn find(table: &str, key: &str) -> &'static Self {
-        Self::of(table)
-            .find(|option| option.key == key)
-            .expect("every option that is read is in OPTIONS")
+        Self::of(table).find(|option| option.key == key).expect("every option that is read is in OPTIONS")
     }
 }
 
@@ -397,10 +322,7 @@ impl ConfigError {
                 "name the file with --config; waybill.example.toml explains every option".to_owned()
             }
             Self::Refused { path, .. } => {
-                format!(
-                    "correct it, then try it with `waybill up --config {} --check`",
-                    path.display()
-                )
+                format!("correct it, then try it with `waybill up --config {} --check`", path.display())
             }
         }
     }
@@ -426,19 +348,11 @@ impl Config {
     /// # Errors
     /// See [`ConfigError`]; all mistakes of the file come at once.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let unreadable = |cause| ConfigError::Unreadable {
-            path: path.to_owned(),
-            cause,
-        };
-        let not_text = |why| ConfigError::NotText {
-            path: path.to_owned(),
-            why,
-        };
+        let unreadable = |cause| ConfigError::Unreadable { path: path.to_owned(), cause };
+        let not_text = |why| ConfigError::NotText { path: path.to_owned(), why };
         let mut bytes = Vec::new();
         let file = File::open(path).map_err(unreadable)?;
-        file.take(FILE_LEN_MAX + 1)
-            .read_to_end(&mut bytes)
-            .map_err(unreadable)?;
+        file.take(FILE_LEN_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
         if u64::try_from(bytes.len()).is_ok_and(|len| len > FILE_LEN_MAX) {
             return Err(not_text("it is larger than 1 MiB"));
         }
@@ -451,10 +365,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Refused`] with all mistakes.
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        let refused = |mistakes| ConfigError::Refused {
-            path: path.to_owned(),
-            mistakes,
-        };
+        let refused = |mistakes| ConfigError::Refused { path: path.to_owned(), mistakes };
         let (mut reader, mut document) = Reader::new(text).map_err(refused)?;
         let mut table = |heading| reader.table(&mut document, heading);
         let node = table("[node]").unwrap_or_else(|| Table::absent("[node]"));
@@ -475,14 +386,8 @@ impl Config {
         let routing = read_routing(&mut reader, routing);
         let price = read_price(&mut reader, price, has_ledger);
         let ledger = ledger.map(|table| read_ledger(&mut reader, table));
-        let peers: Vec<_> = peers
-            .into_iter()
-            .filter_map(|table| read_peer(&mut reader, table, has_quic))
-            .collect();
-        let leaves: Vec<_> = leaves
-            .into_iter()
-            .filter_map(|table| read_leaf(&mut reader, table))
-            .collect();
+        let peers: Vec<_> = peers.into_iter().filter_map(|table| read_peer(&mut reader, table, has_quic)).collect();
+        let leaves: Vec<_> = leaves.into_iter().filter_map(|table| read_leaf(&mut reader, table)).collect();
         check_names(&mut reader, node.as_ref(), &peers, &leaves);
         check_keys(&mut reader, &peers, &leaves);
         check_leaf_addresses(&mut reader, &leaves);
@@ -500,11 +405,7 @@ impl Config {
                 ledger: all_or_none(ledger)?,
                 peers,
                 leaves,
-                places: Places {
-                    text: text.to_owned(),
-                    peers: peer_places,
-                    leaves: leaf_places,
-                },
+                places: Places { text: text.to_owned(), peers: peer_places, leaves: leaf_places },
             })
         };
         let mistakes = reader.finish();
@@ -524,35 +425,19 @@ impl Config {
         let own_key = identity.wireguard_key();
         for (peer, spans) in self.peers.iter().zip(&self.places.peers) {
             if peer.card.account() == identity.node_id() || peer.card.wireguard() == own_key {
-                reader.mistake(
-                    spans.of("card"),
-                    "[[peer]] card: this is this router's own card",
-                );
+                reader.mistake(spans.of("card"), "[[peer]] card: this is this router's own card");
             }
         }
         for (leaf, spans) in self.leaves.iter().zip(&self.places.leaves) {
             if leaf.wireguard_key == own_key {
-                reader.mistake(
-                    spans.of("wireguard_key"),
-                    "[[leaf]] wireguard_key: this is this router's own key",
-                );
+                reader.mistake(spans.of("wireguard_key"), "[[leaf]] wireguard_key: this is this router's own key");
             }
             for problem in foreign_addresses(&leaf.addresses, &own_key) {
-                reader.mistake(
-                    spans.of("addresses"),
-                    format!("[[leaf]] addresses: {problem}"),
-                );
+                reader.mistake(spans.of("addresses"), format!("[[leaf]] addresses: {problem}"));
             }
         }
         let mistakes = reader.finish();
-        if mistakes.is_empty() {
-            Ok(())
-        } else {
-            Err(ConfigError::Refused {
-                path: self.path.clone(),
-                mistakes,
-            })
-        }
+        if mistakes.is_empty() { Ok(()) } else { Err(ConfigError::Refused { path: self.path.clone(), mistakes }) }
     }
 }
 
@@ -614,19 +499,13 @@ fn read_quic(
     wireguard: Option<&WireguardOptions>,
 ) -> Option<QuicOptions> {
     if !cfg!(feature = "quic") {
-        reader.mistake(
-            &table.start(),
-            "[quic]: this waybill was built without QUIC links",
-        );
+        reader.mistake(&table.start(), "[quic]: this waybill was built without QUIC links");
     }
     let listen = reader.option(&mut table, "listen", text(listen_address));
     let spans = reader.refuse_unknown(table);
     let listen = listen?;
     if wireguard.is_some_and(|wireguard| wireguard.listen.port() == listen.port()) {
-        let problem = format!(
-            "[quic] listen: port {} is WireGuard's already; give QUIC another",
-            listen.port()
-        );
+        let problem = format!("[quic] listen: port {} is WireGuard's already; give QUIC another", listen.port());
         reader.mistake(spans.of("listen"), problem);
     }
     Some(QuicOptions { listen })
@@ -634,70 +513,38 @@ fn read_quic(
 
 fn read_routing(reader: &mut Reader<'_>, mut table: Table<'_>) -> Option<RoutingOptions> {
     let seconds = Duration::from_secs;
-    let hello_interval = reader.option(
-        &mut table,
-        "hello_interval",
-        text(|text| interval(text, seconds(60))),
-    );
-    let update_interval = reader.option(
-        &mut table,
-        "update_interval",
-        text(|text| interval(text, seconds(600))),
-    );
+    let hello_interval = reader.option(&mut table, "hello_interval", text(|text| interval(text, seconds(60))));
+    let update_interval = reader.option(&mut table, "update_interval", text(|text| interval(text, seconds(600))));
     reader.refuse_unknown(table);
-    Some(RoutingOptions {
-        hello_interval: hello_interval?,
-        update_interval: update_interval?,
-    })
+    Some(RoutingOptions { hello_interval: hello_interval?, update_interval: update_interval? })
 }
 
-fn read_price(
-    reader: &mut Reader<'_>,
-    mut table: Table<'_>,
-    has_ledger: bool,
-) -> Option<PriceOptions> {
+fn read_price(reader: &mut Reader<'_>, mut table: Table<'_>, has_ledger: bool) -> Option<PriceOptions> {
     let ask = reader.option(&mut table, "ask", text(str::parse::<Amount>));
     let max = reader.option(&mut table, "max", text(str::parse::<Amount>));
     let window = reader.option(&mut table, "window", text(window));
     let spans = reader.refuse_unknown(table);
     for (key, amount) in [("ask", &ask), ("max", &max)] {
         if !has_ledger && amount.as_ref().is_some_and(|amount| !amount.is_zero()) {
-            let problem = format!(
-                "[price] {key}: without a [ledger] nothing can be paid; add one, or set \"0\""
-            );
+            let problem = format!("[price] {key}: without a [ledger] nothing can be paid; add one, or set \"0\"");
             reader.mistake(spans.of(key), problem);
         }
     }
-    Some(PriceOptions {
-        ask: ask?,
-        max: max?,
-        window: window?,
-    })
+    Some(PriceOptions { ask: ask?, max: max?, window: window? })
 }
 
 fn read_ledger(reader: &mut Reader<'_>, mut table: Table<'_>) -> Option<LedgerOptions> {
     if !cfg!(feature = "ledger-host") {
-        reader.mistake(
-            &table.start(),
-            "[ledger]: this waybill was built without the embedded ledger",
-        );
+        reader.mistake(&table.start(), "[ledger]: this waybill was built without the embedded ledger");
     }
     let path = reader.option(&mut table, "path", text(absolute_path));
     let deposit = reader.option(&mut table, "deposit", text(positive_amount));
     let redeem_at = reader.option(&mut table, "redeem_at", text(positive_amount));
     reader.refuse_unknown(table);
-    Some(LedgerOptions {
-        path: path?,
-        deposit: deposit?,
-        redeem_at: redeem_at?,
-    })
+    Some(LedgerOptions { path: path?, deposit: deposit?, redeem_at: redeem_at? })
 }
 
-fn read_peer(
-    reader: &mut Reader<'_>,
-    mut table: Table<'_>,
-    has_quic: bool,
-) -> Option<(Peer, Spans)> {
+fn read_peer(reader: &mut Reader<'_>, mut table: Table<'_>, has_quic: bool) -> Option<(Peer, Spans)> {
     let name = reader.option(&mut table, "name", text(name));
     let card = reader.option(&mut table, "card", text(str::parse::<NodeCard>));
     let endpoint = reader.option(&mut table, "endpoint", text(str::parse::<Endpoint>));
@@ -706,73 +553,30 @@ fn read_peer(
     let cost = reader.option(&mut table, "cost", integer(1..=65534));
     let spans = reader.refuse_unknown(table);
     if link == Some(LinkKind::Quic) && !has_quic {
-        reader.mistake(
-            spans.of("link"),
-            "[[peer]] link: \"quic\" needs a [quic] table with `listen`",
-        );
+        reader.mistake(spans.of("link"), "[[peer]] link: \"quic\" needs a [quic] table with `listen`");
     }
-    Some((
-        Peer {
-            name: name?,
-            card: card?,
-            endpoint,
-            link: link?,
-            role: role?,
-            cost: cost?,
-        },
-        spans,
-    ))
+    Some((Peer { name: name?, card: card?, endpoint, link: link?, role: role?, cost: cost? }, spans))
 }
 
 fn read_leaf(reader: &mut Reader<'_>, mut table: Table<'_>) -> Option<(Leaf, Spans)> {
     let name = reader.option(&mut table, "name", text(name));
-    let wireguard_key = reader.option(
-        &mut table,
-        "wireguard_key",
-        text(str::parse::<WireguardKey>),
-    );
-    let addresses = reader.option(&mut table, "addresses", list(str::parse::<Prefix>));
+    let wireguard_key = reader.option(&mut table, "wireguard_key", text(str::parse::<WireguardKey>));
+    let addresses = reader.option(&mut table, "addresses", list(parse_prefix));
     let endpoint = reader.option(&mut table, "endpoint", text(str::parse::<Endpoint>));
     let spans = reader.refuse_unknown(table);
     if addresses.as_ref().is_some_and(Vec::is_empty) {
-        reader.mistake(
-            spans.of("addresses"),
-            "[[leaf]] addresses: a leaf without an address cannot be reached",
-        );
+        reader.mistake(spans.of("addresses"), "[[leaf]] addresses: a leaf without an address cannot be reached");
     }
-    Some((
-        Leaf {
-            name: name?,
-            wireguard_key: wireguard_key?,
-            addresses: addresses?,
-            endpoint,
-        },
-        spans,
-    ))
+    Some((Leaf { name: name?, wireguard_key: wireguard_key?, addresses: addresses?, endpoint }, spans))
 }
 
-fn check_names(
-    reader: &mut Reader<'_>,
-    node: Option<&NodeOptions>,
-    peers: &[(Peer, Spans)],
-    leaves: &[(Leaf, Spans)],
-) {
-    let mut taken: BTreeMap<&str, &str> = node
-        .map(|node| (node.name.as_str(), "this router"))
-        .into_iter()
-        .collect();
-    let peers = peers
-        .iter()
-        .map(|(peer, spans)| (peer.name.as_str(), "[[peer]]", "another peer", spans));
-    let leaves = leaves
-        .iter()
-        .map(|(leaf, spans)| (leaf.name.as_str(), "[[leaf]]", "another leaf", spans));
+fn check_names(reader: &mut Reader<'_>, node: Option<&NodeOptions>, peers: &[(Peer, Spans)], leaves: &[(Leaf, Spans)]) {
+    let mut taken: BTreeMap<&str, &str> = node.map(|node| (node.name.as_str(), "this router")).into_iter().collect();
+    let peers = peers.iter().map(|(peer, spans)| (peer.name.as_str(), "[[peer]]", "another peer", spans));
+    let leaves = leaves.iter().map(|(leaf, spans)| (leaf.name.as_str(), "[[leaf]]", "another leaf", spans));
     for (name, heading, what, spans) in peers.chain(leaves) {
         if let Some(owner) = taken.get(name) {
-            reader.mistake(
-                spans.of("name"),
-                format!("{heading} name: {owner} is called \"{name}\" already"),
-            );
+            reader.mistake(spans.of("name"), format!("{heading} name: {owner} is called \"{name}\" already"));
         }
         taken.entry(name).or_insert(what);
     }
@@ -782,14 +586,9 @@ fn check_keys(reader: &mut Reader<'_>, peers: &[(Peer, Spans)], leaves: &[(Leaf,
     let mut accounts: BTreeMap<NodeId, &str> = BTreeMap::new();
     let mut keys: BTreeMap<[u8; 32], &str> = BTreeMap::new();
     for (peer, spans) in peers {
-        let same = accounts
-            .get(&peer.card.account())
-            .or_else(|| keys.get(&peer.card.wireguard().0));
+        let same = accounts.get(&peer.card.account()).or_else(|| keys.get(&peer.card.wireguard().0));
         if let Some(other) = same {
-            reader.mistake(
-                spans.of("card"),
-                format!("[[peer]] card: \"{other}\" has the same card or key already"),
-            );
+            reader.mistake(spans.of("card"), format!("[[peer]] card: \"{other}\" has the same card or key already"));
         }
         accounts.entry(peer.card.account()).or_insert(&peer.name);
         keys.entry(peer.card.wireguard().0).or_insert(&peer.name);
@@ -808,20 +607,14 @@ fn check_keys(reader: &mut Reader<'_>, peers: &[(Peer, Spans)], leaves: &[(Leaf,
 fn check_leaf_addresses(reader: &mut Reader<'_>, leaves: &[(Leaf, Spans)]) {
     let mut all: Vec<(Prefix, &str, &Span)> = Vec::new();
     for (leaf, spans) in leaves {
-        all.extend(
-            leaf.addresses
-                .iter()
-                .map(|prefix| (*prefix, leaf.name.as_str(), spans.of("addresses"))),
-        );
+        all.extend(leaf.addresses.iter().map(|prefix| (*prefix, leaf.name.as_str(), spans.of("addresses"))));
     }
     all.sort_by_key(|(prefix, _, span)| (*prefix, span.start));
     let mut widest: Option<(Prefix, &str)> = None;
     for (prefix, name, span) in all {
         match widest {
             Some((other, owner)) if other.covers(prefix) => {
-                let problem = format!(
-                    "[[leaf]] addresses: {prefix} of \"{name}\" overlaps {other} of \"{owner}\""
-                );
+                let problem = format!("[[leaf]] addresses: {prefix} of \"{name}\" overlaps {other} of \"{owner}\"");
                 reader.mistake(span, problem);
             }
             _ => widest = Some((prefix, name)),
@@ -832,16 +625,10 @@ fn check_leaf_addresses(reader: &mut Reader<'_>, leaves: &[(Leaf, Spans)]) {
 /// A name that is also a DNS label and cannot be mistaken for an id.
 pub(crate) fn name(text: &str) -> Result<String, &'static str> {
     let fits = (1..=63).contains(&text.len())
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
         && !text.starts_with('-')
         && !text.starts_with("0x");
-    if fits {
-        Ok(text.to_owned())
-    } else {
-        Err("this cannot be a name")
-    }
+    if fits { Ok(text.to_owned()) } else { Err("this cannot be a name") }
 }
 
 fn absolute_path(text: &str) -> Result<PathBuf, &'static str> {
@@ -856,31 +643,19 @@ fn absolute_path(text: &str) -> Result<PathBuf, &'static str> {
 }
 
 fn socket_path(text: &str) -> Result<PathBuf, &'static str> {
-    if text.len() > SOCKET_PATH_LEN_MAX {
-        Err("this path is too long for a socket")
-    } else {
-        absolute_path(text)
-    }
+    if text.len() > SOCKET_PATH_LEN_MAX { Err("this path is too long for a socket") } else { absolute_path(text) }
 }
 
 /// What Linux accepts as a device's name (`dev_valid_name`), less what a shell would trip over.
 fn device_name(text: &str) -> Result<String, &'static str> {
     let fits = (1..=15).contains(&text.len())
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
         && !text.starts_with(['-', '.']);
-    if fits {
-        Ok(text.to_owned())
-    } else {
-        Err("this cannot be the name of a device")
-    }
+    if fits { Ok(text.to_owned()) } else { Err("this cannot be the name of a device") }
 }
 
 fn listen_address(text: &str) -> Result<SocketAddr, &'static str> {
-    let address: SocketAddr = text
-        .parse()
-        .map_err(|_| "this is not an IP address and a port")?;
+    let address: SocketAddr = text.parse().map_err(|_| "this is not an IP address and a port")?;
     if address.port() == 0 {
         Err("neighbours need a port that stays the same, 1 to 65535")
     } else if address.ip().is_multicast() {
@@ -891,19 +666,14 @@ fn listen_address(text: &str) -> Result<SocketAddr, &'static str> {
 }
 
 fn announced_prefix(text: &str) -> Result<Prefix, String> {
-    let prefix: Prefix = text.parse()?;
+    let prefix = parse_prefix(text)?;
     let reserved = [
         (Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8),
         (Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10),
         (Ipv6Addr::LOCALHOST, 128),
     ];
-    let is_reserved =
-        |(address, len)| Prefix::new(address, len).is_some_and(|reserved| reserved.covers(prefix));
-    if reserved.into_iter().any(is_reserved) {
-        Err(format!("{prefix} cannot be routed"))
-    } else {
-        Ok(prefix)
-    }
+    let is_reserved = |(address, len)| Prefix::new(address, len).is_some_and(|reserved| reserved.covers(prefix));
+    if reserved.into_iter().any(is_reserved) { Err(format!("{prefix} cannot be routed")) } else { Ok(prefix) }
 }
 
 fn interval(text: &str, max: Duration) -> Result<Duration, &'static str> {
@@ -930,11 +700,7 @@ fn window(text: &str) -> Result<Bytes, &'static str> {
 
 fn positive_amount(text: &str) -> Result<Amount, &'static str> {
     let amount: Amount = text.parse()?;
-    if amount.is_zero() {
-        Err("this must be more than nothing")
-    } else {
-        Ok(amount)
-    }
+    if amount.is_zero() { Err("this must be more than nothing") } else { Ok(amount) }
 }
 
 fn log_level(text: &str) -> Result<LogLevel, &'static str> {

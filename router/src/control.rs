@@ -384,19 +384,13 @@ mod text {
 
     use super::FromText;
 
-    pub(super) fn serialize<T: Display, S: Serializer>(
-        value: &T,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<T: Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(value)
     }
 
-    pub(super) fn deserialize<'de, T: FromText, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<T, D::Error> {
+    pub(super) fn deserialize<'de, T: FromText, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
         let text = String::deserialize(deserializer)?;
-        T::from_text(&text)
-            .ok_or_else(|| D::Error::custom(format_args!("not {}: {text:?}", T::EXPECTED)))
+        T::from_text(&text).ok_or_else(|| D::Error::custom(format_args!("not {}: {text:?}", T::EXPECTED)))
     }
 }
 
@@ -431,16 +425,11 @@ mod bytes {
     use metering::Bytes;
     use serde::{Deserialize, Deserializer, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(
-        value: &Bytes,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(value: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_u64(value.get())
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Bytes, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
         u64::deserialize(deserializer).map(Bytes::new)
     }
 }
@@ -449,16 +438,11 @@ mod bytes_option {
     use metering::Bytes;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(
-        value: &Option<Bytes>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(value: &Option<Bytes>, serializer: S) -> Result<S::Ok, S::Error> {
         value.map(Bytes::get).serialize(serializer)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Option<Bytes>, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Bytes>, D::Error> {
         Option::<u64>::deserialize(deserializer).map(|count| count.map(Bytes::new))
     }
 }
@@ -477,31 +461,13 @@ mod channel {
         nonce: u64,
     }
 
-    pub(super) fn serialize<S: Serializer>(
-        value: &ChannelId,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        Channel {
-            payer: value.payer,
-            payee: value.payee,
-            nonce: value.nonce,
-        }
-        .serialize(serializer)
+    pub(super) fn serialize<S: Serializer>(value: &ChannelId, serializer: S) -> Result<S::Ok, S::Error> {
+        Channel { payer: value.payer, payee: value.payee, nonce: value.nonce }.serialize(serializer)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<ChannelId, D::Error> {
-        let Channel {
-            payer,
-            payee,
-            nonce,
-        } = Channel::deserialize(deserializer)?;
-        Ok(ChannelId {
-            payer,
-            payee,
-            nonce,
-        })
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ChannelId, D::Error> {
+        let Channel { payer, payee, nonce } = Channel::deserialize(deserializer)?;
+        Ok(ChannelId { payer, payee, nonce })
     }
 }
 
@@ -565,16 +531,9 @@ impl ControlSocket {
     /// # Errors
     /// See [`BindError`].
     pub fn bind(path: &Path) -> Result<Self, BindError> {
-        let io_error = |cause| BindError::Io {
-            path: path.to_owned(),
-            cause,
-        };
+        let io_error = |cause| BindError::Io { path: path.to_owned(), cause };
         if let Some(directory) = path.parent() {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o750)
-                .create(directory)
-                .map_err(io_error)?;
+            DirBuilder::new().recursive(true).mode(0o750).create(directory).map_err(io_error)?;
         }
         refuse_what_is_in_use(path)?;
         // Made beside its place and moved there closed: nobody else can connect to it at any moment.
@@ -587,11 +546,7 @@ impl ControlSocket {
             .and_then(|()| fs::metadata(&fresh))
             .and_then(|metadata| fs::rename(&fresh, path).map(|()| metadata.ino()));
         match moved {
-            Ok(inode) => Ok(Self {
-                listener,
-                path: path.to_owned(),
-                inode,
-            }),
+            Ok(inode) => Ok(Self { listener, path: path.to_owned(), inode }),
             Err(cause) => {
                 let _ = fs::remove_file(&fresh);
                 Err(io_error(cause))
@@ -651,28 +606,20 @@ fn refuse_what_is_in_use(path: &Path) -> Result<(), BindError> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(cause) => {
-            return Err(BindError::Io {
-                path: path.to_owned(),
-                cause,
-            });
+            return Err(BindError::Io { path: path.to_owned(), cause });
         }
         Ok(metadata) if !metadata.file_type().is_socket() => {
-            return Err(BindError::NotASocket {
-                path: path.to_owned(),
-            });
+            return Err(BindError::NotASocket { path: path.to_owned() });
         }
         Ok(_) => {}
     }
     match connect(path, PATIENCE) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()), // nobody listens: left behind
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(BindError::Io {
-            path: path.to_owned(),
-            cause: error,
-        }),
-        Ok(_) | Err(_) => Err(BindError::InUse {
-            path: path.to_owned(),
-        }),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Err(BindError::Io { path: path.to_owned(), cause: error })
+        }
+        Ok(_) | Err(_) => Err(BindError::InUse { path: path.to_owned() }),
     }
 }
 
@@ -716,10 +663,7 @@ fn parse_request(line: &[u8]) -> Result<Request, Refusal> {
     } else {
         "this is no request: a line of at most 65,536 bytes was expected".to_owned()
     };
-    Err(Refusal {
-        cause,
-        next: Some("write one JSON object per line, such as {\"request\":\"status\"}".to_owned()),
-    })
+    Err(Refusal { cause, next: Some("write one JSON object per line, such as {\"request\":\"status\"}".to_owned()) })
 }
 
 /// Why a daemon gave no answer.
@@ -785,20 +729,14 @@ impl AskError {
     pub fn next_step(&self) -> String {
         match self {
             Self::NotRunning { .. } => {
-                "start it with `waybill up --config FILE`, or name its socket with --socket PATH"
-                    .to_owned()
+                "start it with `waybill up --config FILE`, or name its socket with --socket PATH".to_owned()
             }
-            Self::NotAllowed { .. } => {
-                "run this as the user the daemon runs as (usually root)".to_owned()
-            }
+            Self::NotAllowed { .. } => "run this as the user the daemon runs as (usually root)".to_owned(),
             Self::NoAnswer { .. } => {
-                "it may be starting, stopping or overloaded: try again, then read its log"
-                    .to_owned()
+                "it may be starting, stopping or overloaded: try again, then read its log".to_owned()
             }
             Self::Io { .. } => "name the socket with --socket PATH".to_owned(),
-            Self::NotUnderstood { .. } => {
-                "the daemon may be of another version: restart it".to_owned()
-            }
+            Self::NotUnderstood { .. } => "the daemon may be of another version: restart it".to_owned(),
             Self::Refused { refusal } => refusal.next.clone().unwrap_or_default(),
         }
     }
@@ -815,11 +753,7 @@ impl From<AskError> for Failure {
 /// # Errors
 /// See [`AskError`]; [`Response::Failed`] is turned into [`AskError::Refused`].
 pub fn ask(path: &Path, request: &Request) -> Result<Response, AskError> {
-    let patience = if matches!(request, Request::Redeem { .. }) {
-        PATIENCE_WITH_LEDGER
-    } else {
-        PATIENCE
-    };
+    let patience = if matches!(request, Request::Redeem { .. }) { PATIENCE_WITH_LEDGER } else { PATIENCE };
     ask_within(patience, path, request)
 }
 
@@ -830,18 +764,12 @@ fn ask_within(patience: Duration, path: &Path, request: &Request) -> Result<Resp
     line.push(b'\n');
     stream.write_all(&line).map_err(fail)?;
     let mut answer = Vec::new();
-    BufReader::new(stream.take(ANSWER_LEN_MAX))
-        .read_until(b'\n', &mut answer)
-        .map_err(fail)?;
+    BufReader::new(stream.take(ANSWER_LEN_MAX)).read_until(b'\n', &mut answer).map_err(fail)?;
     match serde_json::from_slice(&answer) {
         Ok(Response::Failed(refusal)) => Err(AskError::Refused { refusal }),
         Ok(response) => Ok(response),
-        Err(_) if answer.is_empty() => Err(AskError::NoAnswer {
-            path: path.to_owned(),
-        }),
-        Err(_) => Err(AskError::NotUnderstood {
-            path: path.to_owned(),
-        }),
+        Err(_) if answer.is_empty() => Err(AskError::NoAnswer { path: path.to_owned() }),
+        Err(_) => Err(AskError::NotUnderstood { path: path.to_owned() }),
     }
 }
 

@@ -44,12 +44,12 @@ pub fn up(config: Config, identity: Identity) -> Result<(), Failure> {
     let socket = ControlSocket::bind(&config.node.control_socket)?;
     let ledger = open_ledger(&config)?;
     let money = money(&config, ledger.as_deref())?;
-    let tun = Tun::create(&config.node.tun, config.node.mtu).map_err(|error| Failure::new(&error, error.next_step()))?;
+    let tun =
+        Tun::create(&config.node.tun, config.node.mtu).map_err(|error| Failure::new(&error, error.next_step()))?;
     let local = tun.as_fd().try_clone_to_owned().map_err(|error| Failure::new(error, ""))?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::new(format!("cannot start: {error}"), "the system is out of memory or descriptors"))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
+        Failure::new(format!("cannot start: {error}"), "the system is out of memory or descriptors")
+    })?;
     runtime.block_on(async {
         let setup = Setup {
             name: config.node.name.clone(),
@@ -78,7 +78,12 @@ pub fn up(config: Config, identity: Identity) -> Result<(), Failure> {
 }
 
 /// Answers, follows the table and waits for signals, until it is time to stop.
-async fn serve(config: &Config, router: &Router, socket: &ControlSocket, mut kernel: KernelRoutes) -> Result<(), Failure> {
+async fn serve(
+    config: &Config,
+    router: &Router,
+    socket: &ControlSocket,
+    mut kernel: KernelRoutes,
+) -> Result<(), Failure> {
     let no_signals = |error: io::Error| Failure::new(format!("cannot receive signals: {error}"), "");
     let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
@@ -262,7 +267,8 @@ impl KernelRoutes {
 
     /// Brings the kernel's routes to the table's. What the kernel refuses is tried again with the next table.
     fn follow(&mut self, fib: &Arc<Fib>) {
-        let over_links = fib.routes().filter(|(prefix, next_hop)| matches!(next_hop, NextHop::Link(_)) && prefix.len() > 0);
+        let over_links =
+            fib.routes().filter(|(prefix, next_hop)| matches!(next_hop, NextHop::Link(_)) && prefix.len() > 0);
         let wanted: BTreeSet<Prefix> = over_links.map(|(prefix, _)| prefix).collect();
         for prefix in self.installed.difference(&wanted).copied().collect::<Vec<_>>() {
             match self.netlink.delete_route(prefix.addr(), prefix.len(), self.index, ROUTE_METRIC) {

@@ -70,9 +70,7 @@ impl KeyFileError {
             Self::Missing { path } => {
                 format!("create it with `waybill key --file {}`", path.display())
             }
-            Self::NotAFile { .. } => {
-                "name another key file, or move what is in its place".to_owned()
-            }
+            Self::NotAFile { .. } => "name another key file, or move what is in its place".to_owned(),
             Self::TooOpen { path, .. } => format!("close it with `chmod 600 {}`", path.display()),
             Self::Malformed { path, .. } => format!(
                 "put the saved key back, or move {} away: a new identity is made at the next start",
@@ -123,27 +121,20 @@ pub fn load(path: &Path) -> Result<Identity, KeyFileError> {
             Err(cause) => return Err(io_error("read", path)(cause)),
         }
     }
-    let malformed = |why| KeyFileError::Malformed {
-        path: path.to_owned(),
-        why,
-    };
+    let malformed = |why| KeyFileError::Malformed { path: path.to_owned(), why };
     Ok(Identity::new(&decode(&text[..len]).map_err(malformed)?))
 }
 
 /// Opens what is certainly a closed regular file: checked on the open descriptor, so that it cannot be swapped.
 fn open(path: &Path) -> Result<File, KeyFileError> {
-    let not_a_file = || KeyFileError::NotAFile {
-        path: path.to_owned(),
-    };
+    let not_a_file = || KeyFileError::NotAFile { path: path.to_owned() };
     let kind = fs::metadata(path).map_err(|cause| {
         if cause.kind() != io::ErrorKind::NotFound {
             io_error("read", path)(cause)
         } else if fs::symlink_metadata(path).is_ok() {
             not_a_file() // a link to nothing
         } else {
-            KeyFileError::Missing {
-                path: path.to_owned(),
-            }
+            KeyFileError::Missing { path: path.to_owned() }
         }
     })?;
     if kind.is_dir() || kind.file_type().is_fifo() {
@@ -156,10 +147,7 @@ fn open(path: &Path) -> Result<File, KeyFileError> {
     }
     let mode = metadata.mode() & 0o7777;
     if mode & 0o077 != 0 {
-        return Err(KeyFileError::TooOpen {
-            path: path.to_owned(),
-            mode,
-        });
+        return Err(KeyFileError::TooOpen { path: path.to_owned(), mode });
     }
     Ok(file)
 }
@@ -190,11 +178,7 @@ fn create(path: &Path) -> Result<(), KeyFileError> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(directory)
-        .map_err(io_error("create", directory))?;
+    DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(io_error("create", directory))?;
 
     let mut unsaved = path.as_os_str().to_owned();
     unsaved.push(format!(".{}.new", std::process::id()));
@@ -205,18 +189,12 @@ fn create(path: &Path) -> Result<(), KeyFileError> {
     });
     let _ = fs::remove_file(&unsaved); // gone already if it was renamed
     written.map_err(io_error("create", path))?;
-    File::open(directory)
-        .and_then(|directory| directory.sync_all())
-        .map_err(io_error("create", path))
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(io_error("create", path))
 }
 
 fn write_fresh_key(path: &Path) -> io::Result<()> {
     let _ = fs::remove_file(path); // left by a process of the same id that was killed
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     let mut seed = Zeroizing::new([0; 32]);
     getrandom::fill(&mut seed[..])?;
     let mut line = STANDARD.encode(&seed[..]);
@@ -228,19 +206,13 @@ fn write_fresh_key(path: &Path) -> io::Result<()> {
 
 fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> KeyFileError {
     let path = path.to_owned();
-    move |cause| KeyFileError::Io {
-        action,
-        path,
-        cause,
-    }
+    move |cause| KeyFileError::Io { action, path, cause }
 }
 
 /// What the operating system said, without the number.
 pub(crate) fn plain(error: &io::Error) -> String {
     let text = error.to_string();
-    text.split_once(" (os error")
-        .map_or(text.as_str(), |(words, _)| words)
-        .to_lowercase()
+    text.split_once(" (os error").map_or(text.as_str(), |(words, _)| words).to_lowercase()
 }
 
 #[cfg(test)]
@@ -266,11 +238,7 @@ mod tests {
         let first = load_or_create(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
         assert_eq!(fs::read(&path).unwrap().len(), TEXT_LEN + 1);
-        assert_eq!(
-            fs::read_dir(path.parent().unwrap()).unwrap().count(),
-            1,
-            "nothing else is left behind"
-        );
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing else is left behind");
         assert_eq!(load_or_create(&path).unwrap().node_id(), first.node_id());
         assert_eq!(load(&path).unwrap().node_id(), first.node_id());
     }
@@ -294,9 +262,7 @@ mod tests {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
             assert_eq!(
                 refusal(&path),
-                format!(
-                    "KEY is open to other users (mode {mode:04o})\n  close it with `chmod 600 KEY`"
-                )
+                format!("KEY is open to other users (mode {mode:04o})\n  close it with `chmod 600 KEY`")
             );
         }
         fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).unwrap();
@@ -310,31 +276,16 @@ mod tests {
         for (content, why) in [
             (&b""[..], "it is empty"),
             (b"\n", "it is empty"),
-            (
-                b"AAAA\n",
-                "it is too short; a key is one line of 44 characters",
-            ),
-            (
-                &[b'A'; 45],
-                "it is too long; a key is one line of 44 characters",
-            ),
-            (
-                &[b'A'; 4000],
-                "it is too long; a key is one line of 44 characters",
-            ),
+            (b"AAAA\n", "it is too short; a key is one line of 44 characters"),
+            (&[b'A'; 45], "it is too long; a key is one line of 44 characters"),
+            (&[b'A'; 4000], "it is too long; a key is one line of 44 characters"),
             (&[0xff; 44], "it is not 32 bytes of base64"),
             (&[b'A'; 44], "it is not 32 bytes of base64"),
-            (
-                b"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n",
-                "it is all zeros; a key is random",
-            ),
+            (b"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n", "it is all zeros; a key is random"),
         ] {
             write(&path, 0o600, content);
             let said = refusal(&path);
-            assert!(
-                said.starts_with(&format!("KEY does not hold a key: {why}\n")),
-                "{said}"
-            );
+            assert!(said.starts_with(&format!("KEY does not hold a key: {why}\n")), "{said}");
             assert_eq!(fs::read(&path).unwrap(), content);
         }
     }
@@ -354,10 +305,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("key");
         let error = load(&path).expect_err("there is no key");
-        assert_eq!(
-            error.next_step(),
-            format!("create it with `waybill key --file {}`", path.display())
-        );
+        assert_eq!(error.next_step(), format!("create it with `waybill key --file {}`", path.display()));
         assert!(!path.exists());
     }
 

@@ -129,9 +129,7 @@ pub enum JournalError {
         path: PathBuf,
     },
     /// It holds the channels of another ledger.
-    #[error(
-        "the journal {path} belongs to another ledger: {found}, where the configuration says {wanted}"
-    )]
+    #[error("the journal {path} belongs to another ledger: {found}, where the configuration says {wanted}")]
     OtherLedger {
         /// The journal, or its anchor.
         path: PathBuf,
@@ -222,29 +220,15 @@ impl JournalError {
                  receipts are money there; otherwise correct the configuration",
                 path.display()
             ),
-            Self::Newer { .. } => {
-                "install the version of waybill that wrote it, or a newer one".to_owned()
-            }
-            Self::NotAFile { path } => format!(
-                "move {} out of the way, or name another journal",
-                path.display()
-            ),
-            Self::Unsafe { .. } => {
-                "put the journal on a local disk: ext4, f2fs, ubifs and jffs2 are fine".to_owned()
-            }
+            Self::Newer { .. } => "install the version of waybill that wrote it, or a newer one".to_owned(),
+            Self::NotAFile { path } => format!("move {} out of the way, or name another journal", path.display()),
+            Self::Unsafe { .. } => "put the journal on a local disk: ext4, f2fs, ubifs and jffs2 are fine".to_owned(),
             Self::TooManyChannels { path } => {
-                format!(
-                    "redeem what is held, then move {} away and start again",
-                    path.display()
-                )
+                format!("redeem what is held, then move {} away and start again", path.display())
             }
-            Self::Damaged { .. } => {
-                "restart waybill: it keeps the damaged file and begins a new journal".to_owned()
-            }
+            Self::Damaged { .. } => "restart waybill: it keeps the damaged file and begins a new journal".to_owned(),
             Self::Io { path, source, .. } => io_next_step(path, source),
-            Self::Sqlite { .. } => {
-                "this is unexpected; `dmesg` may tell of a failing disk".to_owned()
-            }
+            Self::Sqlite { .. } => "this is unexpected; `dmesg` may tell of a failing disk".to_owned(),
         }
     }
 }
@@ -254,9 +238,7 @@ fn io_next_step(path: &Path, source: &io::Error) -> String {
     if source.kind() == io::ErrorKind::NotFound {
         format!("make its directory: `mkdir -p {directory}`")
     } else if source.kind() == io::ErrorKind::PermissionDenied {
-        format!(
-            "the router must own {directory} and all in it; `ls -la {directory}` shows who does"
-        )
+        format!("the router must own {directory} and all in it; `ls -la {directory}` shows who does")
     } else if source.kind() == io::ErrorKind::ReadOnlyFilesystem {
         format!("{directory} is mounted read-only: name a journal on a disk that can be written")
     } else {
@@ -277,25 +259,14 @@ impl Journal {
             store::refuse_other_ledger(path, &anchor.domain, domain)?;
         }
         let (connection, state, opened) = match store::find(path, domain)? {
-            Some(Found {
-                connection,
-                state,
-                fault: None,
-            }) => {
+            Some(Found { connection, state, fault: None }) => {
                 let state = state.with_anchor(anchor.as_ref());
                 (connection, state, Opened::Restored)
             }
             found => rebuild(path, domain, found, anchor.as_ref())?,
         };
         store::make_safe(path, &connection)?;
-        let journal = Self {
-            path: path.to_owned(),
-            domain: *domain,
-            connection,
-            anchors,
-            state,
-            _lock: lock,
-        };
+        let journal = Self { path: path.to_owned(), domain: *domain, connection, anchors, state, _lock: lock };
         Ok((journal, opened))
     }
 
@@ -329,9 +300,7 @@ impl Journal {
             return Ok(());
         }
         if next.entries_max() > CHANNELS_MAX {
-            return Err(JournalError::TooManyChannels {
-                path: self.path.clone(),
-            });
+            return Err(JournalError::TooManyChannels { path: self.path.clone() });
         }
         if next.ceilings != self.state.ceilings {
             self.write_anchor(next.boot, next.ceilings.clone())?;
@@ -344,19 +313,12 @@ impl Journal {
     /// Up to which amount receipts may have been signed on a channel; zero where none were.
     #[must_use]
     pub fn ceiling(&self, channel: &ChannelId) -> Tokens {
-        self.state
-            .ceilings
-            .get(channel)
-            .copied()
-            .unwrap_or(Tokens::ZERO)
+        self.state.ceilings.get(channel).copied().unwrap_or(Tokens::ZERO)
     }
 
     /// The ceilings of all channels we pay on.
     pub fn ceilings(&self) -> impl Iterator<Item = (ChannelId, Tokens)> + '_ {
-        self.state
-            .ceilings
-            .iter()
-            .map(|(channel, amount)| (*channel, *amount))
+        self.state.ceilings.iter().map(|(channel, amount)| (*channel, *amount))
     }
 
     /// The best receipt of each channel that pays us.
@@ -373,19 +335,12 @@ impl Journal {
     /// What the ledger has credited on a channel so far, as far as we saw.
     #[must_use]
     pub fn redeemed(&self, channel: &ChannelId) -> Tokens {
-        self.state
-            .redeemed
-            .get(channel)
-            .copied()
-            .unwrap_or(Tokens::ZERO)
+        self.state.redeemed.get(channel).copied().unwrap_or(Tokens::ZERO)
     }
 
     /// Billed bytes, by neighbour.
     pub fn totals(&self) -> impl Iterator<Item = (NodeId, Totals)> + '_ {
-        self.state
-            .totals
-            .iter()
-            .map(|(peer, totals)| (*peer, *totals))
+        self.state.totals.iter().map(|(peer, totals)| (*peer, *totals))
     }
 
     /// Babel's own sequence number, if one was recorded.
@@ -400,25 +355,14 @@ impl Journal {
         self.state.boot
     }
 
-    fn write_anchor(
-        &mut self,
-        boot: u64,
-        ceilings: BTreeMap<ChannelId, Tokens>,
-    ) -> Result<(), JournalError> {
-        let anchor = Anchor {
-            domain: self.domain,
-            boot,
-            ceilings,
-        };
-        self.anchors
-            .write(&anchor)
-            .map_err(|(path, source)| io_error("write", &path, source))
+    fn write_anchor(&mut self, boot: u64, ceilings: BTreeMap<ChannelId, Tokens>) -> Result<(), JournalError> {
+        let anchor = Anchor { domain: self.domain, boot, ceilings };
+        self.anchors.write(&anchor).map_err(|(path, source)| io_error("write", &path, source))
     }
 
     fn write_rows(&mut self, rows: &[Row]) -> Result<(), JournalError> {
-        store::insert(&mut self.connection, &self.domain, rows).map_err(|error| {
-            store::Fault::from_sqlite("write", &self.path, error).into_error(&self.path)
-        })
+        store::insert(&mut self.connection, &self.domain, rows)
+            .map_err(|error| store::Fault::from_sqlite("write", &self.path, error).into_error(&self.path))
     }
 }
 
@@ -458,10 +402,7 @@ mod tests {
     use std::time::Duration;
     use tempfile::TempDir;
 
-    const DOMAIN: LedgerDomain = LedgerDomain {
-        chain_id: 0,
-        contract: NodeId([0xee; 20]),
-    };
+    const DOMAIN: LedgerDomain = LedgerDomain { chain_id: 0, contract: NodeId([0xee; 20]) };
 
     fn us() -> Identity {
         Identity::new(&Seed::from_bytes([1; 32]))
@@ -477,58 +418,32 @@ mod tests {
 
     /// The channel on which we pay neighbour `n`.
     fn paid(n: u8) -> ChannelId {
-        ChannelId {
-            payer: us().node_id(),
-            payee: neighbour(n).node_id(),
-            nonce: 1,
-        }
+        ChannelId { payer: us().node_id(), payee: neighbour(n).node_id(), nonce: 1 }
     }
 
     /// The channel on which neighbour `n` pays us.
     fn earned(n: u8) -> ChannelId {
-        ChannelId {
-            payer: neighbour(n).node_id(),
-            payee: us().node_id(),
-            nonce: 1,
-        }
+        ChannelId { payer: neighbour(n).node_id(), payee: us().node_id(), nonce: 1 }
     }
 
     fn receipt(n: u8, amount: u64) -> Receipt {
-        Receipt::sign(
-            neighbour(n).account(),
-            &DOMAIN,
-            earned(n),
-            tokens(amount),
-            [n; 32],
-        )
+        Receipt::sign(neighbour(n).account(), &DOMAIN, earned(n), tokens(amount), [n; 32])
     }
 
     fn ceiling(n: u8, amount: u64) -> Record {
-        Record::Ceiling {
-            channel: paid(n),
-            amount: tokens(amount),
-        }
+        Record::Ceiling { channel: paid(n), amount: tokens(amount) }
     }
 
     fn held(n: u8, amount: u64) -> Record {
-        Record::Held {
-            receipt: receipt(n, amount),
-        }
+        Record::Held { receipt: receipt(n, amount) }
     }
 
     fn totals(n: u8, sent: u64, received: u64) -> Record {
-        Record::Totals {
-            peer: neighbour(n).node_id(),
-            sent: Bytes::new(sent),
-            received: Bytes::new(received),
-        }
+        Record::Totals { peer: neighbour(n).node_id(), sent: Bytes::new(sent), received: Bytes::new(received) }
     }
 
     fn some_of_everything() -> Vec<Record> {
-        let redeemed = Record::Redeemed {
-            channel: earned(2),
-            amount: tokens(150),
-        };
+        let redeemed = Record::Redeemed { channel: earned(2), amount: tokens(150) };
         let mut records = vec![redeemed, Record::Seqno { seqno: 65_535 }];
         for n in 2..6 {
             records.extend([ceiling(n, 1000), held(n, 200), totals(n, 10, 20)]);
@@ -542,9 +457,7 @@ mod tests {
 
     /// A directory in memory where there is one: thousands of flushes cost nothing there.
     fn directory() -> TempDir {
-        tempfile::tempdir_in("/dev/shm")
-            .or_else(|_| tempfile::tempdir())
-            .unwrap()
+        tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
     }
 
     /// A closed journal in its second boot that knows some of everything.
@@ -563,29 +476,16 @@ mod tests {
 
     /// What must hold whatever happened to the file.
     fn assert_nothing_is_made_up(journal: &Journal, before: &State) {
-        assert_eq!(
-            journal.state.ceilings, before.ceilings,
-            "the anchors know the ceilings"
-        );
+        assert_eq!(journal.state.ceilings, before.ceilings, "the anchors know the ceilings");
         assert_eq!(journal.state.boot, before.boot, "the anchors know the boot");
-        assert!(
-            journal
-                .held()
-                .all(|receipt| before.held.get(&receipt.channel()) == Some(receipt))
-        );
+        assert!(journal.held().all(|receipt| before.held.get(&receipt.channel()) == Some(receipt)));
         assert!(journal.redeemed(&earned(2)) <= tokens(150));
-        assert!(
-            journal
-                .totals()
-                .all(|(peer, totals)| before.totals.get(&peer) == Some(&totals))
-        );
+        assert!(journal.totals().all(|(peer, totals)| before.totals.get(&peer) == Some(&totals)));
     }
 
     fn files_of(directory: &Path) -> BTreeMap<OsString, Vec<u8>> {
         let entries = fs::read_dir(directory).unwrap().map(Result::unwrap);
-        entries
-            .map(|entry| (entry.file_name(), fs::read(entry.path()).unwrap()))
-            .collect()
+        entries.map(|entry| (entry.file_name(), fs::read(entry.path()).unwrap())).collect()
     }
 
     fn put_files(directory: &Path, files: &BTreeMap<OsString, Vec<u8>>) {
@@ -622,32 +522,17 @@ mod tests {
             totals(2, 11, 19),
             ceiling(3, 3000),
             ceiling(3, 2000),
-            Record::Redeemed {
-                channel: earned(2),
-                amount: tokens(1),
-            },
+            Record::Redeemed { channel: earned(2), amount: tokens(1) },
             Record::Seqno { seqno: 3 },
         ];
         journal.commit(&records).unwrap();
         drop(journal);
         let (journal, _) = open(&path);
-        assert_eq!(
-            (journal.ceiling(&paid(2)), journal.ceiling(&paid(3))),
-            (tokens(1000), tokens(3000))
-        );
+        assert_eq!((journal.ceiling(&paid(2)), journal.ceiling(&paid(3))), (tokens(1000), tokens(3000)));
         assert_eq!(journal.held_on(&earned(2)).unwrap().amount(), tokens(200));
         assert_eq!(journal.redeemed(&earned(2)), tokens(150));
-        let (_, totals) = journal
-            .totals()
-            .find(|(peer, _)| *peer == neighbour(2).node_id())
-            .unwrap();
-        assert_eq!(
-            totals,
-            Totals {
-                sent: Bytes::new(11),
-                received: Bytes::new(20)
-            }
-        );
+        let (_, totals) = journal.totals().find(|(peer, _)| *peer == neighbour(2).node_id()).unwrap();
+        assert_eq!(totals, Totals { sent: Bytes::new(11), received: Bytes::new(20) });
         assert_eq!(journal.seqno(), Some(3), "the sequence number wraps around");
     }
 
@@ -670,12 +555,7 @@ mod tests {
         journal.commit(&[totals(2, 50, 50)]).unwrap();
         for entry in fs::read_dir(directory.path()).unwrap() {
             let entry = entry.unwrap();
-            assert_eq!(
-                entry.metadata().unwrap().permissions().mode() & 0o777,
-                0o600,
-                "{}",
-                entry.path().display()
-            );
+            assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{}", entry.path().display());
         }
         // One page changed. SQLite repeats its frame up to the next sector of 4,096 bytes, because of psow=0.
         let log = fs::metadata(beside(&path, "-wal")).unwrap().len();
@@ -695,9 +575,7 @@ mod tests {
             }
             fs::write(&path, &noise).unwrap();
             let (journal, opened) = open(&path);
-            let Opened::SetAside { to, .. } = opened else {
-                panic!("{opened:?}")
-            };
+            let Opened::SetAside { to, .. } = opened else { panic!("{opened:?}") };
             assert_eq!(fs::read(&to).unwrap(), noise);
             assert_eq!(to, beside(&path, &format!(".damaged-{}", round + 1)));
             assert_nothing_is_made_up(&journal, &before);
@@ -717,10 +595,7 @@ mod tests {
             put_files(scratch.path(), &files);
             fs::write(&path, &whole[..len]).unwrap();
             let (mut journal, opened) = open(&path);
-            assert!(
-                matches!(opened, Opened::SetAside { .. }),
-                "{len}: {opened:?}"
-            );
+            assert!(matches!(opened, Opened::SetAside { .. }), "{len}: {opened:?}");
             assert_nothing_is_made_up(&journal, &before);
             journal.commit(&some_of_everything()).unwrap();
             assert_eq!(journal.state, before);
@@ -759,9 +634,7 @@ mod tests {
     fn a_damaged_log_never_makes_anything_up() {
         let (directory, path, _) = written();
         let (mut journal, _) = open(&path);
-        let all: Vec<_> = (2..6)
-            .flat_map(|n| [ceiling(n, 5000), totals(n, 100, 200)])
-            .collect();
+        let all: Vec<_> = (2..6).flat_map(|n| [ceiling(n, 5000), totals(n, 100, 200)]).collect();
         journal.commit(&all).unwrap();
         // The power fails: the files as they are, the log not yet folded in.
         let before = journal.state.clone();
@@ -785,18 +658,10 @@ mod tests {
             put_files(directory.path(), &files);
             fs::write(directory.path().join(&log), &bytes).unwrap();
             let (journal, opened) = open(&path);
-            assert!(
-                matches!(opened, Opened::Restored | Opened::SetAside { .. }),
-                "{opened:?}"
-            );
+            assert!(matches!(opened, Opened::Restored | Opened::SetAside { .. }), "{opened:?}");
             assert_eq!(journal.state.ceilings, before.ceilings);
-            assert!(
-                journal
-                    .held()
-                    .all(|receipt| before.held.get(&receipt.channel()) == Some(receipt))
-            );
-            let known =
-                |totals: Totals| totals.sent == Bytes::new(10) || totals.sent == Bytes::new(100);
+            assert!(journal.held().all(|receipt| before.held.get(&receipt.channel()) == Some(receipt)));
+            let known = |totals: Totals| totals.sent == Bytes::new(10) || totals.sent == Bytes::new(100);
             assert!(journal.totals().all(|(_, totals)| known(totals)));
         }
     }
@@ -810,17 +675,13 @@ mod tests {
         let key = channel_to_bytes(&earned(2));
         let forged = [value.as_slice(), &[0]].concat();
         let sealed = seal(Some(&DOMAIN), HELD, &key, &forged);
-        database
-            .execute(UPSERT, (HELD, key, forged, sealed))
-            .unwrap();
+        database.execute(UPSERT, (HELD, key, forged, sealed)).unwrap();
         let changed = "UPDATE record SET value = zeroblob(12) WHERE kind = 'ceiling'";
         assert_eq!(database.execute(changed, []).unwrap(), 4);
         database.close().unwrap();
 
         let (journal, opened) = open(&path);
-        let Opened::SetAside { why, .. } = opened else {
-            panic!("{opened:?}")
-        };
+        let Opened::SetAside { why, .. } = opened else { panic!("{opened:?}") };
         assert_eq!(why, "5 of its rows are damaged");
         assert_nothing_is_made_up(&journal, &before);
         assert_eq!(journal.held().count(), 3);
@@ -832,10 +693,7 @@ mod tests {
     #[test]
     fn foreign_databases_are_set_aside_and_other_ledgers_and_newer_versions_refused() {
         let (_directory, path, before) = written();
-        let other = LedgerDomain {
-            chain_id: 1,
-            ..DOMAIN
-        };
+        let other = LedgerDomain { chain_id: 1, ..DOMAIN };
         let error = Journal::open(&path, &other).unwrap_err();
         assert!(matches!(error, JournalError::OtherLedger { .. }), "{error}");
         assert!(error.next_step().contains("move"));
@@ -843,42 +701,23 @@ mod tests {
         fs::remove_file(beside(&path, ".anchor-b")).unwrap();
         let error = Journal::open(&path, &other).unwrap_err();
         assert!(matches!(error, JournalError::OtherLedger { .. }), "{error}");
-        assert_eq!(
-            open(&path).0.state,
-            before,
-            "a look with the wrong configuration changes nothing"
-        );
+        assert_eq!(open(&path).0.state, before, "a look with the wrong configuration changes nothing");
 
         let mut newer = heading(&DOMAIN);
         newer[1] = 2;
         let database = Connection::open(&path).unwrap();
-        database
-            .execute(
-                UPSERT,
-                (JOURNAL, [0_u8; 0], &newer, seal(None, JOURNAL, &[], &newer)),
-            )
-            .unwrap();
+        database.execute(UPSERT, (JOURNAL, [0_u8; 0], &newer, seal(None, JOURNAL, &[], &newer))).unwrap();
         database.close().unwrap();
         let error = Journal::open(&path, &DOMAIN).unwrap_err();
-        assert!(
-            matches!(error, JournalError::Newer { version: 2, .. }),
-            "{error}"
-        );
+        assert!(matches!(error, JournalError::Newer { version: 2, .. }), "{error}");
 
         fs::remove_file(&path).unwrap();
         let database = Connection::open(&path).unwrap();
-        database
-            .execute_batch("CREATE TABLE song (title TEXT)")
-            .unwrap();
+        database.execute_batch("CREATE TABLE song (title TEXT)").unwrap();
         database.close().unwrap();
         let (_, opened) = open(&path);
-        let Opened::SetAside { why, .. } = opened else {
-            panic!("{opened:?}")
-        };
-        assert_eq!(
-            why,
-            "it is not a journal; no anchor can be read, so ceilings may be missing"
-        );
+        let Opened::SetAside { why, .. } = opened else { panic!("{opened:?}") };
+        assert_eq!(why, "it is not a journal; no anchor can be read, so ceilings may be missing");
     }
 
     #[test]
@@ -933,10 +772,7 @@ mod tests {
         assert!(matches!(error, JournalError::NotAFile { .. }), "{error}");
 
         // Only a file name: the directory is the current one.
-        assert_eq!(
-            uri(Path::new("a b?c#%.db")),
-            "file:a%20b%3Fc%23%25.db?psow=0"
-        );
+        assert_eq!(uri(Path::new("a b?c#%.db")), "file:a%20b%3Fc%23%25.db?psow=0");
         let strange = directory.path().join("a b?mode=memory#%41.db");
         let (mut journal, _) = open(&strange);
         journal.next_boot().unwrap();
@@ -950,24 +786,15 @@ mod tests {
         let first = paid(2);
         let channel = |nonce| ChannelId { nonce, ..first };
         let many: Vec<_> = (0..=CHANNELS_MAX as u64)
-            .map(|nonce| Record::Ceiling {
-                channel: channel(nonce),
-                amount: tokens(1),
-            })
+            .map(|nonce| Record::Ceiling { channel: channel(nonce), amount: tokens(1) })
             .collect();
         let error = journal.commit(&many).unwrap_err();
-        assert!(
-            matches!(error, JournalError::TooManyChannels { .. }),
-            "{error}"
-        );
+        assert!(matches!(error, JournalError::TooManyChannels { .. }), "{error}");
         assert_eq!(journal.state, before);
         journal.commit(&many[..CHANNELS_MAX - 4]).unwrap();
         drop(journal);
         let (journal, opened) = open(&path);
-        assert_eq!(
-            (opened, journal.ceilings().count()),
-            (Opened::Restored, CHANNELS_MAX - 1)
-        );
+        assert_eq!((opened, journal.ceilings().count()), (Opened::Restored, CHANNELS_MAX - 1));
     }
 
     /// The child of the test below: says each amount after it was committed, until it is killed.
@@ -977,13 +804,7 @@ mod tests {
         let mut amount = journal.ceiling(&paid(2)).get() as u64;
         loop {
             amount += 1;
-            journal
-                .commit(&[
-                    ceiling(2, amount),
-                    held(3, amount),
-                    totals(4, amount, amount),
-                ])
-                .unwrap();
+            journal.commit(&[ceiling(2, amount), held(3, amount), totals(4, amount, amount)]).unwrap();
             writeln!(io::stdout(), "committed {amount}").unwrap();
         }
     }
@@ -1000,22 +821,13 @@ mod tests {
         let mut acknowledged = 0;
         for boot in 1..=20 {
             let mut child = Command::new(std::env::current_exe().unwrap())
-                .args([
-                    "--exact",
-                    "journal::tests::what_was_acknowledged_survives_kill_minus_nine",
-                    "--nocapture",
-                ])
+                .args(["--exact", "journal::tests::what_was_acknowledged_survives_kill_minus_nine", "--nocapture"])
                 .env(CHILD, &path)
                 .stdout(Stdio::piped())
                 .spawn()
                 .unwrap();
-            let mut lines = BufReader::new(child.stdout.take().unwrap())
-                .lines()
-                .map_while(Result::ok);
-            let amount = |line: String| {
-                line.split_once("committed ")
-                    .and_then(|(_, n)| n.parse().ok())
-            };
+            let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+            let amount = |line: String| line.split_once("committed ").and_then(|(_, n)| n.parse().ok());
             acknowledged = lines.find_map(amount).unwrap();
             std::thread::sleep(Duration::from_micros(rng.u64(..30_000)));
             child.kill().unwrap();
@@ -1036,11 +848,7 @@ mod tests {
     #[test]
     fn a_full_disk_refuses_by_name_and_half_writes_nothing() {
         let name = "journal::tests::a_full_disk_refuses_by_name_and_half_writes_nothing";
-        if !rerun_in_namespace(
-            name,
-            "--mount",
-            "mount -t tmpfs -o size=256k none /mnt || exit 1",
-        ) {
+        if !rerun_in_namespace(name, "--mount", "mount -t tmpfs -o size=256k none /mnt || exit 1") {
             return;
         }
         let path = Path::new("/mnt/journal.db");
@@ -1048,12 +856,7 @@ mod tests {
         journal.next_boot().unwrap();
         journal.commit(&some_of_everything()).unwrap();
         let ballast = Path::new("/mnt/ballast");
-        while fs::write(
-            ballast,
-            vec![0; fs::metadata(ballast).map_or(0, |meta| meta.len() as usize) + 4096],
-        )
-        .is_ok()
-        {}
+        while fs::write(ballast, vec![0; fs::metadata(ballast).map_or(0, |meta| meta.len() as usize) + 4096]).is_ok() {}
 
         let (mut amount, mut before) = (1000, journal.state.clone());
         let error = loop {
@@ -1071,21 +874,13 @@ mod tests {
         assert!(journal.commit(&[held(2, amount)]).is_err(), "still full");
         drop(journal);
         let (mut journal, opened) = open(path);
-        assert_eq!(
-            (opened, &journal.state.held),
-            (Opened::Restored, &before.held)
-        );
+        assert_eq!((opened, &journal.state.held), (Opened::Restored, &before.held));
 
         fs::remove_file(ballast).unwrap();
-        journal
-            .commit(&[held(2, amount), ceiling(2, amount)])
-            .unwrap();
+        journal.commit(&[held(2, amount), ceiling(2, amount)]).unwrap();
         drop(journal);
         let (journal, opened) = open(path);
-        assert_eq!(
-            (opened, journal.ceiling(&paid(2))),
-            (Opened::Restored, tokens(amount))
-        );
+        assert_eq!((opened, journal.ceiling(&paid(2))), (Opened::Restored, tokens(amount)));
 
         // No room for a first journal either.
         let error = loop {

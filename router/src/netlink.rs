@@ -9,20 +9,15 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use netlink_packet_core::{
-    ErrorBuffer, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REPLACE,
-    NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload,
+    ErrorBuffer, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REPLACE, NLM_F_REQUEST, NLMSG_DONE,
+    NLMSG_ERROR, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
-use netlink_packet_route::address::{
-    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage,
-};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkMessage,
-    LinkMessageBuffer,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkMessage, LinkMessageBuffer,
 };
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMessageBuffer, RouteProtocol,
-    RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMessageBuffer, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -127,9 +122,7 @@ impl NetlinkError {
                 "the mesh is IPv6: set net.ipv6.conf.all.disable_ipv6 and net.ipv6.conf.default.disable_ipv6 to 0 \
                  with `sysctl -w`, and start without `ipv6.disable=1`"
             }
-            Self::Refused { .. } | Self::Exchange { .. } => {
-                "this is unexpected; `dmesg` may say more"
-            }
+            Self::Refused { .. } | Self::Exchange { .. } => "this is unexpected; `dmesg` may say more",
         }
     }
 
@@ -152,10 +145,7 @@ impl Netlink {
             socket.bind_auto()?;
             socket.connect(&SocketAddr::new(0, 0))?;
             SockRef::from(&socket).set_read_timeout(Some(ANSWER_TIMEOUT))?;
-            Ok(Self {
-                socket,
-                sequence: 0,
-            })
+            Ok(Self { socket, sequence: 0 })
         };
         opened().map_err(|source| NetlinkError::Socket { source })
     }
@@ -163,27 +153,16 @@ impl Netlink {
     /// The index of the interface `name`.
     pub fn link_index(&mut self, name: &str) -> Result<u32, NetlinkError> {
         let mut message = LinkMessage::default();
-        message
-            .attributes
-            .push(LinkAttribute::IfName(name.to_owned()));
+        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
         let mut index = None;
         let asked = self.request(RouteNetlinkMessage::GetLink(message), 0, |payload| {
-            index = LinkMessageBuffer::new_checked(payload)
-                .ok()
-                .map(|link| link.link_index());
+            index = LinkMessageBuffer::new_checked(payload).ok().map(|link| link.link_index());
         });
         // ERANGE is the kernel's answer to a name that is too long to be one.
-        let missing = || NetlinkError::NoSuchInterface {
-            name: name.to_owned(),
-        };
+        let missing = || NetlinkError::NoSuchInterface { name: name.to_owned() };
         match asked {
             Ok(()) => index.ok_or_else(missing),
-            Err(Failure::Errno(e))
-                if matches!(
-                    e.raw_os_error(),
-                    Some(libc::ENODEV | libc::ERANGE | libc::EINVAL)
-                ) =>
-            {
+            Err(Failure::Errno(e)) if matches!(e.raw_os_error(), Some(libc::ENODEV | libc::ERANGE | libc::EINVAL)) => {
                 Err(missing())
             }
             Err(failure) => Err(failure.during(format!("look up interface `{name}`"))),
@@ -195,15 +174,11 @@ impl Netlink {
     pub fn set_up(&mut self, index: u32, mtu: u32) -> Result<(), NetlinkError> {
         let mut settings = link(index);
         settings.attributes.push(LinkAttribute::Mtu(mtu));
-        settings
-            .attributes
-            .push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(
-                vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)],
-            )]));
+        settings.attributes.push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![
+            AfSpecInet6::AddrGenMode(In6AddrGenMode::None),
+        ])]));
         self.acknowledged(RouteNetlinkMessage::SetLink(settings), 0)
-            .map_err(|failure| {
-                failure.during(format!("set up interface {index} with an MTU of {mtu}"))
-            })?;
+            .map_err(|failure| failure.during(format!("set up interface {index} with an MTU of {mtu}")))?;
         // In one message with the rest, the kernel would bring the interface up first and choose an address.
         let mut up = link(index);
         up.header.flags = LinkFlags::Up;
@@ -215,33 +190,17 @@ impl Netlink {
     /// Gives an interface an address without duplicate address detection: it is derived from a key. Adding it again
     /// changes nothing. The kernel adds a route for its prefix by itself. Sockets can bind to it at once; packets for
     /// it are accepted some milliseconds later, for the kernel leaves its own route to a work queue.
-    pub fn add_address(
-        &mut self,
-        index: u32,
-        address: Ipv6Addr,
-        prefix_len: u8,
-    ) -> Result<(), NetlinkError> {
+    pub fn add_address(&mut self, index: u32, address: Ipv6Addr, prefix_len: u8) -> Result<(), NetlinkError> {
         let mut message = AddressMessage::default();
         message.header.family = AddressFamily::Inet6;
         message.header.prefix_len = prefix_len;
         message.header.flags = AddressHeaderFlags::Nodad;
         message.header.index = index;
-        message
-            .attributes
-            .push(AddressAttribute::Address(IpAddr::V6(address)));
-        message
-            .attributes
-            .push(AddressAttribute::Local(IpAddr::V6(address)));
-        message
-            .attributes
-            .push(AddressAttribute::Flags(AddressFlags::Nodad));
-        self.acknowledged(
-            RouteNetlinkMessage::NewAddress(message),
-            NLM_F_CREATE | NLM_F_REPLACE,
-        )
-        .map_err(|failure| {
-            failure.during(format!("add {address}/{prefix_len} to interface {index}"))
-        })
+        message.attributes.push(AddressAttribute::Address(IpAddr::V6(address)));
+        message.attributes.push(AddressAttribute::Local(IpAddr::V6(address)));
+        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+        self.acknowledged(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE)
+            .map_err(|failure| failure.during(format!("add {address}/{prefix_len} to interface {index}")))
     }
 
     /// Routes a prefix into an interface; a lower `metric` is preferred, 0 means the kernel's default of 1024. A
@@ -256,15 +215,8 @@ impl Netlink {
         let mut message = route(destination, prefix_len, index, metric);
         message.header.scope = RouteScope::Universe;
         message.header.kind = RouteType::Unicast;
-        self.acknowledged(
-            RouteNetlinkMessage::NewRoute(message),
-            NLM_F_CREATE | NLM_F_REPLACE,
-        )
-        .map_err(|failure| {
-            failure.during(format!(
-                "route {destination}/{prefix_len} to interface {index}"
-            ))
-        })
+        self.acknowledged(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE)
+            .map_err(|failure| failure.during(format!("route {destination}/{prefix_len} to interface {index}")))
     }
 
     /// Takes back what [`Netlink::add_route`] did with the same arguments. A route that is not there, or is not ours,
@@ -279,17 +231,10 @@ impl Netlink {
         let mut message = route(destination, prefix_len, index, metric);
         message.header.scope = RouteScope::NoWhere;
         match self.acknowledged(RouteNetlinkMessage::DelRoute(message), 0) {
-            Err(Failure::Errno(e))
-                if matches!(
-                    e.raw_os_error(),
-                    Some(libc::ESRCH | libc::ENODEV | libc::ENOENT)
-                ) =>
-            {
+            Err(Failure::Errno(e)) if matches!(e.raw_os_error(), Some(libc::ESRCH | libc::ENODEV | libc::ENOENT)) => {
                 Ok(())
             }
-            done => done.map_err(|failure| {
-                failure.during(format!("delete the route to {destination}/{prefix_len}"))
-            }),
+            done => done.map_err(|failure| failure.during(format!("delete the route to {destination}/{prefix_len}"))),
         }
     }
 
@@ -300,13 +245,9 @@ impl Netlink {
             let mut message = RouteMessage::default();
             message.header.address_family = AddressFamily::Inet6;
             let mut routes = Vec::new();
-            let listed = self.request(
-                RouteNetlinkMessage::GetRoute(message),
-                NLM_F_DUMP,
-                |payload| {
-                    routes.extend(our_route(payload, index));
-                },
-            );
+            let listed = self.request(RouteNetlinkMessage::GetRoute(message), NLM_F_DUMP, |payload| {
+                routes.extend(our_route(payload, index));
+            });
             match listed {
                 Ok(()) => {
                     routes.sort_unstable();
@@ -343,17 +284,8 @@ impl Netlink {
         let mut buffer = vec![0; ANSWER_MAX];
         let mut interrupted = false;
         loop {
-            let len = self
-                .socket
-                .recv(&mut &mut buffer[..], 0)
-                .map_err(Failure::Exchange)?;
-            match read_answer(
-                &buffer[..len],
-                self.sequence,
-                flags,
-                &mut interrupted,
-                &mut each,
-            )? {
+            let len = self.socket.recv(&mut &mut buffer[..], 0).map_err(Failure::Exchange)?;
+            match read_answer(&buffer[..len], self.sequence, flags, &mut interrupted, &mut each)? {
                 Progress::More => {}
                 Progress::Done if interrupted => return Err(Failure::Interrupted),
                 Progress::Done => return Ok(()),
@@ -374,12 +306,7 @@ fn route(destination: Ipv6Addr, prefix_len: u8, index: u32, metric: u32) -> Rout
     message.header.destination_prefix_length = prefix_len;
     message.header.table = RouteHeader::RT_TABLE_MAIN;
     message.header.protocol = RouteProtocol::from(ROUTE_PROTOCOL);
-    message
-        .attributes
-        .push(RouteAttribute::Destination(RouteAddress::Inet6(masked(
-            destination,
-            prefix_len,
-        ))));
+    message.attributes.push(RouteAttribute::Destination(RouteAddress::Inet6(masked(destination, prefix_len))));
     message.attributes.push(RouteAttribute::Oif(index));
     message.attributes.push(RouteAttribute::Priority(metric));
     message
@@ -398,17 +325,12 @@ fn our_route(payload: &[u8], index: u32) -> Option<KernelRoute> {
     if message.protocol() != ROUTE_PROTOCOL || message.table() != RouteHeader::RT_TABLE_MAIN {
         return None;
     }
-    let mut route = KernelRoute {
-        destination: Ipv6Addr::UNSPECIFIED,
-        prefix_len: message.destination_prefix_length(),
-        metric: 0,
-    };
+    let mut route =
+        KernelRoute { destination: Ipv6Addr::UNSPECIFIED, prefix_len: message.destination_prefix_length(), metric: 0 };
     let mut leads_here = false;
     for attribute in message.attributes().map_while(Result::ok) {
         match (attribute.kind(), attribute.value()) {
-            (RTA_DST, value) => {
-                route.destination = Ipv6Addr::from(<[u8; 16]>::try_from(value).ok()?)
-            }
+            (RTA_DST, value) => route.destination = Ipv6Addr::from(<[u8; 16]>::try_from(value).ok()?),
             (RTA_OIF, value) => leads_here = u32::from_ne_bytes(value.try_into().ok()?) == index,
             (RTA_PRIORITY, value) => route.metric = u32::from_ne_bytes(value.try_into().ok()?),
             _ => {}
@@ -454,17 +376,10 @@ fn read_answer(
     interrupted: &mut bool,
     each: &mut impl FnMut(&[u8]),
 ) -> Result<Progress, Failure> {
-    let unreadable = || {
-        Failure::Exchange(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "an answer that is none",
-        ))
-    };
+    let unreadable = || Failure::Exchange(io::Error::new(io::ErrorKind::InvalidData, "an answer that is none"));
     while !datagram.is_empty() {
         let message = NetlinkBuffer::new_checked(datagram).map_err(|_| unreadable())?;
-        let len = (message.length() as usize)
-            .next_multiple_of(4)
-            .min(datagram.len());
+        let len = (message.length() as usize).next_multiple_of(4).min(datagram.len());
         datagram = &datagram[len..];
         if message.sequence_number() != sequence {
             continue;
@@ -473,13 +388,12 @@ fn read_answer(
         match message.message_type() {
             NLMSG_DONE => return Ok(Progress::Done),
             NLMSG_ERROR => {
-                let answer =
-                    ErrorBuffer::new_checked(message.payload()).map_err(|_| unreadable())?;
+                let answer = ErrorBuffer::new_checked(message.payload()).map_err(|_| unreadable())?;
                 return match answer.code() {
                     None => Ok(Progress::Done),
-                    Some(code) => Err(Failure::Errno(io::Error::from_raw_os_error(
-                        code.get().checked_abs().unwrap_or(i32::MAX),
-                    ))),
+                    Some(code) => {
+                        Err(Failure::Errno(io::Error::from_raw_os_error(code.get().checked_abs().unwrap_or(i32::MAX))))
+                    }
                 };
             }
             _ => each(message.payload()),
@@ -513,12 +427,7 @@ pub(crate) fn rerun_in_namespace(name: &str, namespaces: &str, prepare: &str) ->
         return false;
     }
     let output = Command::new("unshare")
-        .args([
-            namespaces,
-            "sh",
-            "-c",
-            &format!("{prepare}\nexec \"$0\" --exact \"$1\" --nocapture"),
-        ])
+        .args([namespaces, "sh", "-c", &format!("{prepare}\nexec \"$0\" --exact \"$1\" --nocapture")])
         .arg(std::env::current_exe().unwrap())
         .arg(name)
         .env(MARK, name)
@@ -541,11 +450,7 @@ mod tests {
 
     fn ip(args: &str) -> String {
         let output = Command::new("ip").args(args.split(' ')).output().unwrap();
-        assert!(
-            output.status.success(),
-            "ip {args}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        assert!(output.status.success(), "ip {args}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     }
 
@@ -556,10 +461,7 @@ mod tests {
     #[test]
     fn a_prefix_is_routed_without_its_host_bits() {
         let address: Ipv6Addr = "fd00:1:2:3::9".parse().unwrap();
-        assert_eq!(
-            masked(address, 48),
-            "fd00:1:2::".parse::<Ipv6Addr>().unwrap()
-        );
+        assert_eq!(masked(address, 48), "fd00:1:2::".parse::<Ipv6Addr>().unwrap());
         assert_eq!(masked(address, 0), Ipv6Addr::UNSPECIFIED);
         assert_eq!(masked(address, 128), address);
     }
@@ -583,20 +485,12 @@ mod tests {
 
     #[test]
     fn the_interface_has_our_address_and_none_of_the_kernels_own() {
-        if !in_own_namespace(
-            "netlink::tests::the_interface_has_our_address_and_none_of_the_kernels_own",
-        ) {
+        if !in_own_namespace("netlink::tests::the_interface_has_our_address_and_none_of_the_kernels_own") {
             return;
         }
         let mut netlink = Netlink::open().unwrap();
-        assert!(matches!(
-            netlink.link_index("waybill0"),
-            Err(NetlinkError::NoSuchInterface { .. })
-        ));
-        assert!(matches!(
-            netlink.link_index("a-name-that-is-too-long"),
-            Err(NetlinkError::NoSuchInterface { .. })
-        ));
+        assert!(matches!(netlink.link_index("waybill0"), Err(NetlinkError::NoSuchInterface { .. })));
+        assert!(matches!(netlink.link_index("a-name-that-is-too-long"), Err(NetlinkError::NoSuchInterface { .. })));
         let tun = Tun::create("waybill0", 1420).unwrap();
         netlink.set_up(tun.index(), 1400).unwrap();
         let address: Ipv6Addr = "fd57:1::1".parse().unwrap();
@@ -604,22 +498,14 @@ mod tests {
         netlink.add_address(tun.index(), address, 64).unwrap();
 
         let shown = ip("-6 addr show dev waybill0");
-        assert!(
-            shown.contains("mtu 1400") && shown.contains("UP"),
-            "{shown}"
-        );
+        assert!(shown.contains("mtu 1400") && shown.contains("UP"), "{shown}");
         assert!(shown.contains("inet6 fd57:1::1/64"), "{shown}");
-        assert!(
-            !shown.contains("fe80") && !shown.contains("tentative"),
-            "{shown}"
-        );
+        assert!(!shown.contains("fe80") && !shown.contains("tentative"), "{shown}");
     }
 
     #[test]
     fn routes_are_replaced_listed_and_deleted_and_those_of_others_stay() {
-        if !in_own_namespace(
-            "netlink::tests::routes_are_replaced_listed_and_deleted_and_those_of_others_stay",
-        ) {
+        if !in_own_namespace("netlink::tests::routes_are_replaced_listed_and_deleted_and_those_of_others_stay") {
             return;
         }
         let mut netlink = Netlink::open().unwrap();
@@ -633,47 +519,18 @@ mod tests {
             netlink.add_route(prefix(n), 48, tun.index(), 100).unwrap();
         }
         netlink.add_route(prefix(7), 48, tun.index(), 100).unwrap();
-        netlink
-            .add_route(prefix(9), 48, other.index(), 100)
-            .unwrap();
+        netlink.add_route(prefix(9), 48, other.index(), 100).unwrap();
         ip("-6 route add fd01::/48 dev waybill0 proto static");
         let listed = netlink.routes(tun.index()).unwrap();
         assert_eq!(listed.len(), 1999);
-        assert_eq!(
-            listed[7],
-            KernelRoute {
-                destination: prefix(7),
-                prefix_len: 48,
-                metric: 100
-            }
-        );
-        assert_eq!(
-            netlink.routes(other.index()).unwrap()[0].destination,
-            prefix(9),
-            "it was moved, not doubled"
-        );
+        assert_eq!(listed[7], KernelRoute { destination: prefix(7), prefix_len: 48, metric: 100 });
+        assert_eq!(netlink.routes(other.index()).unwrap()[0].destination, prefix(9), "it was moved, not doubled");
 
         for route in listed {
-            netlink
-                .delete_route(
-                    route.destination,
-                    route.prefix_len,
-                    tun.index(),
-                    route.metric,
-                )
-                .unwrap();
-            netlink
-                .delete_route(
-                    route.destination,
-                    route.prefix_len,
-                    tun.index(),
-                    route.metric,
-                )
-                .unwrap();
+            netlink.delete_route(route.destination, route.prefix_len, tun.index(), route.metric).unwrap();
+            netlink.delete_route(route.destination, route.prefix_len, tun.index(), route.metric).unwrap();
         }
-        netlink
-            .delete_route("fd01::".parse().unwrap(), 48, tun.index(), 1024)
-            .unwrap();
+        netlink.delete_route("fd01::".parse().unwrap(), 48, tun.index(), 1024).unwrap();
         assert_eq!(netlink.routes(tun.index()).unwrap(), []);
         assert!(ip("-6 route").contains("fd01::/48 dev waybill0 proto static"));
 
@@ -694,14 +551,10 @@ mod tests {
         std::fs::write("/proc/sys/net/ipv6/conf/waybill0/disable_ipv6", "1").unwrap();
         netlink.set_up(tun.index(), 1420).unwrap();
         let error = netlink.add_address(tun.index(), prefix(1), 64).unwrap_err();
-        assert!(
-            matches!(error, NetlinkError::Ipv6Disabled { .. }),
-            "{error}"
-        );
+        assert!(matches!(error, NetlinkError::Ipv6Disabled { .. }), "{error}");
         assert!(error.next_step().contains("disable_ipv6"));
 
-        let error =
-            NetlinkError::from_errno("add a route", io::Error::from_raw_os_error(libc::EPERM));
+        let error = NetlinkError::from_errno("add a route", io::Error::from_raw_os_error(libc::EPERM));
         assert!(error.next_step().contains("CAP_NET_ADMIN"));
     }
 }

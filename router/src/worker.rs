@@ -115,7 +115,8 @@ pub(crate) struct Inbox {
 impl Inbox {
     /// Hands a message over without waiting. False when the inbox is full or the worker has ended.
     pub(crate) fn send(&self, message: ToWorker) -> bool {
-        let taken = !matches!(self.sender.try_send(message), Err(TrySendError::Full(_) | TrySendError::Disconnected(_)));
+        let taken =
+            !matches!(self.sender.try_send(message), Err(TrySendError::Full(_) | TrySendError::Disconnected(_)));
         // A lost wake-up is made good by the worker's next timer.
         taken && self.waker.wake().is_ok()
     }
@@ -301,7 +302,14 @@ impl Worker {
     }
 
     /// Opens a datagram into the batch. A batch has one ingress: packets of another link end it first.
-    fn open(&mut self, now: Instant, from: SocketAddr, len: usize, ingress: Option<LinkId>, batch: &mut Batch) -> Option<LinkId> {
+    fn open(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        len: usize,
+        ingress: Option<LinkId>,
+        batch: &mut Batch,
+    ) -> Option<LinkId> {
         let (link, packet_len) = match self.wireguard.open(from, &self.datagram[..len], batch.spare()) {
             Opened::Packet(link, packet_len) => (link, packet_len),
             Opened::Alive(_) | Opened::Nothing => return ingress,

@@ -35,8 +35,6 @@ pub struct Config {
     pub boot: u64,
     /// Prefixes this node announces besides its own /48.
     pub announce: Vec<Prefix>,
-    /// The largest IP packet on the own side, bytes.
-    pub local_mtu: usize,
     /// Time between two Hellos on a link.
     pub hello_interval: Duration,
     /// Time between two full Updates on a link.

@@ -9,25 +9,20 @@ use super::table::Side::{Left, Right};
 use super::table::{Table, amount, facts, harmless, money, round_trip, short_id, span};
 use super::{Ask, Failure};
 use crate::control::{
-    self, Direction, LinkState, Meters, Neighbour, Receipts, RedeemedReceipts, Request, Response,
-    Routes, Status, Wallet,
+    self, Direction, LinkState, Meters, Neighbour, Receipts, RedeemedReceipts, Request, Response, Routes, Status,
+    Wallet,
 };
 
 /// Asks, and renders the answer for a person or a program.
 pub(super) fn ask(arguments: &Ask, request: &Request) -> Result<String, Failure> {
     let response = control::ask(&arguments.socket, request)?;
-    Ok(if arguments.json {
-        as_json(&response)
-    } else {
-        as_text(&response)
-    })
+    Ok(if arguments.json { as_json(&response) } else { as_text(&response) })
 }
 
 /// The answer's value alone; what it answers, the caller knows.
 fn as_json(response: &Response) -> String {
     fn pretty(value: &impl Serialize) -> String {
-        let mut text = serde_json::to_string_pretty(value)
-            .expect("an answer came as JSON and has string keys only");
+        let mut text = serde_json::to_string_pretty(value).expect("an answer came as JSON and has string keys only");
         text.push('\n');
         text
     }
@@ -69,28 +64,15 @@ fn status(status: &Status) -> String {
         ("account", status.id.to_string()),
         ("mesh address", status.mesh_address.to_string()),
         ("prefix", status.prefix.clone()),
-        (
-            "running",
-            format!(
-                "waybill {}, for {}",
-                status.version,
-                span(Duration::from_secs(status.uptime_s))
-            ),
-        ),
-        (
-            "links",
-            format!("{} of {} up", status.links_up, status.links),
-        ),
+        ("running", format!("waybill {}, for {}", status.version, span(Duration::from_secs(status.uptime_s)))),
+        ("links", format!("{} of {} up", status.links_up, status.links)),
         ("routes", status.routes.to_string()),
         ("ledger", ledger.to_owned()),
     ];
     if status.ledger_reachable.is_some() {
         list.push(("owed by us", money(status.owed_by_us, &status.unit)));
         list.push(("owed to us", money(status.owed_to_us, &status.unit)));
-        list.push((
-            "at risk",
-            format!("{} at most", money(status.value_at_risk, &status.unit)),
-        ));
+        list.push(("at risk", format!("{} at most", money(status.value_at_risk, &status.unit))));
     }
     list.push(("dropped", drops(&status.drops)));
     let mut text = facts(&list);
@@ -101,13 +83,8 @@ fn status(status: &Status) -> String {
 }
 
 fn drops(drops: &BTreeMap<String, u64>) -> String {
-    let packets = drops
-        .values()
-        .fold(0, |sum: u64, packets| sum.saturating_add(*packets));
-    let reasons: Vec<String> = drops
-        .iter()
-        .map(|(reason, packets)| format!("{packets} {reason}"))
-        .collect();
+    let packets = drops.values().fold(0, |sum: u64, packets| sum.saturating_add(*packets));
+    let reasons: Vec<String> = drops.iter().map(|(reason, packets)| format!("{packets} {reason}")).collect();
     match packets {
         0 => "no packet".to_owned(),
         1 => format!("1 packet: {}", reasons.join(", ")),
@@ -147,10 +124,9 @@ fn neighbours(neighbours: &[Neighbour]) -> String {
             neighbour.role.clone(),
             or_dash(neighbour.cost.map(|cost| cost.to_string())),
             or_dash(neighbour.rtt_us.map(round_trip)),
-            neighbour.last_heard_s.map_or_else(
-                || "never".to_owned(),
-                |seconds| format!("{} ago", span(Duration::from_secs(seconds))),
-            ),
+            neighbour
+                .last_heard_s
+                .map_or_else(|| "never".to_owned(), |seconds| format!("{} ago", span(Duration::from_secs(seconds)))),
             or_dash(neighbour.endpoint.clone()),
         ]);
     }
@@ -159,41 +135,20 @@ fn neighbours(neighbours: &[Neighbour]) -> String {
 
 fn routes(answer: &Routes) -> String {
     if answer.routes.is_empty() {
-        return "There are no routes yet.\n  See whether a link is up with `waybill neighbours`.\n"
-            .to_owned();
+        return "There are no routes yet.\n  See whether a link is up with `waybill neighbours`.\n".to_owned();
     }
-    let price = if answer.unit.symbol.is_empty() {
-        "PRICE".to_owned()
-    } else {
-        format!("{} PER GiB", answer.unit.symbol)
-    };
-    let mut table = Table::new(&[
-        ("", Left),
-        ("PREFIX", Left),
-        ("VIA", Left),
-        ("METRIC", Right),
-        (&price, Right),
-        ("FROM", Left),
-    ]);
+    let price =
+        if answer.unit.symbol.is_empty() { "PRICE".to_owned() } else { format!("{} PER GiB", answer.unit.symbol) };
+    let mut table =
+        Table::new(&[("", Left), ("PREFIX", Left), ("VIA", Left), ("METRIC", Right), (&price, Right), ("FROM", Left)]);
     for route in &answer.routes {
         let per_gib = metering::Tokens::new(route.price.into()).unwrap_or(metering::Tokens::MAX);
         table.row([
             if route.selected { ">" } else { "" }.to_owned(),
             route.prefix.clone(),
-            route
-                .via
-                .clone()
-                .unwrap_or_else(|| "this router".to_owned()),
-            if route.metric == u16::MAX {
-                "unreachable".to_owned()
-            } else {
-                route.metric.to_string()
-            },
-            if route.price == 0 {
-                "free".to_owned()
-            } else {
-                amount(per_gib, &answer.unit)
-            },
+            route.via.clone().unwrap_or_else(|| "this router".to_owned()),
+            if route.metric == u16::MAX { "unreachable".to_owned() } else { route.metric.to_string() },
+            if route.price == 0 { "free".to_owned() } else { amount(per_gib, &answer.unit) },
             route.router_id.clone(),
         ]);
     }
@@ -202,8 +157,7 @@ fn routes(answer: &Routes) -> String {
 
 fn meters(answer: &Meters) -> String {
     if answer.meters.is_empty() {
-        return "Nothing was metered yet.\n  See whether a link is up with `waybill neighbours`.\n"
-            .to_owned();
+        return "Nothing was metered yet.\n  See whether a link is up with `waybill neighbours`.\n".to_owned();
     }
     let mut table = Table::new(&[
         ("NEIGHBOUR", Left),
@@ -235,16 +189,8 @@ fn meters(answer: &Meters) -> String {
         text.push_str(&format!("Amounts are in {}. ", answer.unit.symbol));
     }
     text.push_str("Bytes are billed bytes; THEY columns are what the neighbour reports.\n");
-    for meter in answer
-        .meters
-        .iter()
-        .filter(|meter| !meter.sentence.is_empty())
-    {
-        text.push_str(&format!(
-            "{}: {}\n",
-            harmless(&meter.neighbour),
-            harmless(&meter.sentence)
-        ));
+    for meter in answer.meters.iter().filter(|meter| !meter.sentence.is_empty()) {
+        text.push_str(&format!("{}: {}\n", harmless(&meter.neighbour), harmless(&meter.sentence)));
     }
     text
 }
@@ -279,20 +225,12 @@ fn receipts(answer: &Receipts) -> String {
 
 fn redeemed(answer: &RedeemedReceipts) -> String {
     if answer.redeemed.is_empty() {
-        return "There was nothing to redeem.\n  See `waybill receipts` for what is held.\n"
-            .to_owned();
+        return "There was nothing to redeem.\n  See `waybill receipts` for what is held.\n".to_owned();
     }
-    let mut table = Table::new(&[
-        ("NEIGHBOUR", Left),
-        ("CHANNEL", Right),
-        (&format!("PAID {}", answer.unit.symbol), Right),
-    ]);
+    let mut table =
+        Table::new(&[("NEIGHBOUR", Left), ("CHANNEL", Right), (&format!("PAID {}", answer.unit.symbol), Right)]);
     for receipt in &answer.redeemed {
-        table.row([
-            receipt.neighbour.clone(),
-            receipt.channel.nonce.to_string(),
-            amount(receipt.paid, &answer.unit),
-        ]);
+        table.row([receipt.neighbour.clone(), receipt.channel.nonce.to_string(), amount(receipt.paid, &answer.unit)]);
     }
     table.render()
 }
@@ -302,20 +240,8 @@ fn wallet(wallet: &Wallet) -> String {
         ("community", wallet.community.clone()),
         ("account", wallet.account.to_string()),
         ("balance", money(wallet.balance, &wallet.unit)),
-        (
-            "locked",
-            format!(
-                "{} in channels to providers",
-                money(wallet.locked_in_channels, &wallet.unit)
-            ),
-        ),
-        (
-            "earned",
-            format!(
-                "{} not redeemed yet",
-                money(wallet.earned_unredeemed, &wallet.unit)
-            ),
-        ),
+        ("locked", format!("{} in channels to providers", money(wallet.locked_in_channels, &wallet.unit))),
+        ("earned", format!("{} not redeemed yet", money(wallet.earned_unredeemed, &wallet.unit))),
     ]);
     if wallet.channels.is_empty() {
         return text;
@@ -335,12 +261,7 @@ fn wallet(wallet: &Wallet) -> String {
             channel.channel.nonce.to_string(),
             amount(channel.deposit, &wallet.unit),
             amount(channel.redeemed, &wallet.unit),
-            if channel.exit_time_s.is_some() {
-                "closing"
-            } else {
-                "open"
-            }
-            .to_owned(),
+            if channel.exit_time_s.is_some() { "closing" } else { "open" }.to_owned(),
         ]);
     }
     text.push('\n');

@@ -13,11 +13,7 @@ pub(super) fn key(arguments: &KeyArguments) -> Result<String, Failure> {
         known => (known?, false),
     };
     let file = arguments.file.display().to_string();
-    Ok(if arguments.json {
-        as_json(&identity, &file, is_new)
-    } else {
-        as_text(&identity, &file, is_new)
-    })
+    Ok(if arguments.json { as_json(&identity, &file, is_new) } else { as_text(&identity, &file, is_new) })
 }
 
 fn prefix(identity: &Identity) -> String {
@@ -27,14 +23,7 @@ fn prefix(identity: &Identity) -> String {
 
 fn as_text(identity: &Identity, file: &str, is_new: bool) -> String {
     let mut text = facts(&[
-        (
-            "key file",
-            if is_new {
-                format!("{file} (new)")
-            } else {
-                file.to_owned()
-            },
-        ),
+        ("key file", if is_new { format!("{file} (new)") } else { file.to_owned() }),
         ("account", identity.node_id().to_string()),
         ("WireGuard key", identity.wireguard_key().to_string()),
         ("mesh address", identity.card().mesh_address().to_string()),
@@ -43,9 +32,7 @@ fn as_text(identity: &Identity, file: &str, is_new: bool) -> String {
     ]);
     text.push_str("\nGive the card to your neighbours: it goes into their [[peer]] tables and holds no secret.\n");
     if is_new {
-        text.push_str(
-            "Keep a copy of the key file in a safe place: who has it owns this router's tokens.\n",
-        );
+        text.push_str("Keep a copy of the key file in a safe place: who has it owns this router's tokens.\n");
     }
     text
 }
@@ -72,22 +59,13 @@ mod tests {
     fn the_first_use_makes_a_key_and_nothing_shows_the_secret() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("key");
-        let show = |json| {
-            key(&KeyArguments {
-                file: file.clone(),
-                json,
-            })
-            .unwrap()
-        };
+        let show = |json| key(&KeyArguments { file: file.clone(), json }).unwrap();
         let first = show(false);
         let second = show(false);
         let json = show(true);
         let secret = std::fs::read_to_string(&file).unwrap();
 
-        assert!(
-            first.contains("(new)") && !second.contains("(new)"),
-            "{first}{second}"
-        );
+        assert!(first.contains("(new)") && !second.contains("(new)"), "{first}{second}");
         assert!(second.contains("waybill-card1:"), "{second}");
         for said in [&first, &second, &json] {
             assert!(!said.contains(secret.trim()), "the secret was shown");

@@ -4,9 +4,7 @@ use std::error::Error as StdError;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use ledger_client::{
-    CreateError, Embedded, Error, Genesis, Head, Ledger, Refusal, Totals, Verdict, system_clock,
-};
+use ledger_client::{CreateError, Embedded, Error, Genesis, Head, Ledger, Refusal, Totals, Verdict, system_clock};
 use metering::NodeId;
 use serde_json::json;
 
@@ -19,10 +17,8 @@ use crate::identity;
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Found a community: make its ledger's file
-    #[command(
-        after_help = "Example:\n  waybill ledger create --path hilltop.ledger --community Hilltop \\\n      \
-                      --symbol WAY --treasurer treasurer.key"
-    )]
+    #[command(after_help = "Example:\n  waybill ledger create --path hilltop.ledger --community Hilltop \\\n      \
+                      --symbol WAY --treasurer treasurer.key")]
     Create(Create),
     /// Make tokens for an account, in the treasurer's name
     #[command(
@@ -34,10 +30,8 @@ pub(super) enum Command {
     #[command(after_help = "Example:\n  waybill ledger show --path hilltop.ledger")]
     Show(Look),
     /// Replay the whole log and check that every rule was kept
-    #[command(
-        after_help = "Example:\n  waybill ledger audit --path hilltop.ledger\n\n\
-                            The exit code is 1 if anything is wrong."
-    )]
+    #[command(after_help = "Example:\n  waybill ledger audit --path hilltop.ledger\n\n\
+                            The exit code is 1 if anything is wrong.")]
     Audit(Look),
 }
 
@@ -102,23 +96,15 @@ pub(super) fn execute(command: &Command) -> Result<String, Failure> {
 }
 
 fn create(arguments: &Create) -> Result<String, Failure> {
-    let Create {
-        path,
-        community,
-        symbol,
-        decimals,
-        treasurer,
-        json,
-    } = arguments;
+    let Create { path, community, symbol, decimals, treasurer, json } = arguments;
     let treasurer = identity::load(treasurer)?.node_id();
     let clock = system_clock();
     let genesis = Genesis::new(community, symbol, *decimals, treasurer, clock())
         .map_err(|error| Failure::new(error, "see `waybill ledger create --help`"))?;
     let mut ledger = Embedded::create(path, &genesis, clock).map_err(|error| match error {
-        CreateError::Exists { .. } => Failure::new(
-            &error,
-            "name another file, or look at it with `waybill ledger show`",
-        ),
+        CreateError::Exists { .. } => {
+            Failure::new(&error, "name another file, or look at it with `waybill ledger show`")
+        }
         CreateError::Failed(error) => Failure::new(
             format!("cannot create {}: {}", path.display(), with_sources(&error)),
             "look whether its directory exists, may be written to and has space left",
@@ -134,12 +120,8 @@ fn mint(arguments: &Mint) -> Result<String, Failure> {
     let amount = arguments
         .amount
         .in_base_units(unit.decimals)
-        .map_err(|error| {
-            Failure::new(error, "see the token's decimals with `waybill ledger show`")
-        })?;
-    ledger
-        .mint(treasurer, arguments.to, amount)
-        .map_err(mint_failure)?;
+        .map_err(|error| Failure::new(error, "see the token's decimals with `waybill ledger show`"))?;
+    ledger.mint(treasurer, arguments.to, amount).map_err(mint_failure)?;
     let balance = Ledger::balance(&mut ledger, arguments.to).map_err(failure)?;
     if arguments.json {
         let object = json!({
@@ -151,16 +133,12 @@ fn mint(arguments: &Mint) -> Result<String, Failure> {
         return Ok(format!("{object:#}\n"));
     }
     let (minted, held) = (money(amount, &unit), money(balance, &unit));
-    Ok(format!(
-        "minted {minted} for {}, which holds {held}\n",
-        arguments.to
-    ))
+    Ok(format!("minted {minted} for {}, which holds {held}\n", arguments.to))
 }
 
 fn mint_failure(error: Error) -> Failure {
     if let Some(Refusal::NotTreasurer { .. }) = error.refusal() {
-        let next =
-            "only the key the ledger was created with makes tokens; name its file with --treasurer";
+        let next = "only the key the ledger was created with makes tokens; name its file with --treasurer";
         Failure::new(error, next)
     } else {
         failure(error)
@@ -175,9 +153,7 @@ fn audit(arguments: &Look) -> Result<String, Failure> {
     let mut ledger = open(&arguments.path)?;
     let unit = unit(ledger.genesis());
     match Ledger::audit(&mut ledger).map_err(failure)? {
-        Verdict::Kept { head, totals } if arguments.json => {
-            Ok(format!("{:#}\n", audited(&unit, head, totals)))
-        }
+        Verdict::Kept { head, totals } if arguments.json => Ok(format!("{:#}\n", audited(&unit, head, totals))),
         Verdict::Kept { head, totals } => Ok(format!(
             "every rule was kept in all {} entries: {} minted = {} held + {} locked in channels\n",
             head.size,
@@ -186,10 +162,7 @@ fn audit(arguments: &Look) -> Result<String, Failure> {
             money(totals.locked, &unit),
         )),
         Verdict::Broken { difference } => Err(Failure::new(
-            format!(
-                "the ledger {} is broken: {difference}",
-                arguments.path.display()
-            ),
+            format!("the ledger {} is broken: {difference}", arguments.path.display()),
             "stop using it, keep the file, and go back to the last copy that passes `waybill ledger audit`",
         )),
     }
@@ -224,35 +197,19 @@ fn describe(ledger: &mut dyn Ledger, path: &Path, json: bool) -> Result<String, 
     Ok(facts(&[
         ("file", path.display().to_string()),
         ("community", genesis.community().to_owned()),
-        (
-            "token",
-            format!("{}, {} decimals", unit.symbol, unit.decimals),
-        ),
+        ("token", format!("{}, {} decimals", unit.symbol, unit.decimals)),
         ("treasurer", genesis.treasurer().to_string()),
         ("ledger id", genesis.domain().contract.to_string()),
         ("minted", money(totals.minted, &unit)),
         ("held", money(totals.held, &unit)),
-        (
-            "locked",
-            format!("{} in channels", money(totals.locked, &unit)),
-        ),
-        (
-            "log",
-            format!(
-                "{} {}",
-                head.size,
-                if head.size == 1 { "entry" } else { "entries" }
-            ),
-        ),
+        ("locked", format!("{} in channels", money(totals.locked, &unit))),
+        ("log", format!("{} {}", head.size, if head.size == 1 { "entry" } else { "entries" })),
         ("root", head.root.to_string()),
     ]))
 }
 
 fn unit(genesis: &Genesis) -> Unit {
-    Unit {
-        symbol: genesis.symbol().to_owned(),
-        decimals: genesis.decimals(),
-    }
+    Unit { symbol: genesis.symbol().to_owned(), decimals: genesis.decimals() }
 }
 
 fn open(path: &Path) -> Result<Embedded, Failure> {
@@ -263,9 +220,7 @@ fn failure(error: Error) -> Failure {
     let next = match &error {
         Error::Refused(_) => "nothing was changed; see `waybill ledger show`",
         Error::Unavailable(unavailable) if unavailable.retry => "try again in a moment",
-        Error::Unavailable(_) => {
-            "name the ledger's file with --path; `waybill ledger create` makes a new one"
-        }
+        Error::Unavailable(_) => "name the ledger's file with --path; `waybill ledger create` makes a new one",
     };
     Failure::new(with_sources(&error), next)
 }
@@ -308,16 +263,8 @@ mod tests {
         assert!(failure.contains("`waybill key --file "), "{failure}");
         key(&treasurer);
         let founded = create().unwrap();
-        assert!(
-            founded.contains("\ntoken      WAY, 6 decimals\n"),
-            "{founded}"
-        );
-        assert!(
-            create()
-                .unwrap_err()
-                .to_string()
-                .contains("exists already\n  name another file")
-        );
+        assert!(founded.contains("\ntoken      WAY, 6 decimals\n"), "{founded}");
+        assert!(create().unwrap_err().to_string().contains("exists already\n  name another file"));
 
         let to = key(&directory.path().join("attic.key"));
         let mint = |treasurer: &Path, amount: &str, json| {
@@ -333,35 +280,20 @@ mod tests {
             mint(&treasurer, "100", false).unwrap(),
             format!("minted 100.000000 WAY for {to}, which holds 100.000000 WAY\n")
         );
-        let json: serde_json::Value =
-            serde_json::from_str(&mint(&treasurer, "0.25", true).unwrap()).unwrap();
-        assert_eq!(
-            (&json["minted"], &json["balance"]),
-            (&"250000".into(), &"100250000".into())
-        );
-        let failure = mint(&treasurer, "0.0000001", false)
-            .unwrap_err()
-            .to_string();
+        let json: serde_json::Value = serde_json::from_str(&mint(&treasurer, "0.25", true).unwrap()).unwrap();
+        assert_eq!((&json["minted"], &json["balance"]), (&"250000".into(), &"100250000".into()));
+        let failure = mint(&treasurer, "0.0000001", false).unwrap_err().to_string();
         assert!(failure.contains("more than the 6 decimals"), "{failure}");
-        let failure = mint(&directory.path().join("attic.key"), "1", false)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            failure.contains("(NotTreasurer)") && failure.contains("\n  only the key"),
-            "{failure}"
-        );
+        let failure = mint(&directory.path().join("attic.key"), "1", false).unwrap_err().to_string();
+        assert!(failure.contains("(NotTreasurer)") && failure.contains("\n  only the key"), "{failure}");
 
-        let look = |json| Look {
-            path: path.clone(),
-            json,
-        };
+        let look = |json| Look { path: path.clone(), json };
         assert_eq!(
             execute(&Command::Audit(look(false))).unwrap(),
             "every rule was kept in all 3 entries: 100.250000 WAY minted = 100.250000 WAY held + 0.000000 WAY locked \
              in channels\n"
         );
-        let shown: serde_json::Value =
-            serde_json::from_str(&execute(&Command::Show(look(true))).unwrap()).unwrap();
+        let shown: serde_json::Value = serde_json::from_str(&execute(&Command::Show(look(true))).unwrap()).unwrap();
         assert_eq!(shown["minted"], "100250000");
         assert_eq!(shown["conserved"], true);
         assert_eq!(shown["unit"]["symbol"], "WAY");
@@ -371,25 +303,10 @@ mod tests {
     fn a_file_that_is_no_ledger_is_named_and_left_alone() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("x");
-        let show = || {
-            execute(&Command::Show(Look {
-                path: path.clone(),
-                json: false,
-            }))
-            .unwrap_err()
-            .to_string()
-        };
-        assert!(
-            show().starts_with("error: there is no ledger at "),
-            "{}",
-            show()
-        );
+        let show = || execute(&Command::Show(Look { path: path.clone(), json: false })).unwrap_err().to_string();
+        assert!(show().starts_with("error: there is no ledger at "), "{}", show());
         std::fs::write(&path, "precious").unwrap();
-        assert!(
-            show().contains("is not a Waybill ledger\n  name the ledger's file"),
-            "{}",
-            show()
-        );
+        assert!(show().contains("is not a Waybill ledger\n  name the ledger's file"), "{}", show());
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
     }
 }

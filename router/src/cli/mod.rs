@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use metering::{Bytes, Identity};
+use metering::Bytes;
 
 use crate::config::{Config, parse_bytes};
 use crate::control::Request;
@@ -32,10 +32,7 @@ pub struct Failure {
 impl Failure {
     /// A failure with its cause and the next step; without a next step that line is left out.
     pub fn new(cause: impl fmt::Display, next: impl Into<String>) -> Self {
-        Self {
-            cause: cause.to_string(),
-            next: next.into(),
-        }
+        Self { cause: cause.to_string(), next: next.into() }
     }
 }
 
@@ -44,11 +41,7 @@ impl fmt::Display for Failure {
         let mut lines = self.cause.lines().map(table::harmless);
         write!(f, "error: {}", lines.next().unwrap_or_default())?;
         lines.try_for_each(|line| write!(f, "\n{line}"))?;
-        if self.next.is_empty() {
-            Ok(())
-        } else {
-            write!(f, "\n  {}", table::harmless(&self.next))
-        }
+        if self.next.is_empty() { Ok(()) } else { write!(f, "\n  {}", table::harmless(&self.next)) }
     }
 }
 
@@ -86,11 +79,9 @@ enum Command {
     #[command(after_help = "Example:\n  waybill demo --bytes 16MiB")]
     Demo(DemoArguments),
     /// Run this router
-    #[command(
-        after_help = "Examples:\n  waybill up --config /etc/waybill/waybill.toml --check\n  \
+    #[command(after_help = "Examples:\n  waybill up --config /etc/waybill/waybill.toml --check\n  \
                             waybill up --config /etc/waybill/waybill.toml\n\n\
-                            SIGHUP reads the file again; SIGTERM stops the router and leaves nothing behind."
-    )]
+                            SIGHUP reads the file again; SIGTERM stops the router and leaves nothing behind.")]
     Up(UpArguments),
     /// Show this router's keys and card, making them on first use; never the secret
     #[command(after_help = "Example:\n  waybill key --file /etc/waybill/key")]
@@ -178,11 +169,7 @@ struct RedeemArguments {
 
 fn payload(text: &str) -> Result<Bytes, &'static str> {
     let bytes = parse_bytes(text)?;
-    if (1..=64 << 30).contains(&bytes.get()) {
-        Ok(bytes)
-    } else {
-        Err("allowed is 1 B to 64 GiB")
-    }
+    if (1..=64 << 30).contains(&bytes.get()) { Ok(bytes) } else { Err("allowed is 1 B to 64 GiB") }
 }
 
 /// Runs the command line, program name first, and prints what comes of it.
@@ -212,18 +199,8 @@ enum Outcome {
 
 fn execute(command: Command) -> Result<Outcome, Failure> {
     let text = match command {
-        Command::Demo(DemoArguments {
-            bytes,
-            households,
-            seed,
-            json,
-        }) => {
-            return Ok(Outcome::Exit(crate::demo::run(DemoOptions {
-                bytes,
-                households,
-                seed,
-                json,
-            })));
+        Command::Demo(DemoArguments { bytes, households, seed, json }) => {
+            return Ok(Outcome::Exit(crate::demo::run(DemoOptions { bytes, households, seed, json })));
         }
         Command::Up(arguments) if !arguments.check => {
             let config = Config::load(&arguments.config)?;
@@ -239,9 +216,7 @@ fn execute(command: Command) -> Result<Outcome, Failure> {
         Command::Routes(arguments) => ask::ask(&arguments, &Request::Routes)?,
         Command::Meters(arguments) => ask::ask(&arguments, &Request::Meters)?,
         Command::Receipts(arguments) => ask::ask(&arguments, &Request::Receipts)?,
-        Command::Redeem(RedeemArguments { neighbour, ask }) => {
-            ask::ask(&ask, &Request::Redeem { neighbour })?
-        }
+        Command::Redeem(RedeemArguments { neighbour, ask }) => ask::ask(&ask, &Request::Redeem { neighbour })?,
         Command::Wallet(arguments) => ask::ask(&arguments, &Request::Wallet)?,
         #[cfg(feature = "ledger-host")]
         Command::Ledger(command) => ledger::execute(&command)?,
@@ -262,15 +237,10 @@ fn check(arguments: &UpArguments) -> Result<String, Failure> {
         }
         Err(error) => return Err(error.into()),
     };
-    let count = |number: usize, one: &str, many: &str| {
-        format!("{number} {}", if number == 1 { one } else { many })
-    };
+    let count = |number: usize, one: &str, many: &str| format!("{number} {}", if number == 1 { one } else { many });
     let peers = count(config.peers.len(), "peer", "peers");
     let leaves = count(config.leaves.len(), "leaf", "leaves");
-    Ok(format!(
-        "{} is right: {peers}, {leaves}; {key}\n",
-        config.path.display()
-    ))
+    Ok(format!("{} is right: {peers}, {leaves}; {key}\n", config.path.display()))
 }
 
 /// Prints to standard output. A reader that has gone away, such as `head`, is no failure.
@@ -278,11 +248,7 @@ fn print(text: &str) -> ExitCode {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            let _ = writeln!(
-                io::stderr(),
-                "error: cannot write to standard output: {}",
-                identity::plain(&error)
-            );
+            let _ = writeln!(io::stderr(), "error: cannot write to standard output: {}", identity::plain(&error));
             ExitCode::FAILURE
         }
         _ => ExitCode::SUCCESS,

@@ -23,37 +23,19 @@ pub(super) struct Table {
 
 impl Table {
     pub(super) fn new(columns: &[(&str, Side)]) -> Self {
-        Self {
-            columns: columns
-                .iter()
-                .map(|(title, side)| ((*title).to_owned(), *side))
-                .collect(),
-            rows: Vec::new(),
-        }
+        Self { columns: columns.iter().map(|(title, side)| ((*title).to_owned(), *side)).collect(), rows: Vec::new() }
     }
 
     /// Adds a line; its cells are in the order of the columns.
     pub(super) fn row<const N: usize>(&mut self, cells: [String; N]) {
         debug_assert_eq!(N, self.columns.len());
-        self.rows
-            .push(cells.into_iter().map(|cell| harmless(&cell)).collect());
+        self.rows.push(cells.into_iter().map(|cell| harmless(&cell)).collect());
     }
 
     pub(super) fn render(&self) -> String {
-        let titles: Vec<String> = self
-            .columns
-            .iter()
-            .map(|(title, _)| title.clone())
-            .collect();
+        let titles: Vec<String> = self.columns.iter().map(|(title, _)| title.clone()).collect();
         let widths: Vec<usize> = (0..titles.len())
-            .map(|column| {
-                self.rows
-                    .iter()
-                    .chain([&titles])
-                    .map(|row| width(&row[column]))
-                    .max()
-                    .unwrap_or(0)
-            })
+            .map(|column| self.rows.iter().chain([&titles]).map(|row| width(&row[column])).max().unwrap_or(0))
             .collect();
         let mut text = String::new();
         for row in [&titles].into_iter().chain(&self.rows) {
@@ -79,23 +61,12 @@ fn width(cell: &str) -> usize {
 /// A list of names and values, the values below each other.
 pub(super) fn facts(facts: &[(&str, String)]) -> String {
     let width_max = facts.iter().map(|(name, _)| width(name)).max().unwrap_or(0);
-    facts
-        .iter()
-        .map(|(name, value)| format!("{name:width_max$}  {}\n", harmless(value)))
-        .collect()
+    facts.iter().map(|(name, value)| format!("{name:width_max$}  {}\n", harmless(value))).collect()
 }
 
 /// The text without control characters: what a terminal shows is what it says.
 pub(super) fn harmless(text: &str) -> String {
-    text.chars()
-        .map(|letter| {
-            if letter.is_control() {
-                '\u{fffd}'
-            } else {
-                letter
-            }
-        })
-        .collect()
+    text.chars().map(|letter| if letter.is_control() { '\u{fffd}' } else { letter }).collect()
 }
 
 /// An id short enough for a table: `0x5290…9EE7`.
@@ -106,20 +77,12 @@ pub(super) fn short_id(id: NodeId) -> String {
 
 /// An amount in whole tokens: "1.250000"; without a ledger there is nothing to count, "-".
 pub(super) fn amount(tokens: Tokens, unit: &Unit) -> String {
-    if unit.symbol.is_empty() {
-        "-".to_owned()
-    } else {
-        tokens.display(unit.decimals).to_string()
-    }
+    if unit.symbol.is_empty() { "-".to_owned() } else { tokens.display(unit.decimals).to_string() }
 }
 
 /// An amount with its symbol: "1.250000 WAY".
 pub(super) fn money(tokens: Tokens, unit: &Unit) -> String {
-    if unit.symbol.is_empty() {
-        "-".to_owned()
-    } else {
-        format!("{} {}", amount(tokens, unit), unit.symbol)
-    }
+    if unit.symbol.is_empty() { "-".to_owned() } else { format!("{} {}", amount(tokens, unit), unit.symbol) }
 }
 
 /// A time span in its two largest units: "3 d 4 h", "12 s".
@@ -145,17 +108,9 @@ mod tests {
 
     #[test]
     fn numbers_stand_right_and_words_left() {
-        let mut table = Table::new(&[
-            ("NAME", Side::Left),
-            ("COST", Side::Right),
-            ("LINK", Side::Left),
-        ]);
+        let mut table = Table::new(&[("NAME", Side::Left), ("COST", Side::Right), ("LINK", Side::Left)]);
         table.row(["attic".to_owned(), "96".to_owned(), "quic".to_owned()]);
-        table.row([
-            "zürich-7".to_owned(),
-            "65534".to_owned(),
-            "wireguard".to_owned(),
-        ]);
+        table.row(["zürich-7".to_owned(), "65534".to_owned(), "wireguard".to_owned()]);
         assert_eq!(
             table.render(),
             "NAME       COST  LINK\n\
@@ -185,14 +140,8 @@ mod tests {
 
     #[test]
     fn amounts_are_whole_tokens_and_absent_without_a_ledger() {
-        let way = Unit {
-            symbol: "WAY".to_owned(),
-            decimals: 6,
-        };
-        let free = Unit {
-            symbol: String::new(),
-            decimals: 0,
-        };
+        let way = Unit { symbol: "WAY".to_owned(), decimals: 6 };
+        let free = Unit { symbol: String::new(), decimals: 0 };
         let tokens = Tokens::new(1_250_000).unwrap();
         assert_eq!(money(tokens, &way), "1.250000 WAY");
         assert_eq!(amount(tokens, &way), "1.250000");

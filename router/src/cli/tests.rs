@@ -7,9 +7,7 @@ fn help(path: &[&str]) -> String {
     command.build();
     let mut command = &mut command;
     for name in path {
-        command = command
-            .find_subcommand_mut(name)
-            .expect("the command exists");
+        command = command.find_subcommand_mut(name).expect("the command exists");
     }
     command.render_long_help().to_string()
 }
@@ -59,23 +57,13 @@ fn every_command_has_an_example_and_json() {
     fn visit(command: &clap::Command, path: &str) {
         let path = format!("{path} {}", command.get_name());
         if command.has_subcommands() {
-            command
-                .get_subcommands()
-                .for_each(|command| visit(command, &path));
+            command.get_subcommands().for_each(|command| visit(command, &path));
             return;
         }
-        let after = command
-            .get_after_help()
-            .map(ToString::to_string)
-            .unwrap_or_default();
+        let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
         assert!(after.starts_with("Example"), "{path} has no example");
-        assert!(
-            after.contains(path.trim_start()),
-            "{path}'s example is another command's: {after}"
-        );
-        let has_json = command
-            .get_arguments()
-            .any(|argument| argument.get_id() == "json");
+        assert!(after.contains(path.trim_start()), "{path}'s example is another command's: {after}");
+        let has_json = command.get_arguments().any(|argument| argument.get_id() == "json");
         assert!(has_json || path == " waybill up", "{path} has no --json");
     }
     visit(&Arguments::command(), "");
@@ -84,22 +72,12 @@ fn every_command_has_an_example_and_json() {
 
 #[test]
 fn the_examples_of_the_help_are_command_lines() {
-    for path in [
-        &["demo"][..],
-        &["up"],
-        &["key"],
-        &["redeem"],
-        &["ledger", "create"],
-        &["ledger", "mint"],
-    ] {
+    for path in [&["demo"][..], &["up"], &["key"], &["redeem"], &["ledger", "create"], &["ledger", "mint"]] {
         if path[0] == "ledger" && !cfg!(feature = "ledger-host") {
             continue;
         }
         let text = help(path).replace("\\\n     ", "");
-        let lines: Vec<&str> = text
-            .lines()
-            .filter(|line| line.starts_with("  waybill "))
-            .collect();
+        let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("  waybill ")).collect();
         assert!(!lines.is_empty(), "{text}");
         for line in lines {
             parse(line.trim()).unwrap_or_else(|usage| panic!("{line}: {usage}"));
@@ -109,23 +87,10 @@ fn the_examples_of_the_help_are_command_lines() {
 
 #[test]
 fn demo_takes_its_defaults_from_the_help() {
-    let Ok(Command::Demo(demo)) = parse("waybill demo") else {
-        panic!("demo is a command")
-    };
-    assert_eq!(
-        (demo.bytes, demo.households, demo.seed, demo.json),
-        (Bytes::new(64 << 20), 2, 1, false)
-    );
-    assert!(
-        parse("waybill demo --bytes 0")
-            .unwrap_err()
-            .contains("allowed is 1 B to 64 GiB")
-    );
-    assert!(
-        parse("waybill demo --bytes 64MB")
-            .unwrap_err()
-            .contains("KiB, MiB, GiB or TiB")
-    );
+    let Ok(Command::Demo(demo)) = parse("waybill demo") else { panic!("demo is a command") };
+    assert_eq!((demo.bytes, demo.households, demo.seed, demo.json), (Bytes::new(64 << 20), 2, 1, false));
+    assert!(parse("waybill demo --bytes 0").unwrap_err().contains("allowed is 1 B to 64 GiB"));
+    assert!(parse("waybill demo --bytes 64MB").unwrap_err().contains("KiB, MiB, GiB or TiB"));
     assert!(parse("waybill demo --households 17").is_err());
 }
 
@@ -136,10 +101,7 @@ fn redeem_takes_a_neighbour_or_none() {
         other => panic!("{other:?}"),
     };
     assert_eq!(neighbour("waybill redeem"), None);
-    assert_eq!(
-        neighbour("waybill redeem roof --json").as_deref(),
-        Some("roof")
-    );
+    assert_eq!(neighbour("waybill redeem roof --json").as_deref(), Some("roof"));
 }
 
 #[test]
@@ -147,10 +109,7 @@ fn a_failure_is_a_cause_and_a_next_step() {
     assert_eq!(Failure::new("a", "b").to_string(), "error: a\n  b");
     assert_eq!(Failure::new("a", "").to_string(), "error: a");
     let hostile = Failure::new("a\u{1b}[2J\n  b\r", "c\u{7}\nd").to_string();
-    assert_eq!(
-        hostile,
-        "error: a\u{fffd}[2J\n  b\u{fffd}\n  c\u{fffd}\u{fffd}d"
-    );
+    assert_eq!(hostile, "error: a\u{fffd}[2J\n  b\u{fffd}\n  c\u{fffd}\u{fffd}d");
 }
 
 #[test]
@@ -158,43 +117,19 @@ fn checking_a_config_makes_no_key() {
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("w.toml");
     let key = directory.path().join("key");
-    std::fs::write(
-        &config,
-        format!(
-            "[node]\nname = \"attic\"\nkey_file = \"{}\"\n",
-            key.display()
-        ),
-    )
-    .unwrap();
-    let check = || {
-        check(&UpArguments {
-            config: config.clone(),
-            check: true,
-        })
-        .unwrap()
-    };
-    assert!(check().ends_with(&format!(
-        "is right: 0 peers, 0 leaves; no key yet: the first start makes {}\n",
-        key.display()
-    )));
+    std::fs::write(&config, format!("[node]\nname = \"attic\"\nkey_file = \"{}\"\n", key.display())).unwrap();
+    let check = || check(&UpArguments { config: config.clone(), check: true }).unwrap();
+    assert!(
+        check()
+            .ends_with(&format!("is right: 0 peers, 0 leaves; no key yet: the first start makes {}\n", key.display()))
+    );
     assert!(!key.exists());
     let own = identity::load_or_create(&key).unwrap();
-    assert!(check().ends_with(&format!(
-        "is right: 0 peers, 0 leaves; key {}\n",
-        key.display()
-    )));
+    assert!(check().ends_with(&format!("is right: 0 peers, 0 leaves; key {}\n", key.display())));
 
     let peer = format!("[[peer]]\nname = \"self\"\ncard = \"{}\"\n", own.card());
     let text = std::fs::read_to_string(&config).unwrap();
     std::fs::write(&config, format!("{text}{peer}")).unwrap();
-    let failure = super::check(&UpArguments {
-        config,
-        check: true,
-    })
-    .unwrap_err()
-    .to_string();
-    assert!(
-        failure.contains("line 6, column 8: [[peer]] card: this is this router's own card"),
-        "{failure}"
-    );
+    let failure = super::check(&UpArguments { config, check: true }).unwrap_err().to_string();
+    assert!(failure.contains("line 6, column 8: [[peer]] card: this is this router's own card"), "{failure}");
 }

@@ -23,11 +23,7 @@ pub struct Mistake {
 
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "line {}, column {}: {}",
-            self.line, self.column, self.problem
-        )
+        write!(f, "line {}, column {}: {}", self.line, self.column, self.problem)
     }
 }
 
@@ -63,14 +59,7 @@ impl<'a> Table<'a> {
     }
 
     fn new(heading: &'static str, span: Span, entries: DeTable<'a>) -> Self {
-        Self {
-            heading,
-            spans: Spans {
-                table: span,
-                values: BTreeMap::new(),
-            },
-            entries: entries.into_iter().collect(),
-        }
+        Self { heading, spans: Spans { table: span, values: BTreeMap::new() }, entries: entries.into_iter().collect() }
     }
 
     /// Where the table begins.
@@ -92,92 +81,54 @@ impl<'a> Reader<'a> {
         let (document, errors) = DeTable::parse_recoverable(text);
         for error in &errors {
             let span = error.span().unwrap_or_default();
-            reader.mistake(
-                &span,
-                format!("this is not TOML: {}", error.message().replace('\n', ", ")),
-            );
+            reader.mistake(&span, format!("this is not TOML: {}", error.message().replace('\n', ", ")));
         }
-        if errors.is_empty() {
-            Ok((reader, document.into_inner()))
-        } else {
-            Err(reader.finish())
-        }
+        if errors.is_empty() { Ok((reader, document.into_inner())) } else { Err(reader.finish()) }
     }
 
     /// Goes on checking a text that was parsed before.
     pub(super) fn resume(text: &'a str) -> Self {
-        Self {
-            text,
-            mistakes: Vec::new(),
-        }
+        Self { text, mistakes: Vec::new() }
     }
 
     /// Records a mistake at a place in the file.
     pub(super) fn mistake(&mut self, at: &Span, problem: impl Into<String>) {
         let before = &self.text.as_bytes()[..at.start.min(self.text.len())];
-        let line_start = before
-            .iter()
-            .rposition(|byte| *byte == b'\n')
-            .map_or(0, |newline| newline + 1);
+        let line_start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
         self.mistakes.push(Mistake {
             line: before.iter().filter(|byte| **byte == b'\n').count() + 1,
-            column: String::from_utf8_lossy(&before[line_start..])
-                .chars()
-                .count()
-                + 1,
+            column: String::from_utf8_lossy(&before[line_start..]).chars().count() + 1,
             problem: problem.into(),
         });
     }
 
     /// The mistakes in the order of the file.
     pub(super) fn finish(mut self) -> Vec<Mistake> {
-        self.mistakes
-            .sort_by_key(|mistake| (mistake.line, mistake.column));
+        self.mistakes.sort_by_key(|mistake| (mistake.line, mistake.column));
         self.mistakes.dedup();
         self.mistakes
     }
 
     /// Takes the table `[name]` out of the document.
-    pub(super) fn table(
-        &mut self,
-        document: &mut DeTable<'a>,
-        heading: &'static str,
-    ) -> Option<Table<'a>> {
+    pub(super) fn table(&mut self, document: &mut DeTable<'a>, heading: &'static str) -> Option<Table<'a>> {
         let (key, value) = document.remove_entry(bare(heading))?;
         self.as_table(heading, key.span(), value.into_inner())
     }
 
     /// Takes the tables `[[name]]` out of the document.
-    pub(super) fn tables(
-        &mut self,
-        document: &mut DeTable<'a>,
-        heading: &'static str,
-    ) -> Vec<Table<'a>> {
+    pub(super) fn tables(&mut self, document: &mut DeTable<'a>, heading: &'static str) -> Vec<Table<'a>> {
         let Some((key, value)) = document.remove_entry(bare(heading)) else {
             return Vec::new();
         };
         let DeValue::Array(items) = value.into_inner() else {
-            self.mistake(
-                &key.span(),
-                format!(
-                    "write {heading} in double brackets, once for each {}",
-                    bare(heading)
-                ),
-            );
+            self.mistake(&key.span(), format!("write {heading} in double brackets, once for each {}", bare(heading)));
             return Vec::new();
         };
-        let tables = items
-            .into_iter()
-            .map(|item| self.as_table(heading, item.span(), item.into_inner()));
+        let tables = items.into_iter().map(|item| self.as_table(heading, item.span(), item.into_inner()));
         tables.flatten().collect()
     }
 
-    fn as_table(
-        &mut self,
-        heading: &'static str,
-        span: Span,
-        value: DeValue<'a>,
-    ) -> Option<Table<'a>> {
+    fn as_table(&mut self, heading: &'static str, span: Span, value: DeValue<'a>) -> Option<Table<'a>> {
         let found = kind(&value);
         if let DeValue::Table(table) = value {
             return Some(Table::new(heading, span, table));
@@ -197,12 +148,8 @@ impl<'a> Reader<'a> {
             } else {
                 "option outside of a table"
             };
-            let hint =
-                hint(name, &known).unwrap_or_else(|| format!("allowed are {}", known.join(", ")));
-            self.mistake(
-                &key.span(),
-                format!("unknown {thing} `{}`; {hint}", shown(name)),
-            );
+            let hint = hint(name, &known).unwrap_or_else(|| format!("allowed are {}", known.join(", ")));
+            self.mistake(&key.span(), format!("unknown {thing} `{}`; {hint}", shown(name)));
         }
     }
 
@@ -214,21 +161,14 @@ impl<'a> Reader<'a> {
         parse: impl Fn(&DeValue<'_>) -> Result<T, E>,
     ) -> Option<T> {
         let option = OptionDoc::find(table.heading, key);
-        let Some(position) = table
-            .entries
-            .iter()
-            .position(|(name, _)| name.get_ref() == key)
-        else {
+        let Some(position) = table.entries.iter().position(|(name, _)| name.get_ref() == key) else {
             return self.absent(table, option, parse);
         };
         let (_, value) = table.entries.swap_remove(position);
         table.spans.values.insert(key, value.span());
         parse(value.get_ref())
             .map_err(|why| {
-                let problem = format!(
-                    "{} {key}: {why}; allowed is {}",
-                    table.heading, option.allowed
-                );
+                let problem = format!("{} {key}: {why}; allowed is {}", table.heading, option.allowed);
                 self.mistake(&value.span(), problem);
             })
             .ok()
@@ -241,36 +181,24 @@ impl<'a> Reader<'a> {
         parse: impl Fn(&DeValue<'_>) -> Result<T, E>,
     ) -> Option<T> {
         if option.required {
-            let problem = format!(
-                "{} has no `{}`; it is {}",
-                table.heading, option.key, option.allowed
-            );
+            let problem = format!("{} has no `{}`; it is {}", table.heading, option.key, option.allowed);
             self.mistake(&table.spans.table, problem);
             return None;
         }
         let default = DeValue::parse(option.default?).expect("a test parses every default");
-        Some(
-            parse(default.get_ref())
-                .ok()
-                .expect("a test reads every default"),
-        )
+        Some(parse(default.get_ref()).ok().expect("a test reads every default"))
     }
 
     /// Refuses the options nobody read.
     pub(super) fn refuse_unknown(&mut self, table: Table<'_>) -> Spans {
-        let known: Vec<&str> = OptionDoc::of(table.heading)
-            .map(|option| option.key)
-            .collect();
+        let known: Vec<&str> = OptionDoc::of(table.heading).map(|option| option.key).collect();
         for (key, _) in &table.entries {
             let name = key.get_ref().as_ref();
             let elsewhere = OPTIONS.iter().find(|option| option.key == name);
             let hint = hint(name, &known)
                 .or_else(|| elsewhere.map(|option| format!("it belongs in {}", option.table)))
                 .unwrap_or_else(|| format!("allowed are {}", known.join(", ")));
-            self.mistake(
-                &key.span(),
-                format!("{} has no option `{}`; {hint}", table.heading, shown(name)),
-            );
+            self.mistake(&key.span(), format!("{} has no option `{}`; {hint}", table.heading, shown(name)));
         }
         table.spans
     }
@@ -281,21 +209,15 @@ pub(super) fn text<T, E: fmt::Display>(
     parse: impl Fn(&str) -> Result<T, E>,
 ) -> impl Fn(&DeValue<'_>) -> Result<T, String> {
     move |value| {
-        let text = value
-            .as_str()
-            .ok_or_else(|| format!("this is {}, not a text in quotes", kind(value)))?;
+        let text = value.as_str().ok_or_else(|| format!("this is {}, not a text in quotes", kind(value)))?;
         parse(text).map_err(|error| error.to_string())
     }
 }
 
 /// Parses a whole number within bounds.
-pub(super) fn integer(
-    bounds: std::ops::RangeInclusive<u16>,
-) -> impl Fn(&DeValue<'_>) -> Result<u16, String> {
+pub(super) fn integer(bounds: std::ops::RangeInclusive<u16>) -> impl Fn(&DeValue<'_>) -> Result<u16, String> {
     move |value| {
-        let number = value
-            .as_integer()
-            .ok_or_else(|| format!("this is {}, not a whole number", kind(value)))?;
+        let number = value.as_integer().ok_or_else(|| format!("this is {}, not a whole number", kind(value)))?;
         u16::from_str_radix(number.as_str(), number.radix())
             .ok()
             .filter(|number| bounds.contains(number))
@@ -309,9 +231,8 @@ pub(super) fn list<T, E: fmt::Display>(
 ) -> impl Fn(&DeValue<'_>) -> Result<Vec<T>, String> {
     let item = text(parse);
     move |value| {
-        let items = value
-            .as_array()
-            .ok_or_else(|| format!("this is {}, not a list in square brackets", kind(value)))?;
+        let items =
+            value.as_array().ok_or_else(|| format!("this is {}, not a list in square brackets", kind(value)))?;
         let entry = |(index, value): (usize, &Spanned<DeValue<'_>>)| {
             item(value.get_ref()).map_err(|why| format!("entry {}: {why}", index + 1))
         };
@@ -386,18 +307,9 @@ mod tests {
     #[test]
     fn near_misses_are_guessed_and_far_ones_are_not() {
         let known = ["listen", "name", "key_file", "mtu"];
-        assert_eq!(
-            hint("lisen", &known).as_deref(),
-            Some("did you mean `listen`?")
-        );
-        assert_eq!(
-            hint("nmae", &known).as_deref(),
-            Some("did you mean `name`?")
-        );
-        assert_eq!(
-            hint("Key-File", &known).as_deref(),
-            Some("did you mean `key_file`?")
-        );
+        assert_eq!(hint("lisen", &known).as_deref(), Some("did you mean `listen`?"));
+        assert_eq!(hint("nmae", &known).as_deref(), Some("did you mean `name`?"));
+        assert_eq!(hint("Key-File", &known).as_deref(), Some("did you mean `key_file`?"));
         assert_eq!(hint("password", &known), None);
         assert_eq!(hint(&"n".repeat(100_000), &known), None);
     }

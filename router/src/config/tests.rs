@@ -30,11 +30,7 @@ fn refused(text: &str) -> Vec<String> {
 /// The example with every option in effect: `#key = value` and `#[table]` lose their `#`, prose after `# ` stays.
 fn everything_switched_on() -> String {
     let switched = EXAMPLE.lines().map(|line| match line.strip_prefix('#') {
-        Some(option)
-            if option.starts_with(|first: char| first.is_ascii_lowercase() || first == '[') =>
-        {
-            option
-        }
+        Some(option) if option.starts_with(|first: char| first.is_ascii_lowercase() || first == '[') => option,
         _ => line,
     });
     switched.collect::<Vec<_>>().join("\n")
@@ -45,12 +41,7 @@ fn everything_switched_on() -> String {
 fn the_example_is_a_config_as_it_stands_and_with_everything_switched_on() {
     let bare = parse(EXAMPLE).unwrap();
     assert_eq!(bare.node.name, "attic");
-    assert!(
-        bare.quic.is_none()
-            && bare.ledger.is_none()
-            && bare.peers.is_empty()
-            && bare.leaves.is_empty()
-    );
+    assert!(bare.quic.is_none() && bare.ledger.is_none() && bare.peers.is_empty() && bare.leaves.is_empty());
 
     let full = parse(&everything_switched_on()).unwrap();
     assert_eq!(full.peers.len(), 2);
@@ -66,54 +57,29 @@ fn the_example_shows_every_option_with_the_default_the_program_has() {
     let text = everything_switched_on();
     let mut shown: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
     let mut table = "";
-    for line in text
-        .lines()
-        .filter(|line| !line.starts_with('#') && !line.is_empty())
-    {
+    for line in text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
         match line.split_once(" = ") {
             None => table = line,
             Some((key, value)) => {
-                shown
-                    .entry((table.to_owned(), key.to_owned()))
-                    .or_default()
-                    .push(value.to_owned());
+                shown.entry((table.to_owned(), key.to_owned())).or_default().push(value.to_owned());
             }
         }
     }
     for option in OPTIONS {
-        let values = shown
-            .remove(&(option.table.to_owned(), option.key.to_owned()))
-            .unwrap_or_default();
-        assert!(
-            !values.is_empty(),
-            "the example lacks {} {}",
-            option.table,
-            option.key
-        );
+        let values = shown.remove(&(option.table.to_owned(), option.key.to_owned())).unwrap_or_default();
+        assert!(!values.is_empty(), "the example lacks {} {}", option.table, option.key);
         if let (Some(default), false) = (option.default, option.table.starts_with("[[")) {
             assert_eq!(values, [default], "{} {}", option.table, option.key);
         }
     }
-    assert_eq!(
-        shown,
-        BTreeMap::new(),
-        "the example has options the program does not know"
-    );
+    assert_eq!(shown, BTreeMap::new(), "the example has options the program does not know");
 }
 
 #[test]
 fn the_example_explains_the_defaults_of_peers_in_words() {
-    for option in OPTIONS
-        .iter()
-        .filter(|option| option.table.starts_with("[["))
-    {
+    for option in OPTIONS.iter().filter(|option| option.table.starts_with("[[")) {
         if let Some(default) = option.default {
-            assert!(
-                EXAMPLE.contains(&format!("Default {default}.")),
-                "{} {}",
-                option.table,
-                option.key
-            );
+            assert!(EXAMPLE.contains(&format!("Default {default}.")), "{} {}", option.table, option.key);
         }
     }
 }
@@ -135,8 +101,8 @@ fn a_name_is_enough_and_the_rest_has_its_documented_default() {
         }
     );
     assert_eq!(config.wireguard.listen, "[::]:51820".parse().unwrap());
-    assert_eq!(config.routing.hello_interval, Duration::from_secs(4));
-    assert_eq!(config.routing.update_interval, Duration::from_secs(16));
+    assert_eq!(config.routing.hello_interval, Duration::from_secs(1));
+    assert_eq!(config.routing.update_interval, Duration::from_secs(60));
     assert!(config.price.ask.is_zero() && config.price.max.is_zero());
     assert_eq!(config.price.window, Bytes::new(64 << 20));
 }
@@ -150,10 +116,7 @@ fn every_default_can_be_read() {
     );
     let config = parse(&text).unwrap();
     let peer = &config.peers[0];
-    assert_eq!(
-        (peer.link, peer.role, peer.cost, &peer.endpoint),
-        (LinkKind::Wireguard, Role::Peer, 96, &None)
-    );
+    assert_eq!((peer.link, peer.role, peer.cost, &peer.endpoint), (LinkKind::Wireguard, Role::Peer, 96, &None));
     assert_eq!(config.ledger.unwrap().deposit.to_string(), "1");
 }
 
@@ -196,10 +159,7 @@ fn the_message_names_the_file_and_the_command_that_tries_again() {
 
 #[test]
 fn what_is_not_toml_is_said_alone() {
-    assert_eq!(
-        refused("[node\nname = 5"),
-        ["line 1, column 6: this is not TOML: unclosed table, expected `]`"]
-    );
+    assert_eq!(refused("[node\nname = 5"), ["line 1, column 6: this is not TOML: unclosed table, expected `]`"]);
     assert_eq!(refused("[node]\nname = \"a\"\nname = \"b\"").len(), 1);
 }
 
@@ -243,39 +203,22 @@ fn values_out_of_bounds_are_refused() {
         let text = format!("{option} = {value}\n");
         let key = option.split_once('\n').unwrap().1;
         let said = refused(&text);
-        let hit = |mistake: &String| {
-            mistake.starts_with("line 2, ") && mistake.contains(&format!(" {key}: "))
-        };
+        let hit = |mistake: &String| mistake.starts_with("line 2, ") && mistake.contains(&format!(" {key}: "));
         assert!(said.iter().any(hit), "{text}{said:#?}");
     }
-    assert!(
-        parse("[node]\nname = \"a\"\nmtu = 0x5_dc\nannounce = [\"::/0\"]").is_ok(),
-        "TOML's notations are fine"
-    );
+    assert!(parse("[node]\nname = \"a\"\nmtu = 0x5_dc\nannounce = [\"::/0\"]").is_ok(), "TOML's notations are fine");
 }
 
 #[test]
 fn tables_of_the_wrong_kind_are_refused() {
     let said = refused("node = 5");
-    assert_eq!(
-        said[0], "line 1, column 1: [node] is a table, not a number",
-        "besides its missing name"
-    );
+    assert_eq!(said[0], "line 1, column 1: [node] is a table, not a number", "besides its missing name");
     let said = refused("peer = [1]\n[node]\nname = \"a\"");
-    assert_eq!(
-        said,
-        ["line 1, column 9: [[peer]] is a table, not a number"]
-    );
+    assert_eq!(said, ["line 1, column 9: [[peer]] is a table, not a number"]);
     let said = refused("[node]\nname = \"a\"\n[peer]\nname = \"b\"");
-    assert_eq!(
-        said,
-        ["line 3, column 2: write [[peer]] in double brackets, once for each peer"]
-    );
+    assert_eq!(said, ["line 3, column 2: write [[peer]] in double brackets, once for each peer"]);
     let said = refused("name = \"a\"");
-    assert!(
-        said[0].contains("unknown option outside of a table `name`"),
-        "{said:#?}"
-    );
+    assert!(said[0].contains("unknown option outside of a table `name`"), "{said:#?}");
 }
 
 #[test]
@@ -312,13 +255,8 @@ fn a_forged_card_is_refused() {
     let middle = forged.len() / 2;
     forged[middle] = if forged[middle] == b'A' { b'B' } else { b'A' };
     let forged = String::from_utf8(forged).unwrap();
-    let said = refused(&format!(
-        "[node]\nname = \"a\"\n[[peer]]\nname = \"b\"\ncard = \"{forged}\""
-    ));
-    assert!(
-        said.len() == 1 && said[0].starts_with("line 5, column 8: [[peer]] card: "),
-        "{said:#?}"
-    );
+    let said = refused(&format!("[node]\nname = \"a\"\n[[peer]]\nname = \"b\"\ncard = \"{forged}\""));
+    assert!(said.len() == 1 && said[0].starts_with("line 5, column 8: [[peer]] card: "), "{said:#?}");
 }
 
 #[test]
@@ -331,14 +269,8 @@ fn money_needs_a_ledger_and_quic_links_need_a_port() {
             "line 5, column 7: [price] max: without a [ledger] nothing can be paid; add one, or set \"0\"",
         ]
     );
-    let peer = format!(
-        "[node]\nname = \"a\"\n[[peer]]\nname = \"b\"\nlink = \"quic\"\ncard = \"{}\"\n",
-        card(1)
-    );
-    assert_eq!(
-        refused(&peer),
-        ["line 5, column 8: [[peer]] link: \"quic\" needs a [quic] table with `listen`"]
-    );
+    let peer = format!("[node]\nname = \"a\"\n[[peer]]\nname = \"b\"\nlink = \"quic\"\ncard = \"{}\"\n", card(1));
+    assert_eq!(refused(&peer), ["line 5, column 8: [[peer]] link: \"quic\" needs a [quic] table with `listen`"]);
     assert_eq!(
         refused("[node]\nname = \"a\"\n[quic]\nlisten = \"[::]:51820\""),
         ["line 4, column 10: [quic] listen: port 51820 is WireGuard's already; give QUIC another"]
@@ -362,14 +294,8 @@ fn a_small_build_refuses_the_tables_it_cannot_honour() {
 fn own_keys_and_foreign_addresses_are_refused_once_the_key_is_known() {
     let own = identity(1);
     let refused = |text: &str| mistakes(parse(text).unwrap().check_identity(&own).unwrap_err());
-    let peer = format!(
-        "[node]\nname = \"a\"\n[[peer]]\nname = \"b\"\ncard = \"{}\"\n",
-        card(1)
-    );
-    assert_eq!(
-        refused(&peer),
-        ["line 5, column 8: [[peer]] card: this is this router's own card"]
-    );
+    let peer = format!("[node]\nname = \"a\"\n[[peer]]\nname = \"b\"\ncard = \"{}\"\n", card(1));
+    assert_eq!(refused(&peer), ["line 5, column 8: [[peer]] card: this is this router's own card"]);
 
     let (home, _) = mesh_prefix(&own.wireguard_key());
     let leaf = format!(
@@ -381,9 +307,7 @@ fn own_keys_and_foreign_addresses_are_refused_once_the_key_is_known() {
         refused(&leaf),
         [
             "line 5, column 17: [[leaf]] wireguard_key: this is this router's own key".to_owned(),
-            format!(
-                "line 6, column 13: [[leaf]] addresses: fd00:1::/64 is not part of this router's {home}/48"
-            ),
+            format!("line 6, column 13: [[leaf]] addresses: fd00:1::/64 is not part of this router's {home}/48"),
             format!(
                 "line 6, column 13: [[leaf]] addresses: {home}/64 holds this router's own address {}",
                 own.card().mesh_address()
@@ -396,12 +320,7 @@ fn own_keys_and_foreign_addresses_are_refused_once_the_key_is_known() {
 fn files_that_cannot_be_configs_are_named() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("w.toml");
-    let load = || {
-        Config::load(&path)
-            .unwrap_err()
-            .to_string()
-            .replace(&path.display().to_string(), "FILE")
-    };
+    let load = || Config::load(&path).unwrap_err().to_string().replace(&path.display().to_string(), "FILE");
     assert_eq!(load(), "cannot read FILE: no such file or directory");
     std::fs::write(&path, [0xff, 0xfe]).unwrap();
     assert_eq!(load(), "FILE is no config file: it is not UTF-8 text");

@@ -90,7 +90,14 @@ pub(super) fn download(
 }
 
 /// Serves `file` to whoever connects, on `connections` connections at once, until told to stop.
-pub(super) fn serve(wire: UdpSocket, mtu: usize, own: Ipv6Addr, file: &Arc<[u8]>, connections: usize, stop: &AtomicBool) {
+pub(super) fn serve(
+    wire: UdpSocket,
+    mtu: usize,
+    own: Ipv6Addr,
+    file: &Arc<[u8]>,
+    connections: usize,
+    stop: &AtomicBool,
+) {
     let mut host = Host::new(wire, mtu, own);
     let mut sessions: Vec<(SocketHandle, usize)> = (0..connections).map(|_| (host.add_socket(), 0)).collect();
     while !stop.load(Ordering::Relaxed) {

@@ -48,19 +48,11 @@ impl AnchorFiles {
     pub(super) fn open(journal: &Path) -> (Self, Option<Anchor>) {
         let paths = [beside(journal, ".anchor-a"), beside(journal, ".anchor-b")];
         let [a, b] = paths.each_ref().map(|path| read(path));
-        let generation =
-            |slot: &Option<(u64, Anchor)>| slot.as_ref().map(|(generation, _)| *generation);
+        let generation = |slot: &Option<(u64, Anchor)>| slot.as_ref().map(|(generation, _)| *generation);
         let next = usize::from(generation(&a) > generation(&b));
         let newest = if next == 1 { a } else { b };
         let (generation, anchor) = newest.unzip();
-        (
-            Self {
-                paths,
-                next,
-                generation: generation.unwrap_or(0),
-            },
-            anchor,
-        )
+        (Self { paths, next, generation: generation.unwrap_or(0) }, anchor)
     }
 
     /// Makes the anchor durable. Where this fails, the one before it still stands.
@@ -77,11 +69,8 @@ impl AnchorFiles {
 fn read(path: &Path) -> Option<(u64, Anchor)> {
     let read = || {
         let mut bytes = Vec::new();
-        File::open(path)?
-            .take(ANCHOR_LEN_MAX as u64 + 1)
-            .read_to_end(&mut bytes)?;
-        Anchor::decode(&bytes)
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "it is damaged"))
+        File::open(path)?.take(ANCHOR_LEN_MAX as u64 + 1).read_to_end(&mut bytes)?;
+        Anchor::decode(&bytes).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "it is damaged"))
     };
     match read() {
         Ok(found) => Some(found),
@@ -96,12 +85,7 @@ fn read(path: &Path) -> Option<(u64, Anchor)> {
 /// Overwrites in place: on a full disk the blocks are there already.
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let is_new = !path.exists();
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(OWNER_ONLY)
-        .open(path)?;
+    let mut file = OpenOptions::new().write(true).create(true).truncate(false).mode(OWNER_ONLY).open(path)?;
     file.write_all(bytes)?;
     file.set_len(bytes.len() as u64)?;
     file.sync_all()?;
@@ -113,18 +97,13 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 impl Anchor {
     fn encode(&self, generation: u64) -> Vec<u8> {
-        let mut bytes =
-            Vec::with_capacity(HEADER_LEN + self.ceilings.len() * CEILING_LEN + DIGEST_LEN);
+        let mut bytes = Vec::with_capacity(HEADER_LEN + self.ceilings.len() * CEILING_LEN + DIGEST_LEN);
         bytes.extend(MAGIC);
         bytes.extend(generation.to_be_bytes());
         bytes.extend(self.boot.to_be_bytes());
         bytes.extend(self.domain.chain_id.to_be_bytes());
         bytes.extend(self.domain.contract.0);
-        bytes.extend(
-            u32::try_from(self.ceilings.len())
-                .unwrap_or(u32::MAX)
-                .to_be_bytes(),
-        );
+        bytes.extend(u32::try_from(self.ceilings.len()).unwrap_or(u32::MAX).to_be_bytes());
         for (channel, amount) in &self.ceilings {
             bytes.extend(channel_to_bytes(channel));
             bytes.extend(amount.to_be_bytes12());
@@ -154,14 +133,7 @@ impl Anchor {
             let channel = channel_from_bytes(take(&mut rest)?);
             ceilings.insert(channel, Tokens::from_be_bytes12(*take(&mut rest)?));
         }
-        Some((
-            generation,
-            Self {
-                domain: LedgerDomain { chain_id, contract },
-                boot,
-                ceilings,
-            },
-        ))
+        Some((generation, Self { domain: LedgerDomain { chain_id, contract }, boot, ceilings }))
     }
 }
 
@@ -178,22 +150,9 @@ mod tests {
 
     fn anchor(boot: u64) -> Anchor {
         let node = |n| NodeId([n; 20]);
-        let channel = |n| ChannelId {
-            payer: node(1),
-            payee: node(n),
-            nonce: u64::from(n),
-        };
-        let ceilings = (2..5)
-            .map(|n| (channel(n), Tokens::new(u128::from(boot)).unwrap()))
-            .collect();
-        Anchor {
-            domain: LedgerDomain {
-                chain_id: 0,
-                contract: node(9),
-            },
-            boot,
-            ceilings,
-        }
+        let channel = |n| ChannelId { payer: node(1), payee: node(n), nonce: u64::from(n) };
+        let ceilings = (2..5).map(|n| (channel(n), Tokens::new(u128::from(boot)).unwrap())).collect();
+        Anchor { domain: LedgerDomain { chain_id: 0, contract: node(9) }, boot, ceilings }
     }
 
     #[test]
@@ -213,11 +172,7 @@ mod tests {
         let (mut files, newest) = AnchorFiles::open(&journal);
         assert_eq!(newest, Some(anchor(4)));
         files.write(&anchor(6)).unwrap();
-        assert_eq!(
-            Anchor::decode(&fs::read(&torn).unwrap()).unwrap(),
-            (5, anchor(6)),
-            "the torn file was replaced"
-        );
+        assert_eq!(Anchor::decode(&fs::read(&torn).unwrap()).unwrap(), (5, anchor(6)), "the torn file was replaced");
     }
 
     #[test]

@@ -37,9 +37,7 @@ pub(super) fn take_lock(path: &Path) -> Result<File, JournalError> {
         .map_err(|source| io_error("open", &lock, source))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(JournalError::Locked {
-            path: path.to_owned(),
-        }),
+        Err(TryLockError::WouldBlock) => Err(JournalError::Locked { path: path.to_owned() }),
         Err(TryLockError::Error(source)) => Err(io_error("lock", &lock, source)),
     }
 }
@@ -55,25 +53,16 @@ pub(super) fn finish_replacement(path: &Path) -> Result<(), JournalError> {
     let is_complete = !SIDECARS.iter().any(|suffix| beside(&new, suffix).exists());
     if is_complete && is_file(&new)? && fs::metadata(&new).is_ok_and(|meta| meta.len() > 0) {
         rename(&new, path)?;
-        return sync_directory_of(path)
-            .map_err(|source| io_error("write the directory of", path, source));
+        return sync_directory_of(path).map_err(|source| io_error("write the directory of", path, source));
     }
     remove(&new)
 }
 
 /// Renames the file and what SQLite keeps beside it to the first free `NAME.damaged-<n>`; answers where the file is.
 pub(super) fn set_aside(path: &Path) -> Result<Option<PathBuf>, JournalError> {
-    let is_free =
-        |to: &PathBuf| !to.exists() && !SIDECARS.iter().any(|suffix| beside(to, suffix).exists());
-    let Some(to) = (1..=u32::MAX)
-        .map(|n| beside(path, &format!(".damaged-{n}")))
-        .find(is_free)
-    else {
-        return Err(io_error(
-            "set aside",
-            path,
-            io::ErrorKind::AlreadyExists.into(),
-        ));
+    let is_free = |to: &PathBuf| !to.exists() && !SIDECARS.iter().any(|suffix| beside(to, suffix).exists());
+    let Some(to) = (1..=u32::MAX).map(|n| beside(path, &format!(".damaged-{n}"))).find(is_free) else {
+        return Err(io_error("set aside", path, io::ErrorKind::AlreadyExists.into()));
     };
     let is_there = path.exists();
     if is_there {
@@ -91,9 +80,7 @@ pub(super) fn set_aside(path: &Path) -> Result<Option<PathBuf>, JournalError> {
 pub(super) fn is_file(path: &Path) -> Result<bool, JournalError> {
     match fs::metadata(path) {
         Ok(meta) if meta.is_file() => Ok(true),
-        Ok(_) => Err(JournalError::NotAFile {
-            path: path.to_owned(),
-        }),
+        Ok(_) => Err(JournalError::NotAFile { path: path.to_owned() }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(source) => Err(io_error("open", path, source)),
     }
@@ -101,16 +88,12 @@ pub(super) fn is_file(path: &Path) -> Result<bool, JournalError> {
 
 pub(super) fn remove(path: &Path) -> Result<(), JournalError> {
     remove_file(path)?;
-    SIDECARS
-        .iter()
-        .try_for_each(|suffix| remove_file(&beside(path, suffix)))
+    SIDECARS.iter().try_for_each(|suffix| remove_file(&beside(path, suffix)))
 }
 
 pub(super) fn remove_file(path: &Path) -> Result<(), JournalError> {
     match fs::remove_file(path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(io_error("remove", path, source))
-        }
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(io_error("remove", path, source)),
         _ => Ok(()),
     }
 }
@@ -121,24 +104,14 @@ pub(super) fn rename(from: &Path, to: &Path) -> Result<(), JournalError> {
 
 /// A new or renamed file is durable when its directory is.
 pub(super) fn sync_directory_of(path: &Path) -> io::Result<()> {
-    let directory = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(directory)?.sync_all()
 }
 
 pub(super) fn io_error(action: &'static str, path: &Path, source: io::Error) -> JournalError {
     let path = path.to_owned();
-    if matches!(
-        source.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-    ) {
+    if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
         return JournalError::DiskFull { action, path };
     }
-    JournalError::Io {
-        action,
-        path,
-        source,
-    }
+    JournalError::Io { action, path, source }
 }

@@ -29,11 +29,7 @@ pub(super) struct Row {
 
 impl Row {
     pub(super) fn new(kind: &'static str, key: &[u8], value: &[u8]) -> Self {
-        Self {
-            kind,
-            key: key.to_owned(),
-            value: value.to_owned(),
-        }
+        Self { kind, key: key.to_owned(), value: value.to_owned() }
     }
 }
 
@@ -56,29 +52,16 @@ impl State {
             Record::Redeemed { channel, amount } => raise(&mut self.redeemed, channel, amount),
             Record::Held { receipt } => {
                 let channel = receipt.channel();
-                let is_news = self
-                    .held
-                    .get(&channel)
-                    .is_none_or(|held| receipt.amount() > held.amount());
+                let is_news = self.held.get(&channel).is_none_or(|held| receipt.amount() > held.amount());
                 if is_news {
                     self.held.insert(channel, receipt);
                 }
                 is_news
             }
-            Record::Totals {
-                peer,
-                sent,
-                received,
-            } => {
+            Record::Totals { peer, sent, received } => {
                 let known = self.totals.get(&peer).copied();
-                let Totals {
-                    sent: sent_before,
-                    received: received_before,
-                } = known.unwrap_or_default();
-                let totals = Totals {
-                    sent: sent.max(sent_before),
-                    received: received.max(received_before),
-                };
+                let Totals { sent: sent_before, received: received_before } = known.unwrap_or_default();
+                let totals = Totals { sent: sent.max(sent_before), received: received.max(received_before) };
                 self.totals.insert(peer, totals);
                 known != Some(totals)
             }
@@ -95,27 +78,15 @@ impl State {
             }
             Record::Redeemed { channel, amount } => {
                 let amount = self.redeemed.get(channel).unwrap_or(amount);
-                Row::new(
-                    REDEEMED,
-                    &channel_to_bytes(channel),
-                    &amount.to_be_bytes12(),
-                )
+                Row::new(REDEEMED, &channel_to_bytes(channel), &amount.to_be_bytes12())
             }
             Record::Held { receipt } => {
                 let receipt = self.held.get(&receipt.channel()).unwrap_or(receipt);
-                Row::new(
-                    HELD,
-                    &channel_to_bytes(&receipt.channel()),
-                    &receipt.encode(),
-                )
+                Row::new(HELD, &channel_to_bytes(&receipt.channel()), &receipt.encode())
             }
             Record::Totals { peer, .. } => {
                 let totals = self.totals.get(peer).copied().unwrap_or_default();
-                let value = [
-                    totals.sent.get().to_be_bytes(),
-                    totals.received.get().to_be_bytes(),
-                ]
-                .concat();
+                let value = [totals.sent.get().to_be_bytes(), totals.received.get().to_be_bytes()].concat();
                 Row::new(TOTALS, &peer.0, &value)
             }
             Record::Seqno { seqno } => Row::new(SEQNO, &[], &seqno.to_be_bytes()),
@@ -124,33 +95,14 @@ impl State {
 
     /// All rows of a journal that knows just this.
     pub(super) fn rows(&self, domain: &LedgerDomain) -> Vec<Row> {
-        let ceilings = self
-            .ceilings
-            .iter()
-            .map(|(&channel, &amount)| Record::Ceiling { channel, amount });
-        let redeemed = self
-            .redeemed
-            .iter()
-            .map(|(&channel, &amount)| Record::Redeemed { channel, amount });
+        let ceilings = self.ceilings.iter().map(|(&channel, &amount)| Record::Ceiling { channel, amount });
+        let redeemed = self.redeemed.iter().map(|(&channel, &amount)| Record::Redeemed { channel, amount });
         let held = self.held.values().map(|&receipt| Record::Held { receipt });
-        let totals = self
-            .totals
-            .iter()
-            .map(|(&peer, &Totals { sent, received })| Record::Totals {
-                peer,
-                sent,
-                received,
-            });
+        let totals =
+            self.totals.iter().map(|(&peer, &Totals { sent, received })| Record::Totals { peer, sent, received });
         let seqno = self.seqno.map(|seqno| Record::Seqno { seqno });
-        let records = ceilings
-            .chain(redeemed)
-            .chain(held)
-            .chain(totals)
-            .chain(seqno);
-        let mut rows = vec![
-            Row::new(JOURNAL, &[], &heading(domain)),
-            Row::new(BOOT, &[], &self.boot.to_be_bytes()),
-        ];
+        let records = ceilings.chain(redeemed).chain(held).chain(totals).chain(seqno);
+        let mut rows = vec![Row::new(JOURNAL, &[], &heading(domain)), Row::new(BOOT, &[], &self.boot.to_be_bytes())];
         rows.extend(records.map(|record| self.row(&record)));
         rows
     }
@@ -165,25 +117,11 @@ impl State {
     }
 
     pub(super) fn entries_max(&self) -> usize {
-        [
-            self.ceilings.len(),
-            self.held.len(),
-            self.redeemed.len(),
-            self.totals.len(),
-        ]
-        .into_iter()
-        .max()
-        .unwrap_or(0)
+        [self.ceilings.len(), self.held.len(), self.redeemed.len(), self.totals.len()].into_iter().max().unwrap_or(0)
     }
 
     /// Understands one row whose seal is intact.
-    pub(super) fn read_row(
-        &mut self,
-        kind: &str,
-        key: &[u8],
-        value: &[u8],
-        domain: &LedgerDomain,
-    ) -> Option<()> {
+    pub(super) fn read_row(&mut self, kind: &str, key: &[u8], value: &[u8], domain: &LedgerDomain) -> Option<()> {
         let record = match kind {
             // The heading was read before.
             JOURNAL => return Some(()),
@@ -191,9 +129,7 @@ impl State {
                 self.boot = u64::from_be_bytes(value.try_into().ok()?);
                 return Some(());
             }
-            SEQNO => Record::Seqno {
-                seqno: u16::from_be_bytes(value.try_into().ok()?),
-            },
+            SEQNO => Record::Seqno { seqno: u16::from_be_bytes(value.try_into().ok()?) },
             CEILING => Record::Ceiling {
                 channel: channel_from_bytes(key.try_into().ok()?),
                 amount: Tokens::from_be_bytes12(value.try_into().ok()?),
@@ -203,10 +139,7 @@ impl State {
                 amount: Tokens::from_be_bytes12(value.try_into().ok()?),
             },
             HELD => {
-                let receipt = Receipt::<Unverified>::decode(value)
-                    .ok()?
-                    .verify(domain)
-                    .ok()?;
+                let receipt = Receipt::<Unverified>::decode(value).ok()?.verify(domain).ok()?;
                 (channel_to_bytes(&receipt.channel()) == key).then_some(Record::Held { receipt })?
             }
             TOTALS => {
@@ -252,12 +185,7 @@ pub(super) fn seal(domain: Option<&LedgerDomain>, kind: &str, key: &[u8], value:
 
 /// The heading's value: version, chain id, contract.
 pub(super) fn heading(domain: &LedgerDomain) -> Vec<u8> {
-    [
-        &VERSION.to_be_bytes()[..],
-        &domain.chain_id.to_be_bytes(),
-        &domain.contract.0,
-    ]
-    .concat()
+    [&VERSION.to_be_bytes()[..], &domain.chain_id.to_be_bytes(), &domain.contract.0].concat()
 }
 
 pub(super) fn read_heading_value(value: &[u8]) -> Option<(u16, LedgerDomain)> {
@@ -280,11 +208,7 @@ pub(super) fn channel_to_bytes(channel: &ChannelId) -> [u8; 48] {
 }
 
 pub(super) fn channel_from_bytes(bytes: &[u8; 48]) -> ChannelId {
-    let mut channel = ChannelId {
-        payer: NodeId([0; 20]),
-        payee: NodeId([0; 20]),
-        nonce: 0,
-    };
+    let mut channel = ChannelId { payer: NodeId([0; 20]), payee: NodeId([0; 20]), nonce: 0 };
     channel.payer.0.copy_from_slice(&bytes[..20]);
     channel.payee.0.copy_from_slice(&bytes[20..40]);
     let mut nonce = [0; 8];

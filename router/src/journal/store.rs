@@ -12,8 +12,7 @@ use rusqlite::types::FromSql;
 use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 
 use super::files::{
-    OWNER_ONLY, SIDECARS, beside, io_error, is_file, remove, remove_file, rename, set_aside,
-    sync_directory_of,
+    OWNER_ONLY, SIDECARS, beside, io_error, is_file, remove, remove_file, rename, set_aside, sync_directory_of,
 };
 use super::state::{JOURNAL, Row, State, VERSION, read_heading_value, seal};
 use super::{CHANNELS_MAX, JournalError};
@@ -66,19 +65,12 @@ impl Fault {
         };
         match (code.code, code.extended_code) {
             (ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase, _)
-            | (
-                _,
-                ffi::SQLITE_IOERR_READ | ffi::SQLITE_IOERR_SHORT_READ | ffi::SQLITE_IOERR_CORRUPTFS,
-            ) => Self::damage(error.to_string()),
-            (ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked, _) => {
-                Self::Refuse(JournalError::Locked { path })
+            | (_, ffi::SQLITE_IOERR_READ | ffi::SQLITE_IOERR_SHORT_READ | ffi::SQLITE_IOERR_CORRUPTFS) => {
+                Self::damage(error.to_string())
             }
+            (ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked, _) => Self::Refuse(JournalError::Locked { path }),
             (ErrorCode::DiskFull, _) => Self::Refuse(JournalError::DiskFull { action, path }),
-            _ => Self::Refuse(JournalError::Sqlite {
-                action,
-                path,
-                source: error,
-            }),
+            _ => Self::Refuse(JournalError::Sqlite { action, path, source: error }),
         }
     }
 
@@ -95,19 +87,14 @@ impl Fault {
             )
         );
         match Self::from_sqlite("read", path, error) {
-            Self::Refuse(JournalError::Sqlite { source, .. }) if is_about_the_file => {
-                Self::Damage(source.to_string())
-            }
+            Self::Refuse(JournalError::Sqlite { source, .. }) if is_about_the_file => Self::Damage(source.to_string()),
             fault @ (Self::Damage(_) | Self::Refuse(_)) => fault,
         }
     }
 
     pub(super) fn into_error(self, path: &Path) -> JournalError {
         match self {
-            Self::Damage(why) => JournalError::Damaged {
-                path: path.to_owned(),
-                why,
-            },
+            Self::Damage(why) => JournalError::Damaged { path: path.to_owned(), why },
             Self::Refuse(error) => error,
         }
     }
@@ -125,11 +112,7 @@ pub(super) fn find(path: &Path, domain: &LedgerDomain) -> Result<Option<Found>, 
         Err(Fault::Damage(why)) => Some(why),
         Err(Fault::Refuse(error)) => return Err(error),
     };
-    Ok(Some(Found {
-        connection,
-        state,
-        fault,
-    }))
+    Ok(Some(Found { connection, state, fault }))
 }
 
 pub(super) fn salvage(found: Option<Found>) -> (State, Option<String>) {
@@ -138,12 +121,7 @@ pub(super) fn salvage(found: Option<Found>) -> (State, Option<String>) {
 }
 
 /// Reads everything into `state`, and answers what is wrong with the file.
-fn examine(
-    path: &Path,
-    connection: &Connection,
-    domain: &LedgerDomain,
-    state: &mut State,
-) -> Result<(), Fault> {
+fn examine(path: &Path, connection: &Connection, domain: &LedgerDomain, state: &mut State) -> Result<(), Fault> {
     let of = |error| Fault::while_reading(path, error);
     if pragma::<i64>(connection, "application_id").map_err(of)? != APPLICATION_ID {
         return Err(Fault::damage("it is not a journal"));
@@ -162,9 +140,7 @@ fn examine(
     read_heading(path, connection, domain)?;
     let damaged_rows = read_rows(connection, domain, state).map_err(of)?;
     if damaged_rows > 0 {
-        return Err(Fault::damage(format!(
-            "{damaged_rows} of its rows are damaged"
-        )));
+        return Err(Fault::damage(format!("{damaged_rows} of its rows are damaged")));
     }
     if connection.is_readonly("main").map_err(of)? {
         return Err(Fault::damage("its header forbids writing"));
@@ -179,35 +155,25 @@ fn examine(
 /// The heading says what the other rows mean; it is the only row that is sealed without a ledger.
 fn read_heading(path: &Path, connection: &Connection, wanted: &LedgerDomain) -> Result<(), Fault> {
     let query = "SELECT value, seal FROM record WHERE kind = ?1";
-    let (value, sealed): (Vec<u8>, Vec<u8>) = connection
-        .query_row(query, [JOURNAL], |row| Ok((row.get(0)?, row.get(1)?)))
-        .map_err(|error| {
+    let (value, sealed): (Vec<u8>, Vec<u8>) =
+        connection.query_row(query, [JOURNAL], |row| Ok((row.get(0)?, row.get(1)?))).map_err(|error| {
             if error == rusqlite::Error::QueryReturnedNoRows {
                 return Fault::damage("its heading is missing");
             }
             Fault::while_reading(path, error)
         })?;
-    let heading = (sealed == seal(None, JOURNAL, &[], &value))
-        .then(|| read_heading_value(&value))
-        .flatten();
+    let heading = (sealed == seal(None, JOURNAL, &[], &value)).then(|| read_heading_value(&value)).flatten();
     let Some((version, found)) = heading else {
         return Err(Fault::damage("its heading is damaged"));
     };
     if version > VERSION {
-        return Err(Fault::Refuse(JournalError::Newer {
-            path: path.to_owned(),
-            version,
-        }));
+        return Err(Fault::Refuse(JournalError::Newer { path: path.to_owned(), version }));
     }
     refuse_other_ledger(path, &found, wanted).map_err(Fault::Refuse)
 }
 
 /// Reads every row that is intact; answers how many are not.
-fn read_rows(
-    connection: &Connection,
-    domain: &LedgerDomain,
-    state: &mut State,
-) -> rusqlite::Result<usize> {
+fn read_rows(connection: &Connection, domain: &LedgerDomain, state: &mut State) -> rusqlite::Result<usize> {
     let mut statement = connection.prepare("SELECT kind, key, value, seal FROM record")?;
     let mut rows = statement.query([])?;
     let mut damaged = 0;
@@ -232,11 +198,7 @@ fn read_rows(
 
 /// Puts a new journal that knows `state` in the place of whatever is at `path`, and says where that went. Whenever
 /// power fails, the old file, the new one, or both are there in full; [`finish_replacement`] sorts it out.
-pub(super) fn replace(
-    path: &Path,
-    domain: &LedgerDomain,
-    state: &State,
-) -> Result<Option<PathBuf>, JournalError> {
+pub(super) fn replace(path: &Path, domain: &LedgerDomain, state: &State) -> Result<Option<PathBuf>, JournalError> {
     let new = beside(path, ".new");
     remove(&new)?;
     OpenOptions::new()
@@ -270,21 +232,13 @@ fn begin(connection: &mut Connection, domain: &LedgerDomain, rows: &[Row]) -> ru
     connection.pragma_update(None, "journal_mode", "wal")
 }
 
-pub(super) fn insert(
-    connection: &mut Connection,
-    domain: &LedgerDomain,
-    rows: &[Row],
-) -> rusqlite::Result<()> {
+pub(super) fn insert(connection: &mut Connection, domain: &LedgerDomain, rows: &[Row]) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
     insert_rows(&transaction, domain, rows)?;
     transaction.commit()
 }
 
-fn insert_rows(
-    connection: &Connection,
-    domain: &LedgerDomain,
-    rows: &[Row],
-) -> rusqlite::Result<()> {
+fn insert_rows(connection: &Connection, domain: &LedgerDomain, rows: &[Row]) -> rusqlite::Result<()> {
     let mut statement = connection.prepare(UPSERT)?;
     for Row { kind, key, value } in rows {
         let ledger = (*kind != JOURNAL).then_some(domain);
@@ -301,13 +255,8 @@ pub(super) fn refuse_other_ledger(
     if found == wanted {
         return Ok(());
     }
-    let text =
-        |domain: &LedgerDomain| format!("chain {} contract {}", domain.chain_id, domain.contract);
-    Err(JournalError::OtherLedger {
-        path: path.to_owned(),
-        found: text(found),
-        wanted: text(wanted),
-    })
+    let text = |domain: &LedgerDomain| format!("chain {} contract {}", domain.chain_id, domain.contract);
+    Err(JournalError::OtherLedger { path: path.to_owned(), found: text(found), wanted: text(wanted) })
 }
 
 /// A connection that changes nothing by being opened and closed, whatever the file holds.
@@ -315,16 +264,10 @@ pub(super) fn connect(path: &Path) -> Result<Connection, JournalError> {
     let of = |source| Fault::from_sqlite("open", path, source).into_error(path);
     fs::set_permissions(path, fs::Permissions::from_mode(OWNER_ONLY))
         .map_err(|source| io_error("protect", path, source))?;
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-        | OpenFlags::SQLITE_OPEN_NO_MUTEX
-        | OpenFlags::SQLITE_OPEN_URI;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
     let connection = Connection::open_with_flags(uri(path), flags).map_err(of)?;
     if connection.is_readonly("main").map_err(of)? {
-        return Err(io_error(
-            "write",
-            path,
-            io::ErrorKind::ReadOnlyFilesystem.into(),
-        ));
+        return Err(io_error("write", path, io::ErrorKind::ReadOnlyFilesystem.into()));
     }
     let prepare = || {
         // First of all: without shared memory the log also works on jffs2, and nobody else can come between.
@@ -343,15 +286,9 @@ pub(super) fn connect(path: &Path) -> Result<Connection, JournalError> {
 /// Turns on what durability rests on, and believes none of it before asking.
 pub(super) fn make_safe(path: &Path, connection: &Connection) -> Result<(), JournalError> {
     let of = |error| Fault::from_sqlite("set up", path, error).into_error(path);
-    connection
-        .pragma_update(None, "synchronous", SYNCHRONOUS_FULL)
-        .map_err(of)?;
-    connection
-        .pragma_update(None, "wal_autocheckpoint", WAL_PAGES)
-        .map_err(of)?;
-    connection
-        .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)
-        .map_err(of)?;
+    connection.pragma_update(None, "synchronous", SYNCHRONOUS_FULL).map_err(of)?;
+    connection.pragma_update(None, "wal_autocheckpoint", WAL_PAGES).map_err(of)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map_err(of)?;
     demand(path, connection, "journal_mode", "wal".to_owned())?;
     demand(path, connection, "locking_mode", "exclusive".to_owned())?;
     demand(path, connection, "synchronous", SYNCHRONOUS_FULL)?;
@@ -364,18 +301,13 @@ fn demand<T: FromSql + PartialEq + ToString>(
     name: &'static str,
     wanted: T,
 ) -> Result<(), JournalError> {
-    let got: T = pragma(connection, name)
-        .map_err(|error| Fault::from_sqlite("set up", path, error).into_error(path))?;
+    let got: T =
+        pragma(connection, name).map_err(|error| Fault::from_sqlite("set up", path, error).into_error(path))?;
     if got == wanted {
         return Ok(());
     }
     let (wanted, got) = (wanted.to_string(), got.to_string());
-    Err(JournalError::Unsafe {
-        path: path.to_owned(),
-        pragma: name,
-        wanted,
-        got,
-    })
+    Err(JournalError::Unsafe { path: path.to_owned(), pragma: name, wanted, got })
 }
 
 fn pragma<T: FromSql>(connection: &Connection, name: &str) -> rusqlite::Result<T> {
@@ -383,19 +315,12 @@ fn pragma<T: FromSql>(connection: &Connection, name: &str) -> rusqlite::Result<T
 }
 
 fn strings(connection: &Connection, query: &str) -> rusqlite::Result<Vec<String>> {
-    connection
-        .prepare(query)?
-        .query_map([], |row| row.get(0))?
-        .collect()
+    connection.prepare(query)?.query_map([], |row| row.get(0))?.collect()
 }
 
 /// `psow=0`: SQLite then does not count on a torn write sparing the rest of its sector, and flash does not spare it.
 pub(super) fn uri(path: &Path) -> String {
-    let mut uri = String::from(if path.is_absolute() {
-        "file://"
-    } else {
-        "file:"
-    });
+    let mut uri = String::from(if path.is_absolute() { "file://" } else { "file:" });
     for &byte in path.as_os_str().as_bytes() {
         if byte.is_ascii_alphanumeric() || b"/._-".contains(&byte) {
             uri.push(char::from(byte));

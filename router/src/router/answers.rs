@@ -8,8 +8,7 @@ use metering::{ChannelId, Credit, NodeId, Role, Snapshot, Tokens};
 use node::{DropReason, LinkId};
 use tokio::sync::oneshot;
 
-use super::{Control, Known, clock};
-use crate::config::LinkKind;
+use super::{Control, Known};
 use crate::control::{
     Direction, LinkState, Meter, Meters, Neighbour, ReceiptLine, Receipts, Refusal, Request, Response, Route, Routes,
     Status, Wallet, WalletChannel,
@@ -33,10 +32,9 @@ impl Control {
                     next: Some("`waybill neighbours` lists them".to_owned()),
                 }),
             },
-            Request::Reload | Request::Shutdown => Response::Failed(Refusal {
-                cause: "only `waybill up` can do this".to_owned(),
-                next: None,
-            }),
+            Request::Reload | Request::Shutdown => {
+                Response::Failed(Refusal { cause: "only `waybill up` can do this".to_owned(), next: None })
+            }
         };
         // Whoever asked may have gone.
         let _gone = answer.send(response);
@@ -45,7 +43,10 @@ impl Control {
     fn account_of(&self, name: &str) -> Option<NodeId> {
         let id: Option<NodeId> = name.parse().ok();
         let peers = self.links.values().filter_map(|known| known.peer.as_ref());
-        peers.map(|peer| (peer.card.account(), &peer.name)).find(|(account, known)| *known == name || Some(*account) == id).map(|(account, _)| account)
+        peers
+            .map(|peer| (peer.card.account(), &peer.name))
+            .find(|(account, known)| *known == name || Some(*account) == id)
+            .map(|(account, _)| account)
     }
 
     fn status(&self, now: Instant) -> Status {
@@ -80,8 +81,12 @@ impl Control {
 
     fn neighbours(&self, now: Instant) -> Vec<Neighbour> {
         let views: BTreeMap<LinkId, node::LinkView> = self.node.links().map(|view| (view.link, view)).collect();
-        let costs: BTreeMap<u32, u16> =
-            self.node.neighbours().filter(|view| view.cost.is_finite()).map(|view| (view.interface.0, view.cost.get())).collect();
+        let costs: BTreeMap<u32, u16> = self
+            .node
+            .neighbours()
+            .filter(|view| view.cost.is_finite())
+            .map(|view| (view.interface.0, view.cost.get()))
+            .collect();
         let lines = self.links.iter().map(|(link, known)| {
             let view = views.get(link);
             let admitted = view.is_some_and(|view| view.admitted && view.up);
@@ -165,7 +170,9 @@ impl Control {
         let money = |amount: Tokens| format!("{} {}", amount.display(self.money.unit.decimals), self.money.unit.symbol);
         match snapshot {
             None => "nothing is settled with this neighbour".to_owned(),
-            Some(Snapshot { terms: Some(terms), .. }) if terms.is_free() => "carried for free: nothing can be lost".to_owned(),
+            Some(Snapshot { terms: Some(terms), .. }) if terms.is_free() => {
+                "carried for free: nothing can be lost".to_owned()
+            }
             Some(Snapshot { role: Role::Provider, credit, .. }) => {
                 let stopped = match credit {
                     Credit::Open => "",
@@ -184,7 +191,8 @@ impl Control {
 
     /// Billed bytes with this neighbour, in this run and all earlier ones.
     fn totals_with(&self, link: LinkId, known: &Known) -> Totals {
-        let before = known.peer.as_ref().and_then(|peer| self.totals.get(&peer.card.account()).copied()).unwrap_or_default();
+        let before =
+            known.peer.as_ref().and_then(|peer| self.totals.get(&peer.card.account()).copied()).unwrap_or_default();
         let count = self.shared.meters.read(link);
         Totals {
             sent: before.sent.saturating_add(count.sent),
@@ -237,7 +245,8 @@ impl Control {
             return;
         };
         let (us, unit, names) = (self.node.id(), self.money.unit.clone(), self.names());
-        let earned = self.node.links().filter_map(|link| link.settlement).filter(|snapshot| snapshot.role == Role::Provider);
+        let earned =
+            self.node.links().filter_map(|link| link.settlement).filter(|snapshot| snapshot.role == Role::Provider);
         let signed: Vec<(ChannelId, Tokens)> =
             earned.filter_map(|snapshot| Some((snapshot.channel?, snapshot.signed))).collect();
         let asked = ledger.ask(move |ledger| wallet(ledger, us, unit, &names, &signed));

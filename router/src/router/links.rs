@@ -8,9 +8,9 @@ use metering::Side;
 use node::datapath::MAX_LINKS;
 use node::{LinkId, Peer};
 
-use super::{Control, Done, Known, Links};
 #[cfg(feature = "quic")]
 use super::StartError;
+use super::{Control, Done, Known, Links};
 use crate::config::{self, Endpoint, LinkKind, Role};
 use crate::link::LinkStatus;
 use crate::link::wireguard::PeerConfig;
@@ -38,9 +38,8 @@ impl Control {
     }
 
     fn set_peer(&mut self, now: Instant, peer: config::Peer) -> Option<LinkId> {
-        let same = |known: &Known| {
-            known.peer.as_ref().is_some_and(|known| known.card == peer.card && known.link == peer.link)
-        };
+        let same =
+            |known: &Known| known.peer.as_ref().is_some_and(|known| known.card == peer.card && known.link == peer.link);
         let link = self.place(&same)?;
         let node_peer = Peer::Mesh { card: peer.card, side: self.side(peer.role), cost: peer.cost };
         self.node.handle_link(now, link, node_peer, self.mtu);
@@ -163,8 +162,7 @@ impl Control {
                 shared.set_status(link, LinkStatus::default());
             }
         };
-        let config =
-            QuicConfig { listen, tls_secret: self.identity.tls_secret(), peers, link_mtu: self.mtu };
+        let config = QuicConfig { listen, tls_secret: self.identity.tls_secret(), peers, link_mtu: self.mtu };
         let quic = QuicLinks::start(config, sink)?;
         let address = quic.local_addr();
         self.shared.quic.store(Some(std::sync::Arc::new(quic)));

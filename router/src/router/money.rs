@@ -5,10 +5,10 @@ use metering::{ChannelId, ChannelState, NodeId, Receipt, Restored, Tokens};
 use node::LinkId;
 use tokio::sync::oneshot;
 
-use super::{Control, Done, LedgerDesk, Known};
+use super::{Control, Done, Known, LedgerDesk};
 use crate::control::{Redeemed, RedeemedReceipts, Refusal, Response};
 use crate::desk::Desk;
-use crate::journal::{Journal, JournalError, Record};
+use crate::journal::{Journal, Record};
 
 /// What a desk could not do, in words.
 type Failed = String;
@@ -140,7 +140,7 @@ impl Control {
 }
 
 impl Known {
-    fn named(&self) -> Option<(NodeId, String)> {
+    pub(super) fn named(&self) -> Option<(NodeId, String)> {
         self.peer.as_ref().map(|peer| (peer.card.account(), self.name.clone()))
     }
 }

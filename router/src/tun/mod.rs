@@ -126,29 +126,14 @@ impl Tun {
         }
         let file = open_device(device, name)?;
         let flags = libc::IFF_TUN | FRAMING | OWNERSHIP;
-        interface
-            .request(&file, libc::TUNSETIFF, flags)
-            .map_err(|source| attach_error(name, source))?;
-        let kernel = |action| {
-            move |source| TunError::Kernel {
-                name: name.to_owned(),
-                action,
-                source,
-            }
-        };
+        interface.request(&file, libc::TUNSETIFF, flags).map_err(|source| attach_error(name, source))?;
+        let kernel = |action| move |source| TunError::Kernel { name: name.to_owned(), action, source };
         // Any socket carries the interface ioctls; this one needs no protocol to be configured.
         let socket = UnixDatagram::unbound().map_err(kernel("open a socket"))?;
-        interface
-            .request(&socket, libc::SIOCSIFMTU as libc::Ioctl, c_int::from(mtu))
-            .map_err(kernel("set the MTU"))?;
-        let index = interface
-            .request(&socket, libc::SIOCGIFINDEX as libc::Ioctl, 0)
-            .map_err(kernel("ask for its index"))?;
-        Ok(Self {
-            file,
-            name: name.to_owned(),
-            index: index.cast_unsigned(),
-        })
+        interface.request(&socket, libc::SIOCSIFMTU as libc::Ioctl, c_int::from(mtu)).map_err(kernel("set the MTU"))?;
+        let index =
+            interface.request(&socket, libc::SIOCGIFINDEX as libc::Ioctl, 0).map_err(kernel("ask for its index"))?;
+        Ok(Self { file, name: name.to_owned(), index: index.cast_unsigned() })
     }
 
     /// One frame from the kernel into `buffer`, and its length in bytes. A frame longer than `buffer` is cut off.
@@ -190,24 +175,13 @@ impl AsRawFd for Tun {
 
 fn open_device(device: &Path, name: &str) -> Result<File, TunError> {
     // The standard library adds O_CLOEXEC.
-    let opened = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(device);
+    let opened = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(device);
     opened.map_err(|source| match source.raw_os_error() {
-        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => TunError::NoDriver {
-            device: device.display().to_string(),
-            source,
-        },
-        Some(libc::EACCES | libc::EPERM) => TunError::PermissionDenied {
-            name: name.to_owned(),
-        },
-        _ => TunError::Kernel {
-            name: name.to_owned(),
-            action: "open the driver",
-            source,
-        },
+        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => {
+            TunError::NoDriver { device: device.display().to_string(), source }
+        }
+        Some(libc::EACCES | libc::EPERM) => TunError::PermissionDenied { name: name.to_owned() },
+        _ => TunError::Kernel { name: name.to_owned(), action: "open the driver", source },
     })
 }
 
@@ -216,11 +190,7 @@ fn attach_error(name: &str, source: io::Error) -> TunError {
     match source.raw_os_error() {
         Some(libc::EBUSY) => TunError::NameInUse { name },
         Some(libc::EACCES | libc::EPERM) => TunError::PermissionDenied { name },
-        _ => TunError::Kernel {
-            name,
-            action: "attach to the driver",
-            source,
-        },
+        _ => TunError::Kernel { name, action: "attach to the driver", source },
     }
 }
 
@@ -230,12 +200,7 @@ struct InterfaceName([u8; NAME_SIZE]);
 impl InterfaceName {
     /// `dev_valid_name` of the kernel, and no `%`, which the kernel would fill in with a number.
     fn parse(name: &str) -> Result<Self, TunError> {
-        let refuse = |why| {
-            Err(TunError::InvalidName {
-                name: name.to_owned(),
-                why,
-            })
-        };
+        let refuse = |why| Err(TunError::InvalidName { name: name.to_owned(), why });
         if name.is_empty() {
             return refuse("it is empty");
         }
@@ -245,10 +210,7 @@ impl InterfaceName {
         if name == "." || name == ".." {
             return refuse("it is a directory's name");
         }
-        if !name
-            .bytes()
-            .all(|b| b.is_ascii_graphic() && !b"/:%".contains(&b))
-        {
+        if !name.bytes().all(|b| b.is_ascii_graphic() && !b"/:%".contains(&b)) {
             return refuse("it holds a space, `/`, `:`, `%` or another character outside ASCII");
         }
         let mut padded = [0; NAME_SIZE];
@@ -257,16 +219,8 @@ impl InterfaceName {
     }
 
     /// One ioctl about this interface: `value` goes in, what the kernel left in its place comes out.
-    fn request(
-        &self,
-        file: &impl AsRawFd,
-        request: libc::Ioctl,
-        value: c_int,
-    ) -> io::Result<c_int> {
-        let mut ifreq = InterfaceRequest {
-            name: self.0,
-            value: [0; 24],
-        };
+    fn request(&self, file: &impl AsRawFd, request: libc::Ioctl, value: c_int) -> io::Result<c_int> {
+        let mut ifreq = InterfaceRequest { name: self.0, value: [0; 24] };
         ifreq.put(request, value);
         #[expect(unsafe_code, reason = "the standard library has no ioctl")]
         // SAFETY: the descriptor is open, and the three requests made here read and write one `struct ifreq`, which
@@ -315,50 +269,23 @@ mod tests {
 
     #[test]
     fn names_the_kernel_would_refuse_are_refused_with_the_reason() {
-        for name in [
-            "",
-            ".",
-            "..",
-            "a/b",
-            "a b",
-            "a:b",
-            "tun%d",
-            "sixteen-bytes-xy",
-            "b\u{fc}ro",
-            "a\nb",
-        ] {
+        for name in ["", ".", "..", "a/b", "a b", "a:b", "tun%d", "sixteen-bytes-xy", "b\u{fc}ro", "a\nb"] {
             let error = Tun::create(name, 1420).unwrap_err();
-            assert!(
-                matches!(error, TunError::InvalidName { .. }),
-                "{name}: {error}"
-            );
+            assert!(matches!(error, TunError::InvalidName { .. }), "{name}: {error}");
             assert!(error.next_step().contains("1 to 15"));
         }
         assert!(InterfaceName::parse("fifteen-bytes-x").is_ok());
-        assert!(matches!(
-            Tun::create("waybill0", 1279),
-            Err(TunError::MtuTooSmall { mtu: 1279 })
-        ));
+        assert!(matches!(Tun::create("waybill0", 1279), Err(TunError::MtuTooSmall { mtu: 1279 })));
     }
 
     #[test]
     fn a_missing_driver_is_named_with_the_next_step() {
-        let error =
-            Tun::create_at(Path::new("/nonexistent/net/tun"), "waybill0", 1420).unwrap_err();
+        let error = Tun::create_at(Path::new("/nonexistent/net/tun"), "waybill0", 1420).unwrap_err();
         assert!(matches!(error, TunError::NoDriver { .. }), "{error}");
         assert!(error.next_step().contains("modprobe tun"));
 
         let error = Tun::create_at(Path::new("/dev/null"), "waybill0", 1420).unwrap_err();
-        assert!(
-            matches!(
-                error,
-                TunError::Kernel {
-                    action: "attach to the driver",
-                    ..
-                }
-            ),
-            "{error}"
-        );
+        assert!(matches!(error, TunError::Kernel { action: "attach to the driver", .. }), "{error}");
     }
 
     #[test]
@@ -370,43 +297,26 @@ mod tests {
 
     #[test]
     fn packets_pass_both_ways_and_the_device_goes_with_its_descriptor() {
-        if !in_own_namespace(
-            "tun::tests::packets_pass_both_ways_and_the_device_goes_with_its_descriptor",
-        ) {
+        if !in_own_namespace("tun::tests::packets_pass_both_ways_and_the_device_goes_with_its_descriptor") {
             return;
         }
         let mut netlink = Netlink::open().unwrap();
         let tun = Tun::create("waybill0", 1420).unwrap();
         assert_eq!(tun.index(), netlink.link_index("waybill0").unwrap());
-        assert!(matches!(
-            Tun::create("waybill0", 1420),
-            Err(TunError::NameInUse { .. })
-        ));
+        assert!(matches!(Tun::create("waybill0", 1420), Err(TunError::NameInUse { .. })));
 
-        assert_eq!(
-            tun.read(&mut [0; 1500]).unwrap_err().kind(),
-            io::ErrorKind::WouldBlock
-        );
+        assert_eq!(tun.read(&mut [0; 1500]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         netlink.set_up(tun.index(), 1420).unwrap();
         netlink.add_address(tun.index(), HERE, 128).unwrap();
         netlink.add_route(THERE, 48, tun.index(), 1024).unwrap();
-        assert_eq!(
-            tun.write(b"\0: no version of IP").unwrap_err().kind(),
-            io::ErrorKind::InvalidInput
-        );
+        assert_eq!(tun.write(b"\0: no version of IP").unwrap_err().kind(), io::ErrorKind::InvalidInput);
 
         let socket = UdpSocket::bind((HERE, 4000)).unwrap();
-        socket
-            .set_read_timeout(Some(Duration::from_millis(100)))
-            .unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
         socket.send_to(b"freight", (THERE, 5000)).unwrap();
         let mut packet = [0; 1500];
         let len = tun.read(&mut packet).unwrap();
-        assert_eq!(
-            len,
-            40 + 8 + 7,
-            "the first packet out of the device is ours: no link-local chatter before it"
-        );
+        assert_eq!(len, 40 + 8 + 7, "the first packet out of the device is ours: no link-local chatter before it");
         assert_eq!(packet[24..40], THERE.octets());
         assert_eq!(packet[48..55], *b"freight");
 
@@ -423,9 +333,6 @@ mod tests {
         assert_eq!((&answer[..len], from.ip()), (&b"freight"[..], THERE.into()));
 
         drop(tun);
-        assert!(matches!(
-            netlink.link_index("waybill0"),
-            Err(NetlinkError::NoSuchInterface { .. })
-        ));
+        assert!(matches!(netlink.link_index("waybill0"), Err(NetlinkError::NoSuchInterface { .. })));
     }
 }

@@ -6,17 +6,11 @@ use super::*;
 use crate::control::{Meter, ReceiptLine, Redeemed, Refusal, Route, Unit, WalletChannel};
 
 fn way() -> Unit {
-    Unit {
-        symbol: "WAY".to_owned(),
-        decimals: 6,
-    }
+    Unit { symbol: "WAY".to_owned(), decimals: 6 }
 }
 
 fn free() -> Unit {
-    Unit {
-        symbol: String::new(),
-        decimals: 0,
-    }
+    Unit { symbol: String::new(), decimals: 0 }
 }
 
 fn tokens(base_units: u128) -> Tokens {
@@ -24,11 +18,7 @@ fn tokens(base_units: u128) -> Tokens {
 }
 
 fn channel(nonce: u64) -> ChannelId {
-    ChannelId {
-        payer: NodeId([1; 20]),
-        payee: NodeId([2; 20]),
-        nonce,
-    }
+    ChannelId { payer: NodeId([1; 20]), payee: NodeId([2; 20]), nonce }
 }
 
 fn a_status() -> Status {
@@ -75,19 +65,9 @@ warning: the journal was damaged and set aside
 
 #[test]
 fn without_a_ledger_status_does_not_talk_of_money() {
-    let text = status(&Status {
-        ledger_reachable: None,
-        unit: free(),
-        drops: [].into(),
-        warnings: Vec::new(),
-        ..a_status()
-    });
-    assert!(
-        text.contains(
-            "ledger        none: this router carries for free\ndropped       no packet\n"
-        ),
-        "{text}"
-    );
+    let text =
+        status(&Status { ledger_reachable: None, unit: free(), drops: [].into(), warnings: Vec::new(), ..a_status() });
+    assert!(text.contains("ledger        none: this router carries for free\ndropped       no packet\n"), "{text}");
     assert!(!text.contains("owed"), "{text}");
 }
 
@@ -117,11 +97,7 @@ fn neighbours_are_listed_with_what_is_known_of_them() {
         last_heard_s: None,
         admitted: false,
     };
-    let stranger = Neighbour {
-        name: "new".to_owned(),
-        admitted: false,
-        ..roof.clone()
-    };
+    let stranger = Neighbour { name: "new".to_owned(), admitted: false, ..roof.clone() };
     assert_eq!(
         neighbours(&[roof, barn, stranger]),
         "NAME      ACCOUNT      LINK       STATE             ROLE        COST      RTT    HEARD  ENDPOINT
@@ -217,16 +193,9 @@ roof       we pay           3    1.500000  2.000000  1.000000
 fn redemption_and_wallet_show_tokens() {
     let answer = RedeemedReceipts {
         unit: way(),
-        redeemed: vec![Redeemed {
-            neighbour: "barn".to_owned(),
-            channel: channel(1),
-            paid: tokens(2_000_000),
-        }],
+        redeemed: vec![Redeemed { neighbour: "barn".to_owned(), channel: channel(1), paid: tokens(2_000_000) }],
     };
-    assert_eq!(
-        redeemed(&answer),
-        "NEIGHBOUR  CHANNEL  PAID WAY\nbarn             1  2.000000\n"
-    );
+    assert_eq!(redeemed(&answer), "NEIGHBOUR  CHANNEL  PAID WAY\nbarn             1  2.000000\n");
     let answer = Wallet {
         unit: way(),
         community: "Hilltop".to_owned(),
@@ -261,28 +230,13 @@ roof       we are paid        1     1.000000  0.000000  closing
 fn empty_tables_say_what_to_do_next() {
     let empty = [
         neighbours(&[]),
-        routes(&Routes {
-            unit: way(),
-            routes: Vec::new(),
-        }),
-        meters(&Meters {
-            unit: way(),
-            meters: Vec::new(),
-        }),
-        receipts(&Receipts {
-            unit: way(),
-            receipts: Vec::new(),
-        }),
-        redeemed(&RedeemedReceipts {
-            unit: way(),
-            redeemed: Vec::new(),
-        }),
+        routes(&Routes { unit: way(), routes: Vec::new() }),
+        meters(&Meters { unit: way(), meters: Vec::new() }),
+        receipts(&Receipts { unit: way(), receipts: Vec::new() }),
+        redeemed(&RedeemedReceipts { unit: way(), redeemed: Vec::new() }),
     ];
     for text in empty {
-        assert!(
-            text.lines().count() == 2 && text.lines().nth(1).unwrap().starts_with("  "),
-            "{text}"
-        );
+        assert!(text.lines().count() == 2 && text.lines().nth(1).unwrap().starts_with("  "), "{text}");
     }
 }
 
@@ -295,11 +249,5 @@ fn json_is_the_answer_alone() {
     assert_eq!(value["drops"]["no route"], 12);
     assert_eq!(serde_json::from_value::<Status>(value).unwrap(), a_status());
     assert_eq!(as_json(&Response::Neighbours(Vec::new())), "[]\n");
-    assert_eq!(
-        as_text(&Response::Failed(Refusal {
-            cause: "a\u{7}b".to_owned(),
-            next: None
-        })),
-        "a\u{fffd}b"
-    );
+    assert_eq!(as_text(&Response::Failed(Refusal { cause: "a\u{7}b".to_owned(), next: None })), "a\u{fffd}b");
 }
