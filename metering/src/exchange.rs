@@ -69,6 +69,8 @@ pub struct Exchange {
     purse: Purse,
     till: Till,
     written_off: Tokens,
+    receipts_signed: u64,
+    receipts_verified: u64,
     outbox: Outbox,
     events: VecDeque<Event>,
     tick_at: Instant,
@@ -305,6 +307,10 @@ pub struct Snapshot {
     pub window: Tokens,
     /// Payee: what was unpaid when segments ended.
     pub written_off: Tokens,
+    /// Payer: receipts signed since the exchange began.
+    pub receipts_signed: u64,
+    /// Payee: higher receipts found right since the exchange began.
+    pub receipts_verified: u64,
     /// Payee: whether to carry.
     pub credit: Credit,
     /// The channel, once it is known.
@@ -368,6 +374,8 @@ impl Exchange {
             purse: Purse::new(setup.restored.ceiling),
             till: Till::new(setup.restored.held),
             written_off: Tokens::ZERO,
+            receipts_signed: 0,
+            receipts_verified: 0,
             outbox: Outbox { resume: true, ..Outbox::default() },
             events: VecDeque::new(),
             tick_at: now + TICK,
@@ -554,6 +562,8 @@ impl Exchange {
             deposit: self.channel.map_or(Tokens::ZERO, |channel| channel.deposit),
             window,
             written_off: self.written_off,
+            receipts_signed: self.receipts_signed,
+            receipts_verified: self.receipts_verified,
             credit: self.credit(),
             channel,
         }
@@ -859,6 +869,7 @@ impl Exchange {
         let receipt = verified.map_err(Misbehaviour::ForgedReceipt)?;
         let charge = charge(terms.terms(), message.provider, message.payer);
         let charge = charge.unwrap_or(Tokens::MAX);
+        self.receipts_verified = self.receipts_verified.saturating_add(1);
         self.till.adopt_payment(now, receipt, channel.redeemed, charge);
         Ok(())
     }
@@ -896,6 +907,7 @@ impl Exchange {
         self.events.extend(reserve);
         self.need_channel(now, &terms, owed);
         let new = self.purse.sign(&self.account, &self.domain, id, channel.deposit, owed, &claim);
+        self.receipts_signed = self.receipts_signed.saturating_add(new.into());
         self.outbox.counts |= new;
     }
 

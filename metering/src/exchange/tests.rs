@@ -585,6 +585,60 @@ fn a_payer_that_forgot_everything_resumes_at_the_receipt_the_provider_holds() {
 }
 
 #[test]
+fn a_payer_that_lost_count_of_its_sessions_goes_on_from_the_number_the_provider_knows() {
+    let mut world = World::new(Plan::quiet(19));
+    world.crash(PAYER);
+    world.parties[PAYER].session = 10;
+    world.run(5.0);
+    world.crash(PAYER);
+    world.parties[PAYER].session = 0;
+    world.run(4.0);
+    assert_eq!(world.of(PAYER).session, 12);
+    assert!(world.of(PAYER).snapshot().agreed && world.of(PROVIDER).snapshot().agreed);
+}
+
+#[test]
+fn a_late_resume_of_an_earlier_life_or_moment_changes_nothing() {
+    let mut world = World::new(Plan::quiet(25));
+    world.crash(PAYER);
+    world.parties[PAYER].session = 10;
+    world.run(5.0);
+    let mut forger = Forger { world };
+    let before = forger.world.of(PROVIDER).snapshot();
+    for (session, echo) in [(10, 1), (11, 0)] {
+        let late = Resume { role: Role::Subscriber, session, echo, ask: true, channel: None, receipt: None };
+        assert_eq!(forger.tell(PROVIDER, Message::Resume(late)), Ok(()));
+        assert_eq!(forger.world.of(PROVIDER).snapshot(), before);
+        assert!(forger.world.of(PROVIDER).synced());
+    }
+}
+
+#[test]
+fn an_earlier_life_that_knew_us_does_not_vouch_for_the_present_one() {
+    let mut forger = Forger { world: World::new(Plan::quiet(27)) };
+    for (session, echo) in [(11, 0), (10, 1)] {
+        let resume = Resume { role: Role::Subscriber, session, echo, ask: true, channel: None, receipt: None };
+        assert_eq!(forger.tell(PROVIDER, Message::Resume(resume)), Ok(()));
+        assert!(!forger.world.of(PROVIDER).synced());
+    }
+}
+
+#[test]
+fn the_provider_counts_from_the_first_reading_after_the_agreement() {
+    let mut world = World::new(Plan::quiet(26));
+    for _ in 0..20 {
+        world.now += POLL;
+        world.deliver();
+    }
+    assert!(world.of(PROVIDER).snapshot().agreed);
+    for (reading, counted) in [(5, 0), (7, 2)] {
+        let counts = Counts { sent: Bytes::new(reading), received: Bytes::new(reading) };
+        world.change(PROVIDER, |exchange, now| exchange.handle_counts(now, counts));
+        assert_eq!(world.of(PROVIDER).snapshot().ours.sent, Bytes::new(counted));
+    }
+}
+
+#[test]
 fn a_provider_restored_from_an_old_journal_gets_its_receipt_back() {
     let mut world = World::new(Plan::quiet(7));
     world.run(33.0);
@@ -830,6 +884,11 @@ fn an_honest_receipt_is_taken_once_and_a_replay_changes_nothing() {
     let paid = forger.world.of(PROVIDER).snapshot();
     assert!(paid.signed > before.signed && paid.owed_to_us < before.owed_to_us);
     assert_eq!(forger.tell(PROVIDER, message), Ok(()));
+    assert_eq!(forger.world.of(PROVIDER).snapshot(), paid);
+    let honest = forger.next();
+    let less = Tokens::new(paid.signed.get() - 1).unwrap();
+    let late = signed(honest.clone(), PAYER, &DOMAIN, honest.receipt.channel(), less);
+    assert_eq!(forger.tell(PROVIDER, Message::Receipt(late)), Ok(()));
     assert_eq!(forger.world.of(PROVIDER).snapshot(), paid);
 }
 
