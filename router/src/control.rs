@@ -263,6 +263,10 @@ pub struct Meter {
     /// Signed for, by whoever of the two pays.
     #[serde(with = "text")]
     pub signed: Tokens,
+    /// Receipts signed by us since the daemon started.
+    pub receipts_signed: u64,
+    /// Receipts of the neighbour found right since the daemon started.
+    pub receipts_verified: u64,
     /// The most we can lose to this neighbour.
     #[serde(with = "text")]
     pub value_at_risk: Tokens,

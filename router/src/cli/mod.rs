@@ -7,7 +7,7 @@ mod ask;
 mod key;
 #[cfg(feature = "ledger-host")]
 mod ledger;
-mod table;
+pub(crate) mod table;
 
 use std::ffi::OsString;
 use std::fmt;

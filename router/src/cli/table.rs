@@ -8,7 +8,7 @@ use crate::control::Unit;
 
 /// On which side the cells of a column stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Side {
+pub(crate) enum Side {
     /// Words.
     Left,
     /// Numbers.
@@ -16,23 +16,23 @@ pub(super) enum Side {
 }
 
 /// A table with a heading line. Columns are as wide as their widest cell and two spaces apart.
-pub(super) struct Table {
+pub(crate) struct Table {
     columns: Vec<(String, Side)>,
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    pub(super) fn new(columns: &[(&str, Side)]) -> Self {
+    pub(crate) fn new(columns: &[(&str, Side)]) -> Self {
         Self { columns: columns.iter().map(|(title, side)| ((*title).to_owned(), *side)).collect(), rows: Vec::new() }
     }
 
     /// Adds a line; its cells are in the order of the columns.
-    pub(super) fn row<const N: usize>(&mut self, cells: [String; N]) {
+    pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
         debug_assert_eq!(N, self.columns.len());
         self.rows.push(cells.into_iter().map(|cell| harmless(&cell)).collect());
     }
 
-    pub(super) fn render(&self) -> String {
+    pub(crate) fn render(&self) -> String {
         let titles: Vec<String> = self.columns.iter().map(|(title, _)| title.clone()).collect();
         let widths: Vec<usize> = (0..titles.len())
             .map(|column| self.rows.iter().chain([&titles]).map(|row| width(&row[column])).max().unwrap_or(0))
@@ -59,34 +59,34 @@ fn width(cell: &str) -> usize {
 }
 
 /// A list of names and values, the values below each other.
-pub(super) fn facts(facts: &[(&str, String)]) -> String {
+pub(crate) fn facts(facts: &[(&str, String)]) -> String {
     let width_max = facts.iter().map(|(name, _)| width(name)).max().unwrap_or(0);
     facts.iter().map(|(name, value)| format!("{name:width_max$}  {}\n", harmless(value))).collect()
 }
 
 /// The text without control characters: what a terminal shows is what it says.
-pub(super) fn harmless(text: &str) -> String {
+pub(crate) fn harmless(text: &str) -> String {
     text.chars().map(|letter| if letter.is_control() { '\u{fffd}' } else { letter }).collect()
 }
 
 /// An id short enough for a table: `0x5290…9EE7`.
-pub(super) fn short_id(id: NodeId) -> String {
+pub(crate) fn short_id(id: NodeId) -> String {
     let text = id.to_string();
     format!("{}…{}", &text[..6], &text[text.len() - 4..])
 }
 
 /// An amount in whole tokens: "1.250000"; without a ledger there is nothing to count, "-".
-pub(super) fn amount(tokens: Tokens, unit: &Unit) -> String {
+pub(crate) fn amount(tokens: Tokens, unit: &Unit) -> String {
     if unit.symbol.is_empty() { "-".to_owned() } else { tokens.display(unit.decimals).to_string() }
 }
 
 /// An amount with its symbol: "1.250000 WAY".
-pub(super) fn money(tokens: Tokens, unit: &Unit) -> String {
+pub(crate) fn money(tokens: Tokens, unit: &Unit) -> String {
     if unit.symbol.is_empty() { "-".to_owned() } else { format!("{} {}", amount(tokens, unit), unit.symbol) }
 }
 
 /// A time span in its two largest units: "3 d 4 h", "12 s".
-pub(super) fn span(time: Duration) -> String {
+pub(crate) fn span(time: Duration) -> String {
     let seconds = time.as_secs();
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {
@@ -98,7 +98,7 @@ pub(super) fn span(time: Duration) -> String {
 }
 
 /// A round-trip time: "0.4 ms", "35.2 ms".
-pub(super) fn round_trip(microseconds: u64) -> String {
+pub(crate) fn round_trip(microseconds: u64) -> String {
     format!("{}.{} ms", microseconds / 1_000, microseconds / 100 % 10)
 }
 

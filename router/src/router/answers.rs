@@ -158,6 +158,8 @@ impl Control {
                 owed_by_us: amount(&|snapshot| snapshot.owed_by_us),
                 owed_to_us: amount(&|snapshot| snapshot.owed_to_us),
                 signed: amount(&|snapshot| snapshot.signed),
+                receipts_signed: snapshot.map_or(0, |snapshot| snapshot.receipts_signed),
+                receipts_verified: snapshot.map_or(0, |snapshot| snapshot.receipts_verified),
                 value_at_risk: at_risk,
                 sentence: self.sentence(snapshot.as_ref(), at_risk),
             })

@@ -153,6 +153,8 @@ fn meters_show_both_counts_and_the_most_that_can_be_lost() {
             owed_by_us: tokens(750_000),
             owed_to_us: Tokens::ZERO,
             signed: tokens(700_000),
+            receipts_signed: 3,
+            receipts_verified: 0,
             value_at_risk: tokens(50_000),
             sentence: "with this neighbour you can lose at most 0.050000 WAY".to_owned(),
         }],
