@@ -167,13 +167,15 @@ impl Datapath {
             };
         }
         self.check_source(ingress, &header)?;
+        // Counted whatever becomes of it further on: if a relay did not count what it drops for a household that does
+        // not pay, its own provider would see a loss, and stop carrying for the households that do.
+        if let Port::Link(link) = ingress {
+            self.meters.count_received(link, header.len);
+        }
         let egress = self.egress(ingress, &header)?;
         if let (Port::Link(_), Port::Link(_)) = (ingress, egress) {
             let hops_left = header.hop_limit.checked_sub(1).filter(|left| *left > 0).ok_or(DropReason::HopLimit)?;
             packet::set_hop_limit(packet, hops_left);
-        }
-        if let Port::Link(link) = ingress {
-            self.meters.count_received(link, header.len);
         }
         Ok((Verdict::Forward(egress), header.len))
     }
@@ -326,6 +328,16 @@ mod tests {
         let (verdict, _, answers) = run(&mut node, Port::Link(A), &ip("fd0a::1", "fd0b::1", 1, 100));
         assert_eq!(verdict, Verdict::Drop(DropReason::HopLimit));
         assert_icmp(&answers, Port::Link(A), Icmpv6Message::TimeExceeded);
+    }
+
+    #[test]
+    fn what_an_open_link_brought_is_metered_even_if_it_cannot_be_carried_on() {
+        let mut node = datapath(LinkPolicy::Exhausted);
+        let (verdict, ..) = run(&mut node, Port::Link(B), &ip("fd0b::1", "fd0a::1", 9, 100));
+        assert_eq!(verdict, Verdict::Drop(DropReason::Unpaid));
+        assert_eq!(node.meters.read(B).received, Bytes::new(32 + 112));
+        let (verdict, ..) = run(&mut node, Port::Link(A), &ip("fd0a::1", "fd0b::1", 9, 100));
+        assert_eq!(verdict, Verdict::Drop(DropReason::Unpaid));
         assert_eq!(node.meters.read(A).received, Bytes::ZERO);
     }
 

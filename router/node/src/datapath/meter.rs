@@ -20,8 +20,8 @@ struct Row {
 /// Billed bytes and packets per link and direction, since the start of the process.
 ///
 /// Only data packets count: routing and settlement packets are never billed, and nothing is counted before the
-/// link's cryptography has authenticated it. *Received* counts what was accepted for carrying on or delivery,
-/// *sent* what was sealed and handed to the link.
+/// link's cryptography has authenticated it. *Received* counts what an open link brought from a source that may use it,
+/// whether or not it could be carried on; *sent* what was sealed and handed to the link.
 #[derive(Debug)]
 pub struct Meters(Box<[Row]>);
 
