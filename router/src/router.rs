@@ -56,6 +56,11 @@ const TRY_AGAIN: Duration = Duration::from_secs(5);
 const TOTALS_INTERVAL: Duration = Duration::from_secs(300);
 /// How often host names of links that are down are looked up again.
 const RESOLVE_INTERVAL: Duration = Duration::from_secs(30);
+/// A WireGuard neighbour unheard for this long may have restarted without our endpoint: it is called anew. Babel takes
+/// it for lost by then (2 of 3 Hellos).
+const SILENCE: Duration = Duration::from_secs(3);
+/// How often it is called.
+const RENEW_INTERVAL: Duration = Duration::from_secs(2);
 /// Warnings kept for `waybill status`.
 const WARNINGS_MAX: usize = 16;
 
@@ -193,6 +198,8 @@ impl Router {
             &setup.identity,
             node::Config {
                 boot,
+                // If the journal was lost and counts again, the random half tells the runs apart.
+                session: boot << 32 | u64::from(fastrand::u32(..)),
                 announce: setup.announce,
                 hello_interval: setup.routing.hello_interval,
                 update_interval: setup.routing.update_interval,
@@ -309,7 +316,8 @@ impl Router {
         Self::join(self.worker, self.desks).await;
     }
 
-    /// Ends the router as a power cut would: nothing is settled, nobody is told, nothing more is written.
+    /// Ends the router as a power cut would: nothing is settled, nothing more is written. QUIC still tells its peers,
+    /// unless the runtime the router was started in is shut down first.
     pub async fn kill(self) {
         self.control.abort();
         // An aborted task ends with an error, which is what was asked for.
@@ -376,6 +384,7 @@ struct Known {
     status: LinkStatus,
     neighbour_up: bool,
     last_heard: Option<Instant>,
+    renewed: Option<Instant>,
     /// Where the endpoint's name led when it was last looked up.
     resolved: Option<SocketAddr>,
 }
@@ -477,6 +486,13 @@ impl Control {
                 (true, true) | (false, false) => {}
             }
             known.status = status;
+            let since = |at: Option<Instant>| at.map(|at| now.saturating_duration_since(at));
+            let silent = since(known.last_heard).is_some_and(|silence| silence >= SILENCE);
+            let due = since(known.renewed).is_none_or(|since| since >= RENEW_INTERVAL);
+            if status.up && silent && due && !known.is_quic() {
+                known.renewed = Some(now);
+                self.inbox.send(ToWorker::Renew(*link));
+            }
         }
         self.node.handle_meters(now, &self.shared.meters);
         if now >= self.resolve_at {

@@ -51,6 +51,8 @@ pub(crate) enum ToWorker {
     FromQuic { link: LinkId, packet: bytes::Bytes },
     /// Add a WireGuard peer or change its endpoint.
     SetPeer(PeerConfig),
+    /// Make a new WireGuard session with a peer that has fallen silent.
+    Renew(LinkId),
     /// Forget a WireGuard peer.
     RemovePeer(LinkId),
 }
@@ -365,6 +367,7 @@ impl Worker {
                     }
                 }
                 Ok(ToWorker::SetPeer(peer)) => self.wireguard.set_peer(&peer),
+                Ok(ToWorker::Renew(link)) => self.wireguard.renew(link),
                 Ok(ToWorker::RemovePeer(link)) => self.wireguard.remove_peer(link),
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => return false,
             }

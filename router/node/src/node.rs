@@ -30,9 +30,11 @@ const EVENTS_MAX: usize = 16 * MAX_LINKS;
 /// What a node is told at its start.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Counts the node's starts; durable before the first packet of this one. Names this run of the router (its Babel
-    /// router-id and its settlement session), so that nothing from before is mistaken for it.
+    /// Counts the node's starts; durable before the first packet of this one. Names this run in its Babel router-id,
+    /// so that nothing from before is mistaken for it.
     pub boot: u64,
+    /// Names this run in settlement: above that of every earlier run, so the count of starts is in its upper bits.
+    pub session: u64,
     /// Prefixes this node announces besides its own /48.
     pub announce: Vec<Prefix>,
     /// Time between two Hellos on a link.
@@ -381,7 +383,7 @@ impl Node {
                 peer: card.account(),
                 domain: self.config.domain,
                 side: *side,
-                session: self.config.boot,
+                session: self.config.session,
                 counts,
                 restored,
             };

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
-use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv6Addr, SocketAddr};
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,9 +12,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use ledger_client::{Embedded, Genesis, Ledger, Totals, UnixTime, Verdict, system_clock};
-use metering::{ChannelId, Identity, Limits, NodeCard, NodeId, Offer, Price, Seed, Tokens, mesh_prefix};
+use metering::{Bytes, ChannelId, Identity, Limits, NodeCard, NodeId, Offer, Price, Seed, Tokens, mesh_prefix};
 use node::datapath::NextHop;
 use sha2::{Digest, Sha256};
+use tokio::runtime::Runtime;
 
 use super::host::{self, Progress};
 use super::{CUT_AT_PERCENT, File, reached};
@@ -33,6 +35,8 @@ const DEPOSIT: Tokens = Tokens::new(1_000_000).expect("below 2^96");
 const GATEWAY_PRICE: Price = Price::new(100_000);
 /// What a relay asks per GiB: 0.25 WAY, out of which it pays the gateway.
 const RELAY_PRICE: Price = Price::new(250_000);
+/// Carried on trust: small, so that many receipts are exchanged for a small file.
+const WINDOW: Bytes = Bytes::from_mebibytes(8);
 /// The largest packet: what WireGuard leaves of 1500 bytes over IPv6.
 const MTU: u16 = 1420;
 
@@ -106,10 +110,12 @@ pub(super) struct Carried {
 struct Node {
     identity: Identity,
     router: Option<Router>,
+    /// What the router's tasks run on. A power cut ends it, wherever they are.
+    runtime: Option<Runtime>,
     wireguard: Option<SocketAddr>,
     quic: Option<SocketAddr>,
     /// The host's end of the node's own side, until a host takes it.
-    wire: Option<UdpSocket>,
+    wire: Option<UnixDatagram>,
     /// What earlier runs had carried.
     before: BTreeMap<Name, Carried>,
 }
@@ -182,8 +188,13 @@ impl Mesh {
     async fn start_node(&mut self, name: Name) -> Result<(), Failure> {
         let (local, wire) = host::wire().map_err(|error| Failure::new(format!("cannot make a wire: {error}"), ""))?;
         let setup = self.setup(name, local)?;
-        let router = Router::start(setup).await?;
+        let no_runtime = |error: std::io::Error| Failure::new(format!("cannot start: {error}"), "");
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.map_err(no_runtime)?;
+        let started = runtime.spawn(Router::start(setup)).await;
+        let router = started.map_err(|error| Failure::new(format!("cannot start: {error}"), ""))??;
         if let Some(node) = self.nodes.get_mut(&name) {
+            node.runtime = Some(runtime);
             node.wireguard = Some(router.wireguard_addr());
             node.quic = router.quic_addr();
             node.router = Some(router);
@@ -215,7 +226,7 @@ impl Mesh {
             money: Money {
                 unit: unit(),
                 domain: self.ledger.genesis().domain(),
-                offer: Offer { price_up: price, price_down: price, ..Offer::FREE },
+                offer: Offer { price_up: price, price_down: price, window: WINDOW, ..Offer::FREE },
                 limits: Limits { max_price: RELAY_PRICE },
                 deposit: DEPOSIT,
                 redeem_at: Tokens::ZERO,
@@ -327,7 +338,7 @@ impl Mesh {
         Download { clients: clients.collect(), server: served, stop }
     }
 
-    fn take_wire(&mut self, name: Name) -> Option<UdpSocket> {
+    fn take_wire(&mut self, name: Name) -> Option<UnixDatagram> {
         self.nodes.get_mut(&name)?.wire.take()
     }
 
@@ -346,6 +357,9 @@ impl Mesh {
         let carried = self.carried(name).await;
         if let Some(node) = self.nodes.get_mut(&name) {
             node.before = carried;
+            if let Some(runtime) = node.runtime.take() {
+                runtime.shutdown_background();
+            }
             if let Some(router) = node.router.take() {
                 router.kill().await;
             }
@@ -436,15 +450,20 @@ impl Mesh {
     }
 
     pub(super) async fn stop(self) {
-        for router in self.nodes.into_values().filter_map(|node| node.router) {
-            router.stop().await;
+        for node in self.nodes.into_values() {
+            if let Some(router) = node.router {
+                router.stop().await;
+            }
+            if let Some(runtime) = node.runtime {
+                runtime.shutdown_background();
+            }
         }
     }
 }
 
 impl Node {
     fn new(identity: Identity) -> Self {
-        Self { identity, router: None, wireguard: None, quic: None, wire: None, before: BTreeMap::new() }
+        Self { identity, router: None, runtime: None, wireguard: None, quic: None, wire: None, before: BTreeMap::new() }
     }
 }
 
@@ -470,6 +489,11 @@ impl Client {
 }
 
 impl Download {
+    /// How far each has come.
+    pub(super) fn each(&self) -> Vec<u64> {
+        self.clients.iter().map(Client::reached).collect()
+    }
+
     /// How far the slowest has come.
     pub(super) fn least(&self) -> u64 {
         self.clients.iter().map(Client::reached).min().unwrap_or(0)
@@ -478,6 +502,12 @@ impl Download {
     /// Bytes received by all.
     pub(super) fn total(&self) -> u64 {
         self.clients.iter().map(Client::reached).sum()
+    }
+
+    /// Whether every household received, or holds all of the file, what was not under way to it at `then`.
+    pub(super) fn is_past(&self, then: &[u64], file: u64) -> bool {
+        let target = |then: u64| then.saturating_add(host::WINDOW as u64).saturating_add(1).min(file);
+        self.each().iter().zip(then).all(|(bytes, then)| *bytes >= target(*then))
     }
 
     /// Whether all wait for [`Self::go_on`].

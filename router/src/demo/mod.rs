@@ -27,8 +27,9 @@ const FORM_TIME: Duration = Duration::from_secs(30);
 const STALL_TIME: Duration = Duration::from_secs(60);
 /// When the last receipts are given up: the provider's tick is 5 s.
 const SETTLE_TIME: Duration = Duration::from_secs(30);
-/// How often the table is drawn.
+/// How often the table is drawn on a terminal, and how often it is printed elsewhere.
 const DRAW_INTERVAL: Duration = Duration::from_millis(500);
+const PRINT_INTERVAL: Duration = Duration::from_secs(3);
 /// How often it is looked whether something is due.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// The downloads wait at this share of the file until a relay has been cut, however small the file is.
@@ -125,13 +126,17 @@ impl Director {
                     let relay = mesh.busiest_relay().await;
                     mesh.cut(relay).await;
                     self.screen.say(&format!("{relay} loses power"));
-                    cut = Some(Cut { relay, at: clock(), all_at: all, outage: None });
+                    cut = Some(Cut { relay, at: clock(), reached: download.each(), outage: None });
                     download.go_on();
                 }
-                Some(cut) if cut.outage.is_none() && all > cut.all_at && mesh.avoids(cut.relay).await => {
+                Some(cut)
+                    if cut.outage.is_none() && download.is_past(&cut.reached, file) && mesh.avoids(cut.relay).await =>
+                {
                     let outage = clock() - cut.at;
                     cut.outage = Some(outage);
-                    self.screen.say(&format!("traffic has left {} after {:.1} s", cut.relay, outage.as_secs_f32()));
+                    let seconds = outage.as_secs_f32();
+                    self.screen
+                        .say(&format!("every household receives again, around {}, after {seconds:.1} s", cut.relay));
                 }
                 Some(cut) if cut.outage.is_some() && !is_back && least >= file / 100 * BACK_AT_PERCENT => {
                     is_back = true;
@@ -180,12 +185,12 @@ impl Director {
 }
 
 /// A relay that lost power.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Cut {
     relay: Name,
     at: Instant,
-    /// Bytes that had arrived.
-    all_at: u64,
+    /// Bytes that had arrived at each household.
+    reached: Vec<u64>,
     /// How long it took until packets arrived by other ways.
     outage: Option<Duration>,
 }
@@ -211,7 +216,8 @@ impl Screen {
     }
 
     async fn draw(&mut self, mesh: &Mesh, download: &Download, file: u64) {
-        let due = self.drawn.is_none_or(|at| clock() - at >= DRAW_INTERVAL);
+        let interval = if self.terminal { DRAW_INTERVAL } else { PRINT_INTERVAL };
+        let due = self.drawn.is_none_or(|at| clock() - at >= interval);
         if self.silent || !due {
             return;
         }

@@ -136,6 +136,17 @@ impl WireGuard {
         }
     }
 
+    /// Starts a handshake with a peer whose endpoint is known, beside the session there is.
+    pub(crate) fn renew(&mut self, link: LinkId) {
+        let Some(peer) = self.peers.get_mut(link.index()).and_then(Option::as_mut) else { return };
+        let (Some(endpoint), TunnResult::WriteToNetwork(datagram)) =
+            (peer.endpoint, peer.tunn.format_handshake_initiation(&mut self.message, false))
+        else {
+            return;
+        };
+        send(&self.socket, self.v6_socket, endpoint, datagram);
+    }
+
     pub(crate) fn has_peer(&self, link: LinkId) -> bool {
         self.peers.get(link.index()).is_some_and(Option::is_some)
     }

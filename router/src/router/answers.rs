@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use ledger_client::{Error, Ledger, Phase};
-use metering::{ChannelId, Credit, NodeId, Role, Snapshot, Tokens};
+use metering::{ChannelId, NodeId, Role, Snapshot, Tokens};
 use node::{DropReason, LinkId};
 use tokio::sync::oneshot;
 
 use super::{Control, Known};
 use crate::control::{
     Direction, LinkState, Meter, Meters, Neighbour, ReceiptLine, Receipts, Refusal, Request, Response, Route, Routes,
-    Status, Wallet, WalletChannel,
+    Status, Unit, Wallet, WalletChannel,
 };
 use crate::journal::{Journal, Record, Totals};
 
@@ -161,34 +161,19 @@ impl Control {
                 receipts_signed: snapshot.map_or(0, |snapshot| snapshot.receipts_signed),
                 receipts_verified: snapshot.map_or(0, |snapshot| snapshot.receipts_verified),
                 value_at_risk: at_risk,
-                sentence: self.sentence(snapshot.as_ref(), at_risk),
+                sentence: self.sentence(snapshot.as_ref()),
             })
         });
         Meters { unit: self.money.unit.clone(), meters: lines.collect() }
     }
 
     /// Both sides' worst case, in words (DESIGN section 7).
-    fn sentence(&self, snapshot: Option<&Snapshot>, at_risk: Tokens) -> String {
-        let money = |amount: Tokens| format!("{} {}", amount.display(self.money.unit.decimals), self.money.unit.symbol);
-        match snapshot {
-            None => "nothing is settled with this neighbour".to_owned(),
-            Some(Snapshot { terms: Some(terms), .. }) if terms.is_free() => {
-                "carried for free: nothing can be lost".to_owned()
-            }
-            Some(Snapshot { role: Role::Provider, credit, .. }) => {
-                let stopped = match credit {
-                    Credit::Open => "",
-                    Credit::Exhausted { .. } => "; its window is full, so it is not carried for",
-                };
-                format!("with this neighbour you can lose at most {}{stopped}", money(at_risk))
-            }
-            Some(Snapshot { role: Role::Subscriber, deposit, signed, .. }) => format!(
-                "with this neighbour you can lose nothing that was not delivered; {} of {} locked is signed",
-                money(*signed),
-                money(*deposit),
-            ),
-            Some(Snapshot { role: Role::Peer, .. }) => "carried for free: nothing can be lost".to_owned(),
-        }
+    fn sentence(&self, snapshot: Option<&Snapshot>) -> String {
+        let Unit { symbol, decimals } = &self.money.unit;
+        snapshot.map_or_else(
+            || "nothing is settled with this neighbour".to_owned(),
+            |snapshot| snapshot.worst_case(*decimals, symbol),
+        )
     }
 
     /// Billed bytes with this neighbour, in this run and all earlier ones.
@@ -323,7 +308,7 @@ fn with_journal(
 fn wallet(
     ledger: &mut Box<dyn Ledger>,
     us: NodeId,
-    unit: crate::control::Unit,
+    unit: Unit,
     names: &BTreeMap<NodeId, String>,
     signed: &[(ChannelId, Tokens)],
 ) -> Result<Wallet, Error> {
