@@ -1,1 +1,288 @@
-//! ledger-client
+//! A community's ledger, whichever engine keeps it.
+//!
+//! [`Ledger`] is the trait to program against. With the feature `embedded` (the default), [`Embedded`] keeps it in an
+//! SQLite file of this machine.
+#![forbid(unsafe_code)]
+
+#[cfg(feature = "embedded")]
+mod embedded;
+
+use std::error::Error as StdError;
+use std::fmt;
+
+use metering::{ChannelId, LedgerDomain, NodeId, Receipt, Tokens};
+use thiserror::Error;
+
+#[cfg(feature = "embedded")]
+pub use embedded::system_clock;
+pub use ledger_core::{Channel, Entry, Event, Genesis, GenesisError, Head, Phase, Refusal, Totals, UnixTime};
+#[cfg(feature = "embedded")]
+pub use ledger_embedded::{Clock, CreateError, Embedded, Error as EmbeddedError};
+
+/// A ledger: accounts, channels, and the log of what happened to them.
+///
+/// When a call that changes something returns, the change is durable; after an error nothing has changed. Amounts are
+/// in base units of the token that [`Ledger::genesis`] names.
+///
+/// Accounts do not sign commands yet: who may open the ledger's file may speak for every account, and the ledger takes
+/// it from the names given here. Receipts are signed, and their signatures are checked by the ledger itself.
+pub trait Ledger: Send {
+    /// What the ledger was founded on.
+    fn genesis(&self) -> &Genesis;
+
+    /// What receipts are signed for to be good on this ledger.
+    fn domain(&self) -> LedgerDomain {
+        self.genesis().domain()
+    }
+
+    /// What an account holds: nothing, where it was never heard of.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`]; so in all calls below that only read.
+    fn balance(&mut self, account: NodeId) -> Result<Tokens, Error>;
+
+    /// A channel's record, or `None` where it was never opened.
+    ///
+    /// # Errors
+    /// As [`Ledger::balance`].
+    fn channel(&mut self, channel: ChannelId) -> Result<Option<Channel>, Error>;
+
+    /// The channels an account pays or is paid on, closed ones too, in order of their ids.
+    ///
+    /// # Errors
+    /// As [`Ledger::balance`].
+    fn channels_of(&mut self, account: NodeId) -> Result<Vec<(ChannelId, Channel)>, Error>;
+
+    /// The highest nonce of the channels this payer opened for this payee. Nonces start at 1.
+    ///
+    /// # Errors
+    /// As [`Ledger::balance`].
+    fn latest_nonce(&mut self, payer: NodeId, payee: NodeId) -> Result<Option<u64>, Error>;
+
+    /// Where all tokens are.
+    ///
+    /// # Errors
+    /// As [`Ledger::balance`].
+    fn totals(&mut self) -> Result<Totals, Error>;
+
+    /// Size and root of the log.
+    ///
+    /// # Errors
+    /// As [`Ledger::balance`].
+    fn head(&mut self) -> Result<Head, Error>;
+
+    /// A page of the log: the entries from number `from` on, none past its end. Entry 0 is the founding. Ask again from
+    /// where the page ended.
+    ///
+    /// # Errors
+    /// As [`Ledger::balance`].
+    fn entries(&mut self, from: u64) -> Result<Vec<Entry>, Error>;
+
+    /// Makes `amount` for `to`. Only in the treasurer's name.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] names the rule that forbids it; [`Error::Unavailable`] as above. So in all calls below.
+    fn mint(&mut self, by: NodeId, to: NodeId, amount: Tokens) -> Result<(), Error>;
+
+    /// Gives `amount` of what `from` holds to `to`.
+    ///
+    /// # Errors
+    /// As [`Ledger::mint`].
+    fn transfer(&mut self, from: NodeId, to: NodeId, amount: Tokens) -> Result<(), Error>;
+
+    /// Locks `deposit` of what `payer` holds for `payee`, in the pair's next channel.
+    ///
+    /// # Errors
+    /// As [`Ledger::mint`].
+    fn open_channel(&mut self, payer: NodeId, payee: NodeId, deposit: Tokens) -> Result<ChannelId, Error>;
+
+    /// Locks `amount` more in an open channel.
+    ///
+    /// # Errors
+    /// As [`Ledger::mint`].
+    fn top_up(&mut self, channel: ChannelId, amount: Tokens) -> Result<(), Error>;
+
+    /// Pays the payee the receipt's amount less all that was redeemed before, and returns what that was.
+    ///
+    /// # Errors
+    /// As [`Ledger::mint`]. The same receipt again is [`Refusal::ReceiptAlreadyRedeemed`], a lower one
+    /// [`Refusal::TotalWentBackwards`].
+    fn redeem(&mut self, receipt: Receipt) -> Result<Tokens, Error>;
+
+    /// Redeems many receipts, in order, each with its own answer: what was paid or why not. One that is stale or bad is
+    /// skipped and does not undo the others.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`]; then none was redeemed.
+    fn redeem_many(&mut self, receipts: &[Receipt]) -> Result<Vec<Result<Tokens, Refusal>>, Error>;
+
+    /// Gives the payee notice that the payer wants what is left, and returns when the notice is over.
+    ///
+    /// # Errors
+    /// As [`Ledger::mint`].
+    fn start_close(&mut self, channel: ChannelId) -> Result<UnixTime, Error>;
+
+    /// Gives the payer what is left when the notice is over, and returns how much that was.
+    ///
+    /// # Errors
+    /// As [`Ledger::mint`].
+    fn finalize(&mut self, channel: ChannelId) -> Result<Tokens, Error>;
+
+    /// Ends the channel at once, in both names: the payee has `total` of it, cumulative as in a receipt, and the payer
+    /// gets the rest back.
+    ///
+    /// # Errors
+    /// As [`Ledger::mint`].
+    fn mutual_close(&mut self, channel: ChannelId, total: Tokens) -> Result<(), Error>;
+
+    /// Replays the whole log by the rules and compares what comes out with what the ledger says: whether every rule held.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`], where it could not be read.
+    fn audit(&mut self) -> Result<Verdict, Error>;
+}
+
+/// What an audit found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Every rule held.
+    Kept {
+        /// Size and root of the log that was replayed.
+        head: Head,
+        /// Where all tokens are.
+        totals: Totals,
+    },
+    /// Something is wrong.
+    Broken {
+        /// The first thing that is, in words.
+        difference: String,
+    },
+}
+
+/// Why the ledger did not do or say what it was asked. Nothing has changed.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// A rule forbids it: ask for something else.
+    #[error("the ledger refuses it ({}): {_0}", _0.rule())]
+    Refused(Refusal),
+    /// The ledger cannot be reached or used.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+impl Error {
+    /// The rule that forbids it, if that is the reason.
+    #[must_use]
+    pub const fn refusal(&self) -> Option<Refusal> {
+        match self {
+            Self::Refused(refusal) => Some(*refusal),
+            Self::Unavailable(_) => None,
+        }
+    }
+}
+
+/// Why the ledger cannot be reached or used: the engine's reason, and who can do something about it.
+#[derive(Debug)]
+pub struct Unavailable {
+    /// Whether the same call may succeed later without anyone's help.
+    pub retry: bool,
+    /// The engine's reason, which is what this error prints.
+    pub reason: Box<dyn StdError + Send + Sync>,
+}
+
+impl fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.reason.fmt(f)
+    }
+}
+
+impl StdError for Unavailable {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.reason.source()
+    }
+}
+
+#[cfg(feature = "embedded")]
+#[cfg(test)]
+mod tests {
+    use metering::AccountKey;
+
+    use super::*;
+
+    const TREASURER: NodeId = NodeId([0xee; 20]);
+    const BOB: NodeId = NodeId([0xb0; 20]);
+
+    fn tokens(n: u128) -> Tokens {
+        Tokens::new(n).unwrap()
+    }
+
+    /// What every engine must do, as a node uses it.
+    fn carries_a_channel_from_mint_to_close(ledger: &mut dyn Ledger) -> Result<(), Error> {
+        let key = AccountKey::from_bytes(&[0xa1; 32]).unwrap();
+        let alice = key.node_id();
+        ledger.mint(TREASURER, alice, tokens(100))?;
+        let channel = ledger.open_channel(alice, BOB, tokens(50))?;
+        ledger.top_up(channel, tokens(10))?;
+        assert_eq!(channel.nonce, 1);
+        assert_eq!(ledger.latest_nonce(alice, BOB)?, Some(1));
+        assert_eq!(ledger.channels_of(BOB)?, [(channel, Channel::open(tokens(60)))]);
+
+        let domain = ledger.domain();
+        let receipt = |total| Receipt::sign(&key, &domain, channel, tokens(total), [0; 32]);
+        assert_eq!(ledger.redeem(receipt(20))?, tokens(20));
+        let again = ledger.redeem(receipt(20)).unwrap_err().refusal();
+        assert_eq!(again, Some(Refusal::ReceiptAlreadyRedeemed { amount: tokens(20) }));
+        let lower = Refusal::TotalWentBackwards { total: tokens(10), redeemed: tokens(20) };
+        let outcomes = ledger.redeem_many(&[receipt(10), receipt(30)])?;
+        assert_eq!(outcomes, [Err(lower), Ok(tokens(10))]);
+
+        let exit = ledger.start_close(channel)?;
+        let early = ledger.finalize(channel).unwrap_err().refusal();
+        assert!(matches!(early, Some(Refusal::NoticeNotOver { exit: end, .. }) if end == exit));
+        ledger.mutual_close(channel, tokens(40))?;
+        ledger.transfer(BOB, alice, tokens(5))?;
+        assert_eq!((ledger.balance(alice)?, ledger.balance(BOB)?), (tokens(65), tokens(35)));
+        assert_eq!(ledger.channel(channel)?.map(|channel| channel.phase), Some(Phase::Closed));
+
+        let totals = Totals { minted: tokens(100), held: tokens(100), locked: Tokens::ZERO };
+        assert_eq!(ledger.totals()?, totals);
+        let head = ledger.head()?;
+        assert_eq!(ledger.audit()?, Verdict::Kept { head, totals });
+        let entries = ledger.entries(0)?;
+        assert_eq!(entries.len() as u64, head.size);
+        let told: Vec<&str> = entries.iter().map(|entry| entry.event.name()).collect();
+        assert_eq!(
+            told,
+            [
+                "founded",
+                "minted",
+                "channel-opened",
+                "topped-up",
+                "redeemed",
+                "redeemed",
+                "close-started",
+                "mutually-closed",
+                "transferred"
+            ]
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn embedded_ledger_carries_a_channel_from_mint_to_close() {
+        let directory = tempfile::tempdir().unwrap();
+        let genesis = Genesis::new("Hilltop", "HILL", 6, TREASURER, system_clock()()).unwrap();
+        let path = directory.path().join("ledger");
+        let mut ledger = Embedded::create(&path, &genesis, system_clock()).unwrap();
+        carries_a_channel_from_mint_to_close(&mut ledger).unwrap();
+    }
+
+    #[test]
+    fn ledger_that_is_not_there_says_so_in_one_line() {
+        let directory = tempfile::tempdir().unwrap();
+        let missing = directory.path().join("ledger");
+        let error = Error::from(Embedded::open(&missing, system_clock()).unwrap_err());
+        assert_eq!(error.to_string(), format!("there is no ledger at {}", missing.display()));
+        assert!(matches!(error, Error::Unavailable(Unavailable { retry: false, .. })));
+    }
+}

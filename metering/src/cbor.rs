@@ -40,22 +40,15 @@ pub(crate) type Writer = Encoder<Vec<u8>>;
 /// The one encoding of a statement.
 pub(crate) fn encode_statement<S: Statement>(statement: &S) -> Vec<u8> {
     let mut to = Encoder::new(Vec::new());
-    statement
-        .write(&mut to)
-        .expect("a vector takes every write and no statement makes an error of its own");
+    statement.write(&mut to).expect("a vector takes every write and no statement makes an error of its own");
     to.into_writer()
 }
 
 /// Decodes, encodes again and compares, so that one statement never has two encodings.
 pub(crate) fn decode_statement<S: Statement>(bytes: &[u8]) -> Result<S, DecodeError> {
     let what = S::WHAT;
-    let statement =
-        S::read(&mut Decoder::new(bytes)).map_err(|_| DecodeError::Malformed { what })?;
-    if encode_statement(&statement) == bytes {
-        Ok(statement)
-    } else {
-        Err(DecodeError::NotDeterministic { what })
-    }
+    let statement = S::read(&mut Decoder::new(bytes)).map_err(|_| DecodeError::Malformed { what })?;
+    if encode_statement(&statement) == bytes { Ok(statement) } else { Err(DecodeError::NotDeterministic { what }) }
 }
 
 /// Reads the head of an array that must hold `length` items.
@@ -68,7 +61,5 @@ pub(crate) fn array(from: &mut Decoder<'_>, length: u64) -> Result<(), decode::E
 
 /// Reads a byte string of exactly `N` bytes.
 pub(crate) fn bytes<const N: usize>(from: &mut Decoder<'_>) -> Result<[u8; N], decode::Error> {
-    from.bytes()?
-        .try_into()
-        .map_err(|_| decode::Error::message("a byte string of another length"))
+    from.bytes()?.try_into().map_err(|_| decode::Error::message("a byte string of another length"))
 }

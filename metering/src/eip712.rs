@@ -36,22 +36,14 @@ pub fn hash_struct(type_text: &str, fields: &[Word]) -> Word {
 pub fn ledger_domain(chain_id: u64, contract: NodeId) -> Word {
     hash_struct(
         "EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)",
-        &[
-            text("Waybill"),
-            text("1"),
-            uint(chain_id.into()),
-            address(contract),
-        ],
+        &[text("Waybill"), text("1"), uint(chain_id.into()), address(contract)],
     )
 }
 
 /// The separator of the domain `Waybill`, version 1, for what holds on every ledger.
 #[must_use]
 pub fn domain() -> Word {
-    hash_struct(
-        "EIP712Domain(string name,string version)",
-        &[text("Waybill"), text("1")],
-    )
+    hash_struct("EIP712Domain(string name,string version)", &[text("Waybill"), text("1")])
 }
 
 /// A `string`: its hash stands for it.
@@ -87,22 +79,11 @@ mod tests {
         let id = |hex: &str| hex.parse::<NodeId>().unwrap();
         let domain = hash_struct(
             "EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)",
-            &[
-                text("Ether Mail"),
-                text("1"),
-                uint(1),
-                address(id("0xCcCCccccCCCCcCCCCCCcCcCccCcCCCcCcccccccC")),
-            ],
+            &[text("Ether Mail"), text("1"), uint(1), address(id("0xCcCCccccCCCCcCCCCCCcCcCccCcCCCcCcccccccC"))],
         );
-        assert_eq!(
-            hex::encode(domain),
-            "f2cee375fa42b42143804025fc449deafd50cc031ca257e0b194a650a912090f"
-        );
+        assert_eq!(hex::encode(domain), "f2cee375fa42b42143804025fc449deafd50cc031ca257e0b194a650a912090f");
         let person = |name: &str, wallet: &str| {
-            hash_struct(
-                "Person(string name,address wallet)",
-                &[text(name), address(id(wallet))],
-            )
+            hash_struct("Person(string name,address wallet)", &[text(name), address(id(wallet))])
         };
         let mail = hash_struct(
             "Mail(Person from,Person to,string contents)Person(string name,address wallet)",
@@ -113,10 +94,7 @@ mod tests {
             ],
         );
         let digest = digest(&domain, &mail);
-        assert_eq!(
-            hex::encode(digest),
-            "be609aee343fb3c4b28e1df9e632fca64fcfaede20f02e86244efddf30957bd2"
-        );
+        assert_eq!(hex::encode(digest), "be609aee343fb3c4b28e1df9e632fca64fcfaede20f02e86244efddf30957bd2");
         let cow = AccountKey::from_bytes(&keccak256(&[b"cow"])).unwrap();
         let signature = cow.sign_digest(&digest);
         assert_eq!(
@@ -124,9 +102,6 @@ mod tests {
             "4355c47d63924e8a72e509b65029052eb6c299d53a04e167c5775fd466751c9d\
              07299936d304c153f6443dfa05f40ff007d72911b6f72307f996231605b915621c"
         );
-        assert_eq!(
-            signature.recover(&digest),
-            Ok(id("0xCD2a3d9F938E13CD947Ec05AbC7FE734Df8DD826"))
-        );
+        assert_eq!(signature.recover(&digest), Ok(id("0xCD2a3d9F938E13CD947Ec05AbC7FE734Df8DD826")));
     }
 }

@@ -90,10 +90,7 @@ pub fn mesh_address(key: &WireguardKey) -> Ipv6Addr {
 /// The node's address on each of its links, in fe80::/64.
 #[must_use]
 pub fn link_local(key: &WireguardKey) -> Ipv6Addr {
-    let hash = Sha256::new()
-        .chain_update("waybill link-local address v1")
-        .chain_update(key.0)
-        .finalize();
+    let hash = Sha256::new().chain_update("waybill link-local address v1").chain_update(key.0).finalize();
     let mut octets = [0; 16];
     octets[..2].copy_from_slice(&[0xfe, 0x80]);
     octets[8..].copy_from_slice(&hash[..8]);
@@ -101,11 +98,7 @@ pub fn link_local(key: &WireguardKey) -> Ipv6Addr {
 }
 
 fn address_hash(key: &WireguardKey) -> [u8; 32] {
-    Sha256::new()
-        .chain_update("waybill mesh address v1")
-        .chain_update(key.0)
-        .finalize()
-        .into()
+    Sha256::new().chain_update("waybill mesh address v1").chain_update(key.0).finalize().into()
 }
 
 impl Seed {
@@ -158,18 +151,9 @@ impl Identity {
         let card = NodeCard::sign(
             &account,
             WireguardKey(x25519_dalek::PublicKey::from(&wireguard_public).to_bytes()),
-            TlsKey(
-                ed25519_dalek::SigningKey::from_bytes(&tls.0)
-                    .verifying_key()
-                    .to_bytes(),
-            ),
+            TlsKey(ed25519_dalek::SigningKey::from_bytes(&tls.0).verifying_key().to_bytes()),
         );
-        Self {
-            account,
-            wireguard,
-            tls,
-            card,
-        }
+        Self { account, wireguard, tls, card }
     }
 
     /// The account's address.
@@ -218,9 +202,7 @@ impl Identity {
 /// The first candidate that is a secp256k1 scalar; all but one seed in 2^127 need only the first.
 fn account_key(seed: &Seed) -> AccountKey {
     (0_u8..=u8::MAX)
-        .find_map(|counter| {
-            AccountKey::from_bytes(&seed.derive(&[b"waybill v1 account", &[counter]]).0)
-        })
+        .find_map(|counter| AccountKey::from_bytes(&seed.derive(&[b"waybill v1 account", &[counter]]).0))
         .expect("256 hashes in a row outside the group order do not happen")
 }
 
@@ -314,8 +296,7 @@ impl Signature {
             28 => true,
             _ => return Err(SignatureError::BadRecovery { v }),
         };
-        let signature = k256::ecdsa::Signature::from_slice(&self.0[..64])
-            .map_err(|_| SignatureError::Invalid)?;
+        let signature = k256::ecdsa::Signature::from_slice(&self.0[..64]).map_err(|_| SignatureError::Invalid)?;
         if signature.normalize_s().is_some() {
             return Err(SignatureError::HighS);
         }
@@ -375,11 +356,7 @@ impl fmt::Display for NodeId {
         let lower = hex::encode(self.0);
         let hash = keccak256(&[lower.as_bytes()]);
         let digits = lower.chars().enumerate().map(|(i, digit)| {
-            if (hash[i / 2] >> (4 * ((i + 1) % 2))) & 0x8 == 0 {
-                digit
-            } else {
-                digit.to_ascii_uppercase()
-            }
+            if (hash[i / 2] >> (4 * ((i + 1) % 2))) & 0x8 == 0 { digit } else { digit.to_ascii_uppercase() }
         });
         f.pad(&"0x".chars().chain(digits).collect::<String>())
     }
@@ -459,17 +436,9 @@ impl NodeCard {
     /// Binds the keys to the account that signs.
     #[must_use]
     pub fn sign(account: &AccountKey, wireguard: WireguardKey, tls: TlsKey) -> Self {
-        let unsigned = Self {
-            account: account.node_id,
-            wireguard,
-            tls,
-            signature: Signature([0; 65]),
-            state: PhantomData,
-        };
-        Self {
-            signature: account.sign_digest(&unsigned.digest()),
-            ..unsigned
-        }
+        let unsigned =
+            Self { account: account.node_id, wireguard, tls, signature: Signature([0; 65]), state: PhantomData };
+        Self { signature: account.sign_digest(&unsigned.digest()), ..unsigned }
     }
 
     /// The node's address in the mesh.
@@ -578,9 +547,7 @@ impl FromStr for NodeCard {
 
     fn from_str(text: &str) -> Result<Self, ParseError> {
         let body = text.strip_prefix(CARD_PREFIX).ok_or(ParseError::NotACard)?;
-        let bytes = URL_SAFE_NO_PAD
-            .decode(body)
-            .map_err(|_| ParseError::NotACard)?;
+        let bytes = URL_SAFE_NO_PAD.decode(body).map_err(|_| ParseError::NotACard)?;
         Ok(NodeCard::<Unverified>::decode(&bytes)?.verify()?)
     }
 }
@@ -601,23 +568,11 @@ mod tests {
     #[test]
     fn keys_and_addresses_of_a_seed_are_what_other_software_derives() {
         let identity = identity();
-        assert_eq!(
-            identity.node_id().to_string(),
-            "0xB3D923a1Ba78B4d588685AFE459904Cc1848D480"
-        );
-        assert_eq!(
-            STANDARD.encode(identity.wireguard_secret()),
-            "INTSbfQqhIJ+mIwu2oUK8d4CA8l62MU4j8SsDFPd5Fs="
-        );
+        assert_eq!(identity.node_id().to_string(), "0xB3D923a1Ba78B4d588685AFE459904Cc1848D480");
+        assert_eq!(STANDARD.encode(identity.wireguard_secret()), "INTSbfQqhIJ+mIwu2oUK8d4CA8l62MU4j8SsDFPd5Fs=");
         let key = identity.wireguard_key();
-        assert_eq!(
-            key.to_string(),
-            "rM2RfSHZSzTjSWL/CIP5AUU/5Yf47+DCK25IfXCITyc="
-        );
-        assert_eq!(
-            identity.tls_key().to_string(),
-            "2cd52eebad297d184a9fe04093802667943bc474443c325cef2f5119b6224034"
-        );
+        assert_eq!(key.to_string(), "rM2RfSHZSzTjSWL/CIP5AUU/5Yf47+DCK25IfXCITyc=");
+        assert_eq!(identity.tls_key().to_string(), "2cd52eebad297d184a9fe04093802667943bc474443c325cef2f5119b6224034");
         assert_eq!(mesh_prefix(&key), ("fdd2:1b12:ff02::".parse().unwrap(), 48));
         let address: Ipv6Addr = "fdd2:1b12:ff02:0:a08c:e031:a6c0:f9ef".parse().unwrap();
         assert_eq!(mesh_address(&key), address);
@@ -639,14 +594,8 @@ mod tests {
             assert!(NodeCard::<Unverified>::decode(&bytes[..i]).is_err());
         }
         let longer = [bytes.as_slice(), &[0]].concat();
-        assert_eq!(
-            NodeCard::<Unverified>::decode(&longer),
-            Err(DecodeError::NotDeterministic { what: "node card" })
-        );
-        assert_eq!(
-            "waybill-card2:".parse::<NodeCard>(),
-            Err(ParseError::NotACard)
-        );
+        assert_eq!(NodeCard::<Unverified>::decode(&longer), Err(DecodeError::NotDeterministic { what: "node card" }));
+        assert_eq!("waybill-card2:".parse::<NodeCard>(), Err(ParseError::NotACard));
     }
 
     #[test]
@@ -677,17 +626,8 @@ mod tests {
             assert_eq!(text.to_lowercase().parse(), Ok(id));
         }
         let parse = |text: &str| text.parse::<NodeId>();
-        assert_eq!(
-            parse("0x5aaeb6053F3E94C9b9A09f33669435E7Ef1BeAed"),
-            Err(ParseError::Checksum)
-        );
-        for wrong in [
-            "",
-            "0x",
-            "0x12",
-            "5aaeb6053f3e94c9b9a09f33669435e7ef1beaed",
-            "0xé",
-        ] {
+        assert_eq!(parse("0x5aaeb6053F3E94C9b9A09f33669435E7Ef1BeAed"), Err(ParseError::Checksum));
+        for wrong in ["", "0x", "0x12", "5aaeb6053f3e94c9b9a09f33669435e7ef1beaed", "0xé"] {
             assert_eq!(parse(wrong), Err(ParseError::NotAnAccount), "{wrong}");
         }
     }
@@ -701,19 +641,9 @@ mod tests {
         let mut other = signature;
         other.0[64] -= 27;
         let v = other.0[64];
-        assert_eq!(
-            other.recover(&digest),
-            Err(SignatureError::BadRecovery { v })
-        );
-        assert_eq!(
-            mirrored(signature).recover(&digest),
-            Err(SignatureError::HighS)
-        );
-        assert!(
-            Signature([27; 65])
-                .verify(&digest, NodeId([0; 20]))
-                .is_err()
-        );
+        assert_eq!(other.recover(&digest), Err(SignatureError::BadRecovery { v }));
+        assert_eq!(mirrored(signature).recover(&digest), Err(SignatureError::HighS));
+        assert!(Signature([27; 65]).verify(&digest, NodeId([0; 20])).is_err());
         let mut zero = signature;
         zero.0[..64].fill(0);
         assert_eq!(zero.recover(&digest), Err(SignatureError::Invalid));
@@ -741,16 +671,8 @@ mod tests {
     fn wireguard_keys_are_written_as_wg_writes_them() {
         let key = identity().wireguard_key();
         assert_eq!(key.to_string().parse(), Ok(key));
-        for wrong in [
-            "",
-            "AAAA",
-            "rM2RfSHZSzTjSWL/CIP5AUU/5Yf47+DCK25IfXCITyd=",
-            "?",
-        ] {
-            assert_eq!(
-                wrong.parse::<WireguardKey>(),
-                Err(ParseError::NotAWireguardKey)
-            );
+        for wrong in ["", "AAAA", "rM2RfSHZSzTjSWL/CIP5AUU/5Yf47+DCK25IfXCITyd=", "?"] {
+            assert_eq!(wrong.parse::<WireguardKey>(), Err(ParseError::NotAWireguardKey));
         }
     }
 }

@@ -6,17 +6,26 @@
 //! says the same byte by byte.
 #![forbid(unsafe_code)]
 
-pub mod identity;
-pub mod receipt;
-pub mod units;
-
 mod cbor;
+pub mod credit;
 pub mod eip712;
+pub mod exchange;
+pub mod identity;
+pub mod meter;
+pub mod receipt;
+pub mod terms;
+pub mod units;
+pub mod wire;
 
 pub use cbor::DecodeError;
+pub use credit::Credit;
+pub use exchange::{Alarm, ChannelState, Event, Exchange, Limits, Restored, Setup, Side, Snapshot};
+pub use exchange::{Incompatibility, Misbehaviour, Rejected};
 pub use identity::{AccountKey, Identity, NodeCard, NodeId, Seed, Signature, TlsKey, WireguardKey};
 pub use identity::{link_local, mesh_address, mesh_prefix};
+pub use meter::Counts;
 pub use receipt::{ChannelId, LedgerDomain, Receipt};
+pub use terms::{Offer, Role, Terms};
 pub use units::{Bytes, Price, Tokens, billed_length};
 
 /// Marks a signed statement whose signature has been checked.

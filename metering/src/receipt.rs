@@ -61,11 +61,7 @@ impl ChannelId {
     }
 
     fn words(&self) -> [Word; 3] {
-        [
-            eip712::address(self.payer),
-            eip712::address(self.payee),
-            eip712::uint(self.nonce.into()),
-        ]
+        [eip712::address(self.payer), eip712::address(self.payee), eip712::uint(self.nonce.into())]
     }
 }
 
@@ -75,18 +71,8 @@ impl Receipt {
     /// # Panics
     /// If `key` is not the payer's: such a receipt would not be one.
     #[must_use]
-    pub fn sign(
-        key: &AccountKey,
-        domain: &LedgerDomain,
-        channel: ChannelId,
-        amount: Tokens,
-        meter: [u8; 32],
-    ) -> Self {
-        assert_eq!(
-            key.node_id(),
-            channel.payer,
-            "only the payer signs receipts"
-        );
+    pub fn sign(key: &AccountKey, domain: &LedgerDomain, channel: ChannelId, amount: Tokens, meter: [u8; 32]) -> Self {
+        assert_eq!(key.node_id(), channel.payer, "only the payer signs receipts");
         Self {
             channel,
             amount,
@@ -211,21 +197,14 @@ mod tests {
     use super::*;
     use crate::{Identity, Seed};
 
-    const DOMAIN: LedgerDomain = LedgerDomain {
-        chain_id: 31337,
-        contract: NodeId([0xc0; 20]),
-    };
+    const DOMAIN: LedgerDomain = LedgerDomain { chain_id: 31337, contract: NodeId([0xc0; 20]) };
 
     fn payer() -> Identity {
         Identity::new(&Seed::from_bytes(std::array::from_fn(|i| i as u8)))
     }
 
     fn channel() -> ChannelId {
-        ChannelId {
-            payer: payer().node_id(),
-            payee: Identity::new(&Seed::from_bytes([7; 32])).node_id(),
-            nonce: 3,
-        }
+        ChannelId { payer: payer().node_id(), payee: Identity::new(&Seed::from_bytes([7; 32])).node_id(), nonce: 3 }
     }
 
     fn receipt() -> Receipt {
@@ -237,10 +216,7 @@ mod tests {
     #[test]
     fn digest_signature_and_encoding_are_what_ethereum_tools_compute() {
         let receipt = receipt();
-        assert_eq!(
-            hex::encode(DOMAIN.separator()),
-            "938d1a3791047461cd0a58ee4ac53f4fa7519fbd92b644ad327e05392a0337eb"
-        );
+        assert_eq!(hex::encode(DOMAIN.separator()), "938d1a3791047461cd0a58ee4ac53f4fa7519fbd92b644ad327e05392a0337eb");
         let (channel, amount, meter) = (receipt.channel(), receipt.amount(), receipt.meter());
         assert_eq!(
             hex::encode(digest(&DOMAIN, &channel, amount, &meter)),
@@ -249,10 +225,7 @@ mod tests {
         let signature = "a653a47356ca96d26ad8fa4e35acdf6a7c744ea1e843ea67cd0d4d356e43eb55\
             2920995c4d61f7960da9b11001e37ebae8833706a178d1cd6690ad66e000ad7c1b";
         assert_eq!(hex::encode(receipt.signature().0), signature);
-        assert_eq!(
-            hex::encode(channel.hash()),
-            "ba8f95651f09b7df5d7851e45e9ec1b1ef7eabddae823ce24e07ac207586aa2c"
-        );
+        assert_eq!(hex::encode(channel.hash()), "ba8f95651f09b7df5d7851e45e9ec1b1ef7eabddae823ce24e07ac207586aa2c");
         let encoded = [
             "8654b3d923a1ba78b4d588685afe459904cc1848d4805457ca1c5f80496bbe685996573d6d4947065a613e",
             "034c8000000000000000000030395820",
@@ -278,14 +251,8 @@ mod tests {
 
     #[test]
     fn a_receipt_is_worthless_on_another_ledger() {
-        let other_chain = LedgerDomain {
-            chain_id: 1,
-            ..DOMAIN
-        };
-        let other_contract = LedgerDomain {
-            contract: NodeId([1; 20]),
-            ..DOMAIN
-        };
+        let other_chain = LedgerDomain { chain_id: 1, ..DOMAIN };
+        let other_contract = LedgerDomain { contract: NodeId([1; 20]), ..DOMAIN };
         for domain in [other_chain, other_contract] {
             let verified = receipt().into_unverified().verify(&domain);
             assert!(matches!(verified, Err(SignatureError::WrongSigner { .. })));
@@ -298,9 +265,6 @@ mod tests {
         let nonce = 1 + 21 + 21;
         assert_eq!(bytes[nonce], 3);
         bytes.splice(nonce..=nonce, [0x18, 3]);
-        assert_eq!(
-            Receipt::<Unverified>::decode(&bytes),
-            Err(DecodeError::NotDeterministic { what: "receipt" })
-        );
+        assert_eq!(Receipt::<Unverified>::decode(&bytes), Err(DecodeError::NotDeterministic { what: "receipt" }));
     }
 }

@@ -25,12 +25,7 @@ pub struct Price(u64);
 #[must_use]
 pub const fn billed_length(ip_len: usize) -> Bytes {
     // Lossless: no target has a usize above 64 bits. Saturation keeps absurd lengths from wrapping to cheap ones.
-    Bytes(
-        (ip_len as u64)
-            .div_ceil(16)
-            .saturating_mul(16)
-            .saturating_add(32),
-    )
+    Bytes((ip_len as u64).div_ceil(16).saturating_mul(16).saturating_add(32))
 }
 
 impl Bytes {
@@ -103,11 +98,7 @@ impl Tokens {
     /// An amount of `base_units`, or `None` from 2^96 on.
     #[must_use]
     pub const fn new(base_units: u128) -> Option<Self> {
-        if base_units <= Self::MAX.0 {
-            Some(Self(base_units))
-        } else {
-            None
-        }
+        if base_units <= Self::MAX.0 { Some(Self(base_units)) } else { None }
     }
 
     /// The base units as a plain number.
@@ -165,10 +156,7 @@ impl Tokens {
 
     /// Displays whole tokens of a token with `decimals` decimals: `1.250000`.
     pub fn display(self, decimals: u8) -> impl fmt::Display {
-        DecimalTokens {
-            amount: self,
-            decimals,
-        }
+        DecimalTokens { amount: self, decimals }
     }
 
     /// Reads whole tokens, as a person writes them, of a token with `decimals` decimals: `1.25`, `3`, `.5`.
@@ -192,9 +180,7 @@ impl Tokens {
             .chain(fraction.bytes())
             .map(|digit| digit - b'0')
             .chain(std::iter::repeat_n(0, padding))
-            .try_fold(Self::ZERO, |sum, digit| {
-                Self::new(sum.0 * 10 + u128::from(digit))
-            })
+            .try_fold(Self::ZERO, |sum, digit| Self::new(sum.0 * 10 + u128::from(digit)))
             .ok_or(ParseTokensError::TooLarge)
     }
 }
@@ -233,11 +219,7 @@ impl fmt::Display for DecimalTokens {
         let decimals = usize::from(self.decimals);
         let digits = format!("{:0>width$}", self.amount.0, width = decimals + 1);
         let (whole, fraction) = digits.split_at(digits.len() - decimals);
-        if decimals == 0 {
-            f.pad(whole)
-        } else {
-            f.pad(&format!("{whole}.{fraction}"))
-        }
+        if decimals == 0 { f.pad(whole) } else { f.pad(&format!("{whole}.{fraction}")) }
     }
 }
 
@@ -290,15 +272,7 @@ mod tests {
 
     #[test]
     fn billed_length_is_the_wireguard_transport_message() {
-        let lengths = [
-            (0, 32),
-            (1, 48),
-            (16, 48),
-            (17, 64),
-            (40, 80),
-            (1280, 1312),
-            (1420, 1456),
-        ];
+        let lengths = [(0, 32), (1, 48), (16, 48), (17, 64), (40, 80), (1280, 1312), (1420, 1456)];
         for (ip, billed) in lengths {
             assert_eq!(billed_length(ip), Bytes::new(billed), "{ip}");
         }
@@ -307,20 +281,11 @@ mod tests {
 
     #[test]
     fn bytes_read_well_and_never_round_up() {
-        let texts = [
-            (0, "0 B"),
-            (1023, "1023 B"),
-            (1024, "1.0 KiB"),
-            (1536 << 10, "1.5 MiB"),
-            (u64::MAX, "15.9 EiB"),
-        ];
+        let texts = [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1536 << 10, "1.5 MiB"), (u64::MAX, "15.9 EiB")];
         for (count, text) in texts {
             assert_eq!(Bytes::new(count).to_string(), text);
         }
-        assert_eq!(
-            format!("{:>8}|{:<8}|", Bytes::new(7), Bytes::new(7)),
-            "     7 B|7 B     |"
-        );
+        assert_eq!(format!("{:>8}|{:<8}|", Bytes::new(7), Bytes::new(7)), "     7 B|7 B     |");
     }
 
     #[test]
@@ -338,10 +303,7 @@ mod tests {
         assert_eq!(token(".5"), Ok(Tokens(500_000)));
         assert_eq!(token("7"), Ok(Tokens(7_000_000)));
         assert_eq!(token("1.2500000"), Ok(Tokens(1_250_000)));
-        assert_eq!(
-            token("0.0000001"),
-            Err(ParseTokensError::TooManyDecimals { decimals: 6 })
-        );
+        assert_eq!(token("0.0000001"), Err(ParseTokensError::TooManyDecimals { decimals: 6 }));
         for wrong in ["", ".", "-1", "1e6", "1.2.3", " 1", "1,5", "٣"] {
             assert_eq!(token(wrong), Err(ParseTokensError::NotANumber), "{wrong}");
         }
@@ -355,10 +317,7 @@ mod tests {
     #[test]
     fn price_rounds_down_and_reports_overflow() {
         assert_eq!(Price::new(1000).of(Bytes::new(1 << 30)), Some(Tokens(1000)));
-        assert_eq!(
-            Price::new(1000).of(Bytes::new((1 << 30) - 1)),
-            Some(Tokens(999))
-        );
+        assert_eq!(Price::new(1000).of(Bytes::new((1 << 30) - 1)), Some(Tokens(999)));
         assert_eq!(Price::FREE.of(Bytes::MAX), Some(Tokens::ZERO));
         assert_eq!(Price::new(u64::MAX).of(Bytes::MAX), None);
     }

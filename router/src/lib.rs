@@ -1,3 +1,19 @@
-//! Waybill's router: the shell around the pure cores.
+//! Waybill's router: the shell around the pure cores. It owns sockets, clock, disk and threads, and decides nothing
+//! about a packet, a route or a debt by itself.
+//!
+//! Start at [`router`]: a running router and its tasks. `waybill up` ([`daemon`]) runs one on a TUN, `waybill demo`
+//! ([`demo`]) several in one process.
 
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod daemon;
+pub mod demo;
+mod desk;
+pub mod identity;
+pub mod journal;
 pub mod link;
+pub mod netlink;
+pub mod router;
+pub mod tun;
+mod worker;

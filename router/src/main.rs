@@ -1,2 +1,7 @@
 //! The `waybill` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    waybill::cli::run(std::env::args_os())
+}

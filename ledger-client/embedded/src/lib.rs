@@ -1,1 +1,224 @@
-//! ledger-embedded
+//! A community's ledger in one SQLite file, shared by the processes of one machine.
+//!
+//! [`Embedded`] is the type to start from. The rules are those of `ledger_core`, read and written through a transaction;
+//! this crate adds none. Every command is one transaction that changes the tables and appends to the Merkle log; it is on
+//! the disk before the call returns.
+#![forbid(unsafe_code)]
+
+mod audit;
+mod error;
+mod file;
+mod transaction;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use ledger_core::{Channel, Command, Entry, ExecuteError, Genesis, Head, Records, Refusal, Totals, UnixTime};
+use metering::{ChannelId, LedgerDomain, NodeId, Tokens};
+use rusqlite::{Connection, TransactionBehavior};
+
+pub use audit::{Audit, Difference, Verdict};
+pub use error::{CreateError, Error};
+
+use transaction::Transaction;
+
+/// Where a ledger gets the time from: the shell's clock, or a simulator's.
+pub type Clock = Box<dyn Fn() -> UnixTime + Send>;
+
+/// One opened ledger.
+///
+/// [`Embedded::create`] founds one, [`Embedded::open`] opens it, in as many processes as there are;
+/// [`Embedded::execute`] and [`Embedded::execute_many`] make things happen; the rest only reads. Readers do not wait for
+/// writers. A writer waits for another up to [`BUSY_TIMEOUT`].
+pub struct Embedded {
+    connection: Connection,
+    path: PathBuf,
+    genesis: Genesis,
+    clock: Clock,
+}
+
+pub use file::BUSY_TIMEOUT;
+
+/// The most entries that [`Embedded::entries`] reads at once.
+pub const MAX_PAGE: usize = 1000;
+
+impl Embedded {
+    /// Founds a ledger in a new file, readable by its owner only, and opens it.
+    ///
+    /// # Errors
+    /// [`CreateError`]; a file that is there already is left as it is.
+    pub fn create(path: &Path, genesis: &Genesis, clock: Clock) -> Result<Self, CreateError> {
+        file::create(path, genesis)?;
+        Ok(Self::open(path, clock)?)
+    }
+
+    /// Opens a ledger.
+    ///
+    /// # Errors
+    /// [`Error`] names what the file is where it is not a ledger, and leaves it as it is.
+    pub fn open(path: &Path, clock: Clock) -> Result<Self, Error> {
+        let mut connection = file::open(path)?;
+        let genesis = {
+            let transaction = connection.transaction().map_err(|error| Error::sqlite(path, error))?;
+            Transaction::begin(&transaction, None)
+                .and_then(|begun| begun.check_head())
+                .map_err(|fault| fault.at(path))?
+        };
+        Ok(Self { connection, path: path.to_owned(), genesis, clock })
+    }
+
+    /// Opens a ledger that must be the one receipts for `domain` are good on.
+    ///
+    /// # Errors
+    /// [`Error::OtherLedger`], and as [`Embedded::open`].
+    pub fn open_expecting(path: &Path, domain: &LedgerDomain, clock: Clock) -> Result<Self, Error> {
+        let ledger = Self::open(path, clock)?;
+        let found = ledger.genesis.domain();
+        if found == *domain {
+            return Ok(ledger);
+        }
+        let (path, community) = (ledger.path.clone(), ledger.genesis.community().to_owned());
+        Err(Error::OtherLedger { path, community, found: found.contract, expected: domain.contract })
+    }
+
+    /// What the ledger was founded on.
+    #[must_use]
+    pub const fn genesis(&self) -> &Genesis {
+        &self.genesis
+    }
+
+    /// Carries out one command. When this returns an entry, it is on the disk.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] names the rule that forbids it; after any error nothing has happened.
+    pub fn execute(&mut self, command: &Command) -> Result<Entry, Error> {
+        let now = (self.clock)();
+        self.write(|records| outcome(records, now, command))?.map_err(Error::Refused)
+    }
+
+    /// Carries out many commands in one transaction, in order. What the rules refuse is skipped; the rest happens. Each
+    /// command has its own answer.
+    ///
+    /// # Errors
+    /// [`Error`]; then none of them has happened.
+    pub fn execute_many(&mut self, commands: &[Command]) -> Result<Vec<Result<Entry, Refusal>>, Error> {
+        let now = (self.clock)();
+        self.write(|records| commands.iter().map(|command| outcome(records, now, command)).collect())
+    }
+
+    fn write<T>(&mut self, work: impl FnOnce(&mut Transaction<'_>) -> Result<T, error::Fault>) -> Result<T, Error> {
+        let path = &self.path;
+        let transaction = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(|error| Error::sqlite(path, error))?;
+        let done = Transaction::begin(&transaction, Some(&self.genesis)).and_then(|mut records| {
+            let (size, done) = (records.head().size, work(&mut records)?);
+            records.finish()?;
+            Ok((records.head().size > size, done))
+        });
+        // Where it failed or nothing happened, dropping the transaction rolls it back.
+        let (happened, done) = done.map_err(|fault| fault.at(path))?;
+        if !happened {
+            return Ok(done);
+        }
+        transaction.commit().map_err(|error| Error::sqlite(path, error))?;
+        Ok(done)
+    }
+
+    fn read<T>(&mut self, look: impl FnOnce(&Transaction<'_>) -> Result<T, error::Fault>) -> Result<T, Error> {
+        let path = &self.path;
+        let transaction = self.connection.transaction().map_err(|error| Error::sqlite(path, error))?;
+        Transaction::begin(&transaction, Some(&self.genesis))
+            .and_then(|records| look(&records))
+            .map_err(|fault| fault.at(path))
+    }
+
+    /// What an account holds.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub fn balance(&mut self, account: NodeId) -> Result<Tokens, Error> {
+        self.read(|records| records.balance(account))
+    }
+
+    /// A channel's record.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub fn channel(&mut self, id: ChannelId) -> Result<Option<Channel>, Error> {
+        self.read(|records| records.channel(id))
+    }
+
+    /// The channels an account pays or is paid on, closed ones too, in order of their ids.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub fn channels_of(&mut self, account: NodeId) -> Result<Vec<(ChannelId, Channel)>, Error> {
+        self.read(|records| records.channels_of(account))
+    }
+
+    /// The highest nonce of the channels this payer opened for this payee.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub fn latest_nonce(&mut self, payer: NodeId, payee: NodeId) -> Result<Option<u64>, Error> {
+        self.read(|records| records.latest_nonce(payer, payee))
+    }
+
+    /// Where all tokens are.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub fn totals(&mut self) -> Result<Totals, Error> {
+        self.read(|records| Ok(records.totals()))
+    }
+
+    /// Size and root of the log.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub fn head(&mut self) -> Result<Head, Error> {
+        self.read(|records| Ok(records.head()))
+    }
+
+    /// The entries from number `from` on, at most `limit` and at most [`MAX_PAGE`] of them. Entry 0 is the founding.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub fn entries(&mut self, from: u64, limit: usize) -> Result<Vec<Entry>, Error> {
+        self.read(|records| records.entries(from, limit.min(MAX_PAGE)))
+    }
+
+    /// Replays the whole log from nothing and compares what comes out with the tables. Reads one state of the file, while
+    /// others go on writing.
+    ///
+    /// # Errors
+    /// [`Error`], where the file could not be read. A ledger that is wrong is a [`Verdict::Broken`].
+    pub fn audit(&mut self) -> Result<Verdict, Error> {
+        self.read(audit::audit)
+    }
+}
+
+impl fmt::Debug for Embedded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Embedded").field("path", &self.path).field("genesis", &self.genesis).finish_non_exhaustive()
+    }
+}
+
+/// A refusal is an answer; anything else ends the transaction.
+fn outcome(
+    records: &mut Transaction<'_>,
+    now: UnixTime,
+    command: &Command,
+) -> Result<Result<Entry, Refusal>, error::Fault> {
+    match ledger_core::execute(records, now, command) {
+        Ok(entry) => Ok(Ok(entry)),
+        Err(ExecuteError::Refused(refusal)) => Ok(Err(refusal)),
+        Err(ExecuteError::NotConserved(error)) => Err(error.into()),
+        Err(ExecuteError::Records(fault)) => Err(fault),
+    }
+}
+
+#[cfg(test)]
+mod tests;

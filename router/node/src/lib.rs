@@ -1,1 +1,17 @@
-//! node
+//! One Waybill node, pure: it takes bytes and time and is asked what it wants.
+//!
+//! Two halves. [`datapath`] decides what becomes of each data packet; workers, simulator and benches call it. [`Node`]
+//! is the control core: it speaks Babel, admits neighbours, settles with them, and turns what it learns into the
+//! [`datapath::Fib`] that the datapath obeys. Neither knows a socket, a clock, a file or a task.
+
+#![forbid(unsafe_code)]
+
+pub mod admission;
+pub mod datapath;
+mod drop;
+mod node;
+
+pub use babel::Prefix;
+pub use datapath::LinkId;
+pub use drop::{DropReason, Drops};
+pub use node::{BABEL_PORT, Config, Event, LinkView, Node, Peer, Refusal, Transmit};

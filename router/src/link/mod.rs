@@ -1,8 +1,21 @@
-//! Links: encrypted sessions that carry IP packets to one neighbour each.
+//! Links: encrypted sessions with one neighbour each. Two kinds behind the same calls.
+
+use std::net::SocketAddr;
+use std::time::Duration;
 
 #[cfg(feature = "quic")]
 pub mod quic;
+pub mod wireguard;
 
-/// A link of this node, numbered by the node. One neighbour is at its other end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LinkId(pub u32);
+pub use node::LinkId;
+
+/// How a link stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LinkStatus {
+    /// Whether there is a session.
+    pub up: bool,
+    /// Where the neighbour was last heard from, or is expected.
+    pub endpoint: Option<SocketAddr>,
+    /// WireGuard: the age of the session's keys.
+    pub last_handshake: Option<Duration>,
+}

@@ -31,8 +31,8 @@ use bytes::Bytes;
 use metering::identity::TlsKey;
 use portable_atomic::{AtomicU64, Ordering::Relaxed};
 use quinn::{
-    ClientConfig, Connection, ConnectionError, Endpoint, EndpointConfig, Incoming, RecvStream,
-    SendDatagramError, TokioRuntime, TransportErrorCode, VarInt, WriteError,
+    ClientConfig, Connection, ConnectionError, Endpoint, EndpointConfig, Incoming, RecvStream, SendDatagramError,
+    TokioRuntime, TransportErrorCode, VarInt, WriteError,
 };
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime::Handle;
@@ -242,9 +242,7 @@ impl QuicLinks {
         sink: impl Fn(LinkId, QuicEvent) + Send + Sync + 'static,
     ) -> Result<Self, QuicError> {
         if !(LINK_MTU_MIN..=LINK_MTU_MAX).contains(&config.link_mtu) {
-            return Err(QuicError::LinkMtu {
-                mtu: config.link_mtu,
-            });
+            return Err(QuicError::LinkMtu { mtu: config.link_mtu });
         }
         let runtime = Handle::try_current().map_err(|_| QuicError::NoRuntime)?;
         let credentials = Credentials::new(&config.tls_secret)?;
@@ -266,18 +264,12 @@ impl QuicLinks {
             let endpoint = Endpoint::new(ours, Some(server), socket, Arc::new(TokioRuntime))?;
             Ok((endpoint, local_addr))
         });
-        let (endpoint, local_addr) = bound.map_err(|source| QuicError::Bind {
-            address: config.listen,
-            source,
-        })?;
+        let (endpoint, local_addr) = bound.map_err(|source| QuicError::Bind { address: config.listen, source })?;
 
         let (closing, _) = watch::channel(false);
         let strangers = Arc::new(AtomicU64::new(0));
         let mut tasks = JoinSet::new();
-        tasks.spawn_on(
-            accept(endpoint.clone(), by_key, strangers.clone()),
-            &runtime,
-        );
+        tasks.spawn_on(accept(endpoint.clone(), by_key, strangers.clone()), &runtime);
         for peer in &config.peers {
             let (Some(address), Some(link)) = (peer.dial, links.get(&peer.link)) else {
                 continue;
@@ -285,23 +277,10 @@ impl QuicLinks {
             let pins = Pins::new([peer.key]);
             let mut client = credentials.client(&pins)?;
             client.transport_config(transport.clone());
-            let dialler = Dialler {
-                endpoint: endpoint.clone(),
-                link: link.clone(),
-                address,
-                client,
-                pins,
-            };
+            let dialler = Dialler { endpoint: endpoint.clone(), link: link.clone(), address, client, pins };
             tasks.spawn_on(dialler.run(closing.subscribe()), &runtime);
         }
-        Ok(Self {
-            endpoint,
-            local_addr,
-            links,
-            strangers,
-            closing,
-            tasks: Mutex::new(tasks),
-        })
+        Ok(Self { endpoint, local_addr, links, strangers, closing, tasks: Mutex::new(tasks) })
     }
 
     /// Where the socket is bound; the port is the real one where 0 was asked for.
@@ -355,20 +334,15 @@ impl Drop for QuicLinks {
 impl std::fmt::Debug for QuicLinks {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let links = self.links.keys();
-        (f.debug_struct("QuicLinks")
-            .field("local_addr", &self.local_addr))
-        .field("links", &links)
-        .finish_non_exhaustive()
+        (f.debug_struct("QuicLinks").field("local_addr", &self.local_addr))
+            .field("links", &links)
+            .finish_non_exhaustive()
     }
 }
 
 type Sink = Arc<dyn Fn(LinkId, QuicEvent) + Send + Sync>;
 
-fn links(
-    config: &QuicConfig,
-    own: TlsKey,
-    sink: Sink,
-) -> Result<BTreeMap<LinkId, Arc<Link>>, QuicError> {
+fn links(config: &QuicConfig, own: TlsKey, sink: Sink) -> Result<BTreeMap<LinkId, Arc<Link>>, QuicError> {
     let mut links = BTreeMap::<LinkId, Arc<Link>>::new();
     for &QuicPeer { link, key, .. } in &config.peers {
         if key == own {
@@ -377,26 +351,13 @@ fn links(
         if links.contains_key(&link) || links.values().any(|other| other.key == key) {
             return Err(QuicError::DuplicatePeer { link, key });
         }
-        links.insert(
-            link,
-            Arc::new(Link::new(
-                link,
-                key,
-                own < key,
-                config.link_mtu,
-                sink.clone(),
-            )),
-        );
+        links.insert(link, Arc::new(Link::new(link, key, own < key, config.link_mtu, sink.clone())));
     }
     Ok(links)
 }
 
 fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::DGRAM,
-        Some(Protocol::UDP),
-    )?;
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     if address.is_ipv6() && address.ip().is_unspecified() {
         socket.set_only_v6(false)?;
     }
@@ -440,10 +401,7 @@ async fn accept(endpoint: Endpoint, links: BTreeMap<TlsKey, Arc<Link>>, stranger
 }
 
 /// The handshake as a server, up to the welcome; `None` if the other side fails it.
-async fn answer(
-    incoming: Incoming,
-    links: &BTreeMap<TlsKey, Arc<Link>>,
-) -> Option<(Arc<Link>, Connection)> {
+async fn answer(incoming: Incoming, links: &BTreeMap<TlsKey, Arc<Link>>) -> Option<(Arc<Link>, Connection)> {
     let remote = incoming.remote_address();
     let handshake = async {
         let connection = incoming.await?;
@@ -504,9 +462,7 @@ impl Dialler {
 
     /// The handshake as a client, up to the welcome.
     async fn dial(&self) -> Result<Connection, String> {
-        let Self {
-            endpoint, address, ..
-        } = self;
+        let Self { endpoint, address, .. } = self;
         let handshake = async {
             let connecting = endpoint
                 .connect_with(self.client.clone(), *address, "waybill")
@@ -543,9 +499,7 @@ impl Dialler {
 fn alerts(error: &ConnectionError) -> (Option<u8>, Option<u8>) {
     let alert = |code| {
         let known = [ACCESS_DENIED, NO_APPLICATION_PROTOCOL];
-        known
-            .into_iter()
-            .find(|&alert| code == TransportErrorCode::crypto(alert))
+        known.into_iter().find(|&alert| code == TransportErrorCode::crypto(alert))
     };
     match error {
         ConnectionError::TransportError(error) => (alert(error.code), None),
@@ -591,10 +545,7 @@ struct Backoff {
 
 impl Backoff {
     const fn new(rng: fastrand::Rng) -> Self {
-        Self {
-            next: BACKOFF_MIN,
-            rng,
-        }
+        Self { next: BACKOFF_MIN, rng }
     }
 
     /// The next pause: 75 to 125 % of the plan, never beyond `BACKOFF_MAX`.
@@ -711,12 +662,7 @@ impl Link {
     async fn carry(&self, connection: Connection) -> Duration {
         let began = Instant::now();
         self.enter(&connection);
-        let reading = async {
-            tokio::join!(
-                self.read_datagrams(&connection),
-                self.read_messages(&connection)
-            )
-        };
+        let reading = async { tokio::join!(self.read_datagrams(&connection), self.read_messages(&connection)) };
         let (error, ()) = tokio::select! {
             ended = reading => ended,
             never = self.supersede(&connection) => match never {},
@@ -750,21 +696,13 @@ impl Link {
 
     fn leave(&self, connection: &Connection, reason: String) {
         let stats = connection.stats();
-        self.counts
-            .arrived
-            .fetch_add(stats.frame_rx.datagram, Relaxed);
+        self.counts.arrived.fetch_add(stats.frame_rx.datagram, Relaxed);
         self.counts.lost.fetch_add(stats.path.lost_packets, Relaxed);
         self.connections.send_modify(|connections| {
             connections.retain(|other| other.stable_id() != connection.stable_id());
             let active = self.active.load();
-            if active
-                .as_deref()
-                .is_some_and(|active| active.stable_id() == connection.stable_id())
-            {
-                match connections
-                    .iter()
-                    .rfind(|other| other.close_reason().is_none())
-                {
+            if active.as_deref().is_some_and(|active| active.stable_id() == connection.stable_id()) {
+                match connections.iter().rfind(|other| other.close_reason().is_none()) {
                     Some(other) => self.activate(other),
                     None => self.active.store(None),
                 }

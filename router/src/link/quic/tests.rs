@@ -29,17 +29,8 @@ fn loopback(port: u16) -> SocketAddr {
 }
 
 fn config(node: u8, listen: SocketAddr, peers: &[(u8, Option<SocketAddr>)]) -> QuicConfig {
-    let peer = |&(peer, dial): &(u8, Option<SocketAddr>)| QuicPeer {
-        link: LinkId(peer.into()),
-        key: key(peer),
-        dial,
-    };
-    QuicConfig {
-        listen,
-        tls_secret: secret(node),
-        peers: peers.iter().map(peer).collect(),
-        link_mtu: LINK_MTU,
-    }
+    let peer = |&(peer, dial): &(u8, Option<SocketAddr>)| QuicPeer { link: LinkId(peer.into()), key: key(peer), dial };
+    QuicConfig { listen, tls_secret: secret(node), peers: peers.iter().map(peer).collect(), link_mtu: LINK_MTU }
 }
 
 impl Node {
@@ -53,10 +44,7 @@ impl Node {
             let _ = sender.send((link, event));
         };
         let links = QuicLinks::start(config, sink).unwrap();
-        Self {
-            links: Arc::new(links),
-            events,
-        }
+        Self { links: Arc::new(links), events }
     }
 
     fn address(&self) -> SocketAddr {
@@ -132,9 +120,7 @@ fn packet(number: usize, len: usize) -> Vec<u8> {
 #[tokio::test]
 async fn packets_of_every_size_pass_both_ways_from_the_first_moment() {
     let (mut one, mut two) = pair().await;
-    let sent: Vec<_> = (0..100)
-        .map(|n| packet(n, if n % 2 == 0 { LINK_MTU } else { 40 }))
-        .collect();
+    let sent: Vec<_> = (0..100).map(|n| packet(n, if n % 2 == 0 { LINK_MTU } else { 40 })).collect();
     for packet in &sent {
         one.send(2, packet).unwrap();
         two.send(1, packet).unwrap();
@@ -145,15 +131,9 @@ async fn packets_of_every_size_pass_both_ways_from_the_first_moment() {
         assert_eq!(received, sent);
     }
     let counters = one.counters(2);
-    assert!(
-        counters.messages_sent > 0,
-        "the path MTU starts small: {counters:?}"
-    );
+    assert!(counters.messages_sent > 0, "the path MTU starts small: {counters:?}");
     assert_eq!(counters.datagrams_sent + counters.messages_sent, 100);
-    assert_eq!(
-        counters.datagrams_received + counters.messages_received,
-        100
-    );
+    assert_eq!(counters.datagrams_received + counters.messages_received, 100);
     assert_eq!(one.send(2, &[0; LINK_MTU + 1]), Err(SendError::TooLarge));
     assert_eq!(one.send(2, &[]), Err(SendError::TooLarge));
     assert_eq!(one.send(3, &[0; 40]), Err(SendError::NotConnected));
@@ -161,11 +141,7 @@ async fn packets_of_every_size_pass_both_ways_from_the_first_moment() {
 
 #[tokio::test]
 async fn one_socket_serves_ipv4_and_ipv6() {
-    let mut two = Node::start(
-        2,
-        (Ipv6Addr::UNSPECIFIED, 0).into(),
-        &[(1, None), (3, None)],
-    );
+    let mut two = Node::start(2, (Ipv6Addr::UNSPECIFIED, 0).into(), &[(1, None), (3, None)]);
     let port = two.address().port();
     let mut one = Node::start(1, loopback(0), &[(2, Some(loopback(port)))]);
     one.expect_up(5).await;
@@ -200,11 +176,7 @@ async fn every_packet_of_a_burst_is_delivered_or_counted_as_dropped() {
     const PACKETS: usize = 10_000;
     let (one, mut two) = pair().await;
     let sender = one.links.clone();
-    let burst = move || {
-        (0..PACKETS)
-            .filter(|&n| sender.send(LinkId(2), &packet(n, 1100)).is_ok())
-            .count()
-    };
+    let burst = move || (0..PACKETS).filter(|&n| sender.send(LinkId(2), &packet(n, 1100)).is_ok()).count();
     let accepted = std::thread::spawn(burst); // a worker, outside the runtime
     let delivered = two.drain().await.len() as u64;
     let accepted = accepted.join().unwrap() as u64;
@@ -215,11 +187,7 @@ async fn every_packet_of_a_burst_is_delivered_or_counted_as_dropped() {
     assert_eq!(sent.datagrams_sent, accepted);
     assert_eq!(received.datagrams_received, delivered);
     let missing = accepted - delivered - received.overflowed;
-    assert!(
-        missing <= sent.lost,
-        "{missing} missing, {} lost",
-        sent.lost
-    );
+    assert!(missing <= sent.lost, "{missing} missing, {} lost", sent.lost);
     assert!(delivered > 500);
 }
 
@@ -270,11 +238,7 @@ async fn both_dialling_at_once_ends_with_one_connection_and_never_a_down() {
 
 /// A node with threads of its own, which can be killed: nothing is said to anyone.
 fn mortal(node: u8, listen: SocketAddr, peers: &[(u8, Option<SocketAddr>)]) -> (Runtime, Node) {
-    let runtime = Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let inside = runtime.enter();
     let node = Node::start(node, listen, peers);
     drop(inside);
@@ -396,11 +360,7 @@ async fn full_size_packets_pass_where_the_path_takes_only_1280_bytes() {
     }
     assert_eq!(two.drain().await.len(), 300);
     assert_eq!(one.drain().await.len(), 300);
-    assert!(
-        one.counters(2).datagram_max < Some(1280),
-        "{:?}",
-        one.counters(2)
-    );
+    assert!(one.counters(2).datagram_max < Some(1280), "{:?}", one.counters(2));
 }
 
 #[tokio::test]
@@ -419,11 +379,7 @@ async fn a_path_that_shrinks_is_noticed_and_full_size_packets_pass_again() {
         one.send(2, &packet(1, LINK_MTU)).unwrap();
         one.send(2, &packet(2, 40)).unwrap(); // a link is never without small packets: Hellos, acknowledgements
         sleep(Duration::from_millis(20)).await;
-        assert!(
-            began.elapsed() < Duration::from_secs(5),
-            "{:?}",
-            one.counters(2)
-        );
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", one.counters(2));
     }
 }
 
@@ -465,13 +421,8 @@ async fn endless_and_unending_messages_are_bounded() {
         }
         Ok::<_, WriteError>(())
     };
-    let stopped = timeout(Duration::from_secs(5), flood)
-        .await
-        .expect("refused, not stalled");
-    assert!(
-        matches!(stopped, Err(WriteError::Stopped(_))),
-        "{stopped:?}"
-    );
+    let stopped = timeout(Duration::from_secs(5), flood).await.expect("refused, not stalled");
+    assert!(matches!(stopped, Err(WriteError::Stopped(_))), "{stopped:?}");
 
     let mut unending = Vec::new();
     while let Ok(stream) = timeout(Duration::from_millis(200), rude.open_uni()).await {
@@ -484,8 +435,7 @@ async fn endless_and_unending_messages_are_bounded() {
     assert!(held >= 1000, "{held}");
     assert!(two.counters(1).refused > 0);
 
-    rude.send_datagram(Bytes::from_static(b"still welcome"))
-        .unwrap();
+    rude.send_datagram(Bytes::from_static(b"still welcome")).unwrap();
     assert_eq!(two.expect_packet().await, "still welcome");
     sleep(MESSAGE_TIME).await; // the unending ones are given up
     drop(unending);
@@ -505,10 +455,7 @@ async fn a_neighbour_that_dials_again_and_again_holds_at_most_two_connections() 
             held.push(rude(dialler, two.address(), listener).await);
         }
         sleep(SUPERSEDE_TIME * 3 / 2).await;
-        let connections = two.links.links[&LinkId(dialler.into())]
-            .connections
-            .borrow()
-            .len();
+        let connections = two.links.links[&LinkId(dialler.into())].connections.borrow().len();
         assert!(connections <= 2, "{connections}");
         assert!(two.links.endpoint.open_connections() <= 4);
     }
@@ -523,10 +470,7 @@ async fn a_configuration_that_cannot_work_is_refused() {
     assert!(matches!(twice, Err(QuicError::DuplicatePeer { .. })));
     let mut small = config(1, loopback(0), &[]);
     small.link_mtu = 1279;
-    assert!(matches!(
-        start(small),
-        Err(QuicError::LinkMtu { mtu: 1279 })
-    ));
+    assert!(matches!(start(small), Err(QuicError::LinkMtu { mtu: 1279 })));
     let taken = bind(loopback(0)).unwrap();
     let busy = start(config(1, taken.local_addr().unwrap(), &[]));
     assert!(matches!(busy, Err(QuicError::Bind { .. })));
@@ -538,14 +482,8 @@ async fn a_configuration_that_cannot_work_is_refused() {
 fn pauses_double_to_half_a_minute_and_jitter() {
     let mut backoff = Backoff::new(fastrand::Rng::with_seed(1));
     let pauses: Vec<_> = (0..8).map(|_| backoff.pause().as_millis()).collect();
-    for (pause, planned) in pauses
-        .iter()
-        .zip([1000, 2000, 4000, 8000, 16_000, 30_000, 30_000])
-    {
-        assert!(
-            (planned * 3 / 4..=planned * 5 / 4).contains(pause),
-            "{pauses:?}"
-        );
+    for (pause, planned) in pauses.iter().zip([1000, 2000, 4000, 8000, 16_000, 30_000, 30_000]) {
+        assert!((planned * 3 / 4..=planned * 5 / 4).contains(pause), "{pauses:?}");
     }
     assert!(pauses.iter().all(|&pause| pause <= 30_000));
     backoff.reset();
@@ -557,10 +495,7 @@ fn pauses_double_to_half_a_minute_and_jitter() {
 #[ignore = "a measurement: QUIC link against plain UDP on loopback"]
 async fn quic_throughput() {
     for (len, name) in [(LINK_MTU, "datagrams"), (1440, "messages")] {
-        let sized = |node, peers: &[_]| QuicConfig {
-            link_mtu: len,
-            ..config(node, loopback(0), peers)
-        };
+        let sized = |node, peers: &[_]| QuicConfig { link_mtu: len, ..config(node, loopback(0), peers) };
         let mut two = Node::configured(sized(2, &[(1, None)]));
         let mut one = Node::configured(sized(1, &[(2, Some(two.address()))]));
         one.expect_up(5).await;
@@ -591,9 +526,7 @@ async fn quic_throughput() {
 /// One send and one receive call per packet, for three seconds.
 fn plain_udp() -> f64 {
     let receiver = bind(loopback(0)).unwrap();
-    receiver
-        .set_read_timeout(Some(Duration::from_millis(500)))
-        .unwrap();
+    receiver.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
     let sender = bind(loopback(0)).unwrap();
     sender.connect(receiver.local_addr().unwrap()).unwrap();
     let receiving = std::thread::spawn(move || {

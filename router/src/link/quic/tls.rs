@@ -15,16 +15,14 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::client::{AlwaysResolvesClientRawPublicKeys, Resumption};
 use rustls::crypto::tls13::HkdfExpander;
 use rustls::crypto::{CryptoProvider, ring, verify_tls13_signature_with_raw_key};
-use rustls::pki_types::{
-    CertificateDer, PrivatePkcs8KeyDer, ServerName, SubjectPublicKeyInfoDer, UnixTime,
-};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{AlwaysResolvesServerRawPublicKeys, NoServerSessionStorage};
 use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, PeerIncompatible,
-    SignatureScheme, SupportedCipherSuite,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, PeerIncompatible, SignatureScheme,
+    SupportedCipherSuite,
 };
 use zeroize::Zeroizing;
 
@@ -32,14 +30,11 @@ use zeroize::Zeroizing;
 pub(super) const ALPN: &[u8] = b"waybill/1";
 
 /// DER before the 32 bytes of an Ed25519 public key in a `SubjectPublicKeyInfo` (RFC 8410, section 4).
-const SPKI_PREFIX: [u8; 12] = [
-    0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
-];
+const SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
 /// DER before the 32 bytes of an Ed25519 seed in a PKCS #8 `OneAsymmetricKey` (RFC 8410, section 7).
-const PKCS8_PREFIX: [u8; 16] = [
-    0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
-];
+const PKCS8_PREFIX: [u8; 16] =
+    [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
 
 /// Long enough to be unguessable (RFC 9000, section 10.3), short enough to leave room for the packet.
 const CONNECTION_ID_LEN: usize = 8;
@@ -113,11 +108,7 @@ impl Credentials {
     pub(super) fn connection_ids(&self) -> Result<ConnectionIds, Error> {
         let mut start = [0; 16];
         self.provider.secure_random.fill(&mut start)?;
-        Ok(ConnectionIds {
-            prk: self.prk.clone(),
-            start,
-            issued: 0,
-        })
+        Ok(ConnectionIds { prk: self.prk.clone(), start, issued: 0 })
     }
 }
 
@@ -272,11 +263,7 @@ impl ConnectionIdGenerator for ConnectionIds {
     fn generate_cid(&mut self) -> ConnectionId {
         self.issued = self.issued.wrapping_add(1);
         let mut id = [0; CONNECTION_ID_LEN];
-        let info: [&[u8]; 3] = [
-            b"waybill quic connection id 1",
-            &self.start,
-            &self.issued.to_be_bytes(),
-        ];
+        let info: [&[u8]; 3] = [b"waybill quic connection id 1", &self.start, &self.issued.to_be_bytes()];
         expand(&*self.prk, &info, &mut id);
         ConnectionId::new(&id)
     }
@@ -294,11 +281,7 @@ struct ResetKey(Arc<dyn HkdfExpander>);
 
 impl HmacKey for ResetKey {
     fn sign(&self, data: &[u8], signature_out: &mut [u8]) {
-        expand(
-            &*self.0,
-            &[b"waybill quic stateless reset 1", data],
-            signature_out,
-        );
+        expand(&*self.0, &[b"waybill quic stateless reset 1", data], signature_out);
     }
 
     fn signature_len(&self) -> usize {
@@ -308,11 +291,7 @@ impl HmacKey for ResetKey {
     fn verify(&self, data: &[u8], signature: &[u8]) -> Result<(), CryptoError> {
         let mut expected = [0; 32];
         self.sign(data, &mut expected);
-        if expected[..] == *signature {
-            Ok(())
-        } else {
-            Err(CryptoError)
-        }
+        if expected[..] == *signature { Ok(()) } else { Err(CryptoError) }
     }
 }
 
@@ -329,11 +308,7 @@ fn provider() -> CryptoProvider {
     if !aes_in_hardware() {
         suites.reverse();
     }
-    CryptoProvider {
-        cipher_suites: suites,
-        kx_groups: vec![ring::kx_group::X25519],
-        ..ring::default_provider()
-    }
+    CryptoProvider { cipher_suites: suites, kx_groups: vec![ring::kx_group::X25519], ..ring::default_provider() }
 }
 
 const AES: SupportedCipherSuite = ring::cipher_suite::TLS13_AES_128_GCM_SHA256;
@@ -351,9 +326,7 @@ fn aes_in_hardware() -> bool {
 /// HKDF-Extract (RFC 5869) of the TLS secret, for keys that must survive a restart.
 fn extract(secret: &[u8; 32]) -> Result<Arc<dyn HkdfExpander>, Error> {
     let suite = AES.tls13().ok_or(PeerIncompatible::Tls13RequiredForQuic)?;
-    Ok((suite.hkdf_provider)
-        .extract_from_secret(None, secret)
-        .into())
+    Ok((suite.hkdf_provider).extract_from_secret(None, secret).into())
 }
 
 /// HKDF-Expand (RFC 5869).
@@ -391,10 +364,7 @@ mod tests {
         let ((before, old), (after, new), (other, _)) = (start(1), start(1), start(2));
         assert_eq!(before, after);
         assert_ne!(before, other);
-        assert_eq!(
-            BTreeSet::from([&old[0][..], &old[1], &new[0], &new[1]]).len(),
-            4
-        );
+        assert_eq!(BTreeSet::from([&old[0][..], &old[1], &new[0], &new[1]]).len(), 4);
     }
 
     #[test]

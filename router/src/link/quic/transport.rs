@@ -129,10 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the controller takes a time and ignores it"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "the controller takes a time and ignores it")]
     fn the_window_shrinks_only_when_nothing_gets_through() {
         let now = Instant::now();
         let mut controller = TunnelWindow::default();

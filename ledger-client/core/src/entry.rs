@@ -1,0 +1,386 @@
+//! What has happened, as it stands in the log.
+
+use std::convert::Infallible;
+
+use metering::{ChannelId, NodeId, Receipt, Tokens, Unverified};
+use minicbor::{Decoder, Encoder, decode, encode};
+use thiserror::Error;
+
+use crate::{Command, Genesis, UnixTime};
+
+/// One line of the log: when, and what. Replaying all entries from the first gives every balance and channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// When it happened by the clock of the machine that wrote it; never before the entry in front of it.
+    pub at: UnixTime,
+    /// What happened.
+    pub event: Event,
+}
+
+/// What happened. It says all that changed, and all that is needed to check that it was right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The ledger began. Always entry 0, and only that.
+    Founded(Genesis),
+    /// Tokens were made.
+    Minted {
+        /// The treasurer.
+        by: NodeId,
+        /// Who got them.
+        to: NodeId,
+        /// How many.
+        amount: Tokens,
+    },
+    /// Tokens were given away.
+    Transferred {
+        /// Who gave.
+        from: NodeId,
+        /// Who got them.
+        to: NodeId,
+        /// How many.
+        amount: Tokens,
+    },
+    /// Tokens were locked in a new channel.
+    ChannelOpened {
+        /// Its id, with the nonce the ledger gave it.
+        channel: ChannelId,
+        /// How many.
+        deposit: Tokens,
+    },
+    /// More tokens were locked in a channel.
+    ToppedUp {
+        /// Which.
+        channel: ChannelId,
+        /// How many more.
+        amount: Tokens,
+    },
+    /// A receipt was redeemed. It is kept whole, so that an auditor can check the payer's signature.
+    Redeemed {
+        /// The receipt.
+        receipt: Receipt<Unverified>,
+        /// What the payee got: the receipt's amount less all that was redeemed before.
+        paid: Tokens,
+    },
+    /// Notice was given.
+    CloseStarted {
+        /// Of which channel.
+        channel: ChannelId,
+        /// When it is over.
+        exit: UnixTime,
+    },
+    /// A channel ended after its notice.
+    Finalized {
+        /// Which.
+        channel: ChannelId,
+        /// What the payer got back.
+        refunded: Tokens,
+    },
+    /// A channel ended by agreement.
+    MutuallyClosed {
+        /// Which.
+        channel: ChannelId,
+        /// All that the payee got out of it, in all.
+        total: Tokens,
+        /// What of this the payee got at the end.
+        paid: Tokens,
+        /// What the payer got back.
+        refunded: Tokens,
+    },
+}
+
+/// The longest encoding of an entry, in bytes. A reader refuses more before looking at it.
+pub const MAX_ENTRY_BYTES: usize = 1024;
+
+impl Event {
+    /// Its name, for tables and programs.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Founded(_) => "founded",
+            Self::Minted { .. } => "minted",
+            Self::Transferred { .. } => "transferred",
+            Self::ChannelOpened { .. } => "channel-opened",
+            Self::ToppedUp { .. } => "topped-up",
+            Self::Redeemed { .. } => "redeemed",
+            Self::CloseStarted { .. } => "close-started",
+            Self::Finalized { .. } => "finalized",
+            Self::MutuallyClosed { .. } => "mutually-closed",
+        }
+    }
+
+    /// The command that makes this happen, or `None` for the founding, which no command does.
+    #[must_use]
+    pub fn command(&self) -> Option<Command> {
+        Some(match *self {
+            Self::Founded(_) => return None,
+            Self::Minted { by, to, amount } => Command::Mint { by, to, amount },
+            Self::Transferred { from, to, amount } => Command::Transfer { from, to, amount },
+            Self::ChannelOpened { channel, deposit } => {
+                Command::OpenChannel { payer: channel.payer, payee: channel.payee, deposit }
+            }
+            Self::ToppedUp { channel, amount } => Command::TopUp { channel, amount },
+            Self::Redeemed { receipt, .. } => Command::Redeem { receipt },
+            Self::CloseStarted { channel, .. } => Command::StartClose { channel },
+            Self::Finalized { channel, .. } => Command::Finalize { channel },
+            Self::MutuallyClosed { channel, total, .. } => Command::MutualClose { channel, total },
+        })
+    }
+}
+
+/// Why bytes are not an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum EntryError {
+    /// Longer than [`MAX_ENTRY_BYTES`], not CBOR, cut short, or of another shape.
+    #[error("not a well-formed entry")]
+    Malformed,
+    /// The same entry has another, shorter encoding; or bytes follow it.
+    #[error("an entry in an encoding that is not the deterministic one")]
+    NotDeterministic,
+}
+
+impl Entry {
+    /// The entry in deterministic CBOR (RFC 8949, section 4.2.1): `[at, kind, ...]`, with amounts as 12 bytes, a channel
+    /// as `[payer, payee, nonce]`, and a receipt as the byte string of its own encoding.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        written(|to| write_entry(self, to))
+    }
+
+    /// Reads an entry.
+    ///
+    /// # Errors
+    /// [`EntryError`]
+    pub fn decode(bytes: &[u8]) -> Result<Self, EntryError> {
+        if bytes.len() > MAX_ENTRY_BYTES {
+            return Err(EntryError::Malformed);
+        }
+        let entry = read_entry(&mut Decoder::new(bytes)).map_err(|_| EntryError::Malformed)?;
+        if entry.encode() == bytes { Ok(entry) } else { Err(EntryError::NotDeterministic) }
+    }
+}
+
+impl Genesis {
+    /// The genesis in deterministic CBOR: `[community, symbol, decimals, treasurer, close notice, founded]`.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        written(|to| write_genesis(self, to))
+    }
+}
+
+type Writer = Encoder<Vec<u8>>;
+type Written = Result<(), encode::Error<Infallible>>;
+
+fn written(write: impl FnOnce(&mut Writer) -> Written) -> Vec<u8> {
+    let mut to = Encoder::new(Vec::new());
+    write(&mut to).expect("a vector takes every write, and nothing here makes an error of its own");
+    to.into_writer()
+}
+
+fn write_entry(entry: &Entry, to: &mut Writer) -> Written {
+    let (kind, fields) = shape(&entry.event);
+    to.array(2 + fields)?.u64(entry.at.seconds())?.u8(kind)?;
+    write_event(&entry.event, to)
+}
+
+/// The number that stands for an event in the log, and how many fields follow it. Never reused.
+const fn shape(event: &Event) -> (u8, u64) {
+    match event {
+        Event::Founded(_) => (0, 1),
+        Event::Minted { .. } => (1, 3),
+        Event::Transferred { .. } => (2, 3),
+        Event::ChannelOpened { .. } => (3, 2),
+        Event::ToppedUp { .. } => (4, 2),
+        Event::Redeemed { .. } => (5, 2),
+        Event::CloseStarted { .. } => (6, 2),
+        Event::Finalized { .. } => (7, 2),
+        Event::MutuallyClosed { .. } => (8, 4),
+    }
+}
+
+fn write_event(event: &Event, to: &mut Writer) -> Written {
+    match event {
+        Event::Founded(genesis) => write_genesis(genesis, to)?,
+        Event::Minted { by: from, to: target, amount } | Event::Transferred { from, to: target, amount } => {
+            to.bytes(&from.0)?.bytes(&target.0)?;
+            write_amount(*amount, to)?;
+        }
+        Event::ChannelOpened { channel, deposit: amount }
+        | Event::ToppedUp { channel, amount }
+        | Event::Finalized { channel, refunded: amount } => {
+            write_channel(channel, to)?;
+            write_amount(*amount, to)?;
+        }
+        Event::Redeemed { receipt, paid } => {
+            to.bytes(&receipt.encode())?;
+            write_amount(*paid, to)?;
+        }
+        Event::CloseStarted { channel, exit } => {
+            write_channel(channel, to)?;
+            to.u64(exit.seconds())?;
+        }
+        Event::MutuallyClosed { channel, total, paid, refunded } => {
+            write_channel(channel, to)?;
+            write_amount(*total, to)?;
+            write_amount(*paid, to)?;
+            write_amount(*refunded, to)?;
+        }
+    }
+    Ok(())
+}
+
+fn write_genesis(genesis: &Genesis, to: &mut Writer) -> Written {
+    to.array(6)?
+        .str(genesis.community())?
+        .str(genesis.symbol())?
+        .u8(genesis.decimals())?
+        .bytes(&genesis.treasurer().0)?
+        .u32(genesis.close_notice_s())?
+        .u64(genesis.founded().seconds())?;
+    Ok(())
+}
+
+fn write_channel(channel: &ChannelId, to: &mut Writer) -> Written {
+    to.array(3)?.bytes(&channel.payer.0)?.bytes(&channel.payee.0)?.u64(channel.nonce)?;
+    Ok(())
+}
+
+fn write_amount(amount: Tokens, to: &mut Writer) -> Written {
+    to.bytes(&amount.to_be_bytes12())?;
+    Ok(())
+}
+
+/// Reads one, leniently: [`Entry::decode`] compares it with what [`Entry::encode`] gives.
+fn read_entry(from: &mut Decoder<'_>) -> Result<Entry, decode::Error> {
+    from.array()?;
+    Ok(Entry { at: UnixTime::from_seconds(from.u64()?), event: read_event(from)? })
+}
+
+fn read_event(from: &mut Decoder<'_>) -> Result<Event, decode::Error> {
+    Ok(match from.u8()? {
+        0 => Event::Founded(read_genesis(from)?),
+        1 => Event::Minted { by: read_account(from)?, to: read_account(from)?, amount: read_amount(from)? },
+        2 => Event::Transferred { from: read_account(from)?, to: read_account(from)?, amount: read_amount(from)? },
+        3 => Event::ChannelOpened { channel: read_channel(from)?, deposit: read_amount(from)? },
+        4 => Event::ToppedUp { channel: read_channel(from)?, amount: read_amount(from)? },
+        5 => Event::Redeemed { receipt: read_receipt(from)?, paid: read_amount(from)? },
+        6 => Event::CloseStarted { channel: read_channel(from)?, exit: UnixTime::from_seconds(from.u64()?) },
+        7 => Event::Finalized { channel: read_channel(from)?, refunded: read_amount(from)? },
+        8 => Event::MutuallyClosed {
+            channel: read_channel(from)?,
+            total: read_amount(from)?,
+            paid: read_amount(from)?,
+            refunded: read_amount(from)?,
+        },
+        _ => {
+            return Err(decode::Error::message("an event of a kind that is not known"));
+        }
+    })
+}
+
+fn read_genesis(from: &mut Decoder<'_>) -> Result<Genesis, decode::Error> {
+    from.array()?;
+    let (community, symbol, decimals) = (from.str()?, from.str()?, from.u8()?);
+    let (treasurer, close_notice_s) = (read_account(from)?, from.u32()?);
+    let founded = UnixTime::from_seconds(from.u64()?);
+    Genesis::new(community, symbol, decimals, treasurer, founded)
+        .map(|genesis| genesis.with_close_notice(close_notice_s))
+        .map_err(decode::Error::message)
+}
+
+fn read_receipt(from: &mut Decoder<'_>) -> Result<Receipt<Unverified>, decode::Error> {
+    Receipt::decode(from.bytes()?).map_err(decode::Error::message)
+}
+
+fn read_channel(from: &mut Decoder<'_>) -> Result<ChannelId, decode::Error> {
+    from.array()?;
+    Ok(ChannelId { payer: read_account(from)?, payee: read_account(from)?, nonce: from.u64()? })
+}
+
+fn read_account(from: &mut Decoder<'_>) -> Result<NodeId, decode::Error> {
+    read_bytes(from).map(NodeId)
+}
+
+fn read_amount(from: &mut Decoder<'_>) -> Result<Tokens, decode::Error> {
+    read_bytes(from).map(Tokens::from_be_bytes12)
+}
+
+fn read_bytes<const N: usize>(from: &mut Decoder<'_>) -> Result<[u8; N], decode::Error> {
+    from.bytes()?.try_into().map_err(|_| decode::Error::message("a byte string of another length"))
+}
+
+#[cfg(test)]
+mod tests {
+    use metering::AccountKey;
+
+    use super::*;
+
+    const ALICE: NodeId = NodeId([1; 20]);
+    const BOB: NodeId = NodeId([2; 20]);
+    const CHANNEL: ChannelId = ChannelId { payer: ALICE, payee: BOB, nonce: 3 };
+
+    fn tokens(n: u128) -> Tokens {
+        Tokens::new(n).unwrap()
+    }
+
+    fn genesis() -> Genesis {
+        Genesis::new("Hilltop", "HILL", 6, ALICE, UnixTime::from_seconds(1)).unwrap()
+    }
+
+    fn receipt() -> Receipt<Unverified> {
+        let key = AccountKey::from_bytes(&[9; 32]).unwrap();
+        let channel = ChannelId { payer: key.node_id(), ..CHANNEL };
+        Receipt::sign(&key, &genesis().domain(), channel, tokens(5), [4; 32]).into_unverified()
+    }
+
+    fn one_of_each() -> [Event; 9] {
+        [
+            Event::Founded(genesis().with_close_notice(7)),
+            Event::Minted { by: ALICE, to: BOB, amount: Tokens::MAX },
+            Event::Transferred { from: ALICE, to: BOB, amount: tokens(1) },
+            Event::ChannelOpened { channel: CHANNEL, deposit: tokens(2) },
+            Event::ToppedUp { channel: CHANNEL, amount: tokens(3) },
+            Event::Redeemed { receipt: receipt(), paid: tokens(4) },
+            Event::CloseStarted { channel: CHANNEL, exit: UnixTime::MAX },
+            Event::Finalized { channel: CHANNEL, refunded: tokens(5) },
+            Event::MutuallyClosed { channel: CHANNEL, total: tokens(9), paid: tokens(2), refunded: tokens(1) },
+        ]
+    }
+
+    #[test]
+    fn every_event_reads_back_as_written() {
+        for event in one_of_each() {
+            let entry = Entry { at: UnixTime::from_seconds(77), event };
+            let bytes = entry.encode();
+            assert!(bytes.len() <= MAX_ENTRY_BYTES);
+            assert_eq!(Entry::decode(&bytes), Ok(entry));
+        }
+    }
+
+    #[test]
+    fn largest_genesis_fits_an_entry() {
+        let community = "\u{10348}".repeat(crate::genesis::MAX_COMMUNITY_CHARS);
+        let symbol = "\u{10348}".repeat(crate::genesis::MAX_SYMBOL_CHARS);
+        let genesis = Genesis::new(&community, &symbol, 18, ALICE, UnixTime::MAX).unwrap();
+        let entry = Entry { at: UnixTime::MAX, event: Event::Founded(genesis) };
+        assert_eq!(Entry::decode(&entry.encode()), Ok(entry));
+    }
+
+    #[test]
+    fn damaged_entry_is_refused_or_is_another_entry() {
+        for event in one_of_each() {
+            let entry = Entry { at: UnixTime::from_seconds(77), event };
+            let bytes = entry.encode();
+            for cut in 0..bytes.len() {
+                assert_eq!(Entry::decode(&bytes[..cut]), Err(EntryError::Malformed), "cut at {cut}");
+            }
+            let longer = [&bytes[..], &[0]].concat();
+            assert_eq!(Entry::decode(&longer), Err(EntryError::NotDeterministic));
+            for bit in 0..bytes.len() * 8 {
+                let mut flipped = bytes.clone();
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                assert_ne!(Entry::decode(&flipped).as_ref(), Ok(&entry), "bit {bit}");
+            }
+        }
+        assert_eq!(Entry::decode(&[0; MAX_ENTRY_BYTES + 1]), Err(EntryError::Malformed));
+    }
+}

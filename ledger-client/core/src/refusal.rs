@@ -1,0 +1,119 @@
+//! The rules, each under the name a refusal gives it.
+
+use metering::{NodeId, Tokens};
+use thiserror::Error;
+
+use crate::{MAX_SUPPLY, UnixTime};
+
+/// The rule that a command would have broken. Nothing has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Refusal {
+    /// Nothing to mint, transfer or lock.
+    #[error("the amount is zero")]
+    AmountIsZero,
+    /// Only the treasurer mints.
+    #[error("{by} is not the treasurer of this ledger")]
+    NotTreasurer {
+        /// Who asked.
+        by: NodeId,
+    },
+    /// A supply that the store cannot count: see [`MAX_SUPPLY`].
+    #[error("{minted} base units exist and {amount} more would pass {MAX_SUPPLY}")]
+    SupplyTooLarge {
+        /// The supply as it is.
+        minted: Tokens,
+        /// What should be added.
+        amount: Tokens,
+    },
+    /// Nobody pays oneself: it would move nothing and look like income.
+    #[error("{account} would pay itself")]
+    SameAccount {
+        /// Both ends.
+        account: NodeId,
+    },
+    /// Nobody spends more than they hold.
+    #[error("{account} holds {balance}, not {amount}")]
+    InsufficientBalance {
+        /// Whose.
+        account: NodeId,
+        /// What it holds, in base units.
+        balance: Tokens,
+        /// What is needed, in base units.
+        amount: Tokens,
+    },
+    /// The pair has used all 2^63 nonces.
+    #[error("this pair of accounts has no channel number left")]
+    NoncesExhausted,
+    /// No channel was opened under this id.
+    #[error("there is no such channel")]
+    UnknownChannel,
+    /// The channel has ended.
+    #[error("the channel is closed")]
+    ChannelClosed,
+    /// Notice was given before; a channel that ends takes no deposit and no second notice.
+    #[error("the channel is closing, with its end at {exit}")]
+    CloseAlreadyStarted {
+        /// When its notice is over.
+        exit: UnixTime,
+    },
+    /// A channel ends by notice or by agreement, not before.
+    #[error("no notice was given for this channel")]
+    CloseNotStarted,
+    /// No deposit leaves before the notice ends.
+    #[error("the notice ends at {exit}, and it is {now}")]
+    NoticeNotOver {
+        /// When it ends.
+        exit: UnixTime,
+        /// When it was asked.
+        now: UnixTime,
+    },
+    /// The payer did not sign this receipt for this ledger.
+    #[error("the receipt is not signed by the channel's payer for this ledger")]
+    ReceiptSignatureInvalid,
+    /// Nothing is redeemed twice.
+    #[error("a receipt over {amount} was redeemed before")]
+    ReceiptAlreadyRedeemed {
+        /// The receipt's amount, which is all that was redeemed so far.
+        amount: Tokens,
+    },
+    /// Amounts are cumulative: a lower one is older.
+    #[error("{redeemed} is redeemed already, more than this total of {total}")]
+    TotalWentBackwards {
+        /// What was asked for.
+        total: Tokens,
+        /// All that was redeemed so far.
+        redeemed: Tokens,
+    },
+    /// A channel pays only what was locked in it.
+    #[error("the total of {total} is more than the deposit of {deposit}")]
+    TotalExceedsDeposit {
+        /// What was asked for.
+        total: Tokens,
+        /// What was locked.
+        deposit: Tokens,
+    },
+}
+
+impl Refusal {
+    /// The rule's name, for programs.
+    #[must_use]
+    pub const fn rule(&self) -> &'static str {
+        match self {
+            Self::AmountIsZero => "AmountIsZero",
+            Self::NotTreasurer { .. } => "NotTreasurer",
+            Self::SupplyTooLarge { .. } => "SupplyTooLarge",
+            Self::SameAccount { .. } => "SameAccount",
+            Self::InsufficientBalance { .. } => "InsufficientBalance",
+            Self::NoncesExhausted => "NoncesExhausted",
+            Self::UnknownChannel => "UnknownChannel",
+            Self::ChannelClosed => "ChannelClosed",
+            Self::CloseAlreadyStarted { .. } => "CloseAlreadyStarted",
+            Self::CloseNotStarted => "CloseNotStarted",
+            Self::NoticeNotOver { .. } => "NoticeNotOver",
+            Self::ReceiptSignatureInvalid => "ReceiptSignatureInvalid",
+            Self::ReceiptAlreadyRedeemed { .. } => "ReceiptAlreadyRedeemed",
+            Self::TotalWentBackwards { .. } => "TotalWentBackwards",
+            Self::TotalExceedsDeposit { .. } => "TotalExceedsDeposit",
+        }
+    }
+}

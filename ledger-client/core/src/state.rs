@@ -1,0 +1,524 @@
+//! A whole ledger in memory: what an auditor rebuilds from the log, and what the rules are tested on.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+
+use metering::{ChannelId, NodeId, Tokens};
+use thiserror::Error;
+
+use crate::records::NotConserved;
+use crate::rules::{ExecuteError, execute};
+use crate::{
+    Channel, Command, Entry, EntryError, Event, Genesis, Head, Records, Refusal, Totals, Tree, UnixTime, merkle,
+};
+
+/// All accounts and channels of a ledger, and the head of its log.
+///
+/// [`State::found`] begins one; [`State::execute`] makes things happen; [`State::replay`] checks that what a log says
+/// happened by the rules.
+#[derive(Clone, Debug)]
+pub struct State {
+    genesis: Genesis,
+    time: UnixTime,
+    totals: Totals,
+    balances: BTreeMap<NodeId, Tokens>,
+    channels: BTreeMap<ChannelId, Channel>,
+    tree: Tree,
+}
+
+/// Why a log cannot be what happened.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ReplayError {
+    /// An entry does not read.
+    #[error(transparent)]
+    Entry(#[from] EntryError),
+    /// The log does not begin with a founding, or has a second one.
+    #[error("a log has one founding, at its beginning")]
+    Founding,
+    /// The rules forbid it.
+    #[error("the rules forbid it ({}): {refusal}", refusal.rule())]
+    Refused {
+        /// Which.
+        refusal: Refusal,
+    },
+    /// The rules give another outcome.
+    #[error("by the rules it would be {expected:?}")]
+    Differs {
+        /// What it should say.
+        expected: Box<Entry>,
+    },
+    /// The rules themselves made or lost tokens.
+    #[error(transparent)]
+    NotConserved(#[from] NotConserved),
+}
+
+impl State {
+    /// A ledger with its founding as the only entry.
+    #[must_use]
+    pub fn found(genesis: Genesis) -> Self {
+        let mut state = Self {
+            time: genesis.founded(),
+            totals: Totals::default(),
+            balances: BTreeMap::new(),
+            channels: BTreeMap::new(),
+            tree: Tree::default(),
+            genesis,
+        };
+        let founding = founding(&state.genesis);
+        state.tree.append(merkle::leaf_hash(&founding.encode()));
+        state
+    }
+
+    /// The ledger that begins with this encoded entry.
+    ///
+    /// # Errors
+    /// [`ReplayError`], where it is no founding.
+    pub fn replay_founding(entry: &[u8]) -> Result<Self, ReplayError> {
+        let entry = Entry::decode(entry)?;
+        let Event::Founded(genesis) = &entry.event else {
+            return Err(ReplayError::Founding);
+        };
+        if entry == founding(genesis) { Ok(Self::found(genesis.clone())) } else { Err(ReplayError::Founding) }
+    }
+
+    /// Checks that the next encoded entry of the log is what the rules make of it, and lets it happen.
+    ///
+    /// # Errors
+    /// [`ReplayError`]; the state is not to be used further.
+    pub fn replay(&mut self, entry: &[u8]) -> Result<(), ReplayError> {
+        let entry = Entry::decode(entry)?;
+        let command = entry.event.command().ok_or(ReplayError::Founding)?;
+        let expected = execute(self, entry.at, &command).map_err(|error| match error {
+            ExecuteError::Refused(refusal) => ReplayError::Refused { refusal },
+            ExecuteError::NotConserved(error) => error.into(),
+            ExecuteError::Records(never) => match never {},
+        })?;
+        if expected == entry { Ok(()) } else { Err(ReplayError::Differs { expected: Box::new(expected) }) }
+    }
+
+    /// Carries out one command, as [`execute`] does.
+    ///
+    /// # Errors
+    /// [`ExecuteError`]
+    pub fn execute(&mut self, now: UnixTime, command: &Command) -> Result<Entry, ExecuteError<Infallible>> {
+        execute(self, now, command)
+    }
+
+    /// Size and root of the log.
+    #[must_use]
+    pub fn head(&self) -> Head {
+        self.tree.head()
+    }
+
+    /// All accounts that ever held something, in order.
+    #[must_use]
+    pub const fn balances(&self) -> &BTreeMap<NodeId, Tokens> {
+        &self.balances
+    }
+
+    /// All channels that were ever opened, in order.
+    #[must_use]
+    pub const fn channels(&self) -> &BTreeMap<ChannelId, Channel> {
+        &self.channels
+    }
+}
+
+/// Entry 0 of a ledger.
+#[must_use]
+pub fn founding(genesis: &Genesis) -> Entry {
+    Entry { at: genesis.founded(), event: Event::Founded(genesis.clone()) }
+}
+
+impl Records for State {
+    type Error = Infallible;
+
+    fn genesis(&self) -> &Genesis {
+        &self.genesis
+    }
+
+    fn time(&self) -> UnixTime {
+        self.time
+    }
+
+    fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    fn balance(&self, account: NodeId) -> Result<Tokens, Infallible> {
+        Ok(self.balances.get(&account).copied().unwrap_or_default())
+    }
+
+    fn channel(&self, id: ChannelId) -> Result<Option<Channel>, Infallible> {
+        Ok(self.channels.get(&id).copied())
+    }
+
+    fn latest_nonce(&self, payer: NodeId, payee: NodeId) -> Result<Option<u64>, Infallible> {
+        let [first, last] = [0, u64::MAX].map(|nonce| ChannelId { payer, payee, nonce });
+        Ok(self.channels.range(first..=last).next_back().map(|(id, _)| id.nonce))
+    }
+
+    fn set_totals(&mut self, totals: Totals) {
+        self.totals = totals;
+    }
+
+    fn set_balance(&mut self, account: NodeId, balance: Tokens) -> Result<(), Infallible> {
+        self.balances.insert(account, balance);
+        Ok(())
+    }
+
+    fn set_channel(&mut self, id: ChannelId, channel: Channel) -> Result<(), Infallible> {
+        self.channels.insert(id, channel);
+        Ok(())
+    }
+
+    fn append(&mut self, entry: &Entry) -> Result<(), Infallible> {
+        self.time = entry.at;
+        self.tree.append(merkle::leaf_hash(&entry.encode()));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use metering::{AccountKey, Receipt};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{MAX_SUPPLY, Phase};
+
+    const NOTICE_S: u32 = 50;
+
+    /// Anything at all that may be asked, in small numbers so that it often fits. Account 0 is the treasurer.
+    #[derive(Clone, Debug)]
+    enum Ask {
+        Mint { by: usize, to: usize, amount: u64 },
+        Transfer { from: usize, to: usize, amount: u64 },
+        Open { payer: usize, payee: usize, deposit: u64 },
+        TopUp { channel: usize, amount: u64 },
+        Redeem { channel: usize, total: u64, forged: bool },
+        StartClose { channel: usize },
+        Finalize { channel: usize },
+        MutualClose { channel: usize, total: u64 },
+        Wait { seconds: u64 },
+    }
+
+    fn ask() -> impl Strategy<Value = Ask> {
+        let account = || 0..4_usize;
+        let channel = || 0..5_usize;
+        let amount = || prop_oneof![8 => 0..60_u64, 1 => Just(MAX_SUPPLY), 1 => Just(u64::MAX)];
+        prop_oneof![
+            2 => (account(), account(), amount()).prop_map(|(by, to, amount)| Ask::Mint { by: by / 2, to, amount }),
+            2 => (account(), account(), amount()).prop_map(|(from, to, amount)| Ask::Transfer { from, to, amount }),
+            3 => (account(), account(), amount()).prop_map(|(payer, payee, deposit)| Ask::Open { payer, payee, deposit }),
+            1 => (channel(), amount()).prop_map(|(channel, amount)| Ask::TopUp { channel, amount }),
+            6 => (channel(), amount(), 0..8_u8)
+                .prop_map(|(channel, total, die)| Ask::Redeem { channel, total, forged: die == 0 }),
+            1 => channel().prop_map(|channel| Ask::StartClose { channel }),
+            1 => channel().prop_map(|channel| Ask::Finalize { channel }),
+            1 => (channel(), amount()).prop_map(|(channel, total)| Ask::MutualClose { channel, total }),
+            1 => (0..80_u64).prop_map(|seconds| Ask::Wait { seconds }),
+        ]
+    }
+
+    /// The same rules, written once more and as plainly as can be.
+    #[derive(Default)]
+    struct Model {
+        now: u64,
+        minted: u128,
+        balances: [u128; 4],
+        channels: Vec<ModelChannel>,
+    }
+
+    struct ModelChannel {
+        payer: usize,
+        payee: usize,
+        nonce: u64,
+        left: u128,
+        redeemed: u128,
+        exit: Option<u64>,
+        closed: bool,
+    }
+
+    impl Model {
+        /// Does it, or names the rule against it.
+        fn ask(&mut self, ask: &Ask) -> Result<(), &'static str> {
+            match *ask {
+                Ask::Wait { seconds } => self.now += seconds,
+                Ask::Mint { by, .. } if by != 0 => return Err("NotTreasurer"),
+                Ask::Mint { to, amount, .. } => {
+                    some(amount)?;
+                    if self.minted + u128::from(amount) > u128::from(MAX_SUPPLY) {
+                        return Err("SupplyTooLarge");
+                    }
+                    self.minted += u128::from(amount);
+                    self.balances[to] += u128::from(amount);
+                }
+                Ask::Transfer { from, to, amount } => {
+                    self.take(from, Some(to), amount)?;
+                    self.balances[to] += u128::from(amount);
+                }
+                Ask::Open { payer, payee, deposit } => {
+                    self.take(payer, Some(payee), deposit)?;
+                    let same = |other: &&ModelChannel| (other.payer, other.payee) == (payer, payee);
+                    let nonce = self.channels.iter().filter(same).count() as u64 + 1;
+                    let (left, redeemed, exit, closed) = (deposit.into(), 0, None, false);
+                    self.channels.push(ModelChannel { payer, payee, nonce, left, redeemed, exit, closed });
+                }
+                Ask::TopUp { channel, amount } => {
+                    some(amount)?;
+                    let found = self.unclosed(channel)?;
+                    if found.exit.is_some() {
+                        return Err("CloseAlreadyStarted");
+                    }
+                    let payer = found.payer;
+                    self.take(payer, None, amount)?;
+                    self.channels[channel].left += u128::from(amount);
+                }
+                Ask::Redeem { forged: true, .. } => return Err("ReceiptSignatureInvalid"),
+                Ask::Redeem { channel, total, .. } => {
+                    if self.unclosed(channel)?.redeemed == u128::from(total) {
+                        return Err("ReceiptAlreadyRedeemed");
+                    }
+                    self.pay(channel, total)?;
+                }
+                Ask::StartClose { channel } => {
+                    let exit = self.now + u64::from(NOTICE_S);
+                    let found = self.unclosed(channel)?;
+                    if found.exit.is_some() {
+                        return Err("CloseAlreadyStarted");
+                    }
+                    found.exit = Some(exit);
+                }
+                Ask::Finalize { channel } => {
+                    let now = self.now;
+                    match self.unclosed(channel)?.exit {
+                        None => return Err("CloseNotStarted"),
+                        Some(exit) if now < exit => return Err("NoticeNotOver"),
+                        Some(_) => self.end(channel),
+                    }
+                }
+                Ask::MutualClose { channel, total } => {
+                    self.pay(channel, total)?;
+                    self.end(channel);
+                }
+            }
+            Ok(())
+        }
+
+        fn take(&mut self, from: usize, to: Option<usize>, amount: u64) -> Result<(), &'static str> {
+            some(amount)?;
+            if to == Some(from) {
+                return Err("SameAccount");
+            }
+            if u128::from(amount) > self.balances[from] {
+                return Err("InsufficientBalance");
+            }
+            self.balances[from] -= u128::from(amount);
+            Ok(())
+        }
+
+        fn unclosed(&mut self, channel: usize) -> Result<&mut ModelChannel, &'static str> {
+            let found = self.channels.get_mut(channel).ok_or("UnknownChannel")?;
+            if found.closed { Err("ChannelClosed") } else { Ok(found) }
+        }
+
+        fn pay(&mut self, channel: usize, total: u64) -> Result<(), &'static str> {
+            let found = self.unclosed(channel)?;
+            let total = u128::from(total);
+            if total < found.redeemed {
+                return Err("TotalWentBackwards");
+            }
+            let paid = total - found.redeemed;
+            if paid > found.left {
+                return Err("TotalExceedsDeposit");
+            }
+            found.left -= paid;
+            found.redeemed = total;
+            let payee = found.payee;
+            self.balances[payee] += paid;
+            Ok(())
+        }
+
+        fn end(&mut self, channel: usize) {
+            let found = &mut self.channels[channel];
+            found.closed = true;
+            self.balances[found.payer] += std::mem::take(&mut found.left);
+        }
+    }
+
+    fn some(amount: u64) -> Result<(), &'static str> {
+        if amount == 0 { Err("AmountIsZero") } else { Ok(()) }
+    }
+
+    /// The rulebook and the model side by side.
+    struct Pair {
+        keys: [AccountKey; 4],
+        state: State,
+        model: Model,
+        log: Vec<Vec<u8>>,
+    }
+
+    impl Pair {
+        fn new() -> Self {
+            let keys = [1, 2, 3, 4].map(|n| AccountKey::from_bytes(&[n; 32]).unwrap());
+            let genesis = Genesis::new("Hilltop", "HILL", 6, keys[0].node_id(), UnixTime::default()).unwrap();
+            let genesis = genesis.with_close_notice(NOTICE_S);
+            let log = vec![founding(&genesis).encode()];
+            Self { keys, state: State::found(genesis), model: Model::default(), log }
+        }
+
+        fn ask(&mut self, ask: &Ask) {
+            let before = self.state.channels.clone();
+            let expected = self.model.ask(ask);
+            if let Some(command) = self.command(ask, &expected) {
+                let now = UnixTime::from_seconds(self.model.now);
+                let outcome = self.state.execute(now, &command);
+                let rule = outcome.as_ref().map(|_| ()).map_err(|error| {
+                    let ExecuteError::Refused(refusal) = error else { panic!("{error:?}") };
+                    refusal.rule()
+                });
+                assert_eq!(rule, expected, "{command:?}");
+                self.log.extend(outcome.map(|entry| entry.encode()).ok());
+            }
+            self.compare();
+            amounts_are_monotone(&before, &self.state.channels);
+        }
+
+        fn command(&self, ask: &Ask, expected: &Result<(), &'static str>) -> Option<Command> {
+            let id = |account: usize| self.keys[account].node_id();
+            let tokens = |amount: u64| Tokens::new(amount.into()).unwrap();
+            Some(match *ask {
+                Ask::Wait { .. } => return None,
+                Ask::Mint { by, to, amount } => Command::Mint { by: id(by), to: id(to), amount: tokens(amount) },
+                Ask::Transfer { from, to, amount } => {
+                    Command::Transfer { from: id(from), to: id(to), amount: tokens(amount) }
+                }
+                Ask::Open { payer, payee, deposit } => {
+                    Command::OpenChannel { payer: id(payer), payee: id(payee), deposit: tokens(deposit) }
+                }
+                Ask::TopUp { channel, amount } => {
+                    Command::TopUp { channel: self.channel(channel), amount: tokens(amount) }
+                }
+                Ask::Redeem { channel, total, .. } => {
+                    let channel = self.channel(channel);
+                    let key = self.keys.iter().find(|key| key.node_id() == channel.payer).unwrap();
+                    let domain = self.state.genesis.domain();
+                    let receipt = Receipt::sign(key, &domain, channel, tokens(total), [0; 32]).into_unverified();
+                    let forged = *expected == Err("ReceiptSignatureInvalid");
+                    Command::Redeem { receipt: if forged { forge(&receipt) } else { receipt } }
+                }
+                Ask::StartClose { channel } => Command::StartClose { channel: self.channel(channel) },
+                Ask::Finalize { channel } => Command::Finalize { channel: self.channel(channel) },
+                Ask::MutualClose { channel, total } => {
+                    Command::MutualClose { channel: self.channel(channel), total: tokens(total) }
+                }
+            })
+        }
+
+        fn channel(&self, number: usize) -> ChannelId {
+            let (payer, payee, nonce) =
+                self.model.channels.get(number).map_or((0, 1, 999), |found| (found.payer, found.payee, found.nonce));
+            ChannelId { payer: self.keys[payer].node_id(), payee: self.keys[payee].node_id(), nonce }
+        }
+
+        fn compare(&self) {
+            let totals = self.state.totals();
+            assert!(totals.conserved());
+            assert_eq!(totals.minted.get(), self.model.minted);
+            for (key, expected) in self.keys.iter().zip(self.model.balances) {
+                let Ok(balance) = self.state.balance(key.node_id());
+                assert_eq!(balance.get(), expected);
+            }
+            assert_eq!(self.state.channels.len(), self.model.channels.len());
+            for (number, expected) in self.model.channels.iter().enumerate() {
+                let record = self.state.channels[&self.channel(number)];
+                assert_eq!((record.locked().get(), record.redeemed.get()), (expected.left, expected.redeemed));
+                assert_eq!(record.phase == Phase::Closed, expected.closed);
+            }
+        }
+    }
+
+    /// A receipt whose meter is another than the one that was signed.
+    fn forge(receipt: &Receipt<metering::Unverified>) -> Receipt<metering::Unverified> {
+        let mut bytes = receipt.encode();
+        // The signature's 65 bytes and their two of head stand at the end, behind the meter.
+        let at = bytes.len() - 65 - 2 - 1;
+        bytes[at] ^= 1;
+        Receipt::decode(&bytes).unwrap()
+    }
+
+    fn amounts_are_monotone(before: &BTreeMap<ChannelId, Channel>, after: &BTreeMap<ChannelId, Channel>) {
+        for (id, old) in before {
+            let new = after[id];
+            assert!(new.redeemed >= old.redeemed && new.deposit >= old.deposit);
+            assert!(old.phase != Phase::Closed || new == *old, "a closed channel never changes");
+        }
+    }
+
+    fn replay(log: &[Vec<u8>]) -> Result<State, ReplayError> {
+        let mut state = State::replay_founding(&log[0])?;
+        log[1..].iter().try_for_each(|entry| state.replay(entry))?;
+        Ok(state)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+        #[test]
+        fn rules_do_what_the_plain_model_does_and_the_log_tells_it_all(asks in prop::collection::vec(ask(), 1..60)) {
+            let mut pair = Pair::new();
+            pair.ask(&Ask::Mint { by: 0, to: 1, amount: 200 });
+            pair.ask(&Ask::Mint { by: 0, to: 2, amount: 200 });
+            asks.iter().for_each(|ask| pair.ask(ask));
+
+            let replayed = replay(&pair.log).unwrap();
+            prop_assert_eq!(replayed.head(), pair.state.head());
+            prop_assert_eq!(replayed.totals(), pair.state.totals());
+            prop_assert_eq!(replayed.balances, pair.state.balances);
+            prop_assert_eq!(replayed.channels, pair.state.channels);
+        }
+    }
+
+    #[test]
+    fn log_that_says_something_else_does_not_replay() {
+        let mut pair = Pair::new();
+        pair.ask(&Ask::Mint { by: 0, to: 1, amount: 100 });
+        pair.ask(&Ask::Open { payer: 1, payee: 2, deposit: 60 });
+        pair.ask(&Ask::Redeem { channel: 0, total: 10, forged: false });
+        pair.ask(&Ask::Redeem { channel: 0, total: 30, forged: false });
+        let log = &pair.log;
+        assert!(replay(log).is_ok());
+
+        let entry = |number: usize| Entry::decode(&log[number]).unwrap();
+        let replay_with = |number: usize, event: Event| {
+            let at = entry(number).at;
+            let forged = Entry { at, event }.encode();
+            replay(&[&log[..number], &[forged], &log[number + 1..]].concat()).map(|_| ())
+        };
+        let Event::Redeemed { receipt, .. } = entry(3).event else { unreachable!() };
+        let [ten, more] = [10, 11].map(|n| Tokens::new(n).unwrap());
+
+        let overpaid = replay_with(3, Event::Redeemed { receipt, paid: more });
+        assert_eq!(overpaid, Err(ReplayError::Differs { expected: Box::new(entry(3)) }));
+        let forged = replay_with(3, Event::Redeemed { receipt: forge(&receipt), paid: ten });
+        assert_eq!(forged, Err(ReplayError::Refused { refusal: Refusal::ReceiptSignatureInvalid }));
+        let twice = replay_with(4, Event::Redeemed { receipt, paid: ten });
+        assert_eq!(twice, Err(ReplayError::Refused { refusal: Refusal::ReceiptAlreadyRedeemed { amount: ten } }));
+        assert_eq!(replay_with(2, entry(0).event), Err(ReplayError::Founding));
+        assert_eq!(replay(&log[1..]).map(|_| ()), Err(ReplayError::Founding));
+        let unopened = replay(&[&log[..2], &log[3..]].concat()).map(|_| ());
+        assert_eq!(unopened, Err(ReplayError::Refused { refusal: Refusal::UnknownChannel }));
+        let cut = replay(&[&log[..2], &[log[2][1..].to_vec()]].concat()).map(|_| ());
+        assert_eq!(cut, Err(ReplayError::Entry(EntryError::Malformed)));
+    }
+
+    #[test]
+    fn log_whose_time_runs_backwards_does_not_replay() {
+        let mut pair = Pair::new();
+        pair.ask(&Ask::Wait { seconds: 10 });
+        pair.ask(&Ask::Mint { by: 0, to: 1, amount: 100 });
+        let last = Entry::decode(&pair.log[1]).unwrap();
+        let earlier = Entry { at: UnixTime::from_seconds(9), ..last.clone() };
+        let log = [&pair.log[..], &[earlier.encode()]].concat();
+        assert_eq!(replay(&log).map(|_| ()), Err(ReplayError::Differs { expected: Box::new(last) }));
+    }
+}

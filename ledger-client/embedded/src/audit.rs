@@ -1,0 +1,214 @@
+//! The audit: does the log keep the rules, and do the tables say what the log says?
+
+use std::collections::BTreeMap;
+
+use ledger_core::{Channel, Head, Records, ReplayError, State, Totals, UnixTime};
+use metering::{ChannelId, NodeId, Tokens};
+use thiserror::Error;
+
+use crate::error::Fault;
+use crate::transaction::Transaction;
+
+/// What an audit found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Every rule held, and the tables are what the log says.
+    Kept(Audit),
+    /// Something is wrong, and this is the first of it.
+    Broken(Difference),
+}
+
+/// What was audited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Audit {
+    /// Size and root of the log, which was replayed whole.
+    pub head: Head,
+    /// Where all tokens are.
+    pub totals: Totals,
+    /// How many accounts ever held something.
+    pub accounts: usize,
+    /// How many channels were ever opened.
+    pub channels: usize,
+}
+
+/// Where a ledger first differs from what its log and the rules make of it.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Difference {
+    /// SQLite's own check of the file fails.
+    #[error("the file is damaged: {what}")]
+    File {
+        /// What SQLite found.
+        what: String,
+    },
+    /// An entry is not there.
+    #[error("entry {number} is missing")]
+    MissingEntry {
+        /// Which.
+        number: u64,
+    },
+    /// An entry is there beyond the log's end.
+    #[error("entry {number} is beyond the end of the log")]
+    ExtraEntry {
+        /// Which.
+        number: u64,
+    },
+    /// An entry does not read, or the rules do not allow it or what it says.
+    #[error("entry {number}: {error}")]
+    Entry {
+        /// Which.
+        number: u64,
+        /// What is wrong with it.
+        error: ReplayError,
+    },
+    /// The entries have another root than the one that was kept when they were appended.
+    #[error("the log's root is {} over {} entries, not {}", log.root, log.size, table.root)]
+    Root {
+        /// From the log.
+        log: Head,
+        /// From the table.
+        table: Head,
+    },
+    /// An account holds something else.
+    #[error("account {account} holds {table}, and by the log {log}")]
+    Balance {
+        /// Which.
+        account: NodeId,
+        /// From the log.
+        log: Tokens,
+        /// From the table.
+        table: Tokens,
+    },
+    /// A channel's record is another.
+    #[error("channel {} of {} for {} is {table:?}, and by the log {log:?}", channel.nonce, channel.payer, channel.payee)]
+    Channel {
+        /// Which.
+        channel: ChannelId,
+        /// From the log.
+        log: Option<Channel>,
+        /// From the table.
+        table: Option<Channel>,
+    },
+    /// The running totals are others.
+    #[error("the totals are {table:?}, and by the log {log:?}")]
+    Totals {
+        /// From the log.
+        log: Totals,
+        /// From the table.
+        table: Totals,
+    },
+    /// The newest entry has another time.
+    #[error("the ledger's time is {table}, and by the log {log}")]
+    Time {
+        /// From the log.
+        log: UnixTime,
+        /// From the table.
+        table: UnixTime,
+    },
+}
+
+/// Audits what `records`, a transaction, sees.
+pub(crate) fn audit(records: &Transaction<'_>) -> Result<Verdict, Fault> {
+    match compare(records) {
+        Ok(audit) => Ok(Verdict::Kept(audit)),
+        Err(Stop::Difference(difference)) => Ok(Verdict::Broken(*difference)),
+        // A row that does not read is a difference too: no log gives it.
+        Err(Stop::Fault(Fault::Damaged(what))) => Ok(Verdict::Broken(Difference::File { what })),
+        Err(Stop::Fault(fault)) => Err(fault),
+    }
+}
+
+/// What ends an audit early.
+enum Stop {
+    Fault(Fault),
+    Difference(Box<Difference>),
+}
+
+impl<E: Into<Fault>> From<E> for Stop {
+    fn from(error: E) -> Self {
+        Self::Fault(error.into())
+    }
+}
+
+fn differs<T>(difference: Difference) -> Result<T, Stop> {
+    Err(Stop::Difference(Box::new(difference)))
+}
+
+fn compare(records: &Transaction<'_>) -> Result<Audit, Stop> {
+    let what: String = records.connection().query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
+    if what != "ok" {
+        return differs(Difference::File { what });
+    }
+    let state = replay(records)?;
+    compare_balances(records, &state)?;
+    compare_channels(records, &state)?;
+    compare_head(records, &state)?;
+    let (accounts, channels) = (state.balances().len(), state.channels().len());
+    Ok(Audit { head: state.head(), totals: state.totals(), accounts, channels })
+}
+
+fn replay(records: &Transaction<'_>) -> Result<State, Stop> {
+    let mut select = records.connection().prepare("SELECT number, entry FROM entry ORDER BY number")?;
+    let mut rows = select.query([])?;
+    let mut state: Option<State> = None;
+    let size = records.head().size;
+    for number in 0..size {
+        let Some(row) = rows.next()? else {
+            return differs(Difference::MissingEntry { number });
+        };
+        if u64::try_from(row.get::<_, i64>(0)?) != Ok(number) {
+            return differs(Difference::MissingEntry { number });
+        }
+        let entry = row.get_ref(1)?.as_blob().unwrap_or_default();
+        let replayed = match &mut state {
+            None => State::replay_founding(entry).map(|founded| state = Some(founded)),
+            Some(state) => state.replay(entry),
+        };
+        replayed.or_else(|error| differs(Difference::Entry { number, error }))?;
+    }
+    if rows.next()?.is_some() {
+        return differs(Difference::ExtraEntry { number: size });
+    }
+    state.map_or_else(|| differs(Difference::MissingEntry { number: 0 }), Ok)
+}
+
+fn compare_balances(records: &Transaction<'_>, state: &State) -> Result<(), Stop> {
+    // An account without tokens and one never heard of are the same.
+    let some = |(_, balance): &(NodeId, Tokens)| *balance != Tokens::ZERO;
+    let log = state.balances().iter().map(|(account, balance)| (*account, *balance)).filter(some).collect();
+    let table = records.all_balances()?.into_iter().filter(some).collect();
+    let Some((account, log, table)) = first_difference(log, table) else {
+        return Ok(());
+    };
+    differs(Difference::Balance { account, log: log.unwrap_or_default(), table: table.unwrap_or_default() })
+}
+
+fn compare_channels(records: &Transaction<'_>, state: &State) -> Result<(), Stop> {
+    let table = records.all_channels()?.into_iter().collect();
+    let Some((channel, log, table)) = first_difference(state.channels().clone(), table) else {
+        return Ok(());
+    };
+    differs(Difference::Channel { channel, log, table })
+}
+
+fn compare_head(records: &Transaction<'_>, state: &State) -> Result<(), Stop> {
+    if records.totals() != state.totals() {
+        return differs(Difference::Totals { log: state.totals(), table: records.totals() });
+    }
+    if records.time() != state.time() {
+        return differs(Difference::Time { log: state.time(), table: records.time() });
+    }
+    let (log, table) = (state.head(), records.head());
+    if log != table {
+        return differs(Difference::Root { log, table });
+    }
+    Ok(())
+}
+
+/// The first key, in order, under which two maps hold something different.
+fn first_difference<K: Ord + Copy, V: PartialEq>(
+    mut log: BTreeMap<K, V>,
+    mut table: BTreeMap<K, V>,
+) -> Option<(K, Option<V>, Option<V>)> {
+    let key = log.keys().chain(table.keys()).filter(|key| log.get(key) != table.get(key)).min().copied()?;
+    Some((key, log.remove(&key), table.remove(&key)))
+}

@@ -1,0 +1,215 @@
+//! The file: how it is created, recognised and opened.
+
+use std::fmt::Write as _;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, absolute};
+use std::time::Duration;
+
+use ledger_core::Genesis;
+use ledger_core::state::founding;
+use rusqlite::{Connection, OpenFlags};
+
+use crate::error::{CreateError, Error};
+use crate::transaction::Transaction;
+
+/// How long a writer waits for another. A commit takes milliseconds on a disk and some tenths of a second on slow flash.
+pub const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// "WAYB": tells our files from other SQLite files.
+const APPLICATION_ID: u32 = u32::from_be_bytes(*b"WAYB");
+
+/// The newest format this program reads and writes.
+const FORMAT: u32 = 1;
+
+/// Small, because a commit writes whole pages and flash wears out.
+const PAGE_SIZE: u32 = 1024;
+
+/// Amounts are below 2^63, times below 2^40; a channel's phase is its exit time (0 where no notice was given) and
+/// whether it has ended.
+const SCHEMA: &str = "
+    CREATE TABLE ledger (
+        id INTEGER PRIMARY KEY CHECK (id = 0),
+        genesis BLOB NOT NULL,
+        time INTEGER NOT NULL CHECK (time >= 0),
+        minted INTEGER NOT NULL CHECK (minted >= 0),
+        held INTEGER NOT NULL CHECK (held >= 0),
+        locked INTEGER NOT NULL CHECK (locked >= 0),
+        size INTEGER NOT NULL CHECK (size >= 0),
+        peaks BLOB NOT NULL,
+        root BLOB NOT NULL CHECK (length(root) = 32)
+    ) STRICT;
+    CREATE TABLE account (
+        id BLOB PRIMARY KEY CHECK (length(id) = 20),
+        balance INTEGER NOT NULL CHECK (balance >= 0)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE channel (
+        payer BLOB NOT NULL CHECK (length(payer) = 20),
+        payee BLOB NOT NULL CHECK (length(payee) = 20),
+        nonce INTEGER NOT NULL CHECK (nonce > 0),
+        deposit INTEGER NOT NULL CHECK (deposit > 0),
+        redeemed INTEGER NOT NULL CHECK (redeemed BETWEEN 0 AND deposit),
+        exit_time INTEGER NOT NULL CHECK (exit_time >= 0),
+        closed INTEGER NOT NULL CHECK (closed IN (0, 1)),
+        PRIMARY KEY (payer, payee, nonce)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX channel_by_payee ON channel (payee);
+    CREATE TABLE entry (
+        number INTEGER PRIMARY KEY CHECK (number >= 0),
+        entry BLOB NOT NULL
+    ) STRICT;
+";
+
+/// Creates a ledger whose only entry is its founding. What a failure leaves behind is removed; what a power cut leaves
+/// behind is an empty file ([`Error::Unfinished`]).
+pub(crate) fn create(path: &Path, genesis: &Genesis) -> Result<(), CreateError> {
+    reserve(path)?;
+    let filled = fill(path, genesis).and_then(|()| sync_directory(path));
+    if filled.is_err() {
+        // We made the file, so it is ours to remove; when even that fails, the first error is the one to report.
+        let _ = fs::remove_file(path);
+    }
+    Ok(filled?)
+}
+
+fn reserve(path: &Path) -> Result<(), CreateError> {
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            Err(CreateError::Exists { path: path.to_owned() })
+        }
+        Err(error) => Err(Error::io(path, error).into()),
+    }
+}
+
+fn fill(path: &Path, genesis: &Genesis) -> Result<(), Error> {
+    let mut connection = connect(path)?;
+    let sqlite = |error| Error::sqlite(path, error);
+    connection.pragma_update(None, "page_size", PAGE_SIZE).map_err(sqlite)?;
+    connection.pragma_update(None, "synchronous", "FULL").map_err(sqlite)?;
+    let transaction = connection.transaction().map_err(sqlite)?;
+    transaction.execute_batch(SCHEMA).map_err(sqlite)?;
+    transaction.pragma_update(None, "application_id", APPLICATION_ID).map_err(sqlite)?;
+    transaction.pragma_update(None, "user_version", FORMAT).map_err(sqlite)?;
+    Transaction::found(&transaction, genesis, &founding(genesis)).map_err(|fault| fault.at(path))?;
+    // Without a write-ahead log, which opening begins: so the main file holds the marks that `recognise` looks for.
+    transaction.commit().map_err(sqlite)
+}
+
+fn sync_directory(path: &Path) -> Result<(), Error> {
+    let absolute = absolute(path).map_err(|error| Error::io(path, error))?;
+    let directory = absolute.parent().unwrap_or(&absolute);
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(|error| Error::io(path, error))
+}
+
+/// Opens a ledger's file. A file that is not one is not written to.
+pub(crate) fn open(path: &Path) -> Result<Connection, Error> {
+    let header = read_header(path).map_err(|error| Error::io(path, error))?;
+    recognise(path, &header)?;
+    let connection = connect(path)?;
+    let mark = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    let [application, format] = ["application_id", "user_version"].map(mark);
+    let sqlite = |error| Error::sqlite(path, error);
+    check_marks(path, application.map_err(sqlite)?, format.map_err(sqlite)?)?;
+    check_tables(&connection, path)?;
+    set_and_assert(&connection, path)?;
+    Ok(connection)
+}
+
+/// The first bytes of an SQLite file (its file format, section 1.3).
+const HEADER_BYTES: u64 = 100;
+
+fn read_header(path: &Path) -> io::Result<Vec<u8>> {
+    let mut header = Vec::new();
+    File::open(path)?.take(HEADER_BYTES).read_to_end(&mut header)?;
+    Ok(header)
+}
+
+/// Whether the header is that of a ledger, before SQLite touches the file: it would tidy up after another program's
+/// write-ahead log.
+fn recognise(path: &Path, header: &[u8]) -> Result<(), Error> {
+    if header.is_empty() {
+        return Err(Error::Unfinished { path: path.to_owned() });
+    }
+    let number = |at: usize| {
+        let bytes = header.get(at..at + 4)?.try_into().ok()?;
+        Some(i64::from(u32::from_be_bytes(bytes)))
+    };
+    match (header.starts_with(b"SQLite format 3\0"), number(68), number(60)) {
+        (true, Some(application), Some(format)) => check_marks(path, application, format),
+        _ => Err(Error::NotALedger { path: path.to_owned() }),
+    }
+}
+
+fn check_marks(path: &Path, application: i64, format: i64) -> Result<(), Error> {
+    if application != i64::from(APPLICATION_ID) {
+        return Err(Error::NotALedger { path: path.to_owned() });
+    }
+    match u32::try_from(format) {
+        Ok(FORMAT) => Ok(()),
+        Ok(found) if found > FORMAT => Err(Error::NewerFormat { path: path.to_owned(), found, known: FORMAT }),
+        _ => Err(Error::damaged(path, format!("format {format} never existed"))),
+    }
+}
+
+/// Whether the file has the tables of [`SCHEMA`] and nothing else: a trigger would move tokens behind the rules' back.
+fn check_tables(connection: &Connection, path: &Path) -> Result<(), Error> {
+    let expected = Connection::open_in_memory()
+        .and_then(|empty| empty.execute_batch(SCHEMA).and_then(|()| tables(&empty)))
+        .map_err(|error| Error::sqlite(path, error))?;
+    if tables(connection).map_err(|error| Error::sqlite(path, error))? != expected {
+        return Err(Error::damaged(path, format!("its tables are not those of format {FORMAT}")));
+    }
+    Ok(())
+}
+
+fn tables(connection: &Connection) -> rusqlite::Result<Vec<(String, Option<String>)>> {
+    let mut select = connection.prepare("SELECT name, sql FROM sqlite_schema ORDER BY name")?;
+    select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+}
+
+fn connect(path: &Path) -> Result<Connection, Error> {
+    let uri = uri(&absolute(path).map_err(|error| Error::io(path, error))?);
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(uri, flags).map_err(|error| Error::sqlite(path, error))?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(|error| Error::sqlite(path, error))?;
+    Ok(connection)
+}
+
+/// `psow=0`: a power cut may damage the rest of a sector that is being written, and SQLite then journals whole sectors.
+fn uri(absolute: &Path) -> String {
+    let mut uri = "file://".to_owned();
+    for byte in absolute.as_os_str().as_bytes() {
+        if byte.is_ascii_alphanumeric() || b"/-._~".contains(byte) {
+            uri.push(char::from(*byte));
+        } else {
+            // Writing to a String cannot fail.
+            let _ = write!(uri, "%{byte:02X}");
+        }
+    }
+    uri + "?psow=0"
+}
+
+/// Sets what a connection needs and asserts what durability rests on. No exclusive locking: the routers and the command
+/// line of one machine share the file.
+fn set_and_assert(connection: &Connection, path: &Path) -> Result<(), Error> {
+    let sqlite = |error| Error::sqlite(path, error);
+    connection.pragma_update(None, "synchronous", "FULL").map_err(sqlite)?;
+    connection.pragma_update(None, "trusted_schema", "OFF").map_err(sqlite)?;
+    connection.pragma_update(None, "cell_size_check", "ON").map_err(sqlite)?;
+    let journal = connection
+        .pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0))
+        .map_err(sqlite)?;
+    let number = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).map_err(sqlite);
+    // 2 is FULL: each commit is synced before it is acknowledged.
+    let (synchronous, page_size) = (number("synchronous")?, number("page_size")?);
+    if (journal.as_str(), synchronous, page_size) != ("wal", 2, i64::from(PAGE_SIZE)) {
+        let what = format!(
+            "it opens with journal_mode={journal} synchronous={synchronous} page_size={page_size}, which would not survive a power cut"
+        );
+        return Err(Error::damaged(path, what));
+    }
+    Ok(())
+}

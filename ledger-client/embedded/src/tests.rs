@@ -1,0 +1,600 @@
+//! The store is tried as the processes of a machine use it: through files, several at once, and with faults.
+
+use std::env;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+
+use ledger_core::{Event, Phase, State, merkle};
+use metering::{AccountKey, Receipt};
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+
+const TREASURER: NodeId = NodeId([0xee; 20]);
+const BOB: NodeId = NodeId([0xb0; 20]);
+const CAROL: NodeId = NodeId([0xca; 20]);
+
+fn alice() -> AccountKey {
+    AccountKey::from_bytes(&[0xa1; 32]).unwrap()
+}
+
+fn tokens(n: u128) -> Tokens {
+    Tokens::new(n).unwrap()
+}
+
+fn genesis() -> Genesis {
+    Genesis::new("Hilltop", "HILL", 6, TREASURER, UnixTime::from_seconds(1000)).unwrap()
+}
+
+/// A directory with one ledger in it, whose clock the test turns.
+struct Place {
+    directory: TempDir,
+    now: Arc<AtomicU64>,
+}
+
+impl Place {
+    /// A ledger where Alice holds 40 tokens and has locked 60 for Bob.
+    fn new() -> (Self, Embedded) {
+        let place = Self { directory: tempfile::tempdir().unwrap(), now: Arc::new(1000.into()) };
+        let mut ledger = Embedded::create(&place.path(), &genesis(), place.clock()).unwrap();
+        mint(&mut ledger, alice().node_id(), 100);
+        ledger.execute(&open_channel(60)).unwrap();
+        (place, ledger)
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.path().join("ledger")
+    }
+
+    fn clock(&self) -> Clock {
+        let now = Arc::clone(&self.now);
+        Box::new(move || UnixTime::from_seconds(now.load(Ordering::Relaxed)))
+    }
+
+    fn open(&self) -> Result<Embedded, Error> {
+        Embedded::open(&self.path(), self.clock())
+    }
+
+    /// Does to the file what its owner can do by hand.
+    fn by_hand(&self, sql: &str) {
+        Connection::open(self.path()).unwrap().execute_batch(sql).unwrap();
+    }
+
+    /// What a crash at this moment would leave: a copy of the file and its write-ahead log.
+    fn crash_image(&self) -> Self {
+        let image = Self { directory: tempfile::tempdir().unwrap(), now: Arc::clone(&self.now) };
+        for name in ["ledger", "ledger-wal"] {
+            let _ = fs::copy(self.directory.path().join(name), image.directory.path().join(name));
+        }
+        image
+    }
+}
+
+fn channel() -> ChannelId {
+    ChannelId { payer: alice().node_id(), payee: BOB, nonce: 1 }
+}
+
+fn mint(ledger: &mut Embedded, to: NodeId, amount: u128) {
+    ledger.execute(&Command::Mint { by: TREASURER, to, amount: tokens(amount) }).unwrap();
+}
+
+fn open_channel(deposit: u128) -> Command {
+    Command::OpenChannel { payer: alice().node_id(), payee: BOB, deposit: tokens(deposit) }
+}
+
+fn redeem(total: u128) -> Command {
+    let receipt = Receipt::sign(&alice(), &genesis().domain(), channel(), tokens(total), [7; 32]);
+    Command::Redeem { receipt: receipt.into_unverified() }
+}
+
+fn paid(outcome: Result<Entry, Refusal>) -> Result<u128, &'static str> {
+    outcome.map_err(|refusal| refusal.rule()).map(|entry| {
+        let Event::Redeemed { paid, .. } = entry.event else { panic!("{entry:?}") };
+        paid.get()
+    })
+}
+
+fn audited(ledger: &mut Embedded) -> Audit {
+    match ledger.audit().unwrap() {
+        Verdict::Kept(audit) => audit,
+        Verdict::Broken(difference) => panic!("{difference}"),
+    }
+}
+
+#[test]
+fn what_one_process_does_the_others_see_and_a_new_one_finds() {
+    let (place, mut first) = Place::new();
+    let mut second = place.open().unwrap();
+    first.execute(&redeem(25)).unwrap();
+    assert_eq!(second.balance(BOB).unwrap(), tokens(25));
+    second.execute(&Command::Transfer { from: BOB, to: CAROL, amount: tokens(5) }).unwrap();
+    assert_eq!(first.balance(CAROL).unwrap(), tokens(5));
+    let head = first.head().unwrap();
+    drop((first, second));
+
+    let mut third = place.open().unwrap();
+    assert_eq!(third.head().unwrap(), head);
+    assert_eq!(third.channel(channel()).unwrap().unwrap().redeemed, tokens(25));
+    let totals = Totals { minted: tokens(100), held: tokens(65), locked: tokens(35) };
+    assert_eq!(third.totals().unwrap(), totals);
+    assert_eq!(audited(&mut third), Audit { head, totals, accounts: 3, channels: 1 });
+}
+
+#[test]
+fn receipt_is_redeemed_once_also_after_opening_again() {
+    let (place, mut ledger) = Place::new();
+    ledger.execute(&redeem(25)).unwrap();
+    drop(ledger);
+    let mut ledger = place.open().unwrap();
+    let refused = ledger.execute(&redeem(25)).unwrap_err();
+    assert!(matches!(refused, Error::Refused(Refusal::ReceiptAlreadyRedeemed { .. })), "{refused}");
+    assert_eq!(
+        refused.to_string(),
+        "the ledger refuses it (ReceiptAlreadyRedeemed): a receipt over 25 was redeemed before"
+    );
+    let refused = ledger.execute(&redeem(24)).unwrap_err();
+    assert!(matches!(refused, Error::Refused(Refusal::TotalWentBackwards { .. })), "{refused}");
+    assert_eq!(ledger.balance(BOB).unwrap(), tokens(25));
+}
+
+#[test]
+fn bad_receipt_among_many_is_skipped_and_the_rest_is_paid() {
+    let (_place, mut ledger) = Place::new();
+    let before = ledger.head().unwrap().size;
+    let outcomes = ledger.execute_many(&[10, 30, 20, 61, 30, 60].map(redeem)).unwrap();
+    let expected =
+        [Ok(10), Ok(20), Err("TotalWentBackwards"), Err("TotalExceedsDeposit"), Err("ReceiptAlreadyRedeemed"), Ok(30)];
+    assert_eq!(outcomes.into_iter().map(paid).collect::<Vec<_>>(), expected);
+    assert_eq!(ledger.head().unwrap().size, before + 3);
+    audited(&mut ledger);
+}
+
+#[test]
+fn notice_runs_by_the_clock_across_openings() {
+    let (place, mut ledger) = Place::new();
+    let id = channel();
+    ledger.execute(&Command::StartClose { channel: id }).unwrap();
+    drop(ledger);
+    let exit = 1000 + u64::from(genesis().close_notice_s());
+    place.now.store(exit - 1, Ordering::Relaxed);
+    let mut ledger = place.open().unwrap();
+    let refused = ledger.execute(&Command::Finalize { channel: id }).unwrap_err();
+    assert!(matches!(refused, Error::Refused(Refusal::NoticeNotOver { .. })), "{refused}");
+    let closing = ledger.channel(id).unwrap().unwrap();
+    assert_eq!(closing.phase, Phase::Closing { exit: UnixTime::from_seconds(exit) });
+    place.now.store(exit, Ordering::Relaxed);
+    ledger.execute(&Command::Finalize { channel: id }).unwrap();
+    assert_eq!(ledger.channel(id).unwrap().unwrap().phase, Phase::Closed);
+    assert_eq!(ledger.balance(alice().node_id()).unwrap(), tokens(100));
+    audited(&mut ledger);
+}
+
+#[test]
+fn channels_are_listed_for_both_ends() {
+    let (_place, mut ledger) = Place::new();
+    let alice = alice().node_id();
+    ledger.execute(&open_channel(1)).unwrap();
+    ledger.execute(&Command::Transfer { from: alice, to: CAROL, amount: tokens(5) }).unwrap();
+    ledger.execute(&Command::OpenChannel { payer: CAROL, payee: alice, deposit: tokens(5) }).unwrap();
+    let mut listed = |account| -> Vec<_> {
+        let channels = ledger.channels_of(account).unwrap();
+        channels.into_iter().map(|(id, channel)| (id.payer, id.payee, id.nonce, channel.deposit.get())).collect()
+    };
+    let mut all = vec![(alice, BOB, 1, 60), (alice, BOB, 2, 1), (CAROL, alice, 1, 5)];
+    all.sort();
+    assert_eq!(listed(alice), all);
+    assert_eq!(listed(BOB), [(alice, BOB, 1, 60), (alice, BOB, 2, 1)]);
+    assert_eq!(listed(CAROL), [(CAROL, alice, 1, 5)]);
+    assert_eq!(ledger.latest_nonce(alice, BOB).unwrap(), Some(2));
+    assert_eq!(ledger.latest_nonce(BOB, alice).unwrap(), None);
+    assert_eq!(ledger.channel(ChannelId { nonce: u64::MAX, ..channel() }).unwrap(), None);
+}
+
+#[test]
+fn log_is_read_in_pages_and_gives_the_root() {
+    let (_place, mut ledger) = Place::new();
+    for total in 1..=10 {
+        ledger.execute(&redeem(total)).unwrap();
+    }
+    let mut log = Vec::new();
+    loop {
+        let page = ledger.entries(log.len() as u64, 4).unwrap();
+        assert!(page.len() <= 4);
+        if page.is_empty() {
+            break;
+        }
+        log.extend(page);
+    }
+    assert_eq!(log[0].event, Event::Founded(genesis()));
+    let leaves: Vec<_> = log.iter().map(|entry| merkle::leaf_hash(&entry.encode())).collect();
+    assert_eq!(ledger.head().unwrap(), Head { size: 13, root: merkle::root(&leaves) });
+    assert_eq!(ledger.entries(u64::MAX, usize::MAX).unwrap(), []);
+}
+
+#[test]
+fn many_processes_redeeming_at_once_pay_each_token_once() {
+    let (place, mut ledger) = Place::new();
+    ledger.execute(&Command::TopUp { channel: channel(), amount: tokens(40) }).unwrap();
+    let paid: u128 = thread::scope(|scope| {
+        let work = |first: u128| {
+            let mut own = place.open().unwrap();
+            move || -> u128 {
+                let totals = (0..25).map(|n| first + 4 * n);
+                totals.filter_map(|total| own.execute(&redeem(total)).ok()).map(|entry| paid(Ok(entry)).unwrap()).sum()
+            }
+        };
+        let threads = [1, 2, 3, 4].map(|first| scope.spawn(work(first)));
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+    });
+    assert_eq!(paid, 100);
+    assert_eq!(ledger.balance(BOB).unwrap(), tokens(100));
+    audited(&mut ledger);
+}
+
+#[test]
+fn writer_that_is_killed_leaves_no_trace() {
+    let (place, mut ledger) = Place::new();
+    ledger.execute(&redeem(5)).unwrap();
+    let head = ledger.head().unwrap();
+    // So small a cache that pages of the open transaction reach the write-ahead log.
+    ledger.connection.execute_batch("PRAGMA cache_size = 1").unwrap();
+
+    let transaction = ledger.connection.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
+    let mut records = Transaction::begin(&transaction, Some(&ledger.genesis)).unwrap();
+    for total in 6..60 {
+        outcome(&mut records, UnixTime::from_seconds(1000), &redeem(total)).unwrap().unwrap();
+    }
+    records.finish().unwrap();
+    let image = place.crash_image();
+    drop(records);
+    drop(transaction);
+    assert_eq!(ledger.head().unwrap(), head);
+    ledger.execute(&redeem(7)).unwrap();
+
+    let mut recovered = image.open().unwrap();
+    assert_eq!(recovered.head().unwrap(), head);
+    assert_eq!(recovered.balance(BOB).unwrap(), tokens(5));
+    audited(&mut recovered);
+    recovered.execute(&redeem(6)).unwrap();
+}
+
+#[test]
+fn what_was_answered_survives_a_crash() {
+    let (place, mut ledger) = Place::new();
+    for total in 1..=60 {
+        ledger.execute(&redeem(total)).unwrap();
+        if total % 10 == 0 {
+            let mut recovered = place.crash_image().open().unwrap();
+            assert_eq!(recovered.balance(BOB).unwrap(), tokens(total));
+            assert_eq!(recovered.head().unwrap(), ledger.head().unwrap());
+        }
+    }
+}
+
+/// Where the child of the test below finds its ledger.
+const CHILD_PATH: &str = "WAYBILL_TEST_LEDGER";
+
+#[test]
+#[ignore = "the other half of `process_that_is_killed_loses_nothing_it_was_answered`, which runs it"]
+fn child_redeems_until_it_is_killed() {
+    let Some(path) = env::var_os(CHILD_PATH) else { return };
+    let mut ledger = Embedded::open(path.as_ref(), Box::new(UnixTime::default)).unwrap();
+    let redeemed = ledger.channel(channel()).unwrap().unwrap().redeemed.get();
+    for total in redeemed + 1.. {
+        ledger.execute(&redeem(total)).unwrap();
+        println!("\nredeemed {total}");
+    }
+}
+
+#[test]
+fn process_that_is_killed_loses_nothing_it_was_answered() {
+    let (place, mut ledger) = Place::new();
+    mint(&mut ledger, alice().node_id(), 1_000_000);
+    ledger.execute(&Command::TopUp { channel: channel(), amount: tokens(1_000_000) }).unwrap();
+    // In every second round another process has the ledger open, and so keeps the write-ahead log in use.
+    let mut other = None;
+    drop(ledger);
+    for round in 1..=8 {
+        let mut child = process::Command::new(env::current_exe().unwrap())
+            .args(["--exact", "tests::child_redeems_until_it_is_killed", "--ignored", "--nocapture"])
+            .env(CHILD_PATH, place.path())
+            .stdout(process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let mut answered = || lines.find_map(|line| line.strip_prefix("redeemed ").map(|n| n.parse::<u128>().unwrap()));
+        let first = answered().unwrap();
+        let mut last = (1..round * 3).fold(first, |_, _| answered().unwrap());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        while let Some(later) = answered() {
+            last = later;
+        }
+        let mut recovered = place.open().unwrap();
+        let redeemed = recovered.channel(channel()).unwrap().unwrap().redeemed.get();
+        assert!(redeemed == last || redeemed == last + 1, "{last} answered, {redeemed} found");
+        audited(&mut recovered);
+        other = if round % 2 == 1 { Some(recovered) } else { None };
+    }
+    drop(other);
+}
+
+#[test]
+fn full_disk_is_named_and_leaves_nothing_half_written() {
+    let (_place, mut ledger) = Place::new();
+    let pages: i64 = ledger.connection.query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap();
+    ledger.connection.query_row(&format!("PRAGMA max_page_count = {}", pages + 1), [], |_| Ok(())).unwrap();
+    let full = loop {
+        let before = (ledger.head().unwrap(), ledger.totals().unwrap());
+        let to = NodeId([before.0.size as u8; 20]);
+        if let Err(error) = ledger.execute(&Command::Mint { by: TREASURER, to, amount: tokens(1) }) {
+            assert_eq!((ledger.head().unwrap(), ledger.totals().unwrap()), before);
+            break error;
+        }
+    };
+    assert!(matches!(full, Error::DiskFull { .. }), "{full}");
+    audited(&mut ledger);
+
+    ledger.connection.query_row("PRAGMA max_page_count = 100000", [], |_| Ok(())).unwrap();
+    mint(&mut ledger, CAROL, 1);
+    audited(&mut ledger);
+}
+
+#[test]
+fn writer_that_waits_too_long_is_told_so() {
+    let (place, mut ledger) = Place::new();
+    let mut other = place.open().unwrap();
+    other.connection.busy_timeout(std::time::Duration::from_millis(20)).unwrap();
+    let writing = ledger.connection.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
+    let busy = other.execute(&redeem(5)).unwrap_err();
+    assert!(matches!(busy, Error::Busy { .. }), "{busy}");
+    assert_eq!(other.balance(BOB).unwrap(), Tokens::ZERO, "readers do not wait");
+    drop(writing);
+    other.execute(&redeem(5)).unwrap();
+}
+
+#[test]
+fn durability_is_asserted_when_opening() {
+    let (place, ledger) = Place::new();
+    let text = |name| ledger.connection.pragma_query_value(None, name, |row| row.get::<_, String>(0)).unwrap();
+    let number = |name| ledger.connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!(text("journal_mode"), "wal");
+    assert_eq!((number("synchronous"), number("page_size")), (2, 1024));
+    drop(ledger);
+
+    place.by_hand("PRAGMA journal_mode = DELETE; PRAGMA page_size = 4096; VACUUM;");
+    let refused = place.open().unwrap_err();
+    assert!(refused.to_string().ends_with("page_size=4096, which would not survive a power cut"), "{refused}");
+}
+
+#[test]
+fn ledger_is_private_and_any_path_will_do() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = Place { directory: tempfile::tempdir().unwrap(), now: Arc::new(1000.into()) };
+    let path = place.directory.path().join("a b?mode=ro#%41é'\\");
+    let mut ledger = Embedded::create(&path, &genesis(), place.clock()).unwrap();
+    mint(&mut ledger, BOB, 1);
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    drop(ledger);
+    let names: Vec<_> = fs::read_dir(place.directory.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(names, [path]);
+}
+
+#[test]
+fn creating_never_replaces_a_file() {
+    let (place, ledger) = Place::new();
+    drop(ledger);
+    let before = fs::read(place.path()).unwrap();
+    let refused = Embedded::create(&place.path(), &genesis(), place.clock()).unwrap_err();
+    assert!(matches!(refused, CreateError::Exists { .. }), "{refused}");
+    assert_eq!(fs::read(place.path()).unwrap(), before);
+
+    let nowhere = place.directory.path().join("missing/ledger");
+    let refused = Embedded::create(&nowhere, &genesis(), place.clock()).unwrap_err();
+    assert!(matches!(refused, CreateError::Failed(Error::Missing { .. })), "{refused}");
+}
+
+#[test]
+fn file_that_is_no_ledger_is_named_and_left_as_it_is() {
+    let (place, ledger) = Place::new();
+    drop(ledger);
+    let ours = fs::read(place.path()).unwrap();
+    let mut newer = ours.clone();
+    newer[60..64].copy_from_slice(&2_u32.to_be_bytes());
+    let foreign = place.directory.path().join("foreign");
+    let other = Connection::open(&foreign).unwrap();
+    other.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t (x); INSERT INTO t VALUES (1);").unwrap();
+    let foreign_bytes = fs::read(&foreign).unwrap();
+    for (bytes, expected) in [
+        (&b"hello"[..], "is not a Waybill ledger"),
+        (&[0xff; 4096], "is not a Waybill ledger"),
+        (&foreign_bytes, "is not a Waybill ledger"),
+        (&ours[..99], "is damaged"),
+        (&ours[..1024], "is damaged"),
+        (&ours[..ours.len() - 1024], "is damaged"),
+        (&[], "is empty: creating the ledger was interrupted"),
+        (&newer, "has format 2, and this program knows 1"),
+    ] {
+        fs::write(place.path(), bytes).unwrap();
+        let refused: Result<(), _> = place.open().and_then(|mut ledger| match ledger.audit()? {
+            Verdict::Kept(audit) => panic!("{audit:?}"),
+            Verdict::Broken(difference) => Err(Error::damaged(&place.path(), difference.to_string())),
+        });
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.contains(expected), "{refused}, not {expected}");
+        assert_eq!(fs::read(place.path()).unwrap(), bytes, "{expected}");
+    }
+    drop(other);
+    fs::remove_file(place.path()).unwrap();
+    assert!(matches!(place.open().unwrap_err(), Error::Missing { .. }));
+    assert!(!place.path().exists(), "opening creates nothing");
+    fs::create_dir(place.path()).unwrap();
+    assert!(matches!(place.open().unwrap_err(), Error::Io { .. } | Error::Denied { .. }));
+}
+
+#[test]
+fn other_ledger_than_expected_is_refused() {
+    let (place, ledger) = Place::new();
+    let domain = ledger.genesis().domain();
+    drop(ledger);
+    assert!(Embedded::open_expecting(&place.path(), &domain, place.clock()).is_ok());
+    let other = genesis().with_close_notice(1).domain();
+    let refused = Embedded::open_expecting(&place.path(), &other, place.clock()).unwrap_err();
+    assert!(matches!(&refused, Error::OtherLedger { community, .. } if community == "Hilltop"), "{refused}");
+}
+
+#[test]
+fn damage_that_opening_can_see_is_refused() {
+    for (sql, expected) in [
+        ("UPDATE ledger SET held = held + 1", "100 minted, but 41 held and 60 locked"),
+        ("UPDATE ledger SET root = zeroblob(32)", "the log's root does not fit its peaks"),
+        ("UPDATE ledger SET peaks = x'00'", "a peak is cut short"),
+        ("UPDATE ledger SET size = 4", "the log's size does not fit its peaks"),
+        ("UPDATE ledger SET genesis = x'00'", "the genesis does not read"),
+        ("DELETE FROM ledger", "the ledger's own row is missing"),
+        ("DELETE FROM entry WHERE number = 2", "the log's last entry is not the one its size says"),
+        ("DELETE FROM entry WHERE number = 0", "entry 0 is not the ledger's founding"),
+        ("DROP TABLE entry", "its tables are not those of format 1"),
+        (
+            "CREATE TRIGGER gift AFTER UPDATE ON account BEGIN UPDATE account SET balance = 9; END",
+            "its tables are not those of format 1",
+        ),
+    ] {
+        let (place, ledger) = Place::new();
+        drop(ledger);
+        place.by_hand(sql);
+        let refused = place.open().unwrap_err();
+        assert!(matches!(refused, Error::Damaged { .. }), "{sql}: {refused:?}");
+        assert!(refused.to_string().ends_with(expected), "{sql}: {refused}");
+    }
+}
+
+#[test]
+fn audit_names_the_first_thing_that_was_altered() {
+    let alice = alice().node_id();
+    for (sql, expected) in [
+        (
+            "UPDATE account SET balance = balance + 7 WHERE balance = 40",
+            format!("account {alice} holds 47, and by the log 40"),
+        ),
+        (
+            "INSERT INTO account SELECT payee, 9 FROM channel WHERE true ON CONFLICT DO UPDATE SET balance = 9",
+            format!("account {BOB} holds 9, and by the log 25"),
+        ),
+        ("DELETE FROM account WHERE balance = 25", format!("account {BOB} holds 0, and by the log 25")),
+        ("UPDATE channel SET redeemed = 10", format!("channel 1 of {alice} for {BOB} is ")),
+        ("DELETE FROM channel", format!("channel 1 of {alice} for {BOB} is None")),
+        ("UPDATE ledger SET held = held - 1, minted = minted - 1", "the totals are ".into()),
+        ("UPDATE ledger SET time = time + 1", "the ledger's time is 1001, and by the log 1000".into()),
+        ("UPDATE entry SET entry = x'8000' WHERE number = 2", "entry 2: not a well-formed entry".into()),
+        (
+            "UPDATE entry SET entry = (SELECT entry FROM entry WHERE number = 3) WHERE number = 1",
+            "entry 1: the rules forbid it (UnknownChannel)".into(),
+        ),
+        ("DELETE FROM entry WHERE number = 2", "entry 2 is missing".into()),
+        (
+            "INSERT INTO entry SELECT 99, entry FROM entry WHERE number = 3",
+            "entry 4 is beyond the end of the log".into(),
+        ),
+    ] {
+        let (place, mut ledger) = Place::new();
+        ledger.execute(&redeem(25)).unwrap();
+        // From a process of its own, while the ledger stays open.
+        place.by_hand(sql);
+        let Verdict::Broken(difference) = ledger.audit().unwrap() else { panic!("{sql}") };
+        assert!(difference.to_string().starts_with(&expected), "{sql}: {difference}");
+    }
+}
+
+#[test]
+fn history_written_anew_has_another_root() {
+    let (place, mut ledger) = Place::new();
+    // The founding, and a mint by the rules that gives other accounts the same sums.
+    ledger.execute(&Command::Transfer { from: alice().node_id(), to: BOB, amount: tokens(1) }).unwrap();
+    ledger.execute(&Command::Transfer { from: alice().node_id(), to: BOB, amount: tokens(2) }).unwrap();
+    place.by_hand(
+        "UPDATE entry SET number = 99 WHERE number = 3; UPDATE entry SET number = 3 WHERE number = 4;
+         UPDATE entry SET number = 4 WHERE number = 99;",
+    );
+    let verdict = ledger.audit().unwrap();
+    assert!(matches!(verdict, Verdict::Broken(Difference::Root { .. })), "{verdict:?}");
+}
+
+#[test]
+fn flipped_bit_is_found_or_changes_nothing() {
+    let (place, mut ledger) = Place::new();
+    for total in 1..=20 {
+        ledger.execute(&redeem(total)).unwrap();
+    }
+    let sound = audited(&mut ledger);
+    drop(ledger);
+    let bytes = fs::read(place.path()).unwrap();
+    let mut found = 0;
+    // A step that is coprime to the number of bits visits all kinds of places.
+    for step in 0..400 {
+        let bit = step * 7919 % (bytes.len() * 8);
+        let mut flipped = bytes.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        fs::write(place.path(), &flipped).unwrap();
+        match place.open().and_then(|mut ledger| ledger.audit()) {
+            Ok(Verdict::Kept(audit)) => assert_eq!(audit, sound, "bit {bit}"),
+            Ok(Verdict::Broken(_)) | Err(_) => found += 1,
+        }
+        for name in ["ledger-wal", "ledger-shm"] {
+            let _ = fs::remove_file(place.directory.path().join(name));
+        }
+    }
+    // The rest stands in bytes of pages that hold nothing.
+    assert!(found > 100, "{found} of 400");
+}
+
+/// A command among three accounts and three channels, in small numbers so that it often fits.
+fn command() -> impl Strategy<Value = Command> {
+    let alice = alice().node_id();
+    let account = || prop::sample::select(vec![alice, BOB, CAROL]);
+    let amount = || (0..40_u128).prop_map(tokens);
+    let id = || (1..4_u64).prop_map(|nonce| ChannelId { nonce, ..channel() });
+    prop_oneof![
+        (account(), amount()).prop_map(|(to, amount)| Command::Mint { by: TREASURER, to, amount }),
+        (account(), account(), amount()).prop_map(|(from, to, amount)| Command::Transfer { from, to, amount }),
+        amount().prop_map(move |deposit| Command::OpenChannel { payer: alice, payee: BOB, deposit }),
+        (id(), amount()).prop_map(|(channel, amount)| Command::TopUp { channel, amount }),
+        (id(), amount()).prop_map(|(channel, total)| {
+            let receipt = Receipt::sign(&self::alice(), &genesis().domain(), channel, total, [0; 32]);
+            Command::Redeem { receipt: receipt.into_unverified() }
+        }),
+        id().prop_map(|channel| Command::StartClose { channel }),
+        id().prop_map(|channel| Command::Finalize { channel }),
+        (id(), amount()).prop_map(|(channel, total)| Command::MutualClose { channel, total }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn tables_do_what_the_rules_in_memory_do(batches in prop::collection::vec(prop::collection::vec(command(), 1..12), 1..8)) {
+        let place = Place { directory: tempfile::tempdir().unwrap(), now: Arc::new(1000.into()) };
+        let mut ledger = Embedded::create(&place.path(), &genesis(), place.clock()).unwrap();
+        let mut state = State::found(genesis());
+        for batch in batches {
+            // Long enough that a notice is over two batches later.
+            let now = place.now.fetch_add(200_000, Ordering::Relaxed) + 200_000;
+            let outcomes = ledger.execute_many(&batch).unwrap();
+            for (command, outcome) in batch.iter().zip(outcomes) {
+                let expected = state.execute(UnixTime::from_seconds(now), command).map_err(|error| {
+                    let ExecuteError::Refused(refusal) = error else { panic!("{error:?}") };
+                    refusal
+                });
+                prop_assert_eq!(outcome, expected);
+            }
+            prop_assert_eq!(ledger.head().unwrap(), state.head());
+            prop_assert_eq!(ledger.totals().unwrap(), state.totals());
+        }
+        audited(&mut ledger);
+    }
+}

@@ -1,0 +1,295 @@
+//! One transaction on the tables, as the rules see it.
+
+use ledger_core::merkle::leaf_hash;
+use ledger_core::{Channel, Entry, Event, Genesis, Hash, Head, Phase, Records, Totals, Tree, UnixTime};
+use metering::{ChannelId, NodeId, Tokens};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use crate::error::Fault;
+
+/// Records that read and write rows. Totals, time and the log's head are read at the beginning and written by
+/// [`Transaction::finish`]; everything else goes straight to its row.
+pub(crate) struct Transaction<'c> {
+    connection: &'c Connection,
+    genesis: Genesis,
+    time: UnixTime,
+    totals: Totals,
+    tree: Tree,
+    root: Hash,
+}
+
+impl<'c> Transaction<'c> {
+    /// Writes the rows of a new ledger.
+    pub(crate) fn found(connection: &'c Connection, genesis: &Genesis, founding: &Entry) -> Result<(), Fault> {
+        connection.execute(
+            "INSERT INTO ledger VALUES (0, ?1, ?2, 0, 0, 0, 0, x'', zeroblob(32))",
+            params![founding.encode(), stored(genesis.founded().seconds())?],
+        )?;
+        let mut records = Self {
+            connection,
+            genesis: genesis.clone(),
+            time: genesis.founded(),
+            totals: Totals::default(),
+            tree: Tree::default(),
+            root: Tree::default().head().root,
+        };
+        records.append(founding)?;
+        records.finish()
+    }
+
+    /// Reads the ledger's own row. `connection` is in a transaction. `genesis` is what an earlier transaction read, as it
+    /// never changes.
+    pub(crate) fn begin(connection: &'c Connection, genesis: Option<&Genesis>) -> Result<Self, Fault> {
+        let mut select = connection
+            .prepare("SELECT genesis, time, minted, held, locked, size, peaks, root FROM ledger WHERE id = 0")?;
+        let mut rows = select.query([])?;
+        let row = rows.next()?.ok_or_else(|| Fault::damaged("the ledger's own row is missing"))?;
+        let genesis = match genesis {
+            Some(genesis) => genesis.clone(),
+            None => read_genesis(row.get_ref(0)?.as_blob().unwrap_or_default())?,
+        };
+        let totals = Totals { minted: tokens(row, 2)?, held: tokens(row, 3)?, locked: tokens(row, 4)? };
+        let peaks = row.get_ref(6)?.as_blob().unwrap_or_default();
+        let tree = Tree::from_peaks(number(row, 5)?, read_peaks(peaks)?)
+            .ok_or_else(|| Fault::damaged("the log's size does not fit its peaks"))?;
+        let (time, root) = (UnixTime::from_seconds(number(row, 1)?), Hash(row.get(7)?));
+        Ok(Self { connection, genesis, time, totals, tree, root })
+    }
+
+    /// Whether the ledger's own row fits itself and both ends of the log, which is what can be told without replaying it
+    /// all. Gives the genesis.
+    pub(crate) fn check_head(self) -> Result<Genesis, Fault> {
+        if !self.totals.conserved() {
+            return Err(ledger_core::records::NotConserved { totals: self.totals }.into());
+        }
+        if self.tree.head().root != self.root {
+            return Err(Fault::damaged("the log's root does not fit its peaks"));
+        }
+        let founding = ledger_core::state::founding(&self.genesis).encode();
+        if self.entry_bytes(0)?.as_ref() != Some(&founding) {
+            return Err(Fault::damaged("entry 0 is not the ledger's founding"));
+        }
+        let last: Option<i64> = self.connection.query_row("SELECT max(number) FROM entry", [], |row| row.get(0))?;
+        if last.and_then(|last| u64::try_from(last).ok()).map(|last| last + 1) != Some(self.tree.size()) {
+            return Err(Fault::damaged("the log's last entry is not the one its size says"));
+        }
+        Ok(self.genesis)
+    }
+
+    /// Writes the ledger's own row.
+    pub(crate) fn finish(&mut self) -> Result<(), Fault> {
+        let head = self.tree.head();
+        self.root = head.root;
+        let peaks: Vec<u8> = self.tree.peaks().iter().flat_map(|peak| peak.0).collect();
+        self.connection
+            .prepare(
+                "UPDATE ledger SET time = ?1, minted = ?2, held = ?3, locked = ?4, size = ?5, peaks = ?6, root = ?7",
+            )?
+            .execute(params![
+                stored(self.time.seconds())?,
+                stored(self.totals.minted.get())?,
+                stored(self.totals.held.get())?,
+                stored(self.totals.locked.get())?,
+                stored(head.size)?,
+                peaks,
+                head.root.0,
+            ])?;
+        Ok(())
+    }
+
+    pub(crate) fn head(&self) -> Head {
+        Head { size: self.tree.size(), root: self.root }
+    }
+
+    pub(crate) fn connection(&self) -> &Connection {
+        self.connection
+    }
+
+    pub(crate) fn channels_of(&self, account: NodeId) -> Result<Vec<(ChannelId, Channel)>, Fault> {
+        self.channels("WHERE payer = ?1 OR payee = ?1", params![account.0])
+    }
+
+    pub(crate) fn all_channels(&self) -> Result<Vec<(ChannelId, Channel)>, Fault> {
+        self.channels("", [])
+    }
+
+    fn channels(&self, which: &str, with: impl rusqlite::Params) -> Result<Vec<(ChannelId, Channel)>, Fault> {
+        let mut select = self.connection.prepare(&format!(
+            "SELECT deposit, redeemed, exit_time, closed, payer, payee, nonce FROM channel {which}
+             ORDER BY payer, payee, nonce"
+        ))?;
+        let mut rows = select.query(with)?;
+        let mut channels = Vec::new();
+        while let Some(row) = rows.next()? {
+            let id = ChannelId { payer: NodeId(row.get(4)?), payee: NodeId(row.get(5)?), nonce: number(row, 6)? };
+            channels.push((id, read_channel(row)?));
+        }
+        Ok(channels)
+    }
+
+    pub(crate) fn all_balances(&self) -> Result<Vec<(NodeId, Tokens)>, Fault> {
+        let mut select = self.connection.prepare("SELECT id, balance FROM account ORDER BY id")?;
+        let mut rows = select.query([])?;
+        let mut balances = Vec::new();
+        while let Some(row) = rows.next()? {
+            balances.push((NodeId(row.get(0)?), tokens(row, 1)?));
+        }
+        Ok(balances)
+    }
+
+    pub(crate) fn entries(&self, from: u64, limit: usize) -> Result<Vec<Entry>, Fault> {
+        let mut select =
+            self.connection.prepare("SELECT number, entry FROM entry WHERE number >= ?1 ORDER BY number LIMIT ?2")?;
+        let mut rows =
+            select.query(params![i64::try_from(from).unwrap_or(i64::MAX), i64::try_from(limit).unwrap_or(i64::MAX)])?;
+        let mut entries = Vec::new();
+        while let Some(row) = rows.next()? {
+            let entry = Entry::decode(row.get_ref(1)?.as_blob().unwrap_or_default());
+            let damaged = |error| row.get(0).map(|number: i64| Fault::damaged(format!("entry {number}: {error}")));
+            match entry {
+                Ok(entry) => entries.push(entry),
+                Err(error) => return Err(damaged(error)?),
+            }
+        }
+        Ok(entries)
+    }
+
+    pub(crate) fn entry_bytes(&self, number: u64) -> Result<Option<Vec<u8>>, Fault> {
+        Ok(self
+            .connection
+            .prepare("SELECT entry FROM entry WHERE number = ?1")?
+            .query_row([stored(number)?], |row| row.get(0))
+            .optional()?)
+    }
+}
+
+impl Records for Transaction<'_> {
+    type Error = Fault;
+
+    fn genesis(&self) -> &Genesis {
+        &self.genesis
+    }
+
+    fn time(&self) -> UnixTime {
+        self.time
+    }
+
+    fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    fn balance(&self, account: NodeId) -> Result<Tokens, Fault> {
+        let mut select = self.connection.prepare("SELECT balance FROM account WHERE id = ?1")?;
+        let mut rows = select.query([account.0])?;
+        rows.next()?.map_or(Ok(Tokens::ZERO), |row| tokens(row, 0))
+    }
+
+    fn channel(&self, id: ChannelId) -> Result<Option<Channel>, Fault> {
+        // The rules give no nonce beyond 2^63, so no channel has one.
+        let Ok(nonce) = i64::try_from(id.nonce) else {
+            return Ok(None);
+        };
+        let mut select = self.connection.prepare(
+            "SELECT deposit, redeemed, exit_time, closed FROM channel WHERE payer = ?1 AND payee = ?2 AND nonce = ?3",
+        )?;
+        let mut rows = select.query(params![id.payer.0, id.payee.0, nonce])?;
+        rows.next()?.map(read_channel).transpose()
+    }
+
+    fn latest_nonce(&self, payer: NodeId, payee: NodeId) -> Result<Option<u64>, Fault> {
+        let mut select = self.connection.prepare("SELECT max(nonce) FROM channel WHERE payer = ?1 AND payee = ?2")?;
+        let latest: Option<i64> = select.query_row(params![payer.0, payee.0], |row| row.get(0))?;
+        latest.map(unsigned).transpose()
+    }
+
+    fn set_totals(&mut self, totals: Totals) {
+        self.totals = totals;
+    }
+
+    fn set_balance(&mut self, account: NodeId, balance: Tokens) -> Result<(), Fault> {
+        self.connection
+            .prepare("INSERT INTO account VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET balance = excluded.balance")?
+            .execute(params![account.0, stored(balance.get())?])?;
+        Ok(())
+    }
+
+    fn set_channel(&mut self, id: ChannelId, channel: Channel) -> Result<(), Fault> {
+        let (exit_time, closed) = match channel.phase {
+            Phase::Open => (0, false),
+            Phase::Closing { exit } => (exit.seconds(), false),
+            Phase::Closed => (0, true),
+        };
+        self.connection
+            .prepare(
+                "INSERT INTO channel VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+                 ON CONFLICT (payer, payee, nonce) DO UPDATE SET deposit = excluded.deposit,
+                 redeemed = excluded.redeemed, exit_time = excluded.exit_time, closed = excluded.closed",
+            )?
+            .execute(params![
+                id.payer.0,
+                id.payee.0,
+                stored(id.nonce)?,
+                stored(channel.deposit.get())?,
+                stored(channel.redeemed.get())?,
+                stored(exit_time)?,
+                closed,
+            ])?;
+        Ok(())
+    }
+
+    fn append(&mut self, entry: &Entry) -> Result<(), Fault> {
+        let bytes = entry.encode();
+        self.connection
+            .prepare("INSERT INTO entry VALUES (?1, ?2)")?
+            .execute(params![stored(self.tree.size())?, bytes])?;
+        self.tree.append(leaf_hash(&bytes));
+        self.time = entry.at;
+        Ok(())
+    }
+}
+
+fn read_genesis(bytes: &[u8]) -> Result<Genesis, Fault> {
+    let damaged = || Fault::damaged("the genesis does not read");
+    let Event::Founded(genesis) = Entry::decode(bytes).map_err(|_| damaged())?.event else {
+        return Err(damaged());
+    };
+    Ok(genesis)
+}
+
+fn read_peaks(bytes: &[u8]) -> Result<Vec<Hash>, Fault> {
+    let (peaks, rest) = bytes.as_chunks::<32>();
+    if rest.is_empty() {
+        Ok(peaks.iter().copied().map(Hash).collect())
+    } else {
+        Err(Fault::damaged("a peak is cut short"))
+    }
+}
+
+/// Reads `deposit, redeemed, exit_time, closed` from the first four columns.
+fn read_channel(row: &Row<'_>) -> Result<Channel, Fault> {
+    let phase = match (number(row, 2)?, row.get(3)?) {
+        (0, false) => Phase::Open,
+        (exit, false) => Phase::Closing { exit: UnixTime::from_seconds(exit) },
+        (0, true) => Phase::Closed,
+        (_, true) => return Err(Fault::damaged("a closed channel has an exit time")),
+    };
+    Ok(Channel { deposit: tokens(row, 0)?, redeemed: tokens(row, 1)?, phase })
+}
+
+fn tokens(row: &Row<'_>, column: usize) -> Result<Tokens, Fault> {
+    // 64 bits always fit 96.
+    Tokens::new(number(row, column)?.into()).ok_or_else(|| Fault::damaged("an amount is too large"))
+}
+
+fn number(row: &Row<'_>, column: usize) -> Result<u64, Fault> {
+    unsigned(row.get(column)?)
+}
+
+fn unsigned(number: i64) -> Result<u64, Fault> {
+    u64::try_from(number).map_err(|_| Fault::damaged("a number is negative"))
+}
+
+/// SQLite counts in 63 bits. The rules keep all amounts, nonces and times below, so a larger one is a bug in them.
+fn stored(number: impl TryInto<i64>) -> Result<i64, Fault> {
+    number.try_into().map_err(|_| Fault::damaged("a number is too large to store"))
+}

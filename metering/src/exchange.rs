@@ -1,0 +1,1133 @@
+//! The exchange: the protocol by which two neighbours agree on terms, compare counts and sign receipts.
+
+mod purse;
+mod till;
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+
+use crate::credit::{self, Credit, Security};
+use crate::eip712::Word;
+use crate::identity::SignatureError;
+use crate::meter::{Counts, Meter, charge, meter_hash};
+use crate::terms::{Offer, Role, SignedTerms, Terms};
+use crate::wire::{ChannelNote, Message, MessageError, MeterReport, ReceiptMessage, Resume, TermsMessage};
+use crate::{AccountKey, ChannelId, LedgerDomain, NodeId, Price, Receipt, Tokens, Unverified};
+
+use purse::{Claim, Purse};
+use till::Till;
+
+/// How often a provider reports what it counted when nothing urges it.
+pub const TICK: Duration = Duration::from_secs(5);
+
+/// How soon an unanswered report is repeated while a quarter of the window is unpaid.
+const URGENT: Duration = Duration::from_millis(500);
+
+/// How soon an unanswered `Resume` or `Terms` is repeated, at first; then doubled twice.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// After so many repetitions nobody seems to be there, and one each [`TICK`] is enough.
+const RETRIES: u32 = 16;
+
+/// The least time between two requests to look a channel up: the neighbour can cause them.
+const LOOK_UP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The exchange with one neighbour: one per link, the same for provider, subscriber and peer.
+///
+/// It is pure: hand in what happened by the `handle_*` calls; after each of them drain [`Exchange::poll_transmit`]
+/// (payloads of link-local UDP datagrams to [`crate::wire::PORT`]) and [`Exchange::poll_event`] (what the journal, the
+/// ledger and the operator are wanted for); call [`Exchange::handle_timeout`] when [`Exchange::poll_timeout`] says so.
+///
+/// 1. `Resume` both ways: each learns the other's session and the highest receipt; both adopt the maximum.
+/// 2. `Terms` from the provider; the payer's first `MeterReport` accepts them. A segment starts at zero.
+/// 3. `MeterReport` from the provider each [`TICK`], and sooner when a quarter of the window is unpaid; the payer
+///    answers with a `Receipt` over base + [`charge`] of both ends' counts.
+///
+/// Two writes must be durable before the protocol goes on. The payer signs nothing above a ceiling the journal has
+/// confirmed ([`Event::Reserve`], [`Exchange::handle_reserved`]); the payee's credit counts only receipts the journal
+/// has confirmed ([`Event::Hold`], [`Exchange::handle_held`]).
+///
+/// A new session on either side (a restart, other terms, another channel) ends the segment. What is unpaid then, less
+/// than a window, is written off. Messages are cumulative: losing, repeating or reordering them is harmless.
+#[derive(Debug)]
+pub struct Exchange {
+    account: AccountKey,
+    peer: NodeId,
+    domain: LedgerDomain,
+    side: Side,
+    session: u64,
+    /// 0 until the neighbour's first `Resume`.
+    their_session: u64,
+    /// The highest of our sessions they are known to know.
+    their_echo: u64,
+    their_channel: Option<ChannelNote>,
+    channel: Option<ChannelState>,
+    meter: Meter,
+    phase: Phase,
+    purse: Purse,
+    till: Till,
+    written_off: Tokens,
+    receipts_signed: u64,
+    receipts_verified: u64,
+    outbox: Outbox,
+    events: VecDeque<Event>,
+    tick_at: Instant,
+    retry_at: Instant,
+    retries: u32,
+    /// Payer: whether terms came in this session, acceptable or not.
+    terms_came: bool,
+    looked_up_at: Option<Instant>,
+    was_exhausted: bool,
+}
+
+/// What an exchange starts from.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Our key; it signs terms or receipts.
+    pub account: AccountKey,
+    /// The neighbour, as its verified card names it.
+    pub peer: NodeId,
+    /// The ledger both use.
+    pub domain: LedgerDomain,
+    /// What we are to the neighbour.
+    pub side: Side,
+    /// Above every session any earlier exchange with this neighbour began with: a durable count of boots in the upper
+    /// 32 bits, random lower ones. If it is not above, for a journal was lost, the neighbour says so and the exchange
+    /// goes on from its number.
+    pub session: u64,
+    /// The link's counters at this moment.
+    pub counts: Counts,
+    /// What the journal and the ledger know.
+    pub restored: Restored,
+}
+
+/// What one end is to the other, with what it asks or accepts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// We are paid for both directions.
+    Provider(Offer),
+    /// We pay for both directions.
+    Subscriber(Limits),
+    /// Neither pays; both count.
+    Peer,
+}
+
+/// What a payer accepts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The most it pays, in either direction.
+    pub max_price: Price,
+}
+
+/// What outlives a process.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Restored {
+    /// The channel as the ledger had it when last asked.
+    pub channel: Option<ChannelState>,
+    /// Payer: the highest ceiling made durable.
+    pub ceiling: Option<(ChannelId, Tokens)>,
+    /// Payee: the highest receipt made durable.
+    pub held: Option<Receipt>,
+}
+
+/// A channel as the ledger has it. Who pays whom follows from the [`Side`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChannelState {
+    /// Its epoch.
+    pub nonce: u64,
+    /// What the payer locked, in all.
+    pub deposit: Tokens,
+    /// What the payee took out of it, in all.
+    pub redeemed: Tokens,
+    /// Whether the payer gave notice.
+    pub closing: bool,
+}
+
+/// What the exchange wants of its shell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Payer: make this ceiling durable, then call [`Exchange::handle_reserved`].
+    Reserve {
+        /// On which channel.
+        channel: ChannelId,
+        /// No receipt above it is signed until it is raised again.
+        ceiling: Tokens,
+    },
+    /// Payee: make this receipt durable, then call [`Exchange::handle_held`]. Only the highest one matters.
+    Hold(Receipt),
+    /// Payer: open a channel, or top it up, and call [`Exchange::handle_channel`]. Repeated while it is needed.
+    NeedChannel {
+        /// To whom.
+        payee: NodeId,
+        /// What its deposit should be in all, at least.
+        at_least: Tokens,
+    },
+    /// The neighbour knows of a channel or deposit we do not: ask the ledger, and call [`Exchange::handle_channel`].
+    LookUpChannel(ChannelId),
+    /// A segment began.
+    TermsAgreed(Terms),
+    /// The operator should know.
+    Alarm(Alarm),
+}
+
+/// What an operator should know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Alarm {
+    /// A receipt with our signature is above all we made durable: the journal is not the one it was signed with, or
+    /// another machine has our key. It is adopted, for the payee can redeem it.
+    #[error("our journal allows {ceiling}, yet a receipt over {amount} carries our signature")]
+    ReceiptAboveCeiling {
+        /// The receipt's amount.
+        amount: Tokens,
+        /// The durable ceiling.
+        ceiling: Tokens,
+    },
+    /// The window is full, so the neighbour is no longer carried for.
+    #[error("{unpaid} unpaid, with a window of {window}")]
+    Exhausted {
+        /// What was carried and is not covered.
+        unpaid: Tokens,
+        /// The window.
+        window: Tokens,
+    },
+    /// The payer gave notice: redeem before it ends.
+    #[error("the payer is closing channel {nonce}")]
+    ChannelClosing {
+        /// Which channel.
+        nonce: u64,
+    },
+}
+
+/// Why a message was refused. Nothing of it was adopted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Rejected {
+    /// No honest neighbour sends this.
+    #[error("the neighbour misbehaved: {0}")]
+    Misbehaved(#[from] Misbehaviour),
+    /// An honest neighbour may send this, but the two cannot do business.
+    #[error("the neighbour is incompatible: {0}")]
+    Incompatible(#[from] Incompatibility),
+}
+
+/// What no honest neighbour sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Misbehaviour {
+    /// Not a message.
+    #[error(transparent)]
+    Malformed(MessageError),
+    /// A session of 0 or, as our own, one no counter reaches.
+    #[error("an impossible session number")]
+    ImpossibleSession,
+    /// A receipt whose signature is not the payer's over this ledger and amount.
+    #[error("a forged receipt: {0}")]
+    ForgedReceipt(SignatureError),
+    /// A receipt on a channel that is not between us, or on one already replaced.
+    #[error("a receipt on another channel")]
+    OtherChannel,
+    /// A receipt above what the channel holds, as far as our ledger knows.
+    #[error("a receipt over {amount}, on a channel that holds {deposit}")]
+    AboveDeposit {
+        /// The receipt's amount.
+        amount: Tokens,
+        /// The deposit.
+        deposit: Tokens,
+    },
+    /// The receipt's meter is not the hash of the counts beside it.
+    #[error("a receipt for other counts than it came with")]
+    MeterMismatch,
+    /// The payer claims we reported more than we did.
+    #[error("a receipt for counts that were never reported")]
+    CountsNeverReported,
+    /// One count rose and the other fell: no meter does that.
+    #[error("counts that went back")]
+    CountsWentBack,
+    /// Terms whose signature is not the neighbour's.
+    #[error("forged terms: {0}")]
+    ForgedTerms(SignatureError),
+    /// Terms between other parties, or other terms within one session.
+    #[error("terms that are not for this link")]
+    OtherTerms,
+    /// A message only the other role sends.
+    #[error("a message only the {0:?} sends")]
+    WrongRole(Role),
+}
+
+/// Why two honest neighbours cannot do business.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Incompatibility {
+    /// Another version of the protocol.
+    #[error(transparent)]
+    Protocol(MessageError),
+    /// Two providers, two subscribers, or a peer and a paid role.
+    #[error("we are its {ours:?}, and it takes itself for our {theirs:?}")]
+    Roles {
+        /// What we are.
+        ours: Role,
+        /// What it takes itself for.
+        theirs: Role,
+    },
+    /// The price is above our limit.
+    #[error("it asks {asked} per GiB; our limit is {limit}")]
+    PriceAboveLimit {
+        /// The dearer of the two prices.
+        asked: Price,
+        /// The limit.
+        limit: Price,
+    },
+}
+
+/// Where an exchange stands, for people and programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// What we are to the neighbour.
+    pub role: Role,
+    /// The neighbour.
+    pub peer: NodeId,
+    /// Whether a segment is running.
+    pub agreed: bool,
+    /// The terms agreed on, or those we offer; a payer without an agreement has none.
+    pub terms: Option<Terms>,
+    /// What we counted in this segment.
+    pub ours: Counts,
+    /// What the neighbour last reported of this segment.
+    pub theirs: Counts,
+    /// Payer: what is delivered by both counts and not signed.
+    pub owed_by_us: Tokens,
+    /// Payee: what we carried and no receipt covers.
+    pub owed_to_us: Tokens,
+    /// What is signed on the channel, cumulative, as far as we know.
+    pub signed: Tokens,
+    /// Payee: what durable receipts cover on the channel.
+    pub held: Tokens,
+    /// What the channel holds.
+    pub deposit: Tokens,
+    /// Payee: the most the neighbour can come to owe before we stop carrying for it; nothing when carrying is free.
+    pub window: Tokens,
+    /// Payee: what was unpaid when segments ended.
+    pub written_off: Tokens,
+    /// Payer: receipts signed since the exchange began.
+    pub receipts_signed: u64,
+    /// Payee: higher receipts found right since the exchange began.
+    pub receipts_verified: u64,
+    /// Payee: whether to carry.
+    pub credit: Credit,
+    /// The channel, once it is known.
+    pub channel: Option<ChannelId>,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// Until both know each other's session; a payer stays here until terms come.
+    Resuming,
+    /// Provider: terms were sent.
+    Offered(SignedTerms),
+    /// A segment runs.
+    Agreed(Segment),
+}
+
+#[derive(Debug)]
+struct Segment {
+    terms: SignedTerms,
+    id: Word,
+    theirs: Counts,
+}
+
+/// What is to be sent. Flags, not a queue: each message holds all that is known when it leaves, and nobody can make
+/// them pile up.
+#[derive(Debug, Default)]
+struct Outbox {
+    resume: bool,
+    terms: bool,
+    counts: bool,
+}
+
+impl Side {
+    /// The role.
+    #[must_use]
+    pub const fn role(&self) -> Role {
+        match self {
+            Self::Provider(_) => Role::Provider,
+            Self::Subscriber(_) => Role::Subscriber,
+            Self::Peer => Role::Peer,
+        }
+    }
+}
+
+impl Exchange {
+    /// An exchange over a link that is up.
+    #[must_use]
+    pub fn new(setup: Setup, now: Instant) -> Self {
+        Self {
+            account: setup.account,
+            peer: setup.peer,
+            domain: setup.domain,
+            side: setup.side,
+            session: setup.session.max(1),
+            their_session: 0,
+            their_echo: 0,
+            their_channel: None,
+            channel: setup.restored.channel,
+            meter: Meter::new(setup.counts),
+            phase: Phase::Resuming,
+            purse: Purse::new(setup.restored.ceiling),
+            till: Till::new(setup.restored.held),
+            written_off: Tokens::ZERO,
+            receipts_signed: 0,
+            receipts_verified: 0,
+            outbox: Outbox { resume: true, ..Outbox::default() },
+            events: VecDeque::new(),
+            tick_at: now + TICK,
+            retry_at: now + RETRY,
+            retries: 0,
+            terms_came: false,
+            looked_up_at: None,
+            was_exhausted: false,
+        }
+    }
+
+    /// Takes one datagram of the neighbour.
+    ///
+    /// # Errors
+    /// [`Rejected`] says why nothing of it was adopted.
+    pub fn handle_message(&mut self, now: Instant, message: &[u8]) -> Result<(), Rejected> {
+        let message = Message::decode(message).map_err(|error| match error {
+            MessageError::Unknown { .. } => Rejected::from(Incompatibility::Protocol(error)),
+            MessageError::TooLong { .. } | MessageError::Decode(_) => Misbehaviour::Malformed(error).into(),
+        })?;
+        match message {
+            Message::Resume(resume) => self.handle_resume(now, &resume)?,
+            Message::Terms(message) => self.handle_terms(now, &message)?,
+            Message::MeterReport(report) => self.handle_meter_report(now, &report)?,
+            Message::Receipt(message) => self.handle_receipt(now, message)?,
+        }
+        self.hold(now, false);
+        Ok(())
+    }
+
+    /// Takes the link's counters, authenticated billed bytes since the link began. Call it at least every 50 ms while
+    /// traffic flows: credit and reports are as fresh as the counts.
+    pub fn handle_counts(&mut self, now: Instant, counts: Counts) {
+        self.meter.handle_counts(counts);
+        if self.report_is_urgent(now) {
+            self.report(now);
+        }
+        self.notice_exhaustion();
+    }
+
+    /// Takes the ledger's view of the channel between the two; an older channel than the one known is ignored.
+    pub fn handle_channel(&mut self, now: Instant, channel: ChannelState) {
+        let known = self.channel;
+        if known.is_some_and(|known| channel.nonce < known.nonce) {
+            return;
+        }
+        if known.is_some_and(|known| channel.nonce > known.nonce) {
+            self.events.extend(self.till.retire().map(Event::Hold));
+            self.restart_session(now, self.session);
+        }
+        self.channel = Some(channel);
+        let was_closing = known.is_some_and(|known| known.nonce == channel.nonce && known.closing);
+        if self.is_provider() && channel.closing && !was_closing {
+            let nonce = channel.nonce;
+            self.events.push_back(Event::Alarm(Alarm::ChannelClosing { nonce }));
+        }
+        self.outbox.resume |= self.note() != self.their_channel && !self.is_free();
+        self.pay(now);
+        self.notice_exhaustion();
+    }
+
+    /// Payer: the journal made `ceiling` durable.
+    pub fn handle_reserved(&mut self, now: Instant, channel: ChannelId, ceiling: Tokens) {
+        self.purse.handle_reserved(channel, ceiling);
+        self.pay(now);
+    }
+
+    /// Payee: the journal made the receipt of `amount` durable. Credit extends.
+    pub fn handle_held(&mut self, now: Instant, channel: ChannelId, amount: Tokens) {
+        self.till.handle_held(now, channel, amount);
+        self.hold(now, false);
+        self.notice_exhaustion();
+    }
+
+    /// Takes other prices or limits, or another role: a new session, so new terms and a new segment. With another role
+    /// the channel is another one too, to be handed in by [`Exchange::handle_channel`].
+    ///
+    /// What is unpaid at this moment is written off: a provider flushes first, and waits for the answer.
+    pub fn handle_side(&mut self, now: Instant, side: Side) {
+        if side == self.side {
+            return;
+        }
+        self.restart_session(now, self.session);
+        if side.role() != self.side.role() {
+            self.events.extend(self.till.retire().map(Event::Hold));
+            self.channel = None;
+        }
+        self.side = side;
+    }
+
+    /// Settles as far as can be without waiting for the next tick: a report, and the highest receipt to the journal.
+    /// For a redemption that is about to happen, and before a shutdown.
+    pub fn handle_flush(&mut self, now: Instant) {
+        self.report(now);
+        self.hold(now, true);
+    }
+
+    /// Does what is due. Harmless to call early.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.retry_at <= now && !matches!(self.phase, Phase::Agreed(_)) {
+            self.retry(now);
+        }
+        if self.tick_at <= now {
+            self.tick_at = now + TICK;
+            self.tick(now);
+        }
+        if self.report_is_urgent(now) {
+            self.report(now);
+        }
+        self.hold(now, false);
+    }
+
+    /// When to call [`Exchange::handle_timeout`] next.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let retry = match &self.phase {
+            Phase::Agreed(_) => None,
+            Phase::Offered(_) | Phase::Resuming => Some(self.retry_at),
+        };
+        let urgent = self.urgent_at().filter(|_| self.quarter_is_unpaid());
+        [Some(self.tick_at), retry, urgent, self.till.hold_at()].into_iter().flatten().min()
+    }
+
+    /// The payload of the next datagram to the neighbour, if there is one.
+    pub fn poll_transmit(&mut self) -> Option<Vec<u8>> {
+        let message = if std::mem::take(&mut self.outbox.resume) {
+            Some(self.resume())
+        } else if std::mem::take(&mut self.outbox.terms) {
+            self.terms_message()
+        } else if std::mem::take(&mut self.outbox.counts) {
+            self.counts_message()
+        } else {
+            None
+        };
+        message.map(|message| message.encode())
+    }
+
+    /// The next thing wanted of the shell.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Whether the datapath may carry for the neighbour. A payer always may.
+    #[must_use]
+    pub fn credit(&self) -> Credit {
+        let Some(terms) = self.terms().filter(|terms| self.is_provider() && !terms.is_free()) else {
+            return Credit::Open;
+        };
+        let unpaid = self.earned(&terms).saturating_sub(self.till.durable_paid());
+        let window = credit::window(&terms, self.security());
+        if unpaid >= window { Credit::Exhausted { unpaid, window } } else { Credit::Open }
+    }
+
+    /// The highest receipt the neighbour gave us, durable or not. To redeem it, make it durable first.
+    #[must_use]
+    pub const fn best_receipt(&self) -> Option<&Receipt> {
+        self.till.best()
+    }
+
+    /// Where the exchange stands.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let channel = self.channel_id();
+        let on = |amount: &dyn Fn(ChannelId) -> Tokens| channel.map_or(Tokens::ZERO, amount);
+        let provider = self.is_provider();
+        let terms = self.terms();
+        let owed_to_us = terms
+            .filter(|_| provider)
+            .map_or(Tokens::ZERO, |terms| self.earned(&terms).saturating_sub(self.till.paid()));
+        let window = terms
+            .filter(|terms| provider && !terms.is_free())
+            .map_or(Tokens::ZERO, |terms| credit::window(&terms, self.security()));
+        Snapshot {
+            role: self.side.role(),
+            peer: self.peer,
+            agreed: matches!(self.phase, Phase::Agreed(_)),
+            terms,
+            ours: self.meter.counts(),
+            theirs: self.segment().map_or(Counts::ZERO, |segment| segment.theirs),
+            owed_by_us: self.owed_by_us(),
+            owed_to_us,
+            signed: on(&|id| if provider { self.till.best_on(id) } else { self.purse.signed_on(id) }),
+            held: on(&|id| self.till.durable_on(id)),
+            deposit: self.channel.map_or(Tokens::ZERO, |channel| channel.deposit),
+            window,
+            written_off: self.written_off,
+            receipts_signed: self.receipts_signed,
+            receipts_verified: self.receipts_verified,
+            credit: self.credit(),
+            channel,
+        }
+    }
+}
+
+/// Sessions and terms.
+impl Exchange {
+    fn handle_resume(&mut self, now: Instant, resume: &Resume) -> Result<(), Rejected> {
+        self.check_role(resume.role)?;
+        let ours_lost = resume.echo > self.session;
+        if resume.session == 0 || resume.echo == u64::MAX {
+            return Err(Misbehaviour::ImpossibleSession.into());
+        }
+        self.outbox.resume |= resume.ask;
+        if resume.session < self.their_session {
+            return Ok(());
+        }
+        let receipt = resume.receipt.as_ref();
+        let receipt = receipt.map(|receipt| self.verify_resumed(receipt)).transpose()?;
+        if resume.session > self.their_session {
+            self.their_session = resume.session;
+            self.their_echo = 0;
+            self.restart(now);
+        }
+        if ours_lost {
+            self.restart_session(now, resume.echo);
+        }
+        self.their_echo = self.their_echo.max(resume.echo);
+        self.their_channel = resume.channel;
+        self.adopt_resumed(now, receipt.flatten());
+        self.look_up(now);
+        if self.synced() && self.is_provider() && matches!(self.phase, Phase::Resuming) {
+            self.offer(now);
+        }
+        Ok(())
+    }
+
+    fn check_role(&self, theirs: Role) -> Result<(), Rejected> {
+        let ours = self.side.role();
+        match (ours, theirs) {
+            (Role::Provider, Role::Subscriber) | (Role::Subscriber, Role::Provider) | (Role::Peer, Role::Peer) => {
+                Ok(())
+            }
+            _ => Err(Incompatibility::Roles { ours, theirs }.into()),
+        }
+    }
+
+    /// The receipt, if it is higher than what we know on its channel and good.
+    fn verify_resumed(&self, receipt: &Receipt<Unverified>) -> Result<Option<Receipt>, Rejected> {
+        let channel = receipt.channel();
+        if (channel.payer, channel.payee) != self.parties() {
+            return Err(Misbehaviour::OtherChannel.into());
+        }
+        let known = if self.is_provider() { self.till.best_on(channel) } else { self.purse.signed_on(channel) };
+        let newest = self.channel.map(|known| known.nonce).max(self.purse.newest_nonce());
+        let replaced = Some(channel.nonce) < newest;
+        // Above the deposit we know of: the neighbour's note makes us look it up, and the receipt comes again.
+        let unsecured = self.check_deposit(receipt).is_err();
+        if receipt.amount() <= known || replaced || unsecured {
+            return Ok(None);
+        }
+        let verified = receipt.verify(&self.domain);
+        Ok(Some(verified.map_err(Misbehaviour::ForgedReceipt)?))
+    }
+
+    fn adopt_resumed(&mut self, now: Instant, receipt: Option<Receipt>) {
+        let Some(receipt) = receipt else { return };
+        if self.is_provider() {
+            let known = self.channel_id();
+            if known.is_none_or(|known| known == receipt.channel()) {
+                self.till.adopt(now, receipt);
+            }
+            return;
+        }
+        let (amount, ceiling) = (receipt.amount(), self.purse.ceiling_on(receipt.channel()));
+        if amount > ceiling {
+            let alarm = Alarm::ReceiptAboveCeiling { amount, ceiling };
+            self.events.push_back(Event::Alarm(alarm));
+        }
+        self.purse.adopt(receipt);
+    }
+
+    /// Begins a session after `last`; if there is none after it, the old one goes on.
+    fn restart_session(&mut self, now: Instant, last: u64) {
+        self.session = last.saturating_add(1);
+        self.restart(now);
+    }
+
+    /// Ends the segment and begins again with `Resume`.
+    fn restart(&mut self, now: Instant) {
+        self.write_off();
+        self.purse.end_segment();
+        self.till.end_segment();
+        self.meter.restart();
+        self.phase = Phase::Resuming;
+        self.outbox = Outbox { resume: true, ..Outbox::default() };
+        self.retries = 0;
+        self.retry_at = now + RETRY;
+        self.terms_came = false;
+    }
+
+    fn write_off(&mut self) {
+        if self.is_provider()
+            && let Some(terms) = self.terms()
+        {
+            let unpaid = self.earned(&terms).saturating_sub(self.till.paid());
+            self.written_off = self.written_off.saturating_add(unpaid);
+        }
+    }
+
+    fn retry(&mut self, now: Instant) {
+        self.retries = self.retries.saturating_add(1);
+        let wait = if self.retries < RETRIES { RETRY * (1 << self.retries.min(2)) } else { TICK };
+        self.retry_at = now + wait;
+        match self.phase {
+            Phase::Resuming if !self.synced() => self.outbox.resume = true,
+            Phase::Resuming if self.is_forgotten() => self.restart_session(now, self.session),
+            Phase::Resuming => {}
+            Phase::Offered(_) => self.outbox.terms = true,
+            Phase::Agreed(_) => {}
+        }
+    }
+
+    /// Payer: the provider knows this session and sends no terms. A lost journal may have made us begin with a session
+    /// we had before, so that it believes a segment is running; the next session tells it otherwise.
+    fn is_forgotten(&self) -> bool {
+        !self.is_provider() && !self.terms_came && self.retries >= RETRIES
+    }
+
+    fn synced(&self) -> bool {
+        self.their_session != 0 && self.their_echo == self.session
+    }
+
+    fn offer(&mut self, now: Instant) {
+        let terms = self.draft().sign(&self.account, &self.domain);
+        self.phase = Phase::Offered(terms);
+        self.outbox.terms = true;
+        self.retries = 0;
+        self.retry_at = now + RETRY;
+    }
+
+    /// Provider: what we ask.
+    fn draft(&self) -> Terms {
+        let offer = match self.side {
+            Side::Provider(offer) => offer,
+            Side::Peer | Side::Subscriber(_) => Offer::FREE,
+        };
+        Terms {
+            peers: self.side == Side::Peer,
+            provider: self.account.node_id(),
+            payer: self.peer,
+            price_up: offer.price_up,
+            price_down: offer.price_down,
+            window: offer.window,
+            loss_allowance_ppm: offer.loss_allowance_ppm,
+            seq: self.session,
+        }
+    }
+
+    /// Payer: the provider's terms.
+    fn handle_terms(&mut self, now: Instant, message: &TermsMessage) -> Result<(), Rejected> {
+        if self.is_provider() {
+            return Err(Misbehaviour::WrongRole(Role::Provider).into());
+        }
+        let terms = *message.terms.terms();
+        if message.payer_session != self.session || terms.seq != self.their_session {
+            return Ok(());
+        }
+        self.terms_came = true;
+        if let Phase::Agreed(segment) = &self.phase {
+            if segment.terms.into_unverified() != message.terms {
+                return Err(Misbehaviour::OtherTerms.into());
+            }
+            self.outbox.counts = true;
+            return Ok(());
+        }
+        self.check_terms(&terms)?;
+        let verified = message.terms.verify(&self.domain);
+        let terms = verified.map_err(Misbehaviour::ForgedTerms)?;
+        self.meter.restart();
+        self.agree(terms, self.session);
+        self.pay(now);
+        self.outbox.counts = true;
+        Ok(())
+    }
+
+    fn check_terms(&self, terms: &Terms) -> Result<(), Rejected> {
+        let peers = self.side == Side::Peer;
+        let parties = (terms.payer, terms.provider);
+        if parties != self.parties() || terms.peers != peers {
+            return Err(Misbehaviour::OtherTerms.into());
+        }
+        let limit = match self.side {
+            Side::Subscriber(limits) => limits.max_price,
+            Side::Peer | Side::Provider(_) => Price::FREE,
+        };
+        let asked = terms.price_up.max(terms.price_down);
+        if asked > limit {
+            return Err(Incompatibility::PriceAboveLimit { asked, limit }.into());
+        }
+        Ok(())
+    }
+
+    fn agree(&mut self, terms: SignedTerms, payer_session: u64) {
+        self.phase = Phase::Agreed(Segment {
+            id: terms.terms().segment(&self.domain, payer_session),
+            theirs: Counts::ZERO,
+            terms,
+        });
+        self.events.push_back(Event::TermsAgreed(*terms.terms()));
+    }
+
+    /// Provider: whether these counts, the first in a segment, accept the terms offered.
+    fn accept(&mut self, id: &Word) {
+        if let Phase::Offered(terms) = self.phase
+            && terms.terms().segment(&self.domain, self.their_session) == *id
+        {
+            self.write_off();
+            self.meter.restart_late();
+            self.agree(terms, self.their_session);
+        }
+    }
+}
+
+/// Counts and receipts.
+impl Exchange {
+    fn handle_meter_report(&mut self, now: Instant, report: &MeterReport) -> Result<(), Rejected> {
+        self.accept(&report.segment);
+        if self.segment_is(&report.segment) {
+            self.note_counts(report.counts)?;
+            if !self.is_provider() {
+                self.pay(now);
+                self.outbox.counts = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the neighbour's counts; older ones than those known came late and are ignored.
+    fn note_counts(&mut self, counts: Counts) -> Result<(), Rejected> {
+        let Phase::Agreed(segment) = &mut self.phase else {
+            return Ok(());
+        };
+        if segment.theirs.within(counts) {
+            segment.theirs = counts;
+        } else if !counts.within(segment.theirs) {
+            return Err(Misbehaviour::CountsWentBack.into());
+        }
+        Ok(())
+    }
+
+    /// Payee: takes a receipt. Everything cheap is checked before the signature.
+    fn handle_receipt(&mut self, now: Instant, message: ReceiptMessage) -> Result<(), Rejected> {
+        if !self.is_provider() {
+            return Err(Misbehaviour::WrongRole(Role::Subscriber).into());
+        }
+        self.accept(&message.segment);
+        if !self.segment_is(&message.segment) {
+            return Ok(());
+        }
+        let receipt = message.receipt;
+        if !self.is_on_our_channel(now, receipt.channel())? {
+            return Ok(());
+        }
+        let hash = meter_hash(&message.segment, message.provider, message.payer);
+        if hash != receipt.meter() {
+            return Err(Misbehaviour::MeterMismatch.into());
+        }
+        if !message.provider.within(self.till.reported) {
+            return Err(Misbehaviour::CountsNeverReported.into());
+        }
+        if receipt.amount() > self.till.best_on(receipt.channel()) {
+            self.adopt_receipt(now, &message)?;
+        }
+        self.note_counts(message.payer)?;
+        self.notice_exhaustion();
+        Ok(())
+    }
+
+    /// Whether a receipt's channel is the one known. One we have not heard of is looked up; its receipt comes again.
+    fn is_on_our_channel(&mut self, now: Instant, channel: ChannelId) -> Result<bool, Rejected> {
+        let known = self.channel.map(|known| known.nonce);
+        if (channel.payer, channel.payee) != self.parties() || known > Some(channel.nonce) {
+            return Err(Misbehaviour::OtherChannel.into());
+        }
+        if known < Some(channel.nonce) {
+            self.request_look_up(now, channel);
+        }
+        Ok(known == Some(channel.nonce))
+    }
+
+    fn adopt_receipt(&mut self, now: Instant, message: &ReceiptMessage) -> Result<(), Rejected> {
+        let (Some(channel), Phase::Agreed(segment)) = (self.channel, &self.phase) else {
+            return Ok(());
+        };
+        let terms = segment.terms;
+        if let Err(above) = self.check_deposit(&message.receipt) {
+            self.request_look_up(now, message.receipt.channel());
+            return Err(above);
+        }
+        let verified = message.receipt.verify(&self.domain);
+        let receipt = verified.map_err(Misbehaviour::ForgedReceipt)?;
+        let charge = charge(terms.terms(), message.provider, message.payer);
+        let charge = charge.unwrap_or(Tokens::MAX);
+        self.receipts_verified = self.receipts_verified.saturating_add(1);
+        self.till.adopt_payment(now, receipt, channel.redeemed, charge);
+        Ok(())
+    }
+
+    /// Payee: refuses a receipt above what our ledger says is locked. A payer knows better what it signed.
+    fn check_deposit<S>(&self, receipt: &Receipt<S>) -> Result<(), Rejected> {
+        let amount = receipt.amount();
+        match self.channel {
+            Some(channel) if self.is_provider() && amount > channel.deposit => {
+                let deposit = channel.deposit;
+                Err(Misbehaviour::AboveDeposit { amount, deposit }.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Payer: asks for what will be needed, signs what is owed and sends it.
+    fn pay(&mut self, now: Instant) {
+        let (false, Phase::Agreed(segment)) = (self.is_provider(), &self.phase) else {
+            return;
+        };
+        let terms = *segment.terms.terms();
+        if terms.is_free() {
+            return;
+        }
+        let claim = Claim { terms: &terms, segment: segment.id, provider: segment.theirs, payer: self.meter.counts() };
+        let Some((channel, id)) = self.channel.zip(self.channel_id()) else {
+            self.need_channel(now, &terms, Tokens::ZERO);
+            return;
+        };
+        let Some(owed) = self.purse.owed(id, channel.redeemed, &claim) else {
+            return;
+        };
+        let reserve = self.purse.reserve(id, channel.deposit, &terms, owed);
+        self.events.extend(reserve);
+        self.need_channel(now, &terms, owed);
+        let new = self.purse.sign(&self.account, &self.domain, id, channel.deposit, owed, &claim);
+        self.receipts_signed = self.receipts_signed.saturating_add(new.into());
+        self.outbox.counts |= new;
+    }
+
+    fn need_channel(&mut self, now: Instant, terms: &Terms, owed: Tokens) {
+        let channel = self.channel.as_ref();
+        if let Some(at_least) = self.purse.need_channel(now, terms, channel, owed) {
+            let payee = self.peer;
+            self.events.push_back(Event::NeedChannel { payee, at_least });
+        }
+    }
+
+    fn tick(&mut self, now: Instant) {
+        self.look_up(now);
+        self.pay(now);
+        self.outbox.resume |=
+            self.synced() && !self.is_free() && self.channel.is_some() && self.note() != self.their_channel;
+        let Some(terms) = self.terms() else { return };
+        let counted = self.meter.counts() != self.till.reported;
+        if counted || self.earned(&terms) > self.till.paid() {
+            self.report(now);
+        }
+    }
+
+    /// Provider: reports the latest counts.
+    fn report(&mut self, now: Instant) {
+        let (true, Phase::Agreed(segment)) = (self.is_provider(), &self.phase) else {
+            return;
+        };
+        let earned = self.earned(segment.terms.terms());
+        self.till.reported = self.meter.counts();
+        self.till.reported_at = Some(now);
+        self.till.reported_earned = earned;
+        self.outbox.counts = true;
+    }
+
+    /// A quarter of the window is unpaid, and either an eighth more was earned since the last report or that one
+    /// remained unanswered.
+    fn report_is_urgent(&self, now: Instant) -> bool {
+        let Some(terms) = self.terms() else { return false };
+        let since = self.earned(&terms).saturating_sub(self.till.reported_earned);
+        let eighth = credit::window(&terms, self.security()).get() / 8;
+        let more = since.get() > eighth;
+        self.quarter_is_unpaid() && (more || self.urgent_at().is_none_or(|at| at <= now))
+    }
+
+    fn quarter_is_unpaid(&self) -> bool {
+        let (true, Phase::Agreed(segment)) = (self.is_provider(), &self.phase) else {
+            return false;
+        };
+        let terms = segment.terms.terms();
+        let unpaid = self.earned(terms).saturating_sub(self.till.paid());
+        let quarter = credit::window(terms, self.security()).get() / 4;
+        !terms.is_free() && unpaid.get() > quarter
+    }
+
+    fn urgent_at(&self) -> Option<Instant> {
+        self.till.reported_at.map(|at| at + URGENT)
+    }
+
+    fn hold(&mut self, now: Instant, flush: bool) {
+        if let Some(terms) = self.terms().filter(|_| self.is_provider()) {
+            let window = credit::window(&terms, self.security());
+            let receipt = self.till.hold(now, window, flush);
+            self.events.extend(receipt.map(Event::Hold));
+        }
+    }
+
+    fn notice_exhaustion(&mut self) {
+        let credit = self.credit();
+        if let Credit::Exhausted { unpaid, window } = credit
+            && !self.was_exhausted
+        {
+            let alarm = Alarm::Exhausted { unpaid, window };
+            self.events.push_back(Event::Alarm(alarm));
+        }
+        self.was_exhausted = credit != Credit::Open;
+    }
+
+    fn look_up(&mut self, now: Instant) {
+        let known = self.channel.map(|known| (known.nonce, known.deposit));
+        if let Some(note) = self.their_channel
+            && Some((note.nonce, note.deposit)) > known
+        {
+            self.request_look_up(now, self.channel_with(note.nonce));
+        }
+    }
+
+    fn request_look_up(&mut self, now: Instant, channel: ChannelId) {
+        if self.looked_up_at.is_none_or(|at| at + LOOK_UP_INTERVAL <= now) {
+            self.looked_up_at = Some(now);
+            self.events.push_back(Event::LookUpChannel(channel));
+        }
+    }
+}
+
+/// What is sent.
+impl Exchange {
+    fn resume(&self) -> Message {
+        let receipt = if self.is_provider() { self.till.best().copied() } else { self.purse.signed };
+        Message::Resume(Resume {
+            role: self.side.role(),
+            session: self.session,
+            echo: self.their_session,
+            ask: !self.synced(),
+            channel: self.note(),
+            receipt: receipt.map(Receipt::into_unverified),
+        })
+    }
+
+    fn terms_message(&self) -> Option<Message> {
+        match &self.phase {
+            Phase::Offered(terms) => {
+                Some(Message::Terms(TermsMessage { payer_session: self.their_session, terms: terms.into_unverified() }))
+            }
+            Phase::Resuming | Phase::Agreed(_) => None,
+        }
+    }
+
+    fn counts_message(&self) -> Option<Message> {
+        let segment = self.segment()?;
+        if let Some(receipt) = &self.purse.latest {
+            return Some(Message::Receipt(receipt.clone()));
+        }
+        let counts = if self.is_provider() { self.till.reported } else { self.meter.counts() };
+        Some(Message::MeterReport(MeterReport { segment: segment.id, counts }))
+    }
+}
+
+/// What is known.
+impl Exchange {
+    /// Whether we sign the terms. Between peers, who have nothing to pay, the lower id does.
+    fn is_provider(&self) -> bool {
+        match self.side {
+            Side::Provider(_) => true,
+            Side::Subscriber(_) => false,
+            Side::Peer => self.account.node_id() < self.peer,
+        }
+    }
+
+    /// The payer and the payee.
+    fn parties(&self) -> (NodeId, NodeId) {
+        if self.is_provider() { (self.peer, self.account.node_id()) } else { (self.account.node_id(), self.peer) }
+    }
+
+    fn channel_with(&self, nonce: u64) -> ChannelId {
+        let (payer, payee) = self.parties();
+        ChannelId { payer, payee, nonce }
+    }
+
+    fn channel_id(&self) -> Option<ChannelId> {
+        self.channel.map(|channel| self.channel_with(channel.nonce))
+    }
+
+    fn note(&self) -> Option<ChannelNote> {
+        self.channel.map(|channel| ChannelNote { nonce: channel.nonce, deposit: channel.deposit })
+    }
+
+    const fn segment(&self) -> Option<&Segment> {
+        match &self.phase {
+            Phase::Agreed(segment) => Some(segment),
+            Phase::Resuming | Phase::Offered(_) => None,
+        }
+    }
+
+    fn segment_is(&self, id: &Word) -> bool {
+        self.segment().is_some_and(|segment| segment.id == *id)
+    }
+
+    /// The terms agreed on, or those a provider asks.
+    fn terms(&self) -> Option<Terms> {
+        match &self.phase {
+            Phase::Agreed(segment) => Some(*segment.terms.terms()),
+            Phase::Resuming | Phase::Offered(_) => self.is_provider().then(|| self.draft()),
+        }
+    }
+
+    fn is_free(&self) -> bool {
+        self.terms().is_some_and(|terms| terms.is_free())
+    }
+
+    fn earned(&self, terms: &Terms) -> Tokens {
+        let theirs = self.segment().map_or(Counts::ZERO, |segment| segment.theirs);
+        credit::earned(terms, self.meter.counts(), theirs)
+    }
+
+    fn security(&self) -> Security {
+        match self.channel {
+            None => Security::Unknown,
+            Some(channel) if channel.closing => Security::Closing,
+            Some(channel) => {
+                let signed = self.till.best_on(self.channel_with(channel.nonce));
+                Security::Locked(channel.deposit.saturating_sub(signed.max(channel.redeemed)))
+            }
+        }
+    }
+
+    /// Payer: what both counts say was delivered in this segment, less what is signed for it.
+    fn owed_by_us(&self) -> Tokens {
+        let (false, Some(segment)) = (self.is_provider(), self.segment()) else {
+            return Tokens::ZERO;
+        };
+        let charge = charge(segment.terms.terms(), segment.theirs, self.meter.counts());
+        charge.map_or(Tokens::MAX, |charge| charge.saturating_sub(self.purse.paid()))
+    }
+}
+
+impl Snapshot {
+    /// The worst case, as a sentence, in whole tokens of a token with `decimals` decimals.
+    #[must_use]
+    pub fn worst_case(&self, decimals: u8, symbol: &str) -> String {
+        match self.terms.filter(|_| self.window > Tokens::ZERO) {
+            Some(terms) => format!(
+                "with this neighbour you can lose at most {} {symbol}, for up to {} carried on trust",
+                self.window.display(decimals),
+                terms.window
+            ),
+            None => "with this neighbour you can lose nothing you have carried or paid for".to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

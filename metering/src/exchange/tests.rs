@@ -1,0 +1,1131 @@
+//! Two neighbours on virtual time, over a link that loses, repeats, delays and reorders, with journals that are slow
+//! and crashes that take back what they had not written.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::{Bytes, Identity, Seed};
+
+const DOMAIN: LedgerDomain = LedgerDomain { chain_id: 0, contract: NodeId([0xc0; 20]) };
+
+/// How often a shell reads its counters.
+const POLL: Duration = Duration::from_millis(50);
+
+const PROVIDER: usize = 0;
+const PAYER: usize = 1;
+
+/// What a run is made of.
+#[derive(Clone, Debug)]
+struct Plan {
+    seed: u64,
+    sides: [Side; 2],
+    /// Payer to provider and provider to payer, bytes a second.
+    rate: [u64; 2],
+    message_loss: f64,
+    packet_loss: f64,
+    duplicates: f64,
+    delay: [Duration; 2],
+    /// How long the journal takes, at most.
+    journal: Duration,
+    /// Crashes a second, of either side.
+    crashes: f64,
+    /// Whether the payer's messages reach the provider once terms are agreed.
+    payer_is_silent: bool,
+    /// Whether there is a channel from the start.
+    channel: bool,
+}
+
+impl Plan {
+    fn quiet(seed: u64) -> Self {
+        Self {
+            seed,
+            sides: paid(offer(1 << 20, 64)),
+            rate: [1 << 18, 1 << 20],
+            message_loss: 0.0,
+            packet_loss: 0.0,
+            duplicates: 0.0,
+            delay: [Duration::from_millis(10); 2],
+            journal: Duration::from_millis(20),
+            crashes: 0.0,
+            payer_is_silent: false,
+            channel: true,
+        }
+    }
+
+    /// Anything an honest pair may meet. The window is what the design says: two ticks and a round trip at full rate.
+    fn rough(seed: u64) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut upto = |most: f64| rng.f64() * most;
+        let slowest = Duration::from_secs_f64(0.001 + upto(2.0) * upto(1.0));
+        let rate = [upto(2e6) as u64, upto(2e7) as u64 + 1000];
+        let seconds = 2.0 * TICK.as_secs_f64() + 2.0 * slowest.as_secs_f64();
+        let window = ((rate[0] + rate[1]) as f64 * seconds) as u64 + (1 << 20);
+        let offer = Offer {
+            price_up: Price::new(upto(1e6) as u64),
+            price_down: Price::new(upto(1e7) as u64 + 1),
+            window: Bytes::new(window),
+            loss_allowance_ppm: 250_000,
+        };
+        Self {
+            sides: paid(offer),
+            rate,
+            message_loss: upto(0.2),
+            packet_loss: upto(0.2),
+            duplicates: upto(0.2),
+            delay: [slowest / 20, slowest],
+            journal: Duration::from_secs_f64(upto(0.2)),
+            crashes: upto(0.1),
+            channel: upto(1.0) < 0.8,
+            ..Self::quiet(seed)
+        }
+    }
+}
+
+fn offer(price: u64, window_mib: u32) -> Offer {
+    Offer {
+        price_up: Price::new(price),
+        price_down: Price::new(price),
+        window: Bytes::from_mebibytes(window_mib),
+        loss_allowance_ppm: 0,
+    }
+}
+
+fn paid(offer: Offer) -> [Side; 2] {
+    let max_price = Price::new(1 << 40);
+    [Side::Provider(offer), Side::Subscriber(Limits { max_price })]
+}
+
+fn identity(who: usize) -> Identity {
+    Identity::new(&Seed::from_bytes([who as u8 + 1; 32]))
+}
+
+/// One side: a process that may be dead, and a journal that outlives it.
+struct Party {
+    exchange: Option<Exchange>,
+    counts: Counts,
+    session: u64,
+    journal: Restored,
+    /// Writes begun and not finished: when they will be, and what for.
+    writing: Vec<(Instant, Event)>,
+    revives_at: Instant,
+    alarms: Vec<Alarm>,
+    rejected: Vec<Rejected>,
+    agreed: Vec<Terms>,
+    written_off: Tokens,
+}
+
+enum Delivery {
+    Message(Vec<u8>),
+    Packet(u64),
+}
+
+struct World {
+    plan: Plan,
+    rng: fastrand::Rng,
+    now: Instant,
+    parties: [Party; 2],
+    air: BTreeMap<(Instant, u64), (usize, Delivery)>,
+    posted: u64,
+    /// The ledger's record, and who will hear of it when.
+    ledger: Option<ChannelState>,
+    news: Vec<(Instant, usize)>,
+    /// The truth: what reached the provider, and the payer.
+    delivered: [u64; 2],
+    crashes: u64,
+    highest_sent: Tokens,
+    /// Of the payer's present life.
+    last_sent: Tokens,
+    traffic: bool,
+    messages: u64,
+    message_bytes: u64,
+}
+
+impl World {
+    #[expect(clippy::disallowed_methods, reason = "any origin will do; nothing else reads the clock")]
+    fn new(plan: Plan) -> Self {
+        let now = Instant::now();
+        let ledger = plan.channel.then_some(ChannelState {
+            nonce: 1,
+            deposit: Tokens::new(1 << 40).unwrap(),
+            redeemed: Tokens::ZERO,
+            closing: false,
+        });
+        let party = || Party {
+            exchange: None,
+            counts: Counts::ZERO,
+            session: 0,
+            journal: Restored { channel: ledger, ..Restored::default() },
+            writing: Vec::new(),
+            revives_at: now,
+            alarms: Vec::new(),
+            rejected: Vec::new(),
+            agreed: Vec::new(),
+            written_off: Tokens::ZERO,
+        };
+        let mut world = Self {
+            rng: fastrand::Rng::with_seed(plan.seed),
+            now,
+            parties: [party(), party()],
+            air: BTreeMap::new(),
+            posted: 0,
+            ledger,
+            news: Vec::new(),
+            delivered: [0; 2],
+            crashes: 0,
+            highest_sent: Tokens::ZERO,
+            last_sent: Tokens::ZERO,
+            traffic: true,
+            messages: 0,
+            message_bytes: 0,
+            plan,
+        };
+        world.revive_the_dead();
+        world
+    }
+
+    fn terms(&self) -> Option<Terms> {
+        self.parties[PAYER].agreed.last().copied()
+    }
+
+    fn of(&self, who: usize) -> &Exchange {
+        self.parties[who].exchange.as_ref().expect("alive")
+    }
+
+    fn change(&mut self, who: usize, act: impl FnOnce(&mut Exchange, Instant)) {
+        let now = self.now;
+        if let Some(exchange) = &mut self.parties[who].exchange {
+            act(exchange, now);
+        }
+        self.drain(who);
+    }
+
+    fn run(&mut self, seconds: f64) -> &mut Self {
+        let end = self.now + Duration::from_secs_f64(seconds);
+        while self.now < end {
+            self.now += POLL;
+            self.revive_the_dead();
+            self.deliver();
+            self.finish_writes();
+            self.tell_news();
+            self.carry();
+            self.crash_someone();
+            for who in [PROVIDER, PAYER] {
+                let counts = self.parties[who].counts;
+                self.change(who, |exchange, now| {
+                    exchange.handle_counts(now, counts);
+                    if exchange.poll_timeout().is_some_and(|at| at <= now) {
+                        exchange.handle_timeout(now);
+                        assert!(exchange.poll_timeout().is_none_or(|at| at > now));
+                    }
+                });
+            }
+            self.check();
+        }
+        self
+    }
+
+    fn revive_the_dead(&mut self) {
+        for who in [PROVIDER, PAYER] {
+            let party = &mut self.parties[who];
+            if party.exchange.is_none() && party.revives_at <= self.now {
+                party.session += 1;
+                party.counts = Counts::ZERO;
+                let setup = Setup {
+                    account: identity(who).account().clone(),
+                    peer: identity(1 - who).node_id(),
+                    domain: DOMAIN,
+                    side: self.plan.sides[who],
+                    session: party.session,
+                    counts: Counts::ZERO,
+                    restored: party.journal,
+                };
+                party.exchange = Some(Exchange::new(setup, self.now));
+                self.drain(who);
+            }
+        }
+    }
+
+    fn crash_someone(&mut self) {
+        if self.rng.f64() >= self.plan.crashes * POLL.as_secs_f64() {
+            return;
+        }
+        let who = self.rng.usize(..2);
+        let both = self.rng.u8(..8) == 0;
+        self.crash(who);
+        if both {
+            self.crash(1 - who);
+        }
+    }
+
+    /// Kills a process. A write begun may have reached the disk without anybody hearing of it.
+    fn crash(&mut self, who: usize) {
+        let party = &mut self.parties[who];
+        let Some(exchange) = party.exchange.take() else { return };
+        party.written_off = party.written_off.saturating_add(exchange.snapshot().written_off);
+        self.crashes += 1;
+        if who == PAYER {
+            self.last_sent = Tokens::ZERO;
+        }
+        party.revives_at = self.now + Duration::from_millis(self.rng.u64(50..3000));
+        for (_, event) in std::mem::take(&mut party.writing) {
+            if self.rng.bool() {
+                write(&mut party.journal, event);
+            }
+        }
+    }
+
+    /// One poll interval's worth of packets, each way, while both live and the provider gives credit.
+    fn carry(&mut self) {
+        let alive = self.parties.iter().all(|party| party.exchange.is_some());
+        if !alive || !self.traffic {
+            return;
+        }
+        for (from, rate) in [(PAYER, self.plan.rate[0]), (PROVIDER, self.plan.rate[1])] {
+            let bytes = rate * POLL.as_millis() as u64 / 1000;
+            for share in [bytes / 3, bytes - bytes / 3] {
+                let counts = self.parties[from].counts;
+                let refused = from == PROVIDER && self.of(PROVIDER).credit() != Credit::Open;
+                if refused || share == 0 {
+                    continue;
+                }
+                self.parties[from].counts.sent = counts.sent.saturating_add(Bytes::new(share));
+                if self.rng.f64() >= self.plan.packet_loss {
+                    self.post(1 - from, Delivery::Packet(share));
+                }
+            }
+        }
+    }
+
+    fn post(&mut self, to: usize, what: Delivery) {
+        let [least, most] = self.plan.delay;
+        let delay = least + (most - least).mul_f64(self.rng.f64());
+        self.posted += 1;
+        self.air.insert((self.now + delay, self.posted), (to, what));
+    }
+
+    fn deliver(&mut self) {
+        while let Some(entry) = self.air.first_entry() {
+            if entry.key().0 > self.now {
+                return;
+            }
+            let (to, what) = entry.remove();
+            let now = self.now;
+            let refused =
+                to == PROVIDER && self.parties[to].exchange.as_ref().is_some_and(|e| e.credit() != Credit::Open);
+            let party = &mut self.parties[to];
+            let Some(exchange) = &mut party.exchange else { continue };
+            match what {
+                Delivery::Packet(_) if refused => {}
+                Delivery::Packet(bytes) => {
+                    party.counts.received = party.counts.received.saturating_add(Bytes::new(bytes));
+                    self.delivered[to] += bytes;
+                }
+                Delivery::Message(bytes) => {
+                    if let Err(rejected) = exchange.handle_message(now, &bytes) {
+                        party.rejected.push(rejected);
+                    }
+                    self.drain(to);
+                }
+            }
+        }
+    }
+
+    fn finish_writes(&mut self) {
+        for who in [PROVIDER, PAYER] {
+            let party = &mut self.parties[who];
+            let (done, rest) = std::mem::take(&mut party.writing).into_iter().partition(|(at, _)| *at <= self.now);
+            party.writing = rest;
+            let done: Vec<(Instant, Event)> = done;
+            for (_, event) in done {
+                write(&mut self.parties[who].journal, event);
+                self.change(who, |exchange, now| match event {
+                    Event::Reserve { channel, ceiling } => exchange.handle_reserved(now, channel, ceiling),
+                    Event::Hold(receipt) => exchange.handle_held(now, receipt.channel(), receipt.amount()),
+                    Event::NeedChannel { .. } | Event::LookUpChannel(_) | Event::TermsAgreed(_) | Event::Alarm(_) => {
+                        panic!("{event:?} is not a write")
+                    }
+                });
+            }
+        }
+    }
+
+    fn tell_news(&mut self) {
+        let (due, later) = self.news.iter().partition(|(at, _)| *at <= self.now);
+        self.news = later;
+        let due: Vec<(Instant, usize)> = due;
+        for (_, who) in due {
+            if let Some(channel) = self.ledger {
+                self.parties[who].journal.channel = Some(channel);
+                self.change(who, |exchange, now| exchange.handle_channel(now, channel));
+            }
+        }
+    }
+
+    fn drain(&mut self, who: usize) {
+        let now = self.now;
+        let mut sent = Vec::new();
+        let mut events = Vec::new();
+        if let Some(exchange) = &mut self.parties[who].exchange {
+            sent.extend(std::iter::from_fn(|| exchange.poll_transmit()));
+            events.extend(std::iter::from_fn(|| exchange.poll_event()));
+        }
+        for message in sent {
+            self.watch(who, &message);
+            self.messages += 1;
+            self.message_bytes += message.len() as u64;
+            let agreed = !self.parties[PAYER].agreed.is_empty();
+            let silent = who == PAYER && self.plan.payer_is_silent && agreed;
+            if silent && self.of(PROVIDER).segment().is_some() || self.rng.f64() < self.plan.message_loss {
+                continue;
+            }
+            if self.rng.f64() < self.plan.duplicates {
+                self.post(1 - who, Delivery::Message(message.clone()));
+            }
+            self.post(1 - who, Delivery::Message(message));
+        }
+        for event in events {
+            match event {
+                Event::Reserve { .. } | Event::Hold(_) => {
+                    let delay = self.plan.journal.mul_f64(self.rng.f64());
+                    self.parties[who].writing.push((now + delay, event));
+                }
+                Event::NeedChannel { at_least, .. } => {
+                    let channel = self.ledger.get_or_insert(ChannelState {
+                        nonce: 1,
+                        deposit: Tokens::ZERO,
+                        redeemed: Tokens::ZERO,
+                        closing: false,
+                    });
+                    channel.deposit = channel.deposit.max(at_least);
+                    self.hear_of_it(who);
+                }
+                Event::LookUpChannel(_) => self.hear_of_it(who),
+                Event::TermsAgreed(terms) => self.parties[who].agreed.push(terms),
+                Event::Alarm(alarm) => self.parties[who].alarms.push(alarm),
+            }
+        }
+    }
+
+    fn hear_of_it(&mut self, who: usize) {
+        let delay = Duration::from_millis(self.rng.u64(1..1000));
+        self.news.push((self.now + delay, who));
+    }
+
+    /// The outside witness of every message: no receipt above the durable ceiling, none above the deposit.
+    fn watch(&mut self, who: usize, message: &[u8]) {
+        assert!(message.len() < 400, "{} bytes", message.len());
+        let Ok(Message::Receipt(message)) = Message::decode(message) else { return };
+        assert_eq!(who, PAYER);
+        let receipt = message.receipt.verify(&DOMAIN).unwrap();
+        let ceiling = self.parties[PAYER].journal.ceiling;
+        assert!(ceiling.is_some_and(|(_, ceiling)| receipt.amount() <= ceiling));
+        assert!(receipt.amount() <= self.ledger.unwrap().deposit);
+        self.highest_sent = self.highest_sent.max(receipt.amount());
+        assert!(receipt.amount() >= self.last_sent, "an amount went back");
+        self.last_sent = receipt.amount();
+    }
+
+    /// What is true at every moment.
+    fn check(&self) {
+        let seed = self.plan.seed;
+        if let (Some(terms), Some(_)) = (self.terms(), self.ledger) {
+            let worth = self.worth_of_deliveries(&terms);
+            assert!(self.highest_sent <= worth, "seed {seed}: signed above what was delivered");
+        }
+        for party in &self.parties {
+            assert_eq!(party.rejected, [], "seed {seed}");
+        }
+    }
+
+    fn worth_of_deliveries(&self, terms: &Terms) -> Tokens {
+        let up = terms.price_up.of(Bytes::new(self.delivered[PROVIDER])).unwrap();
+        let down = terms.price_down.of(Bytes::new(self.delivered[PAYER])).unwrap();
+        up.checked_add(down).unwrap()
+    }
+}
+
+fn write(journal: &mut Restored, event: Event) {
+    match event {
+        Event::Reserve { channel, ceiling } => {
+            let known = journal.ceiling.filter(|(known, _)| *known == channel);
+            let highest = known.map_or(ceiling, |(_, known)| known.max(ceiling));
+            journal.ceiling = Some((channel, highest));
+        }
+        Event::Hold(receipt) => {
+            if journal.held.is_none_or(|held| held.amount() <= receipt.amount()) {
+                journal.held = Some(receipt);
+            }
+        }
+        Event::NeedChannel { .. } | Event::LookUpChannel(_) | Event::TermsAgreed(_) | Event::Alarm(_) => {}
+    }
+}
+
+fn seeds() -> std::ops::Range<u64> {
+    0..500
+}
+
+#[test]
+fn an_honest_pair_agrees_carries_and_is_paid_to_the_last_unit() {
+    let mut world = World::new(Plan::quiet(1));
+    world.traffic = false;
+    world.run(1.0);
+    world.traffic = true;
+    world.run(60.0);
+    world.traffic = false;
+    world.run(12.0);
+    let (provider, payer) = (world.of(PROVIDER).snapshot(), world.of(PAYER).snapshot());
+    assert!(provider.agreed && payer.agreed);
+    assert_eq!((provider.owed_to_us, payer.owed_by_us), (Tokens::ZERO, Tokens::ZERO));
+    assert_eq!(provider.signed, payer.signed);
+    assert_eq!(provider.ours.received, payer.ours.sent);
+    let charge = charge(&provider.terms.unwrap(), provider.ours, payer.ours);
+    assert_eq!(Some(payer.signed), charge);
+    assert!(payer.signed > Tokens::ZERO);
+    world.change(PROVIDER, Exchange::handle_flush);
+    world.run(1.0);
+    assert_eq!(world.of(PROVIDER).snapshot().held, payer.signed);
+}
+
+#[test]
+fn honest_neighbours_over_bad_links_with_crashes_never_lose_throttle_or_overpay() {
+    let mut crashes = 0;
+    for seed in seeds() {
+        let mut world = World::new(Plan::rough(seed));
+        world.traffic = false;
+        world.run(12.0);
+        world.traffic = true;
+        world.run(60.0);
+        world.traffic = false;
+        world.plan.crashes = 0.0;
+        world.run(10.0);
+        world.plan.message_loss = 0.0;
+        world.run(25.0);
+        for party in &world.parties {
+            assert_eq!(party.alarms, [], "seed {seed}: {:?}", world.plan);
+        }
+        let (provider, payer) = (world.of(PROVIDER).snapshot(), world.of(PAYER).snapshot());
+        assert!(provider.agreed && payer.agreed, "seed {seed}");
+        assert_eq!(payer.owed_by_us, Tokens::ZERO, "seed {seed}");
+        assert_eq!(provider.signed, payer.signed, "seed {seed}");
+        let terms = world.terms().unwrap();
+        let unpaid = world.worth_of_deliveries(&terms).saturating_sub(provider.signed);
+        let bound = terms.window_value().get() * u128::from(world.crashes + 1);
+        assert!(unpaid.get() <= bound, "seed {seed}: lost {unpaid}, at most {bound}");
+        crashes += world.crashes;
+    }
+    assert!(crashes > 500, "only {crashes} crashes: the runs prove little");
+}
+
+#[test]
+fn a_payer_who_stops_paying_gets_one_window() {
+    let mut world = World::new(Plan { payer_is_silent: true, ..Plan::quiet(3) });
+    world.run(300.0);
+    let window = offer(1 << 20, 64).window.get();
+    let batch = (world.plan.rate[0] + world.plan.rate[1]) / 10;
+    let carried = world.delivered[PROVIDER] + world.delivered[PAYER];
+    // Beyond the window: what was carried while the terms were agreed on, and between two readings of the counters.
+    assert!(carried >= window && carried <= window + 3 * batch, "{carried}");
+    let alarms = &world.parties[PROVIDER].alarms;
+    assert!(matches!(alarms.as_slice(), [Alarm::Exhausted { .. }]), "{alarms:?}");
+    world.plan.payer_is_silent = false;
+    world.run(TICK.as_secs_f64());
+    assert_eq!(world.of(PROVIDER).credit(), Credit::Open);
+}
+
+/// 2 Gb/s, counters read each 50 ms, a journal that takes up to 50 ms: the window never fills.
+#[test]
+fn a_fast_link_with_a_64_mebibyte_window_never_stalls() {
+    let mut world = World::new(Plan { rate: [0, 250_000_000], journal: Duration::from_millis(50), ..Plan::quiet(4) });
+    world.traffic = false;
+    world.run(2.0);
+    world.traffic = true;
+    world.run(60.0);
+    assert_eq!(world.parties[PROVIDER].alarms, []);
+    assert!(world.delivered[PAYER] > 14_900_000_000);
+    let ppm = world.message_bytes * 1_000_000 / world.delivered[PAYER];
+    assert!(ppm < 50, "settlement took {ppm} ppm");
+}
+
+#[test]
+fn traffic_that_flows_while_terms_are_agreed_on_leaves_no_gap_that_looks_unpaid() {
+    let mut world =
+        World::new(Plan { sides: paid(offer(1 << 20, 2048)), rate: [250_000_000, 250_000_000], ..Plan::quiet(18) });
+    world.run(10.0);
+    world.traffic = false;
+    world.run(12.0);
+    assert_eq!(world.of(PROVIDER).snapshot().owed_to_us, Tokens::ZERO);
+    assert_eq!(world.parties[PROVIDER].alarms, []);
+}
+
+/// The budget of the design: under 0.1 % at 10 Mb/s.
+#[test]
+fn settlement_costs_little_on_a_slow_link() {
+    let mut world = World::new(Plan { rate: [0, 1_250_000], ..Plan::quiet(5) });
+    world.run(300.0);
+    let ppm = world.message_bytes * 1_000_000 / world.delivered[PAYER];
+    assert!(ppm < 1000, "{ppm} ppm in {} messages", world.messages);
+}
+
+#[test]
+fn a_payer_that_forgot_everything_resumes_at_the_receipt_the_provider_holds() {
+    let mut world = World::new(Plan::quiet(6));
+    world.run(33.0);
+    let before = world.of(PAYER).snapshot().signed;
+    world.crash(PAYER);
+    world.parties[PAYER].journal = Restored { channel: world.ledger, ..Restored::default() };
+    world.parties[PAYER].session = 0;
+    world.run(40.0);
+    let alarms = &world.parties[PAYER].alarms;
+    let [Alarm::ReceiptAboveCeiling { amount, ceiling: Tokens::ZERO }] = alarms.as_slice() else {
+        panic!("{alarms:?}");
+    };
+    assert_eq!(*amount, before);
+    assert!(world.of(PAYER).snapshot().signed > before);
+    assert_eq!(world.of(PROVIDER).credit(), Credit::Open);
+}
+
+#[test]
+fn a_payer_that_lost_count_of_its_sessions_goes_on_from_the_number_the_provider_knows() {
+    let mut world = World::new(Plan::quiet(19));
+    world.crash(PAYER);
+    world.parties[PAYER].session = 10;
+    world.run(5.0);
+    world.crash(PAYER);
+    world.parties[PAYER].session = 0;
+    world.run(4.0);
+    assert_eq!(world.of(PAYER).session, 12);
+    assert!(world.of(PAYER).snapshot().agreed && world.of(PROVIDER).snapshot().agreed);
+}
+
+#[test]
+fn a_late_resume_of_an_earlier_life_or_moment_changes_nothing() {
+    let mut world = World::new(Plan::quiet(25));
+    world.crash(PAYER);
+    world.parties[PAYER].session = 10;
+    world.run(5.0);
+    let mut forger = Forger { world };
+    let before = forger.world.of(PROVIDER).snapshot();
+    for (session, echo) in [(10, 1), (11, 0)] {
+        let late = Resume { role: Role::Subscriber, session, echo, ask: true, channel: None, receipt: None };
+        assert_eq!(forger.tell(PROVIDER, Message::Resume(late)), Ok(()));
+        assert_eq!(forger.world.of(PROVIDER).snapshot(), before);
+        assert!(forger.world.of(PROVIDER).synced());
+    }
+}
+
+#[test]
+fn an_earlier_life_that_knew_us_does_not_vouch_for_the_present_one() {
+    let mut forger = Forger { world: World::new(Plan::quiet(27)) };
+    for (session, echo) in [(11, 0), (10, 1)] {
+        let resume = Resume { role: Role::Subscriber, session, echo, ask: true, channel: None, receipt: None };
+        assert_eq!(forger.tell(PROVIDER, Message::Resume(resume)), Ok(()));
+        assert!(!forger.world.of(PROVIDER).synced());
+    }
+}
+
+#[test]
+fn the_provider_counts_from_the_first_reading_after_the_agreement() {
+    let mut world = World::new(Plan::quiet(26));
+    for _ in 0..20 {
+        world.now += POLL;
+        world.deliver();
+    }
+    assert!(world.of(PROVIDER).snapshot().agreed);
+    for (reading, counted) in [(5, 0), (7, 2)] {
+        let counts = Counts { sent: Bytes::new(reading), received: Bytes::new(reading) };
+        world.change(PROVIDER, |exchange, now| exchange.handle_counts(now, counts));
+        assert_eq!(world.of(PROVIDER).snapshot().ours.sent, Bytes::new(counted));
+    }
+}
+
+#[test]
+fn a_provider_restored_from_an_old_journal_gets_its_receipt_back() {
+    let mut world = World::new(Plan::quiet(7));
+    world.run(33.0);
+    let before = world.of(PAYER).snapshot().signed;
+    world.crash(PROVIDER);
+    world.parties[PROVIDER].journal.held = None;
+    world.traffic = false;
+    world.run(10.0);
+    assert_eq!(world.of(PROVIDER).snapshot().signed, before);
+    assert_eq!(world.parties[PAYER].alarms, []);
+}
+
+#[test]
+fn a_receipt_on_a_replaced_channel_alarms_nobody_though_the_ledger_is_out_of_reach() {
+    let mut world = World::new(Plan::quiet(17));
+    world.run(33.0);
+    world.crash(PAYER);
+    let (channel, ceiling) = world.parties[PAYER].journal.ceiling.unwrap();
+    let next = ChannelId { nonce: 2, ..channel };
+    world.parties[PAYER].journal = Restored { ceiling: Some((next, ceiling)), ..Restored::default() };
+    world.ledger = None;
+    world.traffic = false;
+    world.run(10.0);
+    assert!(world.of(PAYER).snapshot().agreed);
+    assert_eq!(world.parties[PAYER].alarms, []);
+}
+
+#[test]
+fn what_the_ledger_paid_out_is_the_base_when_both_forgot_their_receipts() {
+    let mut world = World::new(Plan::quiet(14));
+    world.run(33.0);
+    let redeemed = world.of(PAYER).snapshot().signed;
+    let channel = ChannelState { redeemed, ..world.ledger.unwrap() };
+    world.ledger = Some(channel);
+    for who in [PROVIDER, PAYER] {
+        world.crash(who);
+        world.parties[who].journal = Restored { channel: Some(channel), ..Restored::default() };
+    }
+    world.run(33.0);
+    let provider = world.of(PROVIDER).snapshot();
+    assert!(provider.signed.get() > redeemed.get() * 3 / 2);
+    assert!(provider.owed_to_us < redeemed);
+    assert_eq!(provider.credit, Credit::Open);
+}
+
+#[test]
+fn a_channel_is_asked_for_opened_noticed_and_topped_up_before_it_is_empty() {
+    let mut world =
+        World::new(Plan { channel: false, sides: paid(offer(1 << 20, 2)), rate: [0, 1 << 18], ..Plan::quiet(8) });
+    world.traffic = false;
+    world.run(8.0);
+    let first = world.ledger.unwrap().deposit;
+    assert_eq!(world.of(PROVIDER).snapshot().deposit, first);
+    world.traffic = true;
+    world.run(120.0);
+    assert!(world.ledger.unwrap().deposit > first);
+    assert_eq!(world.parties[PROVIDER].alarms, []);
+}
+
+#[test]
+fn another_price_is_another_segment_and_paid_on_top() {
+    let mut world = World::new(Plan::quiet(9));
+    world.run(30.0);
+    let before = world.of(PAYER).snapshot().signed;
+    let dearer = Side::Provider(offer(1 << 24, 64));
+    world.change(PROVIDER, |exchange, now| exchange.handle_side(now, dearer));
+    world.run(30.0);
+    let after = world.of(PAYER).snapshot();
+    assert_eq!(after.terms.unwrap().price_down, Price::new(1 << 24));
+    assert!(after.signed.get() > 8 * before.get());
+    let agreed = &world.parties[PROVIDER].agreed;
+    assert_eq!(agreed.len(), 2);
+    assert!(agreed[0].seq < agreed[1].seq);
+}
+
+#[test]
+fn the_next_channel_starts_at_zero_and_the_last_receipt_of_the_old_one_is_kept() {
+    let mut world = World::new(Plan::quiet(10));
+    world.run(33.0);
+    let old = world.of(PAYER).snapshot().signed;
+    let next = ChannelState { nonce: 2, ..world.ledger.unwrap() };
+    world.ledger = Some(next);
+    world.news = vec![(world.now, PAYER), (world.now, PROVIDER)];
+    world.run(1.0);
+    assert_eq!(world.parties[PROVIDER].journal.held.unwrap().amount(), old);
+    world.parties[PROVIDER].journal.held = None;
+    (world.highest_sent, world.last_sent) = (Tokens::ZERO, Tokens::ZERO);
+    world.run(20.0);
+    let payer = world.of(PAYER).snapshot();
+    assert_eq!(payer.channel.unwrap().nonce, 2);
+    assert!(payer.signed > Tokens::ZERO && payer.signed < old);
+    assert_eq!(world.of(PROVIDER).credit(), Credit::Open);
+}
+
+#[test]
+fn peers_and_free_providers_count_and_owe_nothing() {
+    let free = offer(0, 1);
+    for sides in [[Side::Peer; 2], paid(free)] {
+        let mut world = World::new(Plan { sides, channel: false, ..Plan::quiet(11) });
+        world.run(60.0);
+        for who in [PROVIDER, PAYER] {
+            let snapshot = world.of(who).snapshot();
+            assert!(snapshot.agreed && snapshot.credit == Credit::Open);
+            assert_eq!((snapshot.owed_by_us, snapshot.owed_to_us), (Tokens::ZERO, Tokens::ZERO));
+            assert!(snapshot.theirs.total() > Bytes::from_mebibytes(40));
+        }
+        assert_eq!(world.ledger, None);
+    }
+}
+
+#[test]
+fn a_closing_channel_is_not_carried_for() {
+    let mut world = World::new(Plan::quiet(12));
+    world.run(10.0);
+    let closing = ChannelState { closing: true, ..world.ledger.unwrap() };
+    world.change(PROVIDER, |exchange, now| exchange.handle_channel(now, closing));
+    assert!(matches!(world.of(PROVIDER).credit(), Credit::Exhausted { .. }));
+    let alarms = &world.parties[PROVIDER].alarms;
+    assert_eq!(alarms[0], Alarm::ChannelClosing { nonce: 1 });
+}
+
+#[test]
+fn the_worst_case_can_be_said_in_a_sentence() {
+    let mut world = World::new(Plan::quiet(13));
+    world.run(10.0);
+    assert_eq!(
+        world.of(PROVIDER).snapshot().worst_case(6, "WAY"),
+        "with this neighbour you can lose at most 0.065537 WAY, for up to 64.0 MiB carried on trust"
+    );
+    assert_eq!(
+        world.of(PAYER).snapshot().worst_case(6, "WAY"),
+        "with this neighbour you can lose nothing you have carried or paid for"
+    );
+}
+
+#[test]
+fn receipts_the_journal_has_not_written_extend_no_credit() {
+    let mut world = World::new(Plan::quiet(15));
+    world.run(1.0);
+    world.plan.journal = Duration::from_secs(1_000_000);
+    world.run(120.0);
+    let snapshot = world.of(PROVIDER).snapshot();
+    assert!(snapshot.signed > snapshot.held);
+    assert!(matches!(snapshot.credit, Credit::Exhausted { .. }));
+    let window = offer(1 << 20, 64).window.get();
+    let batch = (world.plan.rate[0] + world.plan.rate[1]) / 10;
+    let carried = world.delivered[PROVIDER] + world.delivered[PAYER];
+    assert!(carried <= window + 3 * batch, "{carried}");
+}
+
+#[test]
+fn roles_can_change_sides() {
+    let mut world = World::new(Plan::quiet(16));
+    world.run(33.0);
+    let old = world.of(PROVIDER).snapshot().signed;
+    let sides = [world.plan.sides[1], world.plan.sides[0]];
+    for who in [PROVIDER, PAYER] {
+        world.change(who, |exchange, now| exchange.handle_side(now, sides[who]));
+    }
+    world.traffic = false;
+    world.ledger = None;
+    for _ in 0..100 {
+        world.now += POLL;
+        world.deliver();
+        world.finish_writes();
+    }
+    assert_eq!(world.parties[PROVIDER].journal.held.unwrap().amount(), old);
+    let [former, payee] = [PROVIDER, PAYER].map(|who| world.of(who).snapshot());
+    assert!(former.agreed && payee.agreed);
+    assert_eq!((former.role, payee.role), (Role::Subscriber, Role::Provider));
+    assert_eq!((former.channel, payee.channel), (None, None));
+}
+
+/// A pair in the middle of business, and a hand that writes messages in the payer's or the provider's name.
+struct Forger {
+    world: World,
+}
+
+impl Forger {
+    fn new() -> Self {
+        let mut world = World::new(Plan::quiet(20));
+        world.run(12.0);
+        world.air.clear();
+        Self { world }
+    }
+
+    /// The next honest receipt message, as if the payer had counted all the provider reported.
+    fn next(&self) -> ReceiptMessage {
+        let provider = self.world.of(PROVIDER);
+        let reported = provider.till.reported;
+        let payer = Counts { sent: reported.received, received: reported.sent };
+        let segment = provider.segment().unwrap();
+        let charge = charge(segment.terms.terms(), reported, payer).unwrap();
+        let message = ReceiptMessage {
+            segment: segment.id,
+            payer,
+            provider: reported,
+            receipt: provider.best_receipt().unwrap().into_unverified(),
+        };
+        signed(message, PAYER, &DOMAIN, provider.channel_id().unwrap(), charge)
+    }
+
+    fn tell(&mut self, who: usize, message: Message) -> Result<(), Rejected> {
+        let now = self.world.now;
+        let exchange = self.world.parties[who].exchange.as_mut().unwrap();
+        let told = exchange.handle_message(now, &message.encode());
+        while exchange.poll_transmit().is_some() {}
+        while exchange.poll_event().is_some() {}
+        told
+    }
+
+    fn misbehaviour(&mut self, message: ReceiptMessage) -> Misbehaviour {
+        let before = self.world.of(PROVIDER).snapshot();
+        let told = self.tell(PROVIDER, Message::Receipt(message));
+        assert_eq!(self.world.of(PROVIDER).snapshot(), before);
+        match told {
+            Err(Rejected::Misbehaved(misbehaviour)) => misbehaviour,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// The message with a receipt over `amount` in it that fits its counts.
+fn signed(
+    message: ReceiptMessage,
+    by: usize,
+    domain: &LedgerDomain,
+    channel: ChannelId,
+    amount: Tokens,
+) -> ReceiptMessage {
+    let meter = meter_hash(&message.segment, message.provider, message.payer);
+    let receipt = Receipt::sign(identity(by).account(), domain, channel, amount, meter);
+    ReceiptMessage { receipt: receipt.into_unverified(), ..message }
+}
+
+#[test]
+fn an_honest_receipt_is_taken_once_and_a_replay_changes_nothing() {
+    let mut forger = Forger::new();
+    forger.world.change(PROVIDER, Exchange::handle_flush);
+    let message = Message::Receipt(forger.next());
+    let before = forger.world.of(PROVIDER).snapshot();
+    assert_eq!(forger.tell(PROVIDER, message.clone()), Ok(()));
+    let paid = forger.world.of(PROVIDER).snapshot();
+    assert!(paid.signed > before.signed && paid.owed_to_us < before.owed_to_us);
+    assert_eq!(forger.tell(PROVIDER, message), Ok(()));
+    assert_eq!(forger.world.of(PROVIDER).snapshot(), paid);
+    let honest = forger.next();
+    let less = Tokens::new(paid.signed.get() - 1).unwrap();
+    let late = signed(honest.clone(), PAYER, &DOMAIN, honest.receipt.channel(), less);
+    assert_eq!(forger.tell(PROVIDER, Message::Receipt(late)), Ok(()));
+    assert_eq!(forger.world.of(PROVIDER).snapshot(), paid);
+}
+
+/// As from a payer that starts at a base the provider has forgotten.
+#[test]
+fn a_receipt_far_above_its_counts_pays_for_them_and_for_nothing_later() {
+    let mut forger = Forger::new();
+    forger.world.change(PROVIDER, Exchange::handle_flush);
+    let honest = forger.next();
+    let channel = honest.receipt.channel();
+    let more = honest.receipt.amount().saturating_add(Tokens::new(1_000_000).unwrap());
+    let generous = signed(honest, PAYER, &DOMAIN, channel, more);
+    assert_eq!(forger.tell(PROVIDER, Message::Receipt(generous)), Ok(()));
+    assert_eq!(forger.world.of(PROVIDER).snapshot().signed, more);
+    let mut counts = forger.world.parties[PROVIDER].counts;
+    counts.received = counts.received.saturating_add(Bytes::from_mebibytes(10));
+    forger.world.change(PROVIDER, |exchange, now| exchange.handle_counts(now, counts));
+    assert!(forger.world.of(PROVIDER).snapshot().owed_to_us.get() >= 10 << 10);
+}
+
+#[test]
+fn a_payer_who_signs_little_after_a_restart_has_paid_little() {
+    let mut forger = Forger::new();
+    forger.world.run(10.0);
+    forger.world.crash(PAYER);
+    forger.world.traffic = false;
+    forger.world.run(4.0);
+    let mut counts = forger.world.parties[PROVIDER].counts;
+    counts.received = counts.received.saturating_add(Bytes::from_mebibytes(10));
+    forger.world.change(PROVIDER, |exchange, now| {
+        exchange.handle_counts(now, counts);
+        exchange.handle_flush(now);
+    });
+    let before = forger.world.of(PROVIDER).snapshot();
+    assert!(before.agreed && before.owed_to_us.get() >= 10 << 10);
+    let a_second = u128::from(forger.world.plan.rate[0] + forger.world.plan.rate[1]) >> 10;
+    let unpaid_at_the_crash = before.written_off.get();
+    assert!(a_second < unpaid_at_the_crash && unpaid_at_the_crash < 5 * a_second);
+    let honest = forger.next();
+    let little = before.signed.saturating_add(Tokens::new(1).unwrap());
+    let little = signed(honest.clone(), PAYER, &DOMAIN, honest.receipt.channel(), little);
+    assert_eq!(forger.tell(PROVIDER, Message::Receipt(little)), Ok(()));
+    let after = forger.world.of(PROVIDER).snapshot();
+    assert_eq!(after.owed_to_us.get() + 1, before.owed_to_us.get());
+}
+
+#[test]
+fn every_cheat_of_a_payer_is_refused_by_name() {
+    let mut forger = Forger::new();
+    forger.world.change(PROVIDER, Exchange::handle_flush);
+    let honest = forger.next();
+    let (channel, amount) = (honest.receipt.channel(), honest.receipt.amount());
+    let sign = |channel, amount| signed(honest.clone(), PAYER, &DOMAIN, channel, amount);
+
+    let mut forged = honest.clone();
+    let own = ChannelId { payer: identity(7).node_id(), ..channel };
+    forged.receipt = signed(honest.clone(), 7, &DOMAIN, own, amount).receipt;
+    assert_eq!(forger.misbehaviour(forged), Misbehaviour::OtherChannel);
+
+    let chain = LedgerDomain { chain_id: 9, ..DOMAIN };
+    let elsewhere = signed(honest.clone(), PAYER, &chain, channel, amount);
+    let refused = forger.misbehaviour(elsewhere);
+    assert!(matches!(refused, Misbehaviour::ForgedReceipt(SignatureError::WrongSigner { .. })));
+
+    let mut bytes = Message::Receipt(honest.clone()).encode();
+    let last = bytes.len() - 2;
+    bytes[last] ^= 1;
+    let Ok(Message::Receipt(altered)) = Message::decode(&bytes) else { panic!() };
+    assert!(matches!(forger.misbehaviour(altered), Misbehaviour::ForgedReceipt(_)));
+
+    let old = sign(ChannelId { nonce: 0, ..channel }, amount);
+    assert_eq!(forger.misbehaviour(old), Misbehaviour::OtherChannel);
+    let other = sign(ChannelId { payee: identity(7).node_id(), ..channel }, amount);
+    assert_eq!(forger.misbehaviour(other), Misbehaviour::OtherChannel);
+
+    let bounced = forger.misbehaviour(sign(channel, Tokens::MAX));
+    let deposit = forger.world.ledger.unwrap().deposit;
+    assert_eq!(bounced, Misbehaviour::AboveDeposit { amount: Tokens::MAX, deposit });
+
+    let mut moved = honest.clone();
+    moved.payer.sent = moved.payer.sent.saturating_sub(Bytes::new(1));
+    assert_eq!(forger.misbehaviour(moved), Misbehaviour::MeterMismatch);
+
+    let mut invented = honest.clone();
+    invented.provider.sent = invented.provider.sent.saturating_add(Bytes::new(1 << 40));
+    let invented = signed(invented, PAYER, &DOMAIN, channel, amount);
+    assert_eq!(forger.misbehaviour(invented), Misbehaviour::CountsNeverReported);
+
+    let theirs = forger.world.of(PROVIDER).segment().unwrap().theirs;
+    let crossed = MeterReport {
+        segment: honest.segment,
+        counts: Counts { sent: Bytes::ZERO, received: theirs.received.saturating_add(Bytes::new(1)) },
+    };
+    let told = forger.tell(PROVIDER, Message::MeterReport(crossed));
+    assert_eq!(told, Err(Misbehaviour::CountsWentBack.into()));
+}
+
+#[test]
+fn a_receipt_of_an_ended_segment_or_an_unknown_channel_pays_for_nothing() {
+    let mut forger = Forger::new();
+    forger.world.change(PROVIDER, Exchange::handle_flush);
+    let honest = forger.next();
+    let before = forger.world.of(PROVIDER).snapshot();
+    let mut ended = honest.clone();
+    ended.segment = [9; 32];
+    assert_eq!(forger.tell(PROVIDER, Message::Receipt(ended)), Ok(()));
+    let channel = ChannelId { nonce: 2, ..honest.receipt.channel() };
+    let unknown = signed(honest.clone(), PAYER, &DOMAIN, channel, honest.receipt.amount());
+    assert_eq!(forger.tell(PROVIDER, Message::Receipt(unknown)), Ok(()));
+    assert_eq!(forger.world.of(PROVIDER).snapshot(), before);
+}
+
+#[test]
+fn a_payer_who_signs_half_is_cut_off_within_a_window() {
+    let mut forger = Forger::new();
+    let window = forger.world.terms().unwrap().window_value();
+    let mut counts = forger.world.parties[PROVIDER].counts;
+    for _ in 0..10_000 {
+        counts.sent = counts.sent.saturating_add(Bytes::new(100_000));
+        forger.world.parties[PROVIDER].counts = counts;
+        forger.world.now += POLL;
+        forger.world.change(PROVIDER, |provider, now| provider.handle_counts(now, counts));
+        forger.world.finish_writes();
+        let full = forger.next();
+        let half = Tokens::new(full.receipt.amount().get() / 2).unwrap();
+        let half = signed(full.clone(), PAYER, &DOMAIN, full.receipt.channel(), half);
+        let now = forger.world.now;
+        let told = Message::Receipt(half).encode();
+        forger.world.change(PROVIDER, |provider, _| provider.handle_message(now, &told).unwrap());
+        if let Credit::Exhausted { unpaid, window: limit } = forger.world.of(PROVIDER).credit() {
+            assert_eq!(limit, window);
+            assert!(unpaid.get() <= window.get() + 200);
+            return;
+        }
+    }
+    panic!("half was good enough");
+}
+
+#[test]
+fn a_provider_who_claims_more_than_it_carried_is_paid_for_what_we_counted() {
+    let mut forger = Forger::new();
+    let segment = forger.world.of(PAYER).segment().unwrap();
+    let greedy = MeterReport { segment: segment.id, counts: Counts { sent: Bytes::MAX, received: Bytes::MAX } };
+    let terms = *segment.terms.terms();
+    assert_eq!(forger.tell(PAYER, Message::MeterReport(greedy)), Ok(()));
+    let payer = forger.world.of(PAYER).snapshot();
+    let up = terms.price_up.of(payer.ours.sent).unwrap();
+    let down = terms.price_down.of(payer.ours.received).unwrap();
+    assert!(payer.signed <= up.checked_add(down).unwrap());
+}
+
+#[test]
+fn terms_are_taken_only_from_the_provider_for_this_ledger_session_and_price() {
+    let mut world = World::new(Plan::quiet(21));
+    world.run(1.0);
+    let good = world.terms().unwrap();
+    let fresh = || {
+        let mut world = World::new(Plan::quiet(22));
+        let now = world.now;
+        let resume = world.parties[PROVIDER].exchange.as_ref().unwrap().resume();
+        let payer = world.parties[PAYER].exchange.as_mut().unwrap();
+        payer.handle_message(now, &resume.encode()).unwrap();
+        Forger { world }
+    };
+    let tell = |terms: SignedTerms| {
+        let terms = terms.into_unverified();
+        let mut forger = fresh();
+        let told = forger.tell(PAYER, Message::Terms(TermsMessage { payer_session: 1, terms }));
+        (told, forger.world.of(PAYER).snapshot().agreed)
+    };
+    let sign = |terms: Terms, by: usize, domain: &LedgerDomain| {
+        let provider = identity(by).node_id();
+        Terms { provider, ..terms }.sign(identity(by).account(), domain)
+    };
+
+    assert_eq!(tell(sign(good, PROVIDER, &DOMAIN)), (Ok(()), true));
+    assert_eq!(tell(sign(Terms { seq: 9, ..good }, PROVIDER, &DOMAIN)), (Ok(()), false));
+    let (told, agreed) = tell(sign(good, 7, &DOMAIN));
+    assert_eq!((told, agreed), (Err(Misbehaviour::OtherTerms.into()), false));
+    let other = LedgerDomain { chain_id: 9, ..DOMAIN };
+    let (told, _) = tell(sign(good, PROVIDER, &other));
+    assert!(matches!(told, Err(Rejected::Misbehaved(Misbehaviour::ForgedTerms(_)))));
+    let asked = Price::new(1 << 41);
+    let (told, _) = tell(sign(Terms { price_up: asked, ..good }, PROVIDER, &DOMAIN));
+    let limit = Price::new(1 << 40);
+    assert_eq!(told, Err(Incompatibility::PriceAboveLimit { asked, limit }.into()));
+}
+
+#[test]
+fn roles_and_versions_that_do_not_fit_are_named() {
+    let mut world = World::new(Plan { sides: [Side::Provider(offer(1, 1)), Side::Peer], ..Plan::quiet(23) });
+    world.now += POLL * 4;
+    world.deliver();
+    let clash = Incompatibility::Roles { ours: Role::Provider, theirs: Role::Peer };
+    assert_eq!(world.parties[PROVIDER].rejected[0], clash.into());
+    let now = world.now;
+    let provider = world.parties[PROVIDER].exchange.as_mut().unwrap();
+    let newer = MessageError::Unknown { version: 2, kind: 0 };
+    let told = provider.handle_message(now, &[0x83, 2, 0, 0]);
+    assert_eq!(told, Err(Incompatibility::Protocol(newer).into()));
+    let length = 1201;
+    let told = provider.handle_message(now, &vec![0; length]);
+    let long = Misbehaviour::Malformed(MessageError::TooLong { length });
+    assert_eq!(told, Err(long.into()));
+}
+
+#[test]
+fn noise_and_damaged_messages_do_no_harm() {
+    let mut forger = Forger::new();
+    let mut rng = fastrand::Rng::with_seed(24);
+    let messages: Vec<Vec<u8>> = [PROVIDER, PAYER]
+        .into_iter()
+        .flat_map(|who| {
+            let exchange = forger.world.of(who);
+            [Some(exchange.resume()), exchange.counts_message()]
+        })
+        .flatten()
+        .chain([Message::Receipt(forger.next())])
+        .map(|message| message.encode())
+        .collect();
+    let before = forger.world.of(PAYER).snapshot().signed;
+    for round in 0..20_000 {
+        let mut bytes = rng.choice(&messages).unwrap().clone();
+        for _ in 0..rng.usize(1..4) {
+            let i = rng.usize(..bytes.len());
+            bytes[i] = rng.u8(..);
+        }
+        bytes.truncate(bytes.len() - rng.usize(..2) * rng.usize(..bytes.len()));
+        forger.world.now += Duration::from_millis(1);
+        let now = forger.world.now;
+        let exchange = forger.world.parties[round % 2].exchange.as_mut().unwrap();
+        let _ = exchange.handle_message(now, &bytes);
+        exchange.handle_timeout(now);
+        assert!(std::iter::from_fn(|| exchange.poll_transmit()).count() <= 3);
+        assert!(std::iter::from_fn(|| exchange.poll_event()).count() <= 4);
+    }
+    let payer = forger.world.of(PAYER).snapshot();
+    let worth = forger.world.worth_of_deliveries(&forger.world.terms().unwrap());
+    assert!(payer.signed >= before && payer.signed <= worth);
+}

@@ -1,0 +1,165 @@
+//! The payee's side of the money: what was earned, and the receipts that cover it.
+
+use std::time::{Duration, Instant};
+
+use crate::meter::Counts;
+use crate::{ChannelId, Receipt, Tokens};
+
+/// A receipt is made durable at this age at the latest; before that, when enough of them wait.
+const HOLD_AGE: Duration = Duration::from_secs(30);
+
+/// The share of the window that may wait to be made durable.
+const HOLD_SHARE: u128 = 8;
+
+/// The payee's book for one payer.
+#[derive(Debug)]
+pub(super) struct Till {
+    /// The highest receipt verified.
+    best: Option<Receipt>,
+    /// What was covered on the channel before this segment; set by the segment's first receipt.
+    base: Option<Tokens>,
+    /// What `best` pays for in this segment.
+    paid: Tokens,
+    /// The receipt the journal is writing, and what it pays for in this segment.
+    holding: Option<(Receipt, Tokens)>,
+    /// The highest amount the journal has, and what of it pays for this segment.
+    durable: Option<(ChannelId, Tokens)>,
+    durable_paid: Tokens,
+    hold_at: Option<Instant>,
+    /// The counts of the last report, and when it was made.
+    pub(super) reported: Counts,
+    pub(super) reported_at: Option<Instant>,
+    pub(super) reported_earned: Tokens,
+}
+
+impl Till {
+    pub(super) fn new(held: Option<Receipt>) -> Self {
+        Self {
+            best: held,
+            base: None,
+            paid: Tokens::ZERO,
+            holding: None,
+            durable: held.map(|receipt| (receipt.channel(), receipt.amount())),
+            durable_paid: Tokens::ZERO,
+            hold_at: None,
+            reported: Counts::ZERO,
+            reported_at: None,
+            reported_earned: Tokens::ZERO,
+        }
+    }
+
+    pub(super) fn end_segment(&mut self) {
+        self.base = None;
+        self.paid = Tokens::ZERO;
+        self.durable_paid = Tokens::ZERO;
+        if let Some((_, paid)) = &mut self.holding {
+            *paid = Tokens::ZERO;
+        }
+        self.reported = Counts::ZERO;
+        self.reported_at = None;
+        self.reported_earned = Tokens::ZERO;
+    }
+
+    /// The highest receipt verified, durable or not.
+    pub(super) const fn best(&self) -> Option<&Receipt> {
+        self.best.as_ref()
+    }
+
+    /// What is covered on `channel`.
+    pub(super) fn best_on(&self, channel: ChannelId) -> Tokens {
+        let best = self.best.filter(|receipt| receipt.channel() == channel);
+        best.map_or(Tokens::ZERO, |receipt| receipt.amount())
+    }
+
+    /// What is covered on `channel` by a durable receipt.
+    pub(super) fn durable_on(&self, channel: ChannelId) -> Tokens {
+        match self.durable {
+            Some((known, amount)) if known == channel => amount,
+            _ => Tokens::ZERO,
+        }
+    }
+
+    /// What receipts pay for in this segment, durable or not.
+    pub(super) const fn paid(&self) -> Tokens {
+        self.paid
+    }
+
+    /// What durable receipts pay for in this segment.
+    pub(super) const fn durable_paid(&self) -> Tokens {
+        self.durable_paid
+    }
+
+    /// Adopts a verified receipt higher than `best`.
+    pub(super) fn adopt(&mut self, now: Instant, receipt: Receipt) {
+        self.best = Some(receipt);
+        self.hold_at.get_or_insert(now + HOLD_AGE);
+    }
+
+    /// Adopts a verified receipt of this segment, made for a charge of `charge`.
+    ///
+    /// It pays for what its amount rises above the base, and never for more than its own counts are worth: a payer
+    /// that starts from a higher base than ours pays off that base, not this segment.
+    pub(super) fn adopt_payment(&mut self, now: Instant, receipt: Receipt, redeemed: Tokens, charge: Tokens) {
+        let covered = self.best_on(receipt.channel()).max(redeemed);
+        let base = *self.base.get_or_insert(covered);
+        self.paid = self.paid.max(receipt.amount().saturating_sub(base).min(charge));
+        self.adopt(now, receipt);
+    }
+
+    /// The receipt to make durable: when an eighth of the window waits, one is old enough, or `flush` asks.
+    pub(super) fn hold(&mut self, now: Instant, window: Tokens, flush: bool) -> Option<Receipt> {
+        let best = self.best?;
+        if flush {
+            self.hold_at = Some(now);
+        }
+        let waiting = best.amount().saturating_sub(self.durable_on(best.channel()));
+        let many = waiting.get() >= window.get() / HOLD_SHARE;
+        let due = self.hold_at.is_some_and(|at| at <= now);
+        if waiting == Tokens::ZERO {
+            self.hold_at = None;
+        }
+        if self.holding.is_some() || waiting == Tokens::ZERO || !(many || due) {
+            return None;
+        }
+        self.holding = Some((best, self.paid));
+        self.hold_at = None;
+        Some(best)
+    }
+
+    /// Leaves the channel, which another has replaced. Its best receipt is returned if the journal may not have it.
+    pub(super) fn retire(&mut self) -> Option<Receipt> {
+        self.holding = None;
+        self.hold_at = None;
+        let best = self.best.take()?;
+        (self.durable_on(best.channel()) < best.amount()).then_some(best)
+    }
+
+    /// When [`Till::hold`] is due.
+    pub(super) const fn hold_at(&self) -> Option<Instant> {
+        if self.holding.is_some() { None } else { self.hold_at }
+    }
+
+    /// The journal made the receipt of `amount` durable.
+    pub(super) fn handle_held(&mut self, now: Instant, channel: ChannelId, amount: Tokens) {
+        if self.durable_on(channel) <= amount {
+            self.durable = Some((channel, amount));
+        }
+        match (self.best, self.holding) {
+            (Some(best), _) if covers(channel, amount, &best) => {
+                self.durable_paid = self.durable_paid.max(self.paid);
+                self.holding = None;
+                self.hold_at = None;
+            }
+            (_, Some((held, paid))) if covers(channel, amount, &held) => {
+                self.durable_paid = self.durable_paid.max(paid);
+                self.holding = None;
+                self.hold_at.get_or_insert(now + HOLD_AGE);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn covers(channel: ChannelId, amount: Tokens, receipt: &Receipt) -> bool {
+    receipt.channel() == channel && receipt.amount() <= amount
+}

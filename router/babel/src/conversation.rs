@@ -1,0 +1,571 @@
+//! Conversations with one speaker, for tests: what is said to it, what it must say back and when.
+#![expect(clippy::wildcard_enum_match_arm, reason = "a test names the messages it waits for")]
+
+use crate::interface::{Fee, InterfaceConfig, InterfaceId};
+use crate::metric::{Cost, Metric};
+use crate::prefix::Prefix;
+use crate::price::Price;
+use crate::router_id::RouterId;
+use crate::seqno::Seqno;
+use crate::speaker::{Config, Destination, Event, Limits, Speaker};
+use crate::wire::tests::any_tlv;
+use crate::wire::{
+    Acknowledgment, AcknowledgmentRequest, AnyPrefix, Hello, Ihu, Interval, Packet, Quote, RouteRequest, SeqnoRequest,
+    Tlv, Update, Writer,
+};
+use proptest::prelude::*;
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::{Duration, Instant};
+
+const LEFT: InterfaceId = InterfaceId(1);
+const RIGHT: InterfaceId = InterfaceId(2);
+const US: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+const THEM: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
+
+struct Talk {
+    speaker: Speaker,
+    now: Instant,
+    hellos: u16,
+    heard: Vec<(InterfaceId, Destination, Tlv)>,
+    events: Vec<Event>,
+}
+
+fn our_name() -> RouterId {
+    RouterId::new(*b"ourselfs").unwrap()
+}
+
+fn name(id: u8) -> RouterId {
+    RouterId::new([id; 8]).unwrap()
+}
+
+fn ours() -> Prefix {
+    Prefix::new("fd00:1::".parse().unwrap(), 48).unwrap()
+}
+
+fn far() -> Prefix {
+    Prefix::new("fd00:9::".parse().unwrap(), 48).unwrap()
+}
+
+/// "I reach `far` of name 9."
+fn update(seqno: u16, metric: u16) -> Update {
+    Update {
+        prefix: Some(AnyPrefix::V6(far())),
+        interval: Interval(6000),
+        seqno: Seqno(seqno),
+        metric: Metric(metric),
+        router_id: Some(name(9)),
+        next_hop: Some(IpAddr::V6(THEM)),
+        source_prefix: None,
+        quote: None,
+    }
+}
+
+fn retraction() -> Update {
+    Update { router_id: None, next_hop: None, ..update(1, u16::MAX) }
+}
+
+fn seqno_request(prefix: Prefix, id: RouterId, seqno: u16, hop_count: u8) -> SeqnoRequest {
+    SeqnoRequest { prefix: AnyPrefix::V6(prefix), seqno: Seqno(seqno), hop_count, router_id: id, source_prefix: None }
+}
+
+fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+impl Talk {
+    fn with(limits: Limits) -> Self {
+        #[expect(clippy::disallowed_methods, reason = "an Instant has no other origin")]
+        let now = Instant::now();
+        let config = Config { limits, ..Config::new(our_name(), Seqno(100)) };
+        let mut speaker = Speaker::new(config, 1);
+        speaker.handle_originate(now, ours(), Metric::ZERO);
+        for interface in [LEFT, RIGHT] {
+            speaker.handle_interface_up(now, interface, InterfaceConfig::tunnel(US));
+        }
+        Self { speaker, now, hellos: 0, heard: Vec::new(), events: Vec::new() }
+    }
+
+    /// A neighbour is up on either side, and the greetings are over.
+    fn new() -> Self {
+        let mut talk = Self::with(Limits::default());
+        talk.after(millis(1500));
+        talk.hear();
+        talk
+    }
+
+    fn send(&mut self, from: InterfaceId, tlv: Tlv) {
+        let mut writer = Writer::new(1232, THEM);
+        assert!(writer.push(&tlv));
+        self.speaker.handle_packet(self.now, from, THEM, Destination::Multicast, &writer.finish()).unwrap();
+        self.drain();
+    }
+
+    fn tell(&mut self, from: InterfaceId, update: Update) {
+        self.send(from, Tlv::Update(update));
+    }
+
+    fn greet(&mut self) {
+        self.hellos += 1;
+        for interface in [LEFT, RIGHT] {
+            let hello =
+                Hello { unicast: false, seqno: Seqno(self.hellos), interval: Some(Interval(100)), timestamp: None };
+            self.send(interface, Tlv::Hello(hello));
+            self.send(
+                interface,
+                Tlv::Ihu(Ihu { address: None, rxcost: Cost::WIRED, interval: Interval(300), timestamp: None }),
+            );
+        }
+    }
+
+    /// Time passes; the neighbours greet twice a second.
+    fn after(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        while self.now < end {
+            let pause = end.duration_since(self.now).min(millis(500));
+            self.after_silent(pause);
+            self.greet();
+        }
+    }
+
+    fn after_silent(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        while let Some(at) = self.speaker.poll_timeout().filter(|at| *at <= end) {
+            self.now = at;
+            self.speaker.handle_timeout(at);
+            self.drain();
+            assert!(self.speaker.poll_timeout().is_none_or(|next| next > at));
+        }
+        self.now = end;
+    }
+
+    fn drain(&mut self) {
+        while let Some(transmit) = self.speaker.poll_transmit(self.now) {
+            let packet = Packet::parse(&transmit.payload).unwrap();
+            self.heard.extend(packet.tlvs(US).map(|tlv| (transmit.interface, transmit.to, tlv)));
+        }
+        while let Some(event) = self.speaker.poll_event() {
+            self.events.push(event);
+        }
+    }
+
+    /// What was said since the last time, Hellos and IHUs left out.
+    fn hear(&mut self) -> Vec<(InterfaceId, Destination, Tlv)> {
+        let mut heard = std::mem::take(&mut self.heard);
+        heard.retain(|(_, _, tlv)| !matches!(tlv, Tlv::Hello(_) | Tlv::Ihu(_)));
+        heard
+    }
+
+    /// Metrics told about `prefix` since the last time.
+    fn told(&mut self, on: InterfaceId, prefix: Prefix) -> Vec<Metric> {
+        let heard = self.hear().into_iter().filter(|(interface, _, _)| *interface == on);
+        heard
+            .filter_map(|(_, _, tlv)| match tlv {
+                Tlv::Update(update) if update.prefix == Some(AnyPrefix::V6(prefix)) => Some(update.metric),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn seqno_requests(&mut self) -> Vec<(InterfaceId, Destination, SeqnoRequest)> {
+        let requests = self.hear().into_iter().filter_map(|(interface, to, tlv)| match tlv {
+            Tlv::SeqnoRequest(request) => Some((interface, to, request)),
+            _ => None,
+        });
+        requests.collect()
+    }
+
+    fn way(&self, prefix: Prefix) -> Option<(InterfaceId, Metric)> {
+        let selected = self.speaker.routes().find(|route| route.prefix == prefix && route.selected)?;
+        Some((selected.neighbour?.0, selected.metric))
+    }
+}
+
+#[test]
+fn unfeasible_update_does_not_replace_selected_route() {
+    let mut talk = Talk::new();
+    talk.tell(LEFT, update(1, 100));
+    talk.after(millis(500));
+    assert_eq!(talk.way(far()), Some((LEFT, Metric(196))));
+    talk.tell(RIGHT, update(1, 196));
+    assert_eq!(talk.way(far()), Some((LEFT, Metric(196))), "no better than what we told");
+    talk.send(LEFT, Tlv::Update(retraction()));
+    assert_eq!(talk.way(far()), None, "it may lead back to us");
+    talk.tell(RIGHT, update(2, 500));
+    assert_eq!(talk.way(far()), Some((RIGHT, Metric(596))), "a newer seqno is feasible with any metric");
+}
+
+#[test]
+fn a_feasible_alternative_takes_over_at_once() {
+    let mut talk = Talk::new();
+    talk.tell(LEFT, update(1, 100));
+    talk.tell(RIGHT, update(1, 150));
+    talk.after(millis(500));
+    talk.tell(LEFT, retraction());
+    assert_eq!(talk.way(far()), Some((RIGHT, Metric(246))));
+}
+
+#[test]
+fn a_lost_route_is_retracted_at_once_three_times_and_a_newer_seqno_asked_for() {
+    let mut talk = Talk::new();
+    talk.tell(LEFT, update(7, 100));
+    talk.after(millis(500));
+    talk.hear();
+    talk.tell(LEFT, retraction());
+    assert_eq!(talk.events.last(), Some(&Event::RouteLost { prefix: far() }));
+    talk.after(millis(50));
+    let heard = talk.hear();
+    for interface in [LEFT, RIGHT] {
+        let here: Vec<_> = heard
+            .iter()
+            .filter(|(on, to, _)| *on == interface && *to == Destination::Multicast)
+            .map(|(_, _, tlv)| *tlv)
+            .collect();
+        let [Tlv::Update(first), Tlv::SeqnoRequest(second)] = here[..] else { panic!("{here:?}") };
+        assert_eq!((first.prefix, first.metric), (Some(AnyPrefix::V6(far())), Metric::INFINITY));
+        assert_eq!((second.router_id, second.seqno), (name(9), Seqno(8)));
+    }
+    talk.after(millis(900));
+    assert_eq!(talk.told(RIGHT, far()), [Metric::INFINITY; 2]);
+}
+
+#[test]
+fn an_unanswered_seqno_request_is_repeated_three_times() {
+    let mut talk = Talk::new();
+    talk.tell(LEFT, update(7, 100));
+    talk.after(millis(500));
+    talk.tell(LEFT, retraction());
+    talk.after(Duration::from_secs(60));
+    let requests = talk.seqno_requests();
+    assert_eq!(requests.iter().filter(|(on, _, _)| *on == RIGHT).count(), 4);
+}
+
+#[test]
+fn a_worse_metric_of_the_selected_neighbour_keeps_the_route_until_a_newer_seqno_comes() {
+    let mut talk = Talk::new();
+    talk.tell(LEFT, update(1, 100));
+    talk.after(millis(500));
+    talk.hear();
+    talk.tell(LEFT, update(1, 900));
+    assert_eq!(talk.way(far()), Some((LEFT, Metric(196))));
+    assert_eq!(talk.seqno_requests(), [(LEFT, Destination::Unicast(THEM), seqno_request(far(), name(9), 2, 127))]);
+    talk.tell(LEFT, update(2, 900));
+    assert_eq!(talk.way(far()), Some((LEFT, Metric(996))));
+}
+
+#[test]
+fn a_worse_metric_of_the_selected_neighbour_yields_to_a_feasible_route_that_is_better() {
+    let mut talk = Talk::new();
+    talk.tell(LEFT, update(1, 100));
+    talk.tell(RIGHT, update(1, 150));
+    talk.after(millis(500));
+    talk.tell(LEFT, update(1, 900));
+    assert_eq!(talk.way(far()), Some((RIGHT, Metric(246))));
+}
+
+#[test]
+fn a_selected_neighbour_that_changes_to_another_originator_is_believed() {
+    let mut talk = Talk::new();
+    talk.tell(LEFT, update(1, 100));
+    talk.after(millis(500));
+    talk.hear();
+    talk.tell(LEFT, Update { router_id: Some(name(8)), ..update(40, 700) });
+    assert_eq!(talk.way(far()), Some((LEFT, Metric(796))));
+    talk.after(millis(50));
+    assert_eq!(talk.told(RIGHT, far()), [Metric(796)], "urgent");
+}
+
+#[test]
+fn a_request_for_a_newer_seqno_of_ours_increases_it_by_one() {
+    let mut talk = Talk::new();
+    talk.send(LEFT, Tlv::SeqnoRequest(seqno_request(ours(), our_name(), 100, 1)));
+    assert_eq!(talk.speaker.seqno(), Seqno(100), "what it has is good enough");
+    talk.send(LEFT, Tlv::SeqnoRequest(seqno_request(ours(), our_name(), 130, 1)));
+    assert_eq!(talk.speaker.seqno(), Seqno(101));
+    assert_eq!(talk.events.last(), Some(&Event::SeqnoChanged(Seqno(101))));
+    talk.hear();
+    talk.after(millis(50));
+    assert_eq!(talk.told(LEFT, ours()), [Metric::ZERO]);
+}
+
+#[test]
+fn a_flood_of_requests_moves_our_seqno_ten_times_a_second_at_most() {
+    let mut talk = Talk::new();
+    for seqno in 101..1101 {
+        talk.after_silent(millis(1));
+        talk.send(LEFT, Tlv::SeqnoRequest(seqno_request(ours(), our_name(), seqno, 1)));
+    }
+    let moved = talk.speaker.seqno().distance_from(Seqno(100));
+    assert!((9..=11).contains(&moved), "{moved}");
+}
+
+#[test]
+fn a_request_for_another_is_passed_on_once_and_its_answer_comes_back() {
+    let mut talk = Talk::new();
+    talk.tell(RIGHT, update(1, 100));
+    talk.after(millis(500));
+    talk.hear();
+    let request = seqno_request(far(), name(9), 2, 64);
+    talk.send(LEFT, Tlv::SeqnoRequest(request));
+    talk.send(LEFT, Tlv::SeqnoRequest(request));
+    let passed_on = SeqnoRequest { hop_count: 63, ..request };
+    assert_eq!(talk.seqno_requests(), [(RIGHT, Destination::Unicast(THEM), passed_on)]);
+    talk.tell(RIGHT, update(2, 100));
+    talk.after(millis(50));
+    assert_eq!(talk.told(LEFT, far()), [Metric(196)]);
+}
+
+#[test]
+fn a_request_ends_after_its_last_hop_and_does_not_go_back() {
+    let mut talk = Talk::new();
+    talk.tell(RIGHT, update(1, 100));
+    talk.after(millis(500));
+    talk.hear();
+    talk.send(LEFT, Tlv::SeqnoRequest(seqno_request(far(), name(9), 2, 1)));
+    talk.send(RIGHT, Tlv::SeqnoRequest(seqno_request(far(), name(9), 2, 64)));
+    assert_eq!(talk.seqno_requests(), []);
+}
+
+#[test]
+fn acknowledgment_requests_are_answered_at_once() {
+    let mut talk = Talk::new();
+    talk.send(LEFT, Tlv::AcknowledgmentRequest(AcknowledgmentRequest { opaque: 77, interval: Interval(10) }));
+    assert_eq!(talk.hear(), [(LEFT, Destination::Unicast(THEM), Tlv::Acknowledgment(Acknowledgment { opaque: 77 }))]);
+}
+
+#[test]
+fn route_requests_are_answered_with_the_route_or_its_absence() {
+    let mut talk = Talk::new();
+    talk.send(LEFT, Tlv::RouteRequest(RouteRequest { prefix: Some(AnyPrefix::V6(far())), source_prefix: None }));
+    talk.after(millis(50));
+    assert_eq!(talk.told(LEFT, far()), [Metric::INFINITY]);
+    talk.after(millis(1000));
+    talk.hear();
+    talk.send(LEFT, Tlv::RouteRequest(RouteRequest { prefix: None, source_prefix: None }));
+    assert_eq!(talk.told(LEFT, ours()), [Metric::ZERO]);
+    talk.send(LEFT, Tlv::RouteRequest(RouteRequest { prefix: None, source_prefix: None }));
+    assert_eq!(talk.told(LEFT, ours()), [], "not twice in a second");
+    talk.after(millis(1000));
+    assert_eq!(talk.told(LEFT, ours()), [Metric::ZERO]);
+}
+
+#[test]
+fn a_neighbour_that_comes_up_is_told_everything_without_asking() {
+    let mut talk = Talk::with(Limits::default());
+    talk.after_silent(Duration::from_secs(5));
+    talk.hear();
+    talk.greet();
+    talk.greet();
+    assert_eq!(talk.told(LEFT, ours()), [Metric::ZERO]);
+}
+
+#[test]
+fn what_nobody_may_announce_is_refused() {
+    let mut talk = Talk::new();
+    let prefix = |text: &str, len| Some(AnyPrefix::V6(Prefix::new(text.parse().unwrap(), len).unwrap()));
+    talk.tell(LEFT, Update { prefix: prefix("fe80::", 10), ..update(1, 1) });
+    talk.tell(LEFT, Update { prefix: prefix("ff02::1:6", 128), ..update(1, 1) });
+    talk.tell(LEFT, Update { source_prefix: prefix("fd00::", 8), ..update(1, 1) });
+    talk.tell(LEFT, Update { router_id: Some(our_name()), ..update(1, 1) });
+    assert_eq!(talk.speaker.routes().count(), 1, "ours");
+    assert_eq!((talk.speaker.counters().unroutable_prefix, talk.speaker.counters().not_carried), (2, 1));
+}
+
+#[test]
+fn strangers_are_not_believed() {
+    let mut talk = Talk::with(Limits::default());
+    talk.tell(LEFT, update(1, 1));
+    assert_eq!(talk.speaker.routes().count(), 1);
+    assert_eq!(talk.speaker.counters().unknown_neighbour, 1);
+    let hello = Hello { unicast: false, seqno: Seqno(1), interval: Some(Interval(100)), timestamp: None };
+    let mut writer = Writer::new(1232, THEM);
+    assert!(writer.push(&Tlv::Hello(hello)));
+    let global = "fd00::1".parse().unwrap();
+    talk.speaker.handle_packet(talk.now, LEFT, global, Destination::Multicast, &writer.finish()).unwrap();
+    assert_eq!((talk.speaker.neighbours().count(), talk.speaker.counters().foreign_source), (0, 1));
+}
+
+#[test]
+fn a_tunnel_with_many_addresses_behind_it_fills_four_places() {
+    let mut talk = Talk::with(Limits::default());
+    for host in 2..100_u16 {
+        let hello = Hello { unicast: false, seqno: Seqno(1), interval: None, timestamp: None };
+        let mut writer = Writer::new(1232, THEM);
+        assert!(writer.push(&Tlv::Hello(hello)));
+        let source = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, host);
+        talk.speaker.handle_packet(talk.now, LEFT, source, Destination::Multicast, &writer.finish()).unwrap();
+    }
+    assert_eq!((talk.speaker.neighbours().count(), talk.speaker.counters().neighbours_full), (4, 94));
+    talk.after_silent(Duration::from_secs(120));
+    assert_eq!(talk.speaker.neighbours().count(), 0, "unscheduled Hellos do not keep them for ever");
+}
+
+#[test]
+fn a_route_is_asked_for_again_then_expires_and_is_held_before_it_is_forgotten() {
+    let mut talk = Talk::new();
+    talk.tell(LEFT, Update { interval: Interval(1000), ..update(1, 100) });
+    talk.after(millis(30_000));
+    assert_eq!(talk.way(far()), Some((LEFT, Metric(196))));
+    talk.hear();
+    talk.after(millis(1500));
+    let again = Tlv::RouteRequest(RouteRequest { prefix: Some(AnyPrefix::V6(far())), source_prefix: None });
+    assert!(talk.hear().contains(&(LEFT, Destination::Unicast(THEM), again)));
+    talk.after(millis(4000));
+    assert_eq!(talk.events.last(), Some(&Event::RouteLost { prefix: far() }));
+    talk.after(Duration::from_secs(211));
+    assert_eq!(talk.events.last(), Some(&Event::RouteForgotten { prefix: far() }));
+    assert_eq!(talk.speaker.routes.len(), 1, "ours");
+}
+
+#[test]
+fn feasibility_is_forgotten_three_minutes_after_the_last_announcement() {
+    let mut talk = Talk::new();
+    talk.tell(LEFT, update(1, 100));
+    talk.after(Duration::from_secs(1));
+    talk.tell(LEFT, retraction());
+    talk.after(Duration::from_secs(170));
+    assert_eq!(talk.speaker.sources.len(), 1);
+    talk.tell(RIGHT, update(1, 300));
+    assert_eq!(talk.way(far()), None);
+    talk.after(Duration::from_secs(20));
+    assert_eq!(talk.speaker.sources.len(), 0);
+}
+
+#[test]
+fn a_link_signal_loses_its_routes_at_once_and_silence_after_two_and_a_half_seconds() {
+    let mut talk = Talk::new();
+    talk.tell(LEFT, update(1, 100));
+    talk.speaker.handle_interface_down(talk.now, LEFT);
+    talk.drain();
+    assert!(talk.events.contains(&Event::RouteLost { prefix: far() }));
+    assert!(talk.events.contains(&Event::NeighbourDown { interface: LEFT, address: THEM }));
+    talk.events.clear();
+    talk.after_silent(millis(2400));
+    assert_eq!(talk.events, []);
+    talk.after_silent(millis(200));
+    assert_eq!(talk.events, [Event::NeighbourDown { interface: RIGHT, address: THEM }]);
+}
+
+#[test]
+fn a_route_is_not_told_to_where_it_came_from_and_is_taken_back_there_after_a_move() {
+    let mut talk = Talk::new();
+    talk.tell(LEFT, update(1, 100));
+    talk.after(millis(500));
+    let heard = talk.hear();
+    let told = |on| heard.iter().filter(|(at, _, tlv)| *at == on && matches!(tlv, Tlv::Update(_))).count();
+    assert_eq!((told(LEFT), told(RIGHT)), (0, 1));
+    talk.tell(RIGHT, update(1, 10));
+    talk.after(millis(500));
+    assert_eq!(talk.told(RIGHT, far()), [Metric::INFINITY]);
+}
+
+#[test]
+fn our_fee_is_added_to_the_price_and_the_unknown_stays_unknown() {
+    let mut talk = Talk::new();
+    talk.speaker.handle_fee(RIGHT, Fee { price: Price::new(5), epoch: 3 });
+    let quoted = |talk: &mut Talk| {
+        talk.after(millis(500));
+        let mut quotes = talk.hear().into_iter().filter_map(|(on, _, tlv)| match tlv {
+            Tlv::Update(update) if on == RIGHT => update.quote,
+            _ => None,
+        });
+        quotes.next_back()
+    };
+    let quote = |price| Some(Quote { unit: 0, epoch: 8, price });
+    talk.tell(LEFT, Update { quote: quote(Some(Price::new(20))), ..update(1, 100) });
+    assert_eq!(quoted(&mut talk), Some(Quote { unit: 0, epoch: 3, price: Some(Price::new(25)) }));
+    let Some(Event::RouteSelected { price, .. }) = talk.events.last() else { panic!("selected") };
+    assert_eq!(*price, Some(Price::new(20)), "what the next hop asks");
+    talk.tell(LEFT, Update { router_id: Some(name(8)), quote: quote(Some(Price::MAX)), ..update(1, 100) });
+    assert_eq!(quoted(&mut talk).unwrap().price, Some(Price::MAX));
+    talk.tell(LEFT, Update { router_id: Some(name(7)), ..update(1, 100) });
+    assert_eq!(quoted(&mut talk).unwrap().price, None);
+}
+
+#[test]
+fn full_tables_refuse_what_is_new_and_keep_what_they_have() {
+    let mut talk = Talk::with(Limits { prefixes: 3, ..Limits::default() });
+    talk.after(millis(1500));
+    talk.tell(LEFT, update(1, 100));
+    for subnet in 0..10_u16 {
+        let prefix = Prefix::new(Ipv6Addr::new(0xfd00, 0x100 + subnet, 0, 0, 0, 0, 0, 0), 48).unwrap();
+        talk.tell(LEFT, Update { prefix: Some(AnyPrefix::V6(prefix)), ..update(1, 100) });
+    }
+    assert_eq!((talk.speaker.routes.len(), talk.speaker.counters().prefixes_full), (3, 9));
+    assert_eq!(talk.way(far()), Some((LEFT, Metric(196))));
+}
+
+#[test]
+fn an_originator_that_changes_its_name_without_end_fills_sixteen_sources() {
+    let mut talk = Talk::new();
+    for id in 1..=100 {
+        talk.tell(LEFT, Update { router_id: Some(name(id)), ..update(1, 100) });
+        talk.after(millis(100));
+    }
+    assert_eq!(talk.speaker.sources.len(), 16);
+    assert!(talk.speaker.counters().sources_full > 0);
+}
+
+#[test]
+fn a_neighbour_that_reboots_is_believed_only_anew() {
+    let mut talk = Talk::new();
+    talk.tell(LEFT, update(1, 100));
+    let hello = Hello { unicast: false, seqno: Seqno(30_000), interval: Some(Interval(100)), timestamp: None };
+    talk.send(LEFT, Tlv::Hello(hello));
+    assert_eq!(talk.way(far()), None);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Wait(u64),
+    Packet(u8, Vec<Tlv>),
+    Bytes(u8, Vec<u8>),
+    Up(u8),
+    Down(u8),
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        3 => (0..5_000_u64).prop_map(Step::Wait),
+        1 => (0..400_000_u64).prop_map(Step::Wait),
+        9 => (any::<u8>(), prop::collection::vec(any_tlv(), 1..10)).prop_map(|(from, tlvs)| Step::Packet(from, tlvs)),
+        2 => (any::<u8>(), prop::collection::vec(any::<u8>(), 0..40)).prop_map(|(from, bytes)| Step::Bytes(from, bytes)),
+        1 => (0..3_u8).prop_map(Step::Up),
+        1 => (0..3_u8).prop_map(Step::Down),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    #[test]
+    fn whatever_is_sent_tables_stay_bounded_and_the_selected_route_feasible(steps in prop::collection::vec(any_step(), 1..60)) {
+        let limits = Limits { neighbours: 6, prefixes: 20, sources: 20, pending: 5 };
+        let mut talk = Talk::with(limits);
+        for step in steps {
+            match step {
+                Step::Wait(pause) => talk.after_silent(millis(pause)),
+                Step::Packet(from, tlvs) => {
+                    let mut writer = Writer::new(65_000, THEM);
+                    let hello = Hello { unicast: false, seqno: Seqno(talk.hellos), interval: Some(Interval(500)), timestamp: None };
+                    talk.hellos += 1;
+                    let _ = writer.push(&Tlv::Hello(hello));
+                    let _ = writer.push(&Tlv::Ihu(Ihu { address: None, rxcost: Cost::WIRED, interval: Interval(900), timestamp: None }));
+                    tlvs.iter().for_each(|tlv| assert!(writer.push(tlv)));
+                    let source = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, u16::from(from >> 4));
+                    talk.speaker.handle_packet(talk.now, InterfaceId(u32::from(from % 3)), source, Destination::Multicast, &writer.finish()).unwrap();
+                    talk.drain();
+                }
+                Step::Bytes(from, bytes) => {
+                    let _ = talk.speaker.handle_packet(talk.now, InterfaceId(u32::from(from % 3)), THEM, Destination::Multicast, &bytes);
+                }
+                Step::Up(id) => talk.speaker.handle_interface_up(talk.now, InterfaceId(id.into()), InterfaceConfig::lossy(US)),
+                Step::Down(id) => talk.speaker.handle_interface_down(talk.now, InterfaceId(id.into())),
+            }
+            talk.drain();
+            let speaker = &talk.speaker;
+            prop_assert!(speaker.neighbours().count() <= limits.neighbours && speaker.routes.len() <= limits.prefixes);
+            prop_assert!(speaker.sources.len() <= limits.sources && speaker.pending.len() <= limits.pending);
+            prop_assert!(speaker.routes().all(|route| !route.selected || (route.feasible && route.metric.is_finite())));
+            talk.heard.clear();
+        }
+    }
+}

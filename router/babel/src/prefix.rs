@@ -1,0 +1,129 @@
+//! Prefixes: what routes lead to.
+
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+/// An IPv6 prefix; the bits behind its length are zero.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Prefix {
+    addr: Ipv6Addr,
+    len: u8,
+}
+
+impl Prefix {
+    /// The default route.
+    pub const DEFAULT: Self = Self { addr: Ipv6Addr::UNSPECIFIED, len: 0 };
+
+    /// Masks `addr` to `len` bits. `None` if `len` exceeds 128.
+    #[must_use]
+    pub fn new(addr: Ipv6Addr, len: u8) -> Option<Self> {
+        let host_bits = 128_u32.checked_sub(u32::from(len))?;
+        let mask = u128::MAX.checked_shl(host_bits).unwrap_or(0);
+        Some(Self { addr: Ipv6Addr::from_bits(addr.to_bits() & mask), len })
+    }
+
+    /// The first address.
+    #[must_use]
+    pub fn addr(self) -> Ipv6Addr {
+        self.addr
+    }
+
+    /// Length in bits, 0 to 128.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a prefix is never empty; len is its usual name")]
+    pub fn len(self) -> u8 {
+        self.len
+    }
+
+    /// Whether `addr` lies in the prefix.
+    #[must_use]
+    pub fn contains(self, addr: Ipv6Addr) -> bool {
+        Self::new(addr, self.len) == Some(self)
+    }
+
+    /// Whether all of `other` lies in the prefix.
+    #[must_use]
+    pub fn covers(self, other: Self) -> bool {
+        self.len <= other.len && self.contains(other.addr)
+    }
+
+    /// Whether a neighbour may announce it: not link-local, multicast, loopback, unspecified or
+    /// IPv4-mapped addresses, which have no meaning beyond one link or one host.
+    #[must_use]
+    pub fn is_routable(self) -> bool {
+        let bits = self.addr.to_bits();
+        let within = |top: u128, len: u32| u32::from(self.len) >= len && bits >> (128 - len) == top;
+        !within(0xff, 8) && !within(0xfe80 >> 6, 10) && !within(0xffff, 96) && !within(0, 96)
+    }
+}
+
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.addr, self.len)
+    }
+}
+
+impl fmt::Debug for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// An IPv4 prefix; the bits behind its length are zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ipv4Prefix {
+    addr: Ipv4Addr,
+    len: u8,
+}
+
+impl Ipv4Prefix {
+    /// Masks `addr` to `len` bits. `None` if `len` exceeds 32.
+    #[must_use]
+    pub fn new(addr: Ipv4Addr, len: u8) -> Option<Self> {
+        let host_bits = 32_u32.checked_sub(u32::from(len))?;
+        let mask = u32::MAX.checked_shl(host_bits).unwrap_or(0);
+        Some(Self { addr: Ipv4Addr::from_bits(addr.to_bits() & mask), len })
+    }
+
+    /// The first address.
+    #[must_use]
+    pub fn addr(self) -> Ipv4Addr {
+        self.addr
+    }
+
+    /// Length in bits, 0 to 32.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a prefix is never empty; len is its usual name")]
+    pub fn len(self) -> u8 {
+        self.len
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prefix(text: &str) -> Prefix {
+        let (addr, len) = text.split_once('/').unwrap();
+        Prefix::new(addr.parse().unwrap(), len.parse().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn bits_behind_the_length_are_cleared() {
+        assert_eq!(prefix("fd12:3456:789a:bcde::1/48"), prefix("fd12:3456:789a::/48"));
+        assert_eq!(prefix("::1/0"), Prefix::DEFAULT);
+        assert_eq!(prefix("fd00::1/128").addr(), "fd00::1".parse::<Ipv6Addr>().unwrap());
+        assert_eq!(Prefix::new(Ipv6Addr::LOCALHOST, 129), None);
+        assert_eq!(Ipv4Prefix::new(Ipv4Addr::LOCALHOST, 33), None);
+    }
+
+    #[test]
+    fn only_prefixes_that_mean_the_same_everywhere_are_routable() {
+        for yes in ["::/0", "fd00::/8", "2001:db8::/32", "64:ff9b::/96", "fd00::1/128"] {
+            assert!(prefix(yes).is_routable(), "{yes}");
+        }
+        for no in ["fe80::/10", "fe80::1/128", "ff00::/8", "ff02::1:6/128", "::1/128", "::/128", "::ffff:1.2.3.0/120"] {
+            assert!(!prefix(no).is_routable(), "{no}");
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! Sending: what is announced, when, and in which packet (RFC 8966, sections 3.1 and 3.7).
+
+use crate::interface::{HELLOS_PER_IHU, Interface, InterfaceId, Trigger};
+use crate::metric::Metric;
+use crate::prefix::Prefix;
+use crate::route::Selected;
+use crate::speaker::{Destination, Speaker, Transmit};
+use crate::wire::{AnyPrefix, Hello, Ihu, Quote, RouteRequest, Tlv, Update, Writer};
+use std::net::IpAddr;
+use std::ops::Bound;
+use std::time::{Duration, Instant};
+
+/// "Urgent" waits this long, so that what belongs together travels together.
+const URGENT_MS: std::ops::RangeInclusive<u64> = 10..=50;
+/// A triggered update that is not urgent.
+const TRIGGERED_MS: std::ops::RangeInclusive<u64> = 200..=400;
+/// Full updates on request are no closer together.
+const DUMP_SPACING: Duration = Duration::from_secs(1);
+
+impl Interface {
+    /// A full update starts, unless one is being sent.
+    pub(crate) fn start_dump(&mut self, now: Instant) {
+        self.dumped_at = Some(now);
+        self.ready.dump.get_or_insert(Bound::Unbounded);
+    }
+}
+
+/// When.
+impl Speaker {
+    pub(crate) fn urgent_delay(&mut self) -> Duration {
+        Duration::from_millis(self.rng.u64(URGENT_MS))
+    }
+
+    pub(crate) fn trigger_everywhere(&mut self, now: Instant, prefix: Prefix, trigger: Trigger) {
+        let at = now + self.urgent_delay();
+        for interface in self.interfaces.values_mut() {
+            interface.trigger(at, prefix, trigger);
+        }
+    }
+
+    pub(crate) fn trigger_urgently(&mut self, now: Instant, id: InterfaceId, prefix: Prefix, trigger: Trigger) {
+        let at = now + self.urgent_delay();
+        if let Some(interface) = self.interfaces.get_mut(&id) {
+            interface.trigger(at, prefix, trigger);
+        }
+    }
+
+    pub(crate) fn trigger_later(&mut self, now: Instant, prefix: Prefix) {
+        let at = now + self.later_delay();
+        for interface in self.interfaces.values_mut() {
+            interface.trigger(at, prefix, Trigger::default());
+        }
+    }
+
+    fn later_delay(&mut self) -> Duration {
+        Duration::from_millis(self.rng.u64(TRIGGERED_MS))
+    }
+
+    /// Answers a request: with our route, or with a retraction if there is none.
+    pub(crate) fn answer(&mut self, now: Instant, id: InterfaceId, prefix: Prefix) {
+        let known = self.routes.get(prefix).is_some();
+        let waiting = self.interfaces.get(&id).map_or(0, |interface| interface.triggered.len());
+        if known || waiting < Interface::TRIGGERED_UNKNOWN_MAX {
+            self.trigger_urgently(now, id, prefix, Trigger::default());
+        }
+    }
+
+    /// Answers a wildcard request: a full update, and who we hear.
+    pub(crate) fn dump_soon(&mut self, now: Instant, id: InterfaceId) {
+        let Some(interface) = self.interfaces.get_mut(&id) else { return };
+        match interface.dumped_at.map(|at| at + DUMP_SPACING).filter(|next| *next > now) {
+            Some(next) => interface.update_at = interface.update_at.min(next),
+            None => {
+                interface.ready.ihu = true;
+                interface.start_dump(now);
+            }
+        }
+    }
+}
+
+/// What.
+impl Speaker {
+    /// What an interface is told about a prefix; `None`: nothing.
+    fn announcement(&self, interface: &Interface, id: InterfaceId, prefix: Prefix, poison: bool) -> Option<Update> {
+        let Some(selected) = self.routes.selected(prefix) else {
+            return Some(self.retraction(interface, Some(prefix)));
+        };
+        if selected.interface() == Some(id) && interface.config.split_horizon() {
+            return poison.then(|| self.retraction(interface, Some(prefix)));
+        }
+        Some(self.advertisement(interface, prefix, &selected))
+    }
+
+    fn advertisement(&self, interface: &Interface, prefix: Prefix, selected: &Selected) -> Update {
+        let fee = interface.config.fee;
+        let price = selected.price.map(|price| price.plus(fee.price));
+        Update {
+            prefix: Some(AnyPrefix::V6(prefix)),
+            interval: interface.config.update_interval(),
+            seqno: selected.seqno,
+            metric: selected.metric,
+            router_id: Some(selected.router_id),
+            next_hop: Some(IpAddr::V6(interface.config.link_local)),
+            source_prefix: None,
+            quote: Some(Quote { unit: self.config.price_unit, epoch: fee.epoch, price }),
+        }
+    }
+
+    fn retraction(&self, interface: &Interface, prefix: Option<Prefix>) -> Update {
+        Update {
+            prefix: prefix.map(AnyPrefix::V6),
+            interval: interface.config.update_interval(),
+            seqno: self.seqno,
+            metric: Metric::INFINITY,
+            router_id: None,
+            next_hop: None,
+            source_prefix: None,
+            quote: None,
+        }
+    }
+
+    /// Writes the announcement, and remembers that it was made. `false`: the packet is full.
+    fn announce(&mut self, now: Instant, id: InterfaceId, prefix: Prefix, poison: bool, writer: &mut Writer) -> bool {
+        let Some(interface) = self.interfaces.get(&id) else { return true };
+        let Some(update) = self.announcement(interface, id, prefix, poison) else {
+            return true;
+        };
+        if !self.has_room_for_source(prefix, &update) {
+            self.counters.sources_full += 1;
+            return true;
+        }
+        if !writer.push(&Tlv::Update(update)) {
+            return false;
+        }
+        if update.metric.is_finite() {
+            self.remember_announced(now, prefix);
+        }
+        true
+    }
+
+    fn has_room_for_source(&self, prefix: Prefix, update: &Update) -> bool {
+        let theirs = update.router_id.filter(|id| *id != self.config.router_id);
+        theirs.is_none_or(|id| self.sources.has_room_for(prefix, id))
+    }
+
+    /// "Before sending an update, the feasibility distance is updated", except for our own prefixes.
+    fn remember_announced(&mut self, now: Instant, prefix: Prefix) {
+        let Some(entry) = self.routes.get_mut(prefix) else { return };
+        let Some(selected) = entry.selected else { return };
+        entry.announced = Some(selected.metric);
+        if selected.via.is_some() {
+            self.sources.record(now, prefix, selected.router_id, selected.distance());
+            self.collect_sources_by(now);
+        }
+    }
+}
+
+/// In which packet.
+impl Speaker {
+    /// The next packet, until `None`. To be drained after every `handle_` call.
+    pub fn poll_transmit(&mut self, now: Instant) -> Option<Transmit> {
+        self.unicast_packet().or_else(|| self.multicast_packet(now))
+    }
+
+    fn unicast_packet(&mut self) -> Option<Transmit> {
+        let neighbour = self.neighbours.values_mut().find(|neighbour| !neighbour.outbox.is_empty())?;
+        let config = self.interfaces.get(&neighbour.interface)?.config;
+        let mut writer = Writer::new(config.payload_max(), config.link_local);
+        while neighbour.outbox.front().is_some_and(|tlv| writer.push(tlv)) {
+            neighbour.outbox.pop_front();
+        }
+        Some(Transmit {
+            interface: neighbour.interface,
+            to: Destination::Unicast(neighbour.address),
+            payload: writer.finish(),
+        })
+    }
+
+    fn multicast_packet(&mut self, now: Instant) -> Option<Transmit> {
+        let ids: Vec<_> = self.interfaces.keys().copied().collect();
+        ids.into_iter().find_map(|id| {
+            let config = self.interfaces.get(&id)?.config;
+            let mut writer = Writer::new(config.payload_max(), config.link_local);
+            self.write_packet(now, id, &mut writer);
+            (!writer.is_empty()).then(|| Transmit {
+                interface: id,
+                to: Destination::Multicast,
+                payload: writer.finish(),
+            })
+        })
+    }
+
+    /// As much as fits of what is ready: link sensing, then what is urgent, then the full update.
+    fn write_packet(&mut self, now: Instant, id: InterfaceId, writer: &mut Writer) {
+        self.write_hello(id, writer);
+        self.write_wildcards(id, writer);
+        let _ = self.write_triggered(now, id, writer)
+            && self.write_requests(id, writer)
+            && self.write_dump(now, id, writer);
+    }
+
+    /// A Hello and an IHU for each neighbour fit into the smallest packet: see `neighbours_max`.
+    fn write_hello(&mut self, id: InterfaceId, writer: &mut Writer) {
+        let Some(interface) = self.interfaces.get_mut(&id) else { return };
+        if std::mem::take(&mut interface.ready.hello) {
+            let hello = Hello {
+                unicast: false,
+                seqno: interface.hello_seqno,
+                interval: Some(interface.config.hello_interval()),
+                timestamp: None,
+            };
+            let _ = writer.push(&Tlv::Hello(hello));
+            interface.hello_seqno = interface.hello_seqno.next();
+            interface.ready.ihu |= interface.hellos_to_ihu == 0;
+            interface.hellos_to_ihu = interface.hellos_to_ihu.checked_sub(1).unwrap_or(HELLOS_PER_IHU - 1);
+        }
+        if std::mem::take(&mut interface.ready.ihu) {
+            for neighbour in self.neighbours.values().filter(|neighbour| neighbour.interface == id) {
+                let address = Some(IpAddr::V6(neighbour.address));
+                let interval = interface.config.ihu_interval();
+                let _ = writer.push(&Tlv::Ihu(Ihu { address, rxcost: neighbour.rxcost, interval, timestamp: None }));
+            }
+        }
+    }
+
+    fn write_wildcards(&mut self, id: InterfaceId, writer: &mut Writer) {
+        let Some(interface) = self.interfaces.get(&id) else { return };
+        let retraction = self.retraction(interface, None);
+        let Some(interface) = self.interfaces.get_mut(&id) else { return };
+        if interface.ready.retract_all && writer.push(&Tlv::Update(retraction)) {
+            interface.ready.retract_all = false;
+        }
+        let request = RouteRequest { prefix: None, source_prefix: None };
+        if interface.ready.request_all && writer.push(&Tlv::RouteRequest(request)) {
+            interface.ready.request_all = false;
+        }
+    }
+
+    /// `false`: the packet is full and more is to come.
+    fn write_triggered(&mut self, now: Instant, id: InterfaceId, writer: &mut Writer) -> bool {
+        let mut repeats = Vec::new();
+        let done = loop {
+            let Some((prefix, trigger)) = self.next_triggered(id) else { break true };
+            if !self.announce(now, id, prefix, trigger.poison, writer) {
+                break false;
+            }
+            if let Some(interface) = self.interfaces.get_mut(&id) {
+                interface.triggered.remove(&prefix);
+            }
+            if let Some(left) = trigger.repeats.checked_sub(1).filter(|_| self.routes.selected(prefix).is_none()) {
+                repeats.push((prefix, Trigger { repeats: left, ..trigger }));
+            }
+        };
+        self.repeat_later(now, id, repeats);
+        done
+    }
+
+    fn next_triggered(&mut self, id: InterfaceId) -> Option<(Prefix, Trigger)> {
+        let interface = self.interfaces.get_mut(&id).filter(|interface| interface.ready.triggered)?;
+        let first = interface.triggered.first_key_value().map(|(prefix, trigger)| (*prefix, *trigger));
+        interface.ready.triggered = first.is_some() || !interface.ready.requests.is_empty();
+        first
+    }
+
+    fn repeat_later(&mut self, now: Instant, id: InterfaceId, repeats: Vec<(Prefix, Trigger)>) {
+        if repeats.is_empty() {
+            return;
+        }
+        let at = now + self.later_delay();
+        if let Some(interface) = self.interfaces.get_mut(&id) {
+            interface.repeats.extend(repeats);
+            interface.flush_by(at);
+        }
+    }
+
+    fn write_requests(&mut self, id: InterfaceId, writer: &mut Writer) -> bool {
+        let Some(interface) = self.interfaces.get_mut(&id).filter(|interface| interface.ready.triggered) else {
+            return true;
+        };
+        while let Some(request) = interface.ready.requests.front() {
+            if !writer.push(&Tlv::SeqnoRequest(*request)) {
+                return false;
+            }
+            interface.ready.requests.pop_front();
+        }
+        interface.ready.triggered = false;
+        true
+    }
+
+    fn write_dump(&mut self, now: Instant, id: InterfaceId, writer: &mut Writer) -> bool {
+        while let Some(from) = self.interfaces.get(&id).and_then(|interface| interface.ready.dump) {
+            let next = self
+                .routes
+                .range((from, Bound::Unbounded))
+                .find(|(_, entry)| entry.selected.is_some() || entry.held_until.is_some());
+            let next = next.map(|(prefix, _)| prefix);
+            if let Some(prefix) = next
+                && !self.announce(now, id, prefix, false, writer)
+            {
+                return false;
+            }
+            if let Some(interface) = self.interfaces.get_mut(&id) {
+                interface.ready.dump = next.map(Bound::Excluded);
+            }
+        }
+        true
+    }
+}

@@ -1,0 +1,236 @@
+//! Who is at the other end of a link: each side shows its [`NodeCard`], and nothing is relayed before it has been
+//! checked against the key the link itself has proven.
+//!
+//! One message, over link-local UDP: deterministic CBOR `[1, card, heard]`, where `heard` says whether the sender has
+//! already accepted the receiver's card. Each side repeats it every [`REPEAT`] until the other has heard it, and answers
+//! a message that has not heard it. Losing, repeating and reordering messages is harmless.
+
+use std::time::{Duration, Instant};
+
+use metering::identity::{NodeCard, NodeId, TlsKey, WireguardKey};
+use minicbor::{Decoder, Encoder};
+
+/// UDP port of admission messages, inside a link only.
+pub const ADMISSION_PORT: u16 = 6697;
+/// Time between repetitions. The link is up when the first is sent, so few are ever lost.
+const REPEAT: Duration = Duration::from_secs(1);
+/// The version of the message.
+const VERSION: u8 = 1;
+
+/// What a link must prove: the key its cryptography authenticated, and the account the configuration names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Expected {
+    /// The neighbour's account.
+    pub account: NodeId,
+    /// The WireGuard key the card must bind.
+    pub wireguard: WireguardKey,
+    /// The TLS key the card must bind.
+    pub tls: TlsKey,
+}
+
+impl From<&NodeCard> for Expected {
+    fn from(card: &NodeCard) -> Self {
+        Self { account: card.account(), wireguard: card.wireguard(), tls: card.tls() }
+    }
+}
+
+/// Why a neighbour is not admitted.
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
+pub enum AdmissionError {
+    /// The neighbour misbehaved: the message is no admission message.
+    #[error("the neighbour sent a malformed admission message")]
+    Malformed,
+    /// The neighbour is incompatible.
+    #[error("the neighbour speaks admission version {version}, we speak {VERSION}")]
+    Version {
+        /// The version it speaks.
+        version: u8,
+    },
+    /// The neighbour misbehaved: its account did not sign this card.
+    #[error("the neighbour's card is not signed by its account")]
+    Signature,
+    /// The neighbour is somebody else than the configuration names.
+    #[error("the card is of account {found}, the configuration names {expected}")]
+    OtherAccount {
+        /// Whose card it is.
+        found: NodeId,
+        /// Whose it should be.
+        expected: NodeId,
+    },
+    /// The neighbour misbehaved: the card binds other keys than the ones this link has proven.
+    #[error("the card of {account} binds other keys than this link uses")]
+    OtherKeys {
+        /// Whose card it is.
+        account: NodeId,
+    },
+}
+
+/// The admission of one link, both ways.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    ours: Vec<u8>,
+    expected: Expected,
+    admitted: bool,
+    heard: bool,
+    repeat_at: Option<Instant>,
+    outbox: Option<Vec<u8>>,
+}
+
+impl Admission {
+    pub(crate) fn new(ours: &NodeCard, expected: Expected, now: Instant) -> Self {
+        Self { ours: ours.encode(), expected, admitted: false, heard: false, repeat_at: Some(now), outbox: None }
+    }
+
+    /// Whether the neighbour has been admitted.
+    pub(crate) fn is_admitted(&self) -> bool {
+        self.admitted
+    }
+
+    /// Takes a message; true when it has just admitted the neighbour.
+    pub(crate) fn handle_message(&mut self, now: Instant, message: &[u8]) -> Result<bool, AdmissionError> {
+        let (card, heard_by_them) = decode(message)?;
+        self.check(&card)?;
+        let first = !std::mem::replace(&mut self.admitted, true);
+        self.heard |= heard_by_them;
+        if !heard_by_them || first {
+            self.outbox = Some(self.message());
+        }
+        self.repeat_at = if self.heard { None } else { Some(now + REPEAT) };
+        Ok(first)
+    }
+
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        if self.repeat_at.is_some_and(|at| at <= now) {
+            self.outbox = Some(self.message());
+            self.repeat_at = Some(now + REPEAT);
+        }
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        self.repeat_at
+    }
+
+    pub(crate) fn poll_transmit(&mut self) -> Option<Vec<u8>> {
+        self.outbox.take()
+    }
+
+    fn check(&self, card: &NodeCard) -> Result<(), AdmissionError> {
+        let (found, expected) = (Expected::from(card), self.expected);
+        if found.account != expected.account {
+            return Err(AdmissionError::OtherAccount { found: found.account, expected: expected.account });
+        }
+        if found != expected {
+            return Err(AdmissionError::OtherKeys { account: found.account });
+        }
+        Ok(())
+    }
+
+    fn message(&self) -> Vec<u8> {
+        let mut message = Vec::new();
+        let mut encoder = Encoder::new(&mut message);
+        let encoded = encoder
+            .array(3)
+            .and_then(|encoder| encoder.u8(VERSION))
+            .and_then(|encoder| encoder.bytes(&self.ours))
+            .and_then(|encoder| encoder.bool(self.admitted));
+        debug_assert!(encoded.is_ok(), "writing to a Vec cannot fail");
+        message
+    }
+}
+
+fn decode(message: &[u8]) -> Result<(NodeCard, bool), AdmissionError> {
+    let mut decoder = Decoder::new(message);
+    let malformed = |_| AdmissionError::Malformed;
+    if decoder.array().map_err(malformed)? != Some(3) {
+        return Err(AdmissionError::Malformed);
+    }
+    let version = decoder.u8().map_err(malformed)?;
+    if version != VERSION {
+        return Err(AdmissionError::Version { version });
+    }
+    let card = NodeCard::decode(decoder.bytes().map_err(malformed)?).map_err(|_| AdmissionError::Malformed)?;
+    let heard = decoder.bool().map_err(malformed)?;
+    if decoder.position() != message.len() {
+        return Err(AdmissionError::Malformed);
+    }
+    Ok((card.verify().map_err(|_| AdmissionError::Signature)?, heard))
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test's clock starts now")]
+mod tests {
+    use metering::identity::{Identity, Seed};
+
+    use super::*;
+
+    fn identity(byte: u8) -> Identity {
+        Identity::new(&Seed::from_bytes([byte; 32]))
+    }
+
+    fn pair(now: Instant) -> (Admission, Admission) {
+        let (a, b) = (identity(1), identity(2));
+        (Admission::new(a.card(), b.card().into(), now), Admission::new(b.card(), a.card().into(), now))
+    }
+
+    #[test]
+    fn two_honest_nodes_admit_each_other_and_fall_silent() {
+        let now = Instant::now();
+        let (mut a, mut b) = pair(now);
+        a.handle_timeout(now);
+        let hello = a.poll_transmit().expect("a speaks first");
+        assert!(b.handle_message(now, &hello).expect("valid"));
+        let answer = b.poll_transmit().expect("b answers");
+        assert!(a.handle_message(now, &answer).expect("valid"));
+        let last = a.poll_transmit().expect("a says it has heard");
+        assert!(!b.handle_message(now, &last).expect("valid"));
+        assert_eq!((a.poll_timeout(), b.poll_timeout()), (None, None));
+        assert!(a.poll_transmit().is_none() && b.poll_transmit().is_none());
+    }
+
+    #[test]
+    fn a_restarted_neighbour_is_answered() {
+        let now = Instant::now();
+        let (mut a, mut b) = pair(now);
+        b.handle_timeout(now);
+        a.handle_message(now, &b.poll_transmit().expect("message")).expect("valid");
+        a.heard = true;
+        a.repeat_at = None;
+        a.outbox = None;
+        let (_, mut reborn) = pair(now);
+        reborn.handle_timeout(now);
+        assert!(!a.handle_message(now, &reborn.poll_transmit().expect("message")).expect("valid"));
+        assert!(reborn.handle_message(now, &a.poll_transmit().expect("answer")).expect("valid"));
+    }
+
+    #[test]
+    fn wrong_cards_are_refused_by_name() {
+        let now = Instant::now();
+        let (mut a, _) = pair(now);
+        let mut stranger = Admission::new(identity(3).card(), identity(1).card().into(), now);
+        stranger.handle_timeout(now);
+        let message = stranger.poll_transmit().expect("message");
+        assert!(matches!(a.handle_message(now, &message), Err(AdmissionError::OtherAccount { .. })));
+        let other_keys = NodeCard::sign(identity(2).account(), WireguardKey([9; 32]), identity(2).tls_key());
+        let mut thief = Admission::new(&other_keys, identity(1).card().into(), now);
+        thief.handle_timeout(now);
+        let message = thief.poll_transmit().expect("message");
+        assert!(matches!(a.handle_message(now, &message), Err(AdmissionError::OtherKeys { .. })));
+        assert!(!a.is_admitted());
+    }
+
+    #[test]
+    fn damaged_messages_never_admit() {
+        let now = Instant::now();
+        let (a, mut b) = pair(now);
+        let message = a.message();
+        for len in 0..message.len() {
+            assert!(b.handle_message(now, &message[..len]).is_err());
+        }
+        for bit in 0..(message.len() - 1) * 8 {
+            let mut damaged = message.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(b.handle_message(now, &damaged).is_err(), "bit {bit}");
+        }
+        assert!(!b.is_admitted());
+    }
+}

@@ -1,0 +1,420 @@
+//! The one central decision: what becomes of a packet.
+
+use std::net::Ipv6Addr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::fib::{Fib, LinkPolicy, NextHop};
+use super::icmp::{self, Budget};
+use super::meter::Meters;
+use super::packet::{self, Header};
+use super::{LinkId, Port};
+use crate::drop::{DropReason, Drops};
+
+/// What becomes of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Send it there.
+    Forward(Port),
+    /// It is for the control core: routing, admission or settlement with the neighbour on this link.
+    Control(LinkId),
+    /// Forget it; it has been counted.
+    Drop(DropReason),
+}
+
+/// Opened IP packets from one ingress, in fixed slots of one buffer that is allocated once.
+#[derive(Debug)]
+pub struct Batch {
+    buffer: Box<[u8]>,
+    slot: usize,
+    packets: Vec<(usize, Verdict)>,
+    capacity: usize,
+    answers: Vec<(Port, Vec<u8>)>,
+}
+
+impl Batch {
+    /// Room for `capacity` packets of at most `slot` bytes each.
+    pub fn new(capacity: usize, slot: usize) -> Self {
+        Self {
+            buffer: vec![0; capacity * slot].into_boxed_slice(),
+            slot,
+            packets: Vec::with_capacity(capacity),
+            capacity,
+            answers: Vec::new(),
+        }
+    }
+
+    /// Whether no further packet fits.
+    pub fn is_full(&self) -> bool {
+        self.packets.len() == self.capacity
+    }
+
+    /// Whether there is no packet in the batch.
+    pub fn is_empty(&self) -> bool {
+        self.packets.is_empty()
+    }
+
+    /// Forgets all packets.
+    pub fn clear(&mut self) {
+        self.packets.clear();
+        self.answers.clear();
+    }
+
+    /// The free slot after the last packet, to write the next packet into. Empty when the batch is full.
+    pub fn spare(&mut self) -> &mut [u8] {
+        let start = (self.packets.len() * self.slot).min(self.buffer.len());
+        let end = (start + self.slot).min(self.buffer.len());
+        &mut self.buffer[start..end]
+    }
+
+    /// Takes the first `len` bytes of [`Self::spare`] as the next packet.
+    pub fn commit(&mut self, len: usize) {
+        if !self.is_full() {
+            self.packets.push((len.min(self.slot), Verdict::Drop(DropReason::Malformed)));
+        }
+    }
+
+    /// Copies a packet in. False when it is too long or the batch is full.
+    pub fn push(&mut self, packet: &[u8]) -> bool {
+        let Some(room) = self.spare().get_mut(..packet.len()) else {
+            return false;
+        };
+        room.copy_from_slice(packet);
+        let fits = !self.is_full();
+        self.commit(packet.len());
+        fits
+    }
+
+    /// The packets and their verdicts, in order of arrival.
+    pub fn packets(&self) -> impl Iterator<Item = (Verdict, &[u8])> {
+        let slots = self.buffer.chunks_exact(self.slot);
+        self.packets.iter().zip(slots).map(|((len, verdict), slot)| (*verdict, &slot[..*len]))
+    }
+
+    /// ICMPv6 errors to send, and where.
+    pub fn answers(&self) -> impl Iterator<Item = (Port, &[u8])> {
+        self.answers.iter().map(|(port, packet)| (*port, packet.as_slice()))
+    }
+}
+
+/// One worker's forwarding state: a snapshot of the table, its own meters and drop counters.
+///
+/// Call [`Self::handle_batch`] with opened packets, act on the verdicts, and call [`Self::count_sent`] for each data
+/// packet a link took. Swap the table with [`Self::set_fib`] between batches.
+#[derive(Debug)]
+pub struct Datapath {
+    address: Ipv6Addr,
+    local_mtu: usize,
+    fib: Arc<Fib>,
+    meters: Arc<Meters>,
+    drops: Arc<Drops>,
+    errors: Budget,
+}
+
+impl Datapath {
+    /// A datapath that answers from `address` and delivers packets of at most `local_mtu` bytes to the own side.
+    pub fn new(address: Ipv6Addr, local_mtu: usize, meters: Arc<Meters>, drops: Arc<Drops>, now: Instant) -> Self {
+        Self { address, local_mtu, fib: Arc::default(), meters, drops, errors: Budget::new(now) }
+    }
+
+    /// Uses another table from the next batch on.
+    pub fn set_fib(&mut self, fib: Arc<Fib>) {
+        self.fib = fib;
+    }
+
+    /// The table in use.
+    pub fn fib(&self) -> &Fib {
+        &self.fib
+    }
+
+    /// Decides on every packet of the batch: sets its verdict, lowers hop limits, counts what was received and what
+    /// was dropped, and adds the ICMPv6 errors that are due.
+    pub fn handle_batch(&mut self, now: Instant, ingress: Port, batch: &mut Batch) {
+        for (index, (len, verdict)) in batch.packets.iter_mut().enumerate() {
+            let start = index * batch.slot;
+            let packet = &mut batch.buffer[start..start + *len];
+            *verdict = match self.decide(ingress, packet) {
+                Ok((verdict, len_stated)) => {
+                    *len = len_stated;
+                    verdict
+                }
+                Err(reason) => {
+                    self.drops.count(reason);
+                    batch.answers.extend(self.answer(now, packet, reason));
+                    Verdict::Drop(reason)
+                }
+            };
+        }
+    }
+
+    /// Counts a data packet that the link's cryptography took for sending.
+    pub fn count_sent(&self, link: LinkId, ip_len: usize) {
+        self.meters.count_sent(link, ip_len);
+    }
+
+    /// Counts a packet that the shell could not send after a `Forward` verdict.
+    pub fn count_drop(&self, reason: DropReason) {
+        self.drops.count(reason);
+    }
+
+    /// The verdict, and the length the IPv6 header states.
+    fn decide(&self, ingress: Port, packet: &mut [u8]) -> Result<(Verdict, usize), DropReason> {
+        let header = packet::parse(packet)?;
+        if packet::is_link_local(header.destination) || packet::is_link_local_multicast(header.destination) {
+            return match ingress {
+                Port::Link(link) => Ok((Verdict::Control(link), header.len)),
+                Port::Local => Err(DropReason::DestinationNotRoutable),
+            };
+        }
+        self.check_source(ingress, &header)?;
+        let egress = self.egress(ingress, &header)?;
+        if let (Port::Link(_), Port::Link(_)) = (ingress, egress) {
+            let hops_left = header.hop_limit.checked_sub(1).filter(|left| *left > 0).ok_or(DropReason::HopLimit)?;
+            packet::set_hop_limit(packet, hops_left);
+        }
+        if let Port::Link(link) = ingress {
+            self.meters.count_received(link, header.len);
+        }
+        Ok((Verdict::Forward(egress), header.len))
+    }
+
+    fn check_source(&self, ingress: Port, header: &Header) -> Result<(), DropReason> {
+        let source = header.source;
+        if source.is_multicast() || source.is_unspecified() || source.is_loopback() || packet::is_link_local(source) {
+            return Err(DropReason::SourceNotRoutable);
+        }
+        let Port::Link(link) = ingress else {
+            return if self.fib.is_own(source) { Ok(()) } else { Err(DropReason::SourceNotOurs) };
+        };
+        match &self.fib.link(link).ok_or(DropReason::LinkDown)?.policy {
+            LinkPolicy::Closed => Err(DropReason::NotAdmitted),
+            LinkPolicy::Exhausted => Err(DropReason::Unpaid),
+            LinkPolicy::Leaf(prefixes) if prefixes.iter().any(|prefix| prefix.contains(source)) => Ok(()),
+            LinkPolicy::Leaf(_) => Err(DropReason::SourceNotAllowed),
+            LinkPolicy::Mesh if self.fib.is_own_exclusively(source) => Err(DropReason::SourceSpoofed),
+            LinkPolicy::Mesh => Ok(()),
+        }
+    }
+
+    fn egress(&self, ingress: Port, header: &Header) -> Result<Port, DropReason> {
+        let to = header.destination;
+        if to.is_multicast() || to.is_unspecified() || to.is_loopback() {
+            return Err(DropReason::DestinationNotRoutable);
+        }
+        match self.fib.lookup(to).ok_or(DropReason::NoRoute)? {
+            NextHop::Unreachable => Err(DropReason::NoRoute),
+            NextHop::Local if ingress == Port::Local => Err(DropReason::NoRoute),
+            NextHop::Local if header.len > self.local_mtu => Err(DropReason::TooBig),
+            NextHop::Local => Ok(Port::Local),
+            NextHop::Link(link) => {
+                let entry = self.fib.link(link).ok_or(DropReason::LinkDown)?;
+                match entry.policy {
+                    LinkPolicy::Closed => Err(DropReason::NotAdmitted),
+                    LinkPolicy::Exhausted => Err(DropReason::Unpaid),
+                    LinkPolicy::Mesh | LinkPolicy::Leaf(_) if header.len > entry.mtu => Err(DropReason::TooBig),
+                    LinkPolicy::Mesh | LinkPolicy::Leaf(_) => Ok(Port::Link(link)),
+                }
+            }
+        }
+    }
+
+    /// The ICMPv6 error about a dropped packet, with the port its sender is reached by.
+    fn answer(&mut self, now: Instant, packet: &[u8], reason: DropReason) -> Option<(Port, Vec<u8>)> {
+        if !matches!(reason, DropReason::NoRoute | DropReason::HopLimit | DropReason::TooBig) {
+            return None;
+        }
+        let header = packet::parse(packet).ok()?;
+        let back = match self.fib.lookup(header.source)? {
+            NextHop::Unreachable => return None,
+            NextHop::Local => Port::Local,
+            NextHop::Link(link) => match self.fib.link(link)?.policy {
+                LinkPolicy::Mesh | LinkPolicy::Leaf(_) => Port::Link(link),
+                LinkPolicy::Closed | LinkPolicy::Exhausted => return None,
+            },
+        };
+        let mtu = match self.fib.lookup(header.destination) {
+            Some(NextHop::Link(link)) => self.fib.link(link).map_or(self.local_mtu, |entry| entry.mtu),
+            Some(NextHop::Local | NextHop::Unreachable) | None => self.local_mtu,
+        };
+        icmp::answer(&mut self.errors, now, self.address, &header, packet, reason, mtu).map(|error| (back, error))
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test's clock starts now")]
+mod tests {
+    use babel::Prefix;
+    use metering::units::Bytes;
+    use smoltcp::wire::{Icmpv6Message, Icmpv6Packet, Ipv6Packet};
+
+    use super::super::fib::{FibBuilder, LinkEntry};
+    use super::*;
+
+    const A: LinkId = LinkId(0);
+    const B: LinkId = LinkId(1);
+    const LEAF: LinkId = LinkId(2);
+
+    fn address(text: &str) -> Ipv6Addr {
+        text.parse().expect("address")
+    }
+
+    fn prefix(text: &str, len: u8) -> Prefix {
+        Prefix::new(address(text), len).expect("prefix")
+    }
+
+    fn entry(policy: LinkPolicy) -> Option<LinkEntry> {
+        Some(LinkEntry { policy, mtu: 1420 })
+    }
+
+    /// We are `fd01::1`; `fd0a::/48` is over A, `fd0b::/48` over B, and a leaf has `fd01:0:0:9::/64`.
+    fn datapath(a: LinkPolicy) -> Datapath {
+        let leaf = prefix("fd01:0:0:9::", 64);
+        let links = vec![entry(a), entry(LinkPolicy::Mesh), entry(LinkPolicy::Leaf(vec![leaf]))];
+        let fib = FibBuilder::default()
+            .own(prefix("fd01::", 48))
+            .route(prefix("fd0a::", 48), A)
+            .route(prefix("fd0b::", 48), B)
+            .route(leaf, LEAF)
+            .build(links);
+        let now = Instant::now();
+        let mut datapath = Datapath::new(address("fd01::1"), 1420, Arc::default(), Arc::default(), now);
+        datapath.set_fib(Arc::new(fib));
+        datapath
+    }
+
+    fn ip(source: &str, destination: &str, hop_limit: u8, len: usize) -> Vec<u8> {
+        let mut packet = packet::control_packet(address(source), address(destination), 9, &vec![7; len - 48]);
+        packet[7] = hop_limit;
+        packet
+    }
+
+    type Answers = Vec<(Port, Vec<u8>)>;
+
+    fn run(datapath: &mut Datapath, ingress: Port, packet: &[u8]) -> (Verdict, Vec<u8>, Answers) {
+        let mut batch = Batch::new(4, 2048);
+        assert!(batch.push(packet));
+        datapath.handle_batch(Instant::now(), ingress, &mut batch);
+        let answers = batch.answers().map(|(port, bytes)| (port, bytes.to_vec())).collect();
+        let (verdict, bytes) = batch.packets().next().expect("one packet");
+        (verdict, bytes.to_vec(), answers)
+    }
+
+    #[test]
+    fn relayed_packet_loses_a_hop_and_is_metered() {
+        let mut node = datapath(LinkPolicy::Mesh);
+        let (verdict, bytes, _) = run(&mut node, Port::Link(A), &ip("fd0a::1", "fd0b::1", 64, 1420));
+        assert_eq!(verdict, Verdict::Forward(Port::Link(B)));
+        assert_eq!(bytes[7], 63);
+        node.count_sent(B, bytes.len());
+        let billed = Bytes::new(32 + 16 * 89);
+        assert_eq!(node.meters.read(A).received, billed);
+        assert_eq!(node.meters.read(B).sent, billed);
+    }
+
+    #[test]
+    fn delivery_and_sending_keep_the_hop_limit() {
+        let mut node = datapath(LinkPolicy::Mesh);
+        let (verdict, bytes, _) = run(&mut node, Port::Link(A), &ip("fd0a::1", "fd01::5", 1, 100));
+        assert_eq!((verdict, bytes[7]), (Verdict::Forward(Port::Local), 1));
+        let (verdict, bytes, _) = run(&mut node, Port::Local, &ip("fd01::5", "fd0b::1", 64, 100));
+        assert_eq!((verdict, bytes[7]), (Verdict::Forward(Port::Link(B)), 64));
+    }
+
+    #[test]
+    fn hop_limit_one_is_answered_by_time_exceeded() {
+        let mut node = datapath(LinkPolicy::Mesh);
+        let (verdict, _, answers) = run(&mut node, Port::Link(A), &ip("fd0a::1", "fd0b::1", 1, 100));
+        assert_eq!(verdict, Verdict::Drop(DropReason::HopLimit));
+        assert_icmp(&answers, Port::Link(A), Icmpv6Message::TimeExceeded);
+        assert_eq!(node.meters.read(A).received, Bytes::ZERO);
+    }
+
+    #[test]
+    fn too_big_is_answered_with_the_mtu_and_no_route_with_unreachable() {
+        let mut node = datapath(LinkPolicy::Mesh);
+        let (verdict, _, answers) = run(&mut node, Port::Link(A), &ip("fd0a::1", "fd0b::1", 9, 1421));
+        assert_eq!(verdict, Verdict::Drop(DropReason::TooBig));
+        let packet = assert_icmp(&answers, Port::Link(A), Icmpv6Message::PktTooBig);
+        assert_eq!(Icmpv6Packet::new_checked(&packet[40..]).expect("icmp").pkt_too_big_mtu(), 1420);
+        let (verdict, _, answers) = run(&mut node, Port::Link(A), &ip("fd0a::1", "fd77::1", 9, 100));
+        assert_eq!(verdict, Verdict::Drop(DropReason::NoRoute));
+        assert_icmp(&answers, Port::Link(A), Icmpv6Message::DstUnreachable);
+    }
+
+    fn assert_icmp(answers: &[(Port, Vec<u8>)], port: Port, message: Icmpv6Message) -> Vec<u8> {
+        let [(to, packet)] = answers else { panic!("one answer, got {answers:?}") };
+        assert_eq!(*to, port);
+        let ipv6 = Ipv6Packet::new_checked(&packet[..]).expect("ipv6");
+        let icmp = Icmpv6Packet::new_checked(ipv6.payload()).expect("icmp");
+        assert!(icmp.verify_checksum(&ipv6.src_addr(), &ipv6.dst_addr()));
+        assert_eq!((icmp.msg_type(), ipv6.src_addr()), (message, address("fd01::1")));
+        packet.clone()
+    }
+
+    #[test]
+    fn no_error_answers_an_error_and_errors_are_limited() {
+        let mut node = datapath(LinkPolicy::Mesh);
+        let (_, _, answers) = run(&mut node, Port::Link(A), &ip("fd0a::1", "fd77::1", 9, 100));
+        let mut error = answers[0].1.clone();
+        // The error about an error: sent back towards a place without a route.
+        error[24..40].copy_from_slice(&address("fd77::2").octets());
+        error[8..24].copy_from_slice(&address("fd0a::1").octets());
+        let (_, _, answers) = run(&mut node, Port::Link(A), &error);
+        assert!(answers.is_empty());
+        let sent = (0..500).filter(|_| !run(&mut node, Port::Link(A), &ip("fd0a::1", "fd77::1", 9, 100)).2.is_empty());
+        assert!((90..=200).contains(&sent.count()), "100 a second, and the test may cross one second's end");
+    }
+
+    #[test]
+    fn spoofed_and_foreign_sources_are_dropped_by_name() {
+        let mut node = datapath(LinkPolicy::Mesh);
+        let mut verdict =
+            |ingress, source: &str, destination: &str| run(&mut node, ingress, &ip(source, destination, 9, 100)).0;
+        let dropped = Verdict::Drop;
+        assert_eq!(verdict(Port::Link(A), "fd01::5", "fd0b::1"), dropped(DropReason::SourceSpoofed));
+        assert_eq!(verdict(Port::Link(A), "ff02::1", "fd0b::1"), dropped(DropReason::SourceNotRoutable));
+        assert_eq!(verdict(Port::Link(LEAF), "fd0a::1", "fd0b::1"), dropped(DropReason::SourceNotAllowed));
+        assert_eq!(verdict(Port::Link(LEAF), "fd01:0:0:9::2", "fd0b::1"), Verdict::Forward(Port::Link(B)));
+        assert_eq!(verdict(Port::Local, "2001:db8::1", "fd0b::1"), dropped(DropReason::SourceNotOurs));
+        assert_eq!(verdict(Port::Local, "fd01::1", "fd01::2"), dropped(DropReason::NoRoute));
+        assert_eq!(verdict(Port::Link(A), "fd0a::1", "ff0e::1"), dropped(DropReason::DestinationNotRoutable));
+        assert_eq!(verdict(Port::Link(LinkId(7)), "fd0a::1", "fd0b::1"), dropped(DropReason::LinkDown));
+    }
+
+    #[test]
+    fn closed_and_exhausted_links_pass_control_only() {
+        for (policy, reason) in
+            [(LinkPolicy::Closed, DropReason::NotAdmitted), (LinkPolicy::Exhausted, DropReason::Unpaid)]
+        {
+            let mut node = datapath(policy);
+            let towards = run(&mut node, Port::Link(B), &ip("fd0b::1", "fd0a::1", 9, 100)).0;
+            let from = run(&mut node, Port::Link(A), &ip("fd0a::1", "fd0b::1", 9, 100)).0;
+            let control = run(&mut node, Port::Link(A), &ip("fe80::1", "ff02::1:6", 1, 100)).0;
+            assert_eq!((towards, from), (Verdict::Drop(reason), Verdict::Drop(reason)));
+            assert_eq!(control, Verdict::Control(A));
+            assert_eq!(node.meters.read(A).received, Bytes::ZERO);
+        }
+    }
+
+    #[test]
+    fn random_bytes_never_panic_and_are_all_accounted_for() {
+        let mut node = datapath(LinkPolicy::Mesh);
+        let mut rng = fastrand::Rng::with_seed(3);
+        let mut batch = Batch::new(32, 2048);
+        for _ in 0..2_000 {
+            batch.clear();
+            while !batch.is_full() {
+                let len = rng.usize(0..200);
+                let mut packet: Vec<u8> = std::iter::repeat_with(|| rng.u8(..)).take(len).collect();
+                if let (Some(first), true) = (packet.first_mut(), rng.bool()) {
+                    *first = 0x60;
+                }
+                assert!(batch.push(&packet));
+            }
+            let before = node.drops.total();
+            node.handle_batch(Instant::now(), Port::Link(A), &mut batch);
+            let dropped = batch.packets().filter(|(verdict, _)| matches!(verdict, Verdict::Drop(_))).count();
+            assert_eq!(node.drops.total() - before, dropped as u64);
+        }
+    }
+}

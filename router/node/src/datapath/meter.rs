@@ -1,0 +1,73 @@
+//! What was carried, per link: written by the worker that carried it, read by the control side.
+
+use metering::units::{Bytes, billed_length};
+use portable_atomic::{AtomicU64, Ordering};
+
+use super::LinkId;
+
+/// The most links one node can have. 128 links of 32 bytes are one 4 KiB page per worker.
+pub const MAX_LINKS: usize = 128;
+
+/// One direction-pair of a link's counters.
+#[derive(Debug, Default)]
+struct Row {
+    sent_bytes: AtomicU64,
+    sent_packets: AtomicU64,
+    received_bytes: AtomicU64,
+    received_packets: AtomicU64,
+}
+
+/// Billed bytes and packets per link and direction, since the start of the process.
+///
+/// Only data packets count: routing and settlement packets are never billed, and nothing is counted before the
+/// link's cryptography has authenticated it. *Received* counts what was accepted for carrying on or delivery,
+/// *sent* what was sealed and handed to the link.
+#[derive(Debug)]
+pub struct Meters(Box<[Row]>);
+
+/// A reading of one link's counters.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LinkCount {
+    /// Billed bytes sent to the neighbour (DESIGN section 7, "billed length").
+    pub sent: Bytes,
+    /// Packets sent to the neighbour.
+    pub sent_packets: u64,
+    /// Billed bytes received from the neighbour.
+    pub received: Bytes,
+    /// Packets received from the neighbour.
+    pub received_packets: u64,
+}
+
+impl Default for Meters {
+    fn default() -> Self {
+        Self((0..MAX_LINKS).map(|_| Row::default()).collect())
+    }
+}
+
+impl Meters {
+    /// Counts one IP packet of `ip_len` bytes sent on `link`.
+    pub fn count_sent(&self, link: LinkId, ip_len: usize) {
+        if let Some(row) = self.0.get(link.index()) {
+            row.sent_bytes.add(billed_length(ip_len).get(), Ordering::Relaxed);
+            row.sent_packets.add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts one IP packet of `ip_len` bytes received from `link`.
+    pub fn count_received(&self, link: LinkId, ip_len: usize) {
+        if let Some(row) = self.0.get(link.index()) {
+            row.received_bytes.add(billed_length(ip_len).get(), Ordering::Relaxed);
+            row.received_packets.add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The counters of `link`.
+    pub fn read(&self, link: LinkId) -> LinkCount {
+        self.0.get(link.index()).map_or_else(LinkCount::default, |row| LinkCount {
+            sent: Bytes::new(row.sent_bytes.load(Ordering::Relaxed)),
+            sent_packets: row.sent_packets.load(Ordering::Relaxed),
+            received: Bytes::new(row.received_bytes.load(Ordering::Relaxed)),
+            received_packets: row.received_packets.load(Ordering::Relaxed),
+        })
+    }
+}

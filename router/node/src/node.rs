@@ -1,0 +1,626 @@
+//! The control core of one node.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::Ipv6Addr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use babel::{
+    Cost, Destination, Fee, InterfaceConfig, InterfaceId, Metric, NeighbourView, Prefix, RouteView, RouterId, Seqno,
+    Speaker,
+};
+use metering::exchange;
+use metering::wire::PORT as SETTLEMENT_PORT;
+use metering::{
+    AccountKey, ChannelId, ChannelState, Counts, Credit, Exchange, Identity, LedgerDomain, NodeCard, NodeId, Receipt,
+    Restored, Setup, Side, Snapshot, Tokens, link_local, mesh_address, mesh_prefix,
+};
+use thiserror::Error;
+
+use crate::admission::{ADMISSION_PORT, Admission, AdmissionError};
+use crate::datapath::packet::{ControlDatagram, control_packet, parse_control};
+use crate::datapath::{Fib, FibBuilder, LinkEntry, LinkPolicy, MAX_LINKS, Meters};
+use crate::{DropReason, LinkId};
+
+/// UDP port of Babel (RFC 8966, section 4).
+pub const BABEL_PORT: u16 = 6696;
+/// Events that wait for the shell at most: a handful per link. Beyond it the shell has stopped.
+const EVENTS_MAX: usize = 16 * MAX_LINKS;
+
+/// What a node is told at its start.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Counts the node's starts; durable before the first packet of this one. Names this run of the router (its Babel
+    /// router-id and its settlement session), so that nothing from before is mistaken for it.
+    pub boot: u64,
+    /// Prefixes this node announces besides its own /48.
+    pub announce: Vec<Prefix>,
+    /// Time between two Hellos on a link.
+    pub hello_interval: Duration,
+    /// Time between two full Updates on a link.
+    pub update_interval: Duration,
+    /// The ledger receipts are signed for.
+    pub domain: LedgerDomain,
+    /// Seeds jitter; two nodes with equal arguments and seeds do the same for ever.
+    pub seed: u64,
+}
+
+/// What a link leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Peer {
+    /// A neighbour running Waybill.
+    Mesh {
+        /// Who it must be.
+        card: NodeCard,
+        /// What we are to it, at which price.
+        side: Side,
+        /// Babel's cost of the link.
+        cost: u16,
+    },
+    /// A stock WireGuard client with addresses of ours.
+    Leaf {
+        /// Its addresses.
+        prefixes: Vec<Prefix>,
+    },
+}
+
+impl Peer {
+    fn is_same_node(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Mesh { card, .. }, Self::Mesh { card: other, .. }) => card == other,
+            (Self::Leaf { .. }, _) | (_, Self::Leaf { .. }) => false,
+        }
+    }
+}
+
+/// A control packet to send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transmit {
+    /// On which link.
+    pub link: LinkId,
+    /// A whole IPv6 packet.
+    pub packet: Vec<u8>,
+}
+
+/// What the shell must do or may want to know.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// The datapath is to use this table.
+    Fib(Arc<Fib>),
+    /// The neighbour is who it should be. Answer with [`Node::handle_restored`].
+    Admitted {
+        /// On which link.
+        link: LinkId,
+        /// The neighbour.
+        peer: NodeId,
+    },
+    /// What somebody at the other end of a link did wrong; nothing was done.
+    Refused {
+        /// On which link.
+        link: LinkId,
+        /// What it was.
+        reason: Refusal,
+    },
+    /// Settlement with this neighbour wants something done.
+    Settlement {
+        /// On which link.
+        link: LinkId,
+        /// The neighbour.
+        peer: NodeId,
+        /// What.
+        event: exchange::Event,
+    },
+    /// Babel can use the link to this neighbour, or cannot any more.
+    Neighbour {
+        /// On which link.
+        link: LinkId,
+        /// Whether it can.
+        up: bool,
+    },
+}
+
+/// Why a control packet was not used.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Refusal {
+    /// It is no control packet.
+    #[error("not a control packet ({})", _0.name())]
+    Packet(DropReason),
+    /// It is no Babel packet.
+    #[error("not a Babel packet: {0}")]
+    Babel(babel::DecodeError),
+    /// The neighbour is not who it should be.
+    #[error(transparent)]
+    Admission(AdmissionError),
+    /// A settlement message was not accepted.
+    #[error("settlement: {0}")]
+    Settlement(exchange::Rejected),
+}
+
+/// How a link stands.
+#[derive(Debug, Clone)]
+pub struct LinkView {
+    /// The link.
+    pub link: LinkId,
+    /// Whether it is up.
+    pub up: bool,
+    /// Whether its neighbour has been admitted.
+    pub admitted: bool,
+    /// Settlement, once it has begun.
+    pub settlement: Option<Snapshot>,
+}
+
+/// The control core of one node: routing, admission and settlement with every neighbour.
+///
+/// Configure links with [`Node::handle_link`], say when they come up and go down, hand in control packets, meters and
+/// time. After each `handle_*`, drain [`Node::poll_transmit`] and [`Node::poll_event`]; call [`Node::handle_timeout`]
+/// at [`Node::poll_timeout`]. What it decides about data packets leaves it as [`Event::Fib`].
+#[derive(Debug)]
+pub struct Node {
+    config: Config,
+    account: AccountKey,
+    card: NodeCard,
+    ours: Ipv6Addr,
+    own: Vec<Prefix>,
+    speaker: Speaker,
+    links: BTreeMap<LinkId, Link>,
+    routes: BTreeMap<Prefix, Option<LinkId>>,
+    /// Whether the table, or only the links in it, differ from the last [`Event::Fib`].
+    routes_changed: bool,
+    entries: Vec<Option<LinkEntry>>,
+    fib: Arc<Fib>,
+    transmits: VecDeque<Transmit>,
+    events: VecDeque<Event>,
+}
+
+#[derive(Debug)]
+struct Link {
+    peer: Peer,
+    mtu: usize,
+    up: bool,
+    admission: Option<Admission>,
+    exchange: Option<Exchange>,
+}
+
+impl Link {
+    fn is_admitted(&self) -> bool {
+        self.admission.as_ref().is_some_and(Admission::is_admitted)
+    }
+
+    fn policy(&self) -> LinkPolicy {
+        match &self.peer {
+            Peer::Leaf { prefixes } if self.up => LinkPolicy::Leaf(prefixes.clone()),
+            Peer::Mesh { .. } if self.is_admitted() => match self.exchange.as_ref().map(Exchange::credit) {
+                Some(Credit::Open) => LinkPolicy::Mesh,
+                Some(Credit::Exhausted { .. }) => LinkPolicy::Exhausted,
+                None => LinkPolicy::Closed,
+            },
+            Peer::Leaf { .. } | Peer::Mesh { .. } => LinkPolicy::Closed,
+        }
+    }
+}
+
+impl Node {
+    /// A node without links.
+    pub fn new(now: Instant, identity: &Identity, config: Config) -> Self {
+        let key = identity.wireguard_key();
+        let (prefix, len) = mesh_prefix(&key);
+        let mut own: BTreeSet<Prefix> = config.announce.iter().copied().collect();
+        own.extend(Prefix::new(prefix, len));
+        let router_id = router_id(identity.node_id(), config.boot);
+        let mut speaker = Speaker::new(babel::Config::new(router_id, Seqno(0)), config.seed);
+        for prefix in &own {
+            speaker.handle_originate(now, *prefix, Metric::ZERO);
+        }
+        let mut node = Self {
+            account: identity.account().clone(),
+            card: *identity.card(),
+            ours: link_local(&key),
+            own: own.into_iter().collect(),
+            speaker,
+            links: BTreeMap::new(),
+            routes: BTreeMap::new(),
+            routes_changed: true,
+            entries: Vec::new(),
+            fib: Arc::default(),
+            transmits: VecDeque::new(),
+            events: VecDeque::new(),
+            config,
+        };
+        node.settle(now);
+        node
+    }
+
+    /// This node's account.
+    pub fn id(&self) -> NodeId {
+        self.card.account()
+    }
+
+    /// This node's address in the mesh.
+    pub fn address(&self) -> Ipv6Addr {
+        mesh_address(&self.card.wireguard())
+    }
+
+    /// The prefixes this node announces.
+    pub fn own_prefixes(&self) -> &[Prefix] {
+        &self.own
+    }
+
+    /// Adds a link, or changes what it leads to. A new link is down until [`Self::handle_link_up`]. Of a known one,
+    /// other terms or another cost take effect without interrupting it.
+    pub fn handle_link(&mut self, now: Instant, link: LinkId, peer: Peer, mtu: usize) {
+        if link.index() >= MAX_LINKS {
+            return;
+        }
+        match self.links.get_mut(&link) {
+            Some(known) if known.peer == peer && known.mtu == mtu => {}
+            Some(known) if known.mtu == mtu && known.peer.is_same_node(&peer) => {
+                if let (Peer::Mesh { side, .. }, Some(exchange)) = (&peer, &mut known.exchange) {
+                    exchange.handle_side(now, *side);
+                }
+                known.peer = peer;
+                if known.is_admitted() {
+                    self.start_routing(now, link);
+                }
+            }
+            Some(_) | None => {
+                let was_up = self.links.get(&link).is_some_and(|known| known.up);
+                self.handle_link_removed(now, link);
+                self.links.insert(link, Link { peer, mtu, up: false, admission: None, exchange: None });
+                self.routes_changed = true;
+                if was_up {
+                    self.handle_link_up(now, link);
+                }
+            }
+        }
+        self.settle(now);
+    }
+
+    /// Forgets a link.
+    pub fn handle_link_removed(&mut self, now: Instant, link: LinkId) {
+        self.handle_link_down(now, link);
+        self.routes_changed |= self.links.remove(&link).is_some();
+        self.settle(now);
+    }
+
+    /// The link has an authenticated session.
+    pub fn handle_link_up(&mut self, now: Instant, link: LinkId) {
+        let card = self.card;
+        let Some(known) = self.links.get_mut(&link).filter(|known| !known.up) else { return };
+        known.up = true;
+        if let Peer::Mesh { card: theirs, .. } = &known.peer {
+            known.admission = Some(Admission::new(&card, theirs.into(), now));
+        }
+        self.handle_timeout(now);
+    }
+
+    /// The link has no session. Routes over it are lost at once; what was settled stays.
+    pub fn handle_link_down(&mut self, now: Instant, link: LinkId) {
+        let Some(known) = self.links.get_mut(&link).filter(|known| known.up) else { return };
+        known.up = false;
+        known.admission = None;
+        self.speaker.handle_interface_down(now, InterfaceId(link.0));
+        self.settle(now);
+    }
+
+    /// A control packet, as the datapath's verdict says: the whole IPv6 packet.
+    pub fn handle_control(&mut self, now: Instant, link: LinkId, packet: &[u8]) {
+        if let Err(reason) = self.control(now, link, packet) {
+            self.push_event(Event::Refused { link, reason });
+        }
+        self.settle(now);
+    }
+
+    fn control(&mut self, now: Instant, link: LinkId, packet: &[u8]) -> Result<(), Refusal> {
+        let datagram = parse_control(packet).map_err(Refusal::Packet)?;
+        let Some(known) = self.links.get_mut(&link).filter(|known| known.up) else {
+            return Err(Refusal::Packet(DropReason::LinkDown));
+        };
+        match (datagram.port, &mut known.admission, &mut known.exchange) {
+            (ADMISSION_PORT, Some(admission), _) => {
+                if admission.handle_message(now, datagram.payload).map_err(Refusal::Admission)? {
+                    self.admit(now, link);
+                }
+                Ok(())
+            }
+            (BABEL_PORT, Some(admission), _) if admission.is_admitted() => self.babel(now, link, &datagram),
+            (SETTLEMENT_PORT, Some(admission), Some(exchange)) if admission.is_admitted() => {
+                exchange.handle_message(now, datagram.payload).map_err(Refusal::Settlement)
+            }
+            // Before admission, or before the shell has said what it knows: the neighbour repeats what matters.
+            (BABEL_PORT | SETTLEMENT_PORT, Some(_), _) => Ok(()),
+            _ => Err(Refusal::Packet(DropReason::UnexpectedControl)),
+        }
+    }
+
+    fn babel(&mut self, now: Instant, link: LinkId, datagram: &ControlDatagram<'_>) -> Result<(), Refusal> {
+        let to = match datagram.destination {
+            group if group.is_multicast() => Destination::Multicast,
+            address => Destination::Unicast(address),
+        };
+        if datagram.source_port != BABEL_PORT {
+            return Err(Refusal::Packet(DropReason::UnexpectedControl));
+        }
+        self.speaker
+            .handle_packet(now, InterfaceId(link.0), datagram.source, to, datagram.payload)
+            .map_err(Refusal::Babel)
+    }
+
+    /// The neighbour is who it should be: routing begins, and the shell is asked what it knows of its account.
+    fn admit(&mut self, now: Instant, link: LinkId) {
+        let Some(Peer::Mesh { card, .. }) = self.links.get(&link).map(|known| &known.peer) else { return };
+        let peer = card.account();
+        self.start_routing(now, link);
+        self.push_event(Event::Admitted { link, peer });
+    }
+
+    fn start_routing(&mut self, now: Instant, link: LinkId) {
+        let Some(known) = self.links.get(&link) else { return };
+        let Peer::Mesh { cost, side, .. } = &known.peer else { return };
+        let price = match side {
+            Side::Provider(offer) => u32::try_from(offer.price_up.max(offer.price_down).get()).unwrap_or(u32::MAX),
+            Side::Subscriber(_) | Side::Peer => 0,
+        };
+        let config = InterfaceConfig {
+            cost: Cost::new(*cost),
+            hello_interval: self.config.hello_interval,
+            update_interval: self.config.update_interval,
+            mtu: u16::try_from(known.mtu).unwrap_or(u16::MAX),
+            fee: Fee { price: babel::Price::new(price), epoch: 0 },
+            ..InterfaceConfig::tunnel(self.ours)
+        };
+        self.speaker.handle_interface_up(now, InterfaceId(link.0), config);
+    }
+
+    /// What the shell knows of an admitted neighbour's account: the answer to [`Event::Admitted`]. A neighbour that
+    /// was admitted before, in this run, goes on where it stood; `counts` are the link's counters at this moment.
+    pub fn handle_restored(&mut self, now: Instant, link: LinkId, counts: Counts, restored: Restored) {
+        let Some(known) = self.links.get_mut(&link) else { return };
+        if let (Peer::Mesh { card, side, .. }, None) = (&known.peer, &known.exchange) {
+            let setup = Setup {
+                account: self.account.clone(),
+                peer: card.account(),
+                domain: self.config.domain,
+                side: *side,
+                session: self.config.boot,
+                counts,
+                restored,
+            };
+            known.exchange = Some(Exchange::new(setup, now));
+        }
+        self.settle(now);
+    }
+
+    /// Settles as far as can be without waiting for the next tick: before a redemption, and before a shutdown.
+    pub fn handle_flush(&mut self, now: Instant) {
+        for exchange in self.links.values_mut().filter_map(|known| known.exchange.as_mut()) {
+            exchange.handle_flush(now);
+        }
+        self.settle(now);
+    }
+
+    /// What the datapath has carried so far. To be called often enough that no window fills unseen.
+    pub fn handle_meters(&mut self, now: Instant, meters: &Meters) {
+        for (link, known) in &mut self.links {
+            if let Some(exchange) = &mut known.exchange {
+                let count = meters.read(*link);
+                exchange.handle_counts(now, Counts { sent: count.sent, received: count.received });
+            }
+        }
+        self.settle(now);
+    }
+
+    /// The ledger's view of a channel with this neighbour.
+    pub fn handle_channel(&mut self, now: Instant, link: LinkId, channel: ChannelState) {
+        self.with_exchange(now, link, |exchange| exchange.handle_channel(now, channel));
+    }
+
+    /// The journal made a ceiling durable: receipts up to it may be signed.
+    pub fn handle_reserved(&mut self, now: Instant, link: LinkId, channel: ChannelId, ceiling: Tokens) {
+        self.with_exchange(now, link, |exchange| exchange.handle_reserved(now, channel, ceiling));
+    }
+
+    /// The journal made a receipt durable: credit is extended on it.
+    pub fn handle_held(&mut self, now: Instant, link: LinkId, receipt: &Receipt) {
+        let (channel, amount) = (receipt.channel(), receipt.amount());
+        self.with_exchange(now, link, |exchange| exchange.handle_held(now, channel, amount));
+    }
+
+    fn with_exchange(&mut self, now: Instant, link: LinkId, act: impl FnOnce(&mut Exchange)) {
+        if let Some(exchange) = self.links.get_mut(&link).and_then(|known| known.exchange.as_mut()) {
+            act(exchange);
+        }
+        self.settle(now);
+    }
+
+    /// Does what is due. Harmless to call early.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.speaker.handle_timeout(now);
+        for known in self.links.values_mut().filter(|known| known.up) {
+            if let Some(admission) = &mut known.admission {
+                admission.handle_timeout(now);
+            }
+            if let Some(exchange) = &mut known.exchange {
+                exchange.handle_timeout(now);
+            }
+        }
+        self.settle(now);
+    }
+
+    /// When to call [`Self::handle_timeout`] next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let links = self.links.values().filter(|known| known.up).flat_map(|known| {
+            let admission = known.admission.as_ref().and_then(Admission::poll_timeout);
+            admission.into_iter().chain(known.exchange.as_ref().and_then(Exchange::poll_timeout))
+        });
+        links.chain(self.speaker.poll_timeout()).min()
+    }
+
+    /// The next control packet to send.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.transmits.pop_front()
+    }
+
+    /// The next thing the shell must do or may want to know.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// The table of the last [`Event::Fib`].
+    pub fn fib(&self) -> &Arc<Fib> {
+        &self.fib
+    }
+
+    /// Every route Babel knows, used or not.
+    pub fn routes(&self) -> impl Iterator<Item = RouteView> {
+        self.speaker.routes()
+    }
+
+    /// Every neighbour Babel hears.
+    pub fn neighbours(&self) -> impl Iterator<Item = NeighbourView> {
+        self.speaker.neighbours()
+    }
+
+    /// Every link.
+    pub fn links(&self) -> impl Iterator<Item = LinkView> {
+        self.links.iter().map(|(link, known)| LinkView {
+            link: *link,
+            up: known.up,
+            admitted: known.is_admitted() || matches!(known.peer, Peer::Leaf { .. }),
+            settlement: known.exchange.as_ref().map(Exchange::snapshot),
+        })
+    }
+
+    /// The highest receipt of each neighbour that pays us, durable or not.
+    pub fn held(&self) -> impl Iterator<Item = Receipt> {
+        self.links.values().filter_map(|known| known.exchange.as_ref()?.best_receipt().copied())
+    }
+
+    /// Drains the children: packets to send, events to tell, and the table if it has changed.
+    fn settle(&mut self, now: Instant) {
+        self.drain_babel(now);
+        self.drain_links();
+        self.refresh_fib();
+    }
+
+    fn drain_babel(&mut self, now: Instant) {
+        while let Some(babel::Transmit { interface, to, payload }) = self.speaker.poll_transmit(now) {
+            let to = match to {
+                Destination::Multicast => babel::wire::MULTICAST_GROUP,
+                Destination::Unicast(address) => address,
+            };
+            let packet = control_packet(self.ours, to, BABEL_PORT, &payload);
+            self.transmits.push_back(Transmit { link: LinkId(interface.0), packet });
+        }
+        while let Some(event) = self.speaker.poll_event() {
+            match event {
+                babel::Event::RouteSelected { prefix, via, .. } => self.set_route(prefix, Some(Some(LinkId(via.0)))),
+                babel::Event::RouteLost { prefix } => self.set_route(prefix, Some(None)),
+                babel::Event::RouteForgotten { prefix } => self.set_route(prefix, None),
+                babel::Event::NeighbourUp { interface, .. } => {
+                    self.push_event(Event::Neighbour { link: LinkId(interface.0), up: true });
+                }
+                babel::Event::NeighbourDown { interface, .. } => {
+                    self.push_event(Event::Neighbour { link: LinkId(interface.0), up: false });
+                }
+                // The router-id is new at each start, so the number need not be remembered.
+                babel::Event::SeqnoChanged(_) => {}
+            }
+        }
+    }
+
+    /// A route over a link, to nowhere (`Some(None)`), or none at all.
+    fn set_route(&mut self, prefix: Prefix, route: Option<Option<LinkId>>) {
+        self.routes_changed |= match route {
+            Some(next_hop) => self.routes.insert(prefix, next_hop) != Some(next_hop),
+            None => self.routes.remove(&prefix).is_some(),
+        };
+    }
+
+    fn drain_links(&mut self) {
+        let mut events = Vec::new();
+        for (link, known) in &mut self.links {
+            let Peer::Mesh { card, .. } = &known.peer else { continue };
+            let (peer, theirs) = (card.account(), link_local(&card.wireguard()));
+            let mut send = |port, payload: &[u8]| {
+                let packet = control_packet(self.ours, theirs, port, payload);
+                self.transmits.push_back(Transmit { link: *link, packet });
+            };
+            if let Some(admission) = &mut known.admission {
+                while let Some(message) = admission.poll_transmit() {
+                    send(ADMISSION_PORT, &message);
+                }
+            }
+            if let Some(exchange) = &mut known.exchange {
+                while let Some(message) = exchange.poll_transmit() {
+                    if known.up {
+                        send(SETTLEMENT_PORT, &message);
+                    }
+                }
+                while let Some(event) = exchange.poll_event() {
+                    events.push(Event::Settlement { link: *link, peer, event });
+                }
+            }
+        }
+        for event in events {
+            self.push_event(event);
+        }
+    }
+
+    fn refresh_fib(&mut self) {
+        let entries = self.link_entries();
+        if !self.routes_changed && entries == self.entries {
+            return;
+        }
+        let fib =
+            if self.routes_changed { self.build_fib(entries.clone()) } else { self.fib.with_links(entries.clone()) };
+        self.routes_changed = false;
+        self.entries = entries;
+        self.fib = Arc::new(fib);
+        self.push_event(Event::Fib(Arc::clone(&self.fib)));
+    }
+
+    fn link_entries(&self) -> Vec<Option<LinkEntry>> {
+        let len = self.links.keys().next_back().map_or(0, |last| last.index() + 1);
+        let mut entries = vec![None; len];
+        for (link, known) in &self.links {
+            entries[link.index()] = Some(LinkEntry { policy: known.policy(), mtu: known.mtu });
+        }
+        entries
+    }
+
+    fn build_fib(&self, entries: Vec<Option<LinkEntry>>) -> Fib {
+        let mut fib = self.own.iter().fold(FibBuilder::default(), |fib, prefix| fib.own(*prefix));
+        for (link, known) in &self.links {
+            if let Peer::Leaf { prefixes } = &known.peer {
+                fib = prefixes.iter().fold(fib, |fib, prefix| fib.route(*prefix, *link));
+            }
+        }
+        let routes = self.routes.iter();
+        let fib = routes.fold(fib, |fib, (prefix, next_hop)| match next_hop {
+            Some(link) => fib.route(*prefix, *link),
+            None => fib.unreachable(*prefix),
+        });
+        fib.build(entries)
+    }
+
+    /// Keeps the event; a shell that has stopped listening loses what is not a table, and gets the newest table.
+    fn push_event(&mut self, event: Event) {
+        if self.events.len() >= EVENTS_MAX {
+            self.events.pop_front();
+        }
+        self.events.push_back(event);
+    }
+}
+
+/// A router-id for this run of the router: the start of its account and the count of its starts. New at each start, so
+/// no neighbour holds a feasibility distance against it (RFC 8966, section 3.5.1).
+fn router_id(id: NodeId, boot: u64) -> RouterId {
+    let mut bytes = [0; 8];
+    bytes[..5].copy_from_slice(&id.0[..5]);
+    bytes[5..].copy_from_slice(&boot.to_be_bytes()[5..]);
+    RouterId::new(bytes).unwrap_or_else(|| {
+        // All zeros and all ones are reserved (RFC 8966, section 4.1.3); no account can be relied on to differ.
+        bytes[0] ^= 0x55;
+        RouterId::new(bytes).expect("0x55 is neither 0x00 nor 0xff")
+    })
+}

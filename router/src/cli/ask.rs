@@ -1,0 +1,284 @@
+//! The commands that ask a running router, and how its answers look.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::table::Side::{Left, Right};
+use super::table::{Table, amount, facts, harmless, money, round_trip, short_id, span};
+use super::{Ask, Failure};
+use crate::control::{
+    self, Direction, LinkState, Meters, Neighbour, Receipts, RedeemedReceipts, Request, Response, Routes, Status,
+    Wallet,
+};
+
+/// Asks, and renders the answer for a person or a program.
+pub(super) fn ask(arguments: &Ask, request: &Request) -> Result<String, Failure> {
+    let response = control::ask(&arguments.socket, request)?;
+    Ok(if arguments.json { as_json(&response) } else { as_text(&response) })
+}
+
+/// The answer's value alone; what it answers, the caller knows.
+fn as_json(response: &Response) -> String {
+    fn pretty(value: &impl Serialize) -> String {
+        let mut text = serde_json::to_string_pretty(value).expect("an answer came as JSON and has string keys only");
+        text.push('\n');
+        text
+    }
+    match response {
+        Response::Status(status) => pretty(status),
+        Response::Neighbours(neighbours) => pretty(neighbours),
+        Response::Routes(routes) => pretty(routes),
+        Response::Meters(meters) => pretty(meters),
+        Response::Receipts(receipts) => pretty(receipts),
+        Response::Redeemed(redeemed) => pretty(redeemed),
+        Response::Wallet(wallet) => pretty(wallet),
+        Response::Done => "{}\n".to_owned(),
+        Response::Failed(refusal) => pretty(refusal),
+    }
+}
+
+fn as_text(response: &Response) -> String {
+    match response {
+        Response::Status(answer) => status(answer),
+        Response::Neighbours(answer) => neighbours(answer),
+        Response::Routes(answer) => routes(answer),
+        Response::Meters(answer) => meters(answer),
+        Response::Receipts(answer) => receipts(answer),
+        Response::Redeemed(answer) => redeemed(answer),
+        Response::Wallet(answer) => wallet(answer),
+        Response::Done => String::new(),
+        Response::Failed(refusal) => harmless(&refusal.cause),
+    }
+}
+
+fn status(status: &Status) -> String {
+    let ledger = match status.ledger_reachable {
+        Some(true) => "reachable",
+        Some(false) => "unreachable; receipts are kept until it is back",
+        None => "none: this router carries for free",
+    };
+    let mut list = vec![
+        ("name", status.name.clone()),
+        ("account", status.id.to_string()),
+        ("mesh address", status.mesh_address.to_string()),
+        ("prefix", status.prefix.clone()),
+        ("running", format!("waybill {}, for {}", status.version, span(Duration::from_secs(status.uptime_s)))),
+        ("links", format!("{} of {} up", status.links_up, status.links)),
+        ("routes", status.routes.to_string()),
+        ("ledger", ledger.to_owned()),
+    ];
+    if status.ledger_reachable.is_some() {
+        list.push(("owed by us", money(status.owed_by_us, &status.unit)));
+        list.push(("owed to us", money(status.owed_to_us, &status.unit)));
+        list.push(("at risk", format!("{} at most", money(status.value_at_risk, &status.unit))));
+    }
+    list.push(("dropped", drops(&status.drops)));
+    let mut text = facts(&list);
+    for warning in &status.warnings {
+        text.push_str(&format!("warning: {}\n", harmless(warning)));
+    }
+    text
+}
+
+fn drops(drops: &BTreeMap<String, u64>) -> String {
+    let packets = drops.values().fold(0, |sum: u64, packets| sum.saturating_add(*packets));
+    let reasons: Vec<String> = drops.iter().map(|(reason, packets)| format!("{packets} {reason}")).collect();
+    match packets {
+        0 => "no packet".to_owned(),
+        1 => format!("1 packet: {}", reasons.join(", ")),
+        _ => format!("{packets} packets: {}", reasons.join(", ")),
+    }
+}
+
+fn neighbours(neighbours: &[Neighbour]) -> String {
+    if neighbours.is_empty() {
+        return "There are no neighbours yet.\n  \
+                Add a [[peer]] with its card to the config file, then reload the router (SIGHUP).\n"
+            .to_owned();
+    }
+    let mut table = Table::new(&[
+        ("NAME", Left),
+        ("ACCOUNT", Left),
+        ("LINK", Left),
+        ("STATE", Left),
+        ("ROLE", Left),
+        ("COST", Right),
+        ("RTT", Right),
+        ("HEARD", Right),
+        ("ENDPOINT", Left),
+    ]);
+    for neighbour in neighbours {
+        let state = match (neighbour.state, neighbour.admitted) {
+            (LinkState::Up, true) => "up",
+            (LinkState::Up, false) => "up, not admitted",
+            (LinkState::Connecting, _) => "connecting",
+            (LinkState::Down, _) => "down",
+        };
+        table.row([
+            neighbour.name.clone(),
+            short_id(neighbour.id),
+            neighbour.link.clone(),
+            state.to_owned(),
+            neighbour.role.clone(),
+            or_dash(neighbour.cost.map(|cost| cost.to_string())),
+            or_dash(neighbour.rtt_us.map(round_trip)),
+            neighbour
+                .last_heard_s
+                .map_or_else(|| "never".to_owned(), |seconds| format!("{} ago", span(Duration::from_secs(seconds)))),
+            or_dash(neighbour.endpoint.clone()),
+        ]);
+    }
+    table.render()
+}
+
+fn routes(answer: &Routes) -> String {
+    if answer.routes.is_empty() {
+        return "There are no routes yet.\n  See whether a link is up with `waybill neighbours`.\n".to_owned();
+    }
+    let price =
+        if answer.unit.symbol.is_empty() { "PRICE".to_owned() } else { format!("{} PER GiB", answer.unit.symbol) };
+    let mut table =
+        Table::new(&[("", Left), ("PREFIX", Left), ("VIA", Left), ("METRIC", Right), (&price, Right), ("FROM", Left)]);
+    for route in &answer.routes {
+        let per_gib = metering::Tokens::new(route.price.into()).unwrap_or(metering::Tokens::MAX);
+        table.row([
+            if route.selected { ">" } else { "" }.to_owned(),
+            route.prefix.clone(),
+            route.via.clone().unwrap_or_else(|| "this router".to_owned()),
+            if route.metric == u16::MAX { "unreachable".to_owned() } else { route.metric.to_string() },
+            if route.price == 0 { "free".to_owned() } else { amount(per_gib, &answer.unit) },
+            route.router_id.clone(),
+        ]);
+    }
+    format!("{}\n> packets take this route\n", table.render())
+}
+
+fn meters(answer: &Meters) -> String {
+    if answer.meters.is_empty() {
+        return "Nothing was metered yet.\n  See whether a link is up with `waybill neighbours`.\n".to_owned();
+    }
+    let mut table = Table::new(&[
+        ("NEIGHBOUR", Left),
+        ("ROLE", Left),
+        ("SENT", Right),
+        ("RECEIVED", Right),
+        ("THEY SENT", Right),
+        ("THEY RECEIVED", Right),
+        ("OWED BY US", Right),
+        ("OWED TO US", Right),
+        ("SIGNED", Right),
+    ]);
+    for meter in &answer.meters {
+        table.row([
+            meter.neighbour.clone(),
+            meter.role.clone(),
+            meter.sent_bytes.to_string(),
+            meter.received_bytes.to_string(),
+            or_dash(meter.reported_sent_bytes.map(|bytes| bytes.to_string())),
+            or_dash(meter.reported_received_bytes.map(|bytes| bytes.to_string())),
+            amount(meter.owed_by_us, &answer.unit),
+            amount(meter.owed_to_us, &answer.unit),
+            amount(meter.signed, &answer.unit),
+        ]);
+    }
+    let mut text = table.render();
+    text.push('\n');
+    if !answer.unit.symbol.is_empty() {
+        text.push_str(&format!("Amounts are in {}. ", answer.unit.symbol));
+    }
+    text.push_str("Bytes are billed bytes; THEY columns are what the neighbour reports.\n");
+    for meter in answer.meters.iter().filter(|meter| !meter.sentence.is_empty()) {
+        text.push_str(&format!("{}: {}\n", harmless(&meter.neighbour), harmless(&meter.sentence)));
+    }
+    text
+}
+
+fn receipts(answer: &Receipts) -> String {
+    if answer.receipts.is_empty() {
+        return "There are no receipts yet.\n  \
+                They come with paid traffic: see [price] and [ledger] in the config file, and `waybill meters`.\n"
+            .to_owned();
+    }
+    let symbol = &answer.unit.symbol;
+    let mut table = Table::new(&[
+        ("NEIGHBOUR", Left),
+        ("DIRECTION", Left),
+        ("CHANNEL", Right),
+        (&format!("SIGNED {symbol}"), Right),
+        ("ON DISK", Right),
+        ("REDEEMED", Right),
+    ]);
+    for receipt in &answer.receipts {
+        table.row([
+            receipt.neighbour.clone(),
+            direction(receipt.direction).to_owned(),
+            receipt.channel.nonce.to_string(),
+            amount(receipt.amount, &answer.unit),
+            amount(receipt.durable, &answer.unit),
+            amount(receipt.redeemed, &answer.unit),
+        ]);
+    }
+    table.render()
+}
+
+fn redeemed(answer: &RedeemedReceipts) -> String {
+    if answer.redeemed.is_empty() {
+        return "There was nothing to redeem.\n  See `waybill receipts` for what is held.\n".to_owned();
+    }
+    let mut table =
+        Table::new(&[("NEIGHBOUR", Left), ("CHANNEL", Right), (&format!("PAID {}", answer.unit.symbol), Right)]);
+    for receipt in &answer.redeemed {
+        table.row([receipt.neighbour.clone(), receipt.channel.nonce.to_string(), amount(receipt.paid, &answer.unit)]);
+    }
+    table.render()
+}
+
+fn wallet(wallet: &Wallet) -> String {
+    let mut text = facts(&[
+        ("community", wallet.community.clone()),
+        ("account", wallet.account.to_string()),
+        ("balance", money(wallet.balance, &wallet.unit)),
+        ("locked", format!("{} in channels to providers", money(wallet.locked_in_channels, &wallet.unit))),
+        ("earned", format!("{} not redeemed yet", money(wallet.earned_unredeemed, &wallet.unit))),
+    ]);
+    if wallet.channels.is_empty() {
+        return text;
+    }
+    let mut table = Table::new(&[
+        ("NEIGHBOUR", Left),
+        ("DIRECTION", Left),
+        ("CHANNEL", Right),
+        (&format!("DEPOSIT {}", wallet.unit.symbol), Right),
+        ("REDEEMED", Right),
+        ("STATE", Left),
+    ]);
+    for channel in &wallet.channels {
+        table.row([
+            channel.neighbour.clone(),
+            direction(channel.direction).to_owned(),
+            channel.channel.nonce.to_string(),
+            amount(channel.deposit, &wallet.unit),
+            amount(channel.redeemed, &wallet.unit),
+            if channel.exit_time_s.is_some() { "closing" } else { "open" }.to_owned(),
+        ]);
+    }
+    text.push('\n');
+    text.push_str(&table.render());
+    text
+}
+
+fn direction(direction: Direction) -> &'static str {
+    match direction {
+        Direction::WePay => "we pay",
+        Direction::WeArePaid => "we are paid",
+    }
+}
+
+fn or_dash(text: Option<String>) -> String {
+    text.unwrap_or_else(|| "-".to_owned())
+}
+
+#[cfg(test)]
+mod tests;

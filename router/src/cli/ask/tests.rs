@@ -1,0 +1,253 @@
+use std::net::Ipv6Addr;
+
+use metering::{Bytes, ChannelId, NodeId, Tokens};
+
+use super::*;
+use crate::control::{Meter, ReceiptLine, Redeemed, Refusal, Route, Unit, WalletChannel};
+
+fn way() -> Unit {
+    Unit { symbol: "WAY".to_owned(), decimals: 6 }
+}
+
+fn free() -> Unit {
+    Unit { symbol: String::new(), decimals: 0 }
+}
+
+fn tokens(base_units: u128) -> Tokens {
+    Tokens::new(base_units).unwrap()
+}
+
+fn channel(nonce: u64) -> ChannelId {
+    ChannelId { payer: NodeId([1; 20]), payee: NodeId([2; 20]), nonce }
+}
+
+fn a_status() -> Status {
+    Status {
+        name: "attic".to_owned(),
+        id: NodeId([0x11; 20]),
+        mesh_address: "fd71:e4c7:228b::1".parse::<Ipv6Addr>().unwrap(),
+        prefix: "fd71:e4c7:228b::/48".to_owned(),
+        version: "0.1.0".to_owned(),
+        uptime_s: 100_000,
+        links_up: 2,
+        links: 3,
+        routes: 17,
+        unit: way(),
+        owed_by_us: tokens(250_000),
+        owed_to_us: tokens(1_250_000),
+        value_at_risk: tokens(500_000),
+        drops: [("no route".to_owned(), 12), ("hop limit".to_owned(), 3)].into(),
+        ledger_reachable: Some(true),
+        warnings: vec!["the journal was damaged and set aside".to_owned()],
+    }
+}
+
+#[test]
+fn status_reads_like_a_report() {
+    assert_eq!(
+        status(&a_status()),
+        "name          attic
+account       0x1111111111111111111111111111111111111111
+mesh address  fd71:e4c7:228b::1
+prefix        fd71:e4c7:228b::/48
+running       waybill 0.1.0, for 1 d 3 h
+links         2 of 3 up
+routes        17
+ledger        reachable
+owed by us    0.250000 WAY
+owed to us    1.250000 WAY
+at risk       0.500000 WAY at most
+dropped       15 packets: 3 hop limit, 12 no route
+warning: the journal was damaged and set aside
+"
+    );
+}
+
+#[test]
+fn without_a_ledger_status_does_not_talk_of_money() {
+    let text =
+        status(&Status { ledger_reachable: None, unit: free(), drops: [].into(), warnings: Vec::new(), ..a_status() });
+    assert!(text.contains("ledger        none: this router carries for free\ndropped       no packet\n"), "{text}");
+    assert!(!text.contains("owed"), "{text}");
+}
+
+#[test]
+fn neighbours_are_listed_with_what_is_known_of_them() {
+    let roof = Neighbour {
+        name: "roof".to_owned(),
+        id: NodeId([0x22; 20]),
+        link: "wireguard".to_owned(),
+        endpoint: Some("[2001:db8::2]:51820".to_owned()),
+        state: LinkState::Up,
+        role: "provider".to_owned(),
+        cost: Some(96),
+        rtt_us: Some(12_340),
+        last_heard_s: Some(2),
+        admitted: true,
+    };
+    let barn = Neighbour {
+        name: "old-barn".to_owned(),
+        id: NodeId([0x33; 20]),
+        link: "quic".to_owned(),
+        endpoint: None,
+        state: LinkState::Connecting,
+        role: "subscriber".to_owned(),
+        cost: None,
+        rtt_us: None,
+        last_heard_s: None,
+        admitted: false,
+    };
+    let stranger = Neighbour { name: "new".to_owned(), admitted: false, ..roof.clone() };
+    assert_eq!(
+        neighbours(&[roof, barn, stranger]),
+        "NAME      ACCOUNT      LINK       STATE             ROLE        COST      RTT    HEARD  ENDPOINT
+roof      0x2222…2222  wireguard  up                provider      96  12.3 ms  2 s ago  [2001:db8::2]:51820
+old-barn  0x3333…3333  quic       connecting        subscriber     -        -    never  -
+new       0x2222…2222  wireguard  up, not admitted  provider      96  12.3 ms  2 s ago  [2001:db8::2]:51820
+"
+    );
+}
+
+#[test]
+fn routes_show_which_one_packets_take() {
+    let route = |via: Option<&str>, metric, price, selected| Route {
+        prefix: "fd71:e4c7:228b::/48".to_owned(),
+        via: via.map(str::to_owned),
+        metric,
+        price,
+        router_id: "02:00:00:00:00:00:00:01".to_owned(),
+        selected,
+    };
+    let answer = Routes {
+        unit: way(),
+        routes: vec![
+            route(None, 0, 0, true),
+            route(Some("roof"), 192, 250_000, false),
+            route(Some("barn"), u16::MAX, u64::MAX, false),
+        ],
+    };
+    assert_eq!(
+        routes(&answer),
+        "   PREFIX               VIA               METRIC            WAY PER GiB  FROM
+>  fd71:e4c7:228b::/48  this router            0                   free  02:00:00:00:00:00:00:01
+   fd71:e4c7:228b::/48  roof                 192               0.250000  02:00:00:00:00:00:00:01
+   fd71:e4c7:228b::/48  barn         unreachable  18446744073709.551615  02:00:00:00:00:00:00:01
+
+> packets take this route
+"
+    );
+}
+
+#[test]
+fn meters_show_both_counts_and_the_most_that_can_be_lost() {
+    let answer = Meters {
+        unit: way(),
+        meters: vec![Meter {
+            neighbour: "roof".to_owned(),
+            id: NodeId([2; 20]),
+            role: "provider".to_owned(),
+            sent_bytes: Bytes::new(1 << 20),
+            received_bytes: Bytes::new(3 << 30),
+            reported_sent_bytes: Some(Bytes::new(3 << 30)),
+            reported_received_bytes: None,
+            owed_by_us: tokens(750_000),
+            owed_to_us: Tokens::ZERO,
+            signed: tokens(700_000),
+            value_at_risk: tokens(50_000),
+            sentence: "with this neighbour you can lose at most 0.050000 WAY".to_owned(),
+        }],
+    };
+    assert_eq!(
+        meters(&answer),
+        "NEIGHBOUR  ROLE         SENT  RECEIVED  THEY SENT  THEY RECEIVED  OWED BY US  OWED TO US    SIGNED
+roof       provider  1.0 MiB   3.0 GiB    3.0 GiB              -    0.750000    0.000000  0.700000
+
+Amounts are in WAY. Bytes are billed bytes; THEY columns are what the neighbour reports.
+roof: with this neighbour you can lose at most 0.050000 WAY
+"
+    );
+}
+
+#[test]
+fn receipts_show_what_would_survive_a_power_cut() {
+    let answer = Receipts {
+        unit: way(),
+        receipts: vec![ReceiptLine {
+            neighbour: "roof".to_owned(),
+            channel: channel(3),
+            direction: Direction::WePay,
+            amount: tokens(1_500_000),
+            durable: tokens(2_000_000),
+            redeemed: tokens(1_000_000),
+        }],
+    };
+    assert_eq!(
+        receipts(&answer),
+        "NEIGHBOUR  DIRECTION  CHANNEL  SIGNED WAY   ON DISK  REDEEMED
+roof       we pay           3    1.500000  2.000000  1.000000
+"
+    );
+}
+
+#[test]
+fn redemption_and_wallet_show_tokens() {
+    let answer = RedeemedReceipts {
+        unit: way(),
+        redeemed: vec![Redeemed { neighbour: "barn".to_owned(), channel: channel(1), paid: tokens(2_000_000) }],
+    };
+    assert_eq!(redeemed(&answer), "NEIGHBOUR  CHANNEL  PAID WAY\nbarn             1  2.000000\n");
+    let answer = Wallet {
+        unit: way(),
+        community: "Hilltop".to_owned(),
+        account: NodeId([0x11; 20]),
+        balance: tokens(10_000_000),
+        locked_in_channels: tokens(1_000_000),
+        earned_unredeemed: tokens(5),
+        channels: vec![WalletChannel {
+            neighbour: "roof".to_owned(),
+            channel: channel(1),
+            direction: Direction::WeArePaid,
+            deposit: tokens(1_000_000),
+            redeemed: Tokens::ZERO,
+            exit_time_s: Some(1),
+        }],
+    };
+    assert_eq!(
+        wallet(&answer),
+        "community  Hilltop
+account    0x1111111111111111111111111111111111111111
+balance    10.000000 WAY
+locked     1.000000 WAY in channels to providers
+earned     0.000005 WAY not redeemed yet
+
+NEIGHBOUR  DIRECTION    CHANNEL  DEPOSIT WAY  REDEEMED  STATE
+roof       we are paid        1     1.000000  0.000000  closing
+"
+    );
+}
+
+#[test]
+fn empty_tables_say_what_to_do_next() {
+    let empty = [
+        neighbours(&[]),
+        routes(&Routes { unit: way(), routes: Vec::new() }),
+        meters(&Meters { unit: way(), meters: Vec::new() }),
+        receipts(&Receipts { unit: way(), receipts: Vec::new() }),
+        redeemed(&RedeemedReceipts { unit: way(), redeemed: Vec::new() }),
+    ];
+    for text in empty {
+        assert!(text.lines().count() == 2 && text.lines().nth(1).unwrap().starts_with("  "), "{text}");
+    }
+}
+
+#[test]
+fn json_is_the_answer_alone() {
+    let json = as_json(&Response::Status(a_status()));
+    let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(value["owed_to_us"], "1250000");
+    assert_eq!(value["unit"]["decimals"], 6);
+    assert_eq!(value["drops"]["no route"], 12);
+    assert_eq!(serde_json::from_value::<Status>(value).unwrap(), a_status());
+    assert_eq!(as_json(&Response::Neighbours(Vec::new())), "[]\n");
+    assert_eq!(as_text(&Response::Failed(Refusal { cause: "a\u{7}b".to_owned(), next: None })), "a\u{fffd}b");
+}

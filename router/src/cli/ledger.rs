@@ -1,0 +1,312 @@
+//! `waybill ledger`: what a community's treasurer does with the ledger's file.
+
+use std::error::Error as StdError;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use ledger_client::{CreateError, Embedded, Error, Genesis, Head, Ledger, Refusal, Totals, Verdict, system_clock};
+use metering::NodeId;
+use serde_json::json;
+
+use super::Failure;
+use super::table::{facts, money};
+use crate::config::Amount;
+use crate::control::Unit;
+use crate::identity;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Found a community: make its ledger's file
+    #[command(after_help = "Example:\n  waybill ledger create --path hilltop.ledger --community Hilltop \\\n      \
+                      --symbol WAY --treasurer treasurer.key")]
+    Create(Create),
+    /// Make tokens for an account, in the treasurer's name
+    #[command(
+        after_help = "Example:\n  waybill ledger mint --path hilltop.ledger --treasurer treasurer.key \\\n      \
+                      --to 0x89854CD295ba1bfDF4fC877107577271CE3D12C6 --amount 100"
+    )]
+    Mint(Mint),
+    /// Show the community, its token and where all tokens are
+    #[command(after_help = "Example:\n  waybill ledger show --path hilltop.ledger")]
+    Show(Look),
+    /// Replay the whole log and check that every rule was kept
+    #[command(after_help = "Example:\n  waybill ledger audit --path hilltop.ledger\n\n\
+                            The exit code is 1 if anything is wrong.")]
+    Audit(Look),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Create {
+    /// The ledger's file, to be made
+    #[arg(long, value_name = "FILE")]
+    path: PathBuf,
+    /// The community's name
+    #[arg(long, value_name = "NAME")]
+    community: String,
+    /// What its token is called, as it stands behind an amount
+    #[arg(long, value_name = "SYMBOL")]
+    symbol: String,
+    /// How many digits of an amount stand behind the point
+    #[arg(long, value_name = "N", default_value_t = 6)]
+    decimals: u8,
+    /// The treasurer's key file; only this account will make tokens
+    #[arg(long, value_name = "FILE")]
+    treasurer: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Mint {
+    /// The ledger's file
+    #[arg(long, value_name = "FILE")]
+    path: PathBuf,
+    /// The treasurer's key file
+    #[arg(long, value_name = "FILE")]
+    treasurer: PathBuf,
+    /// The account that gets them, as `waybill key` shows it
+    #[arg(long, value_name = "ACCOUNT")]
+    to: NodeId,
+    /// How many tokens, such as 100 or 0.25
+    #[arg(long, value_name = "TOKENS")]
+    amount: Amount,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Look {
+    /// The ledger's file
+    #[arg(long, value_name = "FILE")]
+    path: PathBuf,
+    /// Print one JSON object; amounts are strings that count base units
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn execute(command: &Command) -> Result<String, Failure> {
+    match command {
+        Command::Create(arguments) => create(arguments),
+        Command::Mint(arguments) => mint(arguments),
+        Command::Show(arguments) => show(arguments),
+        Command::Audit(arguments) => audit(arguments),
+    }
+}
+
+fn create(arguments: &Create) -> Result<String, Failure> {
+    let Create { path, community, symbol, decimals, treasurer, json } = arguments;
+    let treasurer = identity::load(treasurer)?.node_id();
+    let clock = system_clock();
+    let genesis = Genesis::new(community, symbol, *decimals, treasurer, clock())
+        .map_err(|error| Failure::new(error, "see `waybill ledger create --help`"))?;
+    let mut ledger = Embedded::create(path, &genesis, clock).map_err(|error| match error {
+        CreateError::Exists { .. } => {
+            Failure::new(&error, "name another file, or look at it with `waybill ledger show`")
+        }
+        CreateError::Failed(error) => Failure::new(
+            format!("cannot create {}: {}", path.display(), with_sources(&error)),
+            "look whether its directory exists, may be written to and has space left",
+        ),
+    })?;
+    describe(&mut ledger, path, *json)
+}
+
+fn mint(arguments: &Mint) -> Result<String, Failure> {
+    let treasurer = identity::load(&arguments.treasurer)?.node_id();
+    let mut ledger = open(&arguments.path)?;
+    let unit = unit(ledger.genesis());
+    let amount = arguments
+        .amount
+        .in_base_units(unit.decimals)
+        .map_err(|error| Failure::new(error, "see the token's decimals with `waybill ledger show`"))?;
+    ledger.mint(treasurer, arguments.to, amount).map_err(mint_failure)?;
+    let balance = Ledger::balance(&mut ledger, arguments.to).map_err(failure)?;
+    if arguments.json {
+        let object = json!({
+            "unit": unit,
+            "to": arguments.to.to_string(),
+            "minted": amount.to_string(),
+            "balance": balance.to_string(),
+        });
+        return Ok(format!("{object:#}\n"));
+    }
+    let (minted, held) = (money(amount, &unit), money(balance, &unit));
+    Ok(format!("minted {minted} for {}, which holds {held}\n", arguments.to))
+}
+
+fn mint_failure(error: Error) -> Failure {
+    if let Some(Refusal::NotTreasurer { .. }) = error.refusal() {
+        let next = "only the key the ledger was created with makes tokens; name its file with --treasurer";
+        Failure::new(error, next)
+    } else {
+        failure(error)
+    }
+}
+
+fn show(arguments: &Look) -> Result<String, Failure> {
+    describe(&mut open(&arguments.path)?, &arguments.path, arguments.json)
+}
+
+fn audit(arguments: &Look) -> Result<String, Failure> {
+    let mut ledger = open(&arguments.path)?;
+    let unit = unit(ledger.genesis());
+    match Ledger::audit(&mut ledger).map_err(failure)? {
+        Verdict::Kept { head, totals } if arguments.json => Ok(format!("{:#}\n", audited(&unit, head, totals))),
+        Verdict::Kept { head, totals } => Ok(format!(
+            "every rule was kept in all {} entries: {} minted = {} held + {} locked in channels\n",
+            head.size,
+            money(totals.minted, &unit),
+            money(totals.held, &unit),
+            money(totals.locked, &unit),
+        )),
+        Verdict::Broken { difference } => Err(Failure::new(
+            format!("the ledger {} is broken: {difference}", arguments.path.display()),
+            "stop using it, keep the file, and go back to the last copy that passes `waybill ledger audit`",
+        )),
+    }
+}
+
+fn audited(unit: &Unit, head: Head, totals: Totals) -> serde_json::Value {
+    json!({
+        "unit": unit,
+        "entries": head.size,
+        "root": head.root.to_string(),
+        "minted": totals.minted.to_string(),
+        "held": totals.held.to_string(),
+        "locked": totals.locked.to_string(),
+        "conserved": totals.conserved(),
+    })
+}
+
+fn describe(ledger: &mut dyn Ledger, path: &Path, json: bool) -> Result<String, Failure> {
+    let totals = ledger.totals().map_err(failure)?;
+    let head = ledger.head().map_err(failure)?;
+    let genesis = ledger.genesis();
+    let unit = unit(genesis);
+    if json {
+        let mut object = audited(&unit, head, totals);
+        object["path"] = path.display().to_string().into();
+        object["community"] = genesis.community().into();
+        object["treasurer"] = genesis.treasurer().to_string().into();
+        object["ledger"] = genesis.domain().contract.to_string().into();
+        object["close_notice_s"] = genesis.close_notice_s().into();
+        return Ok(format!("{object:#}\n"));
+    }
+    Ok(facts(&[
+        ("file", path.display().to_string()),
+        ("community", genesis.community().to_owned()),
+        ("token", format!("{}, {} decimals", unit.symbol, unit.decimals)),
+        ("treasurer", genesis.treasurer().to_string()),
+        ("ledger id", genesis.domain().contract.to_string()),
+        ("minted", money(totals.minted, &unit)),
+        ("held", money(totals.held, &unit)),
+        ("locked", format!("{} in channels", money(totals.locked, &unit))),
+        ("log", format!("{} {}", head.size, if head.size == 1 { "entry" } else { "entries" })),
+        ("root", head.root.to_string()),
+    ]))
+}
+
+fn unit(genesis: &Genesis) -> Unit {
+    Unit { symbol: genesis.symbol().to_owned(), decimals: genesis.decimals() }
+}
+
+fn open(path: &Path) -> Result<Embedded, Failure> {
+    Embedded::open(path, system_clock()).map_err(|error| failure(error.into()))
+}
+
+fn failure(error: Error) -> Failure {
+    let next = match &error {
+        Error::Refused(_) => "nothing was changed; see `waybill ledger show`",
+        Error::Unavailable(unavailable) if unavailable.retry => "try again in a moment",
+        Error::Unavailable(_) => "name the ledger's file with --path; `waybill ledger create` makes a new one",
+    };
+    Failure::new(with_sources(&error), next)
+}
+
+/// The error and what caused it, down to what the operating system said.
+fn with_sources(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(path: &Path) -> NodeId {
+        identity::load_or_create(path).unwrap().node_id()
+    }
+
+    #[test]
+    fn a_treasurer_founds_mints_and_audits() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("hilltop.ledger");
+        let treasurer = directory.path().join("treasurer.key");
+        let create = || {
+            execute(&Command::Create(Create {
+                path: path.clone(),
+                community: "Hilltop".to_owned(),
+                symbol: "WAY".to_owned(),
+                decimals: 6,
+                treasurer: treasurer.clone(),
+                json: false,
+            }))
+        };
+        let failure = create().unwrap_err().to_string();
+        assert!(failure.contains("`waybill key --file "), "{failure}");
+        key(&treasurer);
+        let founded = create().unwrap();
+        assert!(founded.contains("\ntoken      WAY, 6 decimals\n"), "{founded}");
+        assert!(create().unwrap_err().to_string().contains("exists already\n  name another file"));
+
+        let to = key(&directory.path().join("attic.key"));
+        let mint = |treasurer: &Path, amount: &str, json| {
+            execute(&Command::Mint(Mint {
+                path: path.clone(),
+                treasurer: treasurer.to_owned(),
+                to,
+                amount: amount.parse().unwrap(),
+                json,
+            }))
+        };
+        assert_eq!(
+            mint(&treasurer, "100", false).unwrap(),
+            format!("minted 100.000000 WAY for {to}, which holds 100.000000 WAY\n")
+        );
+        let json: serde_json::Value = serde_json::from_str(&mint(&treasurer, "0.25", true).unwrap()).unwrap();
+        assert_eq!((&json["minted"], &json["balance"]), (&"250000".into(), &"100250000".into()));
+        let failure = mint(&treasurer, "0.0000001", false).unwrap_err().to_string();
+        assert!(failure.contains("more than the 6 decimals"), "{failure}");
+        let failure = mint(&directory.path().join("attic.key"), "1", false).unwrap_err().to_string();
+        assert!(failure.contains("(NotTreasurer)") && failure.contains("\n  only the key"), "{failure}");
+
+        let look = |json| Look { path: path.clone(), json };
+        assert_eq!(
+            execute(&Command::Audit(look(false))).unwrap(),
+            "every rule was kept in all 3 entries: 100.250000 WAY minted = 100.250000 WAY held + 0.000000 WAY locked \
+             in channels\n"
+        );
+        let shown: serde_json::Value = serde_json::from_str(&execute(&Command::Show(look(true))).unwrap()).unwrap();
+        assert_eq!(shown["minted"], "100250000");
+        assert_eq!(shown["conserved"], true);
+        assert_eq!(shown["unit"]["symbol"], "WAY");
+    }
+
+    #[test]
+    fn a_file_that_is_no_ledger_is_named_and_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x");
+        let show = || execute(&Command::Show(Look { path: path.clone(), json: false })).unwrap_err().to_string();
+        assert!(show().starts_with("error: there is no ledger at "), "{}", show());
+        std::fs::write(&path, "precious").unwrap();
+        assert!(show().contains("is not a Waybill ledger\n  name the ledger's file"), "{}", show());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+    }
+}

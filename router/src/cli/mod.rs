@@ -1,0 +1,259 @@
+//! The `waybill` command line: what a person types, and what the person gets back.
+//!
+//! Each command makes a text and returns it; only [`run`] prints. A failure is a cause and a next step ([`Failure`]),
+//! exit code 1; a command line nobody understands is exit code 2.
+
+mod ask;
+mod key;
+#[cfg(feature = "ledger-host")]
+mod ledger;
+mod table;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use metering::Bytes;
+
+use crate::config::{Config, parse_bytes};
+use crate::control::Request;
+use crate::identity::{self, KeyFileError};
+
+/// Why a command did not do what it was asked: the cause, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    cause: String,
+    next: String,
+}
+
+impl Failure {
+    /// A failure with its cause and the next step; without a next step that line is left out.
+    pub fn new(cause: impl fmt::Display, next: impl Into<String>) -> Self {
+        Self { cause: cause.to_string(), next: next.into() }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut lines = self.cause.lines().map(table::harmless);
+        write!(f, "error: {}", lines.next().unwrap_or_default())?;
+        lines.try_for_each(|line| write!(f, "\n{line}"))?;
+        if self.next.is_empty() { Ok(()) } else { write!(f, "\n  {}", table::harmless(&self.next)) }
+    }
+}
+
+/// What `waybill demo` was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DemoOptions {
+    /// Size of the file each household downloads.
+    pub bytes: Bytes,
+    /// How many households download.
+    pub households: u8,
+    /// Seeds keys and payload.
+    pub seed: u64,
+    /// Print one JSON object instead of tables.
+    pub json: bool,
+}
+
+/// Router software for community broadband meshes.
+#[derive(Debug, Parser)]
+#[command(
+    name = "waybill",
+    version,
+    about = "Router software for community broadband meshes: carries traffic, counts it, and gets it paid.",
+    disable_help_subcommand = true,
+    arg_required_else_help = true,
+    after_help = "Begin with `waybill demo`: a small mesh in one process, without root or network."
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a small mesh in this process: real links, a real download, receipts, redemption
+    #[command(after_help = "Example:\n  waybill demo --bytes 16MiB")]
+    Demo(DemoArguments),
+    /// Run this router
+    #[command(after_help = "Examples:\n  waybill up --config /etc/waybill/waybill.toml --check\n  \
+                            waybill up --config /etc/waybill/waybill.toml\n\n\
+                            SIGHUP reads the file again; SIGTERM stops the router and leaves nothing behind.")]
+    Up(UpArguments),
+    /// Show this router's keys and card, making them on first use; never the secret
+    #[command(after_help = "Example:\n  waybill key --file /etc/waybill/key")]
+    Key(KeyArguments),
+    /// Show how the running router is
+    #[command(after_help = "Example:\n  waybill status")]
+    Status(Ask),
+    /// Show the links to neighbours
+    #[command(after_help = "Example:\n  waybill neighbours")]
+    Neighbours(Ask),
+    /// Show where packets go, and what that costs
+    #[command(after_help = "Example:\n  waybill routes")]
+    Routes(Ask),
+    /// Show what was carried for whom, and the most that can be lost with each neighbour
+    #[command(after_help = "Example:\n  waybill meters")]
+    Meters(Ask),
+    /// Show the newest receipt of each channel
+    #[command(after_help = "Example:\n  waybill receipts --json")]
+    Receipts(Ask),
+    /// Turn the receipts held into tokens
+    #[command(after_help = "Examples:\n  waybill redeem\n  waybill redeem roof")]
+    Redeem(RedeemArguments),
+    /// Show the tokens of this router
+    #[command(after_help = "Example:\n  waybill wallet")]
+    Wallet(Ask),
+    /// Make and inspect a community's ledger
+    #[cfg(feature = "ledger-host")]
+    #[command(subcommand, disable_help_subcommand = true)]
+    Ledger(ledger::Command),
+}
+
+#[derive(Debug, Args)]
+struct DemoArguments {
+    /// Size of the file each household downloads
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = payload)]
+    bytes: Bytes,
+    /// How many households download
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=16))]
+    households: u8,
+    /// Seeds the keys and the file's content
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct UpArguments {
+    /// The config file; waybill.example.toml explains every option
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Only say whether the config file is right
+    #[arg(long)]
+    check: bool,
+}
+
+#[derive(Debug, Args)]
+struct KeyArguments {
+    /// The key file
+    #[arg(long, value_name = "FILE", default_value = "/etc/waybill/key")]
+    file: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct Ask {
+    /// Print JSON; amounts are strings that count base units
+    #[arg(long)]
+    json: bool,
+    /// The running router's control socket
+    #[arg(long, value_name = "PATH", default_value = "/run/waybill/control.sock")]
+    socket: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct RedeemArguments {
+    /// Only what this neighbour signed: its name or account
+    neighbour: Option<String>,
+    #[command(flatten)]
+    ask: Ask,
+}
+
+fn payload(text: &str) -> Result<Bytes, &'static str> {
+    let bytes = parse_bytes(text)?;
+    if (1..=64 << 30).contains(&bytes.get()) { Ok(bytes) } else { Err("allowed is 1 B to 64 GiB") }
+}
+
+/// Runs the command line, program name first, and prints what comes of it.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let command = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments.command,
+        Err(usage) => {
+            let _ = usage.print();
+            return ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(2));
+        }
+    };
+    match execute(command) {
+        Ok(Outcome::Text(text)) => print(&text),
+        Ok(Outcome::Exit(code)) => code,
+        Err(failure) => {
+            let _ = writeln!(io::stderr(), "{failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What a command leaves to be done.
+enum Outcome {
+    Text(String),
+    Exit(ExitCode),
+}
+
+fn execute(command: Command) -> Result<Outcome, Failure> {
+    let text = match command {
+        Command::Demo(DemoArguments { bytes, households, seed, json }) => {
+            return Ok(Outcome::Exit(crate::demo::run(DemoOptions { bytes, households, seed, json })));
+        }
+        Command::Up(arguments) if !arguments.check => {
+            let config = Config::load(&arguments.config)?;
+            let identity = identity::load_or_create(&config.node.key_file)?;
+            config.check_identity(&identity)?;
+            crate::daemon::up(config, identity)?;
+            return Ok(Outcome::Exit(ExitCode::SUCCESS));
+        }
+        Command::Up(arguments) => check(&arguments)?,
+        Command::Key(arguments) => key::key(&arguments)?,
+        Command::Status(arguments) => ask::ask(&arguments, &Request::Status)?,
+        Command::Neighbours(arguments) => ask::ask(&arguments, &Request::Neighbours)?,
+        Command::Routes(arguments) => ask::ask(&arguments, &Request::Routes)?,
+        Command::Meters(arguments) => ask::ask(&arguments, &Request::Meters)?,
+        Command::Receipts(arguments) => ask::ask(&arguments, &Request::Receipts)?,
+        Command::Redeem(RedeemArguments { neighbour, ask }) => ask::ask(&ask, &Request::Redeem { neighbour })?,
+        Command::Wallet(arguments) => ask::ask(&arguments, &Request::Wallet)?,
+        #[cfg(feature = "ledger-host")]
+        Command::Ledger(command) => ledger::execute(&command)?,
+    };
+    Ok(Outcome::Text(text))
+}
+
+/// `waybill up --check`: makes and changes nothing.
+fn check(arguments: &UpArguments) -> Result<String, Failure> {
+    let config = Config::load(&arguments.config)?;
+    let key = match identity::load(&config.node.key_file) {
+        Ok(identity) => {
+            config.check_identity(&identity)?;
+            format!("key {}", config.node.key_file.display())
+        }
+        Err(KeyFileError::Missing { path }) => {
+            format!("no key yet: the first start makes {}", path.display())
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let count = |number: usize, one: &str, many: &str| format!("{number} {}", if number == 1 { one } else { many });
+    let peers = count(config.peers.len(), "peer", "peers");
+    let leaves = count(config.leaves.len(), "leaf", "leaves");
+    Ok(format!("{} is right: {peers}, {leaves}; {key}\n", config.path.display()))
+}
+
+/// Prints to standard output. A reader that has gone away, such as `head`, is no failure.
+fn print(text: &str) -> ExitCode {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            let _ = writeln!(io::stderr(), "error: cannot write to standard output: {}", identity::plain(&error));
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+#[cfg(test)]
+mod tests;

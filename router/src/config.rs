@@ -1,0 +1,735 @@
+//! The config file of `waybill up`: TOML, read strictly.
+//!
+//! [`Config::load`] reads a file and reports all its mistakes at once, each with line and column, what is wrong and what
+//! is allowed. What only makes sense together with the node's own keys is checked by [`Config::check_identity`].
+//! [`OPTIONS`] is the one list of options; `waybill.example.toml` explains them to people, and a test keeps the two equal.
+
+mod reader;
+mod value;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::net::{Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use metering::{Bytes, Identity, NodeCard, NodeId, WireguardKey, mesh_address, mesh_prefix};
+use node::Prefix;
+use thiserror::Error;
+
+use self::reader::{Reader, Span, Spans, Table, integer, list, text};
+use crate::cli::Failure;
+use crate::identity::plain;
+
+pub use self::reader::Mistake;
+pub use self::value::{Amount, AmountError, Endpoint, parse_bytes, parse_duration, parse_prefix};
+
+/// More than any community's file; a larger one is a mistaken path.
+const FILE_LEN_MAX: u64 = 1 << 20;
+
+/// The longest path of a Unix socket that every Linux accepts, with room for the suffix it is made under.
+const SOCKET_PATH_LEN_MAX: usize = 100;
+
+/// Everything `waybill up` was told. The parts compare equal when nothing in them changed, so that a reload can
+/// leave the others alone.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The file it was read from.
+    pub path: PathBuf,
+    /// `[node]`
+    pub node: NodeOptions,
+    /// `[wireguard]`
+    pub wireguard: WireguardOptions,
+    /// `[quic]`; without it there are no QUIC links.
+    pub quic: Option<QuicOptions>,
+    /// `[routing]`
+    pub routing: RoutingOptions,
+    /// `[price]`
+    pub price: PriceOptions,
+    /// `[ledger]`; without it the node carries for free and pays nobody.
+    pub ledger: Option<LedgerOptions>,
+    /// `[[peer]]`, in the file's order.
+    pub peers: Vec<Peer>,
+    /// `[[leaf]]`, in the file's order.
+    pub leaves: Vec<Leaf>,
+    places: Places,
+}
+
+/// `[node]`: this router.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeOptions {
+    /// What people call this router.
+    pub name: String,
+    /// The key file.
+    pub key_file: PathBuf,
+    /// The directory of the journal.
+    pub state_dir: PathBuf,
+    /// The Unix socket that `waybill status` and its like talk to.
+    pub control_socket: PathBuf,
+    /// The TUN device.
+    pub tun: String,
+    /// The largest packet inside the mesh, in bytes.
+    pub mtu: u16,
+    /// Prefixes announced besides the node's own /48.
+    pub announce: Vec<Prefix>,
+    /// What is logged.
+    pub log: LogLevel,
+}
+
+/// `[wireguard]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WireguardOptions {
+    /// The UDP address of WireGuard links.
+    pub listen: SocketAddr,
+}
+
+/// `[quic]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QuicOptions {
+    /// The UDP address of QUIC links, dialled and accepted.
+    pub listen: SocketAddr,
+}
+
+/// `[routing]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoutingOptions {
+    /// Time between two Hellos on a link (RFC 8966, section 3.4.1).
+    pub hello_interval: Duration,
+    /// Time between two full Updates on a link (RFC 8966, section 3.7).
+    pub update_interval: Duration,
+}
+
+/// `[price]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PriceOptions {
+    /// Tokens asked of subscribers, per GiB.
+    pub ask: Amount,
+    /// Tokens paid to providers, per GiB, at most.
+    pub max: Amount,
+    /// How far to carry on trust before the next receipt.
+    pub window: Bytes,
+}
+
+/// `[ledger]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LedgerOptions {
+    /// The SQLite file of the community's ledger.
+    pub path: PathBuf,
+    /// Tokens locked into a new channel.
+    pub deposit: Amount,
+    /// Tokens earned from one neighbour before they are redeemed unasked.
+    pub redeem_at: Amount,
+}
+
+/// `[[peer]]`: a neighbour.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// What people call it here.
+    pub name: String,
+    /// Its keys.
+    pub card: NodeCard,
+    /// Where to find it; without one, it has to find us.
+    pub endpoint: Option<Endpoint>,
+    /// What carries the packets.
+    pub link: LinkKind,
+    /// What it is to us.
+    pub role: Role,
+    /// Babel's cost of the link.
+    pub cost: u16,
+}
+
+/// `[[leaf]]`: a stock WireGuard client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leaf {
+    /// What people call it here.
+    pub name: String,
+    /// Its public key.
+    pub wireguard_key: WireguardKey,
+    /// Its addresses, out of our /48.
+    pub addresses: Vec<Prefix>,
+    /// Where to find it; without one, it has to find us.
+    pub endpoint: Option<Endpoint>,
+}
+
+/// What carries a link's packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkKind {
+    /// WireGuard over UDP.
+    Wireguard,
+    /// QUIC datagrams.
+    Quic,
+}
+
+impl Role {
+    /// Its name in the config file and in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Provider => "provider",
+            Self::Subscriber => "subscriber",
+            Self::Peer => "peer",
+        }
+    }
+}
+
+/// What a neighbour is to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It carries for us and is paid.
+    Provider,
+    /// We carry for it and are paid.
+    Subscriber,
+    /// Neither pays.
+    Peer,
+}
+
+/// How much is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    /// What stops the router.
+    Error,
+    /// What somebody should look at.
+    Warn,
+    /// What an operator would tell a friend.
+    Info,
+    /// Decisions.
+    Debug,
+    /// Every packet.
+    Trace,
+}
+
+/// One option of the config file.
+#[derive(Clone, Copy, Debug)]
+pub struct OptionDoc {
+    /// The table it stands in, as written: `[node]`, `[[peer]]`.
+    pub table: &'static str,
+    /// Its key.
+    pub key: &'static str,
+    /// What it may be, in words.
+    pub allowed: &'static str,
+    /// What it is when absent, in TOML.
+    pub default: Option<&'static str>,
+    /// Whether the table makes no sense without it.
+    pub required: bool,
+}
+
+/// Every option, in the order of the example file.
+pub const OPTIONS: &[OptionDoc] = &[
+    required("[node]", "name", NAME),
+    optional("[node]", "key_file", PATH, "\"/etc/waybill/key\""),
+    optional("[node]", "state_dir", PATH, "\"/var/lib/waybill\""),
+    optional("[node]", "control_socket", "an absolute path of at most 100 bytes", "\"/run/waybill/control.sock\""),
+    optional("[node]", "tun", "1 to 15 letters, digits, hyphens, dots or underscores", "\"waybill0\""),
+    optional("[node]", "mtu", "1280 to 65000", "1420"),
+    optional("[node]", "announce", "a list of IPv6 prefixes, such as [\"2001:db8:1::/64\"]", "[]"),
+    optional("[node]", "log", "\"error\", \"warn\", \"info\", \"debug\" or \"trace\"", "\"info\""),
+    optional("[wireguard]", "listen", LISTEN, "\"[::]:51820\""),
+    required("[quic]", "listen", "an IP address and a port, such as \"[::]:443\""),
+    optional("[routing]", "hello_interval", "a time from \"100ms\" to \"60s\"", "\"1s\""),
+    optional("[routing]", "update_interval", "a time from \"100ms\" to \"600s\"", "\"60s\""),
+    optional("[price]", "ask", AMOUNT, "\"0\""),
+    optional("[price]", "max", AMOUNT, "\"0\""),
+    optional("[price]", "window", "a size from \"1 MiB\" to \"64 GiB\"", "\"64 MiB\""),
+    required("[ledger]", "path", PATH),
+    optional("[ledger]", "deposit", AMOUNT, "\"1\""),
+    optional("[ledger]", "redeem_at", AMOUNT, "\"1\""),
+    required("[[peer]]", "name", NAME),
+    required("[[peer]]", "card", "what `waybill key` prints on that router, \"waybill-card1:...\""),
+    absent("[[peer]]", "endpoint", ENDPOINT),
+    optional("[[peer]]", "link", "\"wireguard\" or \"quic\"", "\"wireguard\""),
+    optional("[[peer]]", "role", "\"provider\", \"subscriber\" or \"peer\"", "\"peer\""),
+    optional("[[peer]]", "cost", "1 to 65534", "96"),
+    required("[[leaf]]", "name", NAME),
+    required("[[leaf]]", "wireguard_key", "what `wg pubkey` prints for it, 44 characters of base64"),
+    required("[[leaf]]", "addresses", "a list of at least one prefix out of this router's /48 (see `waybill key`)"),
+    absent("[[leaf]]", "endpoint", ENDPOINT),
+];
+
+const NAME: &str = "1 to 63 letters, digits and hyphens, beginning with a letter or digit, but not with 0x";
+const PATH: &str = "an absolute path";
+const LISTEN: &str = "an IP address and a port, such as \"[::]:51820\"";
+const ENDPOINT: &str = "an IP address or host name and a port, such as \"mesh.example.org:51820\"";
+const AMOUNT: &str = "an amount of tokens in quotes, such as \"0.25\"";
+
+const fn required(table: &'static str, key: &'static str, allowed: &'static str) -> OptionDoc {
+    OptionDoc { table, key, allowed, default: None, required: true }
+}
+
+const fn optional(table: &'static str, key: &'static str, allowed: &'static str, default: &'static str) -> OptionDoc {
+    OptionDoc { table, key, allowed, default: Some(default), required: false }
+}
+
+const fn absent(table: &'static str, key: &'static str, allowed: &'static str) -> OptionDoc {
+    OptionDoc { table, key, allowed, default: None, required: false }
+}
+
+impl OptionDoc {
+    fn of(table: &str) -> impl Iterator<Item = &'static Self> {
+        OPTIONS.iter().filter(move |option| option.table == table)
+    }
+
+    fn find(table: &str, key: &str) -> &'static Self {
+        Self::of(table).find(|option| option.key == key).expect("every option that is read is in OPTIONS")
+    }
+}
+
+/// Why there is no usable config.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {}: {}", path.display(), plain(cause))]
+    Unreadable {
+        /// The config file.
+        path: PathBuf,
+        /// What the operating system said.
+        cause: io::Error,
+    },
+    /// The file is not a config file at all.
+    #[error("{} is no config file: {why}", path.display())]
+    NotText {
+        /// The config file.
+        path: PathBuf,
+        /// Too large, or not UTF-8.
+        why: &'static str,
+    },
+    /// The file was read, and these things in it are wrong. At least one, in the order of the file.
+    #[error("{}", list_mistakes(path, mistakes))]
+    Refused {
+        /// The config file.
+        path: PathBuf,
+        /// What is wrong in it.
+        mistakes: Vec<Mistake>,
+    },
+}
+
+fn list_mistakes(path: &Path, mistakes: &[Mistake]) -> String {
+    let count = match mistakes.len() {
+        1 => "a mistake".to_owned(),
+        count => format!("{count} mistakes"),
+    };
+    let mut message = format!("{} has {count}", path.display());
+    for mistake in mistakes {
+        message.push_str(&format!("\n  {mistake}"));
+    }
+    message
+}
+
+impl ConfigError {
+    /// What the owner can do about it.
+    pub fn next_step(&self) -> String {
+        match self {
+            Self::Unreadable { .. } | Self::NotText { .. } => {
+                "name the file with --config; waybill.example.toml explains every option".to_owned()
+            }
+            Self::Refused { path, .. } => {
+                format!("correct it, then try it with `waybill up --config {} --check`", path.display())
+            }
+        }
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::new(&error, error.next_step())
+    }
+}
+
+/// Where the values stand that are checked against the node's own keys.
+#[derive(Clone, Debug)]
+struct Places {
+    text: String,
+    peers: Vec<Spans>,
+    leaves: Vec<Spans>,
+}
+
+impl Config {
+    /// Reads and checks a config file.
+    ///
+    /// # Errors
+    /// See [`ConfigError`]; all mistakes of the file come at once.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let unreadable = |cause| ConfigError::Unreadable { path: path.to_owned(), cause };
+        let not_text = |why| ConfigError::NotText { path: path.to_owned(), why };
+        let mut bytes = Vec::new();
+        let file = File::open(path).map_err(unreadable)?;
+        file.take(FILE_LEN_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+        if u64::try_from(bytes.len()).is_ok_and(|len| len > FILE_LEN_MAX) {
+            return Err(not_text("it is larger than 1 MiB"));
+        }
+        let text = String::from_utf8(bytes).map_err(|_| not_text("it is not UTF-8 text"))?;
+        Self::parse(path, &text)
+    }
+
+    /// Checks the text of a config file; `path` is where it came from.
+    ///
+    /// # Errors
+    /// [`ConfigError::Refused`] with all mistakes.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let refused = |mistakes| ConfigError::Refused { path: path.to_owned(), mistakes };
+        let (mut reader, mut document) = Reader::new(text).map_err(refused)?;
+        let mut table = |heading| reader.table(&mut document, heading);
+        let node = table("[node]").unwrap_or_else(|| Table::absent("[node]"));
+        let wireguard = table("[wireguard]").unwrap_or_else(|| Table::absent("[wireguard]"));
+        let quic = table("[quic]");
+        let routing = table("[routing]").unwrap_or_else(|| Table::absent("[routing]"));
+        let price = table("[price]").unwrap_or_else(|| Table::absent("[price]"));
+        let ledger = table("[ledger]");
+        let peers = reader.tables(&mut document, "[[peer]]");
+        let leaves = reader.tables(&mut document, "[[leaf]]");
+        reader.refuse_rest(document);
+
+        let has_quic = quic.is_some();
+        let has_ledger = ledger.is_some();
+        let node = read_node(&mut reader, node);
+        let wireguard = read_wireguard(&mut reader, wireguard);
+        let quic = quic.map(|table| read_quic(&mut reader, table, wireguard.as_ref()));
+        let routing = read_routing(&mut reader, routing);
+        let price = read_price(&mut reader, price, has_ledger);
+        let ledger = ledger.map(|table| read_ledger(&mut reader, table));
+        let peers: Vec<_> = peers.into_iter().filter_map(|table| read_peer(&mut reader, table, has_quic)).collect();
+        let leaves: Vec<_> = leaves.into_iter().filter_map(|table| read_leaf(&mut reader, table)).collect();
+        check_names(&mut reader, node.as_ref(), &peers, &leaves);
+        check_keys(&mut reader, &peers, &leaves);
+        check_leaf_addresses(&mut reader, &leaves);
+
+        let whole = || {
+            let (peers, peer_places) = peers.into_iter().unzip();
+            let (leaves, leaf_places) = leaves.into_iter().unzip();
+            Some(Self {
+                path: path.to_owned(),
+                node: node?,
+                wireguard: wireguard?,
+                quic: all_or_none(quic)?,
+                routing: routing?,
+                price: price?,
+                ledger: all_or_none(ledger)?,
+                peers,
+                leaves,
+                places: Places { text: text.to_owned(), peers: peer_places, leaves: leaf_places },
+            })
+        };
+        let mistakes = reader.finish();
+        match whole() {
+            Some(config) if mistakes.is_empty() => Ok(config),
+            _ => Err(refused(mistakes)),
+        }
+    }
+
+    /// Checks what depends on the node's own keys: that no neighbour or leaf has them, and that the leaves' addresses
+    /// are ours to give.
+    ///
+    /// # Errors
+    /// [`ConfigError::Refused`] with all mistakes.
+    pub fn check_identity(&self, identity: &Identity) -> Result<(), ConfigError> {
+        let mut reader = Reader::resume(&self.places.text);
+        let own_key = identity.wireguard_key();
+        for (peer, spans) in self.peers.iter().zip(&self.places.peers) {
+            if peer.card.account() == identity.node_id() || peer.card.wireguard() == own_key {
+                reader.mistake(spans.of("card"), "[[peer]] card: this is this router's own card");
+            }
+        }
+        for (leaf, spans) in self.leaves.iter().zip(&self.places.leaves) {
+            if leaf.wireguard_key == own_key {
+                reader.mistake(spans.of("wireguard_key"), "[[leaf]] wireguard_key: this is this router's own key");
+            }
+            for problem in foreign_addresses(&leaf.addresses, &own_key) {
+                reader.mistake(spans.of("addresses"), format!("[[leaf]] addresses: {problem}"));
+            }
+        }
+        let mistakes = reader.finish();
+        if mistakes.is_empty() { Ok(()) } else { Err(ConfigError::Refused { path: self.path.clone(), mistakes }) }
+    }
+}
+
+/// A table that is absent is fine; one that is present but wrong is not.
+fn all_or_none<T>(table: Option<Option<T>>) -> Option<Option<T>> {
+    match table {
+        Some(None) => None,
+        Some(read) => Some(read),
+        None => Some(None),
+    }
+}
+
+fn foreign_addresses(addresses: &[Prefix], own_key: &WireguardKey) -> Vec<String> {
+    let (address, len) = mesh_prefix(own_key);
+    let home = Prefix::new(address, len).expect("a mesh prefix is a /48");
+    let own = mesh_address(own_key);
+    let mut problems = Vec::new();
+    for prefix in addresses {
+        if !home.covers(*prefix) {
+            problems.push(format!("{prefix} is not part of this router's {home}"));
+        } else if prefix.contains(own) {
+            problems.push(format!("{prefix} holds this router's own address {own}"));
+        }
+    }
+    problems
+}
+
+fn read_node(reader: &mut Reader<'_>, mut table: Table<'_>) -> Option<NodeOptions> {
+    let name = reader.option(&mut table, "name", text(name));
+    let key_file = reader.option(&mut table, "key_file", text(absolute_path));
+    let state_dir = reader.option(&mut table, "state_dir", text(absolute_path));
+    let control_socket = reader.option(&mut table, "control_socket", text(socket_path));
+    let tun = reader.option(&mut table, "tun", text(device_name));
+    let mtu = reader.option(&mut table, "mtu", integer(1280..=65000));
+    let announce = reader.option(&mut table, "announce", list(announced_prefix));
+    let log = reader.option(&mut table, "log", text(log_level));
+    reader.refuse_unknown(table);
+    Some(NodeOptions {
+        name: name?,
+        key_file: key_file?,
+        state_dir: state_dir?,
+        control_socket: control_socket?,
+        tun: tun?,
+        mtu: mtu?,
+        announce: announce?,
+        log: log?,
+    })
+}
+
+fn read_wireguard(reader: &mut Reader<'_>, mut table: Table<'_>) -> Option<WireguardOptions> {
+    let listen = reader.option(&mut table, "listen", text(listen_address));
+    reader.refuse_unknown(table);
+    Some(WireguardOptions { listen: listen? })
+}
+
+fn read_quic(
+    reader: &mut Reader<'_>,
+    mut table: Table<'_>,
+    wireguard: Option<&WireguardOptions>,
+) -> Option<QuicOptions> {
+    if !cfg!(feature = "quic") {
+        reader.mistake(&table.start(), "[quic]: this waybill was built without QUIC links");
+    }
+    let listen = reader.option(&mut table, "listen", text(listen_address));
+    let spans = reader.refuse_unknown(table);
+    let listen = listen?;
+    if wireguard.is_some_and(|wireguard| wireguard.listen.port() == listen.port()) {
+        let problem = format!("[quic] listen: port {} is WireGuard's already; give QUIC another", listen.port());
+        reader.mistake(spans.of("listen"), problem);
+    }
+    Some(QuicOptions { listen })
+}
+
+fn read_routing(reader: &mut Reader<'_>, mut table: Table<'_>) -> Option<RoutingOptions> {
+    let seconds = Duration::from_secs;
+    let hello_interval = reader.option(&mut table, "hello_interval", text(|text| interval(text, seconds(60))));
+    let update_interval = reader.option(&mut table, "update_interval", text(|text| interval(text, seconds(600))));
+    reader.refuse_unknown(table);
+    Some(RoutingOptions { hello_interval: hello_interval?, update_interval: update_interval? })
+}
+
+fn read_price(reader: &mut Reader<'_>, mut table: Table<'_>, has_ledger: bool) -> Option<PriceOptions> {
+    let ask = reader.option(&mut table, "ask", text(str::parse::<Amount>));
+    let max = reader.option(&mut table, "max", text(str::parse::<Amount>));
+    let window = reader.option(&mut table, "window", text(window));
+    let spans = reader.refuse_unknown(table);
+    for (key, amount) in [("ask", &ask), ("max", &max)] {
+        if !has_ledger && amount.as_ref().is_some_and(|amount| !amount.is_zero()) {
+            let problem = format!("[price] {key}: without a [ledger] nothing can be paid; add one, or set \"0\"");
+            reader.mistake(spans.of(key), problem);
+        }
+    }
+    Some(PriceOptions { ask: ask?, max: max?, window: window? })
+}
+
+fn read_ledger(reader: &mut Reader<'_>, mut table: Table<'_>) -> Option<LedgerOptions> {
+    if !cfg!(feature = "ledger-host") {
+        reader.mistake(&table.start(), "[ledger]: this waybill was built without the embedded ledger");
+    }
+    let path = reader.option(&mut table, "path", text(absolute_path));
+    let deposit = reader.option(&mut table, "deposit", text(positive_amount));
+    let redeem_at = reader.option(&mut table, "redeem_at", text(positive_amount));
+    reader.refuse_unknown(table);
+    Some(LedgerOptions { path: path?, deposit: deposit?, redeem_at: redeem_at? })
+}
+
+fn read_peer(reader: &mut Reader<'_>, mut table: Table<'_>, has_quic: bool) -> Option<(Peer, Spans)> {
+    let name = reader.option(&mut table, "name", text(name));
+    let card = reader.option(&mut table, "card", text(str::parse::<NodeCard>));
+    let endpoint = reader.option(&mut table, "endpoint", text(str::parse::<Endpoint>));
+    let link = reader.option(&mut table, "link", text(link_kind));
+    let role = reader.option(&mut table, "role", text(role));
+    let cost = reader.option(&mut table, "cost", integer(1..=65534));
+    let spans = reader.refuse_unknown(table);
+    if link == Some(LinkKind::Quic) && !has_quic {
+        reader.mistake(spans.of("link"), "[[peer]] link: \"quic\" needs a [quic] table with `listen`");
+    }
+    Some((Peer { name: name?, card: card?, endpoint, link: link?, role: role?, cost: cost? }, spans))
+}
+
+fn read_leaf(reader: &mut Reader<'_>, mut table: Table<'_>) -> Option<(Leaf, Spans)> {
+    let name = reader.option(&mut table, "name", text(name));
+    let wireguard_key = reader.option(&mut table, "wireguard_key", text(str::parse::<WireguardKey>));
+    let addresses = reader.option(&mut table, "addresses", list(parse_prefix));
+    let endpoint = reader.option(&mut table, "endpoint", text(str::parse::<Endpoint>));
+    let spans = reader.refuse_unknown(table);
+    if addresses.as_ref().is_some_and(Vec::is_empty) {
+        reader.mistake(spans.of("addresses"), "[[leaf]] addresses: a leaf without an address cannot be reached");
+    }
+    Some((Leaf { name: name?, wireguard_key: wireguard_key?, addresses: addresses?, endpoint }, spans))
+}
+
+fn check_names(reader: &mut Reader<'_>, node: Option<&NodeOptions>, peers: &[(Peer, Spans)], leaves: &[(Leaf, Spans)]) {
+    let mut taken: BTreeMap<&str, &str> = node.map(|node| (node.name.as_str(), "this router")).into_iter().collect();
+    let peers = peers.iter().map(|(peer, spans)| (peer.name.as_str(), "[[peer]]", "another peer", spans));
+    let leaves = leaves.iter().map(|(leaf, spans)| (leaf.name.as_str(), "[[leaf]]", "another leaf", spans));
+    for (name, heading, what, spans) in peers.chain(leaves) {
+        if let Some(owner) = taken.get(name) {
+            reader.mistake(spans.of("name"), format!("{heading} name: {owner} is called \"{name}\" already"));
+        }
+        taken.entry(name).or_insert(what);
+    }
+}
+
+fn check_keys(reader: &mut Reader<'_>, peers: &[(Peer, Spans)], leaves: &[(Leaf, Spans)]) {
+    let mut accounts: BTreeMap<NodeId, &str> = BTreeMap::new();
+    let mut keys: BTreeMap<[u8; 32], &str> = BTreeMap::new();
+    for (peer, spans) in peers {
+        let same = accounts.get(&peer.card.account()).or_else(|| keys.get(&peer.card.wireguard().0));
+        if let Some(other) = same {
+            reader.mistake(spans.of("card"), format!("[[peer]] card: \"{other}\" has the same card or key already"));
+        }
+        accounts.entry(peer.card.account()).or_insert(&peer.name);
+        keys.entry(peer.card.wireguard().0).or_insert(&peer.name);
+    }
+    for (leaf, spans) in leaves {
+        if let Some(other) = keys.get(&leaf.wireguard_key.0) {
+            let problem = format!("[[leaf]] wireguard_key: \"{other}\" has the same key already");
+            reader.mistake(spans.of("wireguard_key"), problem);
+        }
+        keys.entry(leaf.wireguard_key.0).or_insert(&leaf.name);
+    }
+}
+
+/// In the order of their first addresses, two prefixes overlap only if one begins inside the one before it that
+/// reaches furthest.
+fn check_leaf_addresses(reader: &mut Reader<'_>, leaves: &[(Leaf, Spans)]) {
+    let mut all: Vec<(Prefix, &str, &Span)> = Vec::new();
+    for (leaf, spans) in leaves {
+        all.extend(leaf.addresses.iter().map(|prefix| (*prefix, leaf.name.as_str(), spans.of("addresses"))));
+    }
+    all.sort_by_key(|(prefix, _, span)| (*prefix, span.start));
+    let mut widest: Option<(Prefix, &str)> = None;
+    for (prefix, name, span) in all {
+        match widest {
+            Some((other, owner)) if other.covers(prefix) => {
+                let problem = format!("[[leaf]] addresses: {prefix} of \"{name}\" overlaps {other} of \"{owner}\"");
+                reader.mistake(span, problem);
+            }
+            _ => widest = Some((prefix, name)),
+        }
+    }
+}
+
+/// A name that is also a DNS label and cannot be mistaken for an id.
+pub(crate) fn name(text: &str) -> Result<String, &'static str> {
+    let fits = (1..=63).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+        && !text.starts_with('-')
+        && !text.starts_with("0x");
+    if fits { Ok(text.to_owned()) } else { Err("this cannot be a name") }
+}
+
+fn absolute_path(text: &str) -> Result<PathBuf, &'static str> {
+    let path = PathBuf::from(text);
+    if text.contains('\0') {
+        Err("a path holds no zero byte")
+    } else if path.is_absolute() {
+        Ok(path)
+    } else {
+        Err("this path does not begin with /")
+    }
+}
+
+fn socket_path(text: &str) -> Result<PathBuf, &'static str> {
+    if text.len() > SOCKET_PATH_LEN_MAX { Err("this path is too long for a socket") } else { absolute_path(text) }
+}
+
+/// What Linux accepts as a device's name (`dev_valid_name`), less what a shell would trip over.
+fn device_name(text: &str) -> Result<String, &'static str> {
+    let fits = (1..=15).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
+        && !text.starts_with(['-', '.']);
+    if fits { Ok(text.to_owned()) } else { Err("this cannot be the name of a device") }
+}
+
+fn listen_address(text: &str) -> Result<SocketAddr, &'static str> {
+    let address: SocketAddr = text.parse().map_err(|_| "this is not an IP address and a port")?;
+    if address.port() == 0 {
+        Err("neighbours need a port that stays the same, 1 to 65535")
+    } else if address.ip().is_multicast() {
+        Err("this is a multicast address")
+    } else {
+        Ok(address)
+    }
+}
+
+fn announced_prefix(text: &str) -> Result<Prefix, String> {
+    let prefix = parse_prefix(text)?;
+    let reserved = [
+        (Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8),
+        (Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10),
+        (Ipv6Addr::LOCALHOST, 128),
+    ];
+    let is_reserved = |(address, len)| Prefix::new(address, len).is_some_and(|reserved| reserved.covers(prefix));
+    if reserved.into_iter().any(is_reserved) { Err(format!("{prefix} cannot be routed")) } else { Ok(prefix) }
+}
+
+fn interval(text: &str, max: Duration) -> Result<Duration, &'static str> {
+    let interval = parse_duration(text)?;
+    if interval.as_millis() < 100 {
+        Err("this is too short")
+    } else if interval > max {
+        Err("this is too long")
+    } else {
+        Ok(interval)
+    }
+}
+
+fn window(text: &str) -> Result<Bytes, &'static str> {
+    let window = parse_bytes(text)?;
+    if window < Bytes::new(1 << 20) {
+        Err("this is too small")
+    } else if window > Bytes::new(64 << 30) {
+        Err("this is too large")
+    } else {
+        Ok(window)
+    }
+}
+
+fn positive_amount(text: &str) -> Result<Amount, &'static str> {
+    let amount: Amount = text.parse()?;
+    if amount.is_zero() { Err("this must be more than nothing") } else { Ok(amount) }
+}
+
+fn log_level(text: &str) -> Result<LogLevel, &'static str> {
+    match text {
+        "error" => Ok(LogLevel::Error),
+        "warn" => Ok(LogLevel::Warn),
+        "info" => Ok(LogLevel::Info),
+        "debug" => Ok(LogLevel::Debug),
+        "trace" => Ok(LogLevel::Trace),
+        _ => Err("this is no log level"),
+    }
+}
+
+fn link_kind(text: &str) -> Result<LinkKind, &'static str> {
+    match text {
+        "wireguard" => Ok(LinkKind::Wireguard),
+        "quic" => Ok(LinkKind::Quic),
+        _ => Err("this is no kind of link"),
+    }
+}
+
+fn role(text: &str) -> Result<Role, &'static str> {
+    match text {
+        "provider" => Ok(Role::Provider),
+        "subscriber" => Ok(Role::Subscriber),
+        "peer" => Ok(Role::Peer),
+        _ => Err("this is no role"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

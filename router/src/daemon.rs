@@ -1,0 +1,290 @@
+//! `waybill up`: one router on a TUN device.
+//!
+//! ```text
+//!   SIGTERM, SIGHUP        control socket
+//!          |                     |
+//!          v                     v
+//!        main task ------> router::Router ------> FIB ------> kernel routes (netlink)
+//! ```
+//!
+//! The kernel sends into the TUN what a route of ours covers, and nothing else: each prefix Babel selects becomes one
+//! kernel route. A default route is not put into the kernel; the Internet is reached through a gateway session.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::Ipv6Addr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use ledger_client::Ledger;
+use metering::{Identity, LedgerDomain, Limits, NodeId, Offer, Price, Tokens};
+use node::Prefix;
+use node::datapath::{Fib, NextHop};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::cli::Failure;
+use crate::config::{Amount, Config, LogLevel};
+use crate::control::{ControlSocket, Request, Response, Unit};
+use crate::netlink::{Netlink, NetlinkError};
+use crate::router::{Links, Money, Router, Setup, StartError};
+use crate::tun::Tun;
+
+/// Decimals of amounts in the config file where no ledger says otherwise; only price 0 makes sense then.
+const DECIMALS_WITHOUT_LEDGER: u8 = 6;
+/// Metric of kernel routes into the mesh: behind the machine's own routes (Linux's default for IPv6 is 1024).
+const ROUTE_METRIC: u32 = 2048;
+
+/// Runs the router until it is told to stop, and leaves nothing behind.
+///
+/// # Errors
+/// What kept it from starting, with the next step.
+pub fn up(config: Config, identity: Identity) -> Result<(), Failure> {
+    start_log(config.node.log);
+    let socket = ControlSocket::bind(&config.node.control_socket)?;
+    let ledger = open_ledger(&config)?;
+    let money = money(&config, ledger.as_deref())?;
+    let tun =
+        Tun::create(&config.node.tun, config.node.mtu).map_err(|error| Failure::new(&error, error.next_step()))?;
+    let local = tun.as_fd().try_clone_to_owned().map_err(|error| Failure::new(error, ""))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
+        Failure::new(format!("cannot start: {error}"), "the system is out of memory or descriptors")
+    })?;
+    runtime.block_on(async {
+        let setup = Setup {
+            name: config.node.name.clone(),
+            identity,
+            state_dir: config.node.state_dir.clone(),
+            mtu: config.node.mtu,
+            announce: config.node.announce.clone(),
+            wireguard: config.wireguard.listen,
+            quic: config.quic.as_ref().map(|quic| quic.listen),
+            routing: config.routing,
+            links: links(&config),
+            money,
+            ledger,
+            local,
+        };
+        let router = Router::start(setup).await?;
+        let kernel = KernelRoutes::new(tun.index(), config.node.mtu, router.address());
+        let kernel = kernel.map_err(|error| Failure::new(&error, error.next_step()));
+        let ended = match kernel {
+            Ok(kernel) => serve(&config, &router, &socket, kernel).await,
+            Err(failure) => Err(failure),
+        };
+        router.stop().await;
+        ended
+    })
+}
+
+/// Answers, follows the table and waits for signals, until it is time to stop.
+async fn serve(
+    config: &Config,
+    router: &Router,
+    socket: &ControlSocket,
+    mut kernel: KernelRoutes,
+) -> Result<(), Failure> {
+    let no_signals = |error: io::Error| Failure::new(format!("cannot receive signals: {error}"), "");
+    let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(no_signals)?;
+    let (orders, mut ordered) = mpsc::channel(1);
+    let asker = router.asker();
+    let answers = socket.serve(move |request| {
+        let (orders, asker) = (orders.clone(), asker.clone());
+        async move {
+            match request {
+                // A full queue means that the same is about to be done.
+                Request::Reload | Request::Shutdown => {
+                    let _begun = orders.try_send(request);
+                    Response::Done
+                }
+                request => asker.ask(request).await,
+            }
+        }
+    });
+    let mut answers = std::pin::pin!(answers);
+    let mut fib = router.fib();
+    tracing::info!(
+        name = %config.node.name,
+        address = %router.address(),
+        tun = %config.node.tun,
+        wireguard = %router.wireguard_addr(),
+        "waybill is up"
+    );
+    kernel.follow(&fib.borrow_and_update().clone());
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => reload(config, router).await,
+            Some(order) = ordered.recv() => match order {
+                Request::Shutdown => break,
+                _ => reload(config, router).await,
+            },
+            Ok(()) = fib.changed() => kernel.follow(&fib.borrow_and_update().clone()),
+            ended = &mut answers => {
+                return ended.map_err(|error| Failure::new(format!("the control socket failed: {error}"), ""));
+            }
+        }
+    }
+    tracing::info!(name = %config.node.name, "waybill stops");
+    Ok(())
+}
+
+/// Reads the file again. A file with mistakes changes nothing; options that need a restart are named.
+async fn reload(running: &Config, router: &Router) {
+    let config = match Config::load(&running.path) {
+        Ok(config) => config,
+        Err(error) => {
+            tracing::error!("the configuration is kept as it was: {error}");
+            return;
+        }
+    };
+    let fixed = [
+        ("[node]", config.node == running.node),
+        ("[wireguard]", config.wireguard == running.wireguard),
+        ("[quic]", config.quic == running.quic),
+        ("[routing]", config.routing == running.routing),
+        ("[price]", config.price == running.price),
+        ("[ledger]", config.ledger == running.ledger),
+    ];
+    for (table, _) in fixed.iter().filter(|(_, same)| !same) {
+        tracing::warn!("{table} has changed: that takes effect at the next start");
+    }
+    router.reload(links(&config)).await;
+}
+
+fn links(config: &Config) -> Links {
+    Links { peers: config.peers.clone(), leaves: config.leaves.clone() }
+}
+
+#[cfg(feature = "ledger-host")]
+fn open_ledger(config: &Config) -> Result<Option<Box<dyn Ledger>>, Failure> {
+    use ledger_client::{Embedded, system_clock};
+
+    let Some(options) = &config.ledger else { return Ok(None) };
+    let ledger = Embedded::open(&options.path, system_clock()).map_err(|error| {
+        let next = "make it with `waybill ledger create`, or correct [ledger] path in the config file";
+        Failure::new(format!("cannot open the ledger: {error}"), next)
+    })?;
+    Ok(Some(Box::new(ledger)))
+}
+
+#[cfg(not(feature = "ledger-host"))]
+fn open_ledger(config: &Config) -> Result<Option<Box<dyn Ledger>>, Failure> {
+    match &config.ledger {
+        None => Ok(None),
+        Some(_) => Err(Failure::new("this build cannot host a ledger", "leave [ledger] out of the config file")),
+    }
+}
+
+fn money(config: &Config, ledger: Option<&dyn Ledger>) -> Result<Money, Failure> {
+    let (unit, domain) = match ledger {
+        Some(ledger) => {
+            let genesis = ledger.genesis();
+            (Unit { symbol: genesis.symbol().to_owned(), decimals: genesis.decimals() }, genesis.domain())
+        }
+        None => (
+            Unit { symbol: String::new(), decimals: DECIMALS_WITHOUT_LEDGER },
+            LedgerDomain { chain_id: 0, contract: NodeId([0; 20]) },
+        ),
+    };
+    let tokens = |option: &str, amount: &Amount| -> Result<Tokens, Failure> {
+        amount
+            .in_base_units(unit.decimals)
+            .map_err(|error| Failure::new(format!("{option} in {}: {error}", config.path.display()), ""))
+    };
+    let price = |option: &str, amount: &Amount| -> Result<Price, Failure> {
+        let tokens = tokens(option, amount)?;
+        let price = u64::try_from(tokens.get())
+            .map_err(|_| Failure::new(format!("{option} in {} is too large", config.path.display()), ""))?;
+        Ok(Price::new(price))
+    };
+    let ask = price("ask in [price]", &config.price.ask)?;
+    let (deposit, redeem_at) = match &config.ledger {
+        Some(ledger) => {
+            (tokens("deposit in [ledger]", &ledger.deposit)?, tokens("redeem_at in [ledger]", &ledger.redeem_at)?)
+        }
+        None => (Tokens::ZERO, Tokens::ZERO),
+    };
+    Ok(Money {
+        offer: Offer {
+            price_up: ask,
+            price_down: ask,
+            window: config.price.window,
+            loss_allowance_ppm: Offer::DEFAULT_LOSS_ALLOWANCE_PPM,
+        },
+        limits: Limits { max_price: price("max in [price]", &config.price.max)? },
+        unit,
+        domain,
+        deposit,
+        redeem_at,
+    })
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        let next = match &error {
+            StartError::WireGuard { .. } => "is another program using the port? set another listen in [wireguard]",
+            #[cfg(feature = "quic")]
+            StartError::Quic(_) => "is another program using the port? set another listen in [quic]",
+            StartError::Journal(error) => return Self::new(error, error.next_step()),
+            StartError::StateDir { .. } => "set a state_dir in [node] that this user may make",
+            StartError::Worker(_) => "the system is out of memory or descriptors",
+            StartError::TooManyLinks { .. } => "take some [[peer]] or [[leaf]] tables out of the config file",
+        };
+        Self::new(&error, next)
+    }
+}
+
+fn start_log(level: LogLevel) {
+    let level = match level {
+        LogLevel::Error => tracing::Level::ERROR,
+        LogLevel::Warn => tracing::Level::WARN,
+        LogLevel::Info => tracing::Level::INFO,
+        LogLevel::Debug => tracing::Level::DEBUG,
+        LogLevel::Trace => tracing::Level::TRACE,
+    };
+    // A second start in one process keeps the first one's log.
+    let _kept = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).with_ansi(false).try_init();
+}
+
+/// The kernel's routes into the TUN: what the table sends over links.
+struct KernelRoutes {
+    netlink: Netlink,
+    index: u32,
+    installed: BTreeSet<Prefix>,
+}
+
+impl KernelRoutes {
+    fn new(index: u32, mtu: u16, address: Ipv6Addr) -> Result<Self, NetlinkError> {
+        let mut netlink = Netlink::open()?;
+        netlink.add_address(index, address, 128)?;
+        netlink.set_up(index, mtu.into())?;
+        Ok(Self { netlink, index, installed: BTreeSet::new() })
+    }
+
+    /// Brings the kernel's routes to the table's. What the kernel refuses is tried again with the next table.
+    fn follow(&mut self, fib: &Arc<Fib>) {
+        let over_links =
+            fib.routes().filter(|(prefix, next_hop)| matches!(next_hop, NextHop::Link(_)) && prefix.len() > 0);
+        let wanted: BTreeSet<Prefix> = over_links.map(|(prefix, _)| prefix).collect();
+        for prefix in self.installed.difference(&wanted).copied().collect::<Vec<_>>() {
+            match self.netlink.delete_route(prefix.addr(), prefix.len(), self.index, ROUTE_METRIC) {
+                Ok(()) => {
+                    self.installed.remove(&prefix);
+                }
+                Err(error) => tracing::warn!(%error, "a kernel route was not removed"),
+            }
+        }
+        for prefix in wanted.difference(&self.installed).copied().collect::<Vec<_>>() {
+            match self.netlink.add_route(prefix.addr(), prefix.len(), self.index, ROUTE_METRIC) {
+                Ok(()) => {
+                    self.installed.insert(prefix);
+                }
+                Err(error) => tracing::warn!(%error, "a kernel route was not added"),
+            }
+        }
+    }
+}

@@ -1,0 +1,896 @@
+//! The journal: what a node must not forget, in SQLite.
+//!
+//! The rules (and what breaks without them) in short: a payer's ceiling is durable before the receipt below it leaves;
+//! a receipt is durable before credit is built on it; the boot counter is durable before a boot's first packet. A
+//! commit returns when that is so. Power may fail at any moment, the file may be damaged by any cause, and the disk may
+//! be full: none of that stops the node from starting with all that can still be proven.
+//!
+//! Files, all beside each other: `NAME` and `NAME-wal` (SQLite's), `NAME.lock` (one daemon at a time),
+//! `NAME.anchor-a`, `NAME.anchor-b` (the ceilings once more), `NAME.damaged-1` (what was set aside) and, for a moment while a
+//! journal is begun, `NAME.new`.
+
+mod anchor;
+mod files;
+mod state;
+mod store;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use metering::{Bytes, ChannelId, LedgerDomain, NodeId, Receipt, Tokens};
+use rusqlite::Connection;
+
+use anchor::{Anchor, AnchorFiles};
+use files::{io_error, lock_of};
+use state::{BOOT, Row, State, VERSION};
+use store::Found;
+
+/// How many channels, and how many neighbours, one journal remembers: far more than a router meets, and a bound on
+/// what a damaged or hostile file can make us hold in memory.
+const CHANNELS_MAX: usize = 16_384;
+
+/// What a node must not forget. Begin with [`Journal::open`], then [`Journal::next_boot`] before the first packet;
+/// from then on [`Journal::commit`], and act on a record only after it returned.
+///
+/// What was committed is also held in memory: the questions cost nothing and cannot fail.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    domain: LedgerDomain,
+    connection: Connection,
+    anchors: AnchorFiles,
+    state: State,
+    /// Held for its lock.
+    _lock: File,
+}
+
+/// What [`Journal::open`] found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Opened {
+    /// No journal; one was begun. It holds what an anchor still knew, which on a new node is nothing.
+    Fresh,
+    /// The journal, whole.
+    Restored,
+    /// A file that is no whole journal. It was renamed, and a new journal begun with all rows of the old one that
+    /// could still be proven and with the ceilings of the newest anchor. What is missing the neighbours and the ledger
+    /// know.
+    SetAside {
+        /// Where the damaged file is.
+        to: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// One thing to remember. Amounts and counts only grow: a lower one changes nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// As payer: no receipt above this amount has been or will be signed on the channel.
+    Ceiling {
+        /// The channel we pay on.
+        channel: ChannelId,
+        /// The ceiling.
+        amount: Tokens,
+    },
+    /// As payee: the best receipt of its channel.
+    Held {
+        /// The receipt.
+        receipt: Receipt,
+    },
+    /// All that was ever billed between us and a neighbour.
+    Totals {
+        /// The neighbour.
+        peer: NodeId,
+        /// From us to it.
+        sent: Bytes,
+        /// From it to us.
+        received: Bytes,
+    },
+    /// As payee: what the ledger has credited on a channel so far.
+    Redeemed {
+        /// The channel.
+        channel: ChannelId,
+        /// The amount, cumulative.
+        amount: Tokens,
+    },
+    /// Babel's own sequence number; the newest counts, for it wraps around (RFC 8966, section 3.2.1).
+    Seqno {
+        /// The number.
+        seqno: u16,
+    },
+}
+
+/// Billed bytes between us and one neighbour.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// From us to the neighbour.
+    pub sent: Bytes,
+    /// From the neighbour to us.
+    pub received: Bytes,
+}
+
+/// Why the journal cannot be opened or written.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// Another process has it open.
+    #[error("the journal {path} is in use by another process")]
+    Locked {
+        /// The journal.
+        path: PathBuf,
+    },
+    /// There is no room. Nothing was half written, and the journal works again when there is room.
+    #[error("cannot {action} the journal {path}: the disk is full")]
+    DiskFull {
+        /// What was being done.
+        action: &'static str,
+        /// The journal.
+        path: PathBuf,
+    },
+    /// It holds the channels of another ledger.
+    #[error("the journal {path} belongs to another ledger: {found}, where the configuration says {wanted}")]
+    OtherLedger {
+        /// The journal, or its anchor.
+        path: PathBuf,
+        /// The ledger it was begun for.
+        found: String,
+        /// The ledger it was opened for.
+        wanted: String,
+    },
+    /// A newer program wrote it.
+    #[error("the journal {path} is of version {version}; this program knows version {VERSION}")]
+    Newer {
+        /// The journal.
+        path: PathBuf,
+        /// Its version.
+        version: u16,
+    },
+    /// Its place is taken by something that is not a regular file.
+    #[error("the journal {path} is not a file")]
+    NotAFile {
+        /// The journal.
+        path: PathBuf,
+    },
+    /// SQLite would not keep its promises here.
+    #[error("cannot use the journal {path}: {pragma} is {got}, and must be {wanted}")]
+    Unsafe {
+        /// The journal.
+        path: PathBuf,
+        /// The setting.
+        pragma: &'static str,
+        /// What makes it safe.
+        wanted: String,
+        /// What it is.
+        got: String,
+    },
+    /// More channels or neighbours than one journal remembers.
+    #[error("the journal {path} is full: it remembers {CHANNELS_MAX} channels")]
+    TooManyChannels {
+        /// The journal.
+        path: PathBuf,
+    },
+    /// It was damaged while open. The next start sets it aside.
+    #[error("the journal {path} is damaged: {why}")]
+    Damaged {
+        /// The journal.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A file could not be read or written.
+    #[error("cannot {action} {path}: {source}")]
+    Io {
+        /// What was being done.
+        action: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// SQLite failed in another way.
+    #[error("cannot {action} the journal {path}: {source}")]
+    Sqlite {
+        /// What was being done.
+        action: &'static str,
+        /// The journal.
+        path: PathBuf,
+        /// SQLite's answer.
+        source: rusqlite::Error,
+    },
+}
+
+impl JournalError {
+    /// What the person at the keyboard can do about it: one or two lines, to print below the error.
+    #[must_use]
+    pub fn next_step(&self) -> String {
+        match self {
+            Self::Locked { path } => {
+                format!(
+                    "another waybill is running with it: stop that one; `fuser {}` names it",
+                    lock_of(path).display()
+                )
+            }
+            Self::DiskFull { path, .. } => format!(
+                "make room on the disk of {}; until then packets are routed, but nothing is carried on credit",
+                path.display()
+            ),
+            Self::OtherLedger { path, .. } => format!(
+                "if you changed communities on purpose, move {0} and its neighbours {0}.* away and keep them: its \
+                 receipts are money there; otherwise correct the configuration",
+                path.display()
+            ),
+            Self::Newer { .. } => "install the version of waybill that wrote it, or a newer one".to_owned(),
+            Self::NotAFile { path } => format!("move {} out of the way, or name another journal", path.display()),
+            Self::Unsafe { .. } => "put the journal on a local disk: ext4, f2fs, ubifs and jffs2 are fine".to_owned(),
+            Self::TooManyChannels { path } => {
+                format!("redeem what is held, then move {} away and start again", path.display())
+            }
+            Self::Damaged { .. } => "restart waybill: it keeps the damaged file and begins a new journal".to_owned(),
+            Self::Io { path, source, .. } => io_next_step(path, source),
+            Self::Sqlite { .. } => "this is unexpected; `dmesg` may tell of a failing disk".to_owned(),
+        }
+    }
+}
+
+fn io_next_step(path: &Path, source: &io::Error) -> String {
+    let directory = path.parent().unwrap_or(path).display();
+    if source.kind() == io::ErrorKind::NotFound {
+        format!("make its directory: `mkdir -p {directory}`")
+    } else if source.kind() == io::ErrorKind::PermissionDenied {
+        format!("the router must own {directory} and all in it; `ls -la {directory}` shows who does")
+    } else if source.kind() == io::ErrorKind::ReadOnlyFilesystem {
+        format!("{directory} is mounted read-only: name a journal on a disk that can be written")
+    } else {
+        "this is unexpected; `dmesg` may tell of a failing disk".to_owned()
+    }
+}
+
+impl Journal {
+    /// Opens the journal at `path`, or begins one, for the channels of one ledger. The directory must exist.
+    ///
+    /// # Errors
+    /// Only what a person has to look at; a damaged file is none of these.
+    pub fn open(path: &Path, domain: &LedgerDomain) -> Result<(Self, Opened), JournalError> {
+        let lock = files::take_lock(path)?;
+        files::finish_replacement(path)?;
+        let (anchors, anchor) = AnchorFiles::open(path);
+        if let Some(anchor) = &anchor {
+            store::refuse_other_ledger(path, &anchor.domain, domain)?;
+        }
+        let (connection, state, opened) = match store::find(path, domain)? {
+            Some(Found { connection, state, fault: None }) => {
+                let state = state.with_anchor(anchor.as_ref());
+                (connection, state, Opened::Restored)
+            }
+            found => rebuild(path, domain, found, anchor.as_ref())?,
+        };
+        store::make_safe(path, &connection)?;
+        let journal = Self { path: path.to_owned(), domain: *domain, connection, anchors, state, _lock: lock };
+        Ok((journal, opened))
+    }
+
+    /// Counts one boot, durably, and says which it is; the first is 1. Comes before the first packet of a boot.
+    ///
+    /// # Errors
+    /// As [`Journal::commit`]; the count may then have gone up all the same, and that does no harm.
+    pub fn next_boot(&mut self) -> Result<u64, JournalError> {
+        let boot = self.state.boot.saturating_add(1);
+        self.write_anchor(boot, self.state.ceilings.clone())?;
+        self.write_rows(&[Row::new(BOOT, &[], &boot.to_be_bytes())])?;
+        self.state.boot = boot;
+        Ok(boot)
+    }
+
+    /// Makes records durable, all or none. What says nothing new costs nothing.
+    ///
+    /// # Errors
+    /// None of the records counts, in memory or on disk; but a ceiling may have been raised on disk alone, which binds
+    /// nobody.
+    pub fn commit(&mut self, records: &[Record]) -> Result<(), JournalError> {
+        let mut next = self.state.clone();
+        let mut rows = BTreeMap::new();
+        for record in records {
+            if next.learn(record) {
+                let row = next.row(record);
+                rows.insert((row.kind, row.key.clone()), row);
+            }
+        }
+        if rows.is_empty() {
+            return Ok(());
+        }
+        if next.entries_max() > CHANNELS_MAX {
+            return Err(JournalError::TooManyChannels { path: self.path.clone() });
+        }
+        if next.ceilings != self.state.ceilings {
+            self.write_anchor(next.boot, next.ceilings.clone())?;
+        }
+        self.write_rows(&rows.into_values().collect::<Vec<_>>())?;
+        self.state = next;
+        Ok(())
+    }
+
+    /// Up to which amount receipts may have been signed on a channel; zero where none were.
+    #[must_use]
+    pub fn ceiling(&self, channel: &ChannelId) -> Tokens {
+        self.state.ceilings.get(channel).copied().unwrap_or(Tokens::ZERO)
+    }
+
+    /// The ceilings of all channels we pay on.
+    pub fn ceilings(&self) -> impl Iterator<Item = (ChannelId, Tokens)> + '_ {
+        self.state.ceilings.iter().map(|(channel, amount)| (*channel, *amount))
+    }
+
+    /// The best receipt of each channel that pays us.
+    pub fn held(&self) -> impl Iterator<Item = &Receipt> {
+        self.state.held.values()
+    }
+
+    /// The best receipt of one channel that pays us.
+    #[must_use]
+    pub fn held_on(&self, channel: &ChannelId) -> Option<&Receipt> {
+        self.state.held.get(channel)
+    }
+
+    /// What the ledger has credited on a channel so far, as far as we saw.
+    #[must_use]
+    pub fn redeemed(&self, channel: &ChannelId) -> Tokens {
+        self.state.redeemed.get(channel).copied().unwrap_or(Tokens::ZERO)
+    }
+
+    /// Billed bytes, by neighbour.
+    pub fn totals(&self) -> impl Iterator<Item = (NodeId, Totals)> + '_ {
+        self.state.totals.iter().map(|(peer, totals)| (*peer, *totals))
+    }
+
+    /// Babel's own sequence number, if one was recorded.
+    #[must_use]
+    pub fn seqno(&self) -> Option<u16> {
+        self.state.seqno
+    }
+
+    /// The boot that [`Journal::next_boot`] last counted; zero before the first.
+    #[must_use]
+    pub fn boot(&self) -> u64 {
+        self.state.boot
+    }
+
+    fn write_anchor(&mut self, boot: u64, ceilings: BTreeMap<ChannelId, Tokens>) -> Result<(), JournalError> {
+        let anchor = Anchor { domain: self.domain, boot, ceilings };
+        self.anchors.write(&anchor).map_err(|(path, source)| io_error("write", &path, source))
+    }
+
+    fn write_rows(&mut self, rows: &[Row]) -> Result<(), JournalError> {
+        store::insert(&mut self.connection, &self.domain, rows)
+            .map_err(|error| store::Fault::from_sqlite("write", &self.path, error).into_error(&self.path))
+    }
+}
+
+/// Begins a journal with all that is known from what was found and from the anchor.
+fn rebuild(
+    path: &Path,
+    domain: &LedgerDomain,
+    found: Option<Found>,
+    anchor: Option<&Anchor>,
+) -> Result<(Connection, State, Opened), JournalError> {
+    let (salvaged, why) = store::salvage(found);
+    let state = salvaged.with_anchor(anchor);
+    let opened = match (store::replace(path, domain, &state)?, why) {
+        (Some(to), Some(why)) if anchor.is_some() => Opened::SetAside { to, why },
+        (Some(to), Some(why)) => {
+            let why = format!("{why}; no anchor can be read, so ceilings may be missing");
+            Opened::SetAside { to, why }
+        }
+        _ => Opened::Fresh,
+    };
+    Ok((store::connect(path)?, state, opened))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::files::beside;
+    use super::state::{HELD, JOURNAL, channel_to_bytes, heading, seal};
+    use super::store::{UPSERT, uri};
+    use super::*;
+    use crate::netlink::rerun_in_namespace;
+    use metering::{Identity, Seed};
+    use std::ffi::OsString;
+    use std::fs;
+    use std::io::{BufRead, BufReader, Write};
+    use std::os::unix::fs::PermissionsExt;
+    use std::process::{Command, Stdio};
+    use std::time::Duration;
+    use tempfile::TempDir;
+
+    const DOMAIN: LedgerDomain = LedgerDomain { chain_id: 0, contract: NodeId([0xee; 20]) };
+
+    fn us() -> Identity {
+        Identity::new(&Seed::from_bytes([1; 32]))
+    }
+
+    fn neighbour(n: u8) -> Identity {
+        Identity::new(&Seed::from_bytes([n; 32]))
+    }
+
+    fn tokens(amount: u64) -> Tokens {
+        Tokens::new(amount.into()).unwrap()
+    }
+
+    /// The channel on which we pay neighbour `n`.
+    fn paid(n: u8) -> ChannelId {
+        ChannelId { payer: us().node_id(), payee: neighbour(n).node_id(), nonce: 1 }
+    }
+
+    /// The channel on which neighbour `n` pays us.
+    fn earned(n: u8) -> ChannelId {
+        ChannelId { payer: neighbour(n).node_id(), payee: us().node_id(), nonce: 1 }
+    }
+
+    fn receipt(n: u8, amount: u64) -> Receipt {
+        Receipt::sign(neighbour(n).account(), &DOMAIN, earned(n), tokens(amount), [n; 32])
+    }
+
+    fn ceiling(n: u8, amount: u64) -> Record {
+        Record::Ceiling { channel: paid(n), amount: tokens(amount) }
+    }
+
+    fn held(n: u8, amount: u64) -> Record {
+        Record::Held { receipt: receipt(n, amount) }
+    }
+
+    fn totals(n: u8, sent: u64, received: u64) -> Record {
+        Record::Totals { peer: neighbour(n).node_id(), sent: Bytes::new(sent), received: Bytes::new(received) }
+    }
+
+    fn some_of_everything() -> Vec<Record> {
+        let redeemed = Record::Redeemed { channel: earned(2), amount: tokens(150) };
+        let mut records = vec![redeemed, Record::Seqno { seqno: 65_535 }];
+        for n in 2..6 {
+            records.extend([ceiling(n, 1000), held(n, 200), totals(n, 10, 20)]);
+        }
+        records
+    }
+
+    fn open(path: &Path) -> (Journal, Opened) {
+        Journal::open(path, &DOMAIN).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// A directory in memory where there is one: thousands of flushes cost nothing there.
+    fn directory() -> TempDir {
+        tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+    }
+
+    /// A closed journal in its second boot that knows some of everything.
+    fn written() -> (TempDir, PathBuf, State) {
+        let directory = directory();
+        let path = directory.path().join("journal.db");
+        let (mut journal, opened) = open(&path);
+        assert_eq!(opened, Opened::Fresh);
+        journal.next_boot().unwrap();
+        journal.next_boot().unwrap();
+        journal.commit(&some_of_everything()).unwrap();
+        let state = journal.state.clone();
+        drop(journal);
+        (directory, path, state)
+    }
+
+    /// What must hold whatever happened to the file.
+    fn assert_nothing_is_made_up(journal: &Journal, before: &State) {
+        assert_eq!(journal.state.ceilings, before.ceilings, "the anchors know the ceilings");
+        assert_eq!(journal.state.boot, before.boot, "the anchors know the boot");
+        assert!(journal.held().all(|receipt| before.held.get(&receipt.channel()) == Some(receipt)));
+        assert!(journal.redeemed(&earned(2)) <= tokens(150));
+        assert!(journal.totals().all(|(peer, totals)| before.totals.get(&peer) == Some(&totals)));
+    }
+
+    fn files_of(directory: &Path) -> BTreeMap<OsString, Vec<u8>> {
+        let entries = fs::read_dir(directory).unwrap().map(Result::unwrap);
+        entries.map(|entry| (entry.file_name(), fs::read(entry.path()).unwrap())).collect()
+    }
+
+    fn put_files(directory: &Path, files: &BTreeMap<OsString, Vec<u8>>) {
+        for entry in fs::read_dir(directory).unwrap() {
+            fs::remove_file(entry.unwrap().path()).unwrap();
+        }
+        for (name, content) in files {
+            fs::write(directory.join(name), content).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_was_committed_is_there_after_reopening() {
+        let (_directory, path, before) = written();
+        let (mut journal, opened) = open(&path);
+        assert_eq!(opened, Opened::Restored);
+        assert_eq!(journal.state, before);
+        assert_eq!(journal.ceiling(&paid(2)), tokens(1000));
+        assert_eq!(journal.ceiling(&paid(9)), Tokens::ZERO);
+        assert_eq!(journal.held_on(&earned(3)), Some(&receipt(3, 200)));
+        assert_eq!(journal.redeemed(&earned(2)), tokens(150));
+        assert_eq!(journal.totals().count(), 4);
+        assert_eq!(journal.seqno(), Some(65_535));
+        assert_eq!((journal.boot(), journal.next_boot().unwrap()), (2, 3));
+    }
+
+    #[test]
+    fn a_lower_amount_never_replaces_a_higher_one() {
+        let (_directory, path, _) = written();
+        let (mut journal, _) = open(&path);
+        let records = [
+            ceiling(2, 999),
+            held(2, 199),
+            totals(2, 11, 19),
+            ceiling(3, 3000),
+            ceiling(3, 2000),
+            Record::Redeemed { channel: earned(2), amount: tokens(1) },
+            Record::Seqno { seqno: 3 },
+        ];
+        journal.commit(&records).unwrap();
+        drop(journal);
+        let (journal, _) = open(&path);
+        assert_eq!((journal.ceiling(&paid(2)), journal.ceiling(&paid(3))), (tokens(1000), tokens(3000)));
+        assert_eq!(journal.held_on(&earned(2)).unwrap().amount(), tokens(200));
+        assert_eq!(journal.redeemed(&earned(2)), tokens(150));
+        let (_, totals) = journal.totals().find(|(peer, _)| *peer == neighbour(2).node_id()).unwrap();
+        assert_eq!(totals, Totals { sent: Bytes::new(11), received: Bytes::new(20) });
+        assert_eq!(journal.seqno(), Some(3), "the sequence number wraps around");
+    }
+
+    #[test]
+    fn what_is_no_news_is_not_written() {
+        let (directory, path, _) = written();
+        let (mut journal, _) = open(&path);
+        journal.commit(&[totals(2, 50, 50)]).unwrap();
+        let before = files_of(directory.path());
+        journal.commit(&some_of_everything()).unwrap();
+        journal.commit(&[]).unwrap();
+        assert_eq!(files_of(directory.path()), before);
+    }
+
+    #[test]
+    fn the_files_are_the_owners_alone_and_padded_against_torn_sectors() {
+        let (directory, path, _) = written();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        let (mut journal, _) = open(&path);
+        journal.commit(&[totals(2, 50, 50)]).unwrap();
+        for entry in fs::read_dir(directory.path()).unwrap() {
+            let entry = entry.unwrap();
+            assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{}", entry.path().display());
+        }
+        // One page changed. SQLite repeats its frame up to the next sector of 4,096 bytes, because of psow=0.
+        let log = fs::metadata(beside(&path, "-wal")).unwrap().len();
+        assert!(log >= 4096, "the log has {log} bytes");
+        assert!(!beside(&path, "-shm").exists(), "no shared memory");
+    }
+
+    #[test]
+    fn random_bytes_are_set_aside_and_kept() {
+        let (_directory, path, before) = written();
+        for round in 0..20 {
+            let mut rng = fastrand::Rng::with_seed(round);
+            let mut noise = vec![0; rng.usize(1..9000)];
+            rng.fill(&mut noise);
+            if round % 2 == 0 && noise.len() > 100 {
+                noise[..16].copy_from_slice(b"SQLite format 3\0");
+            }
+            fs::write(&path, &noise).unwrap();
+            let (journal, opened) = open(&path);
+            let Opened::SetAside { to, .. } = opened else { panic!("{opened:?}") };
+            assert_eq!(fs::read(&to).unwrap(), noise);
+            assert_eq!(to, beside(&path, &format!(".damaged-{}", round + 1)));
+            assert_nothing_is_made_up(&journal, &before);
+            assert_eq!(journal.held().count(), 0);
+        }
+    }
+
+    #[test]
+    fn a_cut_file_is_set_aside_at_every_page() {
+        let (directory, _, before) = written();
+        let files = files_of(directory.path());
+        let whole = &files[&OsString::from("journal.db")];
+        assert!(whole.len() > 3 * 1024);
+        for len in (0..whole.len()).step_by(1024) {
+            let scratch = self::directory();
+            let path = scratch.path().join("journal.db");
+            put_files(scratch.path(), &files);
+            fs::write(&path, &whole[..len]).unwrap();
+            let (mut journal, opened) = open(&path);
+            assert!(matches!(opened, Opened::SetAside { .. }), "{len}: {opened:?}");
+            assert_nothing_is_made_up(&journal, &before);
+            journal.commit(&some_of_everything()).unwrap();
+            assert_eq!(journal.state, before);
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_never_makes_anything_up() {
+        let (directory, path, before) = written();
+        let files = files_of(directory.path());
+        let len = files[&OsString::from("journal.db")].len();
+        let mut rng = fastrand::Rng::with_seed(1);
+        let header = 0..100 * 8;
+        let anywhere: Vec<_> = (0..1000).map(|_| rng.usize(..len * 8)).collect();
+        let mut set_aside = 0;
+        for bit in header.chain(anywhere) {
+            put_files(directory.path(), &files);
+            let mut bytes = files[&OsString::from("journal.db")].clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            fs::write(&path, &bytes).unwrap();
+            let (journal, opened) = open(&path);
+            assert_nothing_is_made_up(&journal, &before);
+            match opened {
+                Opened::SetAside { to, .. } => {
+                    assert_eq!(fs::read(to).unwrap(), bytes, "it is kept as it was found");
+                    set_aside += 1;
+                }
+                Opened::Restored => assert_eq!(journal.state, before, "bit {bit}"),
+                Opened::Fresh => panic!("bit {bit}"),
+            }
+        }
+        assert!(set_aside > 500, "{set_aside}");
+    }
+
+    #[test]
+    fn a_damaged_log_never_makes_anything_up() {
+        let (directory, path, _) = written();
+        let (mut journal, _) = open(&path);
+        let all: Vec<_> = (2..6).flat_map(|n| [ceiling(n, 5000), totals(n, 100, 200)]).collect();
+        journal.commit(&all).unwrap();
+        // The power fails: the files as they are, the log not yet folded in.
+        let before = journal.state.clone();
+        let files = files_of(directory.path());
+        drop(journal);
+        let log = OsString::from("journal.db-wal");
+        let whole = &files[&log];
+        assert!(!whole.is_empty());
+
+        put_files(directory.path(), &files);
+        assert_eq!(open(&path).0.state, before);
+
+        let mut rng = fastrand::Rng::with_seed(2);
+        for _ in 0..1000 {
+            let mut bytes = whole.clone();
+            if rng.bool() {
+                bytes.truncate(rng.usize(..whole.len()));
+            } else {
+                bytes[rng.usize(..whole.len())] ^= 1 << rng.u8(..8);
+            }
+            put_files(directory.path(), &files);
+            fs::write(directory.path().join(&log), &bytes).unwrap();
+            let (journal, opened) = open(&path);
+            assert!(matches!(opened, Opened::Restored | Opened::SetAside { .. }), "{opened:?}");
+            assert_eq!(journal.state.ceilings, before.ceilings);
+            assert!(journal.held().all(|receipt| before.held.get(&receipt.channel()) == Some(receipt)));
+            let known = |totals: Totals| totals.sent == Bytes::new(10) || totals.sent == Bytes::new(100);
+            assert!(journal.totals().all(|(_, totals)| known(totals)));
+        }
+    }
+
+    #[test]
+    fn rows_that_can_be_proven_survive_a_damaged_one() {
+        let (_directory, path, before) = written();
+        // Someone grants itself a receipt, and the file is a perfect database all the same.
+        let database = Connection::open(&path).unwrap();
+        let value = receipt(2, 9_000_000).encode();
+        let key = channel_to_bytes(&earned(2));
+        let forged = [value.as_slice(), &[0]].concat();
+        let sealed = seal(Some(&DOMAIN), HELD, &key, &forged);
+        database.execute(UPSERT, (HELD, key, forged, sealed)).unwrap();
+        let changed = "UPDATE record SET value = zeroblob(12) WHERE kind = 'ceiling'";
+        assert_eq!(database.execute(changed, []).unwrap(), 4);
+        database.close().unwrap();
+
+        let (journal, opened) = open(&path);
+        let Opened::SetAside { why, .. } = opened else { panic!("{opened:?}") };
+        assert_eq!(why, "5 of its rows are damaged");
+        assert_nothing_is_made_up(&journal, &before);
+        assert_eq!(journal.held().count(), 3);
+        drop(journal);
+        let (journal, opened) = open(&path);
+        assert_eq!((opened, journal.held().count()), (Opened::Restored, 3));
+    }
+
+    #[test]
+    fn foreign_databases_are_set_aside_and_other_ledgers_and_newer_versions_refused() {
+        let (_directory, path, before) = written();
+        let other = LedgerDomain { chain_id: 1, ..DOMAIN };
+        let error = Journal::open(&path, &other).unwrap_err();
+        assert!(matches!(error, JournalError::OtherLedger { .. }), "{error}");
+        assert!(error.next_step().contains("move"));
+        fs::remove_file(beside(&path, ".anchor-a")).unwrap();
+        fs::remove_file(beside(&path, ".anchor-b")).unwrap();
+        let error = Journal::open(&path, &other).unwrap_err();
+        assert!(matches!(error, JournalError::OtherLedger { .. }), "{error}");
+        assert_eq!(open(&path).0.state, before, "a look with the wrong configuration changes nothing");
+
+        let mut newer = heading(&DOMAIN);
+        newer[1] = 2;
+        let database = Connection::open(&path).unwrap();
+        database.execute(UPSERT, (JOURNAL, [0_u8; 0], &newer, seal(None, JOURNAL, &[], &newer))).unwrap();
+        database.close().unwrap();
+        let error = Journal::open(&path, &DOMAIN).unwrap_err();
+        assert!(matches!(error, JournalError::Newer { version: 2, .. }), "{error}");
+
+        fs::remove_file(&path).unwrap();
+        let database = Connection::open(&path).unwrap();
+        database.execute_batch("CREATE TABLE song (title TEXT)").unwrap();
+        database.close().unwrap();
+        let (_, opened) = open(&path);
+        let Opened::SetAside { why, .. } = opened else { panic!("{opened:?}") };
+        assert_eq!(why, "it is not a journal; no anchor can be read, so ceilings may be missing");
+    }
+
+    #[test]
+    fn a_lost_journal_begins_with_the_ceilings_of_its_anchor() {
+        let (_directory, path, before) = written();
+        fs::remove_file(&path).unwrap();
+        let (journal, opened) = open(&path);
+        assert_eq!(opened, Opened::Fresh);
+        assert_nothing_is_made_up(&journal, &before);
+    }
+
+    #[test]
+    fn a_replacement_cut_short_is_completed() {
+        let (directory, path, before) = written();
+        let new = beside(&path, ".new");
+        let files = files_of(directory.path());
+
+        // The old file was renamed, its log and the new file not yet.
+        fs::rename(&path, &new).unwrap();
+        fs::write(beside(&path, "-wal"), [7; 5000]).unwrap();
+        let (journal, opened) = open(&path);
+        assert_eq!((opened, &journal.state), (Opened::Restored, &before));
+        assert!(directory.path().join("journal.db.damaged-1-wal").exists());
+        drop(journal);
+
+        // The new file is half written, the old one still there.
+        put_files(directory.path(), &files);
+        fs::write(&new, b"half").unwrap();
+        fs::write(beside(&new, "-journal"), b"half").unwrap();
+        assert_eq!(open(&path).1, Opened::Restored);
+
+        // The very first start was cut short.
+        fs::remove_file(&path).unwrap();
+        fs::write(&new, b"half").unwrap();
+        fs::write(beside(&new, "-journal"), b"half").unwrap();
+        assert_eq!(open(&path).1, Opened::Fresh);
+        assert!(!new.exists());
+    }
+
+    #[test]
+    fn errors_name_the_next_step() {
+        let (directory, path, _) = written();
+        let (journal, _) = open(&path);
+        let error = Journal::open(&path, &DOMAIN).unwrap_err();
+        assert!(matches!(error, JournalError::Locked { .. }), "{error}");
+        assert!(error.next_step().contains("another waybill is running"));
+        drop(journal);
+
+        let error = Journal::open(&directory.path().join("none/journal.db"), &DOMAIN).unwrap_err();
+        assert!(error.next_step().contains("mkdir -p"), "{error}");
+        let error = Journal::open(directory.path(), &DOMAIN).unwrap_err();
+        assert!(matches!(error, JournalError::NotAFile { .. }), "{error}");
+
+        // Only a file name: the directory is the current one.
+        assert_eq!(uri(Path::new("a b?c#%.db")), "file:a%20b%3Fc%23%25.db?psow=0");
+        let strange = directory.path().join("a b?mode=memory#%41.db");
+        let (mut journal, _) = open(&strange);
+        journal.next_boot().unwrap();
+        assert!(strange.exists());
+    }
+
+    #[test]
+    fn more_channels_than_can_be_remembered_are_refused() {
+        let (_directory, path, before) = written();
+        let (mut journal, _) = open(&path);
+        let first = paid(2);
+        let channel = |nonce| ChannelId { nonce, ..first };
+        let many: Vec<_> = (0..=CHANNELS_MAX as u64)
+            .map(|nonce| Record::Ceiling { channel: channel(nonce), amount: tokens(1) })
+            .collect();
+        let error = journal.commit(&many).unwrap_err();
+        assert!(matches!(error, JournalError::TooManyChannels { .. }), "{error}");
+        assert_eq!(journal.state, before);
+        journal.commit(&many[..CHANNELS_MAX - 4]).unwrap();
+        drop(journal);
+        let (journal, opened) = open(&path);
+        assert_eq!((opened, journal.ceilings().count()), (Opened::Restored, CHANNELS_MAX - 1));
+    }
+
+    /// The child of the test below: says each amount after it was committed, until it is killed.
+    fn commit_until_killed(path: &Path) {
+        let (mut journal, _) = open(path);
+        journal.next_boot().unwrap();
+        let mut amount = journal.ceiling(&paid(2)).get() as u64;
+        loop {
+            amount += 1;
+            journal.commit(&[ceiling(2, amount), held(3, amount), totals(4, amount, amount)]).unwrap();
+            writeln!(io::stdout(), "committed {amount}").unwrap();
+        }
+    }
+
+    #[test]
+    fn what_was_acknowledged_survives_kill_minus_nine() {
+        const CHILD: &str = "WAYBILL_TEST_JOURNAL";
+        if let Some(path) = std::env::var_os(CHILD) {
+            return commit_until_killed(Path::new(&path));
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("journal.db");
+        let mut rng = fastrand::Rng::with_seed(3);
+        let mut acknowledged = 0;
+        for boot in 1..=20 {
+            let mut child = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "journal::tests::what_was_acknowledged_survives_kill_minus_nine", "--nocapture"])
+                .env(CHILD, &path)
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+            let amount = |line: String| line.split_once("committed ").and_then(|(_, n)| n.parse().ok());
+            acknowledged = lines.find_map(amount).unwrap();
+            std::thread::sleep(Duration::from_micros(rng.u64(..30_000)));
+            child.kill().unwrap();
+            child.wait().unwrap();
+            acknowledged = lines.filter_map(amount).last().unwrap_or(acknowledged);
+
+            let (journal, opened) = open(&path);
+            assert_eq!(opened, Opened::Restored);
+            assert_eq!(journal.boot(), boot);
+            assert!(journal.ceiling(&paid(2)) >= tokens(acknowledged));
+            assert!(journal.held_on(&earned(3)).unwrap().amount() >= tokens(acknowledged));
+            let (_, totals) = journal.totals().next().unwrap();
+            assert!(totals.sent >= Bytes::new(acknowledged));
+        }
+        assert!(acknowledged >= 20);
+    }
+
+    #[test]
+    fn a_full_disk_refuses_by_name_and_half_writes_nothing() {
+        let name = "journal::tests::a_full_disk_refuses_by_name_and_half_writes_nothing";
+        if !rerun_in_namespace(name, "--mount", "mount -t tmpfs -o size=256k none /mnt || exit 1") {
+            return;
+        }
+        let path = Path::new("/mnt/journal.db");
+        let (mut journal, _) = open(path);
+        journal.next_boot().unwrap();
+        journal.commit(&some_of_everything()).unwrap();
+        let ballast = Path::new("/mnt/ballast");
+        while fs::write(ballast, vec![0; fs::metadata(ballast).map_or(0, |meta| meta.len() as usize) + 4096]).is_ok() {}
+
+        let (mut amount, mut before) = (1000, journal.state.clone());
+        let error = loop {
+            amount += 1;
+            match journal.commit(&[held(2, amount), ceiling(2, amount)]) {
+                Ok(()) => before = journal.state.clone(),
+                Err(error) => break error,
+            }
+            assert!(amount < 2000, "the disk never filled up");
+        };
+        assert!(matches!(error, JournalError::DiskFull { .. }), "{error}");
+        assert!(error.next_step().contains("make room"));
+        assert_eq!(journal.state, before);
+        journal.commit(&[totals(2, 1, 1)]).unwrap();
+        assert!(journal.commit(&[held(2, amount)]).is_err(), "still full");
+        drop(journal);
+        let (mut journal, opened) = open(path);
+        assert_eq!((opened, &journal.state.held), (Opened::Restored, &before.held));
+
+        fs::remove_file(ballast).unwrap();
+        journal.commit(&[held(2, amount), ceiling(2, amount)]).unwrap();
+        drop(journal);
+        let (journal, opened) = open(path);
+        assert_eq!((opened, journal.ceiling(&paid(2))), (Opened::Restored, tokens(amount)));
+
+        // No room for a first journal either.
+        let error = loop {
+            let more = fs::metadata(ballast).map_or(0, |meta| meta.len() as usize) + 4096;
+            if fs::write(ballast, vec![0; more]).is_err() {
+                break Journal::open(Path::new("/mnt/second.db"), &DOMAIN).unwrap_err();
+            }
+        };
+        assert!(matches!(error, JournalError::DiskFull { .. }), "{error}");
+        fs::remove_file(ballast).unwrap();
+        assert_eq!(open(Path::new("/mnt/second.db")).1, Opened::Fresh);
+    }
+}

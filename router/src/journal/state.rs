@@ -1,0 +1,218 @@
+//! What a journal knows, and the rows it is written down in.
+
+use std::collections::BTreeMap;
+
+use metering::{Bytes, ChannelId, LedgerDomain, NodeId, Receipt, Tokens, Unverified};
+use sha2::{Digest, Sha256};
+
+use super::anchor::Anchor;
+use super::{Record, Totals};
+
+/// The version of what the rows mean. A newer one is refused, for its rows cannot be judged.
+pub(super) const VERSION: u16 = 1;
+
+/// Kinds of rows.
+pub(super) const JOURNAL: &str = "journal";
+pub(super) const BOOT: &str = "boot";
+pub(super) const SEQNO: &str = "seqno";
+pub(super) const CEILING: &str = "ceiling";
+pub(super) const HELD: &str = "held";
+pub(super) const REDEEMED: &str = "redeemed";
+pub(super) const TOTALS: &str = "totals";
+
+/// One row of the table, before it is sealed.
+pub(super) struct Row {
+    pub(super) kind: &'static str,
+    pub(super) key: Vec<u8>,
+    pub(super) value: Vec<u8>,
+}
+
+impl Row {
+    pub(super) fn new(kind: &'static str, key: &[u8], value: &[u8]) -> Self {
+        Self { kind, key: key.to_owned(), value: value.to_owned() }
+    }
+}
+
+/// All rows, understood.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct State {
+    pub(super) boot: u64,
+    pub(super) seqno: Option<u16>,
+    pub(super) ceilings: BTreeMap<ChannelId, Tokens>,
+    pub(super) held: BTreeMap<ChannelId, Receipt>,
+    pub(super) redeemed: BTreeMap<ChannelId, Tokens>,
+    pub(super) totals: BTreeMap<NodeId, Totals>,
+}
+
+impl State {
+    /// Takes a record in; says whether it was news.
+    pub(super) fn learn(&mut self, record: &Record) -> bool {
+        match *record {
+            Record::Ceiling { channel, amount } => raise(&mut self.ceilings, channel, amount),
+            Record::Redeemed { channel, amount } => raise(&mut self.redeemed, channel, amount),
+            Record::Held { receipt } => {
+                let channel = receipt.channel();
+                let is_news = self.held.get(&channel).is_none_or(|held| receipt.amount() > held.amount());
+                if is_news {
+                    self.held.insert(channel, receipt);
+                }
+                is_news
+            }
+            Record::Totals { peer, sent, received } => {
+                let known = self.totals.get(&peer).copied();
+                let Totals { sent: sent_before, received: received_before } = known.unwrap_or_default();
+                let totals = Totals { sent: sent.max(sent_before), received: received.max(received_before) };
+                self.totals.insert(peer, totals);
+                known != Some(totals)
+            }
+            Record::Seqno { seqno } => self.seqno.replace(seqno) != Some(seqno),
+        }
+    }
+
+    /// The row that holds what is known about the record's subject.
+    pub(super) fn row(&self, record: &Record) -> Row {
+        match record {
+            Record::Ceiling { channel, amount } => {
+                let amount = self.ceilings.get(channel).unwrap_or(amount);
+                Row::new(CEILING, &channel_to_bytes(channel), &amount.to_be_bytes12())
+            }
+            Record::Redeemed { channel, amount } => {
+                let amount = self.redeemed.get(channel).unwrap_or(amount);
+                Row::new(REDEEMED, &channel_to_bytes(channel), &amount.to_be_bytes12())
+            }
+            Record::Held { receipt } => {
+                let receipt = self.held.get(&receipt.channel()).unwrap_or(receipt);
+                Row::new(HELD, &channel_to_bytes(&receipt.channel()), &receipt.encode())
+            }
+            Record::Totals { peer, .. } => {
+                let totals = self.totals.get(peer).copied().unwrap_or_default();
+                let value = [totals.sent.get().to_be_bytes(), totals.received.get().to_be_bytes()].concat();
+                Row::new(TOTALS, &peer.0, &value)
+            }
+            Record::Seqno { seqno } => Row::new(SEQNO, &[], &seqno.to_be_bytes()),
+        }
+    }
+
+    /// All rows of a journal that knows just this.
+    pub(super) fn rows(&self, domain: &LedgerDomain) -> Vec<Row> {
+        let ceilings = self.ceilings.iter().map(|(&channel, &amount)| Record::Ceiling { channel, amount });
+        let redeemed = self.redeemed.iter().map(|(&channel, &amount)| Record::Redeemed { channel, amount });
+        let held = self.held.values().map(|&receipt| Record::Held { receipt });
+        let totals =
+            self.totals.iter().map(|(&peer, &Totals { sent, received })| Record::Totals { peer, sent, received });
+        let seqno = self.seqno.map(|seqno| Record::Seqno { seqno });
+        let records = ceilings.chain(redeemed).chain(held).chain(totals).chain(seqno);
+        let mut rows = vec![Row::new(JOURNAL, &[], &heading(domain)), Row::new(BOOT, &[], &self.boot.to_be_bytes())];
+        rows.extend(records.map(|record| self.row(&record)));
+        rows
+    }
+
+    pub(super) fn with_anchor(mut self, anchor: Option<&Anchor>) -> Self {
+        let Some(anchor) = anchor else { return self };
+        self.boot = self.boot.max(anchor.boot);
+        for (&channel, &amount) in &anchor.ceilings {
+            raise(&mut self.ceilings, channel, amount);
+        }
+        self
+    }
+
+    pub(super) fn entries_max(&self) -> usize {
+        [self.ceilings.len(), self.held.len(), self.redeemed.len(), self.totals.len()].into_iter().max().unwrap_or(0)
+    }
+
+    /// Understands one row whose seal is intact.
+    pub(super) fn read_row(&mut self, kind: &str, key: &[u8], value: &[u8], domain: &LedgerDomain) -> Option<()> {
+        let record = match kind {
+            // The heading was read before.
+            JOURNAL => return Some(()),
+            BOOT => {
+                self.boot = u64::from_be_bytes(value.try_into().ok()?);
+                return Some(());
+            }
+            SEQNO => Record::Seqno { seqno: u16::from_be_bytes(value.try_into().ok()?) },
+            CEILING => Record::Ceiling {
+                channel: channel_from_bytes(key.try_into().ok()?),
+                amount: Tokens::from_be_bytes12(value.try_into().ok()?),
+            },
+            REDEEMED => Record::Redeemed {
+                channel: channel_from_bytes(key.try_into().ok()?),
+                amount: Tokens::from_be_bytes12(value.try_into().ok()?),
+            },
+            HELD => {
+                let receipt = Receipt::<Unverified>::decode(value).ok()?.verify(domain).ok()?;
+                (channel_to_bytes(&receipt.channel()) == key).then_some(Record::Held { receipt })?
+            }
+            TOTALS => {
+                let (sent, received) = value.split_first_chunk()?;
+                let received = u64::from_be_bytes(received.try_into().ok()?);
+                Record::Totals {
+                    peer: NodeId(key.try_into().ok()?),
+                    sent: Bytes::new(u64::from_be_bytes(*sent)),
+                    received: Bytes::new(received),
+                }
+            }
+            _ => return None,
+        };
+        self.learn(&record);
+        Some(())
+    }
+}
+
+fn raise(amounts: &mut BTreeMap<ChannelId, Tokens>, channel: ChannelId, amount: Tokens) -> bool {
+    let is_news = amounts.get(&channel).is_none_or(|known| amount > *known);
+    if is_news {
+        amounts.insert(channel, amount);
+    }
+    is_news
+}
+
+/// Binds a row's parts to each other and to the ledger, against flipped bits and not against a thief: SQLite has no
+/// checksum of its own. The first 8 bytes of SHA-256.
+pub(super) fn seal(domain: Option<&LedgerDomain>, kind: &str, key: &[u8], value: &[u8]) -> [u8; 8] {
+    let mut hash = Sha256::new();
+    if let Some(domain) = domain {
+        hash.update(domain.chain_id.to_be_bytes());
+        hash.update(domain.contract.0);
+    }
+    for part in [kind.as_bytes(), key, value] {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    let digest: [u8; 32] = hash.finalize().into();
+    let [a, b, c, d, e, f, g, h, ..] = digest;
+    [a, b, c, d, e, f, g, h]
+}
+
+/// The heading's value: version, chain id, contract.
+pub(super) fn heading(domain: &LedgerDomain) -> Vec<u8> {
+    [&VERSION.to_be_bytes()[..], &domain.chain_id.to_be_bytes(), &domain.contract.0].concat()
+}
+
+pub(super) fn read_heading_value(value: &[u8]) -> Option<(u16, LedgerDomain)> {
+    let (version, rest) = value.split_first_chunk()?;
+    let (chain_id, contract) = rest.split_first_chunk()?;
+    let domain = LedgerDomain {
+        chain_id: u64::from_be_bytes(*chain_id),
+        contract: NodeId(contract.get(..20)?.try_into().ok()?),
+    };
+    Some((u16::from_be_bytes(*version), domain))
+}
+
+/// A channel as a key: payer, payee, nonce.
+pub(super) fn channel_to_bytes(channel: &ChannelId) -> [u8; 48] {
+    let mut bytes = [0; 48];
+    bytes[..20].copy_from_slice(&channel.payer.0);
+    bytes[20..40].copy_from_slice(&channel.payee.0);
+    bytes[40..].copy_from_slice(&channel.nonce.to_be_bytes());
+    bytes
+}
+
+pub(super) fn channel_from_bytes(bytes: &[u8; 48]) -> ChannelId {
+    let mut channel = ChannelId { payer: NodeId([0; 20]), payee: NodeId([0; 20]), nonce: 0 };
+    channel.payer.0.copy_from_slice(&bytes[..20]);
+    channel.payee.0.copy_from_slice(&bytes[20..40]);
+    let mut nonce = [0; 8];
+    nonce.copy_from_slice(&bytes[40..]);
+    channel.nonce = u64::from_be_bytes(nonce);
+    channel
+}

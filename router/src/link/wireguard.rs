@@ -1,0 +1,269 @@
+//! WireGuard links: `boringtun`'s noise layer over one UDP socket of ours.
+//!
+//! [`WireGuard::open`] turns a datagram into an IP packet of a known link, [`WireGuard::seal`] an IP packet into a
+//! datagram, [`WireGuard::handle_timers`] keeps sessions alive. On the wire it is plain WireGuard: the other end may be
+//! the kernel or any client. Endpoints follow authenticated packets (roaming), never unauthenticated ones.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use boringtun::noise::errors::WireGuardError;
+use boringtun::noise::handshake::parse_handshake_anon;
+use boringtun::noise::rate_limiter::RateLimiter;
+use boringtun::noise::{Packet, Tunn, TunnResult};
+use metering::identity::WireguardKey;
+use mio::net::UdpSocket;
+use node::{DropReason, LinkId};
+use socket2::{Domain, Protocol, Socket, Type};
+use x25519_dalek::{PublicKey, StaticSecret};
+
+use super::LinkStatus;
+
+/// Length of a cookie reply, the one answer that proves nothing about its sender (WireGuard paper, section 5.4.7).
+const COOKIE_REPLY_LEN: usize = 64;
+/// Room that `Tunn` wants for any message of its own.
+const MESSAGE_LEN_MAX: usize = 148;
+/// What a transport data message adds to an IP packet.
+pub(crate) const OVERHEAD: usize = 32;
+/// Handshakes a second before cookies are demanded. A node has at most 128 links, each of which may start one.
+const HANDSHAKES_PER_SECOND: u64 = 128;
+/// Asked of the kernel for each direction; it may grant less.
+const SOCKET_BUFFER: usize = 4 << 20;
+/// How long a silent peer with a known endpoint is left alone before a fresh attempt. `REKEY_TIMEOUT` is 5 s and
+/// boringtun repeats within an attempt by itself; this restarts attempts it has given up.
+const RETRY: Duration = Duration::from_secs(5);
+/// How often `Tunn` timers run. It rounds to seconds; a quarter keeps retries prompt.
+pub(crate) const TIMER_INTERVAL: Duration = Duration::from_millis(250);
+
+/// A peer from the configuration.
+#[derive(Debug, Clone)]
+pub struct PeerConfig {
+    /// The link it becomes.
+    pub link: LinkId,
+    /// Its static public key.
+    pub key: WireguardKey,
+    /// Where to reach it, if it does not only call us.
+    pub endpoint: Option<SocketAddr>,
+}
+
+struct Peer {
+    tunn: Tunn,
+    key: WireguardKey,
+    endpoint: Option<SocketAddr>,
+    attempted: Option<Instant>,
+}
+
+/// What a datagram turned out to be.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Opened {
+    /// An IP packet of this link, in the first bytes of the slot.
+    Packet(LinkId, usize),
+    /// An authenticated message of this link without a packet: handshake or keepalive.
+    Alive(LinkId),
+    /// Nothing that concerns anybody.
+    Nothing,
+}
+
+/// All WireGuard links of one worker.
+pub(crate) struct WireGuard {
+    secret: StaticSecret,
+    public: PublicKey,
+    limiter: Arc<RateLimiter>,
+    limiter_reset: Instant,
+    peers: Vec<Option<Peer>>,
+    by_key: HashMap<[u8; 32], LinkId>,
+    socket: UdpSocket,
+    v6_socket: bool,
+    message: Box<[u8]>,
+}
+
+impl WireGuard {
+    /// Binds the socket. `[::]` serves IPv4 as well; a kernel without IPv6 gets `0.0.0.0`.
+    pub(crate) fn bind(secret: [u8; 32], listen: SocketAddr, packet_len_max: usize, now: Instant) -> io::Result<Self> {
+        let socket = bind_udp(listen).or_else(|error| match listen.ip() {
+            IpAddr::V6(ip) if ip.is_unspecified() => bind_udp((std::net::Ipv4Addr::UNSPECIFIED, listen.port()).into()),
+            IpAddr::V4(_) | IpAddr::V6(_) => Err(error),
+        })?;
+        let secret = StaticSecret::from(secret);
+        let public = PublicKey::from(&secret);
+        Ok(Self {
+            limiter: Arc::new(RateLimiter::new(&public, HANDSHAKES_PER_SECOND)),
+            limiter_reset: now,
+            secret,
+            public,
+            peers: Vec::new(),
+            by_key: HashMap::new(),
+            v6_socket: socket.local_addr()?.is_ipv6(),
+            socket,
+            message: vec![0; packet_len_max + OVERHEAD + MESSAGE_LEN_MAX].into_boxed_slice(),
+        })
+    }
+
+    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    pub(crate) fn socket(&mut self) -> &mut UdpSocket {
+        &mut self.socket
+    }
+
+    /// Adds a peer, or changes the endpoint of one that is there.
+    pub(crate) fn set_peer(&mut self, config: &PeerConfig) {
+        let index = config.link.index();
+        if self.peers.len() <= index {
+            self.peers.resize_with(index + 1, || None);
+        }
+        match &mut self.peers[index] {
+            Some(peer) if peer.key == config.key => peer.endpoint = config.endpoint.or(peer.endpoint),
+            slot => {
+                let tunn = Tunn::new(self.secret.clone(), config.key.0.into(), None, None, config.link.0, None);
+                let peer = Peer { tunn, key: config.key, endpoint: config.endpoint, attempted: None };
+                if let Some(old) = slot.replace(peer) {
+                    self.by_key.remove(&old.key.0);
+                }
+                self.by_key.insert(config.key.0, config.link);
+            }
+        }
+    }
+
+    /// Forgets a peer and its session.
+    pub(crate) fn remove_peer(&mut self, link: LinkId) {
+        if let Some(peer) = self.peers.get_mut(link.index()).and_then(Option::take) {
+            self.by_key.remove(&peer.key.0);
+        }
+    }
+
+    pub(crate) fn has_peer(&self, link: LinkId) -> bool {
+        self.peers.get(link.index()).is_some_and(Option::is_some)
+    }
+
+    /// Receives one datagram into `buffer`.
+    pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        let (len, from) = self.socket.recv_from(buffer)?;
+        Ok((len, SocketAddr::new(from.ip().to_canonical(), from.port())))
+    }
+
+    /// Opens a datagram. `slot` must be at least as long as the datagram. Answers of the protocol are sent at once.
+    pub(crate) fn open(&mut self, from: SocketAddr, datagram: &[u8], slot: &mut [u8]) -> Opened {
+        let mut cookie = [0; COOKIE_REPLY_LEN];
+        let link = match self.limiter.verify_packet(Some(from.ip()), datagram, &mut cookie) {
+            Ok(Packet::HandshakeInit(init)) => parse_handshake_anon(&self.secret, &self.public, &init)
+                .ok()
+                .and_then(|half| self.by_key.get(&half.peer_static_public).copied()),
+            Ok(Packet::HandshakeResponse(response)) => Some(LinkId(response.receiver_idx >> 8)),
+            Ok(Packet::PacketCookieReply(reply)) => Some(LinkId(reply.receiver_idx >> 8)),
+            Ok(Packet::PacketData(data)) => Some(LinkId(data.receiver_idx >> 8)),
+            Err(TunnResult::WriteToNetwork(cookie)) => {
+                send(&self.socket, self.v6_socket, from, cookie);
+                None
+            }
+            Err(_) => None,
+        };
+        let peer = link.and_then(|link| Some((link, self.peers.get_mut(link.index())?.as_mut()?)));
+        let (Some((link, peer)), true) = (peer, slot.len() >= datagram.len().max(MESSAGE_LEN_MAX)) else {
+            return Opened::Nothing;
+        };
+        let opened = match peer.tunn.decapsulate(Some(from.ip()), datagram, slot) {
+            TunnResult::WriteToTunnelV6(packet, _) | TunnResult::WriteToTunnelV4(packet, _) => {
+                Opened::Packet(link, packet.len())
+            }
+            TunnResult::WriteToNetwork(answer) if answer.len() == COOKIE_REPLY_LEN => {
+                send(&self.socket, self.v6_socket, from, answer);
+                return Opened::Nothing;
+            }
+            TunnResult::WriteToNetwork(answer) => {
+                send(&self.socket, self.v6_socket, from, answer);
+                while let TunnResult::WriteToNetwork(queued) = peer.tunn.decapsulate(None, &[], &mut self.message) {
+                    send(&self.socket, self.v6_socket, from, queued);
+                }
+                Opened::Alive(link)
+            }
+            // A keepalive; a cookie reply also ends here, and proves that it answers our own initiation.
+            TunnResult::Done => Opened::Alive(link),
+            TunnResult::Err(_) => return Opened::Nothing,
+        };
+        peer.endpoint = Some(from);
+        opened
+    }
+
+    /// Seals an IP packet and sends it. Fails when there is no session; one is then being made.
+    pub(crate) fn seal(&mut self, link: LinkId, packet: &[u8]) -> Result<(), DropReason> {
+        let peer = self.peers.get_mut(link.index()).and_then(Option::as_mut).ok_or(DropReason::LinkDown)?;
+        let endpoint = peer.endpoint.ok_or(DropReason::LinkDown)?;
+        if peer.tunn.time_since_last_handshake().is_none() || packet.len() + OVERHEAD > self.message.len() {
+            return Err(DropReason::LinkDown);
+        }
+        match peer.tunn.encapsulate(packet, &mut self.message) {
+            TunnResult::WriteToNetwork(datagram) if send(&self.socket, self.v6_socket, endpoint, datagram) => Ok(()),
+            TunnResult::WriteToNetwork(_) => Err(DropReason::QueueFull),
+            _ => Err(DropReason::LinkDown),
+        }
+    }
+
+    /// Runs the timers of all peers; harmless to call early.
+    pub(crate) fn handle_timers(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.limiter_reset) >= Duration::from_secs(1) {
+            self.limiter.reset_count();
+            self.limiter_reset = now;
+        }
+        for peer in self.peers.iter_mut().flatten() {
+            match (peer.tunn.update_timers(&mut self.message), peer.endpoint) {
+                (TunnResult::WriteToNetwork(datagram), Some(endpoint)) => {
+                    send(&self.socket, self.v6_socket, endpoint, datagram);
+                }
+                (TunnResult::Err(WireGuardError::ConnectionExpired), _) => peer.attempted = None,
+                _ => {}
+            }
+            if peer.tunn.time_since_last_handshake().is_none() {
+                initiate(peer, &self.socket, self.v6_socket, &mut self.message, now);
+            }
+        }
+    }
+
+    /// How every WireGuard link stands.
+    pub(crate) fn statuses(&self) -> impl Iterator<Item = (LinkId, LinkStatus)> {
+        (0..).zip(&self.peers).filter_map(|(index, peer)| {
+            let peer = peer.as_ref()?;
+            let last_handshake = peer.tunn.time_since_last_handshake();
+            let status = LinkStatus { up: last_handshake.is_some(), endpoint: peer.endpoint, last_handshake };
+            Some((LinkId(index), status))
+        })
+    }
+}
+
+/// Starts a handshake with a peer whose endpoint is known, at most every [`RETRY`].
+fn initiate(peer: &mut Peer, socket: &UdpSocket, v6_socket: bool, message: &mut [u8], now: Instant) {
+    let Some(endpoint) = peer.endpoint else { return };
+    if peer.attempted.is_some_and(|at| now.saturating_duration_since(at) < RETRY) {
+        return;
+    }
+    peer.attempted = Some(now);
+    if let TunnResult::WriteToNetwork(datagram) = peer.tunn.format_handshake_initiation(message, true) {
+        send(socket, v6_socket, endpoint, datagram);
+    }
+}
+
+/// Sends, and says whether the kernel took it. A lost datagram is the network's business and the peer's timers'.
+fn send(socket: &UdpSocket, v6_socket: bool, to: SocketAddr, datagram: &[u8]) -> bool {
+    let to = match to {
+        SocketAddr::V4(v4) if v6_socket => SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port()),
+        SocketAddr::V4(_) | SocketAddr::V6(_) => to,
+    };
+    socket.send_to(datagram, to).is_ok()
+}
+
+fn bind_udp(listen: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(listen), Type::DGRAM, Some(Protocol::UDP))?;
+    if listen.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_nonblocking(true)?;
+    // Best effort: the kernel clips these to its own limits.
+    let _clipped = socket.set_recv_buffer_size(SOCKET_BUFFER);
+    let _clipped = socket.set_send_buffer_size(SOCKET_BUFFER);
+    socket.bind(&listen.into())?;
+    Ok(UdpSocket::from_std(socket.into()))
+}

@@ -1,0 +1,669 @@
+//! A running router: what `waybill up` starts once and `waybill demo` several times.
+//!
+//! ```text
+//!                 FIB, control packets
+//!   worker thread <--------------------  control task  <---- requests (control socket, demo)
+//!   (worker.rs)   -------------------->  (control.rs's answers, node::Node)
+//!        ^          control packets        |        ^
+//!        | packets                         | jobs   | what was done
+//!   QUIC tasks                             v        |
+//!   (link/quic.rs)                    journal desk, ledger desk (threads)
+//! ```
+//!
+//! The control task owns the [`Node`]; everybody else talks to it by bounded channels. It waits, hands in, drains,
+//! sends. Nothing in it blocks: the journal and the ledger sit at desks of their own.
+
+mod answers;
+mod links;
+mod money;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use ledger_client::Ledger;
+use metering::exchange;
+use metering::{
+    ChannelId, ChannelState, Counts, Identity, LedgerDomain, Limits, NodeId, Offer, Receipt, Restored, Tokens,
+};
+use node::datapath::{Fib, LinkCount, MAX_LINKS};
+use node::{Event, LinkId, Node, Prefix};
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::config::{self, Endpoint, LinkKind, RoutingOptions};
+use crate::control::{Refusal, Request, Response, Unit};
+use crate::desk::Desk;
+use crate::journal::{Journal, JournalError, Opened, Record, Totals};
+use crate::link::LinkStatus;
+use crate::link::wireguard::WireGuard;
+use crate::worker::{self, FromWorker, Inbox, Mailbox, Shared, ToWorker, WorkerHandle};
+
+/// How often meters and link states are read: at 2 Gb/s, 12 MB pass between two looks, a fifth of the default window.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// Control packets from the worker that wait for the control task. Beyond it they are dropped and counted.
+const CONTROL_QUEUE: usize = 1024;
+/// Requests and answers of desks that wait for the control task.
+const QUEUE: usize = 256;
+/// How long after a failed write or ledger call it is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
+/// How often the totals per neighbour are written. They are for people; money never rests on them.
+const TOTALS_INTERVAL: Duration = Duration::from_secs(300);
+/// How often host names of links that are down are looked up again.
+const RESOLVE_INTERVAL: Duration = Duration::from_secs(30);
+/// Warnings kept for `waybill status`.
+const WARNINGS_MAX: usize = 16;
+
+/// What a router is made of.
+pub struct Setup {
+    /// What people call it.
+    pub name: String,
+    /// Its keys.
+    pub identity: Identity,
+    /// Where the journal is.
+    pub state_dir: PathBuf,
+    /// The largest IP packet inside the mesh, bytes.
+    pub mtu: u16,
+    /// Prefixes announced besides the own /48.
+    pub announce: Vec<Prefix>,
+    /// The UDP address of WireGuard links.
+    pub wireguard: SocketAddr,
+    /// The UDP address of QUIC links.
+    pub quic: Option<SocketAddr>,
+    /// Babel's intervals.
+    pub routing: RoutingOptions,
+    /// Its neighbours and leaves.
+    pub links: Links,
+    /// What is paid.
+    pub money: Money,
+    /// Where tokens are; without one nothing is paid.
+    pub ledger: Option<Box<dyn Ledger>>,
+    /// The TUN, or a host's port.
+    pub local: OwnedFd,
+}
+
+/// Neighbours and leaves, as configured.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Links {
+    /// Neighbours.
+    pub peers: Vec<config::Peer>,
+    /// Stock WireGuard clients.
+    pub leaves: Vec<config::Leaf>,
+}
+
+/// What is asked, paid and locked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Money {
+    /// What amounts count.
+    pub unit: Unit,
+    /// The ledger receipts are signed for.
+    pub domain: LedgerDomain,
+    /// Asked of subscribers.
+    pub offer: Offer,
+    /// Paid to providers at most.
+    pub limits: Limits,
+    /// Locked into a new channel.
+    pub deposit: Tokens,
+    /// Redeemed unasked from this much on.
+    pub redeem_at: Tokens,
+}
+
+/// Why a router does not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The WireGuard socket cannot be had.
+    #[error("cannot listen on UDP {address} for WireGuard links: {cause}")]
+    WireGuard {
+        /// What was asked for.
+        address: SocketAddr,
+        /// The system's answer.
+        cause: io::Error,
+    },
+    /// QUIC links cannot start.
+    #[cfg(feature = "quic")]
+    #[error(transparent)]
+    Quic(#[from] crate::link::quic::QuicError),
+    /// The journal cannot be opened.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The state directory cannot be made.
+    #[error("cannot make the state directory {}: {cause}", path.display())]
+    StateDir {
+        /// The directory.
+        path: PathBuf,
+        /// The system's answer.
+        cause: io::Error,
+    },
+    /// The system gives no thread or no event queue.
+    #[error("cannot start a worker: {0}")]
+    Worker(io::Error),
+    /// There is room for 128 links.
+    #[error("{links} links are configured; a router has at most {MAX_LINKS}")]
+    TooManyLinks {
+        /// How many.
+        links: usize,
+    },
+}
+
+/// A request and where its answer goes.
+type Asked = (Request, oneshot::Sender<Response>);
+type LedgerDesk = Desk<Box<dyn Ledger>>;
+
+/// A running router. [`Router::stop`] ends it in order, [`Router::kill`] as a power cut would.
+pub struct Router {
+    requests: mpsc::Sender<Asked>,
+    reloads: mpsc::Sender<Links>,
+    fib: watch::Receiver<Arc<Fib>>,
+    stop: watch::Sender<bool>,
+    control: tokio::task::JoinHandle<()>,
+    worker: WorkerHandle,
+    desks: Vec<JoinHandle<()>>,
+    wireguard_addr: SocketAddr,
+    quic_addr: Option<SocketAddr>,
+    address: Ipv6Addr,
+}
+
+impl Router {
+    /// Starts the worker, the links and the control task. To be called inside a tokio runtime with I/O and time.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing is left running then.
+    pub async fn start(setup: Setup) -> Result<Self, StartError> {
+        let now = clock();
+        let links = setup.links.peers.len() + setup.links.leaves.len();
+        if links > MAX_LINKS {
+            return Err(StartError::TooManyLinks { links });
+        }
+        std::fs::create_dir_all(&setup.state_dir)
+            .map_err(|cause| StartError::StateDir { path: setup.state_dir.clone(), cause })?;
+        let (mut journal, opened) = Journal::open(&setup.state_dir.join("journal.sqlite"), &setup.money.domain)?;
+        let boot = journal.next_boot()?;
+        let secret = *setup.identity.wireguard_secret();
+        let packet_len_max = worker::packet_len_max(setup.mtu.into());
+        let wireguard = WireGuard::bind(secret, setup.wireguard, packet_len_max, now)
+            .map_err(|cause| StartError::WireGuard { address: setup.wireguard, cause })?;
+        let wireguard_addr = wireguard.local_addr().map_err(StartError::Worker)?;
+        let node = Node::new(
+            now,
+            &setup.identity,
+            node::Config {
+                boot,
+                announce: setup.announce,
+                hello_interval: setup.routing.hello_interval,
+                update_interval: setup.routing.update_interval,
+                domain: setup.money.domain,
+                seed: fastrand::u64(..),
+            },
+        );
+        let address = node.address();
+        let shared = Arc::new(Shared::new());
+        let mailbox = Mailbox::new().map_err(StartError::Worker)?;
+        let inbox = mailbox.inbox.clone();
+        let (control_sender, from_worker) = mpsc::channel(CONTROL_QUEUE);
+        let parts = worker::Parts {
+            wireguard,
+            local: setup.local,
+            local_mtu: setup.mtu.into(),
+            address,
+            control: control_sender,
+            shared: Arc::clone(&shared),
+        };
+        let worker = worker::start(&setup.name, mailbox, parts).map_err(StartError::Worker)?;
+        let totals = journal.totals().collect();
+        let (journal, journal_thread) = Desk::start("journal", journal).map_err(StartError::Worker)?;
+        let mut desks = vec![journal_thread];
+        let ledger = match setup.ledger {
+            Some(ledger) => {
+                let (desk, thread) = Desk::start("ledger", ledger).map_err(StartError::Worker)?;
+                desks.push(thread);
+                Some(desk)
+            }
+            None => None,
+        };
+        let (requests, asked) = mpsc::channel(QUEUE);
+        let (reloads, reloaded) = mpsc::channel(1);
+        let (done, finished) = mpsc::channel(QUEUE);
+        let (fib_sender, fib) = watch::channel(Arc::clone(node.fib()));
+        let (stop, stopping) = watch::channel(false);
+        let mut control = Control {
+            name: setup.name,
+            started: now,
+            node,
+            shared,
+            inbox,
+            mtu: setup.mtu.into(),
+            identity: setup.identity,
+            quic_listen: setup.quic,
+            money: setup.money,
+            links: BTreeMap::new(),
+            totals,
+            journal,
+            ledger,
+            ledger_reachable: None,
+            done,
+            fib: fib_sender,
+            warnings: VecDeque::new(),
+            resolve_at: now,
+            totals_at: now + TOTALS_INTERVAL,
+        };
+        if let Opened::SetAside { to, why } = opened {
+            control.warn(format!("the journal was damaged ({why}) and set aside as {}", to.display()));
+        }
+        control.set_links(now, setup.links);
+        #[cfg(feature = "quic")]
+        let quic_addr = control.start_quic().await?;
+        #[cfg(not(feature = "quic"))]
+        let quic_addr = None;
+        control.drain(now);
+        let control = tokio::spawn(control.run(Inputs { from_worker, asked, reloaded, finished, stopping }));
+        Ok(Self { requests, reloads, fib, stop, control, worker, desks, wireguard_addr, quic_addr, address })
+    }
+
+    /// Where WireGuard links are served.
+    pub fn wireguard_addr(&self) -> SocketAddr {
+        self.wireguard_addr
+    }
+
+    /// Where QUIC links are served, if they are.
+    pub fn quic_addr(&self) -> Option<SocketAddr> {
+        self.quic_addr
+    }
+
+    /// The node's address in the mesh.
+    pub fn address(&self) -> Ipv6Addr {
+        self.address
+    }
+
+    /// The forwarding table, as it changes.
+    pub fn fib(&self) -> watch::Receiver<Arc<Fib>> {
+        self.fib.clone()
+    }
+
+    /// For asking requests from elsewhere: the control socket's server.
+    pub fn asker(&self) -> Asker {
+        Asker(self.requests.clone())
+    }
+
+    /// Answers a request.
+    pub async fn ask(&self, request: Request) -> Response {
+        self.asker().ask(request).await
+    }
+
+    /// Takes other neighbours and leaves; links that did not change go on.
+    pub async fn reload(&self, links: Links) {
+        // The control task is gone only when the router is stopping.
+        let _stopping = self.reloads.send(links).await;
+    }
+
+    /// Ends the router in order: what is signed is settled and written, and everything it made is gone afterwards.
+    pub async fn stop(self) {
+        self.stop.send_replace(true);
+        if let Err(error) = self.control.await {
+            tracing::error!(%error, "the control task had failed");
+        }
+        Self::join(self.worker, self.desks).await;
+    }
+
+    /// Ends the router as a power cut would: nothing is settled, nobody is told, nothing more is written.
+    pub async fn kill(self) {
+        self.control.abort();
+        // An aborted task ends with an error, which is what was asked for.
+        let _aborted = self.control.await;
+        Self::join(self.worker, self.desks).await;
+    }
+
+    async fn join(worker: WorkerHandle, desks: Vec<JoinHandle<()>>) {
+        let joined = tokio::task::spawn_blocking(move || {
+            worker.stop();
+            desks.into_iter().filter_map(|desk| desk.join().err()).count()
+        });
+        if joined.await.is_ok_and(|failed| failed > 0) {
+            tracing::error!("a desk had panicked");
+        }
+    }
+}
+
+/// Asks a router; clonable, for any task.
+#[derive(Clone)]
+pub struct Asker(mpsc::Sender<Asked>);
+
+impl Asker {
+    /// Answers a request.
+    pub async fn ask(&self, request: Request) -> Response {
+        let (answer, answered) = oneshot::channel();
+        if self.0.send((request, answer)).await.is_ok()
+            && let Ok(response) = answered.await
+        {
+            return response;
+        }
+        Response::Failed(Refusal { cause: "the router is stopping".to_owned(), next: None })
+    }
+}
+
+/// What the control task waits for.
+struct Inputs {
+    from_worker: mpsc::Receiver<FromWorker>,
+    asked: mpsc::Receiver<Asked>,
+    reloaded: mpsc::Receiver<Links>,
+    finished: mpsc::Receiver<Done>,
+    stopping: watch::Receiver<bool>,
+}
+
+/// What a desk or a look-up has done.
+enum Done {
+    Restored { link: LinkId, restored: Restored },
+    Reserved { link: LinkId, channel: ChannelId, ceiling: Tokens },
+    Held { link: LinkId, receipt: Receipt, redeemed: Tokens },
+    Channel { link: LinkId, state: ChannelState },
+    Resolved { link: LinkId, address: SocketAddr },
+    Redeemed { paid: Vec<(ChannelId, Tokens)> },
+    LedgerFailed { what: &'static str, error: String },
+    Warning(String),
+}
+
+/// A link, as the shell knows it.
+#[derive(Default)]
+struct Known {
+    name: String,
+    /// The neighbour; a leaf has none.
+    peer: Option<config::Peer>,
+    leaf: Option<config::Leaf>,
+    status: LinkStatus,
+    neighbour_up: bool,
+    last_heard: Option<Instant>,
+    /// Where the endpoint's name led when it was last looked up.
+    resolved: Option<SocketAddr>,
+}
+
+impl Known {
+    fn endpoint(&self) -> Option<&Endpoint> {
+        let peer = self.peer.as_ref().and_then(|peer| peer.endpoint.as_ref());
+        peer.or_else(|| self.leaf.as_ref()?.endpoint.as_ref())
+    }
+
+    fn is_quic(&self) -> bool {
+        self.peer.as_ref().is_some_and(|peer| peer.link == LinkKind::Quic)
+    }
+
+    fn wireguard_key(&self) -> Option<metering::WireguardKey> {
+        match (&self.peer, &self.leaf) {
+            (Some(peer), _) => Some(peer.card.wireguard()),
+            (None, Some(leaf)) => Some(leaf.wireguard_key),
+            (None, None) => None,
+        }
+    }
+}
+
+struct Control {
+    name: String,
+    started: Instant,
+    node: Node,
+    shared: Arc<Shared>,
+    inbox: Inbox,
+    mtu: usize,
+    identity: Identity,
+    quic_listen: Option<SocketAddr>,
+    money: Money,
+    links: BTreeMap<LinkId, Known>,
+    /// Billed bytes per neighbour in all earlier runs.
+    totals: BTreeMap<NodeId, Totals>,
+    journal: Desk<Journal>,
+    ledger: Option<LedgerDesk>,
+    ledger_reachable: Option<bool>,
+    done: mpsc::Sender<Done>,
+    fib: watch::Sender<Arc<Fib>>,
+    warnings: VecDeque<String>,
+    resolve_at: Instant,
+    totals_at: Instant,
+}
+
+impl Control {
+    async fn run(mut self, mut inputs: Inputs) {
+        let mut look = tokio::time::interval(LOOK_INTERVAL);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let timeout = self.node.poll_timeout().unwrap_or_else(|| clock() + LOOK_INTERVAL);
+            tokio::select! {
+                Some(message) = inputs.from_worker.recv() => self.handle_worker(clock(), message),
+                Some(done) = inputs.finished.recv() => self.handle_done(clock(), done),
+                Some((request, answer)) = inputs.asked.recv() => self.handle_request(clock(), request, answer),
+                Some(links) = inputs.reloaded.recv() => self.handle_reload(clock(), links),
+                _ = look.tick() => self.look(clock()),
+                () = tokio::time::sleep_until(timeout.into()) => self.node.handle_timeout(clock()),
+                _ = inputs.stopping.wait_for(|stop| *stop) => break,
+            }
+            self.drain(clock());
+        }
+        self.finish().await;
+    }
+
+    /// Writes what is known at the end of an orderly run.
+    async fn finish(&mut self) {
+        self.node.handle_meters(clock(), &self.shared.meters);
+        self.node.handle_flush(clock());
+        self.drain(clock());
+        let mut records = self.totals_records();
+        records.extend(self.node.held().map(|receipt| Record::Held { receipt }));
+        match self.journal.ask(move |journal| journal.commit(&records)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the last counts were not written"),
+            Err(error) => tracing::warn!(%error, "the last counts were not written"),
+        }
+        #[cfg(feature = "quic")]
+        if let Some(quic) = self.shared.quic.swap(None) {
+            quic.shutdown().await;
+        }
+    }
+
+    fn handle_worker(&mut self, now: Instant, FromWorker::Control { link, packet }: FromWorker) {
+        if let Some(known) = self.links.get_mut(&link) {
+            known.last_heard = Some(now);
+        }
+        self.node.handle_control(now, link, &packet);
+    }
+
+    /// Reads what others keep up to date: how links stand, what was carried, which names have moved.
+    fn look(&mut self, now: Instant) {
+        for (link, known) in &mut self.links {
+            let status = self.shared.status(*link);
+            match (known.status.up, status.up) {
+                (false, true) => self.node.handle_link_up(now, *link),
+                (true, false) => self.node.handle_link_down(now, *link),
+                (true, true) | (false, false) => {}
+            }
+            known.status = status;
+        }
+        self.node.handle_meters(now, &self.shared.meters);
+        if now >= self.resolve_at {
+            self.resolve_at = now + RESOLVE_INTERVAL;
+            self.resolve();
+        }
+        if now >= self.totals_at {
+            self.totals_at = now + TOTALS_INTERVAL;
+            let records = self.totals_records();
+            self.spawn(self.journal.ask(move |journal| journal.commit(&records)), |answer| match answer {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(Done::Warning(error.to_string())),
+                Err(error) => Some(Done::Warning(error.to_string())),
+            });
+        }
+    }
+
+    /// Does what the node asks for, until it asks for nothing.
+    fn drain(&mut self, now: Instant) {
+        while let Some(node::Transmit { link, packet }) = self.node.poll_transmit() {
+            // A full inbox loses a packet, as a link may; everything in it is repeated.
+            self.inbox.send(ToWorker::Send { link, packet });
+        }
+        while let Some(event) = self.node.poll_event() {
+            self.handle_event(now, event);
+        }
+    }
+
+    fn handle_event(&mut self, now: Instant, event: Event) {
+        match event {
+            Event::Fib(fib) => {
+                self.shared.fib.store(Arc::clone(&fib));
+                self.fib.send_replace(fib);
+            }
+            Event::Admitted { link, peer } => {
+                tracing::info!(node = %self.name, neighbour = %self.name_of(link), %peer, "neighbour admitted");
+                self.restore(link, peer);
+            }
+            Event::Refused { link, reason } => {
+                tracing::debug!(node = %self.name, neighbour = %self.name_of(link), %reason, "control packet refused");
+                if let node::Refusal::Admission(error) = reason {
+                    self.warn(format!("{} is not admitted: {error}", self.name_of(link)));
+                }
+            }
+            Event::Neighbour { link, up } => {
+                tracing::info!(node = %self.name, neighbour = %self.name_of(link), up, "routing with a neighbour");
+                if let Some(known) = self.links.get_mut(&link) {
+                    known.neighbour_up = up;
+                }
+            }
+            Event::Settlement { link, peer, event } => self.handle_settlement(now, link, peer, event),
+        }
+    }
+
+    fn handle_settlement(&mut self, _now: Instant, link: LinkId, peer: NodeId, event: exchange::Event) {
+        match event {
+            exchange::Event::Reserve { channel, ceiling } => {
+                let record = Record::Ceiling { channel, amount: ceiling };
+                self.write(record, Done::Reserved { link, channel, ceiling });
+            }
+            exchange::Event::Hold(receipt) => self.hold(link, receipt),
+            exchange::Event::NeedChannel { payee, at_least } => self.fund(link, payee, at_least),
+            exchange::Event::LookUpChannel(channel) => self.look_up(link, channel),
+            exchange::Event::TermsAgreed(terms) => {
+                let (up, down) = (terms.price_up, terms.price_down);
+                tracing::info!(node = %self.name, neighbour = %self.name_of(link), %up, %down, "terms agreed");
+            }
+            exchange::Event::Alarm(alarm) => {
+                self.warn(format!("{}: {alarm}", self.name_of(link)));
+                if matches!(alarm, exchange::Alarm::ChannelClosing { .. }) {
+                    self.redeem(Some(peer), None);
+                }
+            }
+        }
+    }
+
+    fn handle_done(&mut self, now: Instant, done: Done) {
+        match done {
+            Done::Restored { link, restored } => {
+                let counts = counts(self.shared.meters.read(link));
+                self.node.handle_restored(now, link, counts, restored);
+            }
+            Done::Reserved { link, channel, ceiling } => self.node.handle_reserved(now, link, channel, ceiling),
+            Done::Held { link, receipt, redeemed } => {
+                self.node.handle_held(now, link, &receipt);
+                let waiting = receipt.amount().saturating_sub(redeemed);
+                if self.money.redeem_at > Tokens::ZERO && waiting >= self.money.redeem_at {
+                    self.redeem(Some(receipt.channel().payer), None);
+                }
+            }
+            Done::Channel { link, state } => {
+                self.ledger_reachable = Some(true);
+                self.node.handle_channel(now, link, state);
+            }
+            Done::Resolved { link, address } => self.set_endpoint(link, address),
+            Done::Redeemed { paid } => {
+                self.ledger_reachable = Some(true);
+                for (channel, amount) in paid {
+                    tracing::info!(node = %self.name, payer = %channel.payer, %amount, "receipt redeemed");
+                    self.refresh_channel(channel);
+                }
+            }
+            Done::LedgerFailed { what, error } => {
+                self.ledger_reachable = Some(false);
+                self.warn(format!("{what}: {error}"));
+            }
+            Done::Warning(warning) => self.warn(warning),
+        }
+    }
+
+    fn name_of(&self, link: LinkId) -> String {
+        self.links.get(&link).map_or_else(|| format!("link {}", link.0), |known| known.name.clone())
+    }
+
+    fn link_to(&self, peer: NodeId) -> Option<LinkId> {
+        let is_it = |known: &Known| known.peer.as_ref().is_some_and(|known| known.card.account() == peer);
+        self.links.iter().find(|(_, known)| is_it(known)).map(|(link, _)| *link)
+    }
+
+    /// Tells the operator, once for each new thing.
+    fn warn(&mut self, warning: String) {
+        if self.warnings.contains(&warning) {
+            return;
+        }
+        tracing::warn!(node = %self.name, "{warning}");
+        if self.warnings.len() == WARNINGS_MAX {
+            self.warnings.pop_front();
+        }
+        self.warnings.push_back(warning);
+    }
+
+    /// Waits elsewhere for an answer, and hands in what it means.
+    fn spawn<T: Send + 'static>(
+        &self,
+        answer: impl Future<Output = T> + Send + 'static,
+        meaning: impl FnOnce(T) -> Option<Done> + Send + 'static,
+    ) {
+        let done = self.done.clone();
+        tokio::spawn(async move {
+            if let Some(meaning) = meaning(answer.await) {
+                // The control task is gone only when the router is stopping.
+                let _stopping = done.send(meaning).await;
+            }
+        });
+    }
+
+    /// Writes a record, and hands in what follows from it.
+    fn write(&self, record: Record, then: Done) {
+        let (written, done) = (self.written(record), self.done.clone());
+        tokio::spawn(async move {
+            if written.await {
+                let _stopping = done.send(then).await;
+            }
+        });
+    }
+
+    /// Resolves once the record is written: what waits for it waits as long. False when the router is stopping.
+    fn written(&self, record: Record) -> impl Future<Output = bool> + Send + use<> {
+        let (journal, done) = (self.journal.clone(), self.done.clone());
+        let first = journal.ask(commit(record.clone()));
+        async move {
+            let mut answer = first.await;
+            loop {
+                let error = match answer {
+                    Ok(Ok(())) => return true,
+                    Ok(Err(error)) => error.to_string(),
+                    Err(error) => error.to_string(),
+                };
+                if done.send(Done::Warning(error)).await.is_err() {
+                    return false;
+                }
+                tokio::time::sleep(TRY_AGAIN).await;
+                answer = journal.ask(commit(record.clone())).await;
+            }
+        }
+    }
+}
+
+fn commit(record: Record) -> impl FnOnce(&mut Journal) -> Result<(), JournalError> + Send + 'static {
+    move |journal| journal.commit(&[record])
+}
+
+fn counts(count: LinkCount) -> Counts {
+    Counts { sent: count.sent, received: count.received }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the control task's one clock")]
+fn clock() -> Instant {
+    Instant::now()
+}

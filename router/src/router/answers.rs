@@ -1,0 +1,361 @@
+//! What the router answers when asked: status, tables, redemption.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use ledger_client::{Error, Ledger, Phase};
+use metering::{ChannelId, Credit, NodeId, Role, Snapshot, Tokens};
+use node::{DropReason, LinkId};
+use tokio::sync::oneshot;
+
+use super::{Control, Known};
+use crate::control::{
+    Direction, LinkState, Meter, Meters, Neighbour, ReceiptLine, Receipts, Refusal, Request, Response, Route, Routes,
+    Status, Wallet, WalletChannel,
+};
+use crate::journal::{Journal, Record, Totals};
+
+impl Control {
+    pub(super) fn handle_request(&mut self, now: Instant, request: Request, answer: oneshot::Sender<Response>) {
+        let response = match request {
+            Request::Status => Response::Status(self.status(now)),
+            Request::Neighbours => Response::Neighbours(self.neighbours(now)),
+            Request::Routes => Response::Routes(self.routes()),
+            Request::Meters => Response::Meters(self.meters()),
+            Request::Receipts => return self.receipts(answer),
+            Request::Wallet => return self.wallet(answer),
+            Request::Redeem { neighbour: None } => return self.redeem(None, Some(answer)),
+            Request::Redeem { neighbour: Some(name) } => match self.account_of(&name) {
+                Some(payer) => return self.redeem(Some(payer), Some(answer)),
+                None => Response::Failed(Refusal {
+                    cause: format!("there is no neighbour {name}"),
+                    next: Some("`waybill neighbours` lists them".to_owned()),
+                }),
+            },
+            Request::Reload | Request::Shutdown => {
+                Response::Failed(Refusal { cause: "only `waybill up` can do this".to_owned(), next: None })
+            }
+        };
+        // Whoever asked may have gone.
+        let _gone = answer.send(response);
+    }
+
+    fn account_of(&self, name: &str) -> Option<NodeId> {
+        let id: Option<NodeId> = name.parse().ok();
+        let peers = self.links.values().filter_map(|known| known.peer.as_ref());
+        peers
+            .map(|peer| (peer.card.account(), &peer.name))
+            .find(|(account, known)| *known == name || Some(*account) == id)
+            .map(|(account, _)| account)
+    }
+
+    fn status(&self, now: Instant) -> Status {
+        let snapshots: Vec<Snapshot> = self.node.links().filter_map(|link| link.settlement).collect();
+        let sum = |of: &dyn Fn(&Snapshot) -> Tokens| {
+            snapshots.iter().fold(Tokens::ZERO, |sum, snapshot| sum.saturating_add(of(snapshot)))
+        };
+        let drops = &self.shared.drops;
+        let counted = DropReason::ALL.iter().map(|reason| (reason.name().to_owned(), drops.packets(*reason)));
+        Status {
+            name: self.name.clone(),
+            id: self.node.id(),
+            mesh_address: self.node.address(),
+            prefix: {
+                let (prefix, len) = metering::mesh_prefix(&self.identity.wireguard_key());
+                format!("{prefix}/{len}")
+            },
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_s: now.saturating_duration_since(self.started).as_secs(),
+            links_up: count(self.node.links().filter(|link| link.up && link.admitted).count()),
+            links: count(self.links.len()),
+            routes: count(self.node.routes().filter(|route| route.selected).count()),
+            unit: self.money.unit.clone(),
+            owed_by_us: sum(&|snapshot| snapshot.owed_by_us),
+            owed_to_us: sum(&|snapshot| snapshot.owed_to_us),
+            value_at_risk: sum(&|snapshot| snapshot.window),
+            drops: counted.filter(|(_, packets)| *packets > 0).collect(),
+            ledger_reachable: self.ledger.as_ref().and(self.ledger_reachable),
+            warnings: self.warnings.iter().cloned().collect(),
+        }
+    }
+
+    fn neighbours(&self, now: Instant) -> Vec<Neighbour> {
+        let views: BTreeMap<LinkId, node::LinkView> = self.node.links().map(|view| (view.link, view)).collect();
+        let costs: BTreeMap<u32, u16> = self
+            .node
+            .neighbours()
+            .filter(|view| view.cost.is_finite())
+            .map(|view| (view.interface.0, view.cost.get()))
+            .collect();
+        let lines = self.links.iter().map(|(link, known)| {
+            let view = views.get(link);
+            let admitted = view.is_some_and(|view| view.admitted && view.up);
+            Neighbour {
+                name: known.name.clone(),
+                id: known.account(),
+                link: if known.is_quic() { "quic" } else { "wireguard" }.to_owned(),
+                endpoint: known.status.endpoint.map(|endpoint| endpoint.to_string()),
+                state: match (known.status.up, admitted && (known.neighbour_up || known.leaf.is_some())) {
+                    (false, _) => LinkState::Down,
+                    (true, false) => LinkState::Connecting,
+                    (true, true) => LinkState::Up,
+                },
+                role: known.role().to_owned(),
+                cost: costs.get(&link.0).copied(),
+                rtt_us: self.rtt_us(*link),
+                last_heard_s: known.last_heard.map(|at| now.saturating_duration_since(at).as_secs()),
+                admitted,
+            }
+        });
+        lines.collect()
+    }
+
+    #[cfg(feature = "quic")]
+    fn rtt_us(&self, link: LinkId) -> Option<u64> {
+        let rtt = self.shared.quic.load().as_ref()?.counters(link)?.rtt?;
+        u64::try_from(rtt.as_micros()).ok()
+    }
+
+    #[cfg(not(feature = "quic"))]
+    fn rtt_us(&self, _link: LinkId) -> Option<u64> {
+        None
+    }
+
+    fn routes(&self) -> Routes {
+        let mut routes: Vec<(node::Prefix, Route)> = Vec::new();
+        for view in self.node.routes() {
+            let via = view.neighbour.map(|(interface, _)| self.name_of(LinkId(interface.0)));
+            let route = Route {
+                prefix: format!("{}/{}", view.prefix.addr(), view.prefix.len()),
+                via,
+                metric: view.metric.0,
+                price: view.price.map_or(0, |price| u64::from(price.get())),
+                router_id: view.router_id.to_string(),
+                selected: view.selected,
+            };
+            routes.push((view.prefix, route));
+        }
+        routes.sort_by_key(|(prefix, route)| (*prefix, !route.selected, route.metric));
+        Routes { unit: self.money.unit.clone(), routes: routes.into_iter().map(|(_, route)| route).collect() }
+    }
+
+    fn meters(&self) -> Meters {
+        let lines = self.node.links().filter_map(|view| {
+            let known = self.links.get(&view.link)?;
+            let totals = self.totals_with(view.link, known);
+            let snapshot = view.settlement;
+            let theirs = snapshot.filter(|snapshot| snapshot.agreed).map(|snapshot| snapshot.theirs);
+            let amount = |of: &dyn Fn(&Snapshot) -> Tokens| snapshot.as_ref().map_or(Tokens::ZERO, of);
+            let at_risk = amount(&|snapshot| snapshot.window);
+            Some(Meter {
+                neighbour: known.name.clone(),
+                id: known.account(),
+                role: known.role().to_owned(),
+                sent_bytes: totals.sent,
+                received_bytes: totals.received,
+                reported_sent_bytes: theirs.map(|theirs| theirs.sent),
+                reported_received_bytes: theirs.map(|theirs| theirs.received),
+                owed_by_us: amount(&|snapshot| snapshot.owed_by_us),
+                owed_to_us: amount(&|snapshot| snapshot.owed_to_us),
+                signed: amount(&|snapshot| snapshot.signed),
+                value_at_risk: at_risk,
+                sentence: self.sentence(snapshot.as_ref(), at_risk),
+            })
+        });
+        Meters { unit: self.money.unit.clone(), meters: lines.collect() }
+    }
+
+    /// Both sides' worst case, in words (DESIGN section 7).
+    fn sentence(&self, snapshot: Option<&Snapshot>, at_risk: Tokens) -> String {
+        let money = |amount: Tokens| format!("{} {}", amount.display(self.money.unit.decimals), self.money.unit.symbol);
+        match snapshot {
+            None => "nothing is settled with this neighbour".to_owned(),
+            Some(Snapshot { terms: Some(terms), .. }) if terms.is_free() => {
+                "carried for free: nothing can be lost".to_owned()
+            }
+            Some(Snapshot { role: Role::Provider, credit, .. }) => {
+                let stopped = match credit {
+                    Credit::Open => "",
+                    Credit::Exhausted { .. } => "; its window is full, so it is not carried for",
+                };
+                format!("with this neighbour you can lose at most {}{stopped}", money(at_risk))
+            }
+            Some(Snapshot { role: Role::Subscriber, deposit, signed, .. }) => format!(
+                "with this neighbour you can lose nothing that was not delivered; {} of {} locked is signed",
+                money(*signed),
+                money(*deposit),
+            ),
+            Some(Snapshot { role: Role::Peer, .. }) => "carried for free: nothing can be lost".to_owned(),
+        }
+    }
+
+    /// Billed bytes with this neighbour, in this run and all earlier ones.
+    fn totals_with(&self, link: LinkId, known: &Known) -> Totals {
+        let before =
+            known.peer.as_ref().and_then(|peer| self.totals.get(&peer.card.account()).copied()).unwrap_or_default();
+        let count = self.shared.meters.read(link);
+        Totals {
+            sent: before.sent.saturating_add(count.sent),
+            received: before.received.saturating_add(count.received),
+        }
+    }
+
+    pub(super) fn totals_records(&self) -> Vec<Record> {
+        let lines = self.links.iter().filter_map(|(link, known)| {
+            let peer = known.peer.as_ref()?.card.account();
+            let Totals { sent, received } = self.totals_with(*link, known);
+            Some(Record::Totals { peer, sent, received })
+        });
+        lines.collect()
+    }
+
+    fn receipts(&self, answer: oneshot::Sender<Response>) {
+        let names = self.names();
+        let unit = self.money.unit.clone();
+        let us = self.node.id();
+        let mut lines: BTreeMap<ChannelId, ReceiptLine> = BTreeMap::new();
+        for snapshot in self.node.links().filter_map(|link| link.settlement) {
+            let Some(channel) = snapshot.channel else { continue };
+            let direction = if channel.payer == us { Direction::WePay } else { Direction::WeArePaid };
+            let line = ReceiptLine {
+                neighbour: name_in(&names, snapshot.peer),
+                channel,
+                direction,
+                amount: snapshot.signed,
+                durable: Tokens::ZERO,
+                redeemed: Tokens::ZERO,
+            };
+            lines.insert(channel, line);
+        }
+        let asked = self.journal.ask(move |journal| with_journal(journal, us, &names, lines));
+        tokio::spawn(async move {
+            let response = match asked.await {
+                Ok(receipts) => Response::Receipts(Receipts { unit, receipts }),
+                Err(error) => Response::Failed(Refusal { cause: error.to_string(), next: None }),
+            };
+            let _gone = answer.send(response);
+        });
+    }
+
+    fn wallet(&self, answer: oneshot::Sender<Response>) {
+        let Some(ledger) = &self.ledger else {
+            let next = Some("name the community's ledger: [ledger] path = \"...\"".to_owned());
+            let refusal = Refusal { cause: "no ledger is configured".to_owned(), next };
+            let _gone = answer.send(Response::Failed(refusal));
+            return;
+        };
+        let (us, unit, names) = (self.node.id(), self.money.unit.clone(), self.names());
+        let earned =
+            self.node.links().filter_map(|link| link.settlement).filter(|snapshot| snapshot.role == Role::Provider);
+        let signed: Vec<(ChannelId, Tokens)> =
+            earned.filter_map(|snapshot| Some((snapshot.channel?, snapshot.signed))).collect();
+        let asked = ledger.ask(move |ledger| wallet(ledger, us, unit, &names, &signed));
+        tokio::spawn(async move {
+            let failed = |cause: String| {
+                let next = Some("is the ledger's file there and readable?".to_owned());
+                Response::Failed(Refusal { cause, next })
+            };
+            let response = match asked.await {
+                Ok(Ok(wallet)) => Response::Wallet(wallet),
+                Ok(Err(error)) => failed(error.to_string()),
+                Err(error) => failed(error.to_string()),
+            };
+            let _gone = answer.send(response);
+        });
+    }
+
+    fn names(&self) -> BTreeMap<NodeId, String> {
+        self.links.values().filter_map(Known::named).collect()
+    }
+}
+
+impl Known {
+    /// The neighbour's account; a leaf has none and shows as zero.
+    fn account(&self) -> NodeId {
+        self.peer.as_ref().map_or(NodeId([0; 20]), |peer| peer.card.account())
+    }
+
+    fn role(&self) -> &'static str {
+        match &self.peer {
+            Some(peer) => peer.role.name(),
+            None => "leaf",
+        }
+    }
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+fn name_in(names: &BTreeMap<NodeId, String>, id: NodeId) -> String {
+    names.get(&id).cloned().unwrap_or_else(|| id.to_string())
+}
+
+/// Adds what the journal knows, of channels in use and of earlier ones.
+fn with_journal(
+    journal: &mut Journal,
+    us: NodeId,
+    names: &BTreeMap<NodeId, String>,
+    mut lines: BTreeMap<ChannelId, ReceiptLine>,
+) -> Vec<ReceiptLine> {
+    let held = journal.held().map(|receipt| (receipt.channel(), receipt.amount()));
+    for (channel, durable) in held.chain(journal.ceilings()) {
+        let direction = if channel.payer == us { Direction::WePay } else { Direction::WeArePaid };
+        let other = if channel.payer == us { channel.payee } else { channel.payer };
+        let known = if direction == Direction::WePay { Tokens::ZERO } else { durable };
+        let line = lines.entry(channel).or_insert_with(|| ReceiptLine {
+            neighbour: name_in(names, other),
+            channel,
+            direction,
+            amount: known,
+            durable,
+            redeemed: Tokens::ZERO,
+        });
+        line.durable = durable;
+        line.amount = line.amount.max(known);
+        line.redeemed = journal.redeemed(&channel);
+    }
+    lines.into_values().collect()
+}
+
+fn wallet(
+    ledger: &mut Box<dyn Ledger>,
+    us: NodeId,
+    unit: crate::control::Unit,
+    names: &BTreeMap<NodeId, String>,
+    signed: &[(ChannelId, Tokens)],
+) -> Result<Wallet, Error> {
+    let balance = ledger.balance(us)?;
+    let (mut locked, mut earned, mut channels) = (Tokens::ZERO, Tokens::ZERO, Vec::new());
+    for (id, channel) in ledger.channels_of(us)? {
+        let (direction, other) =
+            if id.payer == us { (Direction::WePay, id.payee) } else { (Direction::WeArePaid, id.payer) };
+        match direction {
+            Direction::WePay => locked = locked.saturating_add(channel.locked()),
+            Direction::WeArePaid => {
+                let signed = signed.iter().find(|(known, _)| *known == id).map_or(Tokens::ZERO, |(_, amount)| *amount);
+                earned = earned.saturating_add(signed.saturating_sub(channel.redeemed));
+            }
+        }
+        channels.push(WalletChannel {
+            neighbour: name_in(names, other),
+            channel: id,
+            direction,
+            deposit: channel.deposit,
+            redeemed: channel.redeemed,
+            exit_time_s: match channel.phase {
+                Phase::Closing { exit } => Some(exit.seconds()),
+                Phase::Open | Phase::Closed => None,
+            },
+        });
+    }
+    Ok(Wallet {
+        unit,
+        community: ledger.genesis().community().to_owned(),
+        account: us,
+        balance,
+        locked_in_channels: locked,
+        earned_unredeemed: earned,
+        channels,
+    })
+}

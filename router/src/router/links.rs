@@ -1,0 +1,176 @@
+//! Which links a router has: given ids, told to worker, QUIC and node, and changed while running.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use metering::Side;
+use node::datapath::MAX_LINKS;
+use node::{LinkId, Peer};
+
+#[cfg(feature = "quic")]
+use super::StartError;
+use super::{Control, Done, Known, Links};
+use crate::config::{self, Endpoint, LinkKind, Role};
+use crate::link::LinkStatus;
+use crate::link::wireguard::PeerConfig;
+use crate::worker::ToWorker;
+
+impl Control {
+    /// Brings the links to what the configuration says. What did not change is not touched.
+    pub(super) fn set_links(&mut self, now: Instant, links: Links) {
+        let mut wanted = BTreeSet::new();
+        for peer in links.peers {
+            wanted.extend(self.set_peer(now, peer));
+        }
+        for leaf in links.leaves {
+            wanted.extend(self.set_leaf(now, leaf));
+        }
+        let gone: Vec<LinkId> = self.links.keys().copied().filter(|link| !wanted.contains(link)).collect();
+        for link in gone {
+            tracing::info!(node = %self.name, neighbour = %self.name_of(link), "link removed");
+            self.inbox.send(ToWorker::RemovePeer(link));
+            self.shared.set_status(link, LinkStatus::default());
+            self.node.handle_link_removed(now, link);
+            self.links.remove(&link);
+        }
+        self.resolve();
+    }
+
+    fn set_peer(&mut self, now: Instant, peer: config::Peer) -> Option<LinkId> {
+        let same =
+            |known: &Known| known.peer.as_ref().is_some_and(|known| known.card == peer.card && known.link == peer.link);
+        let link = self.place(&same)?;
+        let node_peer = Peer::Mesh { card: peer.card, side: self.side(peer.role), cost: peer.cost };
+        self.node.handle_link(now, link, node_peer, self.mtu);
+        let known = self.links.entry(link).or_default();
+        let moved = known.peer.as_ref().is_none_or(|known| known.endpoint != peer.endpoint);
+        known.name.clone_from(&peer.name);
+        known.peer = Some(peer);
+        self.place_session(link, moved);
+        Some(link)
+    }
+
+    fn set_leaf(&mut self, now: Instant, leaf: config::Leaf) -> Option<LinkId> {
+        let same = |known: &Known| known.leaf.as_ref().is_some_and(|known| known.wireguard_key == leaf.wireguard_key);
+        let link = self.place(&same)?;
+        self.node.handle_link(now, link, Peer::Leaf { prefixes: leaf.addresses.clone() }, self.mtu);
+        let known = self.links.entry(link).or_default();
+        let moved = known.leaf.as_ref().is_none_or(|known| known.endpoint != leaf.endpoint);
+        known.name.clone_from(&leaf.name);
+        known.leaf = Some(leaf);
+        self.place_session(link, moved);
+        Some(link)
+    }
+
+    /// The id of the link that is the same as before, or the lowest free one.
+    fn place(&mut self, same: &dyn Fn(&Known) -> bool) -> Option<LinkId> {
+        let known = self.links.iter().find(|(_, known)| same(known)).map(|(link, _)| *link);
+        let free = || (0..).map(LinkId).take(MAX_LINKS).find(|link| !self.links.contains_key(link));
+        let link = known.or_else(free);
+        if link.is_none() {
+            self.warn(format!("more than {MAX_LINKS} links: the rest is left out"));
+        }
+        link
+    }
+
+    /// Tells the worker of a WireGuard peer, new or with another endpoint.
+    fn place_session(&mut self, link: LinkId, moved: bool) {
+        let Some(known) = self.links.get_mut(&link).filter(|known| moved && !known.is_quic()) else { return };
+        known.resolved = match known.endpoint() {
+            Some(Endpoint::Address(address)) => Some(*address),
+            Some(Endpoint::Name { .. }) | None => None,
+        };
+        if let Some(key) = known.wireguard_key() {
+            self.inbox.send(ToWorker::SetPeer(PeerConfig { link, key, endpoint: known.resolved }));
+        }
+    }
+
+    /// What we are to a neighbour, at which price.
+    fn side(&self, role: Role) -> Side {
+        match role {
+            Role::Provider => Side::Subscriber(self.money.limits),
+            Role::Subscriber => Side::Provider(self.money.offer),
+            Role::Peer => Side::Peer,
+        }
+    }
+
+    /// Looks up the host names of links that are down.
+    pub(super) fn resolve(&self) {
+        for (link, known) in self.links.iter().filter(|(_, known)| !known.status.up && !known.is_quic()) {
+            if let Some(Endpoint::Name { host, port }) = known.endpoint() {
+                let (link, name) = (*link, format!("{host}:{port}"));
+                self.spawn(look_up(name.clone()), move |answer| {
+                    Some(match answer {
+                        Ok(address) => Done::Resolved { link, address },
+                        Err(error) => Done::Warning(format!("cannot find {name}: {error}")),
+                    })
+                });
+            }
+        }
+    }
+
+    /// A host name has been looked up.
+    pub(super) fn set_endpoint(&mut self, link: LinkId, address: SocketAddr) {
+        let Some(known) = self.links.get_mut(&link).filter(|known| known.resolved != Some(address)) else { return };
+        known.resolved = Some(address);
+        if let Some(key) = known.wireguard_key() {
+            self.inbox.send(ToWorker::SetPeer(PeerConfig { link, key, endpoint: Some(address) }));
+        }
+    }
+
+    /// Takes another configuration while running.
+    pub(super) fn handle_reload(&mut self, now: Instant, links: Links) {
+        let quic = |peers: &[config::Peer]| -> Vec<config::Peer> {
+            peers.iter().filter(|peer| peer.link == LinkKind::Quic).cloned().collect()
+        };
+        let before: Vec<config::Peer> = self.links.values().filter_map(|known| known.peer.clone()).collect();
+        if quic(&before) != quic(&links.peers) {
+            self.warn("QUIC links changed: the change takes effect at the next start".to_owned());
+        }
+        self.set_links(now, links);
+        tracing::info!(node = %self.name, links = self.links.len(), "configuration read again");
+    }
+
+    /// Starts the QUIC links, dialling the addresses known at this moment. Returns where they listen.
+    #[cfg(feature = "quic")]
+    pub(super) async fn start_quic(&mut self) -> Result<Option<SocketAddr>, StartError> {
+        use crate::link::quic::{QuicConfig, QuicEvent, QuicLinks, QuicPeer};
+
+        let Some(listen) = self.quic_listen else { return Ok(None) };
+        let mut peers = Vec::new();
+        for (link, known) in self.links.iter().filter(|(_, known)| known.is_quic()) {
+            let Some(peer) = &known.peer else { continue };
+            let dial = match &peer.endpoint {
+                Some(Endpoint::Address(address)) => Some(*address),
+                Some(Endpoint::Name { host, port }) => look_up(format!("{host}:{port}")).await.ok(),
+                None => None,
+            };
+            peers.push(QuicPeer { link: *link, key: peer.card.tls(), dial });
+        }
+        let (shared, inbox) = (std::sync::Arc::clone(&self.shared), self.inbox.clone());
+        let sink = move |link, event| match event {
+            QuicEvent::Up { remote } => {
+                shared.set_status(link, LinkStatus { up: true, endpoint: Some(remote), last_handshake: None });
+            }
+            QuicEvent::Packet(packet) => {
+                // A full inbox loses a packet, as a link may; the worker cannot count what it never saw.
+                inbox.send(ToWorker::FromQuic { link, packet });
+            }
+            QuicEvent::Down { reason } => {
+                tracing::info!(link = link.0, %reason, "QUIC link down");
+                shared.set_status(link, LinkStatus::default());
+            }
+        };
+        let config = QuicConfig { listen, tls_secret: self.identity.tls_secret(), peers, link_mtu: self.mtu };
+        let quic = QuicLinks::start(config, sink)?;
+        let address = quic.local_addr();
+        self.shared.quic.store(Some(std::sync::Arc::new(quic)));
+        Ok(Some(address))
+    }
+}
+
+async fn look_up(name: String) -> std::io::Result<SocketAddr> {
+    let mut found = tokio::net::lookup_host(name).await?;
+    found.next().ok_or_else(|| std::io::Error::other("the name has no address"))
+}

@@ -1,0 +1,238 @@
+//! Channels, receipts and redemption: between the node, the journal and the ledger.
+
+use ledger_client::{Channel, Error, Ledger, Phase};
+use metering::{ChannelId, ChannelState, NodeId, Receipt, Restored, Tokens};
+use node::LinkId;
+use tokio::sync::oneshot;
+
+use super::{Control, Done, Known, LedgerDesk};
+use crate::control::{Redeemed, RedeemedReceipts, Refusal, Response};
+use crate::desk::Desk;
+use crate::journal::{Journal, Record};
+
+/// What a desk could not do, in words.
+type Failed = String;
+
+impl Control {
+    /// Gathers what journal and ledger know of an admitted neighbour.
+    pub(super) fn restore(&mut self, link: LinkId, peer: NodeId) {
+        let us = self.node.id();
+        let journal = self.journal.ask(move |journal| remembered(journal, us, peer));
+        let pays_us = self.is_subscriber(link);
+        let (payer, payee) = if pays_us { (peer, us) } else { (us, peer) };
+        let ledger = self.ledger.as_ref().map(|desk| desk.ask(move |ledger| newest_channel(ledger, payer, payee)));
+        let gathered = async move {
+            let mut restored = journal.await.unwrap_or_default();
+            let mut failed = None;
+            match async { Some(ledger?.await) }.await {
+                Some(Ok(Ok(channel))) => restored.channel = channel.map(|(id, channel)| state(id, &channel)),
+                Some(Ok(Err(error))) => failed = Some(error.to_string()),
+                Some(Err(error)) => failed = Some(error.to_string()),
+                None => {}
+            }
+            (restored, failed)
+        };
+        let done = self.done.clone();
+        tokio::spawn(async move {
+            let (restored, failed) = gathered.await;
+            // The control task is gone only when the router is stopping.
+            let _stopping = done.send(Done::Restored { link, restored }).await;
+            if let Some(error) = failed {
+                let _stopping = done.send(Done::LedgerFailed { what: "cannot read the ledger", error }).await;
+            }
+        });
+    }
+
+    fn is_subscriber(&self, link: LinkId) -> bool {
+        let peer = self.links.get(&link).and_then(|known| known.peer.as_ref());
+        peer.is_some_and(|peer| peer.role == crate::config::Role::Subscriber)
+    }
+
+    /// Makes a receipt durable, and learns how much of its channel was redeemed.
+    pub(super) fn hold(&self, link: LinkId, receipt: Receipt) {
+        let redeemed = self.journal.ask(move |journal| journal.redeemed(&receipt.channel()));
+        let (written, done) = (self.written(Record::Held { receipt }), self.done.clone());
+        tokio::spawn(async move {
+            let redeemed = redeemed.await.unwrap_or(Tokens::ZERO);
+            if written.await {
+                let _stopping = done.send(Done::Held { link, receipt, redeemed }).await;
+            }
+        });
+    }
+
+    /// Opens a channel to a provider, or adds to the one there is.
+    pub(super) fn fund(&mut self, link: LinkId, payee: NodeId, at_least: Tokens) {
+        let Some(desk) = &self.ledger else {
+            self.warn(format!("{} wants to be paid, and no [ledger] is configured", self.name_of(link)));
+            return;
+        };
+        let (us, deposit) = (self.node.id(), self.money.deposit);
+        let answer = desk.ask(move |ledger| funded(ledger, us, payee, deposit, at_least));
+        self.spawn(answer, move |answer| {
+            Some(match answer {
+                Ok(Ok(state)) => Done::Channel { link, state },
+                Ok(Err(error)) => ledger_failed("cannot lock tokens for a provider", &error),
+                Err(error) => ledger_failed("cannot lock tokens for a provider", &error),
+            })
+        });
+    }
+
+    /// Asks the ledger for a channel the neighbour speaks of.
+    pub(super) fn look_up(&self, link: LinkId, channel: ChannelId) {
+        let Some(desk) = &self.ledger else { return };
+        self.spawn(desk.ask(move |ledger| ledger.channel(channel)), move |answer| match answer {
+            Ok(Ok(found)) => found.map(|found| Done::Channel { link, state: state(channel, &found) }),
+            Ok(Err(error)) => Some(ledger_failed("cannot read a channel", &error)),
+            Err(error) => Some(ledger_failed("cannot read a channel", &error)),
+        });
+    }
+
+    /// Tells the node what the ledger holds of a channel after it was redeemed.
+    pub(super) fn refresh_channel(&self, channel: ChannelId) {
+        let other = if channel.payee == self.node.id() { channel.payer } else { channel.payee };
+        if let Some(link) = self.link_to(other) {
+            self.look_up(link, channel);
+        }
+    }
+
+    /// Redeems what is held of one payer, or of all, and answers whoever asked.
+    pub(super) fn redeem(&mut self, payer: Option<NodeId>, answer: Option<oneshot::Sender<Response>>) {
+        self.node.handle_flush(super::clock());
+        self.drain(super::clock());
+        let respond = |answer: Option<oneshot::Sender<Response>>, response| {
+            if let Some(answer) = answer {
+                // Whoever asked may have gone.
+                let _gone = answer.send(response);
+            }
+        };
+        let Some(ledger) = self.ledger.clone() else {
+            let next = "name the community's ledger: [ledger] path = \"...\"".to_owned();
+            let refusal = Refusal { cause: "no ledger is configured".to_owned(), next: Some(next) };
+            return respond(answer, Response::Failed(refusal));
+        };
+        let (journal, done, unit) = (self.journal.clone(), self.done.clone(), self.money.unit.clone());
+        let names: Vec<(NodeId, String)> = self.links.values().filter_map(Known::named).collect();
+        tokio::spawn(async move {
+            let response = match redeem_held(&journal, &ledger, payer).await {
+                Ok(paid) => {
+                    let name = |id: NodeId| names.iter().find(|(known, _)| *known == id).map(|(_, name)| name.clone());
+                    let redeemed = paid.iter().map(|(channel, paid)| Redeemed {
+                        neighbour: name(channel.payer).unwrap_or_else(|| channel.payer.to_string()),
+                        channel: *channel,
+                        paid: *paid,
+                    });
+                    let redeemed = redeemed.collect();
+                    let _stopping = done.send(Done::Redeemed { paid }).await;
+                    Response::Redeemed(RedeemedReceipts { unit, redeemed })
+                }
+                Err(error) => {
+                    let failed = Done::LedgerFailed { what: "cannot redeem", error: error.clone() };
+                    let _stopping = done.send(failed).await;
+                    Response::Failed(Refusal {
+                        cause: format!("cannot redeem: {error}"),
+                        next: Some("the receipts are kept; try again when the ledger is reachable".to_owned()),
+                    })
+                }
+            };
+            respond(answer, response);
+        });
+    }
+}
+
+impl Known {
+    pub(super) fn named(&self) -> Option<(NodeId, String)> {
+        self.peer.as_ref().map(|peer| (peer.card.account(), self.name.clone()))
+    }
+}
+
+/// What the journal knows of the pair's channels, either way: only the newest nonce counts.
+fn remembered(journal: &mut Journal, us: NodeId, peer: NodeId) -> Restored {
+    let ceilings = journal.ceilings().filter(|(channel, _)| channel.payer == us && channel.payee == peer);
+    let held = journal.held().filter(|receipt| receipt.channel().payer == peer && receipt.channel().payee == us);
+    Restored {
+        channel: None,
+        ceiling: ceilings.max_by_key(|(channel, _)| channel.nonce),
+        held: held.max_by_key(|receipt| receipt.channel().nonce).copied(),
+    }
+}
+
+fn state(id: ChannelId, channel: &Channel) -> ChannelState {
+    ChannelState {
+        nonce: id.nonce,
+        deposit: channel.deposit,
+        redeemed: channel.redeemed,
+        closing: channel.phase != Phase::Open,
+    }
+}
+
+fn newest_channel(
+    ledger: &mut Box<dyn Ledger>,
+    payer: NodeId,
+    payee: NodeId,
+) -> Result<Option<(ChannelId, Channel)>, Error> {
+    let Some(nonce) = ledger.latest_nonce(payer, payee)? else { return Ok(None) };
+    let id = ChannelId { payer, payee, nonce };
+    Ok(ledger.channel(id)?.map(|channel| (id, channel)))
+}
+
+/// Brings our newest channel to `payee` to a deposit of `at_least`, by steps of `deposit`.
+fn funded(
+    ledger: &mut Box<dyn Ledger>,
+    payer: NodeId,
+    payee: NodeId,
+    deposit: Tokens,
+    at_least: Tokens,
+) -> Result<ChannelState, Error> {
+    let id = match newest_channel(ledger, payer, payee)?.filter(|(_, channel)| channel.phase == Phase::Open) {
+        Some((id, channel)) if channel.deposit >= at_least => return Ok(state(id, &channel)),
+        Some((id, channel)) => {
+            ledger.top_up(id, at_least.saturating_sub(channel.deposit).max(deposit))?;
+            id
+        }
+        None => ledger.open_channel(payer, payee, at_least.max(deposit))?,
+    };
+    let channel = ledger.channel(id)?.unwrap_or_else(|| Channel::open(Tokens::ZERO));
+    Ok(state(id, &channel))
+}
+
+/// Redeems the best receipt of each channel and remembers what was paid. Returns what each brought.
+async fn redeem_held(
+    journal: &Desk<Journal>,
+    ledger: &LedgerDesk,
+    payer: Option<NodeId>,
+) -> Result<Vec<(ChannelId, Tokens)>, Failed> {
+    let wanted = move |receipt: &&Receipt| payer.is_none_or(|payer| receipt.channel().payer == payer);
+    let waiting = move |journal: &mut Journal| -> Vec<Receipt> {
+        let held = journal.held().filter(wanted);
+        held.filter(|receipt| receipt.amount() > journal.redeemed(&receipt.channel())).copied().collect()
+    };
+    let receipts = journal.ask(waiting).await.map_err(|error| error.to_string())?;
+    if receipts.is_empty() {
+        return Ok(Vec::new());
+    }
+    let asked = receipts.clone();
+    let answers = ledger.ask(move |ledger| ledger.redeem_many(&asked)).await.map_err(|error| error.to_string())?;
+    let answers = answers.map_err(|error| error.to_string())?;
+    let (mut paid, mut records) = (Vec::new(), Vec::new());
+    for (receipt, answer) in receipts.iter().zip(answers) {
+        match answer {
+            Ok(amount) => {
+                paid.push((receipt.channel(), amount));
+                records.push(Record::Redeemed { channel: receipt.channel(), amount: receipt.amount() });
+            }
+            // Redeemed before, and the journal lost it: nothing is missing.
+            Err(refusal) => tracing::info!(payer = %receipt.channel().payer, %refusal, "receipt not redeemed"),
+        }
+    }
+    // If this is lost, the ledger says next time that the receipt was redeemed.
+    match journal.ask(move |journal| journal.commit(&records)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "a redemption was not noted"),
+        Err(error) => tracing::warn!(%error, "a redemption was not noted"),
+    }
+    Ok(paid)
+}
+
+fn ledger_failed(what: &'static str, error: &dyn std::fmt::Display) -> Done {
+    Done::LedgerFailed { what, error: error.to_string() }
+}

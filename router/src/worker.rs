@@ -1,0 +1,423 @@
+//! The worker: one thread that carries packets between the links and the node's own side.
+//!
+//! ```text
+//!            UDP socket (WireGuard)   QUIC tasks     TUN or host port      control task
+//!                     |                   | inbox          |                  | inbox
+//!                     v                   v                v                  v
+//!   wait ---------> open ------------> Batch --> Datapath::handle_batch --> per verdict:
+//!                                                  seal+send | write to TUN | to control | counted drop
+//! ```
+//!
+//! It waits in epoll, takes a batch from one ingress, asks the datapath what becomes of it, and does that. It shares
+//! nothing that locks on this path: the table comes as a snapshot, counters are read by others, queues are bounded.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+#[cfg(feature = "quic")]
+use arc_swap::ArcSwapOption;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+use node::datapath::{Batch, Datapath, Fib, MAX_LINKS, Meters, Port, Verdict};
+use node::{DropReason, Drops, LinkId};
+
+use crate::link::LinkStatus;
+#[cfg(feature = "quic")]
+use crate::link::quic::{QuicLinks, SendError};
+use crate::link::wireguard::{Opened, PeerConfig, TIMER_INTERVAL, WireGuard};
+
+/// Packets taken from one ingress before the others get their turn.
+const BATCH: usize = 64;
+/// Messages waiting for the worker: control packets and packets from QUIC links. Beyond it, the newest is dropped.
+pub(crate) const INBOX: usize = 2048;
+
+const UDP: Token = Token(0);
+const LOCAL: Token = Token(1);
+const WAKE: Token = Token(2);
+
+/// What others ask of the worker.
+pub(crate) enum ToWorker {
+    /// A control packet to send on a link.
+    Send { link: LinkId, packet: Vec<u8> },
+    /// An IP packet that a QUIC link received.
+    #[cfg(feature = "quic")]
+    FromQuic { link: LinkId, packet: bytes::Bytes },
+    /// Add a WireGuard peer or change its endpoint.
+    SetPeer(PeerConfig),
+    /// Forget a WireGuard peer.
+    RemovePeer(LinkId),
+}
+
+/// What the worker tells the control task.
+#[derive(Debug)]
+pub(crate) enum FromWorker {
+    /// A control packet of a neighbour.
+    Control { link: LinkId, packet: Vec<u8> },
+}
+
+/// What worker and control side share without waiting for each other.
+pub(crate) struct Shared {
+    /// The table in force.
+    pub(crate) fib: ArcSwap<Fib>,
+    /// Written by the worker alone.
+    pub(crate) meters: Arc<Meters>,
+    /// Written by the worker alone.
+    pub(crate) drops: Arc<Drops>,
+    /// The QUIC links, while there are any.
+    #[cfg(feature = "quic")]
+    pub(crate) quic: ArcSwapOption<QuicLinks>,
+    status: Mutex<Vec<LinkStatus>>,
+    stop: AtomicBool,
+}
+
+impl Shared {
+    pub(crate) fn new() -> Self {
+        Self {
+            fib: ArcSwap::default(),
+            meters: Arc::default(),
+            drops: Arc::default(),
+            #[cfg(feature = "quic")]
+            quic: ArcSwapOption::empty(),
+            status: Mutex::new(vec![LinkStatus::default(); MAX_LINKS]),
+            stop: AtomicBool::new(false),
+        }
+    }
+
+    /// How a link stands: a WireGuard link as of the worker's last timer, a QUIC link as of its last event.
+    pub(crate) fn status(&self, link: LinkId) -> LinkStatus {
+        let table = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        table.get(link.index()).copied().unwrap_or_default()
+    }
+
+    /// Says how a link stands that is not the worker's own.
+    pub(crate) fn set_status(&self, link: LinkId, status: LinkStatus) {
+        let mut table = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(row) = table.get_mut(link.index()) {
+            *row = status;
+        }
+    }
+}
+
+/// A handle on the worker's inbox, for any thread.
+#[derive(Clone)]
+pub(crate) struct Inbox {
+    sender: SyncSender<ToWorker>,
+    waker: Arc<Waker>,
+}
+
+impl Inbox {
+    /// Hands a message over without waiting. False when the inbox is full or the worker has ended.
+    pub(crate) fn send(&self, message: ToWorker) -> bool {
+        let taken =
+            !matches!(self.sender.try_send(message), Err(TrySendError::Full(_) | TrySendError::Disconnected(_)));
+        // A lost wake-up is made good by the worker's next timer.
+        taken && self.waker.wake().is_ok()
+    }
+}
+
+/// What a worker is made of.
+pub(crate) struct Parts {
+    pub(crate) wireguard: WireGuard,
+    /// The TUN, or a host's port: each read and write is one IP packet.
+    pub(crate) local: OwnedFd,
+    pub(crate) local_mtu: usize,
+    pub(crate) address: std::net::Ipv6Addr,
+    pub(crate) control: tokio::sync::mpsc::Sender<FromWorker>,
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// A started worker. Dropping the handle does not stop it; [`WorkerHandle::stop`] does.
+pub(crate) struct WorkerHandle {
+    thread: std::thread::JoinHandle<()>,
+    pub(crate) inbox: Inbox,
+    shared: Arc<Shared>,
+}
+
+impl WorkerHandle {
+    /// Ends the thread; what it holds is closed when this returns.
+    pub(crate) fn stop(self) {
+        self.shared.stop.store(true, Ordering::Release);
+        if let Err(error) = self.inbox.waker.wake() {
+            tracing::debug!(%error, "the worker will stop at its next timer");
+        }
+        if self.thread.join().is_err() {
+            tracing::error!("the worker had panicked");
+        }
+    }
+}
+
+/// The worker's inbox before the worker exists: QUIC links need it to be made first.
+pub(crate) struct Mailbox {
+    poll: Poll,
+    receiver: Receiver<ToWorker>,
+    pub(crate) inbox: Inbox,
+}
+
+impl Mailbox {
+    pub(crate) fn new() -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
+        let (sender, receiver) = std::sync::mpsc::sync_channel(INBOX);
+        Ok(Self { poll, receiver, inbox: Inbox { sender, waker } })
+    }
+}
+
+/// Starts the thread.
+pub(crate) fn start(name: &str, mailbox: Mailbox, mut parts: Parts) -> io::Result<WorkerHandle> {
+    let registry = mailbox.poll.registry();
+    registry.register(parts.wireguard.socket(), UDP, Interest::READABLE)?;
+    registry.register(&mut SourceFd(&parts.local.as_raw_fd()), LOCAL, Interest::READABLE)?;
+    let inbox = mailbox.inbox.clone();
+    let shared = Arc::clone(&parts.shared);
+    let now = clock();
+    let slot = packet_len_max(parts.local_mtu);
+    let (meters, drops) = (Arc::clone(&shared.meters), Arc::clone(&shared.drops));
+    let worker = Worker {
+        poll: mailbox.poll,
+        inbox: mailbox.receiver,
+        wireguard: parts.wireguard,
+        local: File::from(parts.local),
+        control: parts.control,
+        datapath: Datapath::new(parts.address, parts.local_mtu, meters, drops, now),
+        shared: Arc::clone(&shared),
+        datagram: vec![0; slot].into_boxed_slice(),
+        timers_at: now,
+    };
+    let thread = std::thread::Builder::new()
+        .name(format!("{name} worker"))
+        .spawn(move || worker.run(&mut Batch::new(BATCH, slot)))?;
+    Ok(WorkerHandle { thread, inbox, shared })
+}
+
+/// The longest datagram a link of this MTU can need, WireGuard's overhead and padding included.
+pub(crate) fn packet_len_max(mtu: usize) -> usize {
+    mtu.next_multiple_of(16) + 64
+}
+
+#[expect(clippy::disallowed_methods, reason = "the worker's one clock; read per batch, not per packet")]
+fn clock() -> Instant {
+    Instant::now()
+}
+
+struct Worker {
+    poll: Poll,
+    inbox: Receiver<ToWorker>,
+    wireguard: WireGuard,
+    local: File,
+    control: tokio::sync::mpsc::Sender<FromWorker>,
+    datapath: Datapath,
+    shared: Arc<Shared>,
+    datagram: Box<[u8]>,
+    timers_at: Instant,
+}
+
+/// Which ingresses may hold more packets. Edge-triggered: each is read until it is empty.
+#[derive(Default)]
+struct Ready {
+    udp: bool,
+    local: bool,
+    inbox: bool,
+}
+
+impl Ready {
+    fn any(&self) -> bool {
+        self.udp || self.local || self.inbox
+    }
+}
+
+impl Worker {
+    fn run(mut self, batch: &mut Batch) {
+        let mut events = Events::with_capacity(8);
+        let mut ready = Ready::default();
+        while !self.shared.stop.load(Ordering::Acquire) {
+            let wait = if ready.any() { Duration::ZERO } else { self.timers_at.saturating_duration_since(clock()) };
+            match self.poll.poll(&mut events, Some(wait)) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    tracing::error!(%error, "the worker cannot wait for packets and stops");
+                    return;
+                }
+            }
+            for event in &events {
+                ready.udp |= event.token() == UDP;
+                ready.local |= event.token() == LOCAL;
+                ready.inbox |= event.token() == WAKE;
+            }
+            let now = clock();
+            if now >= self.timers_at {
+                // The inbox is looked at here too: a wake-up that failed costs a timer interval, not a packet.
+                ready.inbox = true;
+                self.handle_timers(now);
+            }
+            self.datapath.set_fib(self.shared.fib.load_full());
+            if ready.udp {
+                ready.udp = self.read_udp(now, batch);
+            }
+            if ready.local {
+                ready.local = self.read_local(now, batch);
+            }
+            if ready.inbox {
+                ready.inbox = self.read_inbox(now, batch);
+            }
+        }
+    }
+
+    fn handle_timers(&mut self, now: Instant) {
+        self.timers_at = now + TIMER_INTERVAL;
+        self.wireguard.handle_timers(now);
+        let mut table = self.shared.status.lock().unwrap_or_else(PoisonError::into_inner);
+        for (link, status) in self.wireguard.statuses() {
+            if let Some(row) = table.get_mut(link.index()) {
+                *row = status;
+            }
+        }
+    }
+
+    /// Takes up to a batch of datagrams; true when there may be more.
+    fn read_udp(&mut self, now: Instant, batch: &mut Batch) -> bool {
+        batch.clear();
+        let mut ingress = None;
+        for _ in 0..BATCH {
+            let (len, from) = match self.wireguard.receive(&mut self.datagram) {
+                Ok(received) => received,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.finish_udp(now, ingress, batch);
+                    return false;
+                }
+                // ICMP errors about earlier datagrams arrive here; the socket goes on.
+                Err(_) => continue,
+            };
+            ingress = self.open(now, from, len, ingress, batch);
+        }
+        self.finish_udp(now, ingress, batch);
+        true
+    }
+
+    /// Opens a datagram into the batch. A batch has one ingress: packets of another link end it first.
+    fn open(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        len: usize,
+        ingress: Option<LinkId>,
+        batch: &mut Batch,
+    ) -> Option<LinkId> {
+        let (link, packet_len) = match self.wireguard.open(from, &self.datagram[..len], batch.spare()) {
+            Opened::Packet(link, packet_len) => (link, packet_len),
+            Opened::Alive(_) | Opened::Nothing => return ingress,
+        };
+        if ingress.is_some_and(|current| current != link) {
+            // The opened packet is in the spare slot, behind the batch's last: it moves to the front of the next batch.
+            let packet = batch.spare()[..packet_len].to_vec();
+            self.finish_udp(now, ingress, batch);
+            batch.push(&packet);
+        } else {
+            batch.commit(packet_len);
+        }
+        Some(link)
+    }
+
+    fn finish_udp(&mut self, now: Instant, ingress: Option<LinkId>, batch: &mut Batch) {
+        if let Some(link) = ingress {
+            self.carry(now, Port::Link(link), batch);
+        }
+    }
+
+    fn read_local(&mut self, now: Instant, batch: &mut Batch) -> bool {
+        batch.clear();
+        let mut more = true;
+        while more && !batch.is_full() {
+            match (&self.local).read(batch.spare()) {
+                Ok(len) if len > 0 => batch.commit(len),
+                Ok(_) => more = false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Empty, or the device is down or gone: the next readiness event says when to go on.
+                Err(_) => more = false,
+            }
+        }
+        self.carry(now, Port::Local, batch);
+        more
+    }
+
+    fn read_inbox(&mut self, now: Instant, batch: &mut Batch) -> bool {
+        for _ in 0..BATCH {
+            match self.inbox.try_recv() {
+                Ok(ToWorker::Send { link, packet }) => {
+                    if let Err(reason) = self.transmit(link, &packet) {
+                        self.datapath.count_drop(reason);
+                    }
+                }
+                #[cfg(feature = "quic")]
+                Ok(ToWorker::FromQuic { link, packet }) => {
+                    batch.clear();
+                    if batch.push(&packet) {
+                        self.carry(now, Port::Link(link), batch);
+                    } else {
+                        self.datapath.count_drop(DropReason::TooBig);
+                    }
+                }
+                Ok(ToWorker::SetPeer(peer)) => self.wireguard.set_peer(&peer),
+                Ok(ToWorker::RemovePeer(link)) => self.wireguard.remove_peer(link),
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => return false,
+            }
+        }
+        true
+    }
+
+    /// Decides on the batch and acts on each verdict.
+    fn carry(&mut self, now: Instant, ingress: Port, batch: &mut Batch) {
+        if batch.is_empty() {
+            return;
+        }
+        self.datapath.handle_batch(now, ingress, batch);
+        for (verdict, packet) in batch.packets() {
+            match verdict {
+                Verdict::Forward(port) => self.forward(port, packet),
+                Verdict::Control(link) => self.tell(FromWorker::Control { link, packet: packet.to_vec() }),
+                Verdict::Drop(_) => {}
+            }
+        }
+        for (port, packet) in batch.answers() {
+            self.forward(port, packet);
+        }
+        batch.clear();
+    }
+
+    fn forward(&mut self, port: Port, packet: &[u8]) {
+        let sent = match port {
+            Port::Link(link) => self.transmit(link, packet).map(|()| self.datapath.count_sent(link, packet.len())),
+            Port::Local => (&self.local).write(packet).map(drop).map_err(|_| DropReason::QueueFull),
+        };
+        if let Err(reason) = sent {
+            self.datapath.count_drop(reason);
+        }
+    }
+
+    fn transmit(&mut self, link: LinkId, packet: &[u8]) -> Result<(), DropReason> {
+        #[cfg(feature = "quic")]
+        if !self.wireguard.has_peer(link) {
+            let quic = self.shared.quic.load();
+            let links = quic.as_ref().ok_or(DropReason::LinkDown)?;
+            return links.send(link, packet).map_err(|error| match error {
+                SendError::NotConnected => DropReason::LinkDown,
+                SendError::Congested => DropReason::QueueFull,
+                SendError::TooLarge => DropReason::TooBig,
+            });
+        }
+        self.wireguard.seal(link, packet)
+    }
+
+    fn tell(&self, message: FromWorker) {
+        if self.control.try_send(message).is_err() {
+            self.datapath.count_drop(DropReason::QueueFull);
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! The community's ledger: one file on this machine that all routers of a lab share.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::lab::{Lab, here};
+use crate::router::Router;
+
+/// Base units of one token.
+pub(crate) const TOKEN: u128 = 1_000_000;
+
+/// A ledger and its treasurer.
+pub(crate) struct Ledger {
+    waybill: String,
+    path: PathBuf,
+    treasurer: String,
+}
+
+/// Where all tokens are, in base units, as an audit found them by replaying the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Totals {
+    pub(crate) minted: u128,
+    pub(crate) held: u128,
+    pub(crate) locked: u128,
+}
+
+impl Ledger {
+    pub(crate) fn create(lab: &Lab) -> Self {
+        let text = |path: &Path| path.to_str().expect("a path of ASCII").to_owned();
+        let path = lab.dir().join("community.ledger");
+        let treasurer = text(&lab.dir().join("treasurer.key"));
+        let ledger = Self { waybill: text(lab.waybill()), path, treasurer };
+        here(&[&ledger.waybill, "key", "--file", &ledger.treasurer]);
+        ledger.command("create", &["--community", "Lab", "--symbol", "WAY", "--treasurer", &ledger.treasurer]);
+        ledger
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes whole tokens for a router.
+    pub(crate) fn mint(&self, to: &Router, tokens: u32) {
+        let amount = tokens.to_string();
+        self.command("mint", &["--treasurer", &self.treasurer, "--to", &to.id, "--amount", &amount]);
+    }
+
+    /// Replays the log; every rule was kept and nothing was lost or made.
+    pub(crate) fn audit(&self) -> Totals {
+        let said = self.command("audit", &[]);
+        let audit: Value = serde_json::from_str(&said).expect("an audit in JSON");
+        let amount = |name: &str| base_units(&audit[name]).unwrap_or_else(|| panic!("no {name} in {said}"));
+        let totals = Totals { minted: amount("minted"), held: amount("held"), locked: amount("locked") };
+        assert_eq!(audit["conserved"], true, "{said}");
+        assert_eq!(totals.minted, totals.held + totals.locked, "{said}");
+        totals
+    }
+
+    fn command(&self, command: &str, arguments: &[&str]) -> String {
+        let path = self.path.to_str().expect("a path of ASCII");
+        let mut line = vec![self.waybill.as_str(), "ledger", command, "--path", path, "--json"];
+        line.extend(arguments);
+        here(&line)
+    }
+}
+
+/// An amount as the program prints it for programs: a string that counts base units.
+pub(crate) fn base_units(value: &Value) -> Option<u128> {
+    value.as_str()?.parse().ok()
+}

@@ -1,0 +1,27 @@
+//! End to end: the real program on real kernels' network stacks, in network namespaces that the tests make and remove.
+//!
+//! Each test builds a small network in a [`lab::Lab`], starts routers in it ([`router::Router`]), drives them with
+//! other people's tools ([`traffic`], [`capture`], [`stock`]) and prints the figures it measured. The tests run one at a
+//! time: two routers and a load generator fill a small machine. They need root and a few programs, and say in one line
+//! each what is missing where they cannot run.
+//!
+//! The program under test is `$WAYBILL`, else the one built beside these tests.
+
+// The lab: what tests are built from.
+mod capture;
+mod lab;
+mod ledger;
+mod router;
+mod stock;
+mod traffic;
+
+// The tests, by theme.
+mod hostile;
+mod lifecycle;
+mod line;
+mod metered;
+mod misfortune;
+mod quic;
+mod refusals;
+mod ring;
+mod wireguard;

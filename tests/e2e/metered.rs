@@ -1,0 +1,70 @@
+//! What is billed is what arrived: the meters against a capture made by tcpdump.
+
+use crate::capture::Capture;
+use crate::lab::{Lab, secs, until};
+use crate::ledger::{Ledger, TOKEN};
+use crate::router::{Meter, PAYS, Router, TUN, join, joined, settled};
+use crate::traffic::{WebServer, ping, send_datagrams};
+
+/// Tokens per GiB: so dear that a base unit is about a byte, and a miscounted packet shows in the money.
+const ASK: u128 = 1000;
+
+/// A datagram of this payload is a full packet of 1420 bytes.
+const PAYLOAD_MAX: usize = 1420 - 48;
+
+#[test]
+fn what_is_billed_is_what_tcpdump_saw_arrive() {
+    let tools = ["ping", "curl", "python3", "tcpdump"];
+    let Some(mut lab) = Lab::open("what_is_billed_is_what_tcpdump_saw_arrive", &tools) else { return };
+    let ledger = Ledger::create(&lab);
+    let mut pair = ["r1", "r2"].map(|name| Router::new(&mut lab, name));
+    for router in &mut pair {
+        router.join_community(&ledger, "1000");
+        router.options.deposit = "90";
+        ledger.mint(router, 100);
+    }
+    let [r1, r2] = &mut pair;
+    join(&mut lab, r1, r2, PAYS);
+    r1.start();
+    r2.start();
+    joined(r1, r2);
+    until("channel", secs(30), || if r1.wallet().1 > 0 { Ok(()) } else { Err("nothing is locked".to_owned()) });
+    let before = (r1.meter(r2).expect("a meter"), r2.meter(r1).expect("a meter"));
+
+    let up = Capture::start(&lab, &r2.host, TUN, "in", "ip6");
+    let down = Capture::start(&lab, &r1.host, TUN, "in", "ip6");
+    // Every length from the shortest datagram to the longest, both ways; then longer ones, which travel in fragments; then
+    // other people's protocols.
+    let datagrams: Vec<Vec<u8>> = (0..=PAYLOAD_MAX).map(|length| vec![0x5a; length]).collect();
+    send_datagrams(&r1.host, (&r2.address, 9), 0, 1000, &datagrams);
+    send_datagrams(&r2.host, (&r1.address, 9), 0, 1000, &datagrams);
+    send_datagrams(&r1.host, (&r2.address, 9), 0, 100, &[vec![1; 1373], vec![2; 4000], vec![3; 9000]]);
+    ping(&r2.host, &r1.address, 10, &["-s", "1000"]).expect("ping runs");
+    let web = WebServer::start(&lab, &r2.host, &r2.address, 5_000_000);
+    web.must_fetch(&r1.host);
+
+    let receipt = settled(r1, r2);
+    let (up, down) = (up.end(), down.end());
+    let after = (r1.meter(r2).expect("a meter"), r2.meter(r1).expect("a meter"));
+    let counted = |before: Meter, after: Meter| (after.sent - before.sent, after.received - before.received);
+    let (r1_counted, r2_counted) = (counted(before.0, after.0), counted(before.1, after.1));
+    assert!(
+        up.packets.len() > datagrams.len() && down.packets.len() > datagrams.len(),
+        "the capture missed the traffic"
+    );
+    assert_eq!(r2_counted, (down.billed(), up.billed()), "the payee's count (sent, received)");
+    assert_eq!(r1_counted, (up.billed(), down.billed()), "the payer's count (sent, received)");
+
+    // And the money is the price of it: nothing was carried before both agreed on the terms.
+    assert_eq!(before, (Meter::default(), Meter::default()), "something was carried before the test began");
+    let price = |bytes: u64| (u128::from(bytes) * ASK * TOKEN) >> 30;
+    assert_eq!(receipt.amount, price(up.billed()) + price(down.billed()));
+    lab.figures(&format!(
+        "{} packets up, {} down; billed {} + {} bytes = {} base units, exactly what tcpdump saw",
+        up.packets.len(),
+        down.packets.len(),
+        up.billed(),
+        down.billed(),
+        receipt.amount,
+    ));
+}
