@@ -219,7 +219,8 @@ pub struct QuicCounters {
 /// The QUIC links of a node: one UDP socket, one link per peer.
 ///
 /// `start` it inside a tokio runtime; `send` packets from any thread; what arrives goes to the sink; `shutdown` at the
-/// end tells the peers. Dropping it stops everything, too, but the peers learn of it by chance.
+/// end tells the peers. Dropping it stops everything, too, but the peers learn of it by chance. The runtime lets go of the
+/// socket a moment after the drop.
 pub struct QuicLinks {
     endpoint: Endpoint,
     local_addr: SocketAddr,
@@ -714,7 +715,7 @@ impl Link {
     }
 
     fn activate(&self, connection: &Connection) {
-        let remote = connection.remote_address();
+        let remote = remote(connection);
         tracing::debug!(link = self.id.0, %remote, "QUIC link up");
         self.active.store(Some(Arc::new(connection.clone())));
         self.failure.store(None);
@@ -768,7 +769,7 @@ impl Link {
         let counts = &self.counts;
         let arrived = counts.arrived.load(Relaxed) + stats.frame_rx.datagram;
         QuicCounters {
-            remote: active.map(Connection::remote_address),
+            remote: active.map(remote),
             rtt: active.map(Connection::rtt),
             datagram_max: active.and_then(Connection::max_datagram_size),
             datagrams_sent: counts.datagrams_sent.load(Relaxed),
@@ -782,6 +783,12 @@ impl Link {
             failure: self.failure.load().as_deref().cloned(),
         }
     }
+}
+
+/// The peer's address, IPv4 as such where our socket is an IPv6 one.
+fn remote(connection: &Connection) -> SocketAddr {
+    let address = connection.remote_address();
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 fn close_superseded(connections: &[Connection]) {
