@@ -77,6 +77,12 @@ pub fn up(config: Config, identity: Identity) -> Result<(), Failure> {
     })
 }
 
+/// What a client of the control socket may order.
+enum Order {
+    Reload,
+    Stop,
+}
+
 /// Answers, follows the table and waits for signals, until it is time to stop.
 async fn serve(
     config: &Config,
@@ -93,14 +99,20 @@ async fn serve(
     let answers = socket.serve(move |request| {
         let (orders, asker) = (orders.clone(), asker.clone());
         async move {
-            match request {
-                // A full queue means that the same is about to be done.
-                Request::Reload | Request::Shutdown => {
-                    let _begun = orders.try_send(request);
-                    Response::Done
-                }
-                request => asker.ask(request).await,
-            }
+            let order = match request {
+                Request::Reload => Order::Reload,
+                Request::Shutdown => Order::Stop,
+                Request::Status
+                | Request::Neighbours
+                | Request::Routes
+                | Request::Meters
+                | Request::Receipts
+                | Request::Redeem { .. }
+                | Request::Wallet => return asker.ask(request).await,
+            };
+            // A full queue means that the same is about to be done.
+            let _begun = orders.try_send(order);
+            Response::Done
         }
     });
     let mut answers = std::pin::pin!(answers);
@@ -119,8 +131,8 @@ async fn serve(
             _ = interrupt.recv() => break,
             _ = hangup.recv() => reload(config, router).await,
             Some(order) = ordered.recv() => match order {
-                Request::Shutdown => break,
-                _ => reload(config, router).await,
+                Order::Stop => break,
+                Order::Reload => reload(config, router).await,
             },
             Ok(()) = fib.changed() => kernel.follow(&fib.borrow_and_update().clone()),
             ended = &mut answers => {

@@ -266,10 +266,8 @@ impl Mesh {
     }
 
     async fn meters(&self, name: Name) -> Vec<Meter> {
-        match self.ask(name, Request::Meters).await {
-            Response::Meters(meters) => meters.meters,
-            _ => Vec::new(),
-        }
+        let Response::Meters(meters) = self.ask(name, Request::Meters).await else { return Vec::new() };
+        meters.meters
     }
 
     /// Whether every link is up and every household's packets would reach the gateway.
@@ -421,10 +419,8 @@ impl Mesh {
     }
 
     pub(super) async fn receipts(&self, name: Name) -> Option<Receipts> {
-        match self.ask(name, Request::Receipts).await {
-            Response::Receipts(receipts) => Some(receipts),
-            _ => None,
-        }
+        let Response::Receipts(receipts) = self.ask(name, Request::Receipts).await else { return None };
+        Some(receipts)
     }
 
     pub(super) fn totals(&mut self) -> Result<Totals, Failure> {

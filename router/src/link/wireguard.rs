@@ -207,11 +207,10 @@ impl WireGuard {
         if peer.tunn.time_since_last_handshake().is_none() || packet.len() + OVERHEAD > self.message.len() {
             return Err(DropReason::LinkDown);
         }
-        match peer.tunn.encapsulate(packet, &mut self.message) {
-            TunnResult::WriteToNetwork(datagram) if send(&self.socket, self.v6_socket, endpoint, datagram) => Ok(()),
-            TunnResult::WriteToNetwork(_) => Err(DropReason::QueueFull),
-            _ => Err(DropReason::LinkDown),
-        }
+        let TunnResult::WriteToNetwork(datagram) = peer.tunn.encapsulate(packet, &mut self.message) else {
+            return Err(DropReason::LinkDown);
+        };
+        if send(&self.socket, self.v6_socket, endpoint, datagram) { Ok(()) } else { Err(DropReason::QueueFull) }
     }
 
     /// Runs the timers of all peers; harmless to call early.

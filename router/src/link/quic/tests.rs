@@ -490,10 +490,14 @@ fn pauses_double_to_half_a_minute_and_jitter() {
     assert!(backoff.pause() <= Duration::from_millis(1250));
 }
 
-/// `cargo test --release -p waybill quic_throughput -- --ignored --nocapture`
+/// A measurement, QUIC link against plain UDP on loopback, when asked for:
+/// `WAYBILL_BENCH=1 cargo test --release -p waybill quic_throughput -- --nocapture`
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement: QUIC link against plain UDP on loopback"]
 async fn quic_throughput() {
+    if std::env::var_os("WAYBILL_BENCH").is_none() {
+        println!("skipped: quic_throughput: a measurement; set WAYBILL_BENCH=1");
+        return;
+    }
     for (len, name) in [(LINK_MTU, "datagrams"), (1440, "messages")] {
         let sized = |node, peers: &[_]| QuicConfig { link_mtu: len, ..config(node, loopback(0), peers) };
         let mut two = Node::configured(sized(2, &[(1, None)]));
