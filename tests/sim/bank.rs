@@ -1,0 +1,116 @@
+//! The one ledger of a world: the rulebook itself, in memory.
+
+use ledger_core::records::Records;
+use ledger_core::{Channel, Command, Entry, ExecuteError, Genesis, Phase, Refusal, State, UnixTime};
+use metering::{ChannelId, ChannelState, Identity, LedgerDomain, NodeId, Receipt, Tokens};
+
+use crate::Time;
+
+/// What a payer locks at a time, in multiples of what is asked for: so that the ledger is not asked for each window.
+const LOCKED_AHEAD: u128 = 8;
+
+/// A ledger, and an independent look at whether it made or lost a token.
+#[derive(Debug)]
+pub(crate) struct Bank {
+    state: State,
+    treasurer: NodeId,
+    minted: Tokens,
+    /// Bytes of every entry since [`Bank::take_log`] was last asked.
+    log: Vec<u8>,
+}
+
+impl Bank {
+    pub(crate) fn new(treasurer: &Identity) -> Self {
+        let treasurer = treasurer.node_id();
+        let genesis = Genesis::new("Simulated", "SIM", 6, treasurer, UnixTime::from_seconds(0)).expect("good names");
+        Self { state: State::found(genesis), treasurer, minted: Tokens::ZERO, log: Vec::new() }
+    }
+
+    pub(crate) fn domain(&self) -> LedgerDomain {
+        self.state.genesis().domain()
+    }
+
+    pub(crate) fn mint(&mut self, now: Time, to: NodeId, amount: Tokens) {
+        self.execute(now, &Command::Mint { by: self.treasurer, to, amount }).expect("the treasurer may mint");
+        self.minted = self.minted.checked_add(amount).expect("a small supply");
+    }
+
+    /// Opens a channel or tops it up, so that `at_least` is in it in all. A payer without the money gets what there is.
+    pub(crate) fn fund(&mut self, now: Time, payer: NodeId, payee: NodeId, at_least: Tokens) -> Option<ChannelState> {
+        let wanted = Tokens::new(at_least.get().saturating_mul(LOCKED_AHEAD)).unwrap_or(Tokens::MAX);
+        let open = self.newest(payer, payee).filter(|(_, channel)| channel.phase == Phase::Open);
+        let missing = wanted.saturating_sub(open.map_or(Tokens::ZERO, |(_, channel)| channel.deposit));
+        let amount = missing.min(self.balance(payer));
+        let command = match open {
+            Some((channel, _)) => Command::TopUp { channel, amount },
+            None => Command::OpenChannel { payer, payee, deposit: amount },
+        };
+        // Refused where there is nothing to lock; what there is then is the answer.
+        let _refused = self.execute(now, &command).err();
+        self.newest(payer, payee).map(|(id, channel)| state_of(id, &channel))
+    }
+
+    /// The newest channel between the two.
+    pub(crate) fn newest_state(&self, payer: NodeId, payee: NodeId) -> Option<ChannelState> {
+        self.newest(payer, payee).map(|(id, channel)| state_of(id, &channel))
+    }
+
+    /// A channel.
+    pub(crate) fn state(&self, id: ChannelId) -> Option<ChannelState> {
+        self.state.channels().get(&id).map(|channel| state_of(id, channel))
+    }
+
+    /// Redeems a receipt; the amount paid, or the rule that forbids it.
+    pub(crate) fn redeem(&mut self, now: Time, receipt: &Receipt) -> Result<Tokens, Refusal> {
+        let before = self.redeemed(receipt.channel());
+        self.execute(now, &Command::Redeem { receipt: receipt.into_unverified() })?;
+        let after = self.redeemed(receipt.channel());
+        Ok(after.checked_sub(before).expect("what was redeemed only grows"))
+    }
+
+    pub(crate) fn redeemed(&self, channel: ChannelId) -> Tokens {
+        self.state.channels().get(&channel).map_or(Tokens::ZERO, |channel| channel.redeemed)
+    }
+
+    pub(crate) fn balance(&self, account: NodeId) -> Tokens {
+        self.state.balances().get(&account).copied().unwrap_or_default()
+    }
+
+    /// Minted, held and locked, added up from the records themselves and not from the ledger's running sums.
+    pub(crate) fn sums(&self) -> [Tokens; 3] {
+        let held = self.state.balances().values().copied();
+        let locked = self.state.channels().values().map(Channel::locked);
+        let add = |sum: Tokens, next| sum.checked_add(next).expect("at most what was minted");
+        [self.minted, held.fold(Tokens::ZERO, add), locked.fold(Tokens::ZERO, add)]
+    }
+
+    /// The entries since the last call, as bytes.
+    pub(crate) fn take_log(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.log)
+    }
+
+    fn newest(&self, payer: NodeId, payee: NodeId) -> Option<(ChannelId, Channel)> {
+        let [first, last] = [0, u64::MAX].map(|nonce| ChannelId { payer, payee, nonce });
+        self.state.channels().range(first..=last).next_back().map(|(id, channel)| (*id, *channel))
+    }
+
+    fn execute(&mut self, now: Time, command: &Command) -> Result<Entry, Refusal> {
+        match self.state.execute(UnixTime::from_seconds(now.as_secs()), command) {
+            Ok(entry) => {
+                self.log.extend(entry.encode());
+                Ok(entry)
+            }
+            Err(ExecuteError::Refused(refusal)) => Err(refusal),
+            Err(other) => panic!("the ledger broke: {other:?}"),
+        }
+    }
+}
+
+fn state_of(id: ChannelId, channel: &Channel) -> ChannelState {
+    ChannelState {
+        nonce: id.nonce,
+        deposit: channel.deposit,
+        redeemed: channel.redeemed,
+        closing: channel.phase != Phase::Open,
+    }
+}
