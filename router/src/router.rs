@@ -43,6 +43,7 @@ use crate::journal::{Journal, JournalError, Opened, Record, Totals};
 use crate::link::LinkStatus;
 use crate::link::wireguard::WireGuard;
 use crate::worker::{self, FromWorker, Inbox, Mailbox, Shared, ToWorker, WorkerHandle};
+use money::Redemption;
 
 /// How often meters and link states are read: at 2 Gb/s, 12 MB pass between two looks, a fifth of the default window.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
@@ -255,6 +256,7 @@ impl Router {
             done,
             fib: fib_sender,
             warnings: VecDeque::new(),
+            redemptions: Vec::new(),
             resolve_at: now,
             totals_at: now + TOTALS_INTERVAL,
         };
@@ -427,6 +429,7 @@ struct Control {
     done: mpsc::Sender<Done>,
     fib: watch::Sender<Arc<Fib>>,
     warnings: VecDeque<String>,
+    redemptions: Vec<Redemption>,
     resolve_at: Instant,
     totals_at: Instant,
 }
@@ -495,6 +498,7 @@ impl Control {
             }
         }
         self.node.handle_meters(now, &self.shared.meters);
+        self.redeem_settled(now);
         if now >= self.resolve_at {
             self.resolve_at = now + RESOLVE_INTERVAL;
             self.resolve();
@@ -547,7 +551,7 @@ impl Control {
         }
     }
 
-    fn handle_settlement(&mut self, _now: Instant, link: LinkId, peer: NodeId, event: exchange::Event) {
+    fn handle_settlement(&mut self, now: Instant, link: LinkId, peer: NodeId, event: exchange::Event) {
         match event {
             exchange::Event::Reserve { channel, ceiling } => {
                 let record = Record::Ceiling { channel, amount: ceiling };
@@ -563,7 +567,7 @@ impl Control {
             exchange::Event::Alarm(alarm) => {
                 self.warn(format!("{}: {alarm}", self.name_of(link)));
                 if matches!(alarm, exchange::Alarm::ChannelClosing { .. }) {
-                    self.redeem(Some(peer), None);
+                    self.redeem(now, Some(peer), None);
                 }
             }
         }
@@ -580,7 +584,7 @@ impl Control {
                 self.node.handle_held(now, link, &receipt);
                 let waiting = receipt.amount().saturating_sub(redeemed);
                 if self.money.redeem_at > Tokens::ZERO && waiting >= self.money.redeem_at {
-                    self.redeem(Some(receipt.channel().payer), None);
+                    self.redeem(now, Some(receipt.channel().payer), None);
                 }
             }
             Done::Channel { link, state } => {

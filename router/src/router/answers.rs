@@ -8,6 +8,7 @@ use metering::{ChannelId, NodeId, Role, Snapshot, Tokens};
 use node::{DropReason, LinkId};
 use tokio::sync::oneshot;
 
+use super::money::NAME_A_LEDGER;
 use super::{Control, Known};
 use crate::control::{
     Direction, LinkState, Meter, Meters, Neighbour, ReceiptLine, Receipts, Refusal, Request, Response, Route, Routes,
@@ -24,9 +25,9 @@ impl Control {
             Request::Meters => Response::Meters(self.meters()),
             Request::Receipts => return self.receipts(answer),
             Request::Wallet => return self.wallet(answer),
-            Request::Redeem { neighbour: None } => return self.redeem(None, Some(answer)),
+            Request::Redeem { neighbour: None } => return self.redeem(now, None, Some(answer)),
             Request::Redeem { neighbour: Some(name) } => match self.account_of(&name) {
-                Some(payer) => return self.redeem(Some(payer), Some(answer)),
+                Some(payer) => return self.redeem(now, Some(payer), Some(answer)),
                 None => Response::Failed(Refusal {
                     cause: format!("there is no neighbour {name}"),
                     next: Some("`waybill neighbours` lists them".to_owned()),
@@ -226,7 +227,7 @@ impl Control {
 
     fn wallet(&self, answer: oneshot::Sender<Response>) {
         let Some(ledger) = &self.ledger else {
-            let next = Some("name the community's ledger: [ledger] path = \"...\"".to_owned());
+            let next = Some(NAME_A_LEDGER.to_owned());
             let refusal = Refusal { cause: "no ledger is configured".to_owned(), next };
             let _gone = answer.send(Response::Failed(refusal));
             return;

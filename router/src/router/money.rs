@@ -1,5 +1,8 @@
 //! Channels, receipts and redemption: between the node, the journal and the ledger.
 
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
 use ledger_client::{Channel, Error, Ledger, Phase};
 use metering::{ChannelId, ChannelState, NodeId, Receipt, Restored, Tokens};
 use node::LinkId;
@@ -10,8 +13,22 @@ use crate::control::{Redeemed, RedeemedReceipts, Refusal, Response};
 use crate::desk::Desk;
 use crate::journal::{Journal, Record};
 
+/// How long a redemption waits for the last receipts: many round trips, and less than the person's patience.
+const SETTLE_TIME: Duration = Duration::from_secs(2);
+/// Redemptions that wait at once.
+const REDEMPTIONS_MAX: usize = 16;
+/// The next step where there is no ledger.
+pub(super) const NAME_A_LEDGER: &str = "name the community's ledger: [ledger] path = \"...\"";
+
 /// What a desk could not do, in words.
 type Failed = String;
+
+/// A redemption that waits until its payers have signed.
+pub(super) struct Redemption {
+    payer: Option<NodeId>,
+    answer: Option<oneshot::Sender<Response>>,
+    deadline: Instant,
+}
 
 impl Control {
     /// Gathers what journal and ledger know of an admitted neighbour.
@@ -95,10 +112,41 @@ impl Control {
         }
     }
 
-    /// Redeems what is held of one payer, or of all, and answers whoever asked.
-    pub(super) fn redeem(&mut self, payer: Option<NodeId>, answer: Option<oneshot::Sender<Response>>) {
-        self.node.handle_flush(super::clock());
-        self.drain(super::clock());
+    /// Settles with one payer, or with all, as far as can be, and then redeems: see [`Self::redeem_settled`].
+    pub(super) fn redeem(&mut self, now: Instant, payer: Option<NodeId>, answer: Option<oneshot::Sender<Response>>) {
+        if self.redemptions.len() == REDEMPTIONS_MAX {
+            return refuse(answer, "too many redemptions are under way".to_owned(), "try again in a few seconds");
+        }
+        self.node.handle_flush(now);
+        self.redemptions.push(Redemption { payer, answer, deadline: now + SETTLE_TIME });
+    }
+
+    /// Redeems for whoever waits and is settled with: nothing owed, every receipt on disk. Who does not sign in time
+    /// is redeemed from with what is there.
+    pub(super) fn redeem_settled(&mut self, now: Instant) {
+        let unsettled: BTreeSet<NodeId> = self
+            .node
+            .links()
+            .filter_map(|link| link.settlement)
+            .filter(|known| {
+                known.owed_to_us > Tokens::ZERO || (known.role == metering::Role::Provider && known.signed > known.held)
+            })
+            .map(|known| known.peer)
+            .collect();
+        let is_due = |redemption: &mut Redemption| {
+            let waits = match redemption.payer {
+                Some(payer) => unsettled.contains(&payer),
+                None => !unsettled.is_empty(),
+            };
+            !waits || redemption.deadline <= now
+        };
+        let due: Vec<Redemption> = self.redemptions.extract_if(.., is_due).collect();
+        for Redemption { payer, answer, .. } in due {
+            self.redeem_now(payer, answer);
+        }
+    }
+
+    fn redeem_now(&mut self, payer: Option<NodeId>, answer: Option<oneshot::Sender<Response>>) {
         let respond = |answer: Option<oneshot::Sender<Response>>, response| {
             if let Some(answer) = answer {
                 // Whoever asked may have gone.
@@ -106,9 +154,7 @@ impl Control {
             }
         };
         let Some(ledger) = self.ledger.clone() else {
-            let next = "name the community's ledger: [ledger] path = \"...\"".to_owned();
-            let refusal = Refusal { cause: "no ledger is configured".to_owned(), next: Some(next) };
-            return respond(answer, Response::Failed(refusal));
+            return refuse(answer, "no ledger is configured".to_owned(), NAME_A_LEDGER);
         };
         let (journal, done, unit) = (self.journal.clone(), self.done.clone(), self.money.unit.clone());
         let names: Vec<(NodeId, String)> = self.links.values().filter_map(Known::named).collect();
@@ -136,6 +182,13 @@ impl Control {
             };
             respond(answer, response);
         });
+    }
+}
+
+fn refuse(answer: Option<oneshot::Sender<Response>>, cause: String, next: &str) {
+    if let Some(answer) = answer {
+        // Whoever asked may have gone.
+        let _gone = answer.send(Response::Failed(Refusal { cause, next: Some(next.to_owned()) }));
     }
 }
 
