@@ -277,3 +277,136 @@ fn bind_udp(listen: SocketAddr) -> io::Result<UdpSocket> {
     socket.bind(&listen.into())?;
     Ok(UdpSocket::from_std(socket.into()))
 }
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test's clock starts now")]
+mod tests {
+    use super::*;
+
+    const MTU: usize = 1420;
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    fn secret(byte: u8) -> [u8; 32] {
+        [byte; 32]
+    }
+
+    fn key(byte: u8) -> WireguardKey {
+        WireguardKey(PublicKey::from(&StaticSecret::from(secret(byte))).to_bytes())
+    }
+
+    fn node(byte: u8) -> WireGuard {
+        let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+        WireGuard::bind(secret(byte), loopback, MTU + 80, Instant::now()).expect("a socket on loopback")
+    }
+
+    /// Two nodes that know each other; only the first knows where the other is.
+    fn pair() -> (WireGuard, WireGuard) {
+        let (mut a, mut b) = (node(1), node(2));
+        let endpoint = b.local_addr().ok();
+        a.set_peer(&PeerConfig { link: LinkId(3), key: key(2), endpoint });
+        b.set_peer(&PeerConfig { link: LinkId(5), key: key(1), endpoint: None });
+        (a, b)
+    }
+
+    /// Opens what has arrived.
+    fn opened(node: &mut WireGuard) -> Vec<(LinkId, Vec<u8>)> {
+        let (mut datagram, mut slot) = (vec![0; 2048], vec![0; 2048]);
+        let mut packets = Vec::new();
+        while let Ok((len, from)) = node.receive(&mut datagram) {
+            if let Opened::Packet(link, len) = node.open(from, &datagram[..len], &mut slot) {
+                packets.push((link, slot[..len].to_vec()));
+            }
+        }
+        packets
+    }
+
+    /// Lets both work until `done`, or fails when patience ends.
+    fn until(a: &mut WireGuard, b: &mut WireGuard, mut done: impl FnMut(&mut WireGuard, &mut WireGuard) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !done(a, b) {
+            assert!(Instant::now() < deadline, "it did not happen in {PATIENCE:?}");
+            a.handle_timers(Instant::now());
+            b.handle_timers(Instant::now());
+            std::thread::yield_now();
+        }
+    }
+
+    fn is_up(node: &WireGuard) -> bool {
+        node.statuses().all(|(_, status)| status.up)
+    }
+
+    fn connect(a: &mut WireGuard, b: &mut WireGuard) {
+        until(a, b, |a, b| {
+            opened(a);
+            opened(b);
+            is_up(a) && is_up(b)
+        });
+    }
+
+    fn packet(len: usize) -> Vec<u8> {
+        let mut packet = vec![0x5a; len];
+        packet[0] = 0x60;
+        packet[4..6].copy_from_slice(&u16::try_from(len - 40).expect("fits").to_be_bytes());
+        packet
+    }
+
+    #[test]
+    fn full_size_packets_pass_both_ways_and_the_endpoint_is_learnt() {
+        let (mut a, mut b) = pair();
+        assert_eq!(a.seal(LinkId(3), &packet(40)), Err(DropReason::LinkDown));
+        connect(&mut a, &mut b);
+        for len in [40, 1280, MTU] {
+            a.seal(LinkId(3), &packet(len)).expect("a session");
+            let mut got = Vec::new();
+            until(&mut a, &mut b, |_, b| {
+                got.extend(opened(b));
+                !got.is_empty()
+            });
+            assert_eq!(got, [(LinkId(5), packet(len))]);
+            b.seal(LinkId(5), &packet(len)).expect("its endpoint is known from what it sent");
+            let mut got = Vec::new();
+            until(&mut a, &mut b, |a, _| {
+                got.extend(opened(a));
+                !got.is_empty()
+            });
+            assert_eq!(got, [(LinkId(3), packet(len))]);
+        }
+    }
+
+    #[test]
+    fn strangers_random_bytes_and_damaged_datagrams_change_nothing() {
+        let (mut a, mut b) = pair();
+        connect(&mut a, &mut b);
+        let endpoint = b.statuses().next().expect("one peer").1.endpoint;
+        let mut rng = fastrand::Rng::with_seed(11);
+        let mut slot = vec![0; 2048];
+        let stranger = SocketAddr::from(([127, 0, 0, 9], 9));
+        for round in 0..20_000_u32 {
+            let mut datagram = vec![0; rng.usize(0..200)];
+            rng.fill(&mut datagram);
+            if let Some(kind) = datagram.first_chunk_mut::<4>() {
+                *kind = (round % 6).to_le_bytes();
+            }
+            if let Some(index) = datagram.get_mut(4..8).filter(|_| rng.bool()) {
+                index.copy_from_slice(&(5_u32 << 8).to_le_bytes());
+            }
+            assert_eq!(b.open(stranger, &datagram, &mut slot), Opened::Nothing);
+        }
+        let mut unknown = node(7);
+        unknown.set_peer(&PeerConfig { link: LinkId(0), key: key(2), endpoint: b.local_addr().ok() });
+        unknown.handle_timers(Instant::now());
+        until(&mut a, &mut b, |_, b| {
+            let mut datagram = vec![0; 2048];
+            b.receive(&mut datagram)
+                .is_ok_and(|(len, from)| b.open(from, &datagram[..len], &mut slot) == Opened::Nothing)
+        });
+        assert_eq!(b.statuses().next().expect("one peer").1.endpoint, endpoint);
+        a.seal(LinkId(3), &packet(100)).expect("the session stands");
+        let mut got = Vec::new();
+        until(&mut a, &mut b, |_, b| {
+            got.extend(opened(b));
+            !got.is_empty()
+        });
+        assert_eq!(got, [(LinkId(5), packet(100))]);
+    }
+}
