@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::net::{Ipv6Addr, SocketAddr};
+use std::ops::Deref;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -110,14 +111,33 @@ pub(super) struct Carried {
 struct Node {
     identity: Identity,
     router: Option<Router>,
-    /// What the router's tasks run on. A power cut ends it, wherever they are.
-    runtime: Option<Runtime>,
+    /// What the router's tasks run on.
+    power: Option<Power>,
     wireguard: Option<SocketAddr>,
     quic: Option<SocketAddr>,
     /// The host's end of the node's own side, until a host takes it.
     wire: Option<UnixDatagram>,
     /// What earlier runs had carried.
     before: BTreeMap<Name, Carried>,
+}
+
+/// A node's runtime. Dropping it is a power cut: its tasks end wherever they are.
+struct Power(Option<Runtime>);
+
+impl Drop for Power {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Deref for Power {
+    type Target = Runtime;
+
+    fn deref(&self) -> &Runtime {
+        self.0.as_ref().expect("a runtime is there until it is dropped")
+    }
 }
 
 /// Nodes, links, ledger, and the directory they live in.
@@ -190,11 +210,11 @@ impl Mesh {
         let setup = self.setup(name, local)?;
         let no_runtime = |error: std::io::Error| Failure::new(format!("cannot start: {error}"), "");
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-        let runtime = runtime.map_err(no_runtime)?;
-        let started = runtime.spawn(Router::start(setup)).await;
+        let power = Power(Some(runtime.map_err(no_runtime)?));
+        let started = power.spawn(Router::start(setup)).await;
         let router = started.map_err(|error| Failure::new(format!("cannot start: {error}"), ""))??;
         if let Some(node) = self.nodes.get_mut(&name) {
-            node.runtime = Some(runtime);
+            node.power = Some(power);
             node.wireguard = Some(router.wireguard_addr());
             node.quic = router.quic_addr();
             node.router = Some(router);
@@ -355,9 +375,7 @@ impl Mesh {
         let carried = self.carried(name).await;
         if let Some(node) = self.nodes.get_mut(&name) {
             node.before = carried;
-            if let Some(runtime) = node.runtime.take() {
-                runtime.shutdown_background();
-            }
+            node.power = None;
             if let Some(router) = node.router.take() {
                 router.kill().await;
             }
@@ -450,16 +468,13 @@ impl Mesh {
             if let Some(router) = node.router {
                 router.stop().await;
             }
-            if let Some(runtime) = node.runtime {
-                runtime.shutdown_background();
-            }
         }
     }
 }
 
 impl Node {
     fn new(identity: Identity) -> Self {
-        Self { identity, router: None, runtime: None, wireguard: None, quic: None, wire: None, before: BTreeMap::new() }
+        Self { identity, router: None, power: None, wireguard: None, quic: None, wire: None, before: BTreeMap::new() }
     }
 }
 
