@@ -35,10 +35,13 @@ pub(crate) enum Security {
 
 /// What the provider's own counts say it is owed in this segment.
 ///
-/// Upstream its received count; downstream what it sent, less the loss it allows, or more if the payer itself reports
-/// to have received more.
-pub(crate) fn earned(terms: &Terms, own: Counts, payer: Counts) -> Tokens {
-    let delivered = own.sent.saturating_sub(allowed_loss(terms, own.sent)).max(payer.received).min(own.sent);
+/// Upstream its received count. Downstream what it sent, less the loss it allows; of the first `answered` bytes of that,
+/// which the payer has told its own count for, that count, if it is higher. So of what nobody has told anything about
+/// only the allowed share is given away, however long the segment has lasted.
+pub(crate) fn earned(terms: &Terms, own: Counts, answered: Bytes, payer: Counts) -> Tokens {
+    let expected = |sent: Bytes| sent.saturating_sub(allowed_loss(terms, sent));
+    let told = expected(answered).max(payer.received);
+    let delivered = told.saturating_add(expected(own.sent.saturating_sub(answered))).min(own.sent);
     let up = terms.price_up.of(own.received).unwrap_or(Tokens::MAX);
     let down = terms.price_down.of(delivered).unwrap_or(Tokens::MAX);
     up.saturating_add(down)
@@ -88,17 +91,25 @@ mod tests {
     #[test]
     fn allowed_loss_is_not_owed_and_more_is() {
         let terms = terms(0, 1000, 100_000);
-        let earned = |received| earned(&terms, gibibytes(100, 0), gibibytes(0, received)).get();
+        let earned = |received| earned(&terms, gibibytes(100, 0), Bytes::new(100 << 30), gibibytes(0, received)).get();
         assert_eq!(earned(95), 95_000);
         assert_eq!(earned(50), 90_000);
         assert_eq!(earned(200), 100_000);
     }
 
     #[test]
+    fn a_long_time_without_loss_gives_no_credit_for_loss() {
+        let terms = terms(0, 1000, 100_000);
+        let earned = |sent| earned(&terms, gibibytes(sent, 0), Bytes::new(1000 << 30), gibibytes(0, 1000)).get();
+        assert_eq!(earned(1000), 1_000_000);
+        assert_eq!(earned(1010), 1_009_000);
+    }
+
+    #[test]
     fn what_was_received_is_owed_in_full() {
         let terms = terms(1000, 0, 100_000);
         let lied = gibibytes(0, 0);
-        assert_eq!(earned(&terms, gibibytes(0, 10), lied).get(), 10_000);
+        assert_eq!(earned(&terms, gibibytes(0, 10), Bytes::ZERO, lied).get(), 10_000);
     }
 
     #[test]
@@ -116,6 +127,6 @@ mod tests {
         let mut free = terms(0, 0, 0);
         assert_eq!(window(&free, Security::Unknown), Tokens::MAX);
         free.window = Offer::FREE.window;
-        assert_eq!(earned(&free, gibibytes(9, 9), gibibytes(9, 9)), Tokens::ZERO);
+        assert_eq!(earned(&free, gibibytes(9, 9), Bytes::ZERO, gibibytes(9, 9)), Tokens::ZERO);
     }
 }

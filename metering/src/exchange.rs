@@ -14,7 +14,7 @@ use crate::identity::SignatureError;
 use crate::meter::{Counts, Meter, charge, meter_hash};
 use crate::terms::{Offer, Role, SignedTerms, Terms};
 use crate::wire::{ChannelNote, Message, MessageError, MeterReport, ReceiptMessage, Resume, TermsMessage};
-use crate::{AccountKey, ChannelId, LedgerDomain, NodeId, Price, Receipt, Tokens, Unverified};
+use crate::{AccountKey, Bytes, ChannelId, LedgerDomain, NodeId, Price, Receipt, Tokens, Unverified};
 
 use purse::{Claim, Purse};
 use till::Till;
@@ -332,6 +332,8 @@ struct Segment {
     terms: SignedTerms,
     id: Word,
     theirs: Counts,
+    /// Provider: how much of what we sent the payer's latest receipt answers for.
+    answered: Bytes,
 }
 
 /// What is to be sent. Flags, not a queue: each message holds all that is known when it leaves, and nobody can make
@@ -772,6 +774,7 @@ impl Exchange {
         self.phase = Phase::Agreed(Segment {
             id: terms.terms().segment(&self.domain, payer_session),
             theirs: Counts::ZERO,
+            answered: Bytes::ZERO,
             terms,
         });
         self.events.push_back(Event::TermsAgreed(*terms.terms()));
@@ -816,6 +819,12 @@ impl Exchange {
         Ok(())
     }
 
+    fn note_answered(&mut self, sent: Bytes) {
+        if let Phase::Agreed(segment) = &mut self.phase {
+            segment.answered = segment.answered.max(sent);
+        }
+    }
+
     /// Payee: takes a receipt. Everything cheap is checked before the signature.
     fn handle_receipt(&mut self, now: Instant, message: ReceiptMessage) -> Result<(), Rejected> {
         if !self.is_provider() {
@@ -840,6 +849,7 @@ impl Exchange {
             self.adopt_receipt(now, &message)?;
         }
         self.note_counts(message.payer)?;
+        self.note_answered(message.provider.sent);
         self.notice_exhaustion();
         Ok(())
     }
@@ -1089,8 +1099,10 @@ impl Exchange {
     }
 
     fn earned(&self, terms: &Terms) -> Tokens {
-        let theirs = self.segment().map_or(Counts::ZERO, |segment| segment.theirs);
-        credit::earned(terms, self.meter.counts(), theirs)
+        let segment = self.segment();
+        let theirs = segment.map_or(Counts::ZERO, |segment| segment.theirs);
+        let answered = segment.map_or(Bytes::ZERO, |segment| segment.answered);
+        credit::earned(terms, self.meter.counts(), answered, theirs)
     }
 
     fn security(&self) -> Security {
