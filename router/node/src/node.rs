@@ -260,7 +260,7 @@ impl Node {
                     exchange.handle_side(now, *side);
                 }
                 known.peer = peer;
-                if known.is_admitted() {
+                if known.is_admitted() && known.exchange.is_some() {
                     self.start_routing(now, link);
                 }
             }
@@ -320,7 +320,7 @@ impl Node {
         match (datagram.port, &mut known.admission, &mut known.exchange) {
             (ADMISSION_PORT, Some(admission), _) => {
                 if admission.handle_message(now, datagram.payload).map_err(Refusal::Admission)? {
-                    self.admit(now, link);
+                    self.admit(link);
                 }
                 Ok(())
             }
@@ -347,11 +347,11 @@ impl Node {
             .map_err(Refusal::Babel)
     }
 
-    /// The neighbour is who it should be: routing begins, and the shell is asked what it knows of its account.
-    fn admit(&mut self, now: Instant, link: LinkId) {
+    /// The neighbour is who it should be: the shell is asked what it knows of its account. Routing waits for the
+    /// answer, for until then the link carries nothing.
+    fn admit(&mut self, link: LinkId) {
         let Some(Peer::Mesh { card, .. }) = self.links.get(&link).map(|known| &known.peer) else { return };
         let peer = card.account();
-        self.start_routing(now, link);
         self.push_event(Event::Admitted { link, peer });
     }
 
@@ -373,7 +373,7 @@ impl Node {
         self.speaker.handle_interface_up(now, InterfaceId(link.0), config);
     }
 
-    /// What the shell knows of an admitted neighbour's account: the answer to [`Event::Admitted`]. A neighbour that
+    /// What the shell knows of an admitted neighbour's account: the answer to [`Event::Admitted`]. Routing begins. A neighbour that
     /// was admitted before, in this run, goes on where it stood; `counts` are the link's counters at this moment.
     pub fn handle_restored(&mut self, now: Instant, link: LinkId, counts: Counts, restored: Restored) {
         let Some(known) = self.links.get_mut(&link) else { return };
@@ -388,6 +388,9 @@ impl Node {
                 restored,
             };
             known.exchange = Some(Exchange::new(setup, now));
+        }
+        if known.is_admitted() {
+            self.start_routing(now, link);
         }
         self.settle(now);
     }

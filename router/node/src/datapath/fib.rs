@@ -8,6 +8,10 @@ use babel::Prefix;
 
 use super::LinkId;
 
+/// The addresses of all meshes (DESIGN section 3): `fd00::/8`, unique local addresses chosen by hash (RFC 4193).
+const MESH: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0);
+const MESH_LEN: u8 = 8;
+
 /// Where packets of a route go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NextHop {
@@ -129,8 +133,14 @@ impl FibBuilder {
         self
     }
 
-    /// The snapshot.
+    /// The snapshot. A mesh address without a route of its own is nowhere: a default route leads out of the mesh.
     pub fn build(self, links: Vec<Option<LinkEntry>>) -> Fib {
+        let mesh = Prefix::new(MESH, MESH_LEN);
+        let this = mesh.into_iter().fold(self, Self::unreachable);
+        this.snapshot(links)
+    }
+
+    fn snapshot(self, links: Vec<Option<LinkEntry>>) -> Fib {
         let mut tables: BTreeMap<u8, HashMap<u128, NextHop>> = BTreeMap::new();
         for (prefix, next_hop) in &self.routes {
             tables.entry(prefix.len()).or_default().insert(prefix.addr().to_bits(), *next_hop);
@@ -166,7 +176,9 @@ mod tests {
         assert_eq!(lookup("fd01:0:0:7::1"), Some(NextHop::Link(LinkId(1))));
         assert_eq!(lookup("2001:db8::1"), Some(NextHop::Link(LinkId(2))));
         assert_eq!(lookup("fd02::1"), Some(NextHop::Link(LinkId(3))));
-        assert_eq!(FibBuilder::default().build(Vec::new()).lookup(Ipv6Addr::LOCALHOST), None);
+        assert_eq!(lookup("fd02::2"), Some(NextHop::Unreachable), "the default route is not for the mesh");
+        let empty = FibBuilder::default().build(Vec::new());
+        assert_eq!(empty.lookup(Ipv6Addr::LOCALHOST), None);
     }
 
     #[test]
@@ -181,7 +193,7 @@ mod tests {
                 .collect();
             let fib = routes.iter().fold(FibBuilder::default(), |fib, (p, id)| fib.route(*p, *id)).build(Vec::new());
             for _ in 0..200 {
-                let address = Ipv6Addr::from_bits(rng.u128(..) & 0xff00_f000_0000_0000_0000_0000_0000_000f);
+                let address = Ipv6Addr::from_bits(rng.u128(..) & 0x7f00_f000_0000_0000_0000_0000_0000_000f);
                 let longest = routes.iter().filter(|(p, _)| p.contains(address)).map(|(p, _)| p.len()).max();
                 let expected = longest.and_then(|len| {
                     routes.iter().find(|(p, _)| p.len() == len && p.contains(address)).map(|(_, id)| NextHop::Link(*id))
