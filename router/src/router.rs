@@ -324,6 +324,7 @@ impl Router {
         self.control.abort();
         // An aborted task ends with an error, which is what was asked for.
         let _aborted = self.control.await;
+        self.worker.close_quic();
         Self::join(self.worker, self.desks).await;
     }
 

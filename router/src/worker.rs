@@ -143,6 +143,12 @@ pub(crate) struct WorkerHandle {
 }
 
 impl WorkerHandle {
+    /// Lets go of the QUIC links. They hold what they are held by, so that nobody else would.
+    pub(crate) fn close_quic(&self) {
+        #[cfg(feature = "quic")]
+        self.shared.quic.store(None);
+    }
+
     /// Ends the thread; what it holds is closed when this returns.
     pub(crate) fn stop(self) {
         self.shared.stop.store(true, Ordering::Release);

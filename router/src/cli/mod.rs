@@ -169,7 +169,7 @@ struct RedeemArguments {
 
 fn payload(text: &str) -> Result<Bytes, &'static str> {
     let bytes = parse_bytes(text)?;
-    if (1..=64 << 30).contains(&bytes.get()) { Ok(bytes) } else { Err("allowed is 1 B to 64 GiB") }
+    if (64 << 10..=1 << 30).contains(&bytes.get()) { Ok(bytes) } else { Err("allowed is 64 KiB to 1 GiB") }
 }
 
 /// Runs the command line, program name first, and prints what comes of it.

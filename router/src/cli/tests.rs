@@ -89,7 +89,7 @@ fn the_examples_of_the_help_are_command_lines() {
 fn demo_takes_its_defaults_from_the_help() {
     let Ok(Command::Demo(demo)) = parse("waybill demo") else { panic!("demo is a command") };
     assert_eq!((demo.bytes, demo.households, demo.seed, demo.json), (Bytes::new(64 << 20), 2, 1, false));
-    assert!(parse("waybill demo --bytes 0").unwrap_err().contains("allowed is 1 B to 64 GiB"));
+    assert!(parse("waybill demo --bytes 0").unwrap_err().contains("allowed is 64 KiB to 1 GiB"));
     assert!(parse("waybill demo --bytes 64MB").unwrap_err().contains("KiB, MiB, GiB or TiB"));
     assert!(parse("waybill demo --households 17").is_err());
 }

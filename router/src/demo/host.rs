@@ -18,8 +18,11 @@ use smoltcp::wire::{HardwareAddress, IpCidr};
 
 /// The port the file is served on.
 const PORT: u16 = 80;
-/// Bytes in flight at most, per connection.
-pub(super) const WINDOW: usize = 128 << 10;
+/// Bytes in flight at most, per connection: for a small file a small part of it, so that a host has not received all of
+/// it before it has read any.
+pub(super) fn window(file: u64) -> usize {
+    usize::try_from(file / 8).unwrap_or(usize::MAX).clamp(4 << 10, 128 << 10)
+}
 /// Packets read before the stack gets its turn.
 const READ_MAX: usize = 256;
 /// The longest wait for packets: how late a host notices that it should stop.
@@ -55,7 +58,7 @@ pub(super) fn download(
     len: u64,
     progress: &Progress,
 ) -> Option<[u8; 32]> {
-    let mut host = Host::new(wire, mtu, own);
+    let mut host = Host::new(wire, mtu, own, window(len));
     let handle = host.add_socket();
     let (mut hash, mut received) = (Sha256::new(), 0_u64);
     while !progress.stop.load(Ordering::Relaxed) {
@@ -97,7 +100,7 @@ pub(super) fn serve(
     connections: usize,
     stop: &AtomicBool,
 ) {
-    let mut host = Host::new(wire, mtu, own);
+    let mut host = Host::new(wire, mtu, own, window(file.len() as u64));
     let mut sessions: Vec<(SocketHandle, usize)> = (0..connections).map(|_| (host.add_socket(), 0)).collect();
     while !stop.load(Ordering::Relaxed) {
         host.poll();
@@ -123,11 +126,12 @@ struct Host {
     wire: Wire,
     interface: Interface,
     sockets: SocketSet<'static>,
+    window: usize,
     start: Instant,
 }
 
 impl Host {
-    fn new(socket: UnixDatagram, mtu: usize, own: Ipv6Addr) -> Self {
+    fn new(socket: UnixDatagram, mtu: usize, own: Ipv6Addr, window: usize) -> Self {
         let mut wire = Wire { socket, mtu, received: VecDeque::new() };
         let mut interface = Interface::new(Config::new(HardwareAddress::Ip), &mut wire, Timestamp::ZERO);
         interface.update_ip_addrs(|addresses| {
@@ -135,11 +139,11 @@ impl Host {
             let _taken = addresses.push(IpCidr::new(own.into(), 64));
         });
         let _taken = interface.routes_mut().add_default_ipv6_route(own);
-        Self { wire, interface, sockets: SocketSet::new(Vec::new()), start: clock() }
+        Self { wire, interface, sockets: SocketSet::new(Vec::new()), window, start: clock() }
     }
 
     fn add_socket(&mut self) -> SocketHandle {
-        let buffer = || tcp::SocketBuffer::new(vec![0; WINDOW]);
+        let buffer = || tcp::SocketBuffer::new(vec![0; self.window]);
         let mut socket = tcp::Socket::new(buffer(), buffer());
         socket.set_nagle_enabled(false);
         socket.set_congestion_control(tcp::CongestionControl::Reno);

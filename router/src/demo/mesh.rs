@@ -237,7 +237,8 @@ impl Mesh {
             announce: Vec::new(),
             // A node that comes back is found where it was.
             wireguard: node.wireguard.unwrap_or(any),
-            quic: has_quic.then(|| node.quic.unwrap_or(any)),
+            // The relay that has a QUIC link dials: nobody needs to find it.
+            quic: has_quic.then_some(any),
             routing: RoutingOptions {
                 hello_interval: Duration::from_secs(1),
                 update_interval: Duration::from_secs(60),
@@ -517,7 +518,7 @@ impl Download {
 
     /// Whether every household received, or holds all of the file, what was not under way to it at `then`.
     pub(super) fn is_past(&self, then: &[u64], file: u64) -> bool {
-        let target = |then: u64| then.saturating_add(host::WINDOW as u64).saturating_add(1).min(file);
+        let target = |then: u64| then.saturating_add(host::window(file) as u64).saturating_add(1).min(file);
         self.each().iter().zip(then).all(|(bytes, then)| *bytes >= target(*then))
     }
 

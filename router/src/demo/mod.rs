@@ -145,7 +145,8 @@ impl Director {
                 }
                 None | Some(_) => {}
             }
-            if download.is_finished() {
+            // A small file may be complete before the others have noticed that the relay is gone.
+            if download.is_finished() && cut.as_ref().is_none_or(|cut| cut.outage.is_some()) {
                 break;
             }
             if clock() - moved_at > STALL_TIME {
