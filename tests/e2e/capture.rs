@@ -12,22 +12,34 @@ const RAW: u32 = 101;
 /// `LINKTYPE_ETHERNET`.
 const ETHERNET: u32 = 1;
 
+/// Bytes kept of a packet. The kernel's ring has a slot of this size for each, so that a small one holds many.
+const KEPT: &str = "1600";
+
 /// A capture that is being made.
 pub(crate) struct Capture {
     tcpdump: Background,
     file: PathBuf,
 }
 
-/// The captured packets, from the IP header on, in order.
+/// The captured packets, in order.
 #[derive(Debug)]
 pub(crate) struct Captured {
-    pub(crate) packets: Vec<Vec<u8>>,
+    pub(crate) packets: Vec<Packet>,
+}
+
+/// One packet, from the IP header on.
+#[derive(Debug)]
+pub(crate) struct Packet {
+    /// How long it was.
+    pub(crate) length: u64,
+    /// As much of it as was kept.
+    pub(crate) bytes: Vec<u8>,
 }
 
 impl Capture {
-    /// Captures what comes in (`-Q in`) or goes out (`-Q out`) of a device and matches the filter.
-    pub(crate) fn start(lab: &Lab, host: &Host, device: &str, direction: &str, filter: &str) -> Self {
-        let file = lab.dir().join(format!("{device}-{direction}-{}.pcap", filter.replace([' ', ':', '/'], "_")));
+    /// Captures what passes a device and matches the filter.
+    pub(crate) fn start(lab: &Lab, host: &Host, device: &str, filter: &str) -> Self {
+        let file = lab.dir().join(format!("{device}-{}.pcap", filter.replace([' ', ':', '/'], "_")));
         let log = file.with_extension("log");
         let _ = fs::remove_file(&log);
         let path = file.to_str().expect("a path of ASCII");
@@ -37,11 +49,9 @@ impl Capture {
                 "tcpdump",
                 "-i",
                 device,
-                "-Q",
-                direction,
                 "-n",
                 "-s",
-                "0",
+                KEPT,
                 "-B",
                 "16384",
                 "--immediate-mode",
@@ -83,17 +93,17 @@ impl Capture {
 impl Captured {
     /// What all these packets are billed as: each one the length of the WireGuard message that carries it.
     pub(crate) fn billed(&self) -> u64 {
-        self.packets.iter().map(|packet| 32 + 16 * (packet.len() as u64).div_ceil(16)).sum()
+        self.packets.iter().map(|packet| 32 + 16 * packet.length.div_ceil(16)).sum()
     }
 
     /// What the captured UDP datagrams over IPv4 carry.
     pub(crate) fn udp_payloads(&self) -> Vec<Vec<u8>> {
-        self.packets.iter().map(|packet| packet[28..].to_vec()).collect()
+        self.packets.iter().map(|packet| packet.bytes[28..].to_vec()).collect()
     }
 }
 
 /// Reads a capture file: 24 bytes of header, then 16 bytes before each packet.
-fn packets(file: &[u8]) -> Vec<Vec<u8>> {
+fn packets(file: &[u8]) -> Vec<Packet> {
     let word = |at: usize| u32::from_le_bytes(file[at..at + 4].try_into().expect("four bytes"));
     assert_eq!(word(0), 0xa1b2_c3d4, "a capture file of this machine's byte order");
     let link_header = match word(20) {
@@ -104,10 +114,10 @@ fn packets(file: &[u8]) -> Vec<Vec<u8>> {
     let mut packets = Vec::new();
     let mut at = 24;
     while at < file.len() {
-        let (captured, original) = (word(at + 8) as usize, word(at + 12) as usize);
-        assert_eq!(captured, original, "a packet was cut short");
-        packets.push(file[at + 16 + link_header..at + 16 + captured].to_vec());
-        at += 16 + captured;
+        let (kept, length) = (word(at + 8) as usize, word(at + 12) as usize);
+        let bytes = file[at + 16 + link_header..at + 16 + kept].to_vec();
+        packets.push(Packet { length: (length - link_header) as u64, bytes });
+        at += 16 + kept;
     }
     packets
 }

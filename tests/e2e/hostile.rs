@@ -19,7 +19,7 @@ const PER_SECOND: u32 = 4000;
 const RSS_GROWTH_KIB_MAX: u64 = 8 << 10;
 
 /// Link-local ports of Babel (RFC 8966) and of what two neighbours say to each other about cards and receipts.
-const CONTROL_PORTS: [u16; 2] = [6696, 6697];
+const CONTROL_PORTS: [u16; 3] = [6696, 6697, 6698];
 
 #[test]
 fn random_truncated_and_replayed_datagrams_on_the_link_ports_change_nothing() {
@@ -32,8 +32,9 @@ fn random_truncated_and_replayed_datagrams_on_the_link_ports_change_nothing() {
     let stranger = lab.host("stranger");
     let (r1_at, _) = lab.cable(&r1.host, &stranger);
     // What honest neighbours say, from the first handshake on, is what truncation and replay begin with.
-    let wireguard = Capture::start(&lab, &r1.host, "cable1a", "in", &format!("udp dst port {WIREGUARD_PORT}"));
-    let quic = Capture::start(&lab, &r1.host, "cable2a", "in", &format!("udp dst port {QUIC_PORT}"));
+    let wireguard =
+        Capture::start(&lab, &r1.host, "cable1a", &format!("ip dst 10.0.1.1 and udp dst port {WIREGUARD_PORT}"));
+    let quic = Capture::start(&lab, &r1.host, "cable2a", &format!("ip dst 10.0.2.1 and udp dst port {QUIC_PORT}"));
     for router in [&mut r1, &mut r2, &mut r3] {
         router.start();
     }
@@ -99,7 +100,7 @@ fn a_leaf_that_speaks_the_control_protocols_is_not_heard() {
     let mut sent = 0;
     for (address, port) in addresses.iter().flat_map(|address| CONTROL_PORTS.map(|port| (address, port))) {
         let nonsense = iter::repeat_with(|| garble(&mut random, &[babel_lie(1, &r2.prefix), vec![0x83, 0, 0]]));
-        let mut datagrams: Vec<Vec<u8>> = nonsense.take(DATAGRAMS / 6).collect();
+        let mut datagrams: Vec<Vec<u8>> = nonsense.take(DATAGRAMS / 9).collect();
         datagrams.extend((0..50).map(|seqno| babel_lie(seqno, &r2.prefix)));
         sent += datagrams.len();
         send_datagrams(&leaf.host, (address, port), port, PER_SECOND, &datagrams);

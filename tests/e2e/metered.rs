@@ -3,7 +3,7 @@
 use crate::capture::Capture;
 use crate::lab::{Lab, secs, until};
 use crate::ledger::{Ledger, TOKEN};
-use crate::router::{Meter, PAYS, Router, TUN, join, joined, settled};
+use crate::router::{Meter, PAYS, Router, TUN, join, joined, routed, settled};
 use crate::traffic::{WebServer, ping, send_datagrams};
 
 /// Tokens per GiB: so dear that a base unit is about a byte, and a miscounted packet shows in the money.
@@ -20,19 +20,19 @@ fn what_is_billed_is_what_tcpdump_saw_arrive() {
     let mut pair = ["r1", "r2"].map(|name| Router::new(&mut lab, name));
     for router in &mut pair {
         router.join_community(&ledger, "1000");
-        router.options.deposit = "90";
-        ledger.mint(router, 100);
+        ledger.mint(router, 1000);
     }
     let [r1, r2] = &mut pair;
     join(&mut lab, r1, r2, PAYS);
     r1.start();
     r2.start();
     joined(r1, r2);
+    routed(r1, r2);
     until("channel", secs(30), || if r1.wallet().1 > 0 { Ok(()) } else { Err("nothing is locked".to_owned()) });
     let before = (r1.meter(r2).expect("a meter"), r2.meter(r1).expect("a meter"));
 
-    let up = Capture::start(&lab, &r2.host, TUN, "in", "ip6");
-    let down = Capture::start(&lab, &r1.host, TUN, "in", "ip6");
+    let up = Capture::start(&lab, &r2.host, TUN, &format!("ip6 dst {}", r2.address));
+    let down = Capture::start(&lab, &r1.host, TUN, &format!("ip6 dst {}", r1.address));
     // Every length from the shortest datagram to the longest, both ways; then longer ones, which travel in fragments; then
     // other people's protocols.
     let datagrams: Vec<Vec<u8>> = (0..=PAYLOAD_MAX).map(|length| vec![0x5a; length]).collect();

@@ -67,24 +67,24 @@ fn without_a_tun_device_or_the_permission_the_owner_is_told_what_to_do() {
     let tools = ["mount", "setpriv"];
     let test = "without_a_tun_device_or_the_permission_the_owner_is_told_what_to_do";
     let Some(mut lab) = Lab::open(test, &tools) else { return };
-    let mut r1 = Router::new(&mut lab, "r1");
+    let [r1, mut r2] = ["r1", "r2"].map(|name| Router::new(&mut lab, name));
     r1.write_config();
-
     let no_device = r1.refusal(&["sh", "-c", "mount -t tmpfs none /dev/net && exec \"$@\"", "sh"]);
     assert!(no_device.starts_with("error: cannot open /dev/net/tun"), "{no_device}");
     assert!(no_device.trim_end().lines().count() >= 2, "no next step: {no_device}");
 
+    r2.write_config();
     // All files are readable to that user, so that only the permission is missing.
     let program = lab.dir().join("waybill");
     fs::copy(lab.waybill(), &program).expect("room for the program");
     fs::set_permissions(&program, Permissions::from_mode(0o755)).expect("our own file");
     fs::set_permissions(lab.dir(), Permissions::from_mode(0o711)).expect("our own directory");
-    for path in [r1.dir.clone(), r1.key_file(), r1.config_file()] {
+    for path in [r2.dir.clone(), r2.key_file(), r2.config_file()] {
         chown(&path, Some(NOBODY), Some(NOBODY)).expect("root may");
     }
-    r1.waybill = program;
+    r2.waybill = program;
     let nobody = NOBODY.to_string();
-    let no_permission = r1.refusal(&["setpriv", "--reuid", &nobody, "--regid", &nobody, "--clear-groups"]);
+    let no_permission = r2.refusal(&["setpriv", "--reuid", &nobody, "--regid", &nobody, "--clear-groups"]);
     assert!(no_permission.contains("CAP_NET_ADMIN"), "{no_permission}");
     assert!(no_permission.trim_end().lines().count() >= 2, "no next step: {no_permission}");
     for (what, said) in [("no TUN device", no_device), ("no permission", no_permission)] {
