@@ -252,7 +252,7 @@ pub(crate) const fn secs(seconds: u64) -> Duration {
 
 /// Prints past the test harness, which hides what passing tests print.
 pub(crate) fn say(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
+    let _ = io::stderr().write_all(format!("{line}\n").as_bytes()); // at once, so that lines do not mix
 }
 
 /// Runs a program on the machine the tests run on; it has to succeed.

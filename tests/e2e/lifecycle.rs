@@ -6,6 +6,9 @@ use crate::lab::{Lab, secs, until};
 use crate::router::{PEERS, Router, TUN, join, joined};
 use crate::traffic::{Pulse, reachable};
 
+/// Some X25519 public key: that of RFC 7748, section 6.1, Alice.
+const STRANGERS_KEY: &str = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=";
+
 #[test]
 fn sigterm_leaves_nothing_behind() {
     let Some(mut lab) = Lab::open("sigterm_leaves_nothing_behind", &["ping"]) else { return };
@@ -49,14 +52,28 @@ fn sighup_adds_a_neighbour_and_a_broken_file_changes_nothing() {
     let after = r1.meter(&r2).expect("a meter");
     assert!(after.sent > before.sent && after.received > before.received, "{before:?}, then {after:?}");
 
-    // A file with a mistake: it is named in the log, and everything stays as it is.
+    // Files with a mistake, the second one such that only the router's own key shows it: each is named in the log, and
+    // everything stays as it is.
     let answered = pulse.answered();
-    fs::write(r1.config_file(), format!("{}\n[price]\nasks = \"1\"\n", r1.config())).expect("room for a file");
-    r1.reload();
-    until("the mistake in the log", secs(10), || {
-        let log = r1.log();
-        if log.contains("asks") && log.contains("waybill.toml") { Ok(()) } else { Err("not yet".to_owned()) }
-    });
+    let mistakes = [
+        ("asks", "[price]\nasks = \"1\"\n".to_owned()),
+        (
+            "fd00:bad::",
+            format!(
+                "[[leaf]]\nname = \"thief\"\nwireguard_key = \"{STRANGERS_KEY}\"\naddresses = [\"fd00:bad::/64\"]\n"
+            ),
+        ),
+    ];
+    for (named, mistake) in mistakes {
+        let told = r1.log().len();
+        fs::write(r1.config_file(), format!("{}\n{mistake}", r1.config())).expect("room for a file");
+        r1.reload();
+        until("the mistake in the log", secs(10), || {
+            let log = r1.log().split_off(told);
+            let is_named = log.contains("ERROR") && log.contains(named) && log.contains("waybill.toml");
+            if is_named { Ok(()) } else { Err(log) }
+        });
+    }
     until("answers after it", secs(10), || {
         if pulse.answered() > answered + 10 { Ok(()) } else { Err(format!("{} answers", pulse.answered())) }
     });
@@ -76,5 +93,5 @@ fn sighup_adds_a_neighbour_and_a_broken_file_changes_nothing() {
         if pulse.answered() > answered + 5 { Ok(()) } else { Err(format!("{} answers", pulse.answered())) }
     });
     assert_eq!(pulse.lost(), 0, "pings were lost while the config was reloaded");
-    lab.figures(&format!("three reloads, {} pings, none lost", pulse.answered()));
+    lab.figures(&format!("four reloads, two of them mistaken, {} pings, none lost", pulse.answered()));
 }
