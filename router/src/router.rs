@@ -537,6 +537,9 @@ impl Control {
                 self.restore(link, peer);
             }
             Event::Refused { link, reason } => {
+                if let node::Refusal::Packet(reason) = reason {
+                    self.shared.drops.count(reason);
+                }
                 tracing::debug!(node = %self.name, neighbour = %self.name_of(link), %reason, "control packet refused");
                 if let node::Refusal::Admission(error) = reason {
                     self.warn(format!("{} is not admitted: {error}", self.name_of(link)));
@@ -657,7 +660,8 @@ impl Control {
     /// Resolves once the record is written: what waits for it waits as long. False when the router is stopping.
     fn written(&self, record: Record) -> impl Future<Output = bool> + Send + use<> {
         let (journal, done) = (self.journal.clone(), self.done.clone());
-        let first = journal.ask(commit(record.clone()));
+        let records: Vec<Record> = [record].into_iter().chain(self.totals_records()).collect();
+        let first = journal.ask(commit(records.clone()));
         async move {
             let mut answer = first.await;
             loop {
@@ -670,14 +674,14 @@ impl Control {
                     return false;
                 }
                 tokio::time::sleep(TRY_AGAIN).await;
-                answer = journal.ask(commit(record.clone())).await;
+                answer = journal.ask(commit(records.clone())).await;
             }
         }
     }
 }
 
-fn commit(record: Record) -> impl FnOnce(&mut Journal) -> Result<(), JournalError> + Send + 'static {
-    move |journal| journal.commit(&[record])
+fn commit(records: Vec<Record>) -> impl FnOnce(&mut Journal) -> Result<(), JournalError> + Send + 'static {
+    move |journal| journal.commit(&records)
 }
 
 fn counts(count: LinkCount) -> Counts {
