@@ -26,6 +26,7 @@ use tokio::sync::mpsc;
 use crate::cli::Failure;
 use crate::config::{Amount, Config, LogLevel};
 use crate::control::{ControlSocket, Request, Response, Unit};
+use crate::identity;
 use crate::netlink::{Netlink, NetlinkError};
 use crate::router::{Links, Money, Router, Setup, StartError};
 use crate::tun::Tun;
@@ -146,10 +147,10 @@ async fn serve(
 
 /// Reads the file again. A file with mistakes changes nothing; options that need a restart are named.
 async fn reload(running: &Config, router: &Router) {
-    let config = match Config::load(&running.path) {
+    let config = match read_again(running) {
         Ok(config) => config,
-        Err(error) => {
-            tracing::error!("the configuration is kept as it was: {error}");
+        Err(failure) => {
+            tracing::error!("the configuration is kept as it was: {failure}");
             return;
         }
     };
@@ -165,6 +166,13 @@ async fn reload(running: &Config, router: &Router) {
         tracing::warn!("{table} has changed: that takes effect at the next start");
     }
     router.reload(links(&config)).await;
+}
+
+/// The file as it stands, checked as at the start: a leaf's addresses have to be ours to give.
+fn read_again(running: &Config) -> Result<Config, Failure> {
+    let config = Config::load(&running.path)?;
+    config.check_identity(&identity::load(&running.node.key_file)?)?;
+    Ok(config)
 }
 
 fn links(config: &Config) -> Links {
