@@ -70,7 +70,7 @@ pub(crate) struct Shared {
     pub(crate) fib: ArcSwap<Fib>,
     /// Written by the worker alone.
     pub(crate) meters: Arc<Meters>,
-    /// Written by the worker alone.
+    /// Written by the worker, and by the control task for the control packets it refuses.
     pub(crate) drops: Arc<Drops>,
     /// The QUIC links, while there are any.
     #[cfg(feature = "quic")]
