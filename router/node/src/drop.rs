@@ -53,6 +53,8 @@ drop_reasons! {
     LinkDown = "link-down",
     /// The next hop's queue was full.
     QueueFull = "queue-full",
+    /// One link brought more control packets than the control core takes from one link.
+    ControlFlood = "control-flood",
     /// A control packet that no part of the control core expects.
     UnexpectedControl = "unexpected-control",
 }

@@ -88,6 +88,7 @@ pub(super) fn answer(
         | DropReason::Unpaid
         | DropReason::LinkDown
         | DropReason::QueueFull
+        | DropReason::ControlFlood
         | DropReason::UnexpectedControl => return None,
     };
     budget.take(now).then(|| emit(from, header.source, &error))
