@@ -249,6 +249,7 @@ impl From<StartError> for Failure {
             StartError::WireGuard { .. } => "is another program using the port? set another listen in [wireguard]",
             #[cfg(feature = "quic")]
             StartError::Quic(_) => "is another program using the port? set another listen in [quic]",
+            StartError::NoQuic => "leave [quic] out of the config file, or use a build with the feature `quic`",
             StartError::Journal(error) => return Self::new(error, error.next_step()),
             StartError::StateDir { .. } => "set a state_dir in [node] that this user may make",
             StartError::Worker(_) => "the system is out of memory or descriptors",

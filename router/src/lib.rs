@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod daemon;
+#[cfg(feature = "ledger-host")]
 pub mod demo;
 mod desk;
 pub mod identity;

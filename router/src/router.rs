@@ -134,6 +134,9 @@ pub enum StartError {
     #[cfg(feature = "quic")]
     #[error(transparent)]
     Quic(#[from] crate::link::quic::QuicError),
+    /// QUIC links are configured, and this program was built without.
+    #[error("this build has no QUIC links")]
+    NoQuic,
     /// The journal cannot be opened.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -264,10 +267,13 @@ impl Router {
             control.warn(format!("the journal was damaged ({why}) and set aside as {}", to.display()));
         }
         control.set_links(now, setup.links);
-        #[cfg(feature = "quic")]
-        let quic_addr = control.start_quic().await?;
-        #[cfg(not(feature = "quic"))]
-        let quic_addr = None;
+        let quic_addr = match control.start_quic().await {
+            Ok(address) => address,
+            Err(error) => {
+                worker.stop();
+                return Err(error);
+            }
+        };
         control.drain(now);
         let control = tokio::spawn(control.run(Inputs { from_worker, asked, reloaded, finished, stopping }));
         Ok(Self { requests, reloads, fib, stop, control, worker, desks, wireguard_addr, quic_addr, address })

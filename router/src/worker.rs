@@ -361,6 +361,7 @@ impl Worker {
         more
     }
 
+    #[cfg_attr(not(feature = "quic"), expect(unused_variables, reason = "only QUIC links bring packets by the inbox"))]
     fn read_inbox(&mut self, now: Instant, batch: &mut Batch) -> bool {
         for _ in 0..BATCH {
             match self.inbox.try_recv() {

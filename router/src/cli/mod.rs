@@ -200,7 +200,7 @@ enum Outcome {
 fn execute(command: Command) -> Result<Outcome, Failure> {
     let text = match command {
         Command::Demo(DemoArguments { bytes, households, seed, json }) => {
-            return Ok(Outcome::Exit(crate::demo::run(DemoOptions { bytes, households, seed, json })));
+            return demo(DemoOptions { bytes, households, seed, json });
         }
         Command::Up(arguments) if !arguments.check => {
             let config = Config::load(&arguments.config)?;
@@ -241,6 +241,16 @@ fn check(arguments: &UpArguments) -> Result<String, Failure> {
     let peers = count(config.peers.len(), "peer", "peers");
     let leaves = count(config.leaves.len(), "leaf", "leaves");
     Ok(format!("{} is right: {peers}, {leaves}; {key}\n", config.path.display()))
+}
+
+#[cfg(feature = "ledger-host")]
+fn demo(options: DemoOptions) -> Result<Outcome, Failure> {
+    Ok(Outcome::Exit(crate::demo::run(options)))
+}
+
+#[cfg(not(feature = "ledger-host"))]
+fn demo(_options: DemoOptions) -> Result<Outcome, Failure> {
+    Err(Failure::new("this build has no demo: it cannot host a ledger", "use a build with the feature `ledger-host`"))
 }
 
 /// Prints to standard output. A reader that has gone away, such as `head`, is no failure.

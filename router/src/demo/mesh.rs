@@ -167,7 +167,7 @@ impl Mesh {
         let households: Vec<Name> = (1..=options.households).map(Name::Household).collect();
         let mut links: Vec<Link> = vec![
             Link { subscriber: relays[0], provider: Name::Gateway, quic: false },
-            Link { subscriber: relays[1], provider: Name::Gateway, quic: true },
+            Link { subscriber: relays[1], provider: Name::Gateway, quic: cfg!(feature = "quic") },
         ];
         links.extend(
             households.iter().flat_map(|household| {

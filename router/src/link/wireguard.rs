@@ -147,6 +147,7 @@ impl WireGuard {
         send(&self.socket, self.v6_socket, endpoint, datagram);
     }
 
+    #[cfg(feature = "quic")]
     pub(crate) fn has_peer(&self, link: LinkId) -> bool {
         self.peers.get(link.index()).is_some_and(Option::is_some)
     }

@@ -8,9 +8,7 @@ use metering::Side;
 use node::datapath::MAX_LINKS;
 use node::{LinkId, Peer};
 
-#[cfg(feature = "quic")]
-use super::StartError;
-use super::{Control, Done, Known, Links};
+use super::{Control, Done, Known, Links, StartError};
 use crate::config::{self, Endpoint, LinkKind, Role};
 use crate::link::LinkStatus;
 use crate::link::wireguard::PeerConfig;
@@ -167,6 +165,17 @@ impl Control {
         let address = quic.local_addr();
         self.shared.quic.store(Some(std::sync::Arc::new(quic)));
         Ok(Some(address))
+    }
+}
+
+#[cfg(not(feature = "quic"))]
+impl Control {
+    /// Nothing to start; a configuration that wants QUIC links is not for this build.
+    pub(super) async fn start_quic(&mut self) -> Result<Option<SocketAddr>, StartError> {
+        match self.quic_listen {
+            None => Ok(None),
+            Some(_) => Err(StartError::NoQuic),
+        }
     }
 }
 
