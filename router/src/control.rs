@@ -254,10 +254,10 @@ pub struct Meter {
     /// Billed bytes it received from us, by its newest report.
     #[serde(with = "bytes_option")]
     pub reported_received_bytes: Option<Bytes>,
-    /// Owed by us in all, signed for or not.
+    /// Owed by us and not signed for yet.
     #[serde(with = "text")]
     pub owed_by_us: Tokens,
-    /// Owed to us in all, signed for or not.
+    /// Owed to us and not signed for yet.
     #[serde(with = "text")]
     pub owed_to_us: Tokens,
     /// Signed for, by whoever of the two pays.

@@ -22,6 +22,8 @@ use node::Prefix;
 use node::datapath::{Fib, NextHop};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tracing::Metadata;
+use tracing_subscriber::fmt::writer::MakeWriterExt;
 
 use crate::cli::Failure;
 use crate::config::{Amount, Config, LogLevel};
@@ -267,8 +269,11 @@ fn start_log(level: LogLevel) {
         LogLevel::Debug => tracing::Level::DEBUG,
         LogLevel::Trace => tracing::Level::TRACE,
     };
+    // The noise library warns of each repeated handshake: a neighbour that is away is no operator's business.
+    let wanted = move |event: &Metadata<'_>| level >= tracing::Level::DEBUG || !event.target().starts_with("boringtun");
+    let writer = io::stderr.with_filter(wanted);
     // A second start in one process keeps the first one's log.
-    let _kept = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).with_ansi(false).try_init();
+    let _kept = tracing_subscriber::fmt().with_max_level(level).with_writer(writer).with_ansi(false).try_init();
 }
 
 /// The kernel's routes into the TUN: what the table sends over links.

@@ -228,7 +228,8 @@ fn newest_channel(
     Ok(ledger.channel(id)?.map(|channel| (id, channel)))
 }
 
-/// Brings our newest channel to `payee` to a deposit of `at_least`, by steps of `deposit`.
+/// Brings our newest channel to `payee` to a deposit of `at_least`, by steps of `deposit`; with less in the account, as
+/// far as that goes. With nothing in it, the ledger refuses and names the rule.
 fn funded(
     ledger: &mut Box<dyn Ledger>,
     payer: NodeId,
@@ -236,13 +237,15 @@ fn funded(
     deposit: Tokens,
     at_least: Tokens,
 ) -> Result<ChannelState, Error> {
+    let balance = ledger.balance(payer)?;
+    let affordable = |wanted: Tokens| if balance == Tokens::ZERO { wanted } else { wanted.min(balance) };
     let id = match newest_channel(ledger, payer, payee)?.filter(|(_, channel)| channel.phase == Phase::Open) {
         Some((id, channel)) if channel.deposit >= at_least => return Ok(state(id, &channel)),
         Some((id, channel)) => {
-            ledger.top_up(id, at_least.saturating_sub(channel.deposit).max(deposit))?;
+            ledger.top_up(id, affordable(at_least.saturating_sub(channel.deposit).max(deposit)))?;
             id
         }
-        None => ledger.open_channel(payer, payee, at_least.max(deposit))?,
+        None => ledger.open_channel(payer, payee, affordable(at_least.max(deposit)))?,
     };
     let channel = ledger.channel(id)?.unwrap_or_else(|| Channel::open(Tokens::ZERO));
     Ok(state(id, &channel))
