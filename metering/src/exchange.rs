@@ -635,8 +635,8 @@ impl Exchange {
     fn adopt_resumed(&mut self, now: Instant, receipt: Option<Receipt>) {
         let Some(receipt) = receipt else { return };
         if self.is_provider() {
-            let known = self.channel_id();
-            if known.is_none_or(|known| known == receipt.channel()) {
+            // On a channel our ledger has not shown us, a receipt proves nothing; it comes again once we know the channel.
+            if self.channel_id() == Some(receipt.channel()) {
                 self.till.adopt(now, receipt);
             }
             return;

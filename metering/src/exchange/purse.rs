@@ -11,6 +11,10 @@ use crate::{AccountKey, Bytes, ChannelId, LedgerDomain, Receipt, Tokens};
 /// How far ahead of need an amount is made durable: one write of the journal per step, not per receipt.
 const RESERVE_STEP: Bytes = Bytes::from_mebibytes(64);
 
+/// The window we lock tokens for at most: the provider names the window, and must not decide with it how much of our
+/// account is locked for it alone.
+const FUNDED_WINDOW_MAX: Bytes = Bytes::from_mebibytes(256);
+
 /// How often a missing or nearly empty channel is asked for.
 const NEED_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -113,7 +117,7 @@ impl Purse {
         terms: &Terms,
         owed: Tokens,
     ) -> Option<Event> {
-        let window = terms.window_value();
+        let window = terms.window_value().min(terms.value_of(FUNDED_WINDOW_MAX));
         let step = terms.value_of(RESERVE_STEP).max(window.saturating_add(window));
         let half = Tokens::new(step.get() / 2).unwrap_or(step);
         let requested = amount_on(self.requested, channel);
@@ -133,7 +137,7 @@ impl Purse {
         channel: Option<&ChannelState>,
         owed: Tokens,
     ) -> Option<Tokens> {
-        let window = terms.window_value();
+        let window = terms.window_value().min(terms.value_of(FUNDED_WINDOW_MAX));
         let two = window.saturating_add(window);
         let closing = channel.is_some_and(|channel| channel.closing);
         let deposit = channel.map_or(Tokens::ZERO, |channel| channel.deposit);
