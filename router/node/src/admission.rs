@@ -7,6 +7,7 @@
 
 use std::time::{Duration, Instant};
 
+use metering::Unverified;
 use metering::identity::{NodeCard, NodeId, TlsKey, WireguardKey};
 use minicbor::{Decoder, Encoder};
 
@@ -73,12 +74,22 @@ pub(crate) struct Admission {
     admitted: bool,
     heard: bool,
     repeat_at: Option<Instant>,
+    /// The card that was accepted, so that a repeated one costs no signature check.
+    accepted: Option<Vec<u8>>,
     outbox: Option<Vec<u8>>,
 }
 
 impl Admission {
     pub(crate) fn new(ours: &NodeCard, expected: Expected, now: Instant) -> Self {
-        Self { ours: ours.encode(), expected, admitted: false, heard: false, repeat_at: Some(now), outbox: None }
+        Self {
+            ours: ours.encode(),
+            expected,
+            admitted: false,
+            heard: false,
+            repeat_at: Some(now),
+            accepted: None,
+            outbox: None,
+        }
     }
 
     /// Whether the neighbour has been admitted.
@@ -89,7 +100,10 @@ impl Admission {
     /// Takes a message; true when it has just admitted the neighbour.
     pub(crate) fn handle_message(&mut self, now: Instant, message: &[u8]) -> Result<bool, AdmissionError> {
         let (card, heard_by_them) = decode(message)?;
-        self.check(&card)?;
+        if self.accepted.as_deref() != Some(card) {
+            self.check(card)?;
+            self.accepted = Some(card.to_vec());
+        }
         let first = !std::mem::replace(&mut self.admitted, true);
         self.heard |= heard_by_them;
         if !heard_by_them || first {
@@ -114,14 +128,18 @@ impl Admission {
         self.outbox.take()
     }
 
-    fn check(&self, card: &NodeCard) -> Result<(), AdmissionError> {
-        let (found, expected) = (Expected::from(card), self.expected);
+    /// Checks what is said before the signature under it: the check costs, and anybody's card is well signed.
+    fn check(&self, card: &[u8]) -> Result<(), AdmissionError> {
+        let card = NodeCard::<Unverified>::decode(card).map_err(|_| AdmissionError::Malformed)?;
+        let found = Expected { account: card.account(), wireguard: card.wireguard(), tls: card.tls() };
+        let expected = self.expected;
         if found.account != expected.account {
             return Err(AdmissionError::OtherAccount { found: found.account, expected: expected.account });
         }
         if found != expected {
             return Err(AdmissionError::OtherKeys { account: found.account });
         }
+        card.verify().map_err(|_| AdmissionError::Signature)?;
         Ok(())
     }
 
@@ -138,7 +156,8 @@ impl Admission {
     }
 }
 
-fn decode(message: &[u8]) -> Result<(NodeCard, bool), AdmissionError> {
+/// The card, unchecked, and whether ours was heard.
+fn decode(message: &[u8]) -> Result<(&[u8], bool), AdmissionError> {
     let mut decoder = Decoder::new(message);
     let malformed = |_| AdmissionError::Malformed;
     if decoder.array().map_err(malformed)? != Some(3) {
@@ -148,12 +167,12 @@ fn decode(message: &[u8]) -> Result<(NodeCard, bool), AdmissionError> {
     if version != VERSION {
         return Err(AdmissionError::Version { version });
     }
-    let card = NodeCard::decode(decoder.bytes().map_err(malformed)?).map_err(|_| AdmissionError::Malformed)?;
+    let card = decoder.bytes().map_err(malformed)?;
     let heard = decoder.bool().map_err(malformed)?;
     if decoder.position() != message.len() {
         return Err(AdmissionError::Malformed);
     }
-    Ok((card.verify().map_err(|_| AdmissionError::Signature)?, heard))
+    Ok((card, heard))
 }
 
 #[cfg(test)]

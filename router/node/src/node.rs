@@ -280,6 +280,8 @@ impl Node {
     /// Forgets a link.
     pub fn handle_link_removed(&mut self, now: Instant, link: LinkId) {
         self.handle_link_down(now, link);
+        // The highest receipt goes to the journal before the exchange that holds it is forgotten.
+        self.with_exchange(now, link, |exchange| exchange.handle_flush(now));
         self.routes_changed |= self.links.remove(&link).is_some();
         self.settle(now);
     }
@@ -440,7 +442,7 @@ impl Node {
     /// Does what is due. Harmless to call early.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.speaker.handle_timeout(now);
-        for known in self.links.values_mut().filter(|known| known.up) {
+        for known in self.links.values_mut() {
             if let Some(admission) = &mut known.admission {
                 admission.handle_timeout(now);
             }
@@ -453,7 +455,7 @@ impl Node {
 
     /// When to call [`Self::handle_timeout`] next.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let links = self.links.values().filter(|known| known.up).flat_map(|known| {
+        let links = self.links.values().flat_map(|known| {
             let admission = known.admission.as_ref().and_then(Admission::poll_timeout);
             admission.into_iter().chain(known.exchange.as_ref().and_then(Exchange::poll_timeout))
         });
