@@ -17,7 +17,7 @@ mod answers;
 mod links;
 mod money;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -36,7 +36,7 @@ use node::{Event, LinkId, Node, Prefix};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::config::{self, Endpoint, LinkKind, RoutingOptions};
+use crate::config::{self, Endpoint, LinkKind, Role, RoutingOptions};
 use crate::control::{Refusal, Request, Response, Unit};
 use crate::desk::Desk;
 use crate::journal::{Journal, JournalError, Opened, Record, Totals};
@@ -260,6 +260,7 @@ impl Router {
             fib: fib_sender,
             warnings: VecDeque::new(),
             redemptions: Vec::new(),
+            retired: BTreeSet::new(),
             resolve_at: now,
             totals_at: now + TOTALS_INTERVAL,
         };
@@ -373,11 +374,11 @@ struct Inputs {
 
 /// What a desk or a look-up has done.
 enum Done {
-    Restored { link: LinkId, restored: Restored },
+    Restored { link: LinkId, peer: NodeId, restored: Restored },
     Reserved { link: LinkId, channel: ChannelId, ceiling: Tokens },
     Held { link: LinkId, receipt: Receipt, redeemed: Tokens },
-    Channel { link: LinkId, state: ChannelState },
-    Resolved { link: LinkId, address: SocketAddr },
+    Channel { link: LinkId, channel: ChannelId, state: ChannelState },
+    Resolved { link: LinkId, endpoint: Endpoint, address: SocketAddr },
     Redeemed { paid: Vec<(ChannelId, Tokens)> },
     LedgerFailed { what: &'static str, error: String },
     Warning(String),
@@ -394,6 +395,8 @@ struct Known {
     neighbour_up: bool,
     last_heard: Option<Instant>,
     renewed: Option<Instant>,
+    /// What the link's meters said when it was given to this neighbour.
+    since: LinkCount,
     /// Where the endpoint's name led when it was last looked up.
     resolved: Option<SocketAddr>,
 }
@@ -437,6 +440,8 @@ struct Control {
     fib: watch::Sender<Arc<Fib>>,
     warnings: VecDeque<String>,
     redemptions: Vec<Redemption>,
+    /// Links that were QUIC links: their neighbours may still be connected, so nobody else gets the id in this run.
+    retired: BTreeSet<LinkId>,
     resolve_at: Instant,
     totals_at: Instant,
 }
@@ -585,7 +590,8 @@ impl Control {
 
     fn handle_done(&mut self, now: Instant, done: Done) {
         match done {
-            Done::Restored { link, restored } => {
+            // A reload may have given the link to another neighbour, or the neighbour another role, in the meantime.
+            Done::Restored { link, peer, restored } if self.peer_of(link) == Some(peer) => {
                 let counts = counts(self.shared.meters.read(link));
                 self.node.handle_restored(now, link, counts, restored);
             }
@@ -597,11 +603,14 @@ impl Control {
                     self.redeem(now, Some(receipt.channel().payer), None);
                 }
             }
-            Done::Channel { link, state } => {
+            Done::Restored { link, .. } => tracing::debug!(link = link.0, "an answer for a neighbour that is gone"),
+            Done::Channel { link, channel, state } => {
                 self.ledger_reachable = Some(true);
-                self.node.handle_channel(now, link, state);
+                if self.parties(link) == Some((channel.payer, channel.payee)) {
+                    self.node.handle_channel(now, link, state);
+                }
             }
-            Done::Resolved { link, address } => self.set_endpoint(link, address),
+            Done::Resolved { link, endpoint, address } => self.set_endpoint(link, &endpoint, address),
             Done::Redeemed { paid } => {
                 self.ledger_reachable = Some(true);
                 for (channel, amount) in paid {
@@ -619,6 +628,20 @@ impl Control {
 
     fn name_of(&self, link: LinkId) -> String {
         self.links.get(&link).map_or_else(|| format!("link {}", link.0), |known| known.name.clone())
+    }
+
+    fn peer_of(&self, link: LinkId) -> Option<NodeId> {
+        self.links.get(&link)?.peer.as_ref().map(|peer| peer.card.account())
+    }
+
+    /// Payer and payee on a link, by the roles of this moment.
+    fn parties(&self, link: LinkId) -> Option<(NodeId, NodeId)> {
+        let (us, peer) = (self.node.id(), self.links.get(&link)?.peer.as_ref()?);
+        match peer.role {
+            Role::Provider => Some((us, peer.card.account())),
+            Role::Subscriber => Some((peer.card.account(), us)),
+            Role::Peer => None,
+        }
     }
 
     fn link_to(&self, peer: NodeId) -> Option<LinkId> {

@@ -16,7 +16,7 @@ use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -49,9 +49,6 @@ const WAKE: Token = Token(2);
 pub(crate) enum ToWorker {
     /// A control packet to send on a link.
     Send { link: LinkId, packet: Vec<u8> },
-    /// An IP packet that a QUIC link received.
-    #[cfg(feature = "quic")]
-    FromQuic { link: LinkId, packet: bytes::Bytes },
     /// Add a WireGuard peer or change its endpoint.
     SetPeer(PeerConfig),
     /// Make a new WireGuard session with a peer that has fallen silent.
@@ -113,17 +110,28 @@ impl Shared {
 /// A handle on the worker's inbox, for any thread.
 #[derive(Clone)]
 pub(crate) struct Inbox {
-    sender: SyncSender<ToWorker>,
+    orders: SyncSender<ToWorker>,
+    /// Packets of QUIC links wait elsewhere, so that a fast one does not crowd out orders and control packets.
+    #[cfg(feature = "quic")]
+    packets: SyncSender<(LinkId, bytes::Bytes)>,
     waker: Arc<Waker>,
 }
 
 impl Inbox {
     /// Hands a message over without waiting. False when the inbox is full or the worker has ended.
     pub(crate) fn send(&self, message: ToWorker) -> bool {
-        let taken =
-            !matches!(self.sender.try_send(message), Err(TrySendError::Full(_) | TrySendError::Disconnected(_)));
-        // A lost wake-up is made good by the worker's next timer.
-        taken && self.waker.wake().is_ok()
+        self.orders.try_send(message).is_ok() && self.wake()
+    }
+
+    /// Hands over an IP packet that a QUIC link received.
+    #[cfg(feature = "quic")]
+    pub(crate) fn packet(&self, link: LinkId, packet: bytes::Bytes) -> bool {
+        self.packets.try_send((link, packet)).is_ok() && self.wake()
+    }
+
+    /// A lost wake-up is made good by the worker's next timer.
+    fn wake(&self) -> bool {
+        self.waker.wake().is_ok()
     }
 }
 
@@ -167,7 +175,9 @@ impl WorkerHandle {
 /// The worker's inbox before the worker exists: QUIC links need it to be made first.
 pub(crate) struct Mailbox {
     poll: Poll,
-    receiver: Receiver<ToWorker>,
+    orders: Receiver<ToWorker>,
+    #[cfg(feature = "quic")]
+    packets: Receiver<(LinkId, bytes::Bytes)>,
     pub(crate) inbox: Inbox,
 }
 
@@ -175,8 +185,22 @@ impl Mailbox {
     pub(crate) fn new() -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
-        let (sender, receiver) = std::sync::mpsc::sync_channel(INBOX);
-        Ok(Self { poll, receiver, inbox: Inbox { sender, waker } })
+        let (order_sender, orders) = std::sync::mpsc::sync_channel(INBOX);
+        #[cfg(feature = "quic")]
+        let (packet_sender, packets) = std::sync::mpsc::sync_channel(INBOX);
+        let inbox = Inbox {
+            orders: order_sender,
+            #[cfg(feature = "quic")]
+            packets: packet_sender,
+            waker,
+        };
+        Ok(Self {
+            poll,
+            orders,
+            #[cfg(feature = "quic")]
+            packets,
+            inbox,
+        })
     }
 }
 
@@ -192,7 +216,9 @@ pub(crate) fn start(name: &str, mailbox: Mailbox, mut parts: Parts) -> io::Resul
     let (meters, drops) = (Arc::clone(&shared.meters), Arc::clone(&shared.drops));
     let worker = Worker {
         poll: mailbox.poll,
-        inbox: mailbox.receiver,
+        orders: mailbox.orders,
+        #[cfg(feature = "quic")]
+        packets: mailbox.packets,
         wireguard: parts.wireguard,
         local: File::from(parts.local),
         to_control: parts.control,
@@ -220,7 +246,9 @@ fn clock() -> Instant {
 
 struct Worker {
     poll: Poll,
-    inbox: Receiver<ToWorker>,
+    orders: Receiver<ToWorker>,
+    #[cfg(feature = "quic")]
+    packets: Receiver<(LinkId, bytes::Bytes)>,
     wireguard: WireGuard,
     local: File,
     to_control: tokio::sync::mpsc::Sender<FromWorker>,
@@ -361,22 +389,17 @@ impl Worker {
         more
     }
 
-    #[cfg_attr(not(feature = "quic"), expect(unused_variables, reason = "only QUIC links bring packets by the inbox"))]
     fn read_inbox(&mut self, now: Instant, batch: &mut Batch) -> bool {
+        let more_orders = self.read_orders();
+        self.read_quic(now, batch) || more_orders
+    }
+
+    fn read_orders(&mut self) -> bool {
         for _ in 0..BATCH {
-            match self.inbox.try_recv() {
+            match self.orders.try_recv() {
                 Ok(ToWorker::Send { link, packet }) => {
                     if let Err(reason) = self.transmit(link, &packet) {
                         self.datapath.count_drop(reason);
-                    }
-                }
-                #[cfg(feature = "quic")]
-                Ok(ToWorker::FromQuic { link, packet }) => {
-                    batch.clear();
-                    if batch.push(&packet) {
-                        self.carry(now, Port::Link(link), batch);
-                    } else {
-                        self.datapath.count_drop(DropReason::TooBig);
                     }
                 }
                 Ok(ToWorker::SetPeer(peer)) => self.wireguard.set_peer(&peer),
@@ -386,6 +409,25 @@ impl Worker {
             }
         }
         true
+    }
+
+    #[cfg(feature = "quic")]
+    fn read_quic(&mut self, now: Instant, batch: &mut Batch) -> bool {
+        for _ in 0..BATCH {
+            let Ok((link, packet)) = self.packets.try_recv() else { return false };
+            batch.clear();
+            if batch.push(&packet) {
+                self.carry(now, Port::Link(link), batch);
+            } else {
+                self.datapath.count_drop(DropReason::TooBig);
+            }
+        }
+        true
+    }
+
+    #[cfg(not(feature = "quic"))]
+    fn read_quic(&mut self, _now: Instant, _batch: &mut Batch) -> bool {
+        false
     }
 
     /// Decides on the batch and acts on each verdict.

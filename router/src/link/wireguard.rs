@@ -28,8 +28,9 @@ const COOKIE_REPLY_LEN: usize = 64;
 const MESSAGE_LEN_MAX: usize = 148;
 /// What a transport data message adds to an IP packet.
 pub(crate) const OVERHEAD: usize = 32;
-/// Handshakes a second before cookies are demanded. A node has at most 128 links, each of which may start one.
-const HANDSHAKES_PER_SECOND: u64 = 128;
+/// Handshakes a second before cookies are demanded. A node has at most 128 links, each of which may start one, and each
+/// is counted twice: when it comes in and by its peer, which share the limiter so that they share its cookies.
+const HANDSHAKES_PER_SECOND: u64 = 256;
 /// Asked of the kernel for each direction; it may grant less.
 const SOCKET_BUFFER: usize = 4 << 20;
 /// How long a silent peer with a known endpoint is left alone before a fresh attempt. `REKEY_TIMEOUT` is 5 s and
@@ -119,7 +120,14 @@ impl WireGuard {
         match &mut self.peers[index] {
             Some(peer) if peer.key == config.key => peer.endpoint = config.endpoint.or(peer.endpoint),
             slot => {
-                let tunn = Tunn::new(self.secret.clone(), config.key.0.into(), None, None, config.link.0, None);
+                let tunn = Tunn::new(
+                    self.secret.clone(),
+                    config.key.0.into(),
+                    None,
+                    None,
+                    config.link.0,
+                    Some(Arc::clone(&self.limiter)),
+                );
                 let peer = Peer { tunn, key: config.key, endpoint: config.endpoint, attempted: None };
                 if let Some(old) = slot.replace(peer) {
                     self.by_key.remove(&old.key.0);

@@ -183,8 +183,8 @@ impl Control {
             known.peer.as_ref().and_then(|peer| self.totals.get(&peer.card.account()).copied()).unwrap_or_default();
         let count = self.shared.meters.read(link);
         Totals {
-            sent: before.sent.saturating_add(count.sent),
-            received: before.received.saturating_add(count.received),
+            sent: before.sent.saturating_add(count.sent.saturating_sub(known.since.sent)),
+            received: before.received.saturating_add(count.received.saturating_sub(known.since.received)),
         }
     }
 

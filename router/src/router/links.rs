@@ -30,7 +30,9 @@ impl Control {
             self.inbox.send(ToWorker::RemovePeer(link));
             self.shared.set_status(link, LinkStatus::default());
             self.node.handle_link_removed(now, link);
-            self.links.remove(&link);
+            if self.links.remove(&link).is_some_and(|known| known.is_quic()) {
+                self.retired.insert(link);
+            }
         }
         self.resolve();
     }
@@ -41,7 +43,7 @@ impl Control {
         let link = self.place(&same)?;
         let node_peer = Peer::Mesh { card: peer.card, side: self.side(peer.role), cost: peer.cost };
         self.node.handle_link(now, link, node_peer, self.mtu);
-        let known = self.links.entry(link).or_default();
+        let known = self.known(link);
         let moved = known.peer.as_ref().is_none_or(|known| known.endpoint != peer.endpoint);
         known.name.clone_from(&peer.name);
         known.peer = Some(peer);
@@ -53,7 +55,7 @@ impl Control {
         let same = |known: &Known| known.leaf.as_ref().is_some_and(|known| known.wireguard_key == leaf.wireguard_key);
         let link = self.place(&same)?;
         self.node.handle_link(now, link, Peer::Leaf { prefixes: leaf.addresses.clone() }, self.mtu);
-        let known = self.links.entry(link).or_default();
+        let known = self.known(link);
         let moved = known.leaf.as_ref().is_none_or(|known| known.endpoint != leaf.endpoint);
         known.name.clone_from(&leaf.name);
         known.leaf = Some(leaf);
@@ -61,10 +63,21 @@ impl Control {
         Some(link)
     }
 
+    /// The link's entry; a new one begins to count at what earlier users of its id left.
+    fn known(&mut self, link: LinkId) -> &mut Known {
+        let since = self.shared.meters.read(link);
+        self.links.entry(link).or_insert_with(|| Known { since, ..Known::default() })
+    }
+
     /// The id of the link that is the same as before, or the lowest free one.
     fn place(&mut self, same: &dyn Fn(&Known) -> bool) -> Option<LinkId> {
         let known = self.links.iter().find(|(_, known)| same(known)).map(|(link, _)| *link);
-        let free = || (0..).map(LinkId).take(MAX_LINKS).find(|link| !self.links.contains_key(link));
+        let free = || {
+            (0..)
+                .map(LinkId)
+                .take(MAX_LINKS)
+                .find(|link| !self.links.contains_key(link) && !self.retired.contains(link))
+        };
         let link = known.or_else(free);
         if link.is_none() {
             self.warn(format!("more than {MAX_LINKS} links: the rest is left out"));
@@ -96,11 +109,11 @@ impl Control {
     /// Looks up the host names of links that are down.
     pub(super) fn resolve(&self) {
         for (link, known) in self.links.iter().filter(|(_, known)| !known.status.up && !known.is_quic()) {
-            if let Some(Endpoint::Name { host, port }) = known.endpoint() {
-                let (link, name) = (*link, format!("{host}:{port}"));
+            if let Some(endpoint @ Endpoint::Name { .. }) = known.endpoint() {
+                let (link, endpoint, name) = (*link, endpoint.clone(), endpoint.to_string());
                 self.spawn(look_up(name.clone()), move |answer| {
                     Some(match answer {
-                        Ok(address) => Done::Resolved { link, address },
+                        Ok(address) => Done::Resolved { link, endpoint, address },
                         Err(error) => Done::Warning(format!("cannot find {name}: {error}")),
                     })
                 });
@@ -109,8 +122,9 @@ impl Control {
     }
 
     /// A host name has been looked up.
-    pub(super) fn set_endpoint(&mut self, link: LinkId, address: SocketAddr) {
-        let Some(known) = self.links.get_mut(&link).filter(|known| known.resolved != Some(address)) else { return };
+    pub(super) fn set_endpoint(&mut self, link: LinkId, endpoint: &Endpoint, address: SocketAddr) {
+        let is_meant = |known: &&mut Known| known.endpoint() == Some(endpoint) && known.resolved != Some(address);
+        let Some(known) = self.links.get_mut(&link).filter(is_meant) else { return };
         known.resolved = Some(address);
         if let Some(key) = known.wireguard_key() {
             self.inbox.send(ToWorker::SetPeer(PeerConfig { link, key, endpoint: Some(address) }));
@@ -136,15 +150,22 @@ impl Control {
         use crate::link::quic::{QuicConfig, QuicEvent, QuicLinks, QuicPeer};
 
         let Some(listen) = self.quic_listen else { return Ok(None) };
-        let mut peers = Vec::new();
+        let (mut peers, mut lost) = (Vec::new(), Vec::new());
         for (link, known) in self.links.iter().filter(|(_, known)| known.is_quic()) {
             let Some(peer) = &known.peer else { continue };
             let dial = match &peer.endpoint {
                 Some(Endpoint::Address(address)) => Some(*address),
-                Some(Endpoint::Name { host, port }) => look_up(format!("{host}:{port}")).await.ok(),
+                Some(endpoint @ Endpoint::Name { .. }) => {
+                    let found = look_up(endpoint.to_string()).await;
+                    lost.extend(found.as_ref().err().map(|error| format!("cannot find {endpoint}: {error}")));
+                    found.ok()
+                }
                 None => None,
             };
             peers.push(QuicPeer { link: *link, key: peer.card.tls(), dial });
+        }
+        for error in lost {
+            self.warn(format!("{error}; this QUIC link is not dialled until the next start"));
         }
         let (shared, inbox) = (std::sync::Arc::clone(&self.shared), self.inbox.clone());
         let sink = move |link, event| match event {
@@ -153,7 +174,7 @@ impl Control {
             }
             QuicEvent::Packet(packet) => {
                 // A full inbox loses a packet, as a link may; the worker cannot count what it never saw.
-                inbox.send(ToWorker::FromQuic { link, packet });
+                inbox.packet(link, packet);
             }
             QuicEvent::Down { reason } => {
                 tracing::info!(link = link.0, %reason, "QUIC link down");

@@ -8,7 +8,7 @@ use metering::{ChannelId, ChannelState, NodeId, Receipt, Restored, Tokens};
 use node::LinkId;
 use tokio::sync::oneshot;
 
-use super::{Control, Done, Known, LedgerDesk};
+use super::{Control, Done, Known, LedgerDesk, TRY_AGAIN};
 use crate::control::{Redeemed, RedeemedReceipts, Refusal, Response};
 use crate::desk::Desk;
 use crate::journal::{Journal, Record};
@@ -34,26 +34,35 @@ impl Control {
     /// Gathers what journal and ledger know of an admitted neighbour.
     pub(super) fn restore(&mut self, link: LinkId, peer: NodeId) {
         let us = self.node.id();
-        let journal = self.journal.ask(move |journal| remembered(journal, us, peer));
+        let journal = self.journal.clone();
         let pays_us = self.is_subscriber(link);
         let (payer, payee) = if pays_us { (peer, us) } else { (us, peer) };
         let ledger = self.ledger.as_ref().map(|desk| desk.ask(move |ledger| newest_channel(ledger, payer, payee)));
         let gathered = async move {
-            let mut restored = journal.await.unwrap_or_default();
-            let mut failed = None;
+            let (mut channel, mut failed) = (None, None);
             match async { Some(ledger?.await) }.await {
-                Some(Ok(Ok(channel))) => restored.channel = channel.map(|(id, channel)| state(id, &channel)),
+                Some(Ok(Ok(found))) => channel = found,
                 Some(Ok(Err(error))) => failed = Some(error.to_string()),
                 Some(Err(error)) => failed = Some(error.to_string()),
                 None => {}
             }
+            let id = channel.map(|(id, _)| id);
+            // Without what the journal knows nothing is settled: an exchange that has forgotten carries twice.
+            let mut restored = loop {
+                match journal.ask(move |journal| remembered(journal, us, peer, id)).await {
+                    Ok(restored) => break restored,
+                    Err(error) => tracing::warn!(%error, "waiting for what was remembered of a neighbour"),
+                }
+                tokio::time::sleep(TRY_AGAIN).await;
+            };
+            restored.channel = channel.map(|(id, channel)| state(id, &channel));
             (restored, failed)
         };
         let done = self.done.clone();
         tokio::spawn(async move {
             let (restored, failed) = gathered.await;
             // The control task is gone only when the router is stopping.
-            let _stopping = done.send(Done::Restored { link, restored }).await;
+            let _stopping = done.send(Done::Restored { link, peer, restored }).await;
             if let Some(error) = failed {
                 let _stopping = done.send(Done::LedgerFailed { what: "cannot read the ledger", error }).await;
             }
@@ -87,7 +96,7 @@ impl Control {
         let answer = desk.ask(move |ledger| funded(ledger, us, payee, deposit, at_least));
         self.spawn(answer, move |answer| {
             Some(match answer {
-                Ok(Ok(state)) => Done::Channel { link, state },
+                Ok(Ok((channel, state))) => Done::Channel { link, channel, state },
                 Ok(Err(error)) => ledger_failed("cannot lock tokens for a provider", &error),
                 Err(error) => ledger_failed("cannot lock tokens for a provider", &error),
             })
@@ -98,7 +107,10 @@ impl Control {
     pub(super) fn look_up(&self, link: LinkId, channel: ChannelId) {
         let Some(desk) = &self.ledger else { return };
         self.spawn(desk.ask(move |ledger| ledger.channel(channel)), move |answer| match answer {
-            Ok(Ok(found)) => found.map(|found| Done::Channel { link, state: state(channel, &found) }),
+            Ok(Ok(found)) => {
+                let found = found.filter(|found| found.phase != Phase::Closed);
+                found.map(|found| Done::Channel { link, channel, state: state(channel, &found) })
+            }
             Ok(Err(error)) => Some(ledger_failed("cannot read a channel", &error)),
             Err(error) => Some(ledger_failed("cannot read a channel", &error)),
         });
@@ -198,10 +210,14 @@ impl Known {
     }
 }
 
-/// What the journal knows of the pair's channels, either way: only the newest nonce counts.
-fn remembered(journal: &mut Journal, us: NodeId, peer: NodeId) -> Restored {
-    let ceilings = journal.ceilings().filter(|(channel, _)| channel.payer == us && channel.payee == peer);
-    let held = journal.held().filter(|receipt| receipt.channel().payer == peer && receipt.channel().payee == us);
+/// What the journal knows of the pair's channels, either way: of the one the ledger calls the newest, or, where the
+/// ledger says nothing, of the newest the journal knows.
+fn remembered(journal: &mut Journal, us: NodeId, peer: NodeId, newest: Option<ChannelId>) -> Restored {
+    let counts = |channel: ChannelId| newest.is_none_or(|newest| newest == channel);
+    let ours = |channel: ChannelId| channel.payer == us && channel.payee == peer && counts(channel);
+    let theirs = |channel: ChannelId| channel.payer == peer && channel.payee == us && counts(channel);
+    let ceilings = journal.ceilings().filter(|(channel, _)| ours(*channel));
+    let held = journal.held().filter(|receipt| theirs(receipt.channel()));
     Restored {
         channel: None,
         ceiling: ceilings.max_by_key(|(channel, _)| channel.nonce),
@@ -225,7 +241,9 @@ fn newest_channel(
 ) -> Result<Option<(ChannelId, Channel)>, Error> {
     let Some(nonce) = ledger.latest_nonce(payer, payee)? else { return Ok(None) };
     let id = ChannelId { payer, payee, nonce };
-    Ok(ledger.channel(id)?.map(|channel| (id, channel)))
+    // A closed channel is history: the next payment opens the next one.
+    let channel = ledger.channel(id)?.filter(|channel| channel.phase != Phase::Closed);
+    Ok(channel.map(|channel| (id, channel)))
 }
 
 /// Brings our newest channel to `payee` to a deposit of `at_least`, by steps of `deposit`; with less in the account, as
@@ -236,11 +254,11 @@ fn funded(
     payee: NodeId,
     deposit: Tokens,
     at_least: Tokens,
-) -> Result<ChannelState, Error> {
+) -> Result<(ChannelId, ChannelState), Error> {
     let balance = ledger.balance(payer)?;
     let affordable = |wanted: Tokens| if balance == Tokens::ZERO { wanted } else { wanted.min(balance) };
     let id = match newest_channel(ledger, payer, payee)?.filter(|(_, channel)| channel.phase == Phase::Open) {
-        Some((id, channel)) if channel.deposit >= at_least => return Ok(state(id, &channel)),
+        Some((id, channel)) if channel.deposit >= at_least => return Ok((id, state(id, &channel))),
         Some((id, channel)) => {
             ledger.top_up(id, affordable(at_least.saturating_sub(channel.deposit).max(deposit)))?;
             id
@@ -248,7 +266,7 @@ fn funded(
         None => ledger.open_channel(payer, payee, affordable(at_least.max(deposit)))?,
     };
     let channel = ledger.channel(id)?.unwrap_or_else(|| Channel::open(Tokens::ZERO));
-    Ok(state(id, &channel))
+    Ok((id, state(id, &channel)))
 }
 
 /// Redeems the best receipt of each channel and remembers what was paid. Returns what each brought.
