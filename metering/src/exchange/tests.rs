@@ -1129,3 +1129,40 @@ fn noise_and_damaged_messages_do_no_harm() {
     let worth = forger.world.worth_of_deliveries(&forger.world.terms().unwrap());
     assert!(payer.signed >= before && payer.signed <= worth);
 }
+
+#[test]
+fn a_receipt_on_a_channel_no_ledger_has_shown_is_not_held() {
+    let mut world = World::new(Plan { channel: false, ..Plan::quiet(5) });
+    let (payer, payee) = (identity(PAYER).node_id(), identity(PROVIDER).node_id());
+    world.change(PROVIDER, |provider, now| {
+        while provider.poll_event().is_some() {}
+        for nonce in [1, u64::MAX] {
+            let channel = ChannelId { payer, payee, nonce };
+            let receipt = Receipt::sign(identity(PAYER).account(), &DOMAIN, channel, Tokens::MAX, [0; 32]);
+            let resume = Resume {
+                role: Role::Subscriber,
+                session: 7,
+                echo: provider.session,
+                ask: false,
+                channel: None,
+                receipt: Some(receipt.into_unverified()),
+            };
+            provider.handle_message(now, &Message::Resume(resume).encode()).unwrap();
+        }
+        assert_eq!(provider.best_receipt(), None);
+        assert!(std::iter::from_fn(|| provider.poll_event()).all(|event| !matches!(event, Event::Hold(_))));
+    });
+}
+
+#[test]
+fn a_window_beyond_reason_does_not_decide_what_the_payer_locks() {
+    let wide = Offer { window: Bytes::new(1 << 50), ..offer(1 << 20, 64) };
+    let sides = [Side::Provider(wide), Plan::quiet(6).sides[1]];
+    let mut world = World::new(Plan { channel: false, sides, ..Plan::quiet(6) });
+    world.run(5.0);
+    let locked = world.ledger.map_or(Tokens::ZERO, |channel| channel.deposit);
+    // Four windows of 256 MiB at 2^20 base units per GiB, the dearer direction, and what is owed.
+    let dearer = wide.price_up.max(wide.price_down);
+    let bound = dearer.of(Bytes::from_mebibytes(5 * 256)).unwrap();
+    assert!(Tokens::ZERO < locked && locked <= bound, "{locked} locked, of {bound} at most");
+}

@@ -418,4 +418,53 @@ mod tests {
         });
         assert_eq!(got, [(LinkId(5), packet(100))]);
     }
+
+    /// A stranger who recorded one initiation of an honest peer and repeats it makes the node ask for cookies; the honest
+    /// peer must be able to answer with the one it was given.
+    #[test]
+    fn a_replayed_initiation_does_not_keep_the_honest_peer_out() {
+        let (mut a, mut b) = pair();
+        let (mut datagram, mut slot) = (vec![0; 2048], vec![0; 2048]);
+        a.handle_timers(Instant::now());
+        let mut recorded = Vec::new();
+        until(&mut node(8), &mut b, |_, b| match b.receive(&mut datagram) {
+            Ok((len, _)) => {
+                recorded = datagram[..len].to_vec();
+                true
+            }
+            Err(_) => false,
+        });
+        let stranger = SocketAddr::from(([127, 0, 0, 9], 9));
+        let mut now = Instant::now();
+        let mut tries = 0;
+        while !is_up(&a) {
+            tries += 1;
+            assert!(tries <= 5, "five calls, and no session");
+            // A new second at b: its count begins anew, and the flood comes first.
+            now += Duration::from_millis(1100);
+            b.handle_timers(now);
+            for _ in 0..2 * HANDSHAKES_PER_SECOND {
+                b.open(stranger, &recorded, &mut slot);
+            }
+            let peer = a.peers[3].as_mut().expect("the peer at b");
+            let endpoint = peer.endpoint.expect("configured");
+            let TunnResult::WriteToNetwork(call) = peer.tunn.format_handshake_initiation(&mut a.message, true) else {
+                panic!("a handshake can always begin")
+            };
+            assert!(send(&a.socket, a.v6_socket, endpoint, call));
+            let mut answered = false;
+            let deadline = Instant::now() + PATIENCE;
+            while !answered {
+                assert!(Instant::now() < deadline, "no answer");
+                while let Ok((len, from)) = b.receive(&mut datagram) {
+                    b.open(from, &datagram[..len], &mut slot);
+                }
+                while let Ok((len, from)) = a.receive(&mut datagram) {
+                    a.open(from, &datagram[..len], &mut slot);
+                    answered = true;
+                }
+                std::thread::yield_now();
+            }
+        }
+    }
 }
