@@ -418,23 +418,22 @@ impl Mesh {
         (owed, earning.map(|meter| meter.signed).fold(Tokens::ZERO, sum))
     }
 
-    /// Whether nothing is owed any more and every receipt is on disk. Asking for a redemption makes nodes settle.
-    pub(super) async fn is_settled(&self) -> bool {
-        let mut settled = true;
+    /// What providers still count as owed, once every payer has signed for all it received and every receipt is on
+    /// disk; `None` before that. Asking for a redemption makes nodes settle.
+    pub(super) async fn unsigned(&self) -> Option<Tokens> {
+        let (mut settled, mut owed) = (true, Tokens::ZERO);
         for name in self.names() {
             self.ask(name, Request::Redeem { neighbour: None }).await;
             let meters = self.meters(name).await;
-            settled &= meters.iter().all(|meter| {
-                meter.reported_sent_bytes.is_some()
-                    && meter.owed_to_us == Tokens::ZERO
-                    && meter.owed_by_us == Tokens::ZERO
-            });
+            settled &=
+                meters.iter().all(|meter| meter.reported_sent_bytes.is_some() && meter.owed_by_us == Tokens::ZERO);
+            owed = meters.iter().fold(owed, |owed, meter| owed.saturating_add(meter.owed_to_us));
             settled &= self
                 .receipts(name)
                 .await
                 .is_some_and(|receipts| receipts.receipts.iter().all(|receipt| receipt.durable >= receipt.amount));
         }
-        settled
+        settled.then_some(owed)
     }
 
     pub(super) async fn receipts(&self, name: Name) -> Option<Receipts> {
