@@ -7,7 +7,8 @@ use crate::prefix::Prefix;
 use crate::price::Price;
 use crate::router_id::RouterId;
 use crate::seqno::Seqno;
-use crate::speaker::{Config, Destination, Event, Limits, Speaker};
+use crate::speaker::Speaker;
+use crate::views::{Config, Destination, Event, Limits};
 use crate::wire::tests::any_tlv;
 use crate::wire::{
     Acknowledgment, AcknowledgmentRequest, AnyPrefix, Hello, Ihu, Interval, Packet, Quote, RouteRequest, SeqnoRequest,
@@ -77,7 +78,7 @@ impl Talk {
         #[expect(clippy::disallowed_methods, reason = "an Instant has no other origin")]
         let now = Instant::now();
         let config = Config { limits, ..Config::new(our_name(), Seqno(100)) };
-        let mut speaker = Speaker::new(config, 1);
+        let mut speaker = Speaker::new(now, config, 1);
         speaker.handle_originate(now, ours(), Metric::ZERO);
         for interface in [LEFT, RIGHT] {
             speaker.handle_interface_up(now, interface, InterfaceConfig::tunnel(US));
@@ -175,7 +176,7 @@ impl Talk {
     }
 
     fn way(&self, prefix: Prefix) -> Option<(InterfaceId, Metric)> {
-        let selected = self.speaker.routes().find(|route| route.prefix == prefix && route.selected)?;
+        let selected = self.speaker.routes().find(|route| route.pair == prefix.into() && route.selected)?;
         Some((selected.neighbour?.0, selected.metric))
     }
 }
@@ -211,7 +212,7 @@ fn a_lost_route_is_retracted_at_once_three_times_and_a_newer_seqno_asked_for() {
     talk.after(millis(500));
     talk.hear();
     talk.tell(LEFT, retraction());
-    assert_eq!(talk.events.last(), Some(&Event::RouteLost { prefix: far() }));
+    assert_eq!(talk.events.last(), Some(&Event::RouteLost { pair: far().into() }));
     talk.after(millis(50));
     let heard = talk.hear();
     for interface in [LEFT, RIGHT] {
@@ -364,10 +365,9 @@ fn what_nobody_may_announce_is_refused() {
     let prefix = |text: &str, len| Some(AnyPrefix::V6(Prefix::new(text.parse().unwrap(), len).unwrap()));
     talk.tell(LEFT, Update { prefix: prefix("fe80::", 10), ..update(1, 1) });
     talk.tell(LEFT, Update { prefix: prefix("ff02::1:6", 128), ..update(1, 1) });
-    talk.tell(LEFT, Update { source_prefix: prefix("fd00::", 8), ..update(1, 1) });
     talk.tell(LEFT, Update { router_id: Some(our_name()), ..update(1, 1) });
     assert_eq!(talk.speaker.routes().count(), 1, "ours");
-    assert_eq!((talk.speaker.counters().unroutable_prefix, talk.speaker.counters().not_carried), (2, 1));
+    assert_eq!(talk.speaker.counters().unroutable_prefix, 2);
 }
 
 #[test]
@@ -410,9 +410,9 @@ fn a_route_is_asked_for_again_then_expires_and_is_held_before_it_is_forgotten() 
     let again = Tlv::RouteRequest(RouteRequest { prefix: Some(AnyPrefix::V6(far())), source_prefix: None });
     assert!(talk.hear().contains(&(LEFT, Destination::Unicast(THEM), again)));
     talk.after(millis(4000));
-    assert_eq!(talk.events.last(), Some(&Event::RouteLost { prefix: far() }));
+    assert_eq!(talk.events.last(), Some(&Event::RouteLost { pair: far().into() }));
     talk.after(Duration::from_secs(211));
-    assert_eq!(talk.events.last(), Some(&Event::RouteForgotten { prefix: far() }));
+    assert_eq!(talk.events.last(), Some(&Event::RouteForgotten { pair: far().into() }));
     assert_eq!(talk.speaker.routes.len(), 1, "ours");
 }
 
@@ -423,11 +423,11 @@ fn feasibility_is_forgotten_three_minutes_after_the_last_announcement() {
     talk.after(Duration::from_secs(1));
     talk.tell(LEFT, retraction());
     talk.after(Duration::from_secs(170));
-    assert_eq!(talk.speaker.sources.len(), 1);
+    assert_eq!(talk.speaker.routes.sources(), 1);
     talk.tell(RIGHT, update(1, 300));
     assert_eq!(talk.way(far()), None);
     talk.after(Duration::from_secs(20));
-    assert_eq!(talk.speaker.sources.len(), 0);
+    assert_eq!(talk.speaker.routes.sources(), 0);
 }
 
 #[test]
@@ -436,7 +436,7 @@ fn a_link_signal_loses_its_routes_at_once_and_silence_after_two_and_a_half_secon
     talk.tell(LEFT, update(1, 100));
     talk.speaker.handle_interface_down(talk.now, LEFT);
     talk.drain();
-    assert!(talk.events.contains(&Event::RouteLost { prefix: far() }));
+    assert!(talk.events.contains(&Event::RouteLost { pair: far().into() }));
     assert!(talk.events.contains(&Event::NeighbourDown { interface: LEFT, address: THEM }));
     talk.events.clear();
     talk.after_silent(millis(2400));
@@ -481,17 +481,35 @@ fn our_fee_is_added_to_the_price_and_the_unknown_stays_unknown() {
     assert_eq!(quoted(&mut talk).unwrap().price, None);
 }
 
+/// One of many.
+fn subnet(number: u16) -> Option<AnyPrefix> {
+    Prefix::new(Ipv6Addr::new(0xfd00, 0x100 + number, 0, 0, 0, 0, 0, 0), 48).map(AnyPrefix::V6)
+}
+
 #[test]
 fn full_tables_refuse_what_is_new_and_keep_what_they_have() {
-    let mut talk = Talk::with(Limits { prefixes: 3, ..Limits::default() });
+    let mut talk = Talk::with(Limits { prefixes: 8, ..Limits::default() });
     talk.after(millis(1500));
     talk.tell(LEFT, update(1, 100));
-    for subnet in 0..10_u16 {
-        let prefix = Prefix::new(Ipv6Addr::new(0xfd00, 0x100 + subnet, 0, 0, 0, 0, 0, 0), 48).unwrap();
-        talk.tell(LEFT, Update { prefix: Some(AnyPrefix::V6(prefix)), ..update(1, 100) });
+    for number in 0..10 {
+        talk.tell(LEFT, Update { prefix: subnet(number), ..update(1, 100) });
     }
-    assert_eq!((talk.speaker.routes.len(), talk.speaker.counters().prefixes_full), (3, 9));
+    assert_eq!((talk.speaker.routes.len(), talk.speaker.counters().prefixes_full), (4, 8));
     assert_eq!(talk.way(far()), Some((LEFT, Metric(196))));
+}
+
+#[test]
+fn a_neighbour_that_fills_the_table_leaves_the_others_their_share() {
+    let mut talk = Talk::with(Limits { prefixes: 8, ..Limits::default() });
+    talk.after(millis(1500));
+    for number in 0..10 {
+        talk.tell(LEFT, Update { prefix: subnet(number), ..update(1, 100) });
+    }
+    for number in 10..20 {
+        talk.tell(RIGHT, Update { prefix: subnet(number), ..update(1, 100) });
+    }
+    let told_by = |on| talk.speaker.routes().filter(|route| route.neighbour.is_some_and(|(id, _)| id == on)).count();
+    assert_eq!((told_by(LEFT), told_by(RIGHT)), (3, 2));
 }
 
 #[test]
@@ -501,7 +519,7 @@ fn an_originator_that_changes_its_name_without_end_fills_sixteen_sources() {
         talk.tell(LEFT, Update { router_id: Some(name(id)), ..update(1, 100) });
         talk.after(millis(100));
     }
-    assert_eq!(talk.speaker.sources.len(), 16);
+    assert_eq!(talk.speaker.routes.sources(), 16);
     assert!(talk.speaker.counters().sources_full > 0);
 }
 
@@ -563,7 +581,7 @@ proptest! {
             talk.drain();
             let speaker = &talk.speaker;
             prop_assert!(speaker.neighbours().count() <= limits.neighbours && speaker.routes.len() <= limits.prefixes);
-            prop_assert!(speaker.sources.len() <= limits.sources && speaker.pending.len() <= limits.pending);
+            prop_assert!(speaker.routes.sources() <= limits.sources && speaker.pending.len() <= limits.pending);
             prop_assert!(speaker.routes().all(|route| !route.selected || (route.feasible && route.metric.is_finite())));
             talk.heard.clear();
         }

@@ -1,12 +1,14 @@
 //! The interface table (RFC 8966, section 3.2.3).
 
 use crate::metric::Cost;
-use crate::prefix::Prefix;
+use crate::prefix::{IpPrefix, PrefixPair};
 use crate::price::Price;
+use crate::sensing::RttRange;
 use crate::seqno::Seqno;
-use crate::wire::{Interval, SeqnoRequest};
+use crate::seqno_request::Wanted;
+use crate::wire::{AnyPrefix, Interval};
 use std::collections::{BTreeMap, VecDeque};
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Bound;
 use std::time::{Duration, Instant};
 
@@ -14,15 +16,27 @@ use std::time::{Duration, Instant};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InterfaceId(pub u32);
 
-/// What kind of link it is: decides link sensing and split horizon.
+/// What kind of link it is: decides split horizon and how many neighbours there can be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum InterfaceKind {
-    /// Point to point inside an encrypted tunnel: 2-out-of-3, split horizon.
+    /// Point to point inside an encrypted tunnel: split horizon.
     Tunnel,
-    /// A cable, perhaps with several neighbours who all hear each other: 2-out-of-3, split horizon.
+    /// A cable, perhaps with several neighbours who all hear each other: split horizon.
     Wired,
-    /// A radio, where neighbours may not hear each other: ETX, no split horizon.
+    /// A radio, where neighbours may not hear each other: no split horizon.
     Lossy,
+}
+
+/// How a link's cost is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LinkSensing {
+    /// Two of the last three Hellos must arrive, and the cost is what it is (RFC 8966, Appendix A.2.1).
+    TwoOutOfThree,
+    /// The expected number of transmissions over the last 16 Hellos (RFC 8966, Appendix A.2.2).
+    Etx,
+    /// Loss there and back, averaged long enough not to wobble. A neighbour whose Hellos fail to come is asked, and is
+    /// gone when it does not answer.
+    Measured,
 }
 
 /// What this speaker asks for sending traffic out through an interface's peer.
@@ -39,10 +53,19 @@ pub struct Fee {
 pub struct InterfaceConfig {
     /// Our address there; packets leave from it.
     pub link_local: Ipv6Addr,
-    /// Link sensing and split horizon.
+    /// Our IPv4 address there, the next hop of IPv4 routes we announce; `None`: they are announced with an IPv6 next
+    /// hop (RFC 9229).
+    pub ipv4: Option<Ipv4Addr>,
+    /// Split horizon.
     pub kind: InterfaceKind,
+    /// How the cost is found.
+    pub sensing: LinkSensing,
     /// Cost of a perfect link.
     pub cost: Cost,
+    /// What the round trip adds to the cost; `None`: nothing, and no timestamps are sent.
+    pub rtt: Option<RttRange>,
+    /// Also send every neighbour scheduled Hellos of its own, for links where multicast is worse than unicast.
+    pub unicast_hellos: bool,
     /// Between scheduled multicast Hellos.
     pub hello_interval: Duration,
     /// Between full updates.
@@ -54,13 +77,18 @@ pub struct InterfaceConfig {
 }
 
 impl InterfaceConfig {
-    /// Hellos are small, so a cut is seen in 2.5 s; updates are large, and those that matter are triggered.
+    /// Measured, since a tunnel can be a cable or the other side of the world. Hellos are small, so a cut is seen
+    /// within 2.4 s; updates are large, and those that matter are triggered.
     #[must_use]
     pub fn tunnel(link_local: Ipv6Addr) -> Self {
         Self {
             link_local,
+            ipv4: None,
             kind: InterfaceKind::Tunnel,
+            sensing: LinkSensing::Measured,
             cost: Cost::WIRED,
+            rtt: Some(RttRange::TUNNEL),
+            unicast_hellos: false,
             hello_interval: Duration::from_secs(1),
             update_interval: Duration::from_secs(60),
             mtu: 1280,
@@ -73,6 +101,8 @@ impl InterfaceConfig {
     pub fn wired(link_local: Ipv6Addr) -> Self {
         Self {
             kind: InterfaceKind::Wired,
+            sensing: LinkSensing::TwoOutOfThree,
+            rtt: None,
             hello_interval: Duration::from_secs(4),
             update_interval: Duration::from_secs(16),
             mtu: 1500,
@@ -83,7 +113,7 @@ impl InterfaceConfig {
     /// The defaults of RFC 8966, Appendix B for wireless links.
     #[must_use]
     pub fn lossy(link_local: Ipv6Addr) -> Self {
-        Self { kind: InterfaceKind::Lossy, cost: Cost::WIRELESS, ..Self::wired(link_local) }
+        Self { kind: InterfaceKind::Lossy, sensing: LinkSensing::Etx, cost: Cost::WIRELESS, ..Self::wired(link_local) }
     }
 
     /// How many neighbours an interface may have: a tunnel has one, and a few more addresses while the
@@ -101,6 +131,24 @@ impl InterfaceConfig {
         match self.kind {
             InterfaceKind::Tunnel | InterfaceKind::Wired => true,
             InterfaceKind::Lossy => false,
+        }
+    }
+
+    /// How a prefix is written there: an IPv4 route has an IPv4 next hop where we have such an address, else an IPv6
+    /// one (RFC 9229).
+    pub(crate) fn encoding_of(&self, prefix: IpPrefix) -> AnyPrefix {
+        match (prefix, self.ipv4) {
+            (IpPrefix::V6(prefix), _) => AnyPrefix::V6(prefix),
+            (IpPrefix::V4(prefix), Some(_)) => AnyPrefix::V4(prefix),
+            (IpPrefix::V4(prefix), None) => AnyPrefix::V4ViaV6(prefix),
+        }
+    }
+
+    /// The next hop of what is announced there.
+    pub(crate) fn next_hop_for(&self, prefix: IpPrefix) -> IpAddr {
+        match (prefix, self.ipv4) {
+            (IpPrefix::V4(_), Some(ipv4)) => IpAddr::V4(ipv4),
+            (IpPrefix::V4(_) | IpPrefix::V6(_), _) => IpAddr::V6(self.link_local),
         }
     }
 
@@ -125,6 +173,10 @@ impl InterfaceConfig {
 
 /// The first Hellos follow each other at this distance, so that a link is up within half a second.
 pub(crate) const QUICK_HELLO: Duration = Duration::from_millis(150);
+/// Packets of a full update that follow each other without a pause, and the pause: about 5,000 routes a second, without
+/// the queue of a slow link running over.
+const DUMP_BURST: u8 = 16;
+const DUMP_PAUSE: Duration = Duration::from_millis(100);
 const IPV6_AND_UDP_HEADER: usize = 48;
 /// An IHU goes with every third Hello.
 pub(crate) const HELLOS_PER_IHU: u8 = 3;
@@ -155,10 +207,12 @@ pub(crate) struct Interface {
     pub(crate) hellos_to_ihu: u8,
     pub(crate) update_at: Instant,
     pub(crate) dumped_at: Option<Instant>,
+    /// When the next packets of a full update may follow.
+    pub(crate) dump_at: Option<Instant>,
     /// Prefixes to announce at `flush_at`; at most one per known prefix and the bound on foreign ones.
-    pub(crate) triggered: BTreeMap<Prefix, Trigger>,
+    pub(crate) triggered: BTreeMap<PrefixPair, Trigger>,
     /// Retractions to be sent again at a later flush.
-    pub(crate) repeats: BTreeMap<Prefix, Trigger>,
+    pub(crate) repeats: BTreeMap<PrefixPair, Trigger>,
     pub(crate) flush_at: Option<Instant>,
     pub(crate) ready: Ready,
 }
@@ -171,10 +225,12 @@ pub(crate) struct Ready {
     pub(crate) retract_all: bool,
     pub(crate) request_all: bool,
     pub(crate) triggered: bool,
-    /// A full update goes on behind this prefix.
-    pub(crate) dump: Option<Bound<Prefix>>,
+    /// A full update goes on behind this prefix, when [`Interface::dump_at`] allows.
+    pub(crate) dump: Option<Bound<PrefixPair>>,
     /// Bounded by [`Interface::REQUESTS_MAX`].
-    pub(crate) requests: VecDeque<SeqnoRequest>,
+    pub(crate) requests: VecDeque<Wanted>,
+    /// Packets of a full update that may be sent at once.
+    pub(crate) dump_packets: u8,
 }
 
 impl Interface {
@@ -194,6 +250,7 @@ impl Interface {
             hellos_to_ihu: 0,
             update_at: now + config.update_interval,
             dumped_at: None,
+            dump_at: None,
             triggered: BTreeMap::new(),
             repeats: BTreeMap::new(),
             flush_at: None,
@@ -201,8 +258,8 @@ impl Interface {
         }
     }
 
-    pub(crate) fn trigger(&mut self, at: Instant, prefix: Prefix, trigger: Trigger) {
-        let waiting = self.triggered.entry(prefix).or_default();
+    pub(crate) fn trigger(&mut self, at: Instant, pair: PrefixPair, trigger: Trigger) {
+        let waiting = self.triggered.entry(pair).or_default();
         waiting.poison |= trigger.poison;
         waiting.repeats = waiting.repeats.max(trigger.repeats);
         self.flush_by(at);
@@ -216,14 +273,38 @@ impl Interface {
         self.hello_at = self.hello_at.min(at);
     }
 
-    pub(crate) fn request(&mut self, request: SeqnoRequest) {
+    pub(crate) fn request(&mut self, request: Wanted) {
         if self.ready.requests.len() < Self::REQUESTS_MAX {
             self.ready.requests.push_back(request);
         }
     }
 
+    pub(crate) fn expire_flush(&mut self, now: Instant) {
+        if self.flush_at.is_some_and(|at| at <= now) {
+            self.flush_at = None;
+            self.ready.triggered = true;
+            for (pair, trigger) in std::mem::take(&mut self.repeats) {
+                self.triggered.entry(pair).or_insert(trigger);
+            }
+        }
+        if self.dump_at.is_some_and(|at| at <= now) {
+            self.dump_at = self.ready.dump.map(|_| now + DUMP_PAUSE);
+            self.ready.dump_packets = DUMP_BURST;
+        }
+    }
+
+    /// A full update starts, unless one is being sent.
+    pub(crate) fn start_dump(&mut self, now: Instant) {
+        if self.ready.dump.is_none() {
+            self.dumped_at = Some(now);
+            self.ready.dump = Some(Bound::Unbounded);
+            self.ready.dump_packets = DUMP_BURST;
+            self.dump_at = Some(now + DUMP_PAUSE);
+        }
+    }
+
     pub(crate) fn next_timeout(&self) -> Instant {
         let next = self.hello_at.min(self.update_at);
-        self.flush_at.map_or(next, |flush_at| next.min(flush_at))
+        [self.flush_at, self.dump_at].into_iter().flatten().fold(next, Instant::min)
     }
 }

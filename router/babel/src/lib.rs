@@ -27,16 +27,20 @@ mod interface;
 mod metric;
 mod neighbour;
 mod pending;
+mod policy;
 mod prefix;
 mod price;
 mod route;
 mod router_id;
 mod selection;
+mod sensing;
 mod seqno;
 mod seqno_request;
 mod source;
 mod speaker;
+mod time;
 mod update;
+mod views;
 pub mod wire;
 
 #[cfg(test)]
@@ -44,11 +48,16 @@ mod conversation;
 #[cfg(test)]
 mod network;
 
-pub use interface::{Fee, InterfaceConfig, InterfaceId, InterfaceKind};
+pub use interface::{Fee, InterfaceConfig, InterfaceId, InterfaceKind, LinkSensing};
 pub use metric::{Cost, Metric};
-pub use prefix::{Ipv4Prefix, Prefix};
+pub use policy::{Policy, PriceWeight};
+pub use prefix::{IpPrefix, Ipv4Prefix, Prefix, PrefixPair};
 pub use price::Price;
 pub use router_id::RouterId;
+pub use sensing::RttRange;
 pub use seqno::Seqno;
-pub use speaker::{Config, Counters, Destination, Event, Limits, NeighbourView, RouteView, Speaker, Transmit};
+pub use speaker::Speaker;
+pub use views::{
+    Carry, Config, Counters, Destination, Event, Limits, NeighbourView, RouteView, SourceView, Transmit, Usage,
+};
 pub use wire::DecodeError;

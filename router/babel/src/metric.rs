@@ -10,6 +10,8 @@ pub struct Cost(u16);
 impl Cost {
     /// The link cannot be used.
     pub const INFINITY: Self = Self(u16::MAX);
+    /// The most a link can cost that can be used.
+    pub(crate) const WORST: Self = Self(u16::MAX - 1);
     /// What RFC 8966, Appendix B and the common daemons give a wired link.
     pub const WIRED: Self = Self(96);
     /// What RFC 8966, Appendix B gives a perfect wireless link.

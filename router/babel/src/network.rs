@@ -3,18 +3,19 @@
 
 use crate::interface::{InterfaceConfig, InterfaceId};
 use crate::metric::{Cost, Metric};
-use crate::prefix::Prefix;
+use crate::prefix::{Prefix, PrefixPair};
 use crate::router_id::RouterId;
 use crate::seqno::Seqno;
 use crate::source::Distance;
-use crate::speaker::{Config, Destination, Event, Speaker, Transmit};
+use crate::speaker::Speaker;
+use crate::views::{Config, Destination, Event, Transmit};
 use crate::wire::{AnyPrefix, Packet, Tlv};
 use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
 /// Prefix, link to the next hop.
-type Fib = BTreeMap<Prefix, InterfaceId>;
+type Fib = BTreeMap<PrefixPair, InterfaceId>;
 
 struct Node {
     speaker: Speaker,
@@ -59,7 +60,7 @@ pub(crate) struct Network {
     /// The longest delay of a packet; more than the time between two packets reorders them.
     pub(crate) delay_ms: u64,
     /// FD of each (node, prefix, router-id), to see that it never worsens.
-    distances: BTreeMap<(usize, Prefix, RouterId), Distance>,
+    distances: BTreeMap<(usize, PrefixPair, RouterId), Distance>,
     /// Whether loops are errors (not while a node that forgot everything restarts).
     pub(crate) check_loops: bool,
 }
@@ -114,7 +115,7 @@ impl Network {
 
     fn boot(&mut self, index: usize, incarnation: u8) -> Node {
         let config = Config::new(name(index, incarnation), Seqno(self.rng.u16(..)));
-        let mut speaker = Speaker::new(config, self.rng.u64(..));
+        let mut speaker = Speaker::new(self.now, config, self.rng.u64(..));
         speaker.handle_originate(self.now, home(index), Metric::ZERO);
         Node { speaker, fib: Fib::new(), incarnation }
     }
@@ -188,8 +189,9 @@ impl Network {
     fn run_until_short(&mut self, link: usize, limit: Duration) -> Option<Duration> {
         let (start, end) = (self.now, self.now + limit);
         let [a, b] = self.links[link].ends;
-        let uses =
-            |network: &Self, from: usize, to| network.nodes[from].fib.get(&home(to)) == Some(&InterfaceId(link as u32));
+        let uses = |network: &Self, from: usize, to| {
+            network.nodes[from].fib.get(&home(to).into()) == Some(&InterfaceId(link as u32))
+        };
         while !(uses(self, a, b) && uses(self, b, a)) {
             if !self.step(end) {
                 return None;
@@ -259,7 +261,7 @@ impl Network {
             if at == to {
                 return passes;
             }
-            let Some(link) = self.nodes[at].fib.get(&home(to)).map(|id| self.links[id.0 as usize]) else {
+            let Some(link) = self.nodes[at].fib.get(&home(to).into()).map(|id| self.links[id.0 as usize]) else {
                 return false;
             };
             passes &= link.whole;
@@ -281,7 +283,7 @@ impl Network {
         for tlv in Packet::parse(payload).unwrap().tlvs(source) {
             let Tlv::Update(update) = tlv else { continue };
             let (Some(AnyPrefix::V6(prefix)), true) = (update.prefix, update.metric.is_finite()) else { continue };
-            let selected = speaker.routes.selected(prefix).unwrap();
+            let selected = speaker.routes.selected(prefix.into()).unwrap();
             assert_eq!((selected.seqno, selected.metric), (update.seqno, update.metric));
             assert_eq!(Some(selected.router_id), update.router_id);
         }
@@ -291,7 +293,7 @@ impl Network {
     fn check(&mut self, node: usize) {
         let speaker = &self.nodes[node].speaker;
         let limits = speaker.config.limits;
-        assert!(speaker.routes.len() <= limits.prefixes && speaker.sources.len() <= limits.sources);
+        assert!(speaker.routes.len() <= limits.prefixes && speaker.routes.sources() <= limits.sources);
         assert!(speaker.neighbours.len() <= limits.neighbours && speaker.pending.len() <= limits.pending);
         for route in speaker.routes() {
             assert!(
@@ -299,13 +301,13 @@ impl Network {
                 "{route:?}"
             );
         }
-        for (prefix, entry) in speaker.routes.iter() {
+        for (pair, entry) in speaker.routes.iter() {
             let Some(selected) = entry.selected.filter(|selected| selected.via.is_some()) else { continue };
-            let Some(feasibility) = speaker.sources.feasibility(prefix, selected.router_id) else { continue };
-            let before = self.distances.insert((node, prefix, selected.router_id), feasibility);
+            let Some(feasibility) = entry.sources.feasibility(selected.router_id) else { continue };
+            let before = self.distances.insert((node, pair, selected.router_id), feasibility);
             assert!(
                 before.is_none_or(|before| !before.is_better_than(feasibility)),
-                "node {node}: FD of {prefix} worsened"
+                "node {node}: FD of {pair} worsened"
             );
         }
         for to in 0..self.nodes.len() {
@@ -316,11 +318,11 @@ impl Network {
 
 fn apply(fib: &mut Fib, event: Event) {
     match event {
-        Event::RouteSelected { prefix, via, .. } => {
-            fib.insert(prefix, via);
+        Event::RouteSelected { pair, via, .. } => {
+            fib.insert(pair, via);
         }
-        Event::RouteLost { prefix } | Event::RouteForgotten { prefix } => {
-            fib.remove(&prefix);
+        Event::RouteLost { pair } | Event::RouteForgotten { pair } => {
+            fib.remove(&pair);
         }
         Event::NeighbourUp { .. } | Event::NeighbourDown { .. } | Event::SeqnoChanged(_) => {}
     }

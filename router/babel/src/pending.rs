@@ -2,7 +2,7 @@
 
 use crate::interface::InterfaceId;
 use crate::neighbour::NeighbourId;
-use crate::prefix::Prefix;
+use crate::prefix::PrefixPair;
 use crate::router_id::RouterId;
 use crate::seqno::Seqno;
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 /// Whom a request went to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Target {
+pub(crate) enum Asked {
     /// All neighbours: any of them may know another way.
     All,
     /// The one with the route that is wanted.
@@ -18,7 +18,7 @@ pub(crate) enum Target {
 }
 
 /// A request to send again: what for, and to whom.
-pub(crate) type Again = (Prefix, RouterId, Seqno, Target);
+pub(crate) type Again = (PrefixPair, RouterId, Seqno, Asked);
 
 /// A request without an answer.
 #[derive(Clone, Debug)]
@@ -27,7 +27,7 @@ pub(crate) struct Pending {
     /// Who asked us: they get the answer at once. Empty: only we want it.
     pub(crate) requesters: BTreeSet<InterfaceId>,
     /// Where our own request is repeated; `None` for one only passed on, which its originator repeats.
-    pub(crate) target: Option<Target>,
+    pub(crate) asked: Option<Asked>,
     sent_at: Instant,
     resends: u8,
     /// When to repeat it or, without repetitions left, to forget it.
@@ -46,7 +46,7 @@ const REMEMBER_FOR: Duration = Duration::from_secs(10);
 /// The table.
 #[derive(Clone, Debug)]
 pub(crate) struct PendingTable {
-    pending: BTreeMap<(Prefix, RouterId), Pending>,
+    pending: BTreeMap<(PrefixPair, RouterId), Pending>,
     pending_max: usize,
 }
 
@@ -56,16 +56,16 @@ impl PendingTable {
     }
 
     /// Notes a request of our own. Whether it is to be sent: not if one as good is under way.
-    pub(crate) fn want(&mut self, now: Instant, prefix: Prefix, id: RouterId, seqno: Seqno, target: Target) -> bool {
-        let Some(pending) = self.slot(now, prefix, id, seqno) else {
+    pub(crate) fn want(&mut self, now: Instant, pair: PrefixPair, id: RouterId, seqno: Seqno, asked: Asked) -> bool {
+        let Some(pending) = self.slot(now, pair, id, seqno) else {
             return false;
         };
-        let under_way = pending.target.is_some() && !seqno.is_newer_than(pending.seqno);
-        if under_way && (pending.target == Some(target) || pending.target == Some(Target::All)) {
+        let under_way = pending.asked.is_some() && !seqno.is_newer_than(pending.seqno);
+        if under_way && (pending.asked == Some(asked) || pending.asked == Some(Asked::All)) {
             return false;
         }
         pending.renew(now, seqno);
-        pending.target = Some(target);
+        pending.asked = Some(asked);
         pending.resends = RESENDS;
         pending.due = now + RESEND_AFTER;
         true
@@ -76,19 +76,19 @@ impl PendingTable {
     pub(crate) fn relay(
         &mut self,
         now: Instant,
-        prefix: Prefix,
+        pair: PrefixPair,
         id: RouterId,
         seqno: Seqno,
         from: InterfaceId,
     ) -> bool {
-        let known = self.pending.get(&(prefix, id)).is_some_and(|pending| {
+        let known = self.pending.get(&(pair, id)).is_some_and(|pending| {
             !seqno.is_newer_than(pending.seqno) && now.saturating_duration_since(pending.sent_at) < DUPLICATE_WITHIN
         });
-        let Some(pending) = self.slot(now, prefix, id, seqno) else {
+        let Some(pending) = self.slot(now, pair, id, seqno) else {
             return false;
         };
         pending.requesters.insert(from);
-        pending.due = pending.due.max(now + if pending.target.is_some() { Duration::ZERO } else { REMEMBER_FOR });
+        pending.due = pending.due.max(now + if pending.asked.is_some() { Duration::ZERO } else { REMEMBER_FOR });
         if !known {
             pending.renew(now, seqno);
         }
@@ -96,46 +96,57 @@ impl PendingTable {
     }
 
     /// A route with this seqno is in use: the request, if it answers one.
-    pub(crate) fn satisfy(&mut self, prefix: Prefix, id: RouterId, seqno: Seqno) -> Option<Pending> {
-        let pending = self.pending.get(&(prefix, id))?;
+    pub(crate) fn satisfy(&mut self, pair: PrefixPair, id: RouterId, seqno: Seqno) -> Option<Pending> {
+        let pending = self.pending.get(&(pair, id))?;
         if pending.seqno.is_newer_than(seqno) {
             return None;
         }
-        self.pending.remove(&(prefix, id))
+        self.pending.remove(&(pair, id))
+    }
+
+    /// The neighbour that was asked told this seqno: what we wanted for ourselves is here, whether or not it is used.
+    pub(crate) fn heard(&mut self, pair: PrefixPair, id: RouterId, seqno: Seqno, from: NeighbourId) {
+        let answered = |pending: &Pending| {
+            pending.asked == Some(Asked::Neighbour(from))
+                && pending.requesters.is_empty()
+                && !pending.seqno.is_newer_than(seqno)
+        };
+        if self.pending.get(&(pair, id)).is_some_and(answered) {
+            self.pending.remove(&(pair, id));
+        }
     }
 
     /// Repeats and forgets. Returns what to send again, and when to look next.
     pub(crate) fn sweep(&mut self, now: Instant) -> (Vec<Again>, Option<Instant>) {
         let mut again = Vec::new();
-        self.pending.retain(|(prefix, id), pending| {
+        self.pending.retain(|(pair, id), pending| {
             if pending.due > now {
                 return true;
             }
-            let (Some(target), Some(left)) = (pending.target, pending.resends.checked_sub(1)) else {
+            let (Some(asked), Some(left)) = (pending.asked, pending.resends.checked_sub(1)) else {
                 return false;
             };
             pending.resends = left;
             pending.sent_at = now;
             pending.due = now + RESEND_AFTER * (1 << (RESENDS - left));
-            again.push((*prefix, *id, pending.seqno, target));
+            again.push((*pair, *id, pending.seqno, asked));
             true
         });
         (again, self.pending.values().map(|pending| pending.due).min())
     }
 
-    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.pending.len()
     }
 
-    fn slot(&mut self, now: Instant, prefix: Prefix, id: RouterId, seqno: Seqno) -> Option<&mut Pending> {
-        if self.pending.len() >= self.pending_max && !self.pending.contains_key(&(prefix, id)) {
+    fn slot(&mut self, now: Instant, pair: PrefixPair, id: RouterId, seqno: Seqno) -> Option<&mut Pending> {
+        if self.pending.len() >= self.pending_max && !self.pending.contains_key(&(pair, id)) {
             return None;
         }
-        Some(self.pending.entry((prefix, id)).or_insert_with(|| Pending {
+        Some(self.pending.entry((pair, id)).or_insert_with(|| Pending {
             seqno,
             requesters: BTreeSet::new(),
-            target: None,
+            asked: None,
             sent_at: now,
             resends: 0,
             due: now,

@@ -1,18 +1,20 @@
-//! The route table (RFC 8966, section 3.2.6): for each prefix, what each neighbour told about it, and
-//! which of it is used.
+//! The route table (RFC 8966, section 3.2.6): for each prefix, what each neighbour told about it, which of it is used,
+//! and how far what we told binds us (`source`).
 
 use crate::interface::InterfaceId;
 use crate::metric::Metric;
 use crate::neighbour::NeighbourId;
-use crate::prefix::Prefix;
+use crate::prefix::PrefixPair;
 use crate::price::Price;
 use crate::router_id::RouterId;
+use crate::selection::Pace;
 use crate::seqno::Seqno;
-use crate::source::Distance;
+use crate::source::{Distance, Sources};
+use crate::time::Tenths;
 use crate::wire::Interval;
 use std::collections::BTreeMap;
-use std::net::Ipv6Addr;
-use std::time::{Duration, Instant};
+use std::net::IpAddr;
+use std::time::Duration;
 
 /// What a neighbour told about a prefix.
 #[derive(Clone, Debug)]
@@ -22,13 +24,14 @@ pub(crate) struct Route {
     pub(crate) seqno: Seqno,
     /// As the neighbour sees it; infinite after a retraction.
     pub(crate) refmetric: Metric,
-    pub(crate) next_hop: Ipv6Addr,
+    /// `None`: the neighbour itself. Kept apart since a third party is rare, and large.
+    pub(crate) next_hop: Option<Box<IpAddr>>,
     /// `None`: unknown.
     pub(crate) price: Option<Price>,
     pub(crate) interval: Interval,
-    pub(crate) expires: Instant,
     /// The neighbour was asked to repeat the route, which is about to expire.
     pub(crate) refresh_asked: bool,
+    pub(crate) expires: Tenths,
 }
 
 impl Route {
@@ -41,11 +44,11 @@ impl Route {
     }
 
     /// When to ask for it again: an eighth of its life before it expires.
-    fn refresh_at(&self) -> Instant {
-        self.expires.checked_sub(route_expiry(self.interval) / 8).unwrap_or(self.expires)
+    pub(crate) fn refresh_at(&self) -> Tenths {
+        self.expires.before(route_expiry(self.interval) / 8)
     }
 
-    fn next_timeout(&self) -> Instant {
+    fn next_timeout(&self) -> Tenths {
         if self.refresh_asked || self.is_retracted() { self.expires } else { self.refresh_at() }
     }
 }
@@ -71,7 +74,6 @@ pub(crate) struct Selected {
 pub(crate) struct Via {
     pub(crate) interface: InterfaceId,
     pub(crate) neighbour: NeighbourId,
-    pub(crate) next_hop: Ipv6Addr,
 }
 
 impl Selected {
@@ -84,6 +86,13 @@ impl Selected {
     }
 }
 
+/// What neighbours were told last: what a change is compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Announced {
+    pub(crate) metric: Metric,
+    pub(crate) price: Option<Price>,
+}
+
 /// All about one prefix.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Entry {
@@ -94,9 +103,10 @@ pub(crate) struct Entry {
     pub(crate) selected: Option<Selected>,
     /// Lost; kept as unreachable until nobody can believe in our route any more, so that a shorter
     /// prefix does not lead its packets in a circle (RFC 8966, section 3.5.4).
-    pub(crate) held_until: Option<Instant>,
-    /// The metric last announced: what a new one is compared with.
-    pub(crate) announced: Option<Metric>,
+    pub(crate) held_until: Option<Tenths>,
+    pub(crate) announced: Option<Announced>,
+    pub(crate) sources: Sources,
+    pub(crate) pace: Pace,
 }
 
 impl Entry {
@@ -105,126 +115,188 @@ impl Entry {
     }
 
     pub(crate) fn selects(&self, neighbour: NeighbourId) -> bool {
-        self.selected.and_then(|selected| selected.via).is_some_and(|via| via.neighbour == neighbour)
+        self.selected_neighbour() == Some(neighbour)
+    }
+
+    pub(crate) fn selected_neighbour(&self) -> Option<NeighbourId> {
+        self.selected.and_then(|selected| selected.via).map(|via| via.neighbour)
     }
 
     fn is_unused(&self) -> bool {
-        self.origin.is_none() && self.candidates.is_empty() && self.selected.is_none() && self.held_until.is_none()
+        self.origin.is_none()
+            && self.candidates.is_empty()
+            && self.selected.is_none()
+            && self.held_until.is_none()
+            && self.sources.is_empty()
     }
 
-    fn next_timeout(&self) -> Option<Instant> {
-        self.candidates.iter().map(Route::next_timeout).chain(self.held_until).min()
+    fn next_timeout(&self) -> Option<Tenths> {
+        let own = [self.held_until, self.sources.next_timeout(), self.pace.due].into_iter().flatten();
+        self.candidates.iter().map(Route::next_timeout).chain(own).min()
     }
 }
 
 /// The table, ordered by prefix.
 #[derive(Clone, Debug)]
 pub(crate) struct RouteTable {
-    entries: BTreeMap<Prefix, Entry>,
+    entries: BTreeMap<PrefixPair, Entry>,
     prefixes_max: usize,
+    /// Rows of the source tables of all entries.
+    sources: usize,
+    sources_max: usize,
 }
 
 /// What a sweep over the table found.
 #[derive(Debug, Default)]
 pub(crate) struct Swept {
-    /// Their routes changed.
-    pub(crate) touched: Vec<Prefix>,
+    /// To be selected anew.
+    pub(crate) touched: Vec<PrefixPair>,
     /// The time of holding them is over.
-    pub(crate) released: Vec<Prefix>,
+    pub(crate) released: Vec<PrefixPair>,
     /// To be asked for again.
-    pub(crate) expiring: Vec<(Prefix, NeighbourId)>,
-    pub(crate) next: Option<Instant>,
+    pub(crate) expiring: Vec<(PrefixPair, NeighbourId)>,
+    /// Retracted routes that are gone.
+    pub(crate) dropped: Vec<NeighbourId>,
+    pub(crate) next: Option<Tenths>,
 }
 
 impl RouteTable {
-    pub(crate) fn new(prefixes_max: usize) -> Self {
-        Self { entries: BTreeMap::new(), prefixes_max }
+    pub(crate) fn new(prefixes_max: usize, sources_max: usize) -> Self {
+        Self { entries: BTreeMap::new(), prefixes_max, sources: 0, sources_max }
     }
 
-    pub(crate) fn get(&self, prefix: Prefix) -> Option<&Entry> {
-        self.entries.get(&prefix)
+    pub(crate) fn get(&self, pair: PrefixPair) -> Option<&Entry> {
+        self.entries.get(&pair)
     }
 
-    pub(crate) fn get_mut(&mut self, prefix: Prefix) -> Option<&mut Entry> {
-        self.entries.get_mut(&prefix)
+    pub(crate) fn get_mut(&mut self, pair: PrefixPair) -> Option<&mut Entry> {
+        self.entries.get_mut(&pair)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
     }
 
     /// The entry, made if there is room.
-    pub(crate) fn entry(&mut self, prefix: Prefix) -> Option<&mut Entry> {
-        if self.entries.len() >= self.prefixes_max && !self.entries.contains_key(&prefix) {
+    pub(crate) fn entry(&mut self, pair: PrefixPair) -> Option<&mut Entry> {
+        if self.entries.len() >= self.prefixes_max && !self.entries.contains_key(&pair) {
             return None;
         }
-        Some(self.entries.entry(prefix).or_default())
+        Some(self.entries.entry(pair).or_default())
     }
 
-    pub(crate) fn selected(&self, prefix: Prefix) -> Option<Selected> {
-        self.entries.get(&prefix)?.selected
+    pub(crate) fn selected(&self, pair: PrefixPair) -> Option<Selected> {
+        self.entries.get(&pair)?.selected
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (Prefix, &Entry)> {
-        self.entries.iter().map(|(prefix, entry)| (*prefix, entry))
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (PrefixPair, &Entry)> {
+        self.entries.iter().map(|(pair, entry)| (*pair, entry))
     }
 
-    pub(crate) fn range(&self, range: impl std::ops::RangeBounds<Prefix>) -> impl Iterator<Item = (Prefix, &Entry)> {
-        self.entries.range(range).map(|(prefix, entry)| (*prefix, entry))
+    pub(crate) fn range(
+        &self,
+        range: impl std::ops::RangeBounds<PrefixPair>,
+    ) -> impl Iterator<Item = (PrefixPair, &Entry)> {
+        self.entries.range(range).map(|(pair, entry)| (*pair, entry))
     }
 
-    pub(crate) fn forget_if_unused(&mut self, prefix: Prefix) {
-        if self.entries.get(&prefix).is_some_and(Entry::is_unused) {
-            self.entries.remove(&prefix);
+    pub(crate) fn forget_if_unused(&mut self, pair: PrefixPair) {
+        if self.entries.get(&pair).is_some_and(Entry::is_unused) {
+            self.entries.remove(&pair);
         }
     }
 
     /// Prefixes about which the neighbour told something.
-    pub(crate) fn told_by(&self, neighbour: NeighbourId) -> Vec<Prefix> {
+    pub(crate) fn told_by(&self, neighbour: NeighbourId) -> Vec<PrefixPair> {
         let told = |entry: &Entry| entry.candidates.iter().any(|route| route.neighbour == neighbour);
-        self.entries.iter().filter(|(_, entry)| told(entry)).map(|(prefix, _)| *prefix).collect()
+        self.entries.iter().filter(|(_, entry)| told(entry)).map(|(pair, _)| *pair).collect()
     }
 
     /// Prefixes this speaker originates.
-    pub(crate) fn originated(&self) -> Vec<Prefix> {
-        self.entries.iter().filter(|(_, entry)| entry.origin.is_some()).map(|(prefix, _)| *prefix).collect()
+    pub(crate) fn originated(&self) -> Vec<PrefixPair> {
+        self.entries.iter().filter(|(_, entry)| entry.origin.is_some()).map(|(pair, _)| *pair).collect()
+    }
+
+    pub(crate) fn is_feasible(&self, pair: PrefixPair, id: RouterId, told: Distance) -> bool {
+        self.entries.get(&pair).is_none_or(|entry| entry.sources.is_feasible(id, told))
+    }
+
+    pub(crate) fn feasibility(&self, pair: PrefixPair, id: RouterId) -> Option<Distance> {
+        self.entries.get(&pair)?.sources.feasibility(id)
+    }
+
+    /// Whether a route of this originator can be announced: see [`Sources::has_room_for`].
+    pub(crate) fn has_room_for_source(&self, pair: PrefixPair, id: RouterId) -> bool {
+        self.entries.get(&pair).is_some_and(|entry| {
+            entry.sources.feasibility(id).is_some()
+                || (self.sources < self.sources_max && entry.sources.has_room_for(id))
+        })
+    }
+
+    /// What is in use is about to be announced: remembers it. Before an update is sent, the feasibility distance is
+    /// updated, "except for the node's own routes" (RFC 8966, section 3.7.3).
+    pub(crate) fn record_announcement(&mut self, now: Tenths, pair: PrefixPair) {
+        let Some(entry) = self.entries.get_mut(&pair) else { return };
+        let Some(selected) = entry.selected else { return };
+        entry.announced = Some(Announced { metric: selected.metric, price: selected.price });
+        if selected.via.is_some() {
+            let new = entry.sources.record(now, selected.router_id, selected.distance());
+            self.sources += usize::from(new);
+        }
     }
 
     /// Expires routes: a finite one becomes a retraction and waits once more, a retracted one goes.
-    pub(crate) fn sweep(&mut self, now: Instant) -> Swept {
+    pub(crate) fn sweep(&mut self, now: Tenths) -> Swept {
         let mut swept = Swept::default();
-        for (prefix, entry) in &mut self.entries {
-            sweep_entry(now, *prefix, entry, &mut swept);
+        let mut unused = Vec::new();
+        for (pair, entry) in &mut self.entries {
+            if entry.next_timeout().is_some_and(|due| due <= now) {
+                self.sources -= sweep_entry(now, *pair, entry, &mut swept);
+                unused.extend(entry.is_unused().then_some(*pair));
+            }
             swept.next = swept.next.into_iter().chain(entry.next_timeout()).min();
         }
-        for prefix in &swept.released {
-            self.forget_if_unused(*prefix);
+        for pair in unused {
+            self.entries.remove(&pair);
         }
         swept
     }
 
     #[cfg(test)]
-    pub(crate) fn len(&self) -> usize {
-        self.entries.len()
+    pub(crate) fn sources(&self) -> usize {
+        let counted = self.entries.values().map(|entry| entry.sources.iter().count()).sum();
+        assert_eq!(self.sources, counted, "rows of the source table");
+        counted
     }
 }
 
-fn sweep_entry(now: Instant, prefix: Prefix, entry: &mut Entry, swept: &mut Swept) {
-    let candidates = entry.candidates.len();
-    entry.candidates.retain(|route| route.expires > now || !route.is_retracted());
-    let mut touched = entry.candidates.len() != candidates;
-    let used = entry.selected.and_then(|selected| selected.via).map(|via| via.neighbour);
-    for route in &mut entry.candidates {
+/// Returns how many sources were forgotten.
+fn sweep_entry(now: Tenths, pair: PrefixPair, entry: &mut Entry, swept: &mut Swept) -> usize {
+    let used = entry.selected_neighbour();
+    let mut touched = entry.pace.due.is_some_and(|due| due <= now);
+    entry.pace.due = entry.pace.due.filter(|due| *due > now);
+    entry.candidates.retain_mut(|route| {
         if route.expires <= now {
-            route.refmetric = Metric::INFINITY;
-            route.expires = now + route_expiry(route.interval);
             touched = true;
+            if route.is_retracted() {
+                swept.dropped.push(route.neighbour);
+                return false;
+            }
+            route.refmetric = Metric::INFINITY;
+            route.expires = now.after(route_expiry(route.interval));
         } else if !route.refresh_asked && !route.is_retracted() && route.refresh_at() <= now {
             route.refresh_asked = true;
-            swept.expiring.extend((used == Some(route.neighbour)).then_some((prefix, route.neighbour)));
+            swept.expiring.extend((used == Some(route.neighbour)).then_some((pair, route.neighbour)));
         }
-    }
+        true
+    });
     if touched {
-        swept.touched.push(prefix);
+        swept.touched.push(pair);
     }
     if entry.held_until.is_some_and(|until| until <= now) {
         entry.held_until = None;
-        swept.released.push(prefix);
+        swept.released.push(pair);
     }
+    let originator = entry.selected.map(|selected| selected.router_id);
+    entry.sources.collect(now, originator)
 }

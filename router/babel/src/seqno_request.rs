@@ -1,14 +1,14 @@
-//! Seqno requests: sent, answered, passed on (RFC 8966, section 3.8).
+//! Requests: sent, answered, passed on (RFC 8966, section 3.8).
 
-use crate::interface::{InterfaceId, Trigger};
+use crate::interface::{InterfaceConfig, InterfaceId, Trigger};
 use crate::neighbour::NeighbourId;
-use crate::pending::{RESEND_AFTER, Target};
-use crate::prefix::Prefix;
+use crate::pending::{Asked, RESEND_AFTER};
+use crate::prefix::PrefixPair;
 use crate::route::Selected;
 use crate::router_id::RouterId;
 use crate::seqno::Seqno;
-use crate::speaker::Speaker;
-use crate::wire::{AnyPrefix, SeqnoRequest, Tlv};
+use crate::speaker::{Speaker, pair};
+use crate::wire::{RouteRequest, SeqnoRequest, Tlv};
 use std::time::{Duration, Instant};
 
 /// How far our own requests go: farther than a mesh is wide, less than for ever.
@@ -16,15 +16,36 @@ const HOP_COUNT: u8 = 127;
 /// Our seqno changes no faster, or a neighbour could drive it once around before the network forgets.
 const SEQNO_SPACING: Duration = Duration::from_millis(100);
 
+/// A seqno request before it is written for an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(crate) pair: PrefixPair,
+    pub(crate) router_id: RouterId,
+    pub(crate) seqno: Seqno,
+    pub(crate) hop_count: u8,
+}
+
+impl Wanted {
+    pub(crate) fn to_wire(self, config: &InterfaceConfig) -> SeqnoRequest {
+        SeqnoRequest {
+            prefix: config.encoding_of(self.pair.to),
+            seqno: self.seqno,
+            hop_count: self.hop_count,
+            router_id: self.router_id,
+            source_prefix: self.pair.from.map(|from| config.encoding_of(from)),
+        }
+    }
+}
+
 impl Speaker {
     /// Asks for a route that may be used again: one newer than anything we told about the source.
-    pub(crate) fn request_newer_seqno(&mut self, now: Instant, prefix: Prefix, router_id: RouterId, target: Target) {
-        let Some(feasibility) = self.sources.feasibility(prefix, router_id) else {
+    pub(crate) fn request_newer_seqno(&mut self, now: Instant, pair: PrefixPair, router_id: RouterId, asked: Asked) {
+        let Some(feasibility) = self.routes.feasibility(pair, router_id) else {
             return; // Nothing told: any route is feasible already.
         };
         let seqno = feasibility.seqno.next();
-        if self.pending.want(now, prefix, router_id, seqno, target) {
-            self.send_seqno_request(now, own_request(prefix, router_id, seqno), target);
+        if self.pending.want(now, pair, router_id, seqno, asked) {
+            self.send_seqno_request(now, Wanted { pair, router_id, seqno, hop_count: HOP_COUNT }, asked);
         }
         self.sweep_pending_by(now + RESEND_AFTER);
     }
@@ -35,26 +56,27 @@ impl Speaker {
         }
         let (again, next) = self.pending.sweep(now);
         self.pending_due = next;
-        for (prefix, router_id, seqno, target) in again {
-            if self.is_still_wanted(prefix, target) {
-                self.send_seqno_request(now, own_request(prefix, router_id, seqno), target);
+        for (pair, router_id, seqno, asked) in again {
+            if self.is_still_wanted(pair, asked) {
+                self.send_seqno_request(now, Wanted { pair, router_id, seqno, hop_count: HOP_COUNT }, asked);
             }
         }
     }
 
     /// RFC 8966, section 3.8.1.2.
     pub(crate) fn handle_seqno_request(&mut self, now: Instant, from: NeighbourId, request: &SeqnoRequest) {
-        let (AnyPrefix::V6(prefix), None) = (request.prefix, request.source_prefix) else {
+        let pair = pair(request.prefix, request.source_prefix);
+        if !self.carries(pair) {
             self.counters.not_carried += 1;
             return;
-        };
+        }
         let Some(interface) = self.neighbours.get(&from).map(|neighbour| neighbour.interface) else {
             return;
         };
-        match self.routes.selected(prefix) {
-            Some(selected) if answers(&selected, request) => self.answer(now, interface, prefix),
+        match self.routes.selected(pair) {
+            Some(selected) if answers(&selected, request) => self.answer(now, interface, pair),
             Some(selected) if selected.via.is_none() => self.increase_seqno(now),
-            Some(_) | None => self.pass_on(now, from, interface, prefix, request),
+            Some(_) | None => self.pass_on(now, from, interface, pair, request),
         }
     }
 
@@ -70,19 +92,19 @@ impl Speaker {
         self.seqno_changed_at = Some(now);
         self.seqno = self.seqno.next();
         self.note_seqno_changed();
-        for prefix in self.routes.originated() {
-            self.reselect(now, prefix);
-            self.trigger_everywhere(now, prefix, Trigger::default());
+        for pair in self.routes.originated() {
+            self.reselect(now, pair);
+            self.trigger_everywhere(now, pair, Trigger::default());
         }
     }
 
     /// A route came into use: whoever asked for it hears of it at once.
-    pub(crate) fn answer_requesters(&mut self, now: Instant, prefix: Prefix, selected: Selected) {
-        let Some(pending) = self.pending.satisfy(prefix, selected.router_id, selected.seqno) else {
+    pub(crate) fn answer_requesters(&mut self, now: Instant, pair: PrefixPair, selected: Selected) {
+        let Some(pending) = self.pending.satisfy(pair, selected.router_id, selected.seqno) else {
             return;
         };
         for interface in pending.requesters {
-            self.answer(now, interface, prefix);
+            self.answer(now, interface, pair);
         }
     }
 
@@ -94,21 +116,22 @@ impl Speaker {
         now: Instant,
         from: NeighbourId,
         interface: InterfaceId,
-        prefix: Prefix,
+        pair: PrefixPair,
         request: &SeqnoRequest,
     ) {
         let Some(hop_count) = request.hop_count.checked_sub(1).filter(|left| *left > 0) else {
             return;
         };
-        let Some(to) = self.way_for_request(prefix, from) else { return };
-        if self.pending.relay(now, prefix, request.router_id, request.seqno, interface) {
-            self.send_to(to, Tlv::SeqnoRequest(SeqnoRequest { hop_count, ..*request }));
+        let Some(to) = self.way_for_request(pair, from) else { return };
+        if self.pending.relay(now, pair, request.router_id, request.seqno, interface) {
+            let (router_id, seqno) = (request.router_id, request.seqno);
+            self.send_seqno_request(now, Wanted { pair, router_id, seqno, hop_count }, Asked::Neighbour(to));
         }
         self.sweep_pending_by(now + RESEND_AFTER);
     }
 
-    fn way_for_request(&self, prefix: Prefix, from: NeighbourId) -> Option<NeighbourId> {
-        let entry = self.routes.get(prefix)?;
+    fn way_for_request(&self, pair: PrefixPair, from: NeighbourId) -> Option<NeighbourId> {
+        let entry = self.routes.get(pair)?;
         let ways = entry.candidates.iter().filter(|route| route.neighbour != from);
         let usable = ways.map(|route| (route.refmetric.through(self.cost(route.neighbour)), route.neighbour));
         let rank = |(metric, neighbour): &(_, NeighbourId)| (!entry.selects(*neighbour), *metric, *neighbour);
@@ -116,10 +139,14 @@ impl Speaker {
     }
 
     /// To all, with the retraction that explains it; to one, at once.
-    fn send_seqno_request(&mut self, now: Instant, request: SeqnoRequest, target: Target) {
-        match target {
-            Target::Neighbour(neighbour) => self.send_to(neighbour, Tlv::SeqnoRequest(request)),
-            Target::All => {
+    fn send_seqno_request(&mut self, now: Instant, request: Wanted, asked: Asked) {
+        match asked {
+            Asked::Neighbour(neighbour) => {
+                if let Some(config) = self.config_at(neighbour) {
+                    self.send_to(neighbour, Tlv::SeqnoRequest(request.to_wire(&config)));
+                }
+            }
+            Asked::All => {
                 let at = now + self.urgent_delay();
                 for interface in self.interfaces.values_mut() {
                     interface.request(request);
@@ -129,14 +156,24 @@ impl Speaker {
         }
     }
 
-    /// A lost prefix that was found again by another way needs no request.
-    fn is_still_wanted(&self, prefix: Prefix, target: Target) -> bool {
-        target != Target::All || self.routes.selected(prefix).is_none()
+    /// Asks a neighbour to repeat a route.
+    pub(crate) fn request_route(&mut self, neighbour: NeighbourId, pair: PrefixPair) {
+        if let Some(config) = self.config_at(neighbour) {
+            let prefix = Some(config.encoding_of(pair.to));
+            let source_prefix = pair.from.map(|from| config.encoding_of(from));
+            self.send_to(neighbour, Tlv::RouteRequest(RouteRequest { prefix, source_prefix }));
+        }
     }
-}
 
-fn own_request(prefix: Prefix, router_id: RouterId, seqno: Seqno) -> SeqnoRequest {
-    SeqnoRequest { prefix: AnyPrefix::V6(prefix), seqno, hop_count: HOP_COUNT, router_id, source_prefix: None }
+    fn config_at(&self, neighbour: NeighbourId) -> Option<InterfaceConfig> {
+        let neighbour = self.neighbours.get(&neighbour)?;
+        self.interfaces.get(&neighbour.interface).map(|interface| interface.config)
+    }
+
+    /// A lost prefix that was found again by another way needs no request.
+    fn is_still_wanted(&self, pair: PrefixPair, asked: Asked) -> bool {
+        asked != Asked::All || self.routes.selected(pair).is_none()
+    }
 }
 
 /// "If the requested router-id is different, or the requested seqno is no greater than the entry's."

@@ -5,11 +5,10 @@
 //! better cannot be routing through us, and no loop can form. Prices play no part.
 
 use crate::metric::Metric;
-use crate::prefix::Prefix;
 use crate::router_id::RouterId;
 use crate::seqno::Seqno;
-use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use crate::time::Tenths;
+use std::time::Duration;
 
 /// What routes to one source are compared by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,84 +24,81 @@ impl Distance {
     }
 }
 
+/// A row: an originator of one prefix, and the best distance we told about it.
 #[derive(Clone, Copy, Debug)]
-struct Source {
-    feasibility: Distance,
-    expires: Instant,
+pub(crate) struct Source {
+    pub(crate) router_id: RouterId,
+    pub(crate) feasibility: Distance,
+    expires: Tenths,
 }
 
 /// "The source garbage-collection timer has a value on the order of minutes" (RFC 8966, section 3.2.5).
 pub(crate) const GC_TIME: Duration = Duration::from_secs(180);
 
-/// The table.
-#[derive(Clone, Debug)]
-pub(crate) struct SourceTable {
-    sources: BTreeMap<(Prefix, RouterId), Source>,
-    sources_max: usize,
-}
+/// The table's rows for one prefix: nearly always one.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sources(Vec<Source>);
 
-impl SourceTable {
+impl Sources {
     /// Originators remembered per prefix, so that one that changes its router-id without end fills no
     /// more than its own prefix.
-    const PER_PREFIX_MAX: usize = 16;
+    const MAX: usize = 16;
 
-    pub(crate) fn new(sources_max: usize) -> Self {
-        Self { sources: BTreeMap::new(), sources_max }
-    }
-
-    pub(crate) fn feasibility(&self, prefix: Prefix, id: RouterId) -> Option<Distance> {
-        self.sources.get(&(prefix, id)).map(|source| source.feasibility)
+    pub(crate) fn feasibility(&self, id: RouterId) -> Option<Distance> {
+        self.0.iter().find(|source| source.router_id == id).map(|source| source.feasibility)
     }
 
     /// "An update is feasible if it is a retraction, or no entry exists for its source, or it is strictly
     /// better than the entry's feasibility distance."
-    pub(crate) fn is_feasible(&self, prefix: Prefix, id: RouterId, distance: Distance) -> bool {
+    pub(crate) fn is_feasible(&self, id: RouterId, distance: Distance) -> bool {
         !distance.metric.is_finite()
-            || self.feasibility(prefix, id).is_none_or(|feasibility| distance.is_better_than(feasibility))
+            || self.feasibility(id).is_none_or(|feasibility| distance.is_better_than(feasibility))
     }
 
     /// Whether a source is known or can be added. One that cannot must not be announced: its feasibility
     /// distance would be forgotten.
-    pub(crate) fn has_room_for(&self, prefix: Prefix, id: RouterId) -> bool {
-        self.sources.contains_key(&(prefix, id))
-            || (self.sources.len() < self.sources_max && self.of_prefix(prefix) < Self::PER_PREFIX_MAX)
-    }
-
-    fn of_prefix(&self, prefix: Prefix) -> usize {
-        let (Some(first), Some(last)) =
-            (RouterId::new([0, 0, 0, 0, 0, 0, 0, 1]), RouterId::new([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xfe]))
-        else {
-            return 0;
-        };
-        self.sources.range((prefix, first)..=(prefix, last)).count()
+    pub(crate) fn has_room_for(&self, id: RouterId) -> bool {
+        self.0.len() < Self::MAX || self.feasibility(id).is_some()
     }
 
     /// Before an update is sent: the feasibility distance becomes the better of the two, and the
-    /// garbage-collection timer starts again.
-    pub(crate) fn record(&mut self, now: Instant, prefix: Prefix, id: RouterId, told: Distance) {
-        let expires = now + GC_TIME;
-        let source = self.sources.entry((prefix, id)).or_insert(Source { feasibility: told, expires });
+    /// garbage-collection timer starts again. Returns whether the source is new.
+    pub(crate) fn record(&mut self, now: Tenths, id: RouterId, told: Distance) -> bool {
+        let expires = now.after(GC_TIME);
+        let Some(source) = self.0.iter_mut().find(|source| source.router_id == id) else {
+            self.0.reserve_exact(1);
+            self.0.push(Source { router_id: id, feasibility: told, expires });
+            return true;
+        };
         source.expires = expires;
         if told.is_better_than(source.feasibility) {
             source.feasibility = told;
         }
+        false
     }
 
-    /// Forgets sources whose timer has expired and which no route in use needs. Returns when the next
-    /// one expires.
-    pub(crate) fn collect(&mut self, now: Instant, in_use: impl Fn(Prefix, RouterId) -> bool) -> Option<Instant> {
-        self.sources.retain(|(prefix, id), source| {
-            if source.expires <= now && in_use(*prefix, *id) {
-                source.expires = now + GC_TIME;
+    /// Forgets sources whose timer has expired and which the route in use does not need. Returns how many.
+    pub(crate) fn collect(&mut self, now: Tenths, in_use: Option<RouterId>) -> usize {
+        let before = self.0.len();
+        self.0.retain_mut(|source| {
+            if source.expires <= now && in_use == Some(source.router_id) {
+                source.expires = now.after(GC_TIME);
             }
             source.expires > now
         });
-        self.sources.values().map(|source| source.expires).min()
+        before - self.0.len()
     }
 
-    #[cfg(test)]
-    pub(crate) fn len(&self) -> usize {
-        self.sources.len()
+    pub(crate) fn next_timeout(&self) -> Option<Tenths> {
+        self.0.iter().map(|source| source.expires).min()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Source> {
+        self.0.iter()
     }
 }
 
@@ -123,20 +119,41 @@ mod tests {
         assert!(!distance(1, 2).is_better_than(distance(1, 2)));
     }
 
+    #[test]
+    fn a_prefix_with_ever_new_originators_remembers_sixteen_and_forgets_after_three_minutes() {
+        let mut sources = Sources::default();
+        let start = Tenths::default();
+        for id in 1..=16 {
+            let id = RouterId::new([id; 8]).unwrap();
+            assert!(sources.has_room_for(id) && sources.record(start, id, distance(1, 1)));
+        }
+        let first = RouterId::new([1; 8]).unwrap();
+        assert!(sources.has_room_for(first) && !sources.has_room_for(RouterId::new([17; 8]).unwrap()));
+        assert_eq!(sources.collect(start.after(GC_TIME / 2), None), 0);
+        assert_eq!(sources.collect(start.after(GC_TIME), Some(first)), 15);
+        assert_eq!(sources.feasibility(first), Some(distance(1, 1)));
+    }
+
     proptest! {
         #[test]
         fn what_was_told_is_never_feasible_again_and_the_distance_never_worsens(told in prop::collection::vec((0_u16..100, 0_u16..50), 1..40)) {
-            #[expect(clippy::disallowed_methods, reason = "an Instant has no other origin")]
-            let now = Instant::now();
             let id = RouterId::new([1; 8]).unwrap();
-            let mut table = SourceTable::new(10);
+            let mut sources = Sources::default();
             for (seqno, metric) in told {
-                let before = table.feasibility(Prefix::DEFAULT, id);
-                table.record(now, Prefix::DEFAULT, id, distance(seqno, metric));
-                let after = table.feasibility(Prefix::DEFAULT, id).unwrap();
+                let before = sources.feasibility(id);
+                sources.record(Tenths::default(), id, distance(seqno, metric));
+                let after = sources.feasibility(id).unwrap();
                 prop_assert!(before.is_none_or(|before| !before.is_better_than(after)));
-                prop_assert!(!table.is_feasible(Prefix::DEFAULT, id, distance(seqno, metric)));
+                prop_assert!(!sources.is_feasible(id, distance(seqno, metric)));
             }
+        }
+
+        #[test]
+        fn feasibility_is_an_order_of_told_distances_within_half_a_circle_of_seqnos(a in (0_u16..10_000, 0_u16..500), b in (0_u16..10_000, 0_u16..500), c in (0_u16..10_000, 0_u16..500)) {
+            let [a, b, c] = [a, b, c].map(|(seqno, metric)| distance(seqno, metric));
+            prop_assert!(!(a.is_better_than(b) && b.is_better_than(a)));
+            prop_assert!(a == b || a.is_better_than(b) || b.is_better_than(a));
+            prop_assert!(!(a.is_better_than(b) && b.is_better_than(c)) || a.is_better_than(c));
         }
     }
 }

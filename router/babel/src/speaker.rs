@@ -1,188 +1,24 @@
 //! The speaker: messages and time in, messages and routes out.
 
-use crate::interface::{Fee, Interface, InterfaceConfig, InterfaceId, InterfaceKind, QUICK_HELLO, Trigger};
+use crate::interface::{
+    Fee, Interface, InterfaceConfig, InterfaceId, InterfaceKind, LinkSensing, QUICK_HELLO, Trigger,
+};
 use crate::metric::{Cost, Metric};
-use crate::neighbour::{Neighbour, NeighbourId};
-use crate::pending::{PendingTable, Target};
-use crate::prefix::Prefix;
+use crate::neighbour::{Neighbour, NeighbourId, Silence};
+use crate::pending::{Asked, PendingTable};
+use crate::prefix::{IpPrefix, PrefixPair};
 use crate::price::Price;
-use crate::route::{Route, RouteTable, Selected, Via, route_expiry};
+use crate::route::{Announced, Route, RouteTable, Selected, Via, route_expiry};
 use crate::router_id::RouterId;
-use crate::selection::{self, Candidate};
+use crate::selection::{self, Candidate, Moment};
 use crate::seqno::Seqno;
-use crate::source::{Distance, GC_TIME, SourceTable};
+use crate::source::Distance;
+use crate::time::Epoch;
+use crate::views::{Config, Counters, Destination, Event, NeighbourView, RouteView, SourceView, Usage};
 use crate::wire::{Acknowledgment, AnyPrefix, DecodeError, Hello, Ihu, Packet, RouteRequest, Tlv, Update};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
-
-/// What a speaker is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Config {
-    /// Its name; keep it and `seqno` together over a restart, or take a new name.
-    pub router_id: RouterId,
-    /// Where its sequence number starts: at what [`Event::SeqnoChanged`] last told, if the name is kept.
-    pub seqno: Seqno,
-    /// The unit of all prices; quotes in another one count as unknown.
-    pub price_unit: u8,
-    /// Sizes of the tables.
-    pub limits: Limits,
-}
-
-impl Config {
-    /// The defaults.
-    #[must_use]
-    pub fn new(router_id: RouterId, seqno: Seqno) -> Self {
-        Self { router_id, seqno, price_unit: 0, limits: Limits::default() }
-    }
-}
-
-/// Hard limits. A full table refuses what is new and keeps what it has; each refusal is counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// On all interfaces together.
-    pub neighbours: usize,
-    /// Prefixes, each with at most one route per neighbour.
-    pub prefixes: usize,
-    /// Pairs of prefix and router-id whose feasibility distance is remembered.
-    pub sources: usize,
-    /// Seqno requests without an answer.
-    pub pending: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { neighbours: 256, prefixes: 8192, sources: 16_384, pending: 1024 }
-    }
-}
-
-/// Where a packet goes, or was sent to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Destination {
-    /// [`crate::wire::MULTICAST_GROUP`].
-    Multicast,
-    /// A link-local address.
-    Unicast(Ipv6Addr),
-}
-
-/// A packet to send from the interface's link-local address, port 6696, to port 6696.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Transmit {
-    /// Out of which interface.
-    pub interface: InterfaceId,
-    /// To whom.
-    pub to: Destination,
-    /// The UDP payload.
-    pub payload: Vec<u8>,
-}
-
-/// What has changed. Events tell the latest state: what changed twice is told once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// Packets for the prefix go this way; replaces what was told before.
-    RouteSelected {
-        /// Where to.
-        prefix: Prefix,
-        /// Through which interface.
-        via: InterfaceId,
-        /// To which address there.
-        next_hop: Ipv6Addr,
-        /// The route's metric.
-        metric: Metric,
-        /// What the next hop asks; `None`: unknown.
-        price: Option<Price>,
-    },
-    /// The prefix cannot be reached: its packets must be refused, not sent by a shorter prefix.
-    RouteLost {
-        /// Where to.
-        prefix: Prefix,
-    },
-    /// Babel has nothing to say about the prefix any more: drop the entry. Also told when this speaker
-    /// originates the prefix itself.
-    RouteForgotten {
-        /// Where to.
-        prefix: Prefix,
-    },
-    /// The link to a neighbour can be used.
-    NeighbourUp {
-        /// Where it is.
-        interface: InterfaceId,
-        /// Its link-local address.
-        address: Ipv6Addr,
-    },
-    /// The link to a neighbour cannot be used.
-    NeighbourDown {
-        /// Where it was.
-        interface: InterfaceId,
-        /// Its link-local address.
-        address: Ipv6Addr,
-    },
-    /// Our sequence number, to be remembered over a restart.
-    SeqnoChanged(Seqno),
-}
-
-/// A route as people look at it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RouteView {
-    /// Where to.
-    pub prefix: Prefix,
-    /// Interface and address of the neighbour who told it; `None`: originated here.
-    pub neighbour: Option<(InterfaceId, Ipv6Addr)>,
-    /// Where its packets go; `None`: here.
-    pub next_hop: Option<Ipv6Addr>,
-    /// The originator.
-    pub router_id: RouterId,
-    /// The originator's sequence number.
-    pub seqno: Seqno,
-    /// The metric the neighbour told.
-    pub refmetric: Metric,
-    /// With the cost of the link.
-    pub metric: Metric,
-    /// What the neighbour asks.
-    pub price: Option<Price>,
-    /// Whether it may be used without fear of a loop.
-    pub feasible: bool,
-    /// Whether it is used.
-    pub selected: bool,
-}
-
-/// A neighbour as people look at it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NeighbourView {
-    /// Where it is.
-    pub interface: InterfaceId,
-    /// Its link-local address.
-    pub address: Ipv6Addr,
-    /// Which of its last 16 multicast Hellos arrived, newest in the lowest bit.
-    pub reach: u16,
-    /// Our cost of hearing it.
-    pub rxcost: Cost,
-    /// Its cost of hearing us.
-    pub txcost: Cost,
-    /// What the link adds to a metric.
-    pub cost: Cost,
-}
-
-/// What was received and not used, and why.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Packets on an interface that is not up.
-    pub unknown_interface: u64,
-    /// Packets whose source is not a link-local address, or is our own.
-    pub foreign_source: u64,
-    /// Messages from somebody whose Hello we have not heard.
-    pub unknown_neighbour: u64,
-    /// Hellos for which the neighbour table had no room.
-    pub neighbours_full: u64,
-    /// Routes for which the route table had no room.
-    pub prefixes_full: u64,
-    /// Routes that cannot be announced because the source table had no room.
-    pub sources_full: u64,
-    /// Updates for prefixes nobody may announce.
-    pub unroutable_prefix: u64,
-    /// IPv4 and source-specific messages.
-    pub not_carried: u64,
-}
 
 /// A Babel speaker (RFC 8966).
 ///
@@ -194,7 +30,7 @@ pub struct Counters {
 /// # #[expect(clippy::disallowed_methods, reason = "an Instant has no other origin")]
 /// # let now = std::time::Instant::now();
 /// let name = RouterId::new(*b"waybill1").unwrap();
-/// let mut speaker = Speaker::new(Config::new(name, Seqno(1)), 42);
+/// let mut speaker = Speaker::new(now, Config::new(name, Seqno(1)), 42);
 /// let home = Prefix::new("fd12:3456:789a::".parse().unwrap(), 48).unwrap();
 /// speaker.handle_originate(now, home, Metric::ZERO);
 /// speaker.handle_interface_up(now, InterfaceId(1), InterfaceConfig::tunnel("fe80::1".parse().unwrap()));
@@ -205,6 +41,7 @@ pub struct Counters {
 #[derive(Debug)]
 pub struct Speaker {
     pub(crate) config: Config,
+    pub(crate) epoch: Epoch,
     pub(crate) seqno: Seqno,
     pub(crate) seqno_changed_at: Option<Instant>,
     /// A change of our seqno that came too soon after the last.
@@ -214,12 +51,10 @@ pub struct Speaker {
     pub(crate) neighbours: BTreeMap<NeighbourId, Neighbour>,
     neighbour_ids: BTreeMap<(InterfaceId, Ipv6Addr), NeighbourId>,
     next_neighbour: u32,
-    pub(crate) sources: SourceTable,
     pub(crate) routes: RouteTable,
     pub(crate) pending: PendingTable,
     /// Lower bounds on when anything in the tables falls due.
     routes_due: Option<Instant>,
-    sources_due: Option<Instant>,
     pub(crate) pending_due: Option<Instant>,
     changed: Changed,
     pub(crate) counters: Counters,
@@ -230,7 +65,18 @@ pub struct Speaker {
 struct Changed {
     seqno: bool,
     neighbours: BTreeSet<(InterfaceId, Ipv6Addr)>,
-    prefixes: BTreeSet<Prefix>,
+    pairs: BTreeSet<PrefixPair>,
+}
+
+/// Where a packet came from, and when.
+#[derive(Clone, Copy, Debug)]
+struct Arrival {
+    now: Instant,
+    interface: InterfaceId,
+    source: Ipv6Addr,
+    to: Destination,
+    /// A timestamped Hello stood in the packet before.
+    with_hello: bool,
 }
 
 /// Sweeps over a whole table are at least this far apart, however short a neighbour's intervals are.
@@ -241,9 +87,10 @@ const HELLO_SOON: Duration = Duration::from_millis(20);
 impl Speaker {
     /// A speaker without interfaces. Two speakers with the same arguments do the same for ever.
     #[must_use]
-    pub fn new(config: Config, rng_seed: u64) -> Self {
+    pub fn new(now: Instant, config: Config, rng_seed: u64) -> Self {
         Self {
             config,
+            epoch: Epoch::new(now),
             seqno: config.seqno,
             seqno_changed_at: None,
             seqno_due: None,
@@ -252,11 +99,9 @@ impl Speaker {
             neighbours: BTreeMap::new(),
             neighbour_ids: BTreeMap::new(),
             next_neighbour: 0,
-            sources: SourceTable::new(config.limits.sources),
-            routes: RouteTable::new(config.limits.prefixes),
+            routes: RouteTable::new(config.limits.prefixes, config.limits.sources),
             pending: PendingTable::new(config.limits.pending),
             routes_due: None,
-            sources_due: None,
             pending_due: None,
             changed: Changed::default(),
             counters: Counters::default(),
@@ -275,11 +120,24 @@ impl Speaker {
         if self.interfaces.remove(&id).is_none() {
             return;
         }
-        let gone: Vec<_> =
-            self.neighbours.iter().filter(|(_, neighbour)| neighbour.interface == id).map(|(id, _)| *id).collect();
-        for neighbour in gone {
+        for neighbour in self.neighbours_on(id) {
             self.remove_neighbour(now, neighbour);
         }
+    }
+
+    /// The link's owner doubts that anybody is at its other end, such as when a tunnel's keepalives stay away. The
+    /// neighbours that are known to answer are asked, and are gone within a second if they do not.
+    pub fn handle_interface_doubtful(&mut self, now: Instant, id: InterfaceId) {
+        for neighbour in self.neighbours_on(id) {
+            if let Some(neighbour) = self.neighbours.get_mut(&neighbour) {
+                neighbour.handle_doubt(now);
+            }
+        }
+    }
+
+    fn neighbours_on(&self, id: InterfaceId) -> Vec<NeighbourId> {
+        let here = self.neighbours.iter().filter(|(_, neighbour)| neighbour.interface == id);
+        here.map(|(id, _)| *id).collect()
     }
 
     /// What we ask on an interface from here on; told with the next updates.
@@ -289,23 +147,25 @@ impl Speaker {
         }
     }
 
-    /// Announces a prefix of our own. A prefix beyond [`Limits::prefixes`] is counted and refused.
-    pub fn handle_originate(&mut self, now: Instant, prefix: Prefix, metric: Metric) {
-        let Some(entry) = self.routes.entry(prefix) else {
+    /// Announces a prefix of our own. A prefix beyond [`crate::Limits::prefixes`] is counted and refused.
+    pub fn handle_originate(&mut self, now: Instant, pair: impl Into<PrefixPair>, metric: Metric) {
+        let pair = pair.into();
+        let Some(entry) = self.routes.entry(pair) else {
             self.counters.prefixes_full += 1;
             return;
         };
         entry.origin = Some(metric).filter(|metric| metric.is_finite());
-        self.reselect(now, prefix);
-        self.routes.forget_if_unused(prefix);
+        self.reselect(now, pair);
+        self.routes.forget_if_unused(pair);
     }
 
     /// Stops announcing a prefix of our own.
-    pub fn handle_withdraw(&mut self, now: Instant, prefix: Prefix) {
-        if let Some(entry) = self.routes.get_mut(prefix) {
+    pub fn handle_withdraw(&mut self, now: Instant, pair: impl Into<PrefixPair>) {
+        let pair = pair.into();
+        if let Some(entry) = self.routes.get_mut(pair) {
             entry.origin = None;
-            self.reselect(now, prefix);
-            self.routes.forget_if_unused(prefix);
+            self.reselect(now, pair);
+            self.routes.forget_if_unused(pair);
         }
     }
 
@@ -331,8 +191,13 @@ impl Speaker {
             self.counters.foreign_source += 1;
             return Ok(());
         }
+        if let Some(neighbour) = self.neighbour_at(from, source).and_then(|id| self.neighbours.get_mut(&id)) {
+            neighbour.handle_sign_of_life();
+        }
+        let mut arrival = Arrival { now, interface: from, source, to, with_hello: false };
         for tlv in packet.tlvs(source) {
-            self.handle_tlv(now, from, source, to, tlv);
+            arrival.with_hello |= matches!(tlv, Tlv::Hello(Hello { timestamp: Some(_), .. }));
+            self.handle_tlv(arrival, tlv);
         }
         Ok(())
     }
@@ -340,8 +205,7 @@ impl Speaker {
     /// Does what is due. Harmless to call early.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.expire_neighbours(now);
-        self.expire_routes(now);
-        self.expire_sources(now);
+        self.sweep_routes(now);
         self.repeat_seqno_requests(now);
         if self.seqno_due.is_some_and(|due| due <= now) {
             self.increase_seqno(now);
@@ -357,7 +221,7 @@ impl Speaker {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let interfaces = self.interfaces.values().map(Interface::next_timeout);
         let neighbours = self.neighbours.values().filter_map(Neighbour::next_timeout);
-        let tables = [self.routes_due, self.sources_due, self.pending_due, self.seqno_due].into_iter().flatten();
+        let tables = [self.routes_due, self.pending_due, self.seqno_due].into_iter().flatten();
         interfaces.chain(neighbours).chain(tables).min()
     }
 
@@ -369,17 +233,17 @@ impl Speaker {
         if let Some((interface, address)) = self.changed.neighbours.pop_first() {
             return Some(self.neighbour_event(interface, address));
         }
-        self.changed.prefixes.pop_first().map(|prefix| self.route_event(prefix))
+        self.changed.pairs.pop_first().map(|pair| self.route_event(pair))
     }
 
     /// All routes known, used or not.
     pub fn routes(&self) -> impl Iterator<Item = RouteView> {
-        self.routes.iter().flat_map(move |(prefix, entry)| {
-            let origin = entry.origin.and(entry.selected).map(|selected| self.origin_view(prefix, &selected));
+        self.routes.iter().flat_map(move |(pair, entry)| {
+            let origin = entry.origin.and(entry.selected).map(|selected| self.origin_view(pair, &selected));
             let told = entry
                 .candidates
                 .iter()
-                .filter_map(move |route| self.route_view(prefix, route, entry.selects(route.neighbour)));
+                .filter_map(move |route| self.route_view(pair, route, entry.selects(route.neighbour)));
             origin.into_iter().chain(told)
         })
     }
@@ -393,7 +257,43 @@ impl Speaker {
             rxcost: neighbour.rxcost,
             txcost: neighbour.txcost(),
             cost: neighbour.cost,
+            rtt: neighbour.rtt(),
         })
+    }
+
+    /// The source table.
+    pub fn sources(&self) -> impl Iterator<Item = SourceView> {
+        self.routes.iter().flat_map(|(pair, entry)| {
+            entry.sources.iter().map(move |source| SourceView {
+                pair,
+                router_id: source.router_id,
+                seqno: source.feasibility.seqno,
+                metric: source.feasibility.metric,
+            })
+        })
+    }
+
+    /// The route in use to a prefix.
+    #[must_use]
+    pub fn selected(&self, pair: impl Into<PrefixPair>) -> Option<RouteView> {
+        let pair = pair.into();
+        let entry = self.routes.get(pair)?;
+        let selected = entry.selected?;
+        let Some(via) = selected.via else { return Some(self.origin_view(pair, &selected)) };
+        let route = entry.candidates.iter().find(|route| route.neighbour == via.neighbour)?;
+        self.route_view(pair, route, true)
+    }
+
+    /// How full the tables are.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        let (mut routes, mut sources) = (0, 0);
+        for (_, entry) in self.routes.iter() {
+            routes += entry.candidates.len();
+            sources += entry.sources.iter().count();
+        }
+        let (neighbours, prefixes) = (self.neighbours.len(), self.routes.len());
+        Usage { neighbours, prefixes, routes, sources, pending: self.pending.len() }
     }
 
     /// What was received and not used.
@@ -409,26 +309,26 @@ impl Speaker {
     }
 
     fn neighbour_event(&self, interface: InterfaceId, address: Ipv6Addr) -> Event {
-        let up = self.neighbour_ids.get(&(interface, address)).is_some_and(|id| self.is_up(*id));
+        let up = self.neighbour_at(interface, address).is_some_and(|id| self.cost(id).is_finite());
         if up { Event::NeighbourUp { interface, address } } else { Event::NeighbourDown { interface, address } }
     }
 
-    fn route_event(&self, prefix: Prefix) -> Event {
-        let entry = self.routes.get(prefix);
+    fn route_event(&self, pair: PrefixPair) -> Event {
+        let entry = self.routes.get(pair);
         if entry.is_some_and(|entry| entry.held_until.is_some()) {
-            return Event::RouteLost { prefix };
+            return Event::RouteLost { pair };
         }
-        match entry.and_then(|entry| entry.selected) {
-            Some(Selected { via: Some(via), metric, price, .. }) => {
-                Event::RouteSelected { prefix, via: via.interface, next_hop: via.next_hop, metric, price }
+        match self.selected(pair) {
+            Some(RouteView { neighbour: Some((via, _)), next_hop: Some(next_hop), metric, price, .. }) => {
+                Event::RouteSelected { pair, via, next_hop, metric, price }
             }
-            Some(Selected { via: None, .. }) | None => Event::RouteForgotten { prefix },
+            Some(_) | None => Event::RouteForgotten { pair },
         }
     }
 
-    fn origin_view(&self, prefix: Prefix, selected: &Selected) -> RouteView {
+    fn origin_view(&self, pair: PrefixPair, selected: &Selected) -> RouteView {
         RouteView {
-            prefix,
+            pair,
             neighbour: None,
             next_hop: None,
             router_id: self.config.router_id,
@@ -441,18 +341,18 @@ impl Speaker {
         }
     }
 
-    fn route_view(&self, prefix: Prefix, route: &Route, selected: bool) -> Option<RouteView> {
+    fn route_view(&self, pair: PrefixPair, route: &Route, selected: bool) -> Option<RouteView> {
         let neighbour = self.neighbours.get(&route.neighbour)?;
         Some(RouteView {
-            prefix,
+            pair,
             neighbour: Some((neighbour.interface, neighbour.address)),
-            next_hop: Some(route.next_hop),
+            next_hop: Some(route.next_hop.as_deref().copied().unwrap_or(IpAddr::V6(neighbour.address))),
             router_id: route.router_id,
             seqno: route.seqno,
             refmetric: route.refmetric,
             metric: route.refmetric.through(neighbour.cost),
             price: route.price,
-            feasible: self.sources.is_feasible(prefix, route.router_id, route.told()),
+            feasible: self.routes.is_feasible(pair, route.router_id, route.told()),
             selected,
         })
     }
@@ -460,44 +360,55 @@ impl Speaker {
 
 /// Messages, one call each.
 impl Speaker {
-    fn handle_tlv(&mut self, now: Instant, from: InterfaceId, source: Ipv6Addr, to: Destination, tlv: Tlv) {
+    fn handle_tlv(&mut self, arrival: Arrival, tlv: Tlv) {
         if let Tlv::Hello(hello) = &tlv {
-            self.handle_hello(now, from, source, hello);
+            self.handle_hello(arrival, hello);
             return;
         }
-        let Some(neighbour) = self.neighbour_ids.get(&(from, source)).copied() else {
+        let Some(neighbour) = self.neighbour_at(arrival.interface, arrival.source) else {
             self.counters.unknown_neighbour += 1;
             return;
         };
         match tlv {
-            Tlv::Hello(_) | Tlv::Acknowledgment(_) => {}
+            Tlv::Hello(_) => {}
             Tlv::AcknowledgmentRequest(request) => {
                 self.send_to(neighbour, Tlv::Acknowledgment(Acknowledgment { opaque: request.opaque }));
             }
-            Tlv::Ihu(ihu) => self.handle_ihu(now, neighbour, to, &ihu),
-            Tlv::Update(update) => self.handle_update(now, neighbour, &update),
-            Tlv::RouteRequest(request) => self.handle_route_request(now, from, &request),
-            Tlv::SeqnoRequest(request) => self.handle_seqno_request(now, neighbour, &request),
+            Tlv::Acknowledgment(_) => {
+                if let Some(neighbour) = self.neighbours.get_mut(&neighbour) {
+                    neighbour.handle_acknowledgment();
+                }
+            }
+            Tlv::Ihu(ihu) => self.handle_ihu(arrival, neighbour, &ihu),
+            Tlv::Update(update) => self.handle_update(arrival.now, neighbour, &update),
+            Tlv::RouteRequest(request) => self.handle_route_request(arrival.now, arrival.interface, &request),
+            Tlv::SeqnoRequest(request) => self.handle_seqno_request(arrival.now, neighbour, &request),
         }
     }
 
-    fn handle_hello(&mut self, now: Instant, from: InterfaceId, source: Ipv6Addr, hello: &Hello) {
-        let Some(id) = self.neighbour_or_new(now, from, source) else {
+    fn handle_hello(&mut self, arrival: Arrival, hello: &Hello) {
+        let now = arrival.now;
+        let clock = self.epoch.micros(now);
+        let Some(id) = self.neighbour_or_new(now, arrival.interface, arrival.source) else {
             self.counters.neighbours_full += 1;
             return;
         };
-        let rebooted = self.neighbours.get_mut(&id).is_some_and(|neighbour| neighbour.handle_hello(now, hello));
+        let rebooted = self.neighbours.get_mut(&id).is_some_and(|neighbour| neighbour.handle_hello(now, clock, hello));
         if rebooted {
             self.retract_all(now, id);
         }
         self.measure(now, id);
     }
 
+    fn neighbour_at(&self, interface: InterfaceId, address: Ipv6Addr) -> Option<NeighbourId> {
+        self.neighbour_ids.get(&(interface, address)).copied()
+    }
+
     fn neighbour_or_new(&mut self, now: Instant, from: InterfaceId, source: Ipv6Addr) -> Option<NeighbourId> {
-        if let Some(id) = self.neighbour_ids.get(&(from, source)) {
-            return Some(*id);
+        if let Some(id) = self.neighbour_at(from, source) {
+            return Some(id);
         }
-        let here = self.neighbours.values().filter(|neighbour| neighbour.interface == from).count();
+        let here = self.neighbours_on(from).len();
         let interface = self.interfaces.get_mut(&from)?;
         if here >= interface.config.neighbours_max() || self.neighbours.len() >= self.config.limits.neighbours {
             return None;
@@ -511,48 +422,74 @@ impl Speaker {
         Some(id)
     }
 
-    fn handle_ihu(&mut self, now: Instant, id: NeighbourId, to: Destination, ihu: &Ihu) {
+    fn handle_ihu(&mut self, arrival: Arrival, id: NeighbourId, ihu: &Ihu) {
+        let (now, clock) = (arrival.now, self.epoch.micros(arrival.now));
         let Some(neighbour) = self.neighbours.get_mut(&id) else { return };
         let Some(interface) = self.interfaces.get(&neighbour.interface) else { return };
-        let alone = interface.config.kind == InterfaceKind::Tunnel || to != Destination::Multicast;
+        let alone = interface.config.kind == InterfaceKind::Tunnel || arrival.to != Destination::Multicast;
         let for_us = ihu.address.map_or(alone, |address| address == IpAddr::V6(interface.config.link_local));
         if for_us {
-            neighbour.handle_ihu(now, ihu);
+            neighbour.handle_ihu(now, clock, ihu, arrival.with_hello);
             self.measure(now, id);
         }
     }
 
     fn handle_update(&mut self, now: Instant, neighbour: NeighbourId, update: &Update) {
-        let prefix = match (update.prefix, update.source_prefix) {
-            (None, None) => return self.retract_all(now, neighbour),
-            (Some(AnyPrefix::V6(prefix)), None) => prefix,
-            (Some(AnyPrefix::V4(_) | AnyPrefix::V4ViaV6(_)), _) | (_, Some(_)) => {
-                self.counters.not_carried += 1;
-                return;
-            }
+        let Some(prefix) = update.prefix else {
+            return self.retract_all(now, neighbour);
         };
-        if !prefix.is_routable() {
+        let pair = pair(prefix, update.source_prefix);
+        if !self.carries(pair) {
+            self.counters.not_carried += 1;
+            return;
+        }
+        if !pair.is_routable() {
             self.counters.unroutable_prefix += 1;
             return;
         }
         match (update.router_id, update.next_hop) {
             // Our own announcement comes back: for this neighbour we are the way, so it is none for us.
-            (Some(router_id), Some(IpAddr::V6(next_hop)))
-                if update.metric.is_finite() && router_id != self.config.router_id =>
-            {
-                self.learn(now, neighbour, prefix, router_id, next_hop, update);
+            (Some(router_id), Some(next_hop)) if update.metric.is_finite() && router_id != self.config.router_id => {
+                if next_hop.is_ipv4() && !self.has_ipv4(neighbour) {
+                    self.counters.not_carried += 1;
+                    return;
+                }
+                self.learn(now, neighbour, pair, router_id, next_hop, update);
             }
-            _ => self.retract(now, neighbour, prefix),
+            _ => self.retract(now, neighbour, pair),
         }
     }
 
     fn handle_route_request(&mut self, now: Instant, from: InterfaceId, request: &RouteRequest) {
-        match (request.prefix, request.source_prefix) {
-            (None, None) => self.dump_soon(now, from),
-            (Some(AnyPrefix::V6(prefix)), None) if prefix.is_routable() => self.answer(now, from, prefix),
-            _ => self.counters.not_carried += 1,
+        let Some(prefix) = request.prefix else {
+            return self.dump_soon(now, from);
+        };
+        let pair = pair(prefix, request.source_prefix);
+        if self.carries(pair) && pair.is_routable() {
+            self.answer(now, from, pair);
+        } else {
+            self.counters.not_carried += 1;
         }
     }
+
+    pub(crate) fn carries(&self, pair: PrefixPair) -> bool {
+        let family = match pair.to {
+            IpPrefix::V6(_) => true,
+            IpPrefix::V4(_) => self.config.carry.ipv4,
+        };
+        family && (pair.from.is_none() || self.config.carry.source_specific)
+    }
+
+    /// A next hop of a family we do not have on the link cannot be used (RFC 9229, section 2.2).
+    fn has_ipv4(&self, neighbour: NeighbourId) -> bool {
+        let interface = self.neighbours.get(&neighbour).and_then(|neighbour| self.interfaces.get(&neighbour.interface));
+        interface.is_some_and(|interface| interface.config.ipv4.is_some())
+    }
+}
+
+/// What an Update or a request is about. IPv4 prefixes are the same whatever their next hops (RFC 9229, section 2).
+pub(crate) fn pair(prefix: AnyPrefix, source_prefix: Option<AnyPrefix>) -> PrefixPair {
+    PrefixPair { to: prefix.prefix(), from: source_prefix.map(AnyPrefix::prefix) }
 }
 
 /// Routes.
@@ -562,104 +499,156 @@ impl Speaker {
         &mut self,
         now: Instant,
         neighbour: NeighbourId,
-        prefix: Prefix,
+        pair: PrefixPair,
         router_id: RouterId,
-        next_hop: Ipv6Addr,
+        next_hop: IpAddr,
         update: &Update,
     ) {
         let told = Distance { seqno: update.seqno, metric: update.metric };
-        let feasible = self.sources.is_feasible(prefix, router_id, told);
-        if !feasible && self.may_ignore(prefix, neighbour, router_id, told) {
-            self.request_newer_seqno(now, prefix, router_id, Target::Neighbour(neighbour));
+        let feasible = self.routes.is_feasible(pair, router_id, told);
+        if !feasible && self.may_ignore(pair, neighbour, router_id, told) {
+            self.request_newer_seqno(now, pair, router_id, Asked::Neighbour(neighbour));
             return;
         }
-        let price = update.quote.filter(|quote| quote.unit == self.config.price_unit).and_then(|quote| quote.price);
-        let Some(entry) = self.routes.entry(prefix) else {
-            self.counters.prefixes_full += 1;
-            return;
-        };
-        let expires = now + route_expiry(update.interval);
+        let price = self.config.policy.price(update.quote);
+        let expires = self.epoch.tenths_from(now + route_expiry(update.interval));
+        let here = self.neighbours.get(&neighbour).map(|neighbour| IpAddr::V6(neighbour.address));
         let route = Route {
             neighbour,
             router_id,
             seqno: update.seqno,
             refmetric: update.metric,
-            next_hop,
+            next_hop: Some(next_hop).filter(|next_hop| Some(*next_hop) != here).map(Box::new),
             price,
             interval: update.interval,
             expires,
             refresh_asked: false,
         };
-        match entry.candidate(neighbour) {
-            Some(old) => *old = route,
-            None => entry.candidates.push(route),
+        let refresh_at = self.epoch.instant(route.refresh_at());
+        if !self.keep(pair, route) {
+            self.counters.prefixes_full += 1;
+            return;
         }
-        self.sweep_routes_by(expires - route_expiry(update.interval) / 8);
-        self.reselect(now, prefix);
-        if !feasible && self.is_wanted(prefix, neighbour, told.metric) {
-            self.request_newer_seqno(now, prefix, router_id, Target::Neighbour(neighbour));
+        self.sweep_routes_by(refresh_at);
+        self.pending.heard(pair, router_id, update.seqno, neighbour);
+        self.reselect(now, pair);
+        if !feasible && self.is_wanted(pair, neighbour, told.metric) {
+            self.request_newer_seqno(now, pair, router_id, Asked::Neighbour(neighbour));
         }
+    }
+
+    /// Puts a route into the table, in place of what the same neighbour told before. `false`: there is no room.
+    fn keep(&mut self, pair: PrefixPair, route: Route) -> bool {
+        let via = route.neighbour;
+        let has_room = self.routes.get(pair).is_some() || self.may_tell_more(via);
+        let Some(neighbour) = self.neighbours.get_mut(&via) else { return false };
+        let Some(entry) = has_room.then(|| self.routes.entry(pair)).flatten() else { return false };
+        let selects = entry.selects(via);
+        if let Some(old) = entry.candidate(via) {
+            if selects && old.next_hop != route.next_hop {
+                self.changed.pairs.insert(pair);
+            }
+            *old = route;
+        } else {
+            entry.candidates.reserve_exact(1);
+            entry.candidates.push(route);
+            neighbour.routes += 1;
+        }
+        true
+    }
+
+    /// Whether a neighbour may bring a prefix that nobody told yet: see [`crate::Limits`].
+    fn may_tell_more(&self, neighbour: NeighbourId) -> bool {
+        let half = self.config.limits.prefixes / 2;
+        let told = self.neighbours.get(&neighbour).map_or(0, |neighbour| neighbour.routes);
+        self.routes.len() < half || told < half / self.neighbours.len().max(1)
     }
 
     /// "If the entry is currently selected, the update is unfeasible, and its router-id is the entry's,
     /// the update MAY be ignored": the old route leads on without a loop until a newer seqno comes, while
     /// the truth would cut us off. Not if something feasible is better than what the update tells.
-    fn may_ignore(&self, prefix: Prefix, neighbour: NeighbourId, router_id: RouterId, told: Distance) -> bool {
-        let Some(entry) = self.routes.get(prefix).filter(|entry| entry.selects(neighbour)) else {
+    fn may_ignore(&self, pair: PrefixPair, neighbour: NeighbourId, router_id: RouterId, told: Distance) -> bool {
+        let Some(entry) = self.routes.get(pair).filter(|entry| entry.selects(neighbour)) else {
             return false;
         };
         let same_source = entry.selected.is_some_and(|selected| selected.router_id == router_id);
         let metric = told.metric.through(self.cost(neighbour));
-        same_source && !self.candidates(prefix).any(|candidate| candidate.key != neighbour && candidate.metric < metric)
+        let better = |other: Candidate<_>| other.feasible && other.key != neighbour && other.metric < metric;
+        same_source && !self.candidates(pair).any(better)
     }
 
     /// Whether an unfeasible route would be better than what is in use (RFC 8966, section 3.8.2.2).
-    fn is_wanted(&self, prefix: Prefix, neighbour: NeighbourId, told: Metric) -> bool {
+    fn is_wanted(&self, pair: PrefixPair, neighbour: NeighbourId, told: Metric) -> bool {
         let metric = told.through(self.cost(neighbour));
-        metric.is_finite() && self.routes.selected(prefix).is_none_or(|selected| metric < selected.metric)
+        metric.is_finite() && self.routes.selected(pair).is_none_or(|selected| metric < selected.metric)
     }
 
-    fn retract(&mut self, now: Instant, neighbour: NeighbourId, prefix: Prefix) {
-        let Some(route) = self.routes.get_mut(prefix).and_then(|entry| entry.candidate(neighbour)) else {
+    fn retract(&mut self, now: Instant, neighbour: NeighbourId, pair: PrefixPair) {
+        let epoch = self.epoch;
+        let Some(route) = self.routes.get_mut(pair).and_then(|entry| entry.candidate(neighbour)) else {
             return;
         };
         if !route.is_retracted() {
             route.refmetric = Metric::INFINITY;
-            route.expires = now + route_expiry(route.interval);
-            self.reselect(now, prefix);
+            route.expires = epoch.tenths_from(now + route_expiry(route.interval));
+            let expires = epoch.instant(route.expires);
+            self.sweep_routes_by(expires);
+            self.reselect(now, pair);
         }
     }
 
     fn retract_all(&mut self, now: Instant, neighbour: NeighbourId) {
-        for prefix in self.routes.told_by(neighbour) {
-            self.retract(now, neighbour, prefix);
+        for pair in self.routes.told_by(neighbour) {
+            self.retract(now, neighbour, pair);
         }
     }
 
-    /// Usable routes to a prefix: feasible, not retracted, through a neighbour who is up.
-    fn candidates(&self, prefix: Prefix) -> impl Iterator<Item = Candidate<NeighbourId>> {
-        self.routes.get(prefix).into_iter().flat_map(move |entry| {
-            entry.candidates.iter().map(move |route| (entry, route)).filter_map(move |(entry, route)| {
+    /// Routes to a prefix that are not retracted, through neighbours who are up.
+    fn candidates(&self, pair: PrefixPair) -> impl Iterator<Item = Candidate<NeighbourId>> {
+        self.routes.get(pair).into_iter().flat_map(move |entry| {
+            entry.candidates.iter().filter_map(move |route| {
                 let metric = route.refmetric.through(self.cost(route.neighbour));
-                let usable = metric.is_finite() && self.sources.is_feasible(prefix, route.router_id, route.told());
-                let current = entry.selects(route.neighbour);
-                usable.then_some(Candidate { key: route.neighbour, metric, price: route.price, current })
+                let feasible = entry.sources.is_feasible(route.router_id, route.told());
+                let candidate = Candidate { key: route.neighbour, metric, price: route.price, feasible };
+                metric.is_finite().then_some(candidate)
             })
         })
     }
 
-    /// What should be in use.
-    fn choose(&self, prefix: Prefix) -> Option<Selected> {
-        let entry = self.routes.get(prefix)?;
+    /// What should be in use. Asks for a newer seqno where a cheaper route lacks only that.
+    fn choose(&mut self, now: Instant, pair: PrefixPair) -> Option<Selected> {
+        let entry = self.routes.get(pair)?;
         if let Some(metric) = entry.origin {
             let (router_id, seqno) = (self.config.router_id, self.seqno);
             return Some(Selected { via: None, router_id, seqno, metric, price: Some(Price::ZERO) });
         }
-        let neighbour = selection::choose(self.candidates(prefix))?;
-        let route = entry.candidates.iter().find(|route| route.neighbour == neighbour)?;
+        let mut pace = entry.pace;
+        let stretch = self.rng.u8(75..=125);
+        let moment = Moment {
+            now: self.epoch.tenths(now),
+            policy: &self.config.policy,
+            update_interval: self.update_interval(),
+            stretch,
+        };
+        let decision = selection::decide(moment, self.candidates(pair), entry.selected_neighbour(), &mut pace);
+        let selected = decision.used.and_then(|neighbour| self.selected_through(pair, neighbour));
+        if let Some(neighbour) = decision.ask {
+            self.ask_for_cheaper(now, pair, neighbour);
+        }
+        if let Some(due) = pace.due {
+            self.sweep_routes_by(self.epoch.instant(due));
+        }
+        if let Some(entry) = self.routes.get_mut(pair) {
+            entry.pace = pace;
+        }
+        selected
+    }
+
+    fn selected_through(&self, pair: PrefixPair, neighbour: NeighbourId) -> Option<Selected> {
+        let route = self.routes.get(pair)?.candidates.iter().find(|route| route.neighbour == neighbour)?;
         let interface = self.neighbours.get(&neighbour)?.interface;
         Some(Selected {
-            via: Some(Via { interface, neighbour, next_hop: route.next_hop }),
+            via: Some(Via { interface, neighbour }),
             router_id: route.router_id,
             seqno: route.seqno,
             metric: route.refmetric.through(self.cost(neighbour)),
@@ -667,61 +656,73 @@ impl Speaker {
         })
     }
 
+    fn ask_for_cheaper(&mut self, now: Instant, pair: PrefixPair, neighbour: NeighbourId) {
+        let route = self.routes.get_mut(pair).and_then(|entry| entry.candidate(neighbour));
+        if let Some(router_id) = route.map(|route| route.router_id) {
+            self.request_newer_seqno(now, pair, router_id, Asked::Neighbour(neighbour));
+        }
+    }
+
+    /// The longest time between full updates on any interface.
+    fn update_interval(&self) -> Duration {
+        self.interfaces.values().map(|interface| interface.config.update_interval).max().unwrap_or_default()
+    }
+
     /// Selects anew, and tells whom it concerns. To be called after any change to a prefix's routes,
     /// their links or their feasibility.
-    pub(crate) fn reselect(&mut self, now: Instant, prefix: Prefix) {
-        let after = self.choose(prefix);
-        let hold = self.hold_time();
-        let Some(entry) = self.routes.get_mut(prefix) else { return };
+    pub(crate) fn reselect(&mut self, now: Instant, pair: PrefixPair) {
+        let after = self.choose(now, pair);
+        let Some(entry) = self.routes.get_mut(pair) else { return };
         let before = std::mem::replace(&mut entry.selected, after);
         let announced = entry.announced;
         let only_ours =
             entry.held_until.is_none() && [before, after].into_iter().flatten().all(|route| route.via.is_none());
         match (before, after) {
             (None, None) => return,
-            (Some(before), None) => {
-                entry.held_until = Some(now + hold);
-                self.sweep_routes_by(now + hold);
-                self.route_lost(now, prefix, before);
-            }
+            (Some(before), None) => self.route_lost(now, pair, before),
             (_, Some(after)) => {
                 entry.held_until = None;
                 if before == Some(after) {
                     return;
                 }
-                self.route_changed(now, prefix, before, after, announced);
+                self.route_changed(now, pair, before, after, announced);
             }
         }
         if after.is_none() || !only_ours {
-            self.changed.prefixes.insert(prefix);
+            self.changed.pairs.insert(pair);
         }
     }
 
-    fn route_lost(&mut self, now: Instant, prefix: Prefix, before: Selected) {
-        self.trigger_everywhere(now, prefix, Trigger { poison: false, repeats: RETRACTION_REPEATS });
+    fn route_lost(&mut self, now: Instant, pair: PrefixPair, before: Selected) {
+        let until = now + self.hold_time();
+        if let Some(entry) = self.routes.get_mut(pair) {
+            entry.held_until = Some(self.epoch.tenths_from(until));
+            self.sweep_routes_by(until);
+        }
+        self.trigger_everywhere(now, pair, Trigger { poison: false, repeats: RETRACTION_REPEATS });
         if before.via.is_some() {
-            self.request_newer_seqno(now, prefix, before.router_id, Target::All);
+            self.request_newer_seqno(now, pair, before.router_id, Asked::All);
         }
     }
 
     fn route_changed(
         &mut self,
         now: Instant,
-        prefix: Prefix,
+        pair: PrefixPair,
         before: Option<Selected>,
         after: Selected,
-        announced: Option<Metric>,
+        announced: Option<Announced>,
     ) {
         let moved = before.is_some_and(|before| before.interface() != after.interface());
         if moved && let Some(interface) = after.interface() {
-            self.trigger_urgently(now, interface, prefix, Trigger { poison: true, repeats: 0 });
+            self.trigger_urgently(now, interface, pair, Trigger { poison: true, repeats: 0 });
         }
         if before.is_none_or(|before| before.router_id != after.router_id) {
-            self.trigger_everywhere(now, prefix, Trigger::default());
-        } else if moved || is_significant(announced, after.metric) {
-            self.trigger_later(now, prefix);
+            self.trigger_everywhere(now, pair, Trigger::default());
+        } else if moved || is_significant(announced, &after) {
+            self.trigger_later(now, pair);
         }
-        self.answer_requesters(now, prefix, after);
+        self.answer_requesters(now, pair, after);
     }
 
     /// As long as a neighbour may believe our last announcement, if it heard nothing since.
@@ -737,20 +738,22 @@ impl Speaker {
 /// Copies of a retraction behind the first: at 10 % loss, one in a thousand is not heard.
 const RETRACTION_REPEATS: u8 = 2;
 
-/// Whether neighbours should hear of a metric before the next full update: a quarter, and a wired link's
-/// noise at least.
-fn is_significant(announced: Option<Metric>, metric: Metric) -> bool {
-    announced.is_none_or(|announced| announced.0.abs_diff(metric.0) >= (announced.0 / 4).max(64))
+/// Whether neighbours should hear of a change before the next full update: a quarter of the metric, and a wired link's
+/// noise at least; or a price that has clearly moved.
+fn is_significant(announced: Option<Announced>, selected: &Selected) -> bool {
+    let Some(announced) = announced else { return true };
+    let metric = announced.metric.0;
+    let moved = match (announced.price, selected.price) {
+        (Some(before), Some(after)) => before.is_far_from(after),
+        (before, after) => before != after,
+    };
+    moved || metric.abs_diff(selected.metric.0) >= (metric / 4).max(64)
 }
 
 /// Links.
 impl Speaker {
     pub(crate) fn cost(&self, neighbour: NeighbourId) -> Cost {
         self.neighbours.get(&neighbour).map_or(Cost::INFINITY, |neighbour| neighbour.cost)
-    }
-
-    fn is_up(&self, neighbour: NeighbourId) -> bool {
-        self.cost(neighbour).is_finite()
     }
 
     pub(crate) fn send_to(&mut self, neighbour: NeighbourId, tlv: Tlv) {
@@ -777,19 +780,24 @@ impl Speaker {
         if cost.is_finite() != neighbour.is_up() {
             self.link_changed(now, id);
         }
-        for prefix in self.routes.told_by(id) {
-            self.reselect(now, prefix);
+        for pair in self.routes.told_by(id) {
+            self.reselect(now, pair);
         }
     }
 
-    /// Who comes up is asked for everything and told everything: it may have asked before it heard us.
+    /// Who comes up is asked for everything and told everything: it may have asked before it heard us. And it is
+    /// asked to acknowledge, to learn whether it does.
     fn link_changed(&mut self, now: Instant, id: NeighbourId) {
         let Some(neighbour) = self.neighbours.get_mut(&id) else { return };
-        let interface = neighbour.interface;
-        self.changed.neighbours.insert((interface, neighbour.address));
+        let Some(interface) = self.interfaces.get(&neighbour.interface) else { return };
+        let name = neighbour.interface;
+        self.changed.neighbours.insert((name, neighbour.address));
         if neighbour.is_up() {
             neighbour.send(Tlv::RouteRequest(RouteRequest { prefix: None, source_prefix: None }));
-            self.dump_soon(now, interface);
+            if interface.config.sensing == LinkSensing::Measured {
+                neighbour.ask_for_acknowledgment();
+            }
+            self.dump_soon(now, name);
         }
     }
 
@@ -800,15 +808,39 @@ impl Speaker {
         if neighbour.is_up() {
             self.changed.neighbours.insert(key);
         }
-        for prefix in self.routes.told_by(id) {
-            if let Some(entry) = self.routes.get_mut(prefix) {
+        for pair in self.routes.told_by(id) {
+            if let Some(entry) = self.routes.get_mut(pair) {
                 entry.candidates.retain(|route| route.neighbour != id);
             }
-            self.reselect(now, prefix);
-            self.routes.forget_if_unused(prefix);
+            self.reselect(now, pair);
+            self.routes.forget_if_unused(pair);
+        }
+    }
+
+    /// A neighbour does not answer: where it is the only feasible way, the next best neighbour is asked for a newer
+    /// seqno while there is still hope, so that the way through it can be used the moment the hope is given up.
+    fn prepare_for_loss(&mut self, now: Instant, id: NeighbourId) {
+        let mut asked = 0;
+        for pair in self.routes.told_by(id) {
+            if asked == PREPARED_MAX {
+                return;
+            }
+            let Some(entry) = self.routes.get(pair).filter(|entry| entry.selects(id)) else { continue };
+            let Some(router_id) = entry.selected.map(|selected| selected.router_id) else { continue };
+            let others = || self.candidates(pair).filter(|candidate| candidate.key != id);
+            if others().any(|candidate| candidate.feasible) {
+                continue;
+            }
+            if let Some(next_best) = others().min_by_key(|candidate| (candidate.metric, candidate.key)) {
+                self.request_newer_seqno(now, pair, router_id, Asked::Neighbour(next_best.key));
+                asked += 1;
+            }
         }
     }
 }
+
+/// Requests sent ahead of a loss: more would be a burden on the network for what may be a false alarm.
+const PREPARED_MAX: usize = 64;
 
 /// Timers.
 impl Speaker {
@@ -817,46 +849,45 @@ impl Speaker {
         let ids: Vec<_> = self.neighbours.iter().filter(|(_, neighbour)| due(neighbour)).map(|(id, _)| *id).collect();
         for id in ids {
             let Some(neighbour) = self.neighbours.get_mut(&id) else { continue };
-            neighbour.handle_timeout(now);
-            if neighbour.is_silent() {
+            let Some(interface) = self.interfaces.get(&neighbour.interface) else { continue };
+            let silence = neighbour.handle_timeout(now, &interface.config);
+            if neighbour.is_forgotten() {
                 self.remove_neighbour(now, id);
-            } else {
-                self.measure(now, id);
+                continue;
+            }
+            self.measure(now, id);
+            if silence == Silence::Doubtful {
+                self.prepare_for_loss(now, id);
             }
         }
     }
 
-    fn expire_routes(&mut self, now: Instant) {
+    fn sweep_routes(&mut self, now: Instant) {
         if self.routes_due.is_none_or(|due| due > now) {
             return;
         }
-        let swept = self.routes.sweep(now);
-        self.routes_due = swept.next.map(|next| next.max(now + SWEEP_SPACING));
-        self.changed.prefixes.extend(swept.released);
-        for (prefix, neighbour) in swept.expiring {
-            let prefix = Some(AnyPrefix::V6(prefix));
-            self.send_to(neighbour, Tlv::RouteRequest(RouteRequest { prefix, source_prefix: None }));
+        let swept = self.routes.sweep(self.epoch.tenths(now));
+        self.routes_due = swept.next.map(|next| self.epoch.instant(next).max(now + SWEEP_SPACING));
+        self.changed.pairs.extend(swept.released);
+        for neighbour in swept.dropped {
+            if let Some(neighbour) = self.neighbours.get_mut(&neighbour) {
+                neighbour.routes = neighbour.routes.saturating_sub(1);
+            }
         }
-        for prefix in swept.touched {
-            self.reselect(now, prefix);
-            self.routes.forget_if_unused(prefix);
+        for (pair, neighbour) in swept.expiring {
+            self.request_route(neighbour, pair);
         }
-    }
-
-    fn expire_sources(&mut self, now: Instant) {
-        if self.sources_due.is_none_or(|due| due > now) {
-            return;
+        for pair in swept.touched {
+            self.reselect(now, pair);
+            self.routes.forget_if_unused(pair);
         }
-        let routes = &self.routes;
-        let in_use = |prefix, id| routes.selected(prefix).is_some_and(|selected| selected.router_id == id);
-        let next = self.sources.collect(now, in_use);
-        self.sources_due = next.map(|next| next.max(now + SWEEP_SPACING));
     }
 
     fn expire_interface(&mut self, now: Instant, id: InterfaceId) {
         let (stretch, early) = (self.rng.u32(85..=100), self.rng.u32(90..=100));
         let Some(interface) = self.interfaces.get_mut(&id) else { return };
-        if interface.hello_at <= now {
+        let hello = interface.hello_at <= now;
+        if hello {
             let quick = interface.quick_hellos > 0;
             interface.quick_hellos = interface.quick_hellos.saturating_sub(1);
             let pause = if quick { QUICK_HELLO } else { interface.config.hello_interval().as_duration() };
@@ -867,12 +898,20 @@ impl Speaker {
             interface.update_at = now + interface.config.update_interval().as_duration() * stretch / 100;
             interface.start_dump(now);
         }
-        if interface.flush_at.is_some_and(|at| at <= now) {
-            interface.flush_at = None;
-            interface.ready.triggered = true;
-            for (prefix, trigger) in std::mem::take(&mut interface.repeats) {
-                interface.triggered.entry(prefix).or_insert(trigger);
-            }
+        interface.expire_flush(now);
+        if hello && interface.config.unicast_hellos {
+            self.greet_each_neighbour(id);
+        }
+    }
+
+    fn greet_each_neighbour(&mut self, id: InterfaceId) {
+        let Some(interval) = self.interfaces.get(&id).map(|interface| interface.config.hello_interval()) else {
+            return;
+        };
+        for neighbour in self.neighbours.values_mut().filter(|neighbour| neighbour.interface == id) {
+            let seqno = neighbour.hello_seqno;
+            neighbour.hello_seqno = seqno.next();
+            neighbour.send(Tlv::Hello(Hello { unicast: true, seqno, interval: Some(interval), timestamp: None }));
         }
     }
 
@@ -884,9 +923,8 @@ impl Speaker {
         self.routes_due = Some(self.routes_due.map_or(at, |due| due.min(at)));
     }
 
-    pub(crate) fn collect_sources_by(&mut self, now: Instant) {
-        let at = now + GC_TIME;
-        self.sources_due = Some(self.sources_due.map_or(at, |due| due.min(at)));
+    pub(crate) fn sweep_sources_by(&mut self, at: Instant) {
+        self.sweep_routes_by(at);
     }
 
     pub(crate) fn note_seqno_changed(&mut self) {

@@ -2,10 +2,12 @@
 
 use crate::interface::{HELLOS_PER_IHU, Interface, InterfaceId, Trigger};
 use crate::metric::Metric;
-use crate::prefix::Prefix;
+use crate::prefix::PrefixPair;
 use crate::route::Selected;
-use crate::speaker::{Destination, Speaker, Transmit};
-use crate::wire::{AnyPrefix, Hello, Ihu, Quote, RouteRequest, Tlv, Update, Writer};
+use crate::source::GC_TIME;
+use crate::speaker::Speaker;
+use crate::views::{Destination, Transmit};
+use crate::wire::{AnyPrefix, Hello, HelloTimestamp, Ihu, Quote, RouteRequest, Tlv, Update, Writer};
 use std::net::IpAddr;
 use std::ops::Bound;
 use std::time::{Duration, Instant};
@@ -17,38 +19,30 @@ const TRIGGERED_MS: std::ops::RangeInclusive<u64> = 200..=400;
 /// Full updates on request are no closer together.
 const DUMP_SPACING: Duration = Duration::from_secs(1);
 
-impl Interface {
-    /// A full update starts, unless one is being sent.
-    pub(crate) fn start_dump(&mut self, now: Instant) {
-        self.dumped_at = Some(now);
-        self.ready.dump.get_or_insert(Bound::Unbounded);
-    }
-}
-
 /// When.
 impl Speaker {
     pub(crate) fn urgent_delay(&mut self) -> Duration {
         Duration::from_millis(self.rng.u64(URGENT_MS))
     }
 
-    pub(crate) fn trigger_everywhere(&mut self, now: Instant, prefix: Prefix, trigger: Trigger) {
+    pub(crate) fn trigger_everywhere(&mut self, now: Instant, pair: PrefixPair, trigger: Trigger) {
         let at = now + self.urgent_delay();
         for interface in self.interfaces.values_mut() {
-            interface.trigger(at, prefix, trigger);
+            interface.trigger(at, pair, trigger);
         }
     }
 
-    pub(crate) fn trigger_urgently(&mut self, now: Instant, id: InterfaceId, prefix: Prefix, trigger: Trigger) {
+    pub(crate) fn trigger_urgently(&mut self, now: Instant, id: InterfaceId, pair: PrefixPair, trigger: Trigger) {
         let at = now + self.urgent_delay();
         if let Some(interface) = self.interfaces.get_mut(&id) {
-            interface.trigger(at, prefix, trigger);
+            interface.trigger(at, pair, trigger);
         }
     }
 
-    pub(crate) fn trigger_later(&mut self, now: Instant, prefix: Prefix) {
+    pub(crate) fn trigger_later(&mut self, now: Instant, pair: PrefixPair) {
         let at = now + self.later_delay();
         for interface in self.interfaces.values_mut() {
-            interface.trigger(at, prefix, Trigger::default());
+            interface.trigger(at, pair, Trigger::default());
         }
     }
 
@@ -57,11 +51,11 @@ impl Speaker {
     }
 
     /// Answers a request: with our route, or with a retraction if there is none.
-    pub(crate) fn answer(&mut self, now: Instant, id: InterfaceId, prefix: Prefix) {
-        let known = self.routes.get(prefix).is_some();
+    pub(crate) fn answer(&mut self, now: Instant, id: InterfaceId, pair: PrefixPair) {
+        let known = self.routes.get(pair).is_some();
         let waiting = self.interfaces.get(&id).map_or(0, |interface| interface.triggered.len());
         if known || waiting < Interface::TRIGGERED_UNKNOWN_MAX {
-            self.trigger_urgently(now, id, prefix, Trigger::default());
+            self.trigger_urgently(now, id, pair, Trigger::default());
         }
     }
 
@@ -81,51 +75,51 @@ impl Speaker {
 /// What.
 impl Speaker {
     /// What an interface is told about a prefix; `None`: nothing.
-    fn announcement(&self, interface: &Interface, id: InterfaceId, prefix: Prefix, poison: bool) -> Option<Update> {
-        let Some(selected) = self.routes.selected(prefix) else {
-            return Some(self.retraction(interface, Some(prefix)));
+    fn announcement(&self, interface: &Interface, id: InterfaceId, pair: PrefixPair, poison: bool) -> Option<Update> {
+        let Some(selected) = self.routes.selected(pair) else {
+            return Some(self.retraction(interface, Some(pair)));
         };
         if selected.interface() == Some(id) && interface.config.split_horizon() {
-            return poison.then(|| self.retraction(interface, Some(prefix)));
+            return poison.then(|| self.retraction(interface, Some(pair)));
         }
-        Some(self.advertisement(interface, prefix, &selected))
+        Some(self.advertisement(interface, pair, &selected))
     }
 
-    fn advertisement(&self, interface: &Interface, prefix: Prefix, selected: &Selected) -> Update {
+    fn advertisement(&self, interface: &Interface, pair: PrefixPair, selected: &Selected) -> Update {
         let fee = interface.config.fee;
         let price = selected.price.map(|price| price.plus(fee.price));
         Update {
-            prefix: Some(AnyPrefix::V6(prefix)),
+            prefix: Some(interface.config.encoding_of(pair.to)),
             interval: interface.config.update_interval(),
             seqno: selected.seqno,
             metric: selected.metric,
             router_id: Some(selected.router_id),
-            next_hop: Some(IpAddr::V6(interface.config.link_local)),
-            source_prefix: None,
-            quote: Some(Quote { unit: self.config.price_unit, epoch: fee.epoch, price }),
+            next_hop: Some(interface.config.next_hop_for(pair.to)),
+            source_prefix: source_of(interface, Some(pair)),
+            quote: Some(Quote { unit: self.config.policy.price_unit, epoch: fee.epoch, price }),
         }
     }
 
-    fn retraction(&self, interface: &Interface, prefix: Option<Prefix>) -> Update {
+    fn retraction(&self, interface: &Interface, pair: Option<PrefixPair>) -> Update {
         Update {
-            prefix: prefix.map(AnyPrefix::V6),
+            prefix: pair.map(|pair| interface.config.encoding_of(pair.to)),
             interval: interface.config.update_interval(),
             seqno: self.seqno,
             metric: Metric::INFINITY,
             router_id: None,
             next_hop: None,
-            source_prefix: None,
+            source_prefix: source_of(interface, pair),
             quote: None,
         }
     }
 
     /// Writes the announcement, and remembers that it was made. `false`: the packet is full.
-    fn announce(&mut self, now: Instant, id: InterfaceId, prefix: Prefix, poison: bool, writer: &mut Writer) -> bool {
+    fn announce(&mut self, now: Instant, id: InterfaceId, pair: PrefixPair, poison: bool, writer: &mut Writer) -> bool {
         let Some(interface) = self.interfaces.get(&id) else { return true };
-        let Some(update) = self.announcement(interface, id, prefix, poison) else {
+        let Some(update) = self.announcement(interface, id, pair, poison) else {
             return true;
         };
-        if !self.has_room_for_source(prefix, &update) {
+        if !self.has_room_for_source(pair, &update) {
             self.counters.sources_full += 1;
             return true;
         }
@@ -133,26 +127,25 @@ impl Speaker {
             return false;
         }
         if update.metric.is_finite() {
-            self.remember_announced(now, prefix);
+            self.remember_announced(now, pair);
         }
         true
     }
 
-    fn has_room_for_source(&self, prefix: Prefix, update: &Update) -> bool {
+    fn has_room_for_source(&self, pair: PrefixPair, update: &Update) -> bool {
         let theirs = update.router_id.filter(|id| *id != self.config.router_id);
-        theirs.is_none_or(|id| self.sources.has_room_for(prefix, id))
+        theirs.is_none_or(|id| self.routes.has_room_for_source(pair, id))
     }
 
-    /// "Before sending an update, the feasibility distance is updated", except for our own prefixes.
-    fn remember_announced(&mut self, now: Instant, prefix: Prefix) {
-        let Some(entry) = self.routes.get_mut(prefix) else { return };
-        let Some(selected) = entry.selected else { return };
-        entry.announced = Some(selected.metric);
-        if selected.via.is_some() {
-            self.sources.record(now, prefix, selected.router_id, selected.distance());
-            self.collect_sources_by(now);
-        }
+    fn remember_announced(&mut self, now: Instant, pair: PrefixPair) {
+        self.routes.record_announcement(self.epoch.tenths_from(now), pair);
+        self.sweep_sources_by(now + GC_TIME);
     }
+}
+
+/// The source prefix of a source-specific route, as it is written there.
+fn source_of(interface: &Interface, pair: Option<PrefixPair>) -> Option<AnyPrefix> {
+    pair?.from.map(|from| interface.config.encoding_of(from))
 }
 
 /// In which packet.
@@ -192,7 +185,7 @@ impl Speaker {
 
     /// As much as fits of what is ready: link sensing, then what is urgent, then the full update.
     fn write_packet(&mut self, now: Instant, id: InterfaceId, writer: &mut Writer) {
-        self.write_hello(id, writer);
+        self.write_hello(now, id, writer);
         self.write_wildcards(id, writer);
         let _ = self.write_triggered(now, id, writer)
             && self.write_requests(id, writer)
@@ -200,14 +193,14 @@ impl Speaker {
     }
 
     /// A Hello and an IHU for each neighbour fit into the smallest packet: see `neighbours_max`.
-    fn write_hello(&mut self, id: InterfaceId, writer: &mut Writer) {
+    fn write_hello(&mut self, now: Instant, id: InterfaceId, writer: &mut Writer) {
         let Some(interface) = self.interfaces.get_mut(&id) else { return };
         if std::mem::take(&mut interface.ready.hello) {
             let hello = Hello {
                 unicast: false,
                 seqno: interface.hello_seqno,
                 interval: Some(interface.config.hello_interval()),
-                timestamp: None,
+                timestamp: interface.config.rtt.map(|_| HelloTimestamp(self.epoch.micros(now))),
             };
             let _ = writer.push(&Tlv::Hello(hello));
             interface.hello_seqno = interface.hello_seqno.next();
@@ -218,7 +211,8 @@ impl Speaker {
             for neighbour in self.neighbours.values().filter(|neighbour| neighbour.interface == id) {
                 let address = Some(IpAddr::V6(neighbour.address));
                 let interval = interface.config.ihu_interval();
-                let _ = writer.push(&Tlv::Ihu(Ihu { address, rxcost: neighbour.rxcost, interval, timestamp: None }));
+                let timestamp = interface.config.rtt.and(neighbour.echo());
+                let _ = writer.push(&Tlv::Ihu(Ihu { address, rxcost: neighbour.rxcost, interval, timestamp }));
             }
         }
     }
@@ -240,29 +234,29 @@ impl Speaker {
     fn write_triggered(&mut self, now: Instant, id: InterfaceId, writer: &mut Writer) -> bool {
         let mut repeats = Vec::new();
         let done = loop {
-            let Some((prefix, trigger)) = self.next_triggered(id) else { break true };
-            if !self.announce(now, id, prefix, trigger.poison, writer) {
+            let Some((pair, trigger)) = self.next_triggered(id) else { break true };
+            if !self.announce(now, id, pair, trigger.poison, writer) {
                 break false;
             }
             if let Some(interface) = self.interfaces.get_mut(&id) {
-                interface.triggered.remove(&prefix);
+                interface.triggered.remove(&pair);
             }
-            if let Some(left) = trigger.repeats.checked_sub(1).filter(|_| self.routes.selected(prefix).is_none()) {
-                repeats.push((prefix, Trigger { repeats: left, ..trigger }));
+            if let Some(left) = trigger.repeats.checked_sub(1).filter(|_| self.routes.selected(pair).is_none()) {
+                repeats.push((pair, Trigger { repeats: left, ..trigger }));
             }
         };
         self.repeat_later(now, id, repeats);
         done
     }
 
-    fn next_triggered(&mut self, id: InterfaceId) -> Option<(Prefix, Trigger)> {
+    fn next_triggered(&mut self, id: InterfaceId) -> Option<(PrefixPair, Trigger)> {
         let interface = self.interfaces.get_mut(&id).filter(|interface| interface.ready.triggered)?;
-        let first = interface.triggered.first_key_value().map(|(prefix, trigger)| (*prefix, *trigger));
+        let first = interface.triggered.first_key_value().map(|(pair, trigger)| (*pair, *trigger));
         interface.ready.triggered = first.is_some() || !interface.ready.requests.is_empty();
         first
     }
 
-    fn repeat_later(&mut self, now: Instant, id: InterfaceId, repeats: Vec<(Prefix, Trigger)>) {
+    fn repeat_later(&mut self, now: Instant, id: InterfaceId, repeats: Vec<(PrefixPair, Trigger)>) {
         if repeats.is_empty() {
             return;
         }
@@ -278,7 +272,7 @@ impl Speaker {
             return true;
         };
         while let Some(request) = interface.ready.requests.front() {
-            if !writer.push(&Tlv::SeqnoRequest(*request)) {
+            if !writer.push(&Tlv::SeqnoRequest(request.to_wire(&interface.config))) {
                 return false;
             }
             interface.ready.requests.pop_front();
@@ -288,21 +282,24 @@ impl Speaker {
     }
 
     fn write_dump(&mut self, now: Instant, id: InterfaceId, writer: &mut Writer) -> bool {
-        while let Some(from) = self.interfaces.get(&id).and_then(|interface| interface.ready.dump) {
+        while let Some(from) = self.next_of_dump(id) {
             let next = self
                 .routes
                 .range((from, Bound::Unbounded))
                 .find(|(_, entry)| entry.selected.is_some() || entry.held_until.is_some());
-            let next = next.map(|(prefix, _)| prefix);
-            if let Some(prefix) = next
-                && !self.announce(now, id, prefix, false, writer)
-            {
+            let next = next.map(|(pair, _)| pair);
+            let full = next.is_some_and(|pair| !self.announce(now, id, pair, false, writer));
+            let Some(interface) = self.interfaces.get_mut(&id) else { return true };
+            if full {
+                interface.ready.dump_packets -= 1;
                 return false;
             }
-            if let Some(interface) = self.interfaces.get_mut(&id) {
-                interface.ready.dump = next.map(Bound::Excluded);
-            }
+            interface.ready.dump = next.map(Bound::Excluded);
         }
         true
+    }
+
+    fn next_of_dump(&self, id: InterfaceId) -> Option<Bound<PrefixPair>> {
+        self.interfaces.get(&id).filter(|interface| interface.ready.dump_packets > 0)?.ready.dump
     }
 }

@@ -11,7 +11,7 @@ pub mod datapath;
 mod drop;
 mod node;
 
-pub use babel::Prefix;
+pub use babel::{NeighbourView, Prefix, PrefixPair};
 pub use datapath::LinkId;
 pub use drop::{DropReason, Drops};
 pub use node::{BABEL_PORT, Config, Event, LinkView, Node, Peer, Refusal, Transmit};

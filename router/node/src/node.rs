@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use babel::{
-    Cost, Destination, Fee, InterfaceConfig, InterfaceId, Metric, NeighbourView, Prefix, RouteView, RouterId, Seqno,
-    Speaker,
+    Carry, Cost, Destination, Fee, InterfaceConfig, InterfaceId, IpPrefix, Metric, NeighbourView, Prefix, PrefixPair,
+    RouteView, RouterId, Seqno, Speaker,
 };
 use metering::exchange;
 use metering::wire::PORT as SETTLEMENT_PORT;
@@ -209,7 +209,10 @@ impl Node {
         let mut own: BTreeSet<Prefix> = config.announce.iter().copied().collect();
         own.extend(Prefix::new(prefix, len));
         let router_id = router_id(identity.node_id(), config.boot);
-        let mut speaker = Speaker::new(babel::Config::new(router_id, Seqno(0)), config.seed);
+        // The mesh carries plain IPv6, and whoever announces a route must carry its packets.
+        let carry = Carry { ipv4: false, source_specific: false };
+        let babel = babel::Config { carry, ..babel::Config::new(router_id, Seqno(0)) };
+        let mut speaker = Speaker::new(now, babel, config.seed);
         for prefix in &own {
             speaker.handle_originate(now, *prefix, Metric::ZERO);
         }
@@ -520,9 +523,9 @@ impl Node {
         }
         while let Some(event) = self.speaker.poll_event() {
             match event {
-                babel::Event::RouteSelected { prefix, via, .. } => self.set_route(prefix, Some(Some(LinkId(via.0)))),
-                babel::Event::RouteLost { prefix } => self.set_route(prefix, Some(None)),
-                babel::Event::RouteForgotten { prefix } => self.set_route(prefix, None),
+                babel::Event::RouteSelected { pair, via, .. } => self.set_route(pair, Some(Some(LinkId(via.0)))),
+                babel::Event::RouteLost { pair } => self.set_route(pair, Some(None)),
+                babel::Event::RouteForgotten { pair } => self.set_route(pair, None),
                 babel::Event::NeighbourUp { interface, .. } => {
                     self.push_event(Event::Neighbour { link: LinkId(interface.0), up: true });
                 }
@@ -536,7 +539,8 @@ impl Node {
     }
 
     /// A route over a link, to nowhere (`Some(None)`), or none at all.
-    fn set_route(&mut self, prefix: Prefix, route: Option<Option<LinkId>>) {
+    fn set_route(&mut self, pair: PrefixPair, route: Option<Option<LinkId>>) {
+        let PrefixPair { to: IpPrefix::V6(prefix), from: None } = pair else { return };
         self.routes_changed |= match route {
             Some(next_hop) => self.routes.insert(prefix, next_hop) != Some(next_hop),
             None => self.routes.remove(&prefix).is_some(),

@@ -1,11 +1,11 @@
 //! What the router answers when asked: status, tables, redemption.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ledger_client::{Error, Ledger, Phase};
 use metering::{ChannelId, NodeId, Role, Snapshot, Tokens};
-use node::{DropReason, LinkId};
+use node::{DropReason, LinkId, PrefixPair};
 use tokio::sync::oneshot;
 
 use super::money::NAME_A_LEDGER;
@@ -82,12 +82,8 @@ impl Control {
 
     fn neighbours(&self, now: Instant) -> Vec<Neighbour> {
         let views: BTreeMap<LinkId, node::LinkView> = self.node.links().map(|view| (view.link, view)).collect();
-        let costs: BTreeMap<u32, u16> = self
-            .node
-            .neighbours()
-            .filter(|view| view.cost.is_finite())
-            .map(|view| (view.interface.0, view.cost.get()))
-            .collect();
+        let heard = self.node.neighbours().filter(|view| view.cost.is_finite());
+        let heard: BTreeMap<u32, node::NeighbourView> = heard.map(|view| (view.interface.0, view)).collect();
         let lines = self.links.iter().map(|(link, known)| {
             let view = views.get(link);
             let admitted = view.is_some_and(|view| view.admitted && view.up);
@@ -102,8 +98,8 @@ impl Control {
                     (true, true) => LinkState::Up,
                 },
                 role: known.role().to_owned(),
-                cost: costs.get(&link.0).copied(),
-                rtt_us: self.rtt_us(*link),
+                cost: heard.get(&link.0).map(|view| view.cost.get()),
+                rtt_us: self.quic_rtt(*link).or(heard.get(&link.0).and_then(|view| view.rtt)).map(whole_micros),
                 last_heard_s: known.last_heard.map(|at| now.saturating_duration_since(at).as_secs()),
                 admitted,
             }
@@ -112,31 +108,30 @@ impl Control {
     }
 
     #[cfg(feature = "quic")]
-    fn rtt_us(&self, link: LinkId) -> Option<u64> {
-        let rtt = self.shared.quic.load().as_ref()?.counters(link)?.rtt?;
-        u64::try_from(rtt.as_micros()).ok()
+    fn quic_rtt(&self, link: LinkId) -> Option<Duration> {
+        self.shared.quic.load().as_ref()?.counters(link)?.rtt
     }
 
     #[cfg(not(feature = "quic"))]
-    fn rtt_us(&self, _link: LinkId) -> Option<u64> {
+    fn quic_rtt(&self, _link: LinkId) -> Option<Duration> {
         None
     }
 
     fn routes(&self) -> Routes {
-        let mut routes: Vec<(node::Prefix, Route)> = Vec::new();
+        let mut routes: Vec<(PrefixPair, Route)> = Vec::new();
         for view in self.node.routes() {
             let via = view.neighbour.map(|(interface, _)| self.name_of(LinkId(interface.0)));
             let route = Route {
-                prefix: format!("{}/{}", view.prefix.addr(), view.prefix.len()),
+                prefix: view.pair.to_string(),
                 via,
                 metric: view.metric.0,
                 price: view.price.map_or(0, |price| u64::from(price.get())),
                 router_id: view.router_id.to_string(),
                 selected: view.selected,
             };
-            routes.push((view.prefix, route));
+            routes.push((view.pair, route));
         }
-        routes.sort_by_key(|(prefix, route)| (*prefix, !route.selected, route.metric));
+        routes.sort_by_key(|(pair, route)| (*pair, !route.selected, route.metric));
         Routes { unit: self.money.unit.clone(), routes: routes.into_iter().map(|(_, route)| route).collect() }
     }
 
@@ -346,4 +341,8 @@ fn wallet(
         earned_unredeemed: earned,
         channels,
     })
+}
+
+fn whole_micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

@@ -1,7 +1,7 @@
 //! Address encodings (RFC 8966, section 4.1.4; RFC 9229, section 4).
 
 use super::reader::Reader;
-use crate::prefix::{Ipv4Prefix, Prefix};
+use crate::prefix::{IpPrefix, Ipv4Prefix, Prefix};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// No address: a wildcard.
@@ -27,6 +27,15 @@ pub enum AnyPrefix {
 }
 
 impl AnyPrefix {
+    /// The prefix alone.
+    #[must_use]
+    pub fn prefix(self) -> IpPrefix {
+        match self {
+            Self::V6(prefix) => IpPrefix::V6(prefix),
+            Self::V4(prefix) | Self::V4ViaV6(prefix) => IpPrefix::V4(prefix),
+        }
+    }
+
     pub(super) fn encoding(self) -> u8 {
         match self {
             Self::V6(_) => AE_IPV6,
