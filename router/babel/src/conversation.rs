@@ -1,6 +1,10 @@
 //! Conversations with one speaker, for tests: what is said to it, what it must say back and when.
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test names the messages it waits for")]
 
+mod families;
+mod links;
+mod prices;
+
 use crate::interface::{Fee, InterfaceConfig, InterfaceId};
 use crate::metric::{Cost, Metric};
 use crate::prefix::Prefix;
@@ -11,8 +15,8 @@ use crate::speaker::Speaker;
 use crate::views::{Config, Destination, Event, Limits};
 use crate::wire::tests::any_tlv;
 use crate::wire::{
-    Acknowledgment, AcknowledgmentRequest, AnyPrefix, Hello, Ihu, Interval, Packet, Quote, RouteRequest, SeqnoRequest,
-    Tlv, Update, Writer,
+    Acknowledgment, AcknowledgmentRequest, AnyPrefix, Hello, HelloTimestamp, Ihu, IhuTimestamp, Interval, Packet,
+    Quote, RouteRequest, SeqnoRequest, Tlv, Update, Writer,
 };
 use proptest::prelude::*;
 use std::net::{IpAddr, Ipv6Addr};
