@@ -15,10 +15,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use metering::{Bytes, Identity, NodeCard, NodeId, WireguardKey, mesh_address, mesh_prefix};
-use node::Prefix;
+use node::{LinkSensing, Prefix};
 use thiserror::Error;
 
-use self::reader::{Reader, Span, Spans, Table, integer, list, text};
+use self::reader::{Reader, Span, Spans, Table, integer, list, text, truth};
 use crate::cli::Failure;
 use crate::identity::plain;
 
@@ -109,6 +109,8 @@ pub struct PriceOptions {
     pub max: Amount,
     /// How far to carry on trust before the next receipt.
     pub window: Bytes,
+    /// Tokens per GiB for which a route may be one hop longer.
+    pub hop_worth: Amount,
 }
 
 /// `[ledger]`
@@ -135,8 +137,10 @@ pub struct Peer {
     pub link: LinkKind,
     /// What it is to us.
     pub role: Role,
-    /// Babel's cost of the link.
+    /// Babel's cost of the link at its best.
     pub cost: u16,
+    /// How Babel measures it.
+    pub sensing: LinkSensing,
 }
 
 /// `[[leaf]]`: a stock WireGuard client.
@@ -146,10 +150,14 @@ pub struct Leaf {
     pub name: String,
     /// Its public key.
     pub wireguard_key: WireguardKey,
-    /// Its addresses, out of our /48.
+    /// Its addresses, out of our /48; none if it runs Babel.
     pub addresses: Vec<Prefix>,
     /// Where to find it; without one, it has to find us.
     pub endpoint: Option<Endpoint>,
+    /// Whether it runs a Babel daemon of its own inside the tunnel and announces its prefixes itself.
+    pub babel: bool,
+    /// Babel's cost of the link at its best.
+    pub cost: u16,
 }
 
 /// What carries a link's packets.
@@ -230,6 +238,7 @@ pub const OPTIONS: &[OptionDoc] = &[
     optional("[price]", "ask", AMOUNT, "\"0\""),
     optional("[price]", "max", AMOUNT, "\"0\""),
     optional("[price]", "window", "a size from \"1 MiB\" to \"64 GiB\"", "\"64 MiB\""),
+    optional("[price]", "hop_worth", AMOUNT, "\"0\""),
     required("[ledger]", "path", PATH),
     optional("[ledger]", "deposit", AMOUNT, "\"1\""),
     optional("[ledger]", "redeem_at", AMOUNT, "\"1\""),
@@ -239,10 +248,13 @@ pub const OPTIONS: &[OptionDoc] = &[
     optional("[[peer]]", "link", "\"wireguard\" or \"quic\"", "\"wireguard\""),
     optional("[[peer]]", "role", "\"provider\", \"subscriber\" or \"peer\"", "\"peer\""),
     optional("[[peer]]", "cost", "1 to 65534", "96"),
+    optional("[[peer]]", "sensing", "\"measured\", \"wired\" or \"lossy\"", "\"measured\""),
     required("[[leaf]]", "name", NAME),
     required("[[leaf]]", "wireguard_key", "what `wg pubkey` prints for it, 44 characters of base64"),
-    required("[[leaf]]", "addresses", "a list of at least one prefix out of this router's /48 (see `waybill key`)"),
+    optional("[[leaf]]", "addresses", "a list of prefixes out of this router's /48 (see `waybill key`)", "[]"),
     absent("[[leaf]]", "endpoint", ENDPOINT),
+    optional("[[leaf]]", "babel", "true or false", "false"),
+    optional("[[leaf]]", "cost", "1 to 65534", "96"),
 ];
 
 const NAME: &str = "1 to 63 letters, digits and hyphens, beginning with a letter or digit, but not with 0x";
@@ -523,14 +535,15 @@ fn read_price(reader: &mut Reader<'_>, mut table: Table<'_>, has_ledger: bool) -
     let ask = reader.option(&mut table, "ask", text(str::parse::<Amount>));
     let max = reader.option(&mut table, "max", text(str::parse::<Amount>));
     let window = reader.option(&mut table, "window", text(window));
+    let hop_worth = reader.option(&mut table, "hop_worth", text(str::parse::<Amount>));
     let spans = reader.refuse_unknown(table);
-    for (key, amount) in [("ask", &ask), ("max", &max)] {
+    for (key, amount) in [("ask", &ask), ("max", &max), ("hop_worth", &hop_worth)] {
         if !has_ledger && amount.as_ref().is_some_and(|amount| !amount.is_zero()) {
             let problem = format!("[price] {key}: without a [ledger] nothing can be paid; add one, or set \"0\"");
             reader.mistake(spans.of(key), problem);
         }
     }
-    Some(PriceOptions { ask: ask?, max: max?, window: window? })
+    Some(PriceOptions { ask: ask?, max: max?, window: window?, hop_worth: hop_worth? })
 }
 
 fn read_ledger(reader: &mut Reader<'_>, mut table: Table<'_>) -> Option<LedgerOptions> {
@@ -551,11 +564,12 @@ fn read_peer(reader: &mut Reader<'_>, mut table: Table<'_>, has_quic: bool) -> O
     let link = reader.option(&mut table, "link", text(link_kind));
     let role = reader.option(&mut table, "role", text(role));
     let cost = reader.option(&mut table, "cost", integer(1..=65534));
+    let sensing = reader.option(&mut table, "sensing", text(sensing));
     let spans = reader.refuse_unknown(table);
     if link == Some(LinkKind::Quic) && !has_quic {
         reader.mistake(spans.of("link"), "[[peer]] link: \"quic\" needs a [quic] table with `listen`");
     }
-    Some((Peer { name: name?, card: card?, endpoint, link: link?, role: role?, cost: cost? }, spans))
+    Some((Peer { name: name?, card: card?, endpoint, link: link?, role: role?, cost: cost?, sensing: sensing? }, spans))
 }
 
 fn read_leaf(reader: &mut Reader<'_>, mut table: Table<'_>) -> Option<(Leaf, Spans)> {
@@ -563,11 +577,24 @@ fn read_leaf(reader: &mut Reader<'_>, mut table: Table<'_>) -> Option<(Leaf, Spa
     let wireguard_key = reader.option(&mut table, "wireguard_key", text(str::parse::<WireguardKey>));
     let addresses = reader.option(&mut table, "addresses", list(parse_prefix));
     let endpoint = reader.option(&mut table, "endpoint", text(str::parse::<Endpoint>));
+    let babel = reader.option(&mut table, "babel", truth);
+    let cost = reader.option(&mut table, "cost", integer(1..=65534));
     let spans = reader.refuse_unknown(table);
-    if addresses.as_ref().is_some_and(Vec::is_empty) {
-        reader.mistake(spans.of("addresses"), "[[leaf]] addresses: a leaf without an address cannot be reached");
+    let (named, babel) = (addresses.as_ref().map(|addresses| !addresses.is_empty()), babel?);
+    match (named, babel) {
+        (Some(false), false) => {
+            let problem =
+                "[[leaf]] addresses: a leaf without an address cannot be reached; give it one, or babel = true";
+            reader.mistake(spans.of("addresses"), problem);
+        }
+        (Some(true), true) => {
+            let problem = "[[leaf]] addresses: a leaf with babel = true announces its prefixes itself; leave them out";
+            reader.mistake(spans.of("addresses"), problem);
+        }
+        (Some(true) | None, false) | (Some(false) | None, true) => {}
     }
-    Some((Leaf { name: name?, wireguard_key: wireguard_key?, addresses: addresses?, endpoint }, spans))
+    let leaf = Leaf { name: name?, wireguard_key: wireguard_key?, addresses: addresses?, endpoint, babel, cost: cost? };
+    Some((leaf, spans))
 }
 
 fn check_names(reader: &mut Reader<'_>, node: Option<&NodeOptions>, peers: &[(Peer, Spans)], leaves: &[(Leaf, Spans)]) {
@@ -719,6 +746,15 @@ fn link_kind(text: &str) -> Result<LinkKind, &'static str> {
         "wireguard" => Ok(LinkKind::Wireguard),
         "quic" => Ok(LinkKind::Quic),
         _ => Err("this is no kind of link"),
+    }
+}
+
+fn sensing(text: &str) -> Result<LinkSensing, &'static str> {
+    match text {
+        "measured" => Ok(LinkSensing::Measured),
+        "wired" => Ok(LinkSensing::TwoOutOfThree),
+        "lossy" => Ok(LinkSensing::Etx),
+        _ => Err("this is no kind of link sensing"),
     }
 }
 

@@ -238,6 +238,7 @@ fn money(config: &Config, ledger: Option<&dyn Ledger>) -> Result<Money, Failure>
             loss_allowance_ppm: Offer::DEFAULT_LOSS_ALLOWANCE_PPM,
         },
         limits: Limits { max_price: price("max in [price]", &config.price.max)? },
+        hop_worth: price("hop_worth in [price]", &config.price.hop_worth)?,
         unit,
         domain,
         deposit,

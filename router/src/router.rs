@@ -20,6 +20,7 @@ mod money;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -32,7 +33,7 @@ use metering::{
     ChannelId, ChannelState, Counts, Identity, LedgerDomain, Limits, NodeId, Offer, Receipt, Restored, Tokens,
 };
 use node::datapath::{Fib, LinkCount, MAX_LINKS};
-use node::{Event, LinkId, Node, Prefix};
+use node::{Event, LinkId, Node, Policy, Prefix, PriceWeight};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -117,7 +118,21 @@ pub struct Money {
     pub deposit: Tokens,
     /// Redeemed unasked from this much on.
     pub redeem_at: Tokens,
+    /// What one more hop may cost per GiB to be worth taking; zero: prices choose no routes.
+    pub hop_worth: metering::Price,
 }
+
+impl Money {
+    /// How prices take part in choosing routes.
+    fn policy(&self) -> Policy {
+        let per = u32::try_from(self.hop_worth.get()).ok().and_then(NonZeroU32::new);
+        let weight = per.map_or(PriceWeight::NONE, |per| PriceWeight { metric: HOP_METRIC, per });
+        Policy { weight, ..Policy::default() }
+    }
+}
+
+/// Babel's cost of a link as it is by default.
+const HOP_METRIC: u16 = 96;
 
 /// Why a router does not start.
 #[derive(Debug, Error)]
@@ -207,6 +222,7 @@ impl Router {
                 announce: setup.announce,
                 hello_interval: setup.routing.hello_interval,
                 update_interval: setup.routing.update_interval,
+                policy: setup.money.policy(),
                 domain: setup.money.domain,
                 seed: fastrand::u64(..),
             },
@@ -405,6 +421,11 @@ impl Known {
     fn endpoint(&self) -> Option<&Endpoint> {
         let peer = self.peer.as_ref().and_then(|peer| peer.endpoint.as_ref());
         peer.or_else(|| self.leaf.as_ref()?.endpoint.as_ref())
+    }
+
+    /// A client that does not route.
+    fn is_leaf(&self) -> bool {
+        self.leaf.as_ref().is_some_and(|leaf| !leaf.babel)
     }
 
     fn is_quic(&self) -> bool {

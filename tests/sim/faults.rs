@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use metering::Tokens;
 use node::datapath::{Datapath, Meters};
-use node::{Config, Drops, LinkId, Node, Peer};
+use node::{Config, Drops, LinkId, LinkMeasure, LinkSensing, Node, Peer, Policy};
 
 use crate::journal::Records;
 use crate::station::Running;
@@ -47,6 +47,7 @@ impl World {
             boot: u64::from(boots),
             session: u64::from(boots) << 32 | random,
             announce: station.announce.clone(),
+            policy: Policy::default(),
             hello_interval: Duration::from_secs(1),
             update_interval: Duration::from_secs(16),
             domain,
@@ -69,7 +70,8 @@ impl World {
         let end = self.wires[wire].end_of(at, link);
         let neighbour = self.wires[wire].ends[1 - end].station;
         let card = *self.stations[neighbour.0].identity.card();
-        let peer = Peer::Mesh { card, side: self.side(wire, end), cost: self.wires[wire].quality.cost };
+        let measure = LinkMeasure { cost: self.wires[wire].quality.cost, sensing: LinkSensing::Measured };
+        let peer = Peer::Mesh { card, side: self.side(wire, end), measure };
         self.with_node(at, |now, running| running.node.handle_link(now, link, peer, MTU));
     }
 

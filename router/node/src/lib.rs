@@ -11,7 +11,7 @@ pub mod datapath;
 mod drop;
 mod node;
 
-pub use babel::{NeighbourView, Prefix, PrefixPair};
+pub use babel::{LinkSensing, NeighbourView, Policy, Prefix, PrefixPair, Price, PriceWeight};
 pub use datapath::LinkId;
 pub use drop::{DropReason, Drops};
-pub use node::{BABEL_PORT, Config, Event, LinkView, Node, Peer, Refusal, Transmit};
+pub use node::{BABEL_PORT, Config, Event, LinkMeasure, LinkView, Node, Peer, Refusal, Transmit};

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use babel::{
-    Carry, Cost, Destination, Fee, InterfaceConfig, InterfaceId, IpPrefix, Metric, NeighbourView, Prefix, PrefixPair,
-    RouteView, RouterId, Seqno, Speaker,
+    Carry, Cost, Destination, Fee, InterfaceConfig, InterfaceId, IpPrefix, LinkSensing, Metric, NeighbourView, Policy,
+    Prefix, PrefixPair, RouteView, RouterId, Seqno, Speaker,
 };
 use metering::exchange;
 use metering::wire::PORT as SETTLEMENT_PORT;
@@ -41,6 +41,8 @@ pub struct Config {
     pub hello_interval: Duration,
     /// Time between two full Updates on a link.
     pub update_interval: Duration,
+    /// How prices take part in choosing routes.
+    pub policy: Policy,
     /// The ledger receipts are signed for.
     pub domain: LedgerDomain,
     /// Seeds jitter; two nodes with equal arguments and seeds do the same for ever.
@@ -56,8 +58,14 @@ pub enum Peer {
         card: NodeCard,
         /// What we are to it, at which price.
         side: Side,
-        /// Babel's cost of the link.
-        cost: u16,
+        /// How the link is measured.
+        measure: LinkMeasure,
+    },
+    /// A router that runs another Babel daemon in a stock WireGuard tunnel. It has no card and pays nothing: it is
+    /// carried for free, because the owner says so.
+    Babel {
+        /// How the link is measured.
+        measure: LinkMeasure,
     },
     /// A stock WireGuard client with addresses of ours.
     Leaf {
@@ -66,11 +74,21 @@ pub enum Peer {
     },
 }
 
+/// How Babel finds out what a link costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinkMeasure {
+    /// The cost of the link at its best.
+    pub cost: u16,
+    /// Whether loss and round trips make it dearer.
+    pub sensing: LinkSensing,
+}
+
 impl Peer {
     fn is_same_node(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Mesh { card, .. }, Self::Mesh { card: other, .. }) => card == other,
-            (Self::Leaf { .. }, _) | (_, Self::Leaf { .. }) => false,
+            (Self::Babel { .. }, Self::Babel { .. }) => true,
+            (Self::Mesh { .. } | Self::Babel { .. } | Self::Leaf { .. }, _) => false,
         }
     }
 }
@@ -191,12 +209,13 @@ impl Link {
     fn policy(&self) -> LinkPolicy {
         match &self.peer {
             Peer::Leaf { prefixes } if self.up => LinkPolicy::Leaf(prefixes.clone()),
+            Peer::Babel { .. } if self.up => LinkPolicy::Mesh,
             Peer::Mesh { .. } if self.is_admitted() => match self.exchange.as_ref().map(Exchange::credit) {
                 Some(Credit::Open) => LinkPolicy::Mesh,
                 Some(Credit::Exhausted { .. }) => LinkPolicy::Exhausted,
                 None => LinkPolicy::Closed,
             },
-            Peer::Leaf { .. } | Peer::Mesh { .. } => LinkPolicy::Closed,
+            Peer::Leaf { .. } | Peer::Babel { .. } | Peer::Mesh { .. } => LinkPolicy::Closed,
         }
     }
 }
@@ -211,7 +230,7 @@ impl Node {
         let router_id = router_id(identity.node_id(), config.boot);
         // The mesh carries plain IPv6, and whoever announces a route must carry its packets.
         let carry = Carry { ipv4: false, source_specific: false };
-        let babel = babel::Config { carry, ..babel::Config::new(router_id, Seqno(0)) };
+        let babel = babel::Config { carry, policy: config.policy, ..babel::Config::new(router_id, Seqno(0)) };
         let mut speaker = Speaker::new(now, babel, config.seed);
         for prefix in &own {
             speaker.handle_originate(now, *prefix, Metric::ZERO);
@@ -263,7 +282,8 @@ impl Node {
                     exchange.handle_side(now, *side);
                 }
                 known.peer = peer;
-                if known.is_admitted() && known.exchange.is_some() {
+                let settles = known.is_admitted() && known.exchange.is_some();
+                if settles || (known.up && matches!(known.peer, Peer::Babel { .. })) {
                     self.start_routing(now, link);
                 }
             }
@@ -294,8 +314,12 @@ impl Node {
         let card = self.card;
         let Some(known) = self.links.get_mut(&link).filter(|known| !known.up) else { return };
         known.up = true;
-        if let Peer::Mesh { card: theirs, .. } = &known.peer {
-            known.admission = Some(Admission::new(&card, theirs.into(), now));
+        match &known.peer {
+            Peer::Mesh { card: theirs, .. } => {
+                known.admission = Some(Admission::new(&card, theirs.into(), now));
+            }
+            Peer::Babel { .. } => self.start_routing(now, link),
+            Peer::Leaf { .. } => {}
         }
         self.handle_timeout(now);
     }
@@ -307,6 +331,13 @@ impl Node {
         known.admission = None;
         self.speaker.handle_interface_down(now, InterfaceId(link.0));
         self.settle(now);
+    }
+
+    /// Nothing has come over the link for a while, although something should have: its neighbour is asked whether it is
+    /// there, instead of being waited for.
+    pub fn handle_link_silent(&mut self, now: Instant, link: LinkId) {
+        self.speaker.handle_interface_doubtful(now, InterfaceId(link.0));
+        self.handle_timeout(now);
     }
 
     /// A control packet, as the datapath's verdict says: the whole IPv6 packet.
@@ -322,6 +353,9 @@ impl Node {
         let Some(known) = self.links.get_mut(&link).filter(|known| known.up) else {
             return Err(Refusal::Packet(DropReason::LinkDown));
         };
+        if datagram.port == BABEL_PORT && matches!(known.peer, Peer::Babel { .. }) {
+            return self.babel(now, link, &datagram);
+        }
         match (datagram.port, &mut known.admission, &mut known.exchange) {
             (ADMISSION_PORT, Some(admission), _) => {
                 if admission.handle_message(now, datagram.payload).map_err(Refusal::Admission)? {
@@ -362,18 +396,21 @@ impl Node {
 
     fn start_routing(&mut self, now: Instant, link: LinkId) {
         let Some(known) = self.links.get(&link) else { return };
-        let Peer::Mesh { cost, side, .. } = &known.peer else { return };
-        let price = match side {
-            Side::Provider(offer) => u32::try_from(offer.price_up.max(offer.price_down).get()).unwrap_or(u32::MAX),
-            Side::Subscriber(_) | Side::Peer => 0,
+        let (measure, price) = match &known.peer {
+            Peer::Mesh { measure, side, .. } => (measure, asked(side)),
+            Peer::Babel { measure } => (measure, babel::Price::ZERO),
+            Peer::Leaf { .. } => return,
         };
+        let tunnel = InterfaceConfig::tunnel(self.ours);
         let config = InterfaceConfig {
-            cost: Cost::new(*cost),
+            cost: Cost::new(measure.cost),
+            sensing: measure.sensing,
+            rtt: tunnel.rtt.filter(|_| measure.sensing == LinkSensing::Measured),
             hello_interval: self.config.hello_interval,
             update_interval: self.config.update_interval,
             mtu: u16::try_from(known.mtu).unwrap_or(u16::MAX),
-            fee: Fee { price: babel::Price::new(price), epoch: 0 },
-            ..InterfaceConfig::tunnel(self.ours)
+            fee: Fee { price, epoch: 0 },
+            ..tunnel
         };
         self.speaker.handle_interface_up(now, InterfaceId(link.0), config);
     }
@@ -495,7 +532,7 @@ impl Node {
         self.links.iter().map(|(link, known)| LinkView {
             link: *link,
             up: known.up,
-            admitted: known.is_admitted() || matches!(known.peer, Peer::Leaf { .. }),
+            admitted: known.is_admitted() || matches!(known.peer, Peer::Leaf { .. } | Peer::Babel { .. }),
             settlement: known.exchange.as_ref().map(Exchange::snapshot),
         })
     }
@@ -620,6 +657,16 @@ impl Node {
             self.events.pop_front();
         }
         self.events.push_back(event);
+    }
+}
+
+/// What a neighbour pays us, in base units per GiB; in Babel, the highest price stands for all that are higher.
+fn asked(side: &Side) -> babel::Price {
+    match side {
+        Side::Provider(offer) => {
+            babel::Price::new(u32::try_from(offer.price_up.max(offer.price_down).get()).unwrap_or(u32::MAX))
+        }
+        Side::Subscriber(_) | Side::Peer => babel::Price::ZERO,
     }
 }
 

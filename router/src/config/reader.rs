@@ -225,6 +225,11 @@ pub(super) fn integer(bounds: std::ops::RangeInclusive<u16>) -> impl Fn(&DeValue
     }
 }
 
+/// Parses `true` or `false`.
+pub(super) fn truth(value: &DeValue<'_>) -> Result<bool, String> {
+    value.as_bool().ok_or_else(|| format!("this is {}, not true or false", kind(value)))
+}
+
 /// Parses a list of texts.
 pub(super) fn list<T, E: fmt::Display>(
     parse: impl Fn(&str) -> Result<T, E>,

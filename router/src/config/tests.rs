@@ -47,8 +47,9 @@ fn the_example_is_a_config_as_it_stands_and_with_everything_switched_on() {
     assert_eq!(full.peers.len(), 2);
     assert_eq!(full.peers[0].card, *identity(1).card());
     assert_eq!(full.peers[1].link, LinkKind::Quic);
-    assert_eq!(full.leaves.len(), 1);
+    assert_eq!(full.leaves.len(), 2);
     assert_eq!(full.leaves[0].wireguard_key, identity(3).wireguard_key());
+    assert!(full.leaves[1].babel && full.leaves[1].addresses.is_empty());
     full.check_identity(&identity(4)).unwrap();
 }
 
@@ -140,7 +141,7 @@ fn mistakes_come_all_at_once_with_place_option_and_what_is_allowed() {
             "line 9, column 8: [[peer]] link: this is no kind of link; allowed is \"wireguard\" or \"quic\"",
             "line 10, column 8: [[peer]] card: this is a number, not a text in quotes; allowed is what `waybill key` \
              prints on that router, \"waybill-card1:...\"",
-            "line 11, column 1: [[peer]] has no option `x`; allowed are name, card, endpoint, link, role, cost",
+            "line 11, column 1: [[peer]] has no option `x`; allowed are name, card, endpoint, link, role, cost, sensing",
         ]
     );
 }
@@ -244,7 +245,7 @@ fn neighbours_and_leaves_do_not_share_names_keys_or_addresses() {
             "line 11, column 8: [[peer]] card: \"roof\" has the same card or key already",
             "line 14, column 17: [[leaf]] wireguard_key: \"roof\" has the same key already",
             "line 19, column 13: [[leaf]] addresses: fd00:1::5/128 of \"laptop\" overlaps fd00:1::/64 of \"phone\"",
-            "line 23, column 13: [[leaf]] addresses: a leaf without an address cannot be reached",
+            "line 23, column 13: [[leaf]] addresses: a leaf without an address cannot be reached; give it one, or babel = true",
         ]
     );
 }

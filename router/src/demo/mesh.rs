@@ -251,6 +251,7 @@ impl Mesh {
                 limits: Limits { max_price: RELAY_PRICE },
                 deposit: DEPOSIT,
                 redeem_at: Tokens::ZERO,
+                hop_worth: Price::new(0),
             },
             ledger: Some(Box::new(ledger.map_err(|error| Failure::new(error, ""))?)),
             local,
@@ -269,6 +270,7 @@ impl Mesh {
                 link: if link.quic { LinkKind::Quic } else { LinkKind::Wireguard },
                 role: if other == link.provider { Role::Provider } else { Role::Subscriber },
                 cost: 96,
+                sensing: node::LinkSensing::Measured,
             })
         });
         peers.collect()

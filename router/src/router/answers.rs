@@ -92,7 +92,7 @@ impl Control {
                 id: known.account(),
                 link: if known.is_quic() { "quic" } else { "wireguard" }.to_owned(),
                 endpoint: known.status.endpoint.map(|endpoint| endpoint.to_string()),
-                state: match (known.status.up, admitted && (known.neighbour_up || known.leaf.is_some())) {
+                state: match (known.status.up, admitted && (known.neighbour_up || known.is_leaf())) {
                     (false, _) => LinkState::Down,
                     (true, false) => LinkState::Connecting,
                     (true, true) => LinkState::Up,
@@ -261,7 +261,8 @@ impl Known {
     fn role(&self) -> &'static str {
         match &self.peer {
             Some(peer) => peer.role.name(),
-            None => "leaf",
+            None if self.is_leaf() => "leaf",
+            None => "babel",
         }
     }
 }

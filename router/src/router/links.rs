@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use metering::Side;
 use node::datapath::MAX_LINKS;
-use node::{LinkId, Peer};
+use node::{LinkId, LinkMeasure, LinkSensing, Peer};
 
 use super::{Control, Done, Known, Links, StartError};
 use crate::config::{self, Endpoint, LinkKind, Role};
@@ -41,7 +41,8 @@ impl Control {
         let same =
             |known: &Known| known.peer.as_ref().is_some_and(|known| known.card == peer.card && known.link == peer.link);
         let link = self.place(&same)?;
-        let node_peer = Peer::Mesh { card: peer.card, side: self.side(peer.role), cost: peer.cost };
+        let measure = LinkMeasure { cost: peer.cost, sensing: peer.sensing };
+        let node_peer = Peer::Mesh { card: peer.card, side: self.side(peer.role), measure };
         self.node.handle_link(now, link, node_peer, self.mtu);
         let known = self.known(link);
         let moved = known.peer.as_ref().is_none_or(|known| known.endpoint != peer.endpoint);
@@ -52,9 +53,16 @@ impl Control {
     }
 
     fn set_leaf(&mut self, now: Instant, leaf: config::Leaf) -> Option<LinkId> {
-        let same = |known: &Known| known.leaf.as_ref().is_some_and(|known| known.wireguard_key == leaf.wireguard_key);
+        let same = |known: &Known| {
+            known
+                .leaf
+                .as_ref()
+                .is_some_and(|known| known.wireguard_key == leaf.wireguard_key && known.babel == leaf.babel)
+        };
         let link = self.place(&same)?;
-        self.node.handle_link(now, link, Peer::Leaf { prefixes: leaf.addresses.clone() }, self.mtu);
+        let measure = LinkMeasure { cost: leaf.cost, sensing: LinkSensing::Measured };
+        let peer = if leaf.babel { Peer::Babel { measure } } else { Peer::Leaf { prefixes: leaf.addresses.clone() } };
+        self.node.handle_link(now, link, peer, self.mtu);
         let known = self.known(link);
         let moved = known.leaf.as_ref().is_none_or(|known| known.endpoint != leaf.endpoint);
         known.name.clone_from(&leaf.name);
