@@ -521,12 +521,17 @@ impl Control {
                 (true, false) => self.node.handle_link_down(now, *link),
                 (true, true) | (false, false) => {}
             }
+            if status.up && known.status.unreachable != status.unreachable {
+                tracing::info!(node = %self.name, neighbour = %known.name, unreachable = status.unreachable, "way to a neighbour");
+                self.node.handle_link_reach(now, *link, !status.unreachable);
+            }
             known.status = status;
             let since = |at: Option<Instant>| at.map(|at| now.saturating_duration_since(at));
             let silent = since(known.last_heard).is_some_and(|silence| silence >= SILENCE);
             let due = since(known.renewed).is_none_or(|since| since >= RENEW_INTERVAL);
             if status.up && silent && due && !known.is_quic() {
                 known.renewed = Some(now);
+                self.node.handle_link_silent(now, *link);
                 self.inbox.send(ToWorker::Renew(*link));
             }
         }

@@ -206,6 +206,16 @@ impl Link {
         self.admission.as_ref().is_some_and(Admission::is_admitted)
     }
 
+    /// Whether the neighbour may be spoken Babel with: until the shell has said what it knows of a neighbour's account,
+    /// the link carries nothing.
+    fn may_route(&self) -> bool {
+        match &self.peer {
+            Peer::Mesh { .. } => self.is_admitted() && self.exchange.is_some(),
+            Peer::Babel { .. } => self.up,
+            Peer::Leaf { .. } => false,
+        }
+    }
+
     fn policy(&self) -> LinkPolicy {
         match &self.peer {
             Peer::Leaf { prefixes } if self.up => LinkPolicy::Leaf(prefixes.clone()),
@@ -282,8 +292,7 @@ impl Node {
                     exchange.handle_side(now, *side);
                 }
                 known.peer = peer;
-                let settles = known.is_admitted() && known.exchange.is_some();
-                if settles || (known.up && matches!(known.peer, Peer::Babel { .. })) {
+                if known.may_route() {
                     self.start_routing(now, link);
                 }
             }
@@ -330,6 +339,18 @@ impl Node {
         known.up = false;
         known.admission = None;
         self.speaker.handle_interface_down(now, InterfaceId(link.0));
+        self.settle(now);
+    }
+
+    /// The link's owner has no way to the neighbour at the moment, or has one again. Routes over it are lost at once; the
+    /// session, who the neighbour is and what was settled stay.
+    pub fn handle_link_reach(&mut self, now: Instant, link: LinkId, reachable: bool) {
+        let Some(known) = self.links.get(&link).filter(|known| known.up) else { return };
+        if !reachable {
+            self.speaker.handle_interface_down(now, InterfaceId(link.0));
+        } else if known.may_route() {
+            self.start_routing(now, link);
+        }
         self.settle(now);
     }
 

@@ -14,6 +14,8 @@ pub use node::LinkId;
 pub struct LinkStatus {
     /// Whether there is a session.
     pub up: bool,
+    /// Whether this machine has no way to the endpoint at the moment, as the system says.
+    pub unreachable: bool,
     /// Where the neighbour was last heard from, or is expected.
     pub endpoint: Option<SocketAddr>,
     /// WireGuard: the age of the session's keys.

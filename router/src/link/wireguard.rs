@@ -5,7 +5,7 @@
 //! the kernel or any client. Endpoints follow authenticated packets (roaming), never unauthenticated ones.
 
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -55,6 +55,8 @@ struct Peer {
     key: WireguardKey,
     endpoint: Option<SocketAddr>,
     attempted: Option<Instant>,
+    /// The system knows no way to the endpoint: the cable is out, the route is gone.
+    unreachable: bool,
 }
 
 /// What a datagram turned out to be.
@@ -128,7 +130,8 @@ impl WireGuard {
                     config.link.0,
                     Some(Arc::clone(&self.limiter)),
                 );
-                let peer = Peer { tunn, key: config.key, endpoint: config.endpoint, attempted: None };
+                let peer =
+                    Peer { tunn, key: config.key, endpoint: config.endpoint, attempted: None, unreachable: false };
                 if let Some(old) = slot.replace(peer) {
                     self.by_key.remove(&old.key.0);
                 }
@@ -152,7 +155,7 @@ impl WireGuard {
         else {
             return;
         };
-        send(&self.socket, self.v6_socket, endpoint, datagram);
+        peer.note(send(&self.socket, self.v6_socket, endpoint, datagram));
     }
 
     #[cfg(feature = "quic")]
@@ -219,7 +222,13 @@ impl WireGuard {
         let TunnResult::WriteToNetwork(datagram) = peer.tunn.encapsulate(packet, &mut self.message) else {
             return Err(DropReason::LinkDown);
         };
-        if send(&self.socket, self.v6_socket, endpoint, datagram) { Ok(()) } else { Err(DropReason::QueueFull) }
+        let sent = send(&self.socket, self.v6_socket, endpoint, datagram);
+        peer.note(sent);
+        match sent {
+            Sent::Taken => Ok(()),
+            Sent::Refused => Err(DropReason::QueueFull),
+            Sent::Unreachable => Err(DropReason::LinkDown),
+        }
     }
 
     /// Runs the timers of all peers; harmless to call early.
@@ -231,13 +240,16 @@ impl WireGuard {
         for peer in self.peers.iter_mut().flatten() {
             match (peer.tunn.update_timers(&mut self.message), peer.endpoint) {
                 (TunnResult::WriteToNetwork(datagram), Some(endpoint)) => {
-                    send(&self.socket, self.v6_socket, endpoint, datagram);
+                    let sent = send(&self.socket, self.v6_socket, endpoint, datagram);
+                    peer.note(sent);
                 }
                 (TunnResult::Err(WireGuardError::ConnectionExpired), _) => peer.attempted = None,
                 _ => {}
             }
             if peer.tunn.time_since_last_handshake().is_none() {
                 initiate(peer, &self.socket, self.v6_socket, &mut self.message, now);
+            } else if peer.unreachable {
+                keep_alive(peer, &self.socket, self.v6_socket, &mut self.message);
             }
         }
     }
@@ -247,9 +259,30 @@ impl WireGuard {
         (0..).zip(&self.peers).filter_map(|(index, peer)| {
             let peer = peer.as_ref()?;
             let last_handshake = peer.tunn.time_since_last_handshake();
-            let status = LinkStatus { up: last_handshake.is_some(), endpoint: peer.endpoint, last_handshake };
+            let (up, unreachable) = (last_handshake.is_some(), peer.unreachable);
+            let status = LinkStatus { up, unreachable, endpoint: peer.endpoint, last_handshake };
             Some((LinkId(index), status))
         })
+    }
+}
+
+impl Peer {
+    /// A full queue says nothing about the way.
+    fn note(&mut self, sent: Sent) {
+        match sent {
+            Sent::Taken => self.unreachable = false,
+            Sent::Unreachable => self.unreachable = true,
+            Sent::Refused => {}
+        }
+    }
+}
+
+/// Tries whether there is a way again, with an empty packet (WireGuard paper, section 6.5).
+fn keep_alive(peer: &mut Peer, socket: &UdpSocket, v6_socket: bool, message: &mut [u8]) {
+    if let (Some(endpoint), TunnResult::WriteToNetwork(datagram)) = (peer.endpoint, peer.tunn.encapsulate(&[], message))
+    {
+        let sent = send(socket, v6_socket, endpoint, datagram);
+        peer.note(sent);
     }
 }
 
@@ -261,17 +294,28 @@ fn initiate(peer: &mut Peer, socket: &UdpSocket, v6_socket: bool, message: &mut 
     }
     peer.attempted = Some(now);
     if let TunnResult::WriteToNetwork(datagram) = peer.tunn.format_handshake_initiation(message, true) {
-        send(socket, v6_socket, endpoint, datagram);
+        peer.unreachable = send(socket, v6_socket, endpoint, datagram) == Sent::Unreachable;
     }
 }
 
-/// Sends, and says whether the kernel took it. A lost datagram is the network's business and the peer's timers'.
-fn send(socket: &UdpSocket, v6_socket: bool, to: SocketAddr, datagram: &[u8]) -> bool {
+/// What the kernel did with a datagram. One that is lost later is the network's business and the peer's timers'.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    Taken,
+    Refused,
+    Unreachable,
+}
+
+fn send(socket: &UdpSocket, v6_socket: bool, to: SocketAddr, datagram: &[u8]) -> Sent {
     let to = match to {
         SocketAddr::V4(v4) if v6_socket => SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port()),
         SocketAddr::V4(_) | SocketAddr::V6(_) => to,
     };
-    socket.send_to(datagram, to).is_ok()
+    match socket.send_to(datagram, to).map_err(|error| error.kind()) {
+        Ok(_) => Sent::Taken,
+        Err(ErrorKind::NetworkUnreachable | ErrorKind::NetworkDown | ErrorKind::HostUnreachable) => Sent::Unreachable,
+        Err(_) => Sent::Refused,
+    }
 }
 
 fn bind_udp(listen: SocketAddr) -> io::Result<UdpSocket> {
@@ -451,7 +495,7 @@ mod tests {
             let TunnResult::WriteToNetwork(call) = peer.tunn.format_handshake_initiation(&mut a.message, true) else {
                 panic!("a handshake can always begin")
             };
-            assert!(send(&a.socket, a.v6_socket, endpoint, call));
+            assert_eq!(send(&a.socket, a.v6_socket, endpoint, call), Sent::Taken);
             let mut answered = false;
             let deadline = Instant::now() + PATIENCE;
             while !answered {

@@ -178,7 +178,7 @@ impl Control {
         let (shared, inbox) = (std::sync::Arc::clone(&self.shared), self.inbox.clone());
         let sink = move |link, event| match event {
             QuicEvent::Up { remote } => {
-                shared.set_status(link, LinkStatus { up: true, endpoint: Some(remote), last_handshake: None });
+                shared.set_status(link, LinkStatus { up: true, endpoint: Some(remote), ..LinkStatus::default() });
             }
             QuicEvent::Packet(packet) => {
                 // A full inbox loses a packet, as a link may; the worker cannot count what it never saw.
