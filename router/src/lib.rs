@@ -4,6 +4,7 @@
 //! Start at [`router`]: a running router and its tasks. `waybill up` ([`daemon`]) runs one on a TUN, `waybill demo`
 //! ([`demo`]) several in one process.
 
+mod carrier;
 pub mod cli;
 pub mod config;
 pub mod control;

@@ -37,6 +37,7 @@ use node::{Event, LinkId, Node, Policy, Prefix, PriceWeight};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::carrier::Carrier;
 use crate::config::{self, Endpoint, LinkKind, Role, RoutingOptions};
 use crate::control::{Refusal, Request, Response, Unit};
 use crate::desk::Desk;
@@ -279,6 +280,7 @@ impl Router {
             retired: BTreeSet::new(),
             resolve_at: now,
             totals_at: now + TOTALS_INTERVAL,
+            carrier: Carrier::watch().ok(),
         };
         if let Opened::SetAside { to, why } = opened {
             control.warn(format!("the journal was damaged ({why}) and set aside as {}", to.display()));
@@ -465,6 +467,8 @@ struct Control {
     retired: BTreeSet<LinkId>,
     resolve_at: Instant,
     totals_at: Instant,
+    /// `None` where the system does not tell.
+    carrier: Option<Carrier>,
 }
 
 impl Control {
@@ -533,6 +537,12 @@ impl Control {
                 known.renewed = Some(now);
                 self.node.handle_link_silent(now, *link);
                 self.inbox.send(ToWorker::Renew(*link));
+            }
+        }
+        if self.carrier.as_mut().is_some_and(Carrier::was_lost) {
+            // Which links it carried is not worth finding out: a neighbour that is there answers at once.
+            for (link, _) in self.links.iter().filter(|(_, known)| known.status.up) {
+                self.node.handle_link_silent(now, *link);
             }
         }
         self.node.handle_meters(now, &self.shared.meters);
