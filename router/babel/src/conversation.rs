@@ -4,6 +4,8 @@
 mod families;
 mod links;
 mod prices;
+#[cfg(feature = "mac")]
+mod secrets;
 
 use crate::interface::{Fee, InterfaceConfig, InterfaceId};
 use crate::metric::{Cost, Metric};

@@ -1,12 +1,15 @@
 //! The interface table (RFC 8966, section 3.2.3).
 
+use crate::authentication::Authentication;
 use crate::metric::Cost;
+use crate::neighbour::NeighbourId;
 use crate::prefix::{IpPrefix, PrefixPair};
 use crate::price::Price;
 use crate::sensing::RttRange;
 use crate::seqno::Seqno;
 use crate::seqno_request::Wanted;
-use crate::wire::{AnyPrefix, Interval};
+use crate::views::Destination;
+use crate::wire::{AnyPrefix, Interval, Writer};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Bound;
@@ -117,7 +120,7 @@ impl InterfaceConfig {
     }
 
     /// How many neighbours an interface may have: a tunnel has one, and a few more addresses while the
-    /// peer changes its own. Else so many that an IHU for each fits into one packet.
+    /// peer changes its own. Else more than share a cable or a radio in any mesh.
     pub(crate) fn neighbours_max(&self) -> usize {
         match self.kind {
             InterfaceKind::Tunnel => 4,
@@ -153,7 +156,7 @@ impl InterfaceConfig {
     }
 
     /// UDP payload that fits the MTU.
-    pub(crate) fn payload_max(&self) -> usize {
+    fn payload_max(&self) -> usize {
         usize::from(self.mtu.max(1280)) - IPV6_AND_UDP_HEADER
     }
 
@@ -196,9 +199,10 @@ pub(crate) struct Trigger {
 }
 
 /// A row of the table, and what waits to be sent there by multicast.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Interface {
     pub(crate) config: InterfaceConfig,
+    pub(crate) authentication: Authentication,
     pub(crate) hello_seqno: Seqno,
     pub(crate) hello_at: Instant,
     /// How many Hellos still follow each other quickly, to get neighbours up.
@@ -221,7 +225,8 @@ pub(crate) struct Interface {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Ready {
     pub(crate) hello: bool,
-    pub(crate) ihu: bool,
+    /// IHUs go on behind this neighbour.
+    pub(crate) ihu: Option<Bound<NeighbourId>>,
     pub(crate) retract_all: bool,
     pub(crate) request_all: bool,
     pub(crate) triggered: bool,
@@ -241,9 +246,15 @@ impl Interface {
 
     /// Starts with a Hello at once and, since our routes of an earlier life may still be in use, with the
     /// retraction of all of them; then asks for everything.
-    pub(crate) fn new(now: Instant, config: InterfaceConfig, hello_seqno: Seqno) -> Self {
+    pub(crate) fn new(
+        now: Instant,
+        config: InterfaceConfig,
+        authentication: Authentication,
+        hello_seqno: Seqno,
+    ) -> Self {
         Self {
             config,
+            authentication,
             hello_seqno,
             hello_at: now + QUICK_HELLO,
             quick_hellos: 2,
@@ -279,6 +290,12 @@ impl Interface {
         }
     }
 
+    /// An empty packet as large as may be sent.
+    pub(crate) fn writer(&self, to: Destination) -> Writer {
+        let room = self.config.payload_max().saturating_sub(self.authentication.overhead(to));
+        Writer::new(room, self.config.link_local)
+    }
+
     pub(crate) fn expire_flush(&mut self, now: Instant) {
         if self.flush_at.is_some_and(|at| at <= now) {
             self.flush_at = None;
@@ -305,6 +322,6 @@ impl Interface {
 
     pub(crate) fn next_timeout(&self) -> Instant {
         let next = self.hello_at.min(self.update_at);
-        [self.flush_at, self.dump_at].into_iter().flatten().fold(next, Instant::min)
+        [self.flush_at, self.dump_at, self.authentication.poll_timeout()].into_iter().flatten().fold(next, Instant::min)
     }
 }

@@ -19,11 +19,15 @@
 //!
 //! Not done, and why: IPv4 prefixes (encodings 1 and 4) and source-specific routes (RFC 9079) are
 //! parsed but not used or passed on, because whoever announces a route must carry its packets, and the
-//! mesh carries plain IPv6 only. MAC authentication (RFC 8967) is not spoken: links are encrypted.
+//! mesh carries plain IPv6 only. MAC authentication (RFC 8967) is not spoken, because links are
+//! encrypted; the feature `mac` has it ready for links that are not.
 
 #![forbid(unsafe_code)]
 
+mod authentication;
 mod interface;
+#[cfg(feature = "mac")]
+mod mac;
 mod metric;
 mod neighbour;
 mod pending;
@@ -49,6 +53,8 @@ mod conversation;
 mod network;
 
 pub use interface::{Fee, InterfaceConfig, InterfaceId, InterfaceKind, LinkSensing};
+#[cfg(feature = "mac")]
+pub use mac::{MacAlgorithm, MacCounters, MacKey, MacKeyError, MacKeys, MacKeysError};
 pub use metric::{Cost, Metric};
 pub use policy::{Policy, PriceWeight};
 pub use prefix::{IpPrefix, Ipv4Prefix, Prefix, PrefixPair};

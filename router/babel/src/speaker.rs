@@ -1,8 +1,11 @@
 //! The speaker: messages and time in, messages and routes out.
 
+use crate::authentication::Authentication;
 use crate::interface::{
     Fee, Interface, InterfaceConfig, InterfaceId, InterfaceKind, LinkSensing, QUICK_HELLO, Trigger,
 };
+#[cfg(feature = "mac")]
+use crate::mac::{MacCounters, MacKeys};
 use crate::metric::{Cost, Metric};
 use crate::neighbour::{Neighbour, NeighbourId, Silence};
 use crate::pending::{Asked, PendingTable};
@@ -110,9 +113,45 @@ impl Speaker {
 
     /// A link can be used from here on. One of the same name is taken down first.
     pub fn handle_interface_up(&mut self, now: Instant, id: InterfaceId, config: InterfaceConfig) {
+        self.bring_up(now, id, config, Authentication::default());
+    }
+
+    /// The same for a link that is not encrypted, where only packets with a MAC of one of these keys are believed
+    /// (RFC 8967). The seed must come from a good source of randomness and never be used again: from it are made the
+    /// index and the nonces by which neighbours tell this run from an older one.
+    #[cfg(feature = "mac")]
+    pub fn handle_authenticated_interface_up(
+        &mut self,
+        now: Instant,
+        id: InterfaceId,
+        config: InterfaceConfig,
+        keys: MacKeys,
+        seed: [u8; 32],
+    ) {
+        let authentication = Authentication::by_mac(config.link_local, keys, seed, config.neighbours_max());
+        self.bring_up(now, id, config, authentication);
+    }
+
+    /// Other keys for an authenticated interface. To change a key without a gap, give every router the old and the new
+    /// one, then the new one alone.
+    #[cfg(feature = "mac")]
+    pub fn handle_keys(&mut self, id: InterfaceId, keys: MacKeys) {
+        if let Some(interface) = self.interfaces.get_mut(&id) {
+            interface.authentication.handle_keys(keys);
+        }
+    }
+
+    /// Packets that an authenticated interface refused.
+    #[cfg(feature = "mac")]
+    #[must_use]
+    pub fn mac_counters(&self, id: InterfaceId) -> Option<MacCounters> {
+        self.interfaces.get(&id)?.authentication.counters()
+    }
+
+    fn bring_up(&mut self, now: Instant, id: InterfaceId, config: InterfaceConfig, authentication: Authentication) {
         self.handle_interface_down(now, id);
         let hello_seqno = Seqno(self.rng.u16(..));
-        self.interfaces.insert(id, Interface::new(now, config, hello_seqno));
+        self.interfaces.insert(id, Interface::new(now, config, authentication, hello_seqno));
     }
 
     /// A link is gone, as its owner knows: its neighbours and all routes through it are lost at once.
@@ -181,14 +220,19 @@ impl Speaker {
         to: Destination,
         packet: &[u8],
     ) -> Result<(), DecodeError> {
-        let packet = Packet::parse(packet)?;
-        let Some(interface) = self.interfaces.get(&from) else {
+        let bytes = packet;
+        let packet = Packet::parse(bytes)?;
+        let Some(interface) = self.interfaces.get_mut(&from) else {
             self.counters.unknown_interface += 1;
             return Ok(());
         };
         let ours = interface.config.link_local;
         if !source.is_unicast_link_local() || source == ours || matches!(to, Destination::Unicast(to) if to != ours) {
             self.counters.foreign_source += 1;
+            return Ok(());
+        }
+        if !interface.authentication.admits(now, source, to, bytes) {
+            self.counters.not_authentic += 1;
             return Ok(());
         }
         if let Some(neighbour) = self.neighbour_at(from, source).and_then(|id| self.neighbours.get_mut(&id)) {
@@ -805,6 +849,9 @@ impl Speaker {
         let Some(neighbour) = self.neighbours.remove(&id) else { return };
         let key = (neighbour.interface, neighbour.address);
         self.neighbour_ids.remove(&key);
+        if let Some(interface) = self.interfaces.get_mut(&neighbour.interface) {
+            interface.authentication.forget(neighbour.address);
+        }
         if neighbour.is_up() {
             self.changed.neighbours.insert(key);
         }
@@ -899,6 +946,7 @@ impl Speaker {
             interface.start_dump(now);
         }
         interface.expire_flush(now);
+        interface.authentication.handle_timeout(now);
         if hello && interface.config.unicast_hellos {
             self.greet_each_neighbour(id);
         }

@@ -65,7 +65,7 @@ impl Speaker {
         match interface.dumped_at.map(|at| at + DUMP_SPACING).filter(|next| *next > now) {
             Some(next) => interface.update_at = interface.update_at.min(next),
             None => {
-                interface.ready.ihu = true;
+                interface.ready.ihu = Some(Bound::Unbounded);
                 interface.start_dump(now);
             }
         }
@@ -152,47 +152,54 @@ fn source_of(interface: &Interface, pair: Option<PrefixPair>) -> Option<AnyPrefi
 impl Speaker {
     /// The next packet, until `None`. To be drained after every `handle_` call.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Transmit> {
-        self.unicast_packet().or_else(|| self.multicast_packet(now))
+        self.challenge(now).or_else(|| self.unicast_packet(now)).or_else(|| self.multicast_packet(now))
     }
 
-    fn unicast_packet(&mut self) -> Option<Transmit> {
+    /// What neighbours need before they believe anything else.
+    fn challenge(&mut self, now: Instant) -> Option<Transmit> {
+        self.interfaces.iter_mut().find_map(|(id, interface)| {
+            let (to, payload) = interface.authentication.poll_transmit(now)?;
+            Some(Transmit { interface: *id, to: Destination::Unicast(to), payload })
+        })
+    }
+
+    fn unicast_packet(&mut self, now: Instant) -> Option<Transmit> {
         let neighbour = self.neighbours.values_mut().find(|neighbour| !neighbour.outbox.is_empty())?;
-        let config = self.interfaces.get(&neighbour.interface)?.config;
-        let mut writer = Writer::new(config.payload_max(), config.link_local);
+        let interface = self.interfaces.get_mut(&neighbour.interface)?;
+        let to = Destination::Unicast(neighbour.address);
+        let mut writer = interface.writer(to);
         while neighbour.outbox.front().is_some_and(|tlv| writer.push(tlv)) {
             neighbour.outbox.pop_front();
         }
-        Some(Transmit {
-            interface: neighbour.interface,
-            to: Destination::Unicast(neighbour.address),
-            payload: writer.finish(),
-        })
+        let payload = interface.authentication.protect(now, to, writer.finish());
+        Some(Transmit { interface: neighbour.interface, to, payload })
     }
 
     fn multicast_packet(&mut self, now: Instant) -> Option<Transmit> {
         let ids: Vec<_> = self.interfaces.keys().copied().collect();
         ids.into_iter().find_map(|id| {
-            let config = self.interfaces.get(&id)?.config;
-            let mut writer = Writer::new(config.payload_max(), config.link_local);
+            let to = Destination::Multicast;
+            let mut writer = self.interfaces.get(&id)?.writer(to);
             self.write_packet(now, id, &mut writer);
-            (!writer.is_empty()).then(|| Transmit {
-                interface: id,
-                to: Destination::Multicast,
-                payload: writer.finish(),
-            })
+            if writer.is_empty() {
+                return None;
+            }
+            let interface = self.interfaces.get_mut(&id)?;
+            let payload = interface.authentication.protect(now, to, writer.finish());
+            Some(Transmit { interface: id, to, payload })
         })
     }
 
     /// As much as fits of what is ready: link sensing, then what is urgent, then the full update.
     fn write_packet(&mut self, now: Instant, id: InterfaceId, writer: &mut Writer) {
         self.write_hello(now, id, writer);
-        self.write_wildcards(id, writer);
-        let _ = self.write_triggered(now, id, writer)
+        let _ = self.write_ihus(id, writer)
+            && self.write_wildcards(id, writer)
+            && self.write_triggered(now, id, writer)
             && self.write_requests(id, writer)
             && self.write_dump(now, id, writer);
     }
 
-    /// A Hello and an IHU for each neighbour fit into the smallest packet: see `neighbours_max`.
     fn write_hello(&mut self, now: Instant, id: InterfaceId, writer: &mut Writer) {
         let Some(interface) = self.interfaces.get_mut(&id) else { return };
         if std::mem::take(&mut interface.ready.hello) {
@@ -204,23 +211,35 @@ impl Speaker {
             };
             let _ = writer.push(&Tlv::Hello(hello));
             interface.hello_seqno = interface.hello_seqno.next();
-            interface.ready.ihu |= interface.hellos_to_ihu == 0;
-            interface.hellos_to_ihu = interface.hellos_to_ihu.checked_sub(1).unwrap_or(HELLOS_PER_IHU - 1);
-        }
-        if std::mem::take(&mut interface.ready.ihu) {
-            for neighbour in self.neighbours.values().filter(|neighbour| neighbour.interface == id) {
-                let address = Some(IpAddr::V6(neighbour.address));
-                let interval = interface.config.ihu_interval();
-                let timestamp = interface.config.rtt.and(neighbour.echo());
-                let _ = writer.push(&Tlv::Ihu(Ihu { address, rxcost: neighbour.rxcost, interval, timestamp }));
+            if interface.hellos_to_ihu == 0 {
+                interface.ready.ihu = Some(Bound::Unbounded);
             }
+            interface.hellos_to_ihu = interface.hellos_to_ihu.checked_sub(1).unwrap_or(HELLOS_PER_IHU - 1);
         }
     }
 
-    fn write_wildcards(&mut self, id: InterfaceId, writer: &mut Writer) {
-        let Some(interface) = self.interfaces.get(&id) else { return };
+    /// One for each neighbour, as many as fit: echoes of timestamps are of use in the Hello's packet only.
+    fn write_ihus(&mut self, id: InterfaceId, writer: &mut Writer) -> bool {
+        let Some(interface) = self.interfaces.get_mut(&id) else { return true };
+        let Some(from) = interface.ready.ihu else { return true };
+        let here = self.neighbours.range((from, Bound::Unbounded)).filter(|(_, neighbour)| neighbour.interface == id);
+        for (name, neighbour) in here {
+            let address = Some(IpAddr::V6(neighbour.address));
+            let interval = interface.config.ihu_interval();
+            let timestamp = interface.config.rtt.and(neighbour.echo());
+            if !writer.push(&Tlv::Ihu(Ihu { address, rxcost: neighbour.rxcost, interval, timestamp })) {
+                return false;
+            }
+            interface.ready.ihu = Some(Bound::Excluded(*name));
+        }
+        interface.ready.ihu = None;
+        true
+    }
+
+    fn write_wildcards(&mut self, id: InterfaceId, writer: &mut Writer) -> bool {
+        let Some(interface) = self.interfaces.get(&id) else { return true };
         let retraction = self.retraction(interface, None);
-        let Some(interface) = self.interfaces.get_mut(&id) else { return };
+        let Some(interface) = self.interfaces.get_mut(&id) else { return true };
         if interface.ready.retract_all && writer.push(&Tlv::Update(retraction)) {
             interface.ready.retract_all = false;
         }
@@ -228,6 +247,7 @@ impl Speaker {
         if interface.ready.request_all && writer.push(&Tlv::RouteRequest(request)) {
             interface.ready.request_all = false;
         }
+        !interface.ready.retract_all && !interface.ready.request_all
     }
 
     /// `false`: the packet is full and more is to come.

@@ -214,6 +214,8 @@ pub struct Counters {
     pub unknown_interface: u64,
     /// Packets whose source is not a link-local address, or is our own.
     pub foreign_source: u64,
+    /// Packets on an authenticated interface that nobody with the key sent just now.
+    pub not_authentic: u64,
     /// Messages from somebody whose Hello we have not heard.
     pub unknown_neighbour: u64,
     /// Hellos for which the neighbour table had no room.

@@ -30,6 +30,8 @@ pub use address::AnyPrefix;
 pub use hello::Hello;
 pub use ihu::Ihu;
 pub use packet::{DecodeError, Packet, Tlv, Tlvs};
+#[cfg(feature = "mac")]
+pub(crate) use packet::{HEADER, split_tlv};
 pub use route_request::RouteRequest;
 pub use seqno_request::SeqnoRequest;
 pub use sub_tlv::{HelloTimestamp, IhuTimestamp, PRICE_SUB_TLV, Quote};

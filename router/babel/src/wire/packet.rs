@@ -13,7 +13,7 @@ use thiserror::Error;
 
 pub(super) const MAGIC: u8 = 42;
 pub(super) const VERSION: u8 = 2;
-pub(super) const HEADER: usize = 4;
+pub(crate) const HEADER: usize = 4;
 const PAD1: u8 = 0;
 
 /// Why a packet was refused as a whole; nothing of it was acted upon.
@@ -61,7 +61,7 @@ pub struct Packet<'a> {
 
 impl<'a> Packet<'a> {
     /// Checks header, body length and the frame of every TLV. What follows the body, the trailer, is
-    /// ignored: only MAC TLVs may be there (RFC 8967), which are not spoken.
+    /// ignored: only MAC TLVs may be there (RFC 8967).
     ///
     /// # Errors
     /// [`DecodeError`]: the packet must be dropped.
@@ -83,6 +83,12 @@ impl<'a> Packet<'a> {
         Ok(Self { body })
     }
 
+    /// Behind the header and before the trailer.
+    #[cfg(feature = "mac")]
+    pub(crate) fn body(self) -> &'a [u8] {
+        self.body
+    }
+
     /// The TLVs that are known and well formed, in order. `source` is the packet's source address, the
     /// default next hop.
     #[must_use]
@@ -102,7 +108,7 @@ fn check_frames(body: &[u8]) -> Result<(), DecodeError> {
 }
 
 /// Type, body and what follows.
-fn split_tlv(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+pub(crate) fn split_tlv(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (kind, rest) = bytes.split_first()?;
     if *kind == PAD1 {
         return Some((PAD1, &[], rest));
