@@ -20,6 +20,7 @@ mod bank;
 mod carry;
 mod control;
 mod faults;
+pub mod fuzz;
 mod journal;
 mod queue;
 mod report;

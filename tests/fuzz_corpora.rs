@@ -1,0 +1,113 @@
+//! Runs what fuzzing has found, and what other daemons really send, through the fuzz targets; then mutates all of it for
+//! a while, by a fixed seed and by that of `SIM_SEED`. `tests/fuzz/run` does the same with coverage to guide it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use sim::fuzz::{babel_state, babel_tlv};
+
+/// Mutated inputs per seed and target: a few seconds.
+const MUTANTS: usize = 200_000;
+
+fn here() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Lines of hexadecimal digits.
+fn corpus(name: &str) -> Vec<Vec<u8>> {
+    let text = fs::read_to_string(here().join("fuzz/corpus").join(name)).expect("a corpus");
+    text.lines().filter(|line| !line.starts_with('#')).map(unhex).collect()
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let digits: Vec<u8> =
+        text.chars().map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok()).expect("hex")).collect();
+    digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
+}
+
+/// Packets of babeld and BIRD, file by file: the fourth column of the captures.
+fn captured() -> Vec<Vec<Vec<u8>>> {
+    let folder = here().join("../router/babel/tests/fixtures");
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(folder).expect("fixtures").map(|file| file.expect("a file").path()).collect();
+    files.sort();
+    assert!(files.len() > 10, "{files:?}");
+    let packets = |file: &PathBuf| {
+        let text = fs::read_to_string(file).expect("a fixture");
+        text.lines()
+            .filter(|line| !line.starts_with('#'))
+            .filter_map(|line| line.split(' ').nth(3).map(unhex))
+            .collect()
+    };
+    files.iter().map(packets).collect()
+}
+
+/// A conversation as `babel_state` reads it: each packet is a step, half a second after the one before.
+fn as_steps(packets: &[Vec<u8>]) -> Vec<u8> {
+    let mut steps = Vec::new();
+    for packet in packets {
+        if let Some(length) = packet.get(4..).and_then(|body| u8::try_from(body.len()).ok()) {
+            steps.extend([0, 70, 8, 6, length]);
+            steps.extend(&packet[4..]);
+        }
+    }
+    steps
+}
+
+fn seeds() -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
+    let captured = captured();
+    let mut packets = corpus("babel_tlv.txt");
+    packets.extend(captured.iter().flatten().cloned());
+    let mut plays = corpus("babel_state.txt");
+    plays.extend(captured.iter().map(|file| as_steps(file)));
+    (packets, plays)
+}
+
+/// One of the inputs with a few bytes changed, and perhaps joined with the end of another.
+fn mutant(rng: &mut fastrand::Rng, inputs: &[Vec<u8>]) -> Vec<u8> {
+    let mut bytes = inputs[rng.usize(0..inputs.len())].clone();
+    if rng.u8(0..4) == 0 {
+        let other = &inputs[rng.usize(0..inputs.len())];
+        bytes.truncate(rng.usize(0..=bytes.len()));
+        bytes.extend(&other[rng.usize(0..=other.len())..]);
+    }
+    for _ in 0..rng.usize(1..8) {
+        if bytes.is_empty() {
+            break;
+        }
+        let at = rng.usize(0..bytes.len());
+        match rng.u8(0..5) {
+            0 => bytes[at] = rng.u8(..),
+            1 => bytes[at] ^= 1 << rng.u8(0..8),
+            2 => bytes[at] = [0, 1, 2, 3, 4, 8, 128, 255][rng.usize(0..8)],
+            3 => {
+                bytes.remove(at);
+            }
+            _ => bytes.insert(at, rng.u8(..)),
+        }
+    }
+    bytes
+}
+
+#[test]
+fn what_others_send_and_what_fuzzing_found_harms_nobody() {
+    let (packets, plays) = seeds();
+    packets.iter().for_each(|bytes| babel_tlv(bytes));
+    plays.iter().for_each(|bytes| babel_state(bytes));
+}
+
+#[test]
+fn mutants_of_it_harm_nobody_either() {
+    let (packets, plays) = seeds();
+    let fresh = std::env::var("SIM_SEED").ok().and_then(|seed| seed.parse().ok());
+    for seed in [Some(1), fresh].into_iter().flatten() {
+        println!("seed {seed}");
+        let mut rng = fastrand::Rng::with_seed(seed);
+        for _ in 0..MUTANTS {
+            babel_tlv(&mutant(&mut rng, &packets));
+        }
+        for _ in 0..MUTANTS / 50 {
+            babel_state(&mutant(&mut rng, &plays));
+        }
+    }
+}
