@@ -16,6 +16,7 @@ mod stock;
 mod traffic;
 
 // The tests, by theme.
+mod babel;
 mod hostile;
 mod lifecycle;
 mod line;

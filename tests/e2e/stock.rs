@@ -20,16 +20,28 @@ impl Stock {
     /// Lays a cable to the router and writes the client into the router's config, then starts it. The client sends all of
     /// the mesh and all link-local traffic into the tunnel.
     pub(crate) fn new(lab: &mut Lab, name: &'static str, router: &mut Router) -> Self {
+        let address = format!("{}:1::2", router.prefix);
+        let table = format!("addresses = [\"{address}/128\"]");
+        Self::connect(lab, name, router, address, &table)
+    }
+
+    /// The same for a router that is to run a Babel daemon of its own in the tunnel: it has an address of its own,
+    /// and a link-local one.
+    pub(crate) fn routing(lab: &mut Lab, name: &'static str, router: &mut Router) -> Self {
+        let stock = Self::connect(lab, name, router, "fd99:99:99::1".to_owned(), "babel = true");
+        stock.host.must(&["ip", "-6", "route", "del", "fd00::/8", "dev", &stock.device]);
+        stock.host.must(&["ip", "-6", "address", "add", "fe80::99/64", "dev", &stock.device, "nodad"]);
+        stock
+    }
+
+    fn connect(lab: &mut Lab, name: &'static str, router: &mut Router, address: String, table: &str) -> Self {
         let host = lab.host(name);
         let (router_at, _) = lab.cable(&router.host, &host);
         let private_key = here(&["wg", "genkey"]);
         let key_file = lab.dir().join(format!("{name}.key"));
         write_private(&key_file, private_key.as_bytes(), 0o600);
         let public_key = here(&["sh", "-c", &format!("wg pubkey < {}", text(&key_file))]);
-        let address = format!("{}:1::2", router.prefix);
-        router.options.tables.push(format!(
-            "[[leaf]]\nname = \"{name}\"\nwireguard_key = \"{public_key}\"\naddresses = [\"{address}/128\"]\n"
-        ));
+        router.options.tables.push(format!("[[leaf]]\nname = \"{name}\"\nwireguard_key = \"{public_key}\"\n{table}\n"));
 
         let device = format!("leaf{}", std::process::id());
         let mut wireguard =
