@@ -273,6 +273,14 @@ impl Speaker {
         })
     }
 
+    /// One row of the source table.
+    #[must_use]
+    pub fn source(&self, pair: impl Into<PrefixPair>, router_id: RouterId) -> Option<SourceView> {
+        let pair = pair.into();
+        let Distance { seqno, metric } = self.routes.feasibility(pair, router_id)?;
+        Some(SourceView { pair, router_id, seqno, metric })
+    }
+
     /// The route in use to a prefix.
     #[must_use]
     pub fn selected(&self, pair: impl Into<PrefixPair>) -> Option<RouteView> {
