@@ -45,8 +45,6 @@ pub mod wire;
 
 #[cfg(test)]
 mod conversation;
-#[cfg(test)]
-mod network;
 
 pub use interface::{Fee, InterfaceConfig, InterfaceId, InterfaceKind, LinkSensing};
 pub use metric::{Cost, Metric};
