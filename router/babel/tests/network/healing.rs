@@ -152,6 +152,24 @@ fn under_lasting_loss_everybody_is_reached_again_and_again() {
 }
 
 #[test]
+fn however_much_is_lost_a_silent_cut_heals_within_seconds() {
+    for (loss, bound_s) in [(10, 6), (50, 10), (100, 15), (200, 30)] {
+        let mut took = Vec::new();
+        for seed in seeds(50) {
+            let mut world = World::new(Plan { loss, ..Plan::new(seed) }, 8, &graphs::ring(8));
+            whole(&mut world, MINUTE);
+            world.run(MINUTE);
+            whole(&mut world, MINUTE);
+            world.set_whole(3, false);
+            took.push(whole_again(&mut world, 3));
+        }
+        let (median, worst) = (median(&took), worst(&took));
+        println!("ring of 8 at {} % loss, silent cut: median {median:?}, worst {worst:?}", loss / 10);
+        assert!(worst <= Duration::from_secs(bound_s));
+    }
+}
+
+#[test]
 fn a_link_that_carries_one_way_only_is_not_used() {
     let mut took = Vec::new();
     for seed in seeds(10) {
