@@ -35,6 +35,10 @@ struct Talk {
     hellos: u16,
     heard: Vec<(InterfaceId, Destination, Tlv)>,
     events: Vec<Event>,
+    /// The neighbours answer acknowledgment requests.
+    acknowledges: bool,
+    /// Whom we asked whether it is there.
+    asked: Vec<InterfaceId>,
 }
 
 fn our_name() -> RouterId {
@@ -89,7 +93,7 @@ impl Talk {
         for interface in [LEFT, RIGHT] {
             speaker.handle_interface_up(now, interface, InterfaceConfig::tunnel(US));
         }
-        Self { speaker, now, hellos: 0, heard: Vec::new(), events: Vec::new() }
+        Self { speaker, now, hellos: 0, heard: Vec::new(), events: Vec::new(), acknowledges: true, asked: Vec::new() }
     }
 
     /// A neighbour is up on either side, and the greetings are over.
@@ -148,10 +152,28 @@ impl Talk {
     fn drain(&mut self) {
         while let Some(transmit) = self.speaker.poll_transmit(self.now) {
             let packet = Packet::parse(&transmit.payload).unwrap();
-            self.heard.extend(packet.tlvs(US).map(|tlv| (transmit.interface, transmit.to, tlv)));
+            for tlv in packet.tlvs(US) {
+                match tlv {
+                    Tlv::AcknowledgmentRequest(request) => {
+                        let is_question = transmit.to != Destination::Multicast;
+                        self.asked.extend(is_question.then_some(transmit.interface));
+                        self.acknowledge(transmit.interface, request.opaque);
+                    }
+                    tlv => self.heard.push((transmit.interface, transmit.to, tlv)),
+                }
+            }
         }
         while let Some(event) = self.speaker.poll_event() {
             self.events.push(event);
+        }
+    }
+
+    fn acknowledge(&mut self, on: InterfaceId, opaque: u16) {
+        let mut writer = Writer::new(1232, THEM);
+        assert!(writer.push(&Tlv::Acknowledgment(Acknowledgment { opaque })));
+        if self.acknowledges {
+            let to = Destination::Unicast(US);
+            self.speaker.handle_packet(self.now, on, THEM, to, &writer.finish()).unwrap();
         }
     }
 
@@ -212,7 +234,7 @@ fn a_feasible_alternative_takes_over_at_once() {
 }
 
 #[test]
-fn a_lost_route_is_retracted_at_once_three_times_and_a_newer_seqno_asked_for() {
+fn a_lost_route_is_retracted_at_once_and_a_newer_seqno_asked_for() {
     let mut talk = Talk::new();
     talk.tell(LEFT, update(7, 100));
     talk.after(millis(500));
@@ -232,18 +254,124 @@ fn a_lost_route_is_retracted_at_once_three_times_and_a_newer_seqno_asked_for() {
         assert_eq!((second.router_id, second.seqno), (name(9), Seqno(8)));
     }
     talk.after(millis(900));
-    assert_eq!(talk.told(RIGHT, far()), [Metric::INFINITY; 2]);
+    assert_eq!(talk.told(RIGHT, far()), [], "it was acknowledged");
 }
 
 #[test]
-fn an_unanswered_seqno_request_is_repeated_three_times() {
+fn what_is_lost_and_found_before_anybody_heard_is_taken_back_from_where_it_leads_by_then() {
+    let mut talk = Talk::new();
+    talk.tell(LEFT, update(7, 100));
+    talk.after(millis(500));
+    talk.hear();
+    talk.tell(LEFT, retraction());
+    talk.tell(RIGHT, update(8, 300));
+    assert_eq!(talk.way(far()), Some((RIGHT, Metric(396))));
+    talk.after(millis(50));
+    assert_eq!(talk.told(RIGHT, far()), [Metric::INFINITY]);
+}
+
+#[test]
+fn what_is_not_acknowledged_is_told_again_until_it_is() {
+    let mut talk = Talk::new();
+    talk.tell(LEFT, update(7, 100));
+    talk.after(millis(500));
+    talk.acknowledges = false;
+    talk.tell(LEFT, retraction());
+    talk.hear();
+    talk.after(millis(500));
+    assert_eq!(talk.told(RIGHT, far()), [Metric::INFINITY; 2], "at once, and 200 ms later");
+    talk.acknowledges = true;
+    talk.after(Duration::from_secs(5));
+    assert_eq!(talk.told(RIGHT, far()), [Metric::INFINITY], "after 400 ms more");
+}
+
+#[test]
+fn what_is_never_acknowledged_is_told_six_times_and_then_only_with_everything() {
+    let mut talk = Talk::new();
+    talk.acknowledges = false;
+    talk.after(Duration::from_secs(15));
+    talk.hear();
+    talk.tell(LEFT, update(7, 100));
+    talk.after(Duration::from_secs(30));
+    assert_eq!(talk.told(RIGHT, far()), [Metric(196); 6]);
+}
+
+#[test]
+fn the_full_update_for_somebody_new_is_acknowledged_too() {
+    let mut talk = Talk::with(Limits::default());
+    talk.acknowledges = false;
+    talk.after(Duration::from_secs(5));
+    let told = talk.told(RIGHT, ours());
+    assert!(told.len() >= 4 && told.iter().all(|metric| *metric == Metric::ZERO), "{told:?}");
+}
+
+#[test]
+fn an_unanswered_seqno_request_is_repeated_ever_more_slowly_for_a_minute() {
     let mut talk = Talk::new();
     talk.tell(LEFT, update(7, 100));
     talk.after(millis(500));
     talk.tell(LEFT, retraction());
     talk.after(Duration::from_secs(60));
     let requests = talk.seqno_requests();
-    assert_eq!(requests.iter().filter(|(on, _, _)| *on == RIGHT).count(), 4);
+    assert_eq!(requests.iter().filter(|(on, _, _)| *on == RIGHT).count(), 7);
+    talk.after(Duration::from_secs(180));
+    assert_eq!(talk.seqno_requests(), [], "nobody tells of any way");
+}
+
+#[test]
+fn while_a_neighbour_tells_of_a_way_that_may_not_be_used_a_newer_seqno_is_asked_for() {
+    let mut talk = Talk::new();
+    talk.tell(LEFT, update(7, 100));
+    talk.after(millis(500));
+    talk.tell(LEFT, retraction());
+    talk.after(millis(500));
+    talk.tell(RIGHT, update(7, 300));
+    talk.after(Duration::from_secs(100));
+    talk.hear();
+    talk.after(Duration::from_secs(64));
+    let requests = talk.seqno_requests();
+    assert_eq!(requests.iter().filter(|(on, _, _)| *on == RIGHT).count(), 2, "twice a minute");
+    assert_eq!(talk.way(far()), None);
+}
+
+#[test]
+fn a_request_of_another_is_repeated_on_its_way_until_it_is_answered() {
+    let mut talk = Talk::new();
+    talk.tell(RIGHT, update(7, 100));
+    talk.after(millis(500));
+    talk.hear();
+    talk.send(LEFT, Tlv::SeqnoRequest(seqno_request(far(), name(9), 8, 64)));
+    talk.after(millis(1600));
+    let passed = (RIGHT, Destination::Unicast(THEM), seqno_request(far(), name(9), 8, 63));
+    assert_eq!(talk.seqno_requests(), [passed; 3], "at once, after 0.5 s and after 1 s more");
+    talk.tell(RIGHT, update(8, 100));
+    talk.after(Duration::from_secs(60));
+    assert_eq!(talk.seqno_requests(), []);
+}
+
+#[test]
+fn a_request_that_met_a_cut_is_passed_on_where_the_way_leads_by_then() {
+    let mut talk = Talk::new();
+    let third = InterfaceId(3);
+    talk.speaker.handle_interface_up(talk.now, third, InterfaceConfig::tunnel(US));
+    talk.after(millis(1500));
+    let mut greet = |hello| {
+        let hello = Hello { unicast: false, seqno: Seqno(hello), interval: Some(Interval(1000)), timestamp: None };
+        talk.send(third, Tlv::Hello(hello));
+    };
+    greet(1);
+    greet(2);
+    let ihu = Ihu { address: None, rxcost: Cost::WIRED, interval: Interval(3000), timestamp: None };
+    talk.send(third, Tlv::Ihu(ihu));
+    talk.tell(LEFT, update(7, 100));
+    talk.tell(RIGHT, update(7, 150));
+    talk.hear();
+    talk.send(third, Tlv::SeqnoRequest(seqno_request(far(), name(9), 8, 64)));
+    talk.tell(LEFT, retraction());
+    talk.hear();
+    talk.after(millis(600));
+    let ways: Vec<_> = talk.seqno_requests().into_iter().map(|(on, to, request)| (on, to, request.hop_count)).collect();
+    assert_eq!(ways, [(RIGHT, Destination::Unicast(THEM), 63)]);
 }
 
 #[test]
@@ -445,7 +573,8 @@ fn a_link_signal_loses_its_routes_at_once_and_silence_after_two_and_a_half_secon
     assert!(talk.events.contains(&Event::RouteLost { pair: far().into() }));
     assert!(talk.events.contains(&Event::NeighbourDown { interface: LEFT, address: THEM }));
     talk.events.clear();
-    talk.after_silent(millis(2400));
+    talk.acknowledges = false;
+    talk.after_silent(millis(2300));
     assert_eq!(talk.events, []);
     talk.after_silent(millis(200));
     assert_eq!(talk.events, [Event::NeighbourDown { interface: RIGHT, address: THEM }]);

@@ -9,12 +9,12 @@
 //! |---|---|
 //! | 3.1 transmission, jitter | multicast on UDP, except acknowledgments and directed requests; urgent messages wait 10 to 50 ms |
 //! | 3.2 tables | `interface`, `neighbour`, `source`, `route`, `pending`; each with a hard limit ([`Limits`]) |
-//! | 3.3 acknowledgments | requests are answered at once; none are sent: retractions are repeated instead |
+//! | 3.3 acknowledgments | answered at once; asked for with triggered updates on tunnels, which are sent again until acknowledged; elsewhere retractions are repeated |
 //! | 3.4 link sensing | scheduled multicast Hellos sent, both histories kept; IHU; 2-out-of-3 and ETX |
 //! | 3.5 routes | feasibility, source table, hold time; an unfeasible update from the selected neighbour is ignored if nothing feasible is better |
 //! | 3.6 selection | smallest metric; the seam for prices |
 //! | 3.7 updates | periodic, triggered, urgent; split horizon except on radios |
-//! | 3.8 requests | route and seqno requests, sent, answered, passed on and repeated |
+//! | 3.8 requests | route and seqno requests, sent, answered, passed on and repeated on each hop |
 //! | 4 encoding | all of it, and the timestamps of RFC 9616; see [`wire`] |
 //!
 //! Not done, and why: IPv4 prefixes (encodings 1 and 4) and source-specific routes (RFC 9079) are
@@ -49,8 +49,6 @@ pub mod wire;
 
 #[cfg(test)]
 mod conversation;
-#[cfg(test)]
-mod network;
 
 pub use interface::{Fee, InterfaceConfig, InterfaceId, InterfaceKind, LinkSensing};
 #[cfg(feature = "mac")]

@@ -3,8 +3,10 @@
 use crate::interface::InterfaceId;
 use crate::neighbour::NeighbourId;
 use crate::prefix::PrefixPair;
+use crate::route::{Entry, RouteTable};
 use crate::router_id::RouterId;
 use crate::seqno::Seqno;
+use crate::seqno_request::{HOP_COUNT, Wanted};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -17,8 +19,17 @@ pub(crate) enum Asked {
     Neighbour(NeighbourId),
 }
 
-/// A request to send again: what for, and to whom.
-pub(crate) type Again = (PrefixPair, RouterId, Seqno, Asked);
+/// A request to send again, and where to.
+pub(crate) type Again = (Wanted, Direction);
+
+/// Where a request goes again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Direction {
+    /// Our own one: whom we asked.
+    Ours(Asked),
+    /// One passed on for this neighbour: where the way leads by then.
+    AwayFrom(NeighbourId),
+}
 
 /// A request without an answer.
 #[derive(Clone, Debug)]
@@ -26,22 +37,35 @@ pub(crate) struct Pending {
     pub(crate) seqno: Seqno,
     /// Who asked us: they get the answer at once. Empty: only we want it.
     pub(crate) requesters: BTreeSet<InterfaceId>,
-    /// Where our own request is repeated; `None` for one only passed on, which its originator repeats.
+    /// Where our own request is repeated; `None` for one only passed on.
     pub(crate) asked: Option<Asked>,
+    /// Where another's request is repeated. Its originator does so too, but over several links that lose a tenth, hardly
+    /// one in three requests and its answer come through unless each hop sees to its own (RFC 8966, section 3.2.7).
+    passed: Option<Passed>,
     sent_at: Instant,
+    pause: Duration,
     resends: u8,
     /// When to repeat it or, without repetitions left, to forget it.
     due: Instant,
 }
 
+#[derive(Clone, Copy, Debug)]
+struct Passed {
+    from: NeighbourId,
+    to: NeighbourId,
+    hop_count: u8,
+}
+
 /// First repetition; RFC 8966, Appendix B suggests 2 s, tunnels are faster.
-pub(crate) const RESEND_AFTER: Duration = Duration::from_secs(1);
-/// Repetitions, each after twice the time.
-const RESENDS: u8 = 3;
+pub(crate) const RESEND_AFTER: Duration = Duration::from_millis(500);
+/// A prefix that stays starved is asked for this often.
+const PAUSE_MAX: Duration = Duration::from_secs(32);
+/// Repetitions, each after twice the time: for a minute, when the next full updates come.
+const RESENDS: u8 = 6;
+/// The same for requests of others.
+const PASSED_RESENDS: u8 = 3;
 /// A request seen twice within it was multiplied by the network; later, its originator repeats it.
 const DUPLICATE_WITHIN: Duration = Duration::from_millis(500);
-/// How long the interfaces of those who asked are remembered.
-const REMEMBER_FOR: Duration = Duration::from_secs(10);
 
 /// The table.
 #[derive(Clone, Debug)]
@@ -71,26 +95,33 @@ impl PendingTable {
         true
     }
 
-    /// Notes a request to be passed on for the neighbour behind `from`. Whether to do so: not if the
-    /// same one was sent a moment ago.
+    /// Notes a request to be passed on for a neighbour. Whether to do so: not if the same one went the same way a moment
+    /// ago. One that went another way may have met the cut that it is about.
     pub(crate) fn relay(
         &mut self,
         now: Instant,
-        pair: PrefixPair,
-        id: RouterId,
-        seqno: Seqno,
-        from: InterfaceId,
+        wanted: Wanted,
+        interface: InterfaceId,
+        from: NeighbourId,
+        to: NeighbourId,
     ) -> bool {
-        let known = self.pending.get(&(pair, id)).is_some_and(|pending| {
-            !seqno.is_newer_than(pending.seqno) && now.saturating_duration_since(pending.sent_at) < DUPLICATE_WITHIN
+        let Wanted { pair, router_id, seqno, hop_count } = wanted;
+        let known = self.pending.get(&(pair, router_id)).is_some_and(|pending| {
+            !seqno.is_newer_than(pending.seqno)
+                && pending.went_to(to)
+                && now.saturating_duration_since(pending.sent_at) < DUPLICATE_WITHIN
         });
-        let Some(pending) = self.slot(now, pair, id, seqno) else {
+        let Some(pending) = self.slot(now, pair, router_id, seqno) else {
             return false;
         };
-        pending.requesters.insert(from);
-        pending.due = pending.due.max(now + if pending.asked.is_some() { Duration::ZERO } else { REMEMBER_FOR });
+        pending.requesters.insert(interface);
         if !known {
             pending.renew(now, seqno);
+            pending.passed = Some(Passed { from, to, hop_count });
+            if pending.asked.is_none() {
+                pending.resends = PASSED_RESENDS;
+                pending.due = now + RESEND_AFTER;
+            }
         }
         !known
     }
@@ -116,23 +147,39 @@ impl PendingTable {
         }
     }
 
-    /// Repeats and forgets. Returns what to send again, and when to look next.
-    pub(crate) fn sweep(&mut self, now: Instant) -> (Vec<Again>, Option<Instant>) {
+    /// Repeats and forgets. A lost prefix that was found again by another way needs no request of ours; one that is
+    /// starved is asked for until it is not, as the request or its answer may be lost on any hop every time. Returns
+    /// what to send again, and when to look next.
+    pub(crate) fn sweep(&mut self, now: Instant, routes: &RouteTable) -> (Vec<Again>, Option<Instant>) {
         let mut again = Vec::new();
         self.pending.retain(|(pair, id), pending| {
             if pending.due > now {
                 return true;
             }
-            let (Some(asked), Some(left)) = (pending.asked, pending.resends.checked_sub(1)) else {
+            if routes.selected(*pair).is_some() {
+                pending.asked = pending.asked.filter(|asked| *asked != Asked::All);
+            }
+            let is_starved = || routes.get(*pair).is_some_and(Entry::is_starved);
+            let left = pending.resends.checked_sub(1).or_else(|| is_starved().then_some(0));
+            let (Some((direction, hop_count)), Some(left)) = (pending.direction(), left) else {
                 return false;
             };
             pending.resends = left;
             pending.sent_at = now;
-            pending.due = now + RESEND_AFTER * (1 << (RESENDS - left));
-            again.push((*pair, *id, pending.seqno, asked));
+            pending.pause = (pending.pause * 2).min(PAUSE_MAX);
+            pending.due = now + pending.pause;
+            again.push((Wanted { pair: *pair, router_id: *id, seqno: pending.seqno, hop_count }, direction));
             true
         });
         (again, self.pending.values().map(|pending| pending.due).min())
+    }
+
+    /// A request that is passed on again takes this way by now.
+    pub(crate) fn note_way(&mut self, wanted: Wanted, to: NeighbourId) {
+        let pending = self.pending.get_mut(&(wanted.pair, wanted.router_id));
+        if let Some(passed) = pending.and_then(|pending| pending.passed.as_mut()) {
+            passed.to = to;
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -147,6 +194,8 @@ impl PendingTable {
             seqno,
             requesters: BTreeSet::new(),
             asked: None,
+            passed: None,
+            pause: RESEND_AFTER,
             sent_at: now,
             resends: 0,
             due: now,
@@ -155,8 +204,18 @@ impl PendingTable {
 }
 
 impl Pending {
+    fn direction(&self) -> Option<(Direction, u8)> {
+        let passed = self.passed.map(|passed| (Direction::AwayFrom(passed.from), passed.hop_count));
+        self.asked.map(|asked| (Direction::Ours(asked), HOP_COUNT)).or(passed)
+    }
+
+    fn went_to(&self, to: NeighbourId) -> bool {
+        let ours = self.asked.is_some_and(|asked| asked == Asked::All || asked == Asked::Neighbour(to));
+        ours || self.passed.is_some_and(|passed| passed.to == to)
+    }
+
     fn renew(&mut self, now: Instant, seqno: Seqno) {
-        self.sent_at = now;
+        (self.sent_at, self.pause) = (now, RESEND_AFTER);
         if seqno.is_newer_than(self.seqno) {
             self.seqno = seqno;
         }

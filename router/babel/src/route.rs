@@ -122,6 +122,11 @@ impl Entry {
         self.selected.and_then(|selected| selected.via).map(|via| via.neighbour)
     }
 
+    /// Somebody tells of a way, and none may be used.
+    pub(crate) fn is_starved(&self) -> bool {
+        self.selected.is_none() && self.candidates.iter().any(|route| !route.is_retracted())
+    }
+
     fn is_unused(&self) -> bool {
         self.origin.is_none()
             && self.candidates.is_empty()

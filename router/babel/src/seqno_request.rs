@@ -2,7 +2,7 @@
 
 use crate::interface::{InterfaceConfig, InterfaceId, Trigger};
 use crate::neighbour::NeighbourId;
-use crate::pending::{Asked, RESEND_AFTER};
+use crate::pending::{Asked, Direction, RESEND_AFTER};
 use crate::prefix::PrefixPair;
 use crate::route::Selected;
 use crate::router_id::RouterId;
@@ -12,7 +12,7 @@ use crate::wire::{RouteRequest, SeqnoRequest, Tlv};
 use std::time::{Duration, Instant};
 
 /// How far our own requests go: farther than a mesh is wide, less than for ever.
-const HOP_COUNT: u8 = 127;
+pub(crate) const HOP_COUNT: u8 = 127;
 /// Our seqno changes no faster, or a neighbour could drive it once around before the network forgets.
 const SEQNO_SPACING: Duration = Duration::from_millis(100);
 
@@ -54,12 +54,20 @@ impl Speaker {
         if self.pending_due.is_none_or(|due| due > now) {
             return;
         }
-        let (again, next) = self.pending.sweep(now);
+        let (again, next) = self.pending.sweep(now, &self.routes);
         self.pending_due = next;
-        for (pair, router_id, seqno, asked) in again {
-            if self.is_still_wanted(pair, asked) {
-                self.send_seqno_request(now, Wanted { pair, router_id, seqno, hop_count: HOP_COUNT }, asked);
+        for (wanted, direction) in again {
+            match direction {
+                Direction::Ours(asked) => self.send_seqno_request(now, wanted, asked),
+                Direction::AwayFrom(requester) => self.pass_on_again(now, wanted, requester),
             }
+        }
+    }
+
+    fn pass_on_again(&mut self, now: Instant, wanted: Wanted, requester: NeighbourId) {
+        if let Some(to) = self.way_for_request(wanted.pair, requester) {
+            self.pending.note_way(wanted, to);
+            self.send_seqno_request(now, wanted, Asked::Neighbour(to));
         }
     }
 
@@ -123,9 +131,9 @@ impl Speaker {
             return;
         };
         let Some(to) = self.way_for_request(pair, from) else { return };
-        if self.pending.relay(now, pair, request.router_id, request.seqno, interface) {
-            let (router_id, seqno) = (request.router_id, request.seqno);
-            self.send_seqno_request(now, Wanted { pair, router_id, seqno, hop_count }, Asked::Neighbour(to));
+        let wanted = Wanted { pair, router_id: request.router_id, seqno: request.seqno, hop_count };
+        if self.pending.relay(now, wanted, interface, from, to) {
+            self.send_seqno_request(now, wanted, Asked::Neighbour(to));
         }
         self.sweep_pending_by(now + RESEND_AFTER);
     }
@@ -168,11 +176,6 @@ impl Speaker {
     fn config_at(&self, neighbour: NeighbourId) -> Option<InterfaceConfig> {
         let neighbour = self.neighbours.get(&neighbour)?;
         self.interfaces.get(&neighbour.interface).map(|interface| interface.config)
-    }
-
-    /// A lost prefix that was found again by another way needs no request.
-    fn is_still_wanted(&self, pair: PrefixPair, asked: Asked) -> bool {
-        asked != Asked::All || self.routes.selected(pair).is_none()
     }
 }
 

@@ -317,6 +317,14 @@ impl Speaker {
         })
     }
 
+    /// One row of the source table.
+    #[must_use]
+    pub fn source(&self, pair: impl Into<PrefixPair>, router_id: RouterId) -> Option<SourceView> {
+        let pair = pair.into();
+        let Distance { seqno, metric } = self.routes.feasibility(pair, router_id)?;
+        Some(SourceView { pair, router_id, seqno, metric })
+    }
+
     /// The route in use to a prefix.
     #[must_use]
     pub fn selected(&self, pair: impl Into<PrefixPair>) -> Option<RouteView> {
@@ -418,9 +426,12 @@ impl Speaker {
             Tlv::AcknowledgmentRequest(request) => {
                 self.send_to(neighbour, Tlv::Acknowledgment(Acknowledgment { opaque: request.opaque }));
             }
-            Tlv::Acknowledgment(_) => {
+            Tlv::Acknowledgment(answer) => {
                 if let Some(neighbour) = self.neighbours.get_mut(&neighbour) {
                     neighbour.handle_acknowledgment();
+                }
+                if let Some(interface) = self.interfaces.get_mut(&arrival.interface) {
+                    interface.confirm(answer.opaque);
                 }
             }
             Tlv::Ihu(ihu) => self.handle_ihu(arrival, neighbour, &ihu),
@@ -743,7 +754,7 @@ impl Speaker {
             entry.held_until = Some(self.epoch.tenths_from(until));
             self.sweep_routes_by(until);
         }
-        self.trigger_everywhere(now, pair, Trigger { poison: false, repeats: RETRACTION_REPEATS });
+        self.trigger_everywhere(now, pair, Trigger { repeats: RETRACTION_REPEATS, ..Trigger::default() });
         if before.via.is_some() {
             self.request_newer_seqno(now, pair, before.router_id, Asked::All);
         }
@@ -757,9 +768,12 @@ impl Speaker {
         after: Selected,
         announced: Option<Announced>,
     ) {
-        let moved = before.is_some_and(|before| before.interface() != after.interface());
-        if moved && let Some(interface) = after.interface() {
-            self.trigger_urgently(now, interface, pair, Trigger { poison: true, repeats: 0 });
+        let moved = before.is_none_or(|before| before.interface() != after.interface());
+        if moved
+            && announced.is_some()
+            && let Some(interface) = after.interface()
+        {
+            self.trigger_urgently(now, interface, pair, Trigger { poison: true, ..Trigger::default() });
         }
         if before.is_none_or(|before| before.router_id != after.router_id) {
             self.trigger_everywhere(now, pair, Trigger::default());
@@ -943,7 +957,7 @@ impl Speaker {
         }
         if interface.update_at <= now {
             interface.update_at = now + interface.config.update_interval().as_duration() * stretch / 100;
-            interface.start_dump(now);
+            interface.start_dump(now, false);
         }
         interface.expire_flush(now);
         interface.authentication.handle_timeout(now);

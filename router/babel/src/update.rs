@@ -1,13 +1,15 @@
 //! Sending: what is announced, when, and in which packet (RFC 8966, sections 3.1 and 3.7).
 
-use crate::interface::{HELLOS_PER_IHU, Interface, InterfaceId, Trigger};
+use crate::interface::{HELLOS_PER_IHU, Interface, InterfaceId, InterfaceKind, LinkSensing, Trigger};
 use crate::metric::Metric;
 use crate::prefix::PrefixPair;
 use crate::route::Selected;
 use crate::source::GC_TIME;
 use crate::speaker::Speaker;
 use crate::views::{Destination, Transmit};
-use crate::wire::{AnyPrefix, Hello, HelloTimestamp, Ihu, Quote, RouteRequest, Tlv, Update, Writer};
+use crate::wire::{
+    AcknowledgmentRequest, AnyPrefix, Hello, HelloTimestamp, Ihu, Interval, Quote, RouteRequest, Tlv, Update, Writer,
+};
 use std::net::IpAddr;
 use std::ops::Bound;
 use std::time::{Duration, Instant};
@@ -18,6 +20,8 @@ const URGENT_MS: std::ops::RangeInclusive<u64> = 10..=50;
 const TRIGGERED_MS: std::ops::RangeInclusive<u64> = 200..=400;
 /// Full updates on request are no closer together.
 const DUMP_SPACING: Duration = Duration::from_secs(1);
+/// What an acknowledgment request says; tunnels answer at once.
+const ACKNOWLEDGED_WITHIN: Interval = Interval(10);
 
 /// When.
 impl Speaker {
@@ -66,7 +70,7 @@ impl Speaker {
             Some(next) => interface.update_at = interface.update_at.min(next),
             None => {
                 interface.ready.ihu = Some(Bound::Unbounded);
-                interface.start_dump(now);
+                interface.start_dump(now, true);
             }
         }
     }
@@ -113,23 +117,23 @@ impl Speaker {
         }
     }
 
-    /// Writes the announcement, and remembers that it was made. `false`: the packet is full.
-    fn announce(&mut self, now: Instant, id: InterfaceId, pair: PrefixPair, poison: bool, writer: &mut Writer) -> bool {
-        let Some(interface) = self.interfaces.get(&id) else { return true };
+    /// Writes the announcement, and remembers that it was made.
+    fn announce(&mut self, now: Instant, id: InterfaceId, pair: PrefixPair, poison: bool, writer: &mut Writer) -> Said {
+        let Some(interface) = self.interfaces.get(&id) else { return Said::Nothing };
         let Some(update) = self.announcement(interface, id, pair, poison) else {
-            return true;
+            return Said::Nothing;
         };
         if !self.has_room_for_source(pair, &update) {
             self.counters.sources_full += 1;
-            return true;
+            return Said::Nothing;
         }
         if !writer.push(&Tlv::Update(update)) {
-            return false;
+            return Said::NoRoom;
         }
         if update.metric.is_finite() {
             self.remember_announced(now, pair);
         }
-        true
+        Said::Update
     }
 
     fn has_room_for_source(&self, pair: PrefixPair, update: &Update) -> bool {
@@ -141,6 +145,17 @@ impl Speaker {
         self.routes.record_announcement(self.epoch.tenths_from(now), pair);
         self.sweep_sources_by(now + GC_TIME);
     }
+}
+
+/// What became of an announcement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Said {
+    /// It stands in the packet.
+    Update,
+    /// There is nothing to say there.
+    Nothing,
+    /// The packet is full.
+    NoRoom,
 }
 
 /// The source prefix of a source-specific route, as it is written there.
@@ -193,11 +208,47 @@ impl Speaker {
     /// As much as fits of what is ready: link sensing, then what is urgent, then the full update.
     fn write_packet(&mut self, now: Instant, id: InterfaceId, writer: &mut Writer) {
         self.write_hello(now, id, writer);
+        let confirmer = self.confirmer(id);
+        let mut said = Vec::new();
+        writer.set_aside(confirmer.map_or(0, |_| AcknowledgmentRequest::OCTETS));
         let _ = self.write_ihus(id, writer)
             && self.write_wildcards(id, writer)
-            && self.write_triggered(now, id, writer)
+            && self.write_triggered(now, id, writer, &mut said)
             && self.write_requests(id, writer)
-            && self.write_dump(now, id, writer);
+            && self.write_dump(now, id, writer, &mut said);
+        writer.set_aside(0);
+        match confirmer {
+            Some(rtt) => self.ask_to_confirm(now, id, rtt, said, writer),
+            None => self.repeat_retractions(now, id, said),
+        }
+    }
+
+    /// The round trip to the neighbour who is asked to acknowledge what matters. Only where there is one: of several,
+    /// anybody's acknowledgment would stand for all.
+    fn confirmer(&self, id: InterfaceId) -> Option<Duration> {
+        let config = &self.interfaces.get(&id)?.config;
+        if config.kind != InterfaceKind::Tunnel || config.sensing != LinkSensing::Measured {
+            return None;
+        }
+        let mut here = self.neighbours.values().filter(|neighbour| neighbour.interface == id && neighbour.is_up());
+        let only = here.next()?;
+        here.next().is_none().then(|| only.rtt().unwrap_or_default())
+    }
+
+    /// Triggered updates tell of what would else be wrong for as long as a whole update interval, hop by hop. So does
+    /// the full update for somebody new.
+    fn ask_to_confirm(
+        &mut self,
+        now: Instant,
+        id: InterfaceId,
+        rtt: Duration,
+        said: Vec<(PrefixPair, Trigger)>,
+        writer: &mut Writer,
+    ) {
+        let Some(interface) = self.interfaces.get_mut(&id).filter(|_| !said.is_empty()) else { return };
+        let opaque = interface.await_confirmation(now, rtt, said);
+        let request = AcknowledgmentRequest { opaque, interval: ACKNOWLEDGED_WITHIN };
+        let _ = writer.push(&Tlv::AcknowledgmentRequest(request));
     }
 
     fn write_hello(&mut self, now: Instant, id: InterfaceId, writer: &mut Writer) {
@@ -251,22 +302,24 @@ impl Speaker {
     }
 
     /// `false`: the packet is full and more is to come.
-    fn write_triggered(&mut self, now: Instant, id: InterfaceId, writer: &mut Writer) -> bool {
-        let mut repeats = Vec::new();
-        let done = loop {
-            let Some((pair, trigger)) = self.next_triggered(id) else { break true };
-            if !self.announce(now, id, pair, trigger.poison, writer) {
-                break false;
+    fn write_triggered(
+        &mut self,
+        now: Instant,
+        id: InterfaceId,
+        writer: &mut Writer,
+        said: &mut Vec<(PrefixPair, Trigger)>,
+    ) -> bool {
+        while let Some((pair, trigger)) = self.next_triggered(id) {
+            match self.announce(now, id, pair, trigger.poison, writer) {
+                Said::Update => said.push((pair, trigger)),
+                Said::Nothing => {}
+                Said::NoRoom => return false,
             }
             if let Some(interface) = self.interfaces.get_mut(&id) {
                 interface.triggered.remove(&pair);
             }
-            if let Some(left) = trigger.repeats.checked_sub(1).filter(|_| self.routes.selected(pair).is_none()) {
-                repeats.push((pair, Trigger { repeats: left, ..trigger }));
-            }
-        };
-        self.repeat_later(now, id, repeats);
-        done
+        }
+        true
     }
 
     fn next_triggered(&mut self, id: InterfaceId) -> Option<(PrefixPair, Trigger)> {
@@ -276,7 +329,13 @@ impl Speaker {
         first
     }
 
-    fn repeat_later(&mut self, now: Instant, id: InterfaceId, repeats: Vec<(PrefixPair, Trigger)>) {
+    /// Where nobody acknowledges.
+    fn repeat_retractions(&mut self, now: Instant, id: InterfaceId, said: Vec<(PrefixPair, Trigger)>) {
+        let again = |(pair, trigger): (PrefixPair, Trigger)| {
+            let repeats = trigger.repeats.checked_sub(1).filter(|_| self.routes.selected(pair).is_none())?;
+            Some((pair, Trigger { repeats, ..trigger }))
+        };
+        let repeats: Vec<_> = said.into_iter().filter_map(again).collect();
         if repeats.is_empty() {
             return;
         }
@@ -301,18 +360,27 @@ impl Speaker {
         true
     }
 
-    fn write_dump(&mut self, now: Instant, id: InterfaceId, writer: &mut Writer) -> bool {
+    fn write_dump(
+        &mut self,
+        now: Instant,
+        id: InterfaceId,
+        writer: &mut Writer,
+        said: &mut Vec<(PrefixPair, Trigger)>,
+    ) -> bool {
         while let Some(from) = self.next_of_dump(id) {
             let next = self
                 .routes
                 .range((from, Bound::Unbounded))
                 .find(|(_, entry)| entry.selected.is_some() || entry.held_until.is_some());
             let next = next.map(|(pair, _)| pair);
-            let full = next.is_some_and(|pair| !self.announce(now, id, pair, false, writer));
+            let outcome = next.map_or(Said::Nothing, |pair| self.announce(now, id, pair, false, writer));
             let Some(interface) = self.interfaces.get_mut(&id) else { return true };
-            if full {
+            if outcome == Said::NoRoom {
                 interface.ready.dump_packets -= 1;
                 return false;
+            }
+            if interface.ready.dump_asked && outcome == Said::Update {
+                said.extend(next.map(|pair| (pair, Trigger::default())));
             }
             interface.ready.dump = next.map(Bound::Excluded);
         }

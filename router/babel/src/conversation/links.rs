@@ -10,31 +10,18 @@ impl Talk {
         self.speaker.neighbours().any(|neighbour| neighbour.interface == on && neighbour.cost.is_finite())
     }
 
-    /// Time passes without Hellos; whether questions are answered is up to the test.
+    /// Time passes without Hellos. How often the neighbour on the left was asked whether it is there.
     fn without_hellos(&mut self, duration: Duration, answers: bool) -> usize {
-        let end = self.now + duration;
-        let mut asked = 0;
-        while self.now < end {
-            self.after_silent(millis(10));
-            let questions = std::mem::take(&mut self.heard)
-                .into_iter()
-                .filter(|(on, to, tlv)| {
-                    *on == LEFT && *to == Destination::Unicast(THEM) && matches!(tlv, Tlv::AcknowledgmentRequest(_))
-                })
-                .count();
-            asked += questions;
-            if answers && questions > 0 {
-                self.send(LEFT, Tlv::Acknowledgment(Acknowledgment { opaque: 0 }));
-            }
-        }
-        asked
+        self.acknowledges = answers;
+        self.asked.clear();
+        self.after_silent(duration);
+        self.asked.iter().filter(|on| **on == LEFT).count()
     }
 }
 
-/// A neighbour on the left that has shown that it acknowledges.
-fn answering() -> Talk {
+/// The last Hello has just come.
+fn greeted() -> Talk {
     let mut talk = Talk::new();
-    talk.send(LEFT, Tlv::Acknowledgment(Acknowledgment { opaque: 0 }));
     talk.greet();
     talk
 }
@@ -43,15 +30,13 @@ fn answering() -> Talk {
 fn a_new_neighbour_is_asked_once_to_acknowledge() {
     let mut talk = Talk::with(Limits::default());
     talk.after(millis(1500));
-    let asked = |on| {
-        talk.heard.iter().filter(|(from, _, tlv)| *from == on && matches!(tlv, Tlv::AcknowledgmentRequest(_))).count()
-    };
-    assert_eq!((asked(LEFT), asked(RIGHT)), (1, 1));
+    talk.asked.sort_unstable();
+    assert_eq!(talk.asked, [LEFT, RIGHT]);
 }
 
 #[test]
 fn a_neighbour_whose_hello_fails_to_come_is_asked_eight_times_and_gone_if_it_does_not_answer() {
-    let mut talk = answering();
+    let mut talk = greeted();
     assert_eq!(talk.without_hellos(millis(1490), false), 0);
     assert_eq!(talk.without_hellos(millis(800), false), 8);
     assert!(talk.is_up(LEFT));
@@ -61,7 +46,7 @@ fn a_neighbour_whose_hello_fails_to_come_is_asked_eight_times_and_gone_if_it_doe
 
 #[test]
 fn a_neighbour_that_answers_stays_while_its_hellos_are_lost_and_one_question_is_enough() {
-    let mut talk = answering();
+    let mut talk = greeted();
     let asked = talk.without_hellos(Duration::from_secs(9), true);
     assert!(talk.is_up(LEFT) && !talk.events.contains(&DOWN));
     assert!((7..=9).contains(&asked), "{asked} questions for as many Hellos");
@@ -69,7 +54,7 @@ fn a_neighbour_that_answers_stays_while_its_hellos_are_lost_and_one_question_is_
 
 #[test]
 fn any_packet_is_an_answer() {
-    let mut talk = answering();
+    let mut talk = greeted();
     talk.without_hellos(millis(1900), false);
     talk.tell(LEFT, update(1, 100));
     assert_eq!(talk.without_hellos(millis(500), false), 0);
@@ -78,8 +63,9 @@ fn any_packet_is_an_answer() {
 
 #[test]
 fn a_neighbour_that_never_acknowledged_is_judged_by_its_hellos_alone() {
-    let mut talk = Talk::new();
-    talk.greet();
+    let mut talk = Talk::with(Limits::default());
+    talk.acknowledges = false;
+    talk.after(millis(1500));
     assert_eq!(talk.without_hellos(millis(2480), false), 0);
     assert!(talk.is_up(LEFT));
     talk.without_hellos(millis(30), false);
@@ -88,7 +74,7 @@ fn a_neighbour_that_never_acknowledged_is_judged_by_its_hellos_alone() {
 
 #[test]
 fn a_link_whose_owner_doubts_is_found_out_within_a_second() {
-    let mut talk = answering();
+    let mut talk = greeted();
     talk.speaker.handle_interface_doubtful(talk.now, LEFT);
     assert_eq!(talk.without_hellos(millis(840), false), 8);
     assert!(talk.is_up(LEFT));
@@ -99,12 +85,12 @@ fn a_link_whose_owner_doubts_is_found_out_within_a_second() {
 
 #[test]
 fn while_a_neighbour_does_not_answer_the_next_best_is_made_ready_and_takes_over_at_once() {
-    let mut talk = answering();
+    let mut talk = greeted();
     talk.tell(LEFT, update(1, 100));
     talk.after(millis(500));
     talk.tell(RIGHT, update(1, 300));
-    talk.send(LEFT, Tlv::Acknowledgment(Acknowledgment { opaque: 0 }));
     talk.hear();
+    talk.acknowledges = false;
     talk.speaker.handle_interface_doubtful(talk.now, LEFT);
     talk.after_silent(millis(400));
     let requests = talk.seqno_requests();
@@ -112,6 +98,7 @@ fn while_a_neighbour_does_not_answer_the_next_best_is_made_ready_and_takes_over_
     talk.tell(RIGHT, update(2, 300));
     assert_eq!(talk.way(far()), Some((LEFT, Metric(196))), "there is still hope");
     talk.after_silent(millis(460));
+    assert!(!talk.is_up(LEFT));
     assert_eq!(talk.way(far()), Some((RIGHT, Metric(396))));
     assert!(!talk.events.contains(&Event::RouteLost { pair: far().into() }), "never without a route");
     talk.after(Duration::from_secs(3));
@@ -192,8 +179,6 @@ fn a_wired_neighbour_is_not_asked() {
     let config = InterfaceConfig { sensing: LinkSensing::TwoOutOfThree, ..InterfaceConfig::tunnel(US) };
     talk.speaker.handle_interface_up(talk.now, LEFT, config);
     talk.after(millis(1500));
-    talk.send(LEFT, Tlv::Acknowledgment(Acknowledgment { opaque: 0 }));
-    talk.heard.clear();
     assert_eq!(talk.without_hellos(millis(2600), false), 0);
     assert!(!talk.is_up(LEFT));
 }

@@ -15,6 +15,8 @@ pub struct AcknowledgmentRequest {
 
 impl AcknowledgmentRequest {
     pub(super) const TYPE: u8 = 2;
+    /// With its type and length.
+    pub(crate) const OCTETS: usize = 8;
 
     pub(super) fn encode(self, out: &mut Vec<u8>) {
         out.extend([0, 0]);

@@ -14,6 +14,8 @@ use std::net::Ipv6Addr;
 pub struct Writer {
     bytes: Vec<u8>,
     limit: usize,
+    /// Octets kept free below the limit.
+    aside: usize,
     state: State,
 }
 
@@ -23,7 +25,12 @@ impl Writer {
     pub fn new(limit: usize, source: Ipv6Addr) -> Self {
         // The body length has 16 bits.
         let limit = limit.min(HEADER + usize::from(u16::MAX));
-        Self { bytes: vec![MAGIC, VERSION, 0, 0], limit, state: State::new(source) }
+        Self { bytes: vec![MAGIC, VERSION, 0, 0], limit, aside: 0, state: State::new(source) }
+    }
+
+    /// Keeps room for what will be known only when the rest is written; zero gives it back.
+    pub(crate) fn set_aside(&mut self, octets: usize) {
+        self.aside = octets;
     }
 
     /// Appends a TLV, with Router-Id and Next Hop before it where an Update needs them. `false`: it does
@@ -32,7 +39,7 @@ impl Writer {
     pub fn push(&mut self, tlv: &Tlv) -> bool {
         let (length, state) = (self.bytes.len(), self.state);
         self.append(tlv);
-        if self.bytes.len() <= self.limit {
+        if self.bytes.len() + self.aside <= self.limit {
             return true;
         }
         self.bytes.truncate(length);
