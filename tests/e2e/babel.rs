@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use crate::lab::{Background, Lab, now, secs, until};
-use crate::router::{PEERS, Router, join, joined, text};
+use crate::ledger::Ledger;
+use crate::router::{PAYS, PEERS, Router, join, joined, text};
 use crate::stock::Stock;
-use crate::traffic::{Pulse, reachable};
+use crate::traffic::{Pings, Pulse, ping, reachable};
 
 /// A babeld that announces its machine's address in the tunnel.
 fn babeld(lab: &Lab, stock: &Stock) -> Background {
@@ -108,4 +109,39 @@ fn a_pulled_cable_is_noticed_at_once() {
     let outage = pulse.longest_silence();
     assert!(outage <= NOTICED_WITHIN, "nothing came back for {outage:?}");
     lab.figures(&format!("outage {:.2} s after the cable was pulled", outage.as_secs_f64()));
+}
+
+#[test]
+fn the_cheaper_way_is_used_although_it_is_longer_and_not_feasible_at_first() {
+    let test = "the_cheaper_way_is_used_although_it_is_longer_and_not_feasible_at_first";
+    let Some(mut lab) = Lab::open(test, &["ping"]) else { return };
+    let ledger = Ledger::create(&lab);
+    let mut all = ["r1", "r2", "r3", "r4", "r5"].map(|name| Router::new(&mut lab, name));
+    // r1 reaches r3 through r2 for 1 token, or a hop longer through r4 and r5 for a quarter of it.
+    for (router, ask) in all.iter_mut().zip(["0", "1", "0", "0.25", "0"]) {
+        router.join_community(&ledger, ask);
+        router.options.hop_worth = "0.5";
+        ledger.mint(router, 20);
+    }
+    let [r1, r2, r3, r4, r5] = &mut all;
+    join(&mut lab, r1, r2, PAYS);
+    join(&mut lab, r2, r3, PEERS);
+    join(&mut lab, r1, r4, PAYS);
+    join(&mut lab, r4, r5, PEERS);
+    join(&mut lab, r5, r3, PEERS);
+    all.iter_mut().for_each(Router::start);
+    let [r1, r2, r3, r4, _] = &all;
+
+    reachable(&r1.host, &r3.address, secs(30));
+    let began = now();
+    until("cheaper way", secs(60), || match r1.next_hop(r3)? {
+        hop if hop == "r4" => Ok(()),
+        hop => Err(hop),
+    });
+    let took = began.elapsed();
+    assert_eq!(ping(&r1.host, &r3.address, 20, &[]), Ok(Pings { sent: 20, answered: 20 }));
+    // What comes back takes the way that r3 thinks best: a price is for what is sent towards a prefix.
+    let carried = r4.meter(r1).expect("a meter");
+    assert!(carried.received >= 20 * 144, "{carried:?}");
+    lab.figures(&format!("moved to the cheaper way after {:.1} s, no ping lost on it", took.as_secs_f64()));
 }

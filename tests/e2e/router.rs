@@ -43,6 +43,8 @@ pub(crate) struct Router {
 pub(crate) struct Options {
     /// Tokens asked per GiB.
     pub(crate) ask: &'static str,
+    /// Tokens per GiB for which a route may be a hop longer.
+    pub(crate) hop_worth: &'static str,
     /// Tokens locked in a channel.
     pub(crate) deposit: &'static str,
     pub(crate) ledger: Option<PathBuf>,
@@ -103,7 +105,7 @@ impl Router {
             prefix: field("prefix").trim_end_matches("::/48").to_owned(),
             wireguard_key: field("wireguard_key"),
             card: field("card"),
-            options: Options { ask: "0", deposit: "5", ledger: None, quic: false, tables: Vec::new() },
+            options: Options { ask: "0", hop_worth: "0", deposit: "5", ledger: None, quic: false, tables: Vec::new() },
             dir,
             waybill,
             process: None,
@@ -147,7 +149,7 @@ impl Router {
 
     /// The config file. The intervals are the shorter ones a community with short outages would choose.
     pub(crate) fn config(&self) -> String {
-        let Options { ask, deposit, ledger, quic, tables } = &self.options;
+        let Options { ask, hop_worth, deposit, ledger, quic, tables } = &self.options;
         let mut config = format!(
             "[node]\nname = \"{}\"\nkey_file = \"{}\"\nstate_dir = \"{}\"\ncontrol_socket = \"{}\"\ntun = \"{TUN}\"\n\n\
              [wireguard]\nlisten = \"[::]:{WIREGUARD_PORT}\"\n\n\
@@ -161,7 +163,7 @@ impl Router {
             config += &format!("[quic]\nlisten = \"[::]:{QUIC_PORT}\"\n\n");
         }
         if let Some(path) = ledger {
-            config += &format!("[price]\nask = \"{ask}\"\nmax = \"1000000\"\n\n");
+            config += &format!("[price]\nask = \"{ask}\"\nmax = \"1000000\"\nhop_worth = \"{hop_worth}\"\n\n");
             let path = text(path);
             config += &format!("[ledger]\npath = \"{path}\"\ndeposit = \"{deposit}\"\nredeem_at = \"1000000\"\n\n");
         }
