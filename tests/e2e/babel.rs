@@ -130,7 +130,7 @@ fn the_cheaper_way_is_used_although_it_is_longer_and_not_feasible_at_first() {
     join(&mut lab, r4, r5, PEERS);
     join(&mut lab, r5, r3, PEERS);
     all.iter_mut().for_each(Router::start);
-    let [r1, r2, r3, r4, _] = &all;
+    let [r1, _, r3, r4, _] = &all;
 
     reachable(&r1.host, &r3.address, secs(30));
     let began = now();
@@ -139,9 +139,16 @@ fn the_cheaper_way_is_used_although_it_is_longer_and_not_feasible_at_first() {
         hop => Err(hop),
     });
     let took = began.elapsed();
+    until("cheaper way back", secs(60), || match r3.next_hop(r1)? {
+        hop if hop == "r5" => Ok(()),
+        hop => Err(hop),
+    });
     assert_eq!(ping(&r1.host, &r3.address, 20, &[]), Ok(Pings { sent: 20, answered: 20 }));
-    // What comes back takes the way that r3 thinks best: a price is for what is sent towards a prefix.
+    // What comes back is paid for too, so r1 told r2 and r4 what it costs to be sent something by them.
     let carried = r4.meter(r1).expect("a meter");
-    assert!(carried.received >= 20 * 144, "{carried:?}");
-    lab.figures(&format!("moved to the cheaper way after {:.1} s, no ping lost on it", took.as_secs_f64()));
+    assert!(carried.received >= 20 * 144 && carried.sent >= 20 * 144, "{carried:?}");
+    lab.figures(&format!(
+        "moved to the cheaper way after {:.1} s, there and back, no ping lost on it",
+        took.as_secs_f64()
+    ));
 }

@@ -37,12 +37,11 @@ pub fn babel_tlv(bytes: &[u8]) {
 
 /// Retractions without router-id or next hop take what the packet before them says; it means nothing there.
 fn without_state(tlv: Tlv) -> Tlv {
-    match tlv {
-        Tlv::Update(update) if !update.metric.is_finite() => {
-            Tlv::Update(babel::wire::Update { router_id: None, next_hop: None, ..update })
-        }
-        other => other,
+    let Tlv::Update(update) = tlv else { return tlv };
+    if update.metric.is_finite() {
+        return tlv;
     }
+    Tlv::Update(babel::wire::Update { router_id: None, next_hop: None, ..update })
 }
 
 /// Anything at any time: whatever comes, tables stay bounded, what is used is feasible, feasibility distances do not

@@ -77,6 +77,9 @@ pub struct InterfaceConfig {
     pub mtu: u16,
     /// What neighbours there pay.
     pub fee: Fee,
+    /// What it costs us to be sent something there, in units of metric: neighbours are told so much more than the
+    /// link costs, so that what comes back to us prefers links for which we do not pay.
+    pub toll: u16,
 }
 
 impl InterfaceConfig {
@@ -96,6 +99,7 @@ impl InterfaceConfig {
             update_interval: Duration::from_secs(60),
             mtu: 1280,
             fee: Fee::default(),
+            toll: 0,
         }
     }
 
@@ -153,6 +157,14 @@ impl InterfaceConfig {
             (IpPrefix::V4(_), Some(ipv4)) => IpAddr::V4(ipv4),
             (IpPrefix::V4(_) | IpPrefix::V6(_), _) => IpAddr::V6(self.link_local),
         }
+    }
+
+    /// What a neighbour is told that sending to us costs.
+    pub(crate) fn told_rxcost(&self, rxcost: Cost) -> Cost {
+        if !rxcost.is_finite() {
+            return rxcost;
+        }
+        Cost::new(rxcost.get().saturating_add(self.toll)).min(Cost::WORST)
     }
 
     /// UDP payload that fits the MTU.
@@ -329,8 +341,10 @@ impl Interface {
                 self.triggered.entry(pair).or_insert(trigger);
             }
         }
-        while let Some(lost) = self.unconfirmed.pop_front_if(|packet| packet.due <= now) {
-            self.send_again(lost);
+        while self.unconfirmed.front().is_some_and(|packet| packet.due <= now) {
+            if let Some(lost) = self.unconfirmed.pop_front() {
+                self.send_again(lost);
+            }
         }
         if self.dump_at.is_some_and(|at| at <= now) {
             self.dump_at = self.ready.dump.map(|_| now + DUMP_PAUSE);

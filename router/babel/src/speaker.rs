@@ -186,6 +186,15 @@ impl Speaker {
         }
     }
 
+    /// What it costs us to be sent something on an interface from here on: see [`InterfaceConfig::toll`].
+    pub fn handle_toll(&mut self, now: Instant, id: InterfaceId, toll: u16) {
+        if let Some(interface) = self.interfaces.get_mut(&id).filter(|interface| interface.config.toll != toll) {
+            interface.config.toll = toll;
+            interface.hellos_to_ihu = 0;
+            interface.hello_by(now + HELLO_SOON);
+        }
+    }
+
     /// Announces a prefix of our own. A prefix beyond [`crate::Limits::prefixes`] is counted and refused.
     pub fn handle_originate(&mut self, now: Instant, pair: impl Into<PrefixPair>, metric: Metric) {
         let pair = pair.into();

@@ -278,7 +278,8 @@ impl Speaker {
             let address = Some(IpAddr::V6(neighbour.address));
             let interval = interface.config.ihu_interval();
             let timestamp = interface.config.rtt.and(neighbour.echo());
-            if !writer.push(&Tlv::Ihu(Ihu { address, rxcost: neighbour.rxcost, interval, timestamp })) {
+            let rxcost = interface.config.told_rxcost(neighbour.rxcost);
+            if !writer.push(&Tlv::Ihu(Ihu { address, rxcost, interval, timestamp })) {
                 return false;
             }
             interface.ready.ihu = Some(Bound::Excluded(*name));

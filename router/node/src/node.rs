@@ -13,7 +13,7 @@ use metering::exchange;
 use metering::wire::PORT as SETTLEMENT_PORT;
 use metering::{
     AccountKey, ChannelId, ChannelState, Counts, Credit, Exchange, Identity, LedgerDomain, NodeCard, NodeId, Receipt,
-    Restored, Setup, Side, Snapshot, Tokens, link_local, mesh_address, mesh_prefix,
+    Restored, Setup, Side, Snapshot, Terms, Tokens, link_local, mesh_address, mesh_prefix,
 };
 use thiserror::Error;
 
@@ -199,6 +199,8 @@ struct Link {
     up: bool,
     admission: Option<Admission>,
     exchange: Option<Exchange>,
+    /// What being sent something over it costs us, in units of metric.
+    toll: u16,
 }
 
 impl Link {
@@ -299,7 +301,7 @@ impl Node {
             Some(_) | None => {
                 let was_up = self.links.get(&link).is_some_and(|known| known.up);
                 self.handle_link_removed(now, link);
-                self.links.insert(link, Link { peer, mtu, up: false, admission: None, exchange: None });
+                self.links.insert(link, Link { peer, mtu, up: false, admission: None, exchange: None, toll: 0 });
                 self.routes_changed = true;
                 if was_up {
                     self.handle_link_up(now, link);
@@ -431,6 +433,7 @@ impl Node {
             update_interval: self.config.update_interval,
             mtu: u16::try_from(known.mtu).unwrap_or(u16::MAX),
             fee: Fee { price, epoch: 0 },
+            toll: known.toll,
             ..tunnel
         };
         self.speaker.handle_interface_up(now, InterfaceId(link.0), config);
@@ -565,8 +568,8 @@ impl Node {
 
     /// Drains the children: packets to send, events to tell, and the table if it has changed.
     fn settle(&mut self, now: Instant) {
+        self.drain_links(now);
         self.drain_babel(now);
-        self.drain_links();
         self.refresh_fib();
     }
 
@@ -605,7 +608,7 @@ impl Node {
         };
     }
 
-    fn drain_links(&mut self) {
+    fn drain_links(&mut self, now: Instant) {
         let mut events = Vec::new();
         for (link, known) in &mut self.links {
             let Peer::Mesh { card, .. } = &known.peer else { continue };
@@ -631,8 +634,23 @@ impl Node {
             }
         }
         for event in events {
+            if let Event::Settlement { link, event: exchange::Event::TermsAgreed(terms), .. } = &event {
+                self.set_toll(now, *link, terms);
+            }
             self.push_event(event);
         }
+    }
+
+    /// A subscriber pays its provider for both directions. The price of what it sends is told with routes; what it is
+    /// sent comes by the way that others think best, so they are told that this one costs more.
+    fn set_toll(&mut self, now: Instant, link: LinkId, terms: &Terms) {
+        let Some(known) = self.links.get_mut(&link) else { return };
+        let weight = self.config.policy.weight;
+        let pays = !terms.peers && terms.payer == self.card.account();
+        let price = if pays { terms.price_down.get() } else { 0 };
+        let toll = u128::from(price) * u128::from(weight.metric) / u128::from(weight.per.get());
+        known.toll = u16::try_from(toll).unwrap_or(u16::MAX);
+        self.speaker.handle_toll(now, InterfaceId(link.0), known.toll);
     }
 
     fn refresh_fib(&mut self) {

@@ -81,6 +81,23 @@ fn a_route_that_becomes_too_dear_is_retracted_and_taken_again_when_it_is_not() {
 }
 
 #[test]
+fn whoever_pays_for_what_it_is_sent_tells_its_neighbour_a_higher_cost_and_uses_the_link_as_before() {
+    let mut talk = Talk::new();
+    let cost = |talk: &Talk| talk.speaker.neighbours().find(|neighbour| neighbour.interface == LEFT).unwrap().cost;
+    let before = cost(&talk);
+    talk.heard.clear();
+    talk.speaker.handle_toll(talk.now, LEFT, 192);
+    talk.after(millis(500));
+    let told = talk.heard.iter().filter_map(|(on, _, tlv)| match tlv {
+        Tlv::Ihu(ihu) => Some((*on, ihu.rxcost)),
+        _ => None,
+    });
+    assert!(told.clone().any(|told| told == (LEFT, Cost::new(96 + 192))));
+    assert!(told.filter(|(on, _)| *on == RIGHT).all(|(_, cost)| cost == Cost::WIRED));
+    assert_eq!(cost(&talk), before);
+}
+
+#[test]
 fn a_price_that_clearly_moves_is_told_before_the_next_full_update_and_a_little_one_is_not() {
     let mut talk = priced(Policy::default());
     talk.tell(LEFT, Update { quote: asks(1000), ..update(1, 100) });
