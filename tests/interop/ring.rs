@@ -1,0 +1,158 @@
+//! A ring of six in which no two neighbours run the same daemon.
+
+use std::time::Duration;
+
+use crate::lab::{Lab, now, secs, until};
+use crate::machine::{Kind, Network, Pace};
+use crate::pulse::{Pulse, outage};
+
+const MIXED: [Kind; 6] = [Kind::Ours, Kind::Babeld, Kind::Ours, Kind::Bird, Kind::Ours, Kind::Babeld];
+const TOOLS: &[&str] = &["babeld", "bird", "birdc", "nft", "ping"];
+
+/// Places in the ring, and the cable from each to the next.
+const BABELD: usize = 1;
+const OURS: usize = 2;
+const BIRD: usize = 3;
+
+fn mixed(lab: &mut Lab) -> (Network, Duration) {
+    let mut ring = Network::new(lab, &MIXED);
+    ring.close_ring(lab, Pace::Brisk);
+    ring.start();
+    let met = ring.all_know_all(secs(60));
+    (ring, met)
+}
+
+#[test]
+fn a_mixed_ring_reaches_everything_and_heals_whoever_is_at_the_cut() {
+    let Some(mut lab) = Lab::open("a_mixed_ring_reaches_everything_and_heals_whoever_is_at_the_cut", TOOLS) else {
+        return;
+    };
+    let (ring, met) = mixed(&mut lab);
+    ring.all_reach_all(secs(20));
+    lab.figures(&format!("all know all after {:.1} s", met.as_secs_f64()));
+    // Each cut is between ours and another: babeld first, then BIRD.
+    for cable in [0, 2] {
+        let figures = cut_and_mend(&lab, &ring, cable, "silent cut", |cut| match cut {
+            true => ring.cut_silently(cable),
+            false => ring.mend(cable),
+        });
+        lab.figures(&figures);
+    }
+    for cable in [1, 3] {
+        let figures = cut_and_mend(&lab, &ring, cable, "interface down", |cut| {
+            ring.set_end(cable, 0, if cut { "down" } else { "up" });
+        });
+        lab.figures(&figures);
+    }
+}
+
+/// Takes a cable away and brings it back, and says what was seen.
+fn cut_and_mend(lab: &Lab, ring: &Network, cable: usize, how: &str, set: impl Fn(bool)) -> String {
+    let count = ring.machines.len();
+    until("short path before the cut", secs(90), || ring.uses(cable));
+    let [(a, _), (b, _)] = &ring.cables[cable].ends;
+    let (before, after) = ((a + count - 1) % count, (b + 1) % count);
+    let pulses = [(*a, *b), (before, *b), (*a, after)]
+        .map(|(from, to)| Pulse::start(lab, &ring.machines[from], &ring.machines[to]));
+    set(true);
+    let noticed = noticed(ring, cable, secs(40));
+    let healed = outage(&pulses, secs(60));
+    set(false);
+    let mended_at = now();
+    until("short path again", secs(90), || ring.uses(cable));
+    let back = mended_at.elapsed();
+    let at_return = outage(&pulses, secs(30)).saturating_sub(healed);
+    assert!(at_return.is_zero(), "a second, longer outage when the link came back");
+    format!(
+        "{how} between {} and {}: {noticed}; longest outage {:.1} s, short path again after {:.1} s",
+        ring.machines[*a].name,
+        ring.machines[*b].name,
+        healed.as_secs_f64(),
+        back.as_secs_f64(),
+    )
+}
+
+/// Waits until the daemons at both ends know of a cut, and says after how long.
+fn noticed(ring: &Network, cable: usize, patience: Duration) -> String {
+    let began = now();
+    let mut seen = [None; 2];
+    until("notice of the cut", patience, || {
+        for (seen, (place, interface)) in seen.iter_mut().zip(&ring.cables[cable].ends) {
+            let has = ring.machines[*place].has_neighbour_on(interface)?;
+            *seen = seen.or_else(|| (!has).then(|| began.elapsed()));
+        }
+        if seen.iter().all(Option::is_some) { Ok(()) } else { Err(format!("noticed so far: {seen:?}")) }
+    });
+    let each = ring.cables[cable].ends.iter().zip(seen).map(|((place, _), seen)| {
+        format!("{} noticed after {:.1} s", ring.machines[*place].name, seen.unwrap_or_default().as_secs_f64())
+    });
+    each.collect::<Vec<String>>().join(", ")
+}
+
+#[test]
+fn what_one_daemon_withdraws_is_gone_at_the_others() {
+    let Some(mut lab) = Lab::open("what_one_daemon_withdraws_is_gone_at_the_others", TOOLS) else { return };
+    let (mut ring, _) = mixed(&mut lab);
+    for place in [BABELD, OURS, BIRD] {
+        ring.machines[place].withdraw();
+        let gone = gone_everywhere(&ring, place, secs(15));
+        ring.machines[place].announce();
+        let back = ring.all_know_all(secs(30));
+        lab.figures(&format!(
+            "{} withdraws: gone at the others after {:.1} s, back after {:.1} s",
+            ring.machines[place].name,
+            gone.as_secs_f64(),
+            back.as_secs_f64()
+        ));
+    }
+    for place in [OURS, BABELD, BIRD] {
+        ring.machines[place].end();
+        let gone = gone_everywhere(&ring, place, secs(30));
+        lab.figures(&format!(
+            "{} ends: gone at the others after {:.1} s",
+            ring.machines[place].name,
+            gone.as_secs_f64()
+        ));
+        ring.machines[place].start();
+        ring.all_know_all(secs(60));
+    }
+}
+
+/// Waits until no other daemon and no other kernel has a route to a machine's prefix.
+fn gone_everywhere(ring: &Network, place: usize, patience: Duration) -> Duration {
+    let began = now();
+    let gone = &ring.machines[place];
+    until(&format!("retraction of {}", gone.name), patience, || {
+        for other in ring.machines.iter().filter(|other| other.address != gone.address) {
+            if let Some(route) = other.routes()?.get(&gone.home()) {
+                return Err(format!("{} has {route:?}", other.name));
+            }
+            if let Ok(way) = other.way_to(&gone.address) {
+                return Err(format!("the kernel of {} sends by {way}", other.name));
+            }
+        }
+        Ok(())
+    });
+    began.elapsed()
+}
+
+#[test]
+fn whoever_loses_power_is_back_soon_after_its_start() {
+    let Some(mut lab) = Lab::open("whoever_loses_power_is_back_soon_after_its_start", TOOLS) else { return };
+    let (mut ring, _) = mixed(&mut lab);
+    for place in [OURS, BABELD, BIRD] {
+        let neighbours = [place - 1, place + 1];
+        let pulses = [Pulse::start(&lab, &ring.machines[neighbours[0]], &ring.machines[neighbours[1]])];
+        ring.machines[place].kill();
+        let away = outage(&pulses, secs(60));
+        ring.machines[place].start();
+        let back = ring.all_know_all(secs(60));
+        ring.all_reach_all(secs(20));
+        lab.figures(&format!(
+            "kill -9 of {}: {:.1} s of outage between its neighbours; all know all {:.1} s after its start",
+            ring.machines[place].name,
+            away.as_secs_f64(),
+            back.as_secs_f64(),
+        ));
+    }
+}
