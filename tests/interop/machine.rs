@@ -56,6 +56,8 @@ pub(crate) struct Neighbour {
 #[derive(Clone, Debug)]
 pub(crate) struct Cable {
     pub(crate) ends: [(usize, String); 2],
+    /// Where it can be cut: for a tunnel, the interfaces below.
+    pub(crate) below: [String; 2],
 }
 
 /// Between Hellos and updates, the same for all daemons of a network.
@@ -67,16 +69,10 @@ pub(crate) enum Pace {
     Brisk,
 }
 
-impl Kind {
-    /// Programs it needs; the package names are those of `tests/run`.
-    pub(crate) fn tools(self) -> &'static [&'static str] {
-        match self {
-            Self::Ours => &[],
-            Self::Babeld => &["babeld"],
-            Self::Bird => &["bird", "birdc"],
-        }
-    }
+/// The metric of what cannot be reached.
+const INFINITY: u32 = 65_535;
 
+impl Kind {
     /// Options of an interface on a cable, or in a tunnel.
     pub(crate) fn interface_options(self, pace: Pace, tunnel: bool) -> &'static str {
         match (self, pace, tunnel) {
@@ -102,11 +98,6 @@ impl Machine {
         };
         let name = format!("{prefix}{number}");
         let host = lab.host(&name);
-        for (setting, value) in
-            [("ipv6/conf/all/forwarding", 1), ("ipv4/ip_forward", 1), ("ipv4/conf/all/rp_filter", 0)]
-        {
-            host.must(&["sh", "-c", &format!("echo {value} > /proc/sys/net/{setting}")]);
-        }
         let dir = lab.dir().join(&name);
         fs::create_dir(&dir).expect("a new directory");
         let address = format!("fd00:6:{number}::1");
@@ -137,6 +128,11 @@ impl Machine {
 
     /// Starts the daemon.
     pub(crate) fn start(&mut self) {
+        self.set_forwarding(true);
+        // What a killed daemon left behind: babeld would not start over it, and we must not believe it.
+        for left in ["pid", "socket", "status"] {
+            let _ = fs::remove_file(self.file(left));
+        }
         let line = match self.kind {
             Kind::Ours => self.speaker_line(),
             Kind::Babeld => self.babeld_line(),
@@ -146,9 +142,17 @@ impl Machine {
         self.daemon = Some(self.host.start(&self.dir.join("log"), &line));
     }
 
-    /// Power loss: the daemon is gone, its routes stay in the kernel.
+    /// Power loss: the daemon is gone without a word, and nothing is forwarded.
     pub(crate) fn kill(&mut self) {
+        self.set_forwarding(false);
         self.daemon = None;
+    }
+
+    fn set_forwarding(&self, on: bool) {
+        let value = u8::from(on);
+        for setting in ["ipv6/conf/all/forwarding", "ipv4/ip_forward"] {
+            self.host.must(&["sh", "-c", &format!("echo {value} > /proc/sys/net/{setting}")]);
+        }
     }
 
     /// Asks the daemon to end, and waits for that.
@@ -206,7 +210,6 @@ impl Machine {
         // Addresses of its own, not those of the cables.
         config += "redistribute local if lo allow\nredistribute local deny\n";
         fs::write(self.file("config"), config).expect("room for a small file");
-        let _ = fs::remove_file(self.file("pid"));
         ["babeld", "-c", &self.file("config")].map(str::to_owned).to_vec()
     }
 
@@ -337,12 +340,14 @@ fn neighbours_of_speaker(status: &Value) -> Vec<Neighbour> {
     neighbours
         .map(|neighbour| Neighbour {
             interface: neighbour["interface"].as_str().unwrap_or_default().to_owned(),
-            is_up: neighbour["cost"] != 65_535,
+            is_up: neighbour["cost"] != INFINITY,
             rtt: neighbour["rtt_us"].as_u64().map(Duration::from_micros),
         })
         .collect()
 }
 
+/// What is unreachable is installed too, as such.
+///
 /// `add route 56.. prefix fd00::1/128 from ::/0 installed yes id a3.. metric 96 refmetric 0 via fe80::1 if cable1a`
 fn route_of_babeld(line: &str) -> Option<(String, Route)> {
     line.strip_prefix("add route ").filter(|line| line.contains(" installed yes "))?;
@@ -354,7 +359,7 @@ fn route_of_babeld(line: &str) -> Option<(String, Route)> {
         metric: word_after(line, "metric")?.parse().ok()?,
         price: None,
     };
-    Some((pair, route))
+    Some((pair, route)).filter(|(_, route)| route.metric < INFINITY)
 }
 
 /// `add neighbour 56.. address fe80::1 if cable1a reach ffff ureach 0000 rxcost 96 txcost 96 rtt 0.123 ... cost 96`
@@ -423,7 +428,8 @@ impl Network {
     /// Joins two machines by a cable, and runs their daemons on it.
     pub(crate) fn join(&mut self, lab: &mut Lab, a: usize, b: usize, pace: Pace) {
         let (in_a, in_b) = lab.link_local_cable(&self.machines[a].host, &self.machines[b].host);
-        self.use_cable(Cable { ends: [(a, in_a), (b, in_b)] }, pace, false);
+        let below = [in_a.clone(), in_b.clone()];
+        self.use_cable(Cable { ends: [(a, in_a), (b, in_b)], below }, pace, false);
     }
 
     /// Runs the daemons at both ends on what joins them.
@@ -435,7 +441,14 @@ impl Network {
         self.cables.push(cable);
     }
 
-    /// Joins neighbours, and the last one to the first.
+    /// Joins each to the next.
+    pub(crate) fn make_line(&mut self, lab: &mut Lab, pace: Pace) {
+        for place in 1..self.machines.len() {
+            self.join(lab, place - 1, place, pace);
+        }
+    }
+
+    /// Joins neighbours, and the last one to the first: cable `n` leads from `n` to the next.
     pub(crate) fn close_ring(&mut self, lab: &mut Lab, pace: Pace) {
         let count = self.machines.len();
         for place in 0..count {
@@ -474,9 +487,10 @@ impl Network {
 
     /// Nothing arrives any more at either end, and nobody is told.
     pub(crate) fn cut_silently(&self, cable: usize) {
-        for (place, interface) in &self.cables[cable].ends {
+        let Cable { ends, below } = &self.cables[cable];
+        for ((place, _), interface) in ends.iter().zip(below) {
             let rules = format!(
-                "table inet cut {{ chain arriving {{ type filter hook prerouting priority -300; iifname {interface} drop; }} }}"
+                "table inet cut {{ chain arriving {{ type filter hook prerouting priority -300; iifname {interface} drop; }}; }}"
             );
             self.machines[*place].host.must(&["nft", &rules]);
         }
@@ -494,16 +508,28 @@ impl Network {
         self.machines[*place].host.must(&["ip", "link", "set", interface, state]);
     }
 
-    /// Whether the kernels at both ends of a cable send to each other through it.
-    pub(crate) fn uses(&self, cable: usize) -> Result<(), String> {
-        let [a, b] = &self.cables[cable].ends;
-        for ((from, interface), (to, _)) in [(a, b), (b, a)] {
-            let (from, to) = (&self.machines[*from], &self.machines[*to]);
-            let way = from.way_to(&to.address)?;
-            if way != *interface {
-                return Err(format!("{} sends to {} by {way}", from.name, to.name));
-            }
+    /// Whether the kernel at one end of a cable sends through it to the other.
+    pub(crate) fn uses(&self, cable: usize, end: usize) -> Result<(), String> {
+        let ends = &self.cables[cable].ends;
+        let ((from, interface), (to, _)) = (&ends[end], &ends[1 - end]);
+        let (from, to) = (&self.machines[*from], &self.machines[*to]);
+        match from.way_to(&to.address)? {
+            way if way == *interface => Ok(()),
+            way => Err(format!("{} sends to {} by {way}", from.name, to.name)),
         }
-        Ok(())
+    }
+
+    /// Waits until the kernels at both ends of a cable send through it, and says how long each took.
+    pub(crate) fn used_by_both(&self, cable: usize, patience: Duration) -> [Duration; 2] {
+        let began = now();
+        let mut seen = [None; 2];
+        until("traffic on the short path", patience, || {
+            for (end, seen) in seen.iter_mut().enumerate() {
+                let uses = self.uses(cable, end);
+                *seen = if uses.is_ok() { seen.or_else(|| Some(began.elapsed())) } else { None };
+            }
+            if seen.iter().all(Option::is_some) { Ok(()) } else { Err(format!("{seen:?}")) }
+        });
+        seen.map(Option::unwrap_or_default)
     }
 }

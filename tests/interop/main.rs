@@ -12,4 +12,7 @@ mod machine;
 mod pulse;
 
 // The tests, by theme.
+mod families;
+mod pair;
 mod ring;
+mod tunnel;

@@ -6,13 +6,13 @@ use crate::lab::{Lab, now, secs, until};
 use crate::machine::{Kind, Network, Pace};
 use crate::pulse::{Pulse, outage};
 
-const MIXED: [Kind; 6] = [Kind::Ours, Kind::Babeld, Kind::Ours, Kind::Bird, Kind::Ours, Kind::Babeld];
+pub(crate) const MIXED: [Kind; 6] = [Kind::Ours, Kind::Babeld, Kind::Ours, Kind::Bird, Kind::Ours, Kind::Babeld];
 const TOOLS: &[&str] = &["babeld", "bird", "birdc", "nft", "ping"];
 
 /// Places in the ring, and the cable from each to the next.
-const BABELD: usize = 1;
-const OURS: usize = 2;
-const BIRD: usize = 3;
+pub(crate) const BABELD: usize = 1;
+pub(crate) const OURS: usize = 2;
+pub(crate) const BIRD: usize = 3;
 
 fn mixed(lab: &mut Lab) -> (Network, Duration) {
     let mut ring = Network::new(lab, &MIXED);
@@ -47,33 +47,36 @@ fn a_mixed_ring_reaches_everything_and_heals_whoever_is_at_the_cut() {
 }
 
 /// Takes a cable away and brings it back, and says what was seen.
-fn cut_and_mend(lab: &Lab, ring: &Network, cable: usize, how: &str, set: impl Fn(bool)) -> String {
+pub(crate) fn cut_and_mend(lab: &Lab, ring: &Network, cable: usize, how: &str, set: impl Fn(bool)) -> String {
     let count = ring.machines.len();
-    until("short path before the cut", secs(90), || ring.uses(cable));
+    ring.used_by_both(cable, secs(90));
+    let names = ring.cables[cable].ends.each_ref().map(|(place, _)| &ring.machines[*place].name);
     let [(a, _), (b, _)] = &ring.cables[cable].ends;
-    let (before, after) = ((a + count - 1) % count, (b + 1) % count);
-    let pulses = [(*a, *b), (before, *b), (*a, after)]
-        .map(|(from, to)| Pulse::start(lab, &ring.machines[from], &ring.machines[to]));
+    let pairs = [(*a, *b), ((a + count - 1) % count, *b), (*a, (b + 1) % count)];
+    let pulses = pairs.map(|(from, to)| Pulse::start(lab, &ring.machines[from], &ring.machines[to]));
     set(true);
     let noticed = noticed(ring, cable, secs(40));
     let healed = outage(&pulses, secs(60));
     set(false);
-    let mended_at = now();
-    until("short path again", secs(90), || ring.uses(cable));
-    let back = mended_at.elapsed();
-    let at_return = outage(&pulses, secs(30)).saturating_sub(healed);
-    assert!(at_return.is_zero(), "a second, longer outage when the link came back");
+    let back = ring.used_by_both(cable, secs(90));
+    let at_return = outage(&pulses, secs(30));
+    assert_eq!(at_return, healed, "a second, longer outage when the link came back");
+    let each = |times: [Duration; 2]| {
+        let times = names.iter().zip(times).map(|(name, time)| format!("{name} {:.1} s", time.as_secs_f64()));
+        times.collect::<Vec<String>>().join(", ")
+    };
     format!(
-        "{how} between {} and {}: {noticed}; longest outage {:.1} s, short path again after {:.1} s",
-        ring.machines[*a].name,
-        ring.machines[*b].name,
+        "{how}, {}-{}: noticed by {}; longest outage {:.1} s; short path again: {}",
+        names[0],
+        names[1],
+        each(noticed),
         healed.as_secs_f64(),
-        back.as_secs_f64(),
+        each(back),
     )
 }
 
 /// Waits until the daemons at both ends know of a cut, and says after how long.
-fn noticed(ring: &Network, cable: usize, patience: Duration) -> String {
+fn noticed(ring: &Network, cable: usize, patience: Duration) -> [Duration; 2] {
     let began = now();
     let mut seen = [None; 2];
     until("notice of the cut", patience, || {
@@ -83,10 +86,7 @@ fn noticed(ring: &Network, cable: usize, patience: Duration) -> String {
         }
         if seen.iter().all(Option::is_some) { Ok(()) } else { Err(format!("noticed so far: {seen:?}")) }
     });
-    let each = ring.cables[cable].ends.iter().zip(seen).map(|((place, _), seen)| {
-        format!("{} noticed after {:.1} s", ring.machines[*place].name, seen.unwrap_or_default().as_secs_f64())
-    });
-    each.collect::<Vec<String>>().join(", ")
+    seen.map(Option::unwrap_or_default)
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn what_one_daemon_withdraws_is_gone_at_the_others() {
 }
 
 /// Waits until no other daemon and no other kernel has a route to a machine's prefix.
-fn gone_everywhere(ring: &Network, place: usize, patience: Duration) -> Duration {
+pub(crate) fn gone_everywhere(ring: &Network, place: usize, patience: Duration) -> Duration {
     let began = now();
     let gone = &ring.machines[place];
     until(&format!("retraction of {}", gone.name), patience, || {
@@ -141,15 +141,15 @@ fn whoever_loses_power_is_back_soon_after_its_start() {
     let Some(mut lab) = Lab::open("whoever_loses_power_is_back_soon_after_its_start", TOOLS) else { return };
     let (mut ring, _) = mixed(&mut lab);
     for place in [OURS, BABELD, BIRD] {
-        let neighbours = [place - 1, place + 1];
-        let pulses = [Pulse::start(&lab, &ring.machines[neighbours[0]], &ring.machines[neighbours[1]])];
+        let pulses = [Pulse::start(&lab, &ring.machines[place - 1], &ring.machines[place + 1])];
         ring.machines[place].kill();
         let away = outage(&pulses, secs(60));
+        gone_everywhere(&ring, place, secs(60));
         ring.machines[place].start();
         let back = ring.all_know_all(secs(60));
         ring.all_reach_all(secs(20));
         lab.figures(&format!(
-            "kill -9 of {}: {:.1} s of outage between its neighbours; all know all {:.1} s after its start",
+            "{} loses power: {:.1} s of outage between its neighbours; all know all {:.1} s after its start",
             ring.machines[place].name,
             away.as_secs_f64(),
             back.as_secs_f64(),
