@@ -141,6 +141,8 @@ fn whoever_loses_power_is_back_soon_after_its_start() {
     let Some(mut lab) = Lab::open("whoever_loses_power_is_back_soon_after_its_start", TOOLS) else { return };
     let (mut ring, _) = mixed(&mut lab);
     for place in [OURS, BABELD, BIRD] {
+        ring.used_by_both(place - 1, secs(90));
+        ring.used_by_both(place, secs(90));
         let pulses = [Pulse::start(&lab, &ring.machines[place - 1], &ring.machines[place + 1])];
         ring.machines[place].kill();
         let away = outage(&pulses, secs(60));
