@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use lab::{Lab, secs};
-use machine::{Kind, Machine, Network, Pace};
+use machine::{Kind, Machine, Network, Pace, Who};
 use pulse::{Pulse, outage};
 
 #[expect(dead_code, reason = "the bench needs only a part of the lab")]
@@ -97,7 +97,7 @@ fn measure(lab: &mut Lab, setup: &Setup) -> Figures {
     ring.close_ring(lab, setup.pace);
     ring.start();
     ring.all_know_all(PATIENCE);
-    ring.used_by_both(CUT, PATIENCE);
+    ring.used_by(Who::Both, CUT, PATIENCE);
     let idle_bytes_per_s = idle(&ring);
     let rss = ring.machines.iter().map(|machine| machine.daemon().rss_kib()).max().unwrap_or_default();
     let (silent_s, back_s) = cut(lab, &ring, |cut| match cut {
@@ -134,13 +134,13 @@ fn sent(machine: &Machine) -> u64 {
 
 /// Takes the link away and brings it back: the longest outage of any pair, and how long both ends needed to use it again.
 fn cut(lab: &Lab, ring: &Network, set: impl Fn(bool)) -> (f64, f64) {
-    ring.used_by_both(CUT, PATIENCE);
+    ring.used_by(Who::Both, CUT, PATIENCE);
     let pulses = AFFECTED.map(|(from, to)| Pulse::start(lab, &ring.machines[from], &ring.machines[to]));
     set(true);
     let outage = outage(&pulses, PATIENCE);
     set(false);
-    let [a, b] = ring.used_by_both(CUT, PATIENCE);
-    (outage.as_secs_f64(), a.max(b).as_secs_f64())
+    let back = ring.used_by(Who::Both, CUT, PATIENCE).into_iter().max().flatten();
+    (outage.as_secs_f64(), back.unwrap_or_default().as_secs_f64())
 }
 
 fn print(measured: &[Vec<Figures>], rounds: usize) {

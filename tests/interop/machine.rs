@@ -142,10 +142,17 @@ impl Machine {
         self.daemon = Some(self.host.start(&self.dir.join("log"), &line));
     }
 
-    /// Power loss: the daemon is gone without a word, and nothing is forwarded.
+    /// Power loss: the daemon is gone without a word, and nothing is forwarded. Ours has to find out at its start what it
+    /// left in the kernel; babeld leaves it there for ever, so that its kernel has to forget as well.
     pub(crate) fn kill(&mut self) {
         self.set_forwarding(false);
         self.daemon = None;
+        let protocol = match self.kind {
+            Kind::Ours => return,
+            Kind::Babeld => "babel",
+            Kind::Bird => "bird",
+        };
+        self.host.must(&["ip", "-6", "route", "flush", "proto", protocol]);
     }
 
     fn set_forwarding(&self, on: bool) {
@@ -508,28 +515,41 @@ impl Network {
         self.machines[*place].host.must(&["ip", "link", "set", interface, state]);
     }
 
-    /// Whether the kernel at one end of a cable sends through it to the other.
-    pub(crate) fn uses(&self, cable: usize, end: usize) -> Result<(), String> {
-        let ends = &self.cables[cable].ends;
-        let ((from, interface), (to, _)) = (&ends[end], &ends[1 - end]);
-        let (from, to) = (&self.machines[*from], &self.machines[*to]);
+    /// Whether the kernel at one end of a cable sends through it to a machine.
+    pub(crate) fn sends_by(&self, cable: usize, end: usize, to: &Machine) -> Result<(), String> {
+        let (from, interface) = &self.cables[cable].ends[end];
+        let from = &self.machines[*from];
         match from.way_to(&to.address)? {
             way if way == *interface => Ok(()),
             way => Err(format!("{} sends to {} by {way}", from.name, to.name)),
         }
     }
 
-    /// Waits until the kernels at both ends of a cable send through it, and says how long each took.
-    pub(crate) fn used_by_both(&self, cable: usize, patience: Duration) -> [Duration; 2] {
+    /// Waits until the kernels at the ends of a cable send through it, and says how long each took.
+    pub(crate) fn used_by(&self, who: Who, cable: usize, patience: Duration) -> [Option<Duration>; 2] {
         let began = now();
         let mut seen = [None; 2];
+        let waits_for = |end: usize| match who {
+            Who::Both => true,
+            Who::Ours => self.machines[self.cables[cable].ends[end].0].kind == Kind::Ours,
+        };
         until("traffic on the short path", patience, || {
             for (end, seen) in seen.iter_mut().enumerate() {
-                let uses = self.uses(cable, end);
-                *seen = if uses.is_ok() { seen.or_else(|| Some(began.elapsed())) } else { None };
+                let (other, _) = self.cables[cable].ends[1 - end];
+                *seen =
+                    self.sends_by(cable, end, &self.machines[other]).ok().and(seen.or_else(|| Some(began.elapsed())));
             }
-            if seen.iter().all(Option::is_some) { Ok(()) } else { Err(format!("{seen:?}")) }
+            let all = [0, 1].into_iter().all(|end| seen[end].is_some() || !waits_for(end));
+            if all { Ok(()) } else { Err(format!("{seen:?}")) }
         });
-        seen.map(Option::unwrap_or_default)
+        seen
     }
+}
+
+/// Whom to wait for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Who {
+    Both,
+    /// babeld can take a minute to come back to a path.
+    Ours,
 }

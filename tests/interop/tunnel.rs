@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::lab::{Background, Host, Lab, here, now, secs, until};
-use crate::machine::{Cable, Network, Pace};
+use crate::machine::{Cable, Network, Pace, Who};
 use crate::pulse::{Pulse, outage};
 use crate::ring::{BABELD, BIRD, MIXED, OURS, cut_and_mend, gone_everywhere};
 
@@ -129,7 +129,7 @@ fn a_mixed_ring_over_wireguard_reaches_everything_and_heals() {
     lab.figures(&format!("12 wireguard-go: all know all after {:.1} s", met.as_secs_f64()));
 
     for cable in [BABELD, BIRD] {
-        let figures = cut_and_mend(&lab, &ring, cable, "silent cut", |cut| match cut {
+        let figures = cut_and_mend(&lab, &ring, cable, Who::Ours, "silent cut", |cut| match cut {
             true => ring.cut_silently(cable),
             false => ring.mend(cable),
         });
@@ -137,13 +137,13 @@ fn a_mixed_ring_over_wireguard_reaches_everything_and_heals() {
     }
 
     // The tunnel's program dies at our end, and its device with it; it comes back as another device of the same name.
-    ring.used_by_both(OURS, secs(90));
+    ring.used_by(Who::Both, OURS, secs(90));
     let pulses = [Pulse::start(&lab, &ring.machines[OURS], &ring.machines[BIRD])];
     let [here, there] = &mut tunnels[OURS];
     here.kill();
     let away = outage(&pulses, secs(60));
     here.start(&there.as_peer(&below(OURS)[1]));
-    let back = ring.used_by_both(OURS, secs(90)).map(|time| time.as_secs_f64());
+    let back = ring.used_by(Who::Both, OURS, secs(90)).map(|time| time.unwrap_or_default().as_secs_f64());
     lab.figures(&format!(
         "wireguard-go between ours and BIRD dies: {:.1} s of outage; after its return, short path again: ours {:.1} s, \
          BIRD {:.1} s",
@@ -160,9 +160,8 @@ fn a_mixed_ring_over_wireguard_reaches_everything_and_heals() {
         ring.all_know_all(secs(60));
         ring.all_reach_all(secs(20));
         lab.figures(&format!(
-            "{} loses power: known to be gone after {:.1} s; everything reaches everything {:.1} s after its start",
+            "{} loses power: gone after {gone}; everything reaches everything {:.1} s after its start",
             ring.machines[place].name,
-            gone.as_secs_f64(),
             started.elapsed().as_secs_f64(),
         ));
     }
