@@ -26,7 +26,6 @@ const TOOLS: &[&str] = &["ip", "setpriv", "timeout"];
 /// A place to build a network in. Declare it first in a test, so that it is taken down last.
 pub(crate) struct Lab {
     test: &'static str,
-    waybill: PathBuf,
     hosts: Vec<Host>,
     cables: u8,
     dir: TempDir,
@@ -48,24 +47,23 @@ pub(crate) struct Background {
 
 impl Lab {
     /// Waits for the test's turn. `None` where a lab cannot be built or one of the tools is missing; that is printed.
-    ///
-    /// # Panics
-    /// Without a program to test.
     pub(crate) fn open(test: &'static str, tools: &[&str]) -> Option<Self> {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        let waybill = waybill();
         if let Some(why) = what_is_missing(tools) {
             say(&format!("skipped: {test}: {why}"));
             return None;
         }
         remove_what_killed_tests_left();
         let dir = tempfile::Builder::new().prefix("waybill-e2e-").tempdir().expect("a temporary directory");
-        Some(Self { test, waybill, hosts: Vec::new(), cables: 0, dir, _turn: turn })
+        Some(Self { test, hosts: Vec::new(), cables: 0, dir, _turn: turn })
     }
 
     /// The program under test.
-    pub(crate) fn waybill(&self) -> &Path {
-        &self.waybill
+    ///
+    /// # Panics
+    /// Without one.
+    pub(crate) fn waybill(&self) -> PathBuf {
+        waybill()
     }
 
     /// A directory that goes with the lab.
@@ -84,24 +82,8 @@ impl Lab {
 
     /// Joins two machines by a cable of their own, and returns the IPv4 addresses of its ends.
     pub(crate) fn cable(&mut self, a: &Host, b: &Host) -> (String, String) {
-        self.cables += 1;
-        let number = self.cables;
-        let (in_a, in_b) = (format!("cable{number}a"), format!("cable{number}b"));
-        here(&[
-            "ip",
-            "link",
-            "add",
-            &in_a,
-            "netns",
-            &a.namespace,
-            "type",
-            "veth",
-            "peer",
-            "name",
-            &in_b,
-            "netns",
-            &b.namespace,
-        ]);
+        let number = self.cables + 1;
+        let (in_a, in_b) = self.loose_cable(a, b);
         let ends = (format!("10.0.{number}.1"), format!("10.0.{number}.2"));
         for (host, device, address) in [(a, &in_a, &ends.0), (b, &in_b, &ends.1)] {
             // The kernel's own link-local chatter would only blur what the tests look at.
@@ -109,6 +91,26 @@ impl Lab {
             here(&["ip", "-n", &host.namespace, "address", "add", &format!("{address}/24"), "dev", device]);
             here(&["ip", "-n", &host.namespace, "link", "set", device, "up"]);
         }
+        ends
+    }
+
+    /// Joins two machines by a cable with link-local addresses and no others, and returns the names of its ends.
+    pub(crate) fn link_local_cable(&mut self, a: &Host, b: &Host) -> (String, String) {
+        let (in_a, in_b) = self.loose_cable(a, b);
+        for (host, device) in [(a, &in_a), (b, &in_b)] {
+            // Nobody else is on the cable who could have the address already.
+            host.must(&["sh", "-c", &format!("echo 0 > /proc/sys/net/ipv6/conf/{device}/accept_dad")]);
+            here(&["ip", "-n", &host.namespace, "link", "set", device, "up"]);
+        }
+        (in_a, in_b)
+    }
+
+    /// A cable whose ends are not up yet.
+    fn loose_cable(&mut self, a: &Host, b: &Host) -> (String, String) {
+        self.cables += 1;
+        let ends = (format!("cable{}a", self.cables), format!("cable{}b", self.cables));
+        let (in_a, in_b) = (["name", &ends.0, "netns", &a.namespace], ["name", &ends.1, "netns", &b.namespace]);
+        here(&[&["ip", "link", "add"][..], &in_a, &["type", "veth", "peer"], &in_b].concat());
         ends
     }
 

@@ -30,7 +30,7 @@ impl Ledger {
         let text = |path: &Path| path.to_str().expect("a path of ASCII").to_owned();
         let path = lab.dir().join("community.ledger");
         let treasurer = text(&lab.dir().join("treasurer.key"));
-        let ledger = Self { waybill: text(lab.waybill()), path, treasurer };
+        let ledger = Self { waybill: text(&lab.waybill()), path, treasurer };
         here(&[&ledger.waybill, "key", "--file", &ledger.treasurer]);
         ledger.command("create", &["--community", "Lab", "--symbol", "WAY", "--treasurer", &ledger.treasurer]);
         ledger

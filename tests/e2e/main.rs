@@ -9,6 +9,7 @@
 
 // The lab: what tests are built from.
 mod capture;
+#[expect(dead_code, reason = "the interoperability tests use the rest")]
 mod lab;
 mod ledger;
 mod router;

@@ -92,7 +92,7 @@ impl Router {
         let host = lab.host(name);
         let dir = lab.dir().join(name);
         fs::DirBuilder::new().mode(0o700).create(&dir).expect("a new directory");
-        let waybill = lab.waybill().to_owned();
+        let waybill = lab.waybill();
         let key_file = dir.join("key");
         let said = here(&[text(&waybill), "key", "--json", "--file", text(&key_file)]);
         let key: Value = serde_json::from_str(&said).expect("`waybill key --json` prints JSON");
