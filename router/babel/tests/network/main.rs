@@ -5,6 +5,7 @@
 
 mod graphs;
 mod healing;
+mod optimal;
 mod world;
 
 use std::time::Duration;
