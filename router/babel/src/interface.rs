@@ -236,6 +236,8 @@ pub(crate) struct Interface {
     pub(crate) hellos_to_ihu: u8,
     pub(crate) update_at: Instant,
     pub(crate) dumped_at: Option<Instant>,
+    /// The next full update is for somebody who asked and knows nothing yet.
+    pub(crate) dump_asked: bool,
     /// When the next packets of a full update may follow.
     pub(crate) dump_at: Option<Instant>,
     /// Prefixes to announce at `flush_at`; at most one per known prefix and the bound on foreign ones.
@@ -261,8 +263,8 @@ pub(crate) struct Ready {
     pub(crate) triggered: bool,
     /// A full update goes on behind this prefix, when [`Interface::dump_at`] allows.
     pub(crate) dump: Option<Bound<PrefixPair>>,
-    /// Somebody asked for it, and knows nothing yet.
-    pub(crate) dump_asked: bool,
+    /// What it tells is to be acknowledged.
+    pub(crate) dump_confirmed: bool,
     /// Bounded by [`Interface::REQUESTS_MAX`].
     pub(crate) requests: VecDeque<Wanted>,
     /// Packets of a full update that may be sent at once.
@@ -296,6 +298,7 @@ impl Interface {
             hellos_to_ihu: 0,
             update_at: now + config.update_interval,
             dumped_at: None,
+            dump_asked: false,
             dump_at: None,
             triggered: BTreeMap::new(),
             repeats: BTreeMap::new(),
@@ -385,9 +388,9 @@ impl Interface {
     }
 
     /// A full update starts, unless one is being sent.
-    pub(crate) fn start_dump(&mut self, now: Instant, asked: bool) {
-        self.ready.dump_asked = asked || (self.ready.dump_asked && self.ready.dump.is_some());
+    pub(crate) fn start_dump(&mut self, now: Instant) {
         if self.ready.dump.is_none() {
+            self.ready.dump_confirmed = std::mem::take(&mut self.dump_asked);
             self.dumped_at = Some(now);
             self.ready.dump = Some(Bound::Unbounded);
             self.ready.dump_packets = DUMP_BURST;

@@ -59,8 +59,8 @@ struct Passed {
 /// First repetition; RFC 8966, Appendix B suggests 2 s, tunnels are faster.
 pub(crate) const RESEND_AFTER: Duration = Duration::from_millis(500);
 /// A prefix that stays starved is asked for this often.
-const PAUSE_MAX: Duration = Duration::from_secs(32);
-/// Repetitions, each after twice the time: for a minute, when the next full updates come.
+const PAUSE_MAX: Duration = Duration::from_secs(8);
+/// Repetitions, each after twice the time up to the longest pause: for half a minute.
 const RESENDS: u8 = 6;
 /// The same for requests of others.
 const PASSED_RESENDS: u8 = 3;

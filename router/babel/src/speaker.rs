@@ -966,7 +966,7 @@ impl Speaker {
         }
         if interface.update_at <= now {
             interface.update_at = now + interface.config.update_interval().as_duration() * stretch / 100;
-            interface.start_dump(now, false);
+            interface.start_dump(now);
         }
         interface.expire_flush(now);
         interface.authentication.handle_timeout(now);

@@ -66,11 +66,12 @@ impl Speaker {
     /// Answers a wildcard request: a full update, and who we hear.
     pub(crate) fn dump_soon(&mut self, now: Instant, id: InterfaceId) {
         let Some(interface) = self.interfaces.get_mut(&id) else { return };
+        interface.dump_asked = true;
         match interface.dumped_at.map(|at| at + DUMP_SPACING).filter(|next| *next > now) {
             Some(next) => interface.update_at = interface.update_at.min(next),
             None => {
                 interface.ready.ihu = Some(Bound::Unbounded);
-                interface.start_dump(now, true);
+                interface.start_dump(now);
             }
         }
     }
@@ -380,7 +381,7 @@ impl Speaker {
                 interface.ready.dump_packets -= 1;
                 return false;
             }
-            if interface.ready.dump_asked && outcome == Said::Update {
+            if interface.ready.dump_confirmed && outcome == Said::Update {
                 said.extend(next.map(|pair| (pair, Trigger::default())));
             }
             interface.ready.dump = next.map(Bound::Excluded);

@@ -5,11 +5,14 @@
 
 mod graphs;
 mod healing;
+mod optimal;
+mod prices;
 mod world;
 
 use std::time::Duration;
 
 const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
 
 /// The fixed seeds, and one from the environment to look where nobody has looked before.
 fn seeds(fixed: u64) -> impl Iterator<Item = u64> {

@@ -33,7 +33,8 @@ pub(crate) struct Plan {
     pub(crate) loss: u32,
     /// Shortest and longest way of a packet, in milliseconds; a wide range reorders.
     pub(crate) delay_ms: (u64, u64),
-    /// Packets are checked one in so many, and tables after one step in so many.
+    /// Packets are checked one in so many; whole tables are after one step in so many times the number of nodes, since
+    /// what changes in them is checked as it changes.
     pub(crate) sample: u64,
 }
 
@@ -135,6 +136,8 @@ pub(crate) struct World {
     pub(crate) links: Vec<Link>,
     pub(crate) tally: Tally,
     pub(crate) rng: fastrand::Rng,
+    /// A prefix of which everything said is printed.
+    pub(crate) traced: Option<usize>,
     start: Instant,
     nodes: Vec<Node>,
     queue: BinaryHeap<Due>,
@@ -273,6 +276,7 @@ impl World {
             links: ends.iter().map(|(a, b)| plan.link([*a, *b])).collect(),
             tally: Tally::default(),
             rng: fastrand::Rng::with_seed(plan.seed),
+            traced: None,
             start,
             nodes,
             queue: BinaryHeap::new(),
@@ -496,7 +500,7 @@ impl World {
         while let Some(event) = self.nodes[node].speaker.as_mut().and_then(Speaker::poll_event) {
             self.apply(node, event);
         }
-        if self.steps.is_multiple_of(self.plan.sample) {
+        if self.steps.is_multiple_of(self.plan.sample * self.nodes.len() as u64) {
             self.check_tables(node);
         }
         self.schedule(node);
@@ -530,7 +534,11 @@ impl World {
         self.digest(link, &transmit.payload);
         let to = self.links[link].other_end(node);
         let side = self.links[link].side(to);
-        if self.rng.u32(0..1000) < self.links[link].loss[side] {
+        let lost = self.rng.u32(0..1000) < self.links[link].loss[side];
+        if let Some(prefix) = self.traced {
+            self.trace(prefix, node, link, &transmit.payload, lost);
+        }
+        if lost {
             return;
         }
         let (shortest, longest) = self.links[link].delay_ms;
@@ -546,6 +554,31 @@ impl World {
         });
         self.flights[slot as usize] = flight;
         self.enqueue(at, What::Land(slot));
+    }
+
+    /// Prints what is said of a prefix.
+    fn trace(&self, prefix: usize, node: usize, link: usize, payload: &[u8], lost: bool) {
+        let about = AnyPrefix::V6(home(prefix));
+        for tlv in Packet::parse(payload).expect("speakers write packets").tlvs(link_local(node, link)) {
+            let said = match tlv {
+                Tlv::Update(update) if update.prefix.is_none_or(|prefix| prefix == about) => {
+                    format!(
+                        "update {} {} {:?}",
+                        update.seqno,
+                        update.metric,
+                        update.quote.and_then(|quote| quote.price)
+                    )
+                }
+                Tlv::SeqnoRequest(request) if request.prefix == about => {
+                    format!("request {} within {}", request.seqno, request.hop_count)
+                }
+                Tlv::RouteRequest(request) if request.prefix.is_none_or(|prefix| prefix == about) => "request".into(),
+                _ => continue,
+            };
+            let to = self.links[link].other_end(node);
+            let fate = if lost || !self.passes(link) { ", lost" } else { "" };
+            println!("{:?} {node} to {to} on {link}: {said}{fate}", self.elapsed());
+        }
     }
 
     fn digest(&mut self, link: usize, payload: &[u8]) {
