@@ -569,6 +569,27 @@ fn a_link_signal_loses_its_routes_at_once_and_silence_after_two_and_a_half_secon
 }
 
 #[test]
+fn a_neighbour_whose_ihus_stay_away_is_asked_whether_it_hears_us() {
+    let mut talk = Talk::new();
+    let hello_for = |talk: &mut Talk, seconds| {
+        for _ in 0..seconds {
+            talk.after_silent(Duration::from_secs(1));
+            talk.hellos += 1;
+            let hello =
+                Hello { unicast: false, seqno: Seqno(talk.hellos), interval: Some(Interval(100)), timestamp: None };
+            [LEFT, RIGHT].into_iter().for_each(|on| talk.send(on, Tlv::Hello(hello)));
+        }
+    };
+    talk.events.clear();
+    hello_for(&mut talk, 30);
+    assert_eq!(talk.events, [], "it acknowledges, so it hears us");
+    talk.acknowledges = false;
+    hello_for(&mut talk, 13);
+    let down = |interface| Event::NeighbourDown { interface, address: THEM };
+    assert!(talk.events.contains(&down(LEFT)) && talk.events.contains(&down(RIGHT)), "{:?}", talk.events);
+}
+
+#[test]
 fn a_route_is_not_told_to_where_it_came_from_and_is_taken_back_there_after_a_move() {
     let mut talk = Talk::new();
     talk.tell(LEFT, update(1, 100));

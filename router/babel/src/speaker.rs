@@ -384,7 +384,7 @@ impl Speaker {
             }
             Tlv::Acknowledgment(answer) => {
                 if let Some(neighbour) = self.neighbours.get_mut(&neighbour) {
-                    neighbour.handle_acknowledgment();
+                    neighbour.handle_acknowledgment(arrival.now);
                 }
                 if let Some(interface) = self.interfaces.get_mut(&arrival.interface) {
                     interface.confirm(answer.opaque);

@@ -5,6 +5,7 @@
 
 mod graphs;
 mod healing;
+mod noise;
 mod optimal;
 mod prices;
 mod world;
