@@ -740,7 +740,7 @@ impl Speaker {
     }
 
     /// As long as a neighbour may believe our last announcement, if it heard nothing since.
-    fn hold_time(&self) -> Duration {
+    pub(crate) fn hold_time(&self) -> Duration {
         self.interfaces
             .values()
             .map(|interface| route_expiry(interface.config.update_interval()))
