@@ -224,6 +224,26 @@ fn unfeasible_update_does_not_replace_selected_route() {
 }
 
 #[test]
+fn what_was_told_counts_for_as_long_as_it_may_be_believed() {
+    let mut talk = Talk::new();
+    let update_interval = Duration::from_secs(300);
+    for interface in [LEFT, RIGHT] {
+        let config = InterfaceConfig { update_interval, ..InterfaceConfig::tunnel(US) };
+        talk.speaker.handle_interface_up(talk.now, interface, config);
+    }
+    talk.after(millis(1500));
+    talk.tell(LEFT, update(1, 100));
+    talk.after(millis(500));
+    talk.tell(LEFT, retraction());
+    talk.after(update_interval * 3);
+    talk.tell(RIGHT, update(1, 300));
+    assert_eq!(talk.way(far()), None, "it may lead back to us: RIGHT may not have heard the retraction");
+    talk.after(update_interval);
+    talk.tell(RIGHT, update(1, 300));
+    assert_eq!(talk.way(far()), Some((RIGHT, Metric(396))));
+}
+
+#[test]
 fn a_feasible_alternative_takes_over_at_once() {
     let mut talk = Talk::new();
     talk.tell(LEFT, update(1, 100));
@@ -551,17 +571,17 @@ fn a_route_is_asked_for_again_then_expires_and_is_held_before_it_is_forgotten() 
 }
 
 #[test]
-fn feasibility_is_forgotten_three_minutes_after_the_last_announcement() {
+fn feasibility_is_forgotten_when_nobody_can_believe_the_last_announcement_any_more() {
     let mut talk = Talk::new();
     talk.tell(LEFT, update(1, 100));
     talk.after(Duration::from_secs(1));
     talk.tell(LEFT, retraction());
-    talk.after(Duration::from_secs(170));
+    talk.after(Duration::from_secs(200));
     assert_eq!(talk.speaker.routes.sources(), 1);
     talk.tell(RIGHT, update(1, 300));
     assert_eq!(talk.way(far()), None);
     talk.after(Duration::from_secs(20));
-    assert_eq!(talk.speaker.routes.sources(), 0);
+    assert_eq!(talk.way(far()), Some((RIGHT, Metric(396))), "at once, without another update");
 }
 
 #[test]
@@ -578,6 +598,27 @@ fn a_link_signal_loses_its_routes_at_once_and_silence_after_two_and_a_half_secon
     assert_eq!(talk.events, []);
     talk.after_silent(millis(200));
     assert_eq!(talk.events, [Event::NeighbourDown { interface: RIGHT, address: THEM }]);
+}
+
+#[test]
+fn a_neighbour_whose_ihus_stay_away_is_asked_whether_it_hears_us() {
+    let mut talk = Talk::new();
+    let hello_for = |talk: &mut Talk, seconds| {
+        for _ in 0..seconds {
+            talk.after_silent(Duration::from_secs(1));
+            talk.hellos += 1;
+            let hello =
+                Hello { unicast: false, seqno: Seqno(talk.hellos), interval: Some(Interval(100)), timestamp: None };
+            [LEFT, RIGHT].into_iter().for_each(|on| talk.send(on, Tlv::Hello(hello)));
+        }
+    };
+    talk.events.clear();
+    hello_for(&mut talk, 30);
+    assert_eq!(talk.events, [], "it acknowledges, so it hears us");
+    talk.acknowledges = false;
+    hello_for(&mut talk, 13);
+    let down = |interface| Event::NeighbourDown { interface, address: THEM };
+    assert!(talk.events.contains(&down(LEFT)) && talk.events.contains(&down(RIGHT)), "{:?}", talk.events);
 }
 
 #[test]

@@ -22,6 +22,8 @@ pub(crate) struct Neighbour {
     unicast: HelloHistory,
     txcost: Cost,
     ihu_expires: Option<Instant>,
+    /// For so long an IHU holds.
+    ihu_hold: Duration,
     rtt: Rtt,
     presence: Presence,
     /// The link's cost in use; routes are measured with it.
@@ -57,6 +59,7 @@ impl Neighbour {
             unicast: HelloHistory::default(),
             txcost: Cost::INFINITY,
             ihu_expires: None,
+            ihu_hold: Duration::ZERO,
             rtt: Rtt::default(),
             presence: Presence::default(),
             cost: Cost::INFINITY,
@@ -90,7 +93,9 @@ impl Neighbour {
 
     /// A packet came from it: it is there.
     pub(crate) fn handle_sign_of_life(&mut self) {
-        self.presence.probing = None;
+        if !self.presence.is_asked_for_hearing() {
+            self.presence.probing = None;
+        }
         self.presence.silent = false;
     }
 
@@ -103,21 +108,41 @@ impl Neighbour {
 
     pub(crate) fn handle_ihu(&mut self, now: Instant, clock: u32, ihu: &Ihu, with_hello: bool) {
         self.txcost = ihu.rxcost;
-        self.ihu_expires = Some(now + ihu_hold_time(ihu.interval));
+        self.ihu_hold = ihu_hold_time(ihu.interval);
+        self.handle_hears_us(now);
         if let Some(echo) = ihu.timestamp.filter(|_| with_hello) {
             self.rtt.handle_echo(clock, echo);
         }
     }
 
-    /// It answered a question, so it will answer others.
-    pub(crate) fn handle_acknowledgment(&mut self) {
+    /// It answered a question, so it hears us and will answer others.
+    pub(crate) fn handle_acknowledgment(&mut self, now: Instant) {
         self.presence.answers = true;
+        if self.ihu_expires.is_some() || self.presence.is_asked_for_hearing() {
+            self.handle_hears_us(now);
+        }
+    }
+
+    fn handle_hears_us(&mut self, now: Instant) {
+        self.ihu_expires = Some(now + self.ihu_hold);
+        self.presence.probing = None;
     }
 
     /// Somebody who knows the link doubts that the neighbour is there.
     pub(crate) fn handle_doubt(&mut self, now: Instant) {
         if self.presence.answers && self.rxcost.is_finite() {
-            self.presence.probing.get_or_insert(Probing { next: now, left: PROBES });
+            self.presence.probing.get_or_insert(Probing { next: now, left: PROBES, hears_us: false });
+        }
+    }
+
+    /// Three IHUs in a row are lost every six minutes on a link that loses a fifth. So whether the neighbour still hears
+    /// us is asked before it is taken for granted that it does not.
+    fn expire_ihu(&mut self, now: Instant, config: &InterfaceConfig) {
+        self.ihu_expires = None;
+        if config.sensing == LinkSensing::Measured && self.presence.answers && !self.presence.silent {
+            self.presence.probing = Some(Probing { next: now, left: PROBES, hears_us: true });
+        } else {
+            self.txcost = Cost::INFINITY;
         }
     }
 
@@ -127,8 +152,7 @@ impl Neighbour {
             self.handle_doubt(now);
         }
         if self.ihu_expires.is_some_and(|at| at <= now) {
-            self.ihu_expires = None;
-            self.txcost = Cost::INFINITY;
+            self.expire_ihu(now, config);
         }
         self.probe(now)
     }
@@ -186,7 +210,12 @@ impl Neighbour {
             return Silence::None;
         };
         let Some(left) = probing.left.checked_sub(1) else {
-            (self.presence.silent, self.presence.probing) = (true, None);
+            if probing.hears_us {
+                self.txcost = Cost::INFINITY;
+            } else {
+                self.presence.silent = true;
+            }
+            self.presence.probing = None;
             return Silence::None;
         };
         probing.left = left;
@@ -213,10 +242,18 @@ struct Presence {
     silent: bool,
 }
 
+impl Presence {
+    fn is_asked_for_hearing(&self) -> bool {
+        self.probing.is_some_and(|probing| probing.hears_us)
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Probing {
     next: Instant,
     left: u8,
+    /// The question is not whether it is there but whether it hears us: only an answer is one.
+    hears_us: bool,
 }
 
 /// Questions before a neighbour is taken for gone.

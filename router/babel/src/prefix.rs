@@ -1,13 +1,27 @@
 //! Prefixes: what routes lead to.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// An IPv6 prefix; the bits behind its length are zero.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Prefix {
     addr: Ipv6Addr,
     len: u8,
+}
+
+/// By address, then length. Tables are ordered by it, so it compares numbers and not, as [`Ipv6Addr`] does, segments.
+impl Ord for Prefix {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.addr.to_bits(), self.len).cmp(&(other.addr.to_bits(), other.len))
+    }
+}
+
+impl PartialOrd for Prefix {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 impl Prefix {

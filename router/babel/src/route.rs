@@ -240,12 +240,12 @@ impl RouteTable {
 
     /// What is in use is about to be announced: remembers it. Before an update is sent, the feasibility distance is
     /// updated, "except for the node's own routes" (RFC 8966, section 3.7.3).
-    pub(crate) fn record_announcement(&mut self, now: Tenths, pair: PrefixPair) {
+    pub(crate) fn record_announcement(&mut self, now: Tenths, pair: PrefixPair, believed_for: Duration) {
         let Some(entry) = self.entries.get_mut(&pair) else { return };
         let Some(selected) = entry.selected else { return };
         entry.announced = Some(Announced { metric: selected.metric, price: selected.price });
         if selected.via.is_some() {
-            let new = entry.sources.record(now, selected.router_id, selected.distance());
+            let new = entry.sources.record(now, selected.router_id, selected.distance(), believed_for);
             self.sources += usize::from(new);
         }
     }
@@ -295,13 +295,14 @@ fn sweep_entry(now: Tenths, pair: PrefixPair, entry: &mut Entry, swept: &mut Swe
         }
         true
     });
-    if touched {
+    let originator = entry.selected.map(|selected| selected.router_id);
+    let forgotten = entry.sources.collect(now, originator);
+    if touched || (forgotten > 0 && entry.is_starved()) {
         swept.touched.push(pair);
     }
     if entry.held_until.is_some_and(|until| until <= now) {
         entry.held_until = None;
         swept.released.push(pair);
     }
-    let originator = entry.selected.map(|selected| selected.router_id);
-    entry.sources.collect(now, originator)
+    forgotten
 }

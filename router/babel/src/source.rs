@@ -32,7 +32,8 @@ pub(crate) struct Source {
     expires: Tenths,
 }
 
-/// "The source garbage-collection timer has a value on the order of minutes" (RFC 8966, section 3.2.5).
+/// "The source garbage-collection timer has a value on the order of minutes" (RFC 8966, section 3.2.5). Longer where
+/// what was told is believed for longer: who still routes through us must not be taken for a way.
 pub(crate) const GC_TIME: Duration = Duration::from_secs(180);
 
 /// The table's rows for one prefix: nearly always one.
@@ -63,8 +64,8 @@ impl Sources {
 
     /// Before an update is sent: the feasibility distance becomes the better of the two, and the
     /// garbage-collection timer starts again. Returns whether the source is new.
-    pub(crate) fn record(&mut self, now: Tenths, id: RouterId, told: Distance) -> bool {
-        let expires = now.after(GC_TIME);
+    pub(crate) fn record(&mut self, now: Tenths, id: RouterId, told: Distance, believed_for: Duration) -> bool {
+        let expires = now.after(believed_for.max(GC_TIME));
         let Some(source) = self.0.iter_mut().find(|source| source.router_id == id) else {
             self.0.reserve_exact(1);
             self.0.push(Source { router_id: id, feasibility: told, expires });
@@ -125,7 +126,7 @@ mod tests {
         let start = Tenths::default();
         for id in 1..=16 {
             let id = RouterId::new([id; 8]).unwrap();
-            assert!(sources.has_room_for(id) && sources.record(start, id, distance(1, 1)));
+            assert!(sources.has_room_for(id) && sources.record(start, id, distance(1, 1), GC_TIME));
         }
         let first = RouterId::new([1; 8]).unwrap();
         assert!(sources.has_room_for(first) && !sources.has_room_for(RouterId::new([17; 8]).unwrap()));
@@ -141,7 +142,7 @@ mod tests {
             let mut sources = Sources::default();
             for (seqno, metric) in told {
                 let before = sources.feasibility(id);
-                sources.record(Tenths::default(), id, distance(seqno, metric));
+                sources.record(Tenths::default(), id, distance(seqno, metric), GC_TIME);
                 let after = sources.feasibility(id).unwrap();
                 prop_assert!(before.is_none_or(|before| !before.is_better_than(after)));
                 prop_assert!(!sources.is_feasible(id, distance(seqno, metric)));

@@ -437,7 +437,7 @@ impl Speaker {
             }
             Tlv::Acknowledgment(answer) => {
                 if let Some(neighbour) = self.neighbours.get_mut(&neighbour) {
-                    neighbour.handle_acknowledgment();
+                    neighbour.handle_acknowledgment(arrival.now);
                 }
                 if let Some(interface) = self.interfaces.get_mut(&arrival.interface) {
                     interface.confirm(answer.opaque);
@@ -793,7 +793,7 @@ impl Speaker {
     }
 
     /// As long as a neighbour may believe our last announcement, if it heard nothing since.
-    fn hold_time(&self) -> Duration {
+    pub(crate) fn hold_time(&self) -> Duration {
         self.interfaces
             .values()
             .map(|interface| route_expiry(interface.config.update_interval()))

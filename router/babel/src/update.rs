@@ -143,7 +143,8 @@ impl Speaker {
     }
 
     fn remember_announced(&mut self, now: Instant, pair: PrefixPair) {
-        self.routes.record_announcement(self.epoch.tenths_from(now), pair);
+        let believed_for = self.hold_time();
+        self.routes.record_announcement(self.epoch.tenths_from(now), pair, believed_for);
         self.sweep_sources_by(now + GC_TIME);
     }
 }

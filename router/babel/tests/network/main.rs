@@ -5,8 +5,10 @@
 
 mod graphs;
 mod healing;
+mod noise;
 mod optimal;
 mod prices;
+mod scale;
 mod world;
 
 use std::time::Duration;
@@ -30,4 +32,23 @@ fn median(took: &[Duration]) -> Duration {
     let mut took = took.to_vec();
     took.sort_unstable();
     took.get(took.len() / 2).copied().unwrap_or_default()
+}
+
+/// The geometric graphs of the bench, in small.
+fn mesh(nodes: usize, churn_minutes: u64) -> scale::Seen {
+    let size = scale::Size { nodes, update_s: 60, churn: 10, churn_minutes, cuts: 10, seed: 1 };
+    let graph = graphs::geometric(&mut fastrand::Rng::with_seed(size.seed), nodes, 5.0);
+    let seen = scale::run(size, &graph, |_, _| {});
+    println!("{nodes} nodes: all reached after {:?}, idle {} B/s per node", seen.all_reached, seen.idle_bytes);
+    println!("outages after silent cuts: median {:?}, worst {:?}", median(&seen.outages), worst(&seen.outages));
+    println!("parted {:?}, merged {:?}, healed {:?}; {:?}", seen.parted, seen.merged, seen.healed, seen.tally);
+    seen
+}
+
+#[test]
+fn three_hundred_nodes_come_and_go_and_everybody_is_reached() {
+    let seen = mesh(300, 2);
+    assert!(seen.all_reached <= Duration::from_secs(10));
+    assert!(worst(&seen.outages) <= Duration::from_secs(10));
+    assert!(seen.parted.max(seen.merged).max(seen.healed) <= MINUTE);
 }

@@ -628,6 +628,13 @@ impl World {
         self.hash
     }
 
+    /// Memory of the world itself, speakers not counted; about.
+    pub(crate) fn own_bytes(&self) -> usize {
+        let flights: usize = self.flights.iter().map(|flight| flight.payload.capacity() + size_of::<Flight>()).sum();
+        let queue = self.queue.capacity() * size_of::<Due>();
+        size_of_val(&self.fib[..]) + size_of_val(&self.told[..]) + flights + queue
+    }
+
     pub(crate) fn elapsed(&self) -> Duration {
         self.now - self.start
     }
