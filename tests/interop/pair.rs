@@ -1,9 +1,34 @@
 //! What two neighbours tell each other: prices and round trips.
 
-use crate::lab::{Lab, secs, until};
+use crate::lab::{Lab, now, secs, until};
 use crate::machine::{Kind, Network, Pace};
 
 const FEE: u64 = 250;
+
+#[test]
+fn our_interfaces_of_every_kind_meet_babeld_and_bird() {
+    let tools = ["babeld", "bird", "birdc", "ping"];
+    let Some(mut lab) = Lab::open("our_interfaces_of_every_kind_meet_babeld_and_bird", &tools) else { return };
+    let (ours, theirs) = (["tunnel", "wired", "lossy", "tunnel,unicast"], [Kind::Babeld, Kind::Bird]);
+    let pairs = || ours.iter().flat_map(|options| theirs.iter().map(move |kind| (options, kind)));
+    let kinds: Vec<Kind> = pairs().flat_map(|(_, kind)| [Kind::Ours, *kind]).collect();
+    let mut network = Network::new(&mut lab, &kinds);
+    for (pair, (options, kind)) in network.machines.chunks_mut(2).zip(pairs()) {
+        let (here, there) = lab.link_local_cable(&pair[0].host, &pair[1].host);
+        pair[0].use_interface(&here, options);
+        pair[1].use_interface(&there, kind.interface_options(Pace::Stock, false));
+    }
+    network.start();
+    let began = now();
+    for pair in network.machines.chunks(2) {
+        for (from, to) in [(&pair[0], &pair[1]), (&pair[1], &pair[0])] {
+            until(&format!("route from {} to {}", from.name, to.name), secs(60), || from.route(&to.home()));
+            until(&format!("answer of {} to {}", to.name, from.name), secs(20), || from.ping(&to.address));
+        }
+    }
+    let kinds = ours.join("; ");
+    lab.figures(&format!("all of {kinds} know both after {:.1} s", began.elapsed().as_secs_f64()));
+}
 
 #[test]
 fn a_price_is_understood_by_ours_and_harms_nobody_else() {

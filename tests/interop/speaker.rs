@@ -226,15 +226,17 @@ impl Daemon {
 
 /// What the kernel tells.
 impl Daemon {
-    /// Whether the kernel told of a link or an address. What it was, we look up.
+    /// Whether the kernel told of a link or an address, or of so many that some were lost. What it was, we look up.
     fn link_changed(&self) -> bool {
         let mut changed = false;
         let mut buffer = Vec::with_capacity(16 * 1024);
-        while self.kernel.recv(&mut buffer, 0).is_ok() {
+        loop {
             buffer.clear();
-            changed = true;
+            match self.kernel.recv(&mut buffer, 0) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return changed,
+                Ok(_) | Err(_) => changed = true,
+            }
         }
-        changed
     }
 
     fn look_at_links(&mut self) {
@@ -305,10 +307,12 @@ fn bind(address: Ipv6Addr, index: u32) -> io::Result<UdpSocket> {
 fn receive(speaker: &mut Speaker, id: InterfaceId, socket: &UdpSocket, to: Destination) -> bool {
     let mut buffer = [0; 65_536];
     for _ in 0..BATCH {
-        let Ok((length, SocketAddr::V6(from))) = socket.recv_from(&mut buffer) else { return false };
-        if from.port() != PORT {
-            continue;
-        }
+        let (length, from) = match socket.recv_from(&mut buffer) {
+            Ok((length, SocketAddr::V6(from))) if from.port() == PORT => (length, from),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+            // Somebody else's packet, or the answer to one of ours that did not arrive.
+            Ok(_) | Err(_) => continue,
+        };
         if let Err(error) = speaker.handle_packet(now(), id, *from.ip(), to, &buffer[..length]) {
             log(&format!("a packet from {from} is none: {error}"));
         }
