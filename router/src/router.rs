@@ -495,6 +495,7 @@ impl Control {
     async fn finish(&mut self) {
         self.node.handle_meters(clock(), &self.shared.meters);
         self.node.handle_flush(clock());
+        self.node.handle_goodbye(clock());
         self.drain(clock());
         let mut records = self.totals_records();
         records.extend(self.node.held().map(|receipt| Record::Held { receipt }));

@@ -208,11 +208,12 @@ impl Machine {
             self.file("pid"),
             self.file("socket"),
         );
-        for (name, options) in &self.interfaces {
-            config += &format!("interface {name} {options}\n");
-        }
+        // An interface can only name a key that is there.
         for line in &self.options {
             config += &format!("{line}\n");
+        }
+        for (name, options) in &self.interfaces {
+            config += &format!("interface {name} {options}\n");
         }
         // Addresses of its own, not those of the cables.
         config += "redistribute local if lo allow\nredistribute local deny\n";

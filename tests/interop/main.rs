@@ -15,4 +15,5 @@ mod pulse;
 mod families;
 mod pair;
 mod ring;
+mod secret;
 mod tunnel;

@@ -15,7 +15,7 @@
 //! SIGTERM: says goodbye and takes its routes out of the kernel. SIGUSR1 withdraws what it announces, SIGUSR2
 //! announces it again.
 
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::num::NonZeroU32;
 use std::os::fd::AsRawFd as _;
@@ -26,10 +26,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use std::{env, fs};
 
-use babel::wire::{Interval, MULTICAST_GROUP, PORT, Tlv, Update, Writer};
+use babel::wire::{MULTICAST_GROUP, PORT};
 use babel::{
-    Config, Cost, Destination, Event, Fee, InterfaceConfig, InterfaceId, IpPrefix, Ipv4Prefix, Metric, Policy, Prefix,
-    PrefixPair, Price, PriceWeight, RouterId, Seqno, Speaker,
+    Config, Cost, Destination, Event, Fee, InterfaceConfig, InterfaceId, IpPrefix, Ipv4Prefix, MacAlgorithm, MacKey,
+    MacKeys, Metric, Policy, Prefix, PrefixPair, Price, PriceWeight, RouterId, Seqno, Speaker,
 };
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
@@ -39,7 +39,8 @@ use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use socket2::{Domain, Protocol, Socket, Type};
 
 const USAGE: &str = "speaker --interface NAME[,OPTION]... [--interface ...]
-    interface options: tunnel (default) | wired | lossy, cost=N, hello=MS, update=MS, rtt, unicast, fee=N
+    interface options: tunnel (default) | wired | lossy, cost=N, hello=MS, update=MS, rtt, unicast, fee=N,
+                       hmac-sha256=HEX, blake2s128=HEX (only packets with a MAC of these keys are believed)
     --announce 'PREFIX [from PREFIX]'   may be repeated
     --price-weight METRIC/PER --price-max N
     --id HEX16      keep this router-id (default: a new one at each start)
@@ -56,8 +57,6 @@ const TRAFFIC_CLASS: u32 = 0xc0;
 const STATUS_INTERVAL: Duration = Duration::from_millis(500);
 /// Packets taken from one socket before the others get their turn.
 const BATCH: usize = 64;
-/// What the smallest IPv6 MTU leaves of a packet.
-const PAYLOAD_MAX: usize = 1280 - 48;
 /// `RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR` of `linux/rtnetlink.h`.
 const LINKS_AND_ADDRESSES: u32 = 0x1 | 0x10 | 0x100;
 
@@ -100,6 +99,7 @@ struct Port {
     name: String,
     /// Without the addresses, which come with the link.
     config: InterfaceConfig,
+    keys: Option<MacKeys>,
     open: Option<OpenPort>,
 }
 
@@ -130,7 +130,7 @@ impl Daemon {
         let config = Config { policy: options.policy, ..Config::new(options.router_id, seqno) };
         let speaker = Speaker::new(now(), config, fastrand::u64(..));
         let named = options.interfaces.iter().cloned();
-        let port = |(id, (name, config))| Port { id: InterfaceId(id), name, config, open: None };
+        let port = |(id, (name, config, keys))| Port { id: InterfaceId(id), name, config, keys, open: None };
         let ports = (1..).zip(named).map(port).collect();
         Ok(Self { options, speaker, ports, poll, signals, kernel, status_due: now() })
     }
@@ -155,7 +155,8 @@ impl Daemon {
                 self.announce();
             }
         }
-        self.say_goodbye();
+        self.speaker.handle_goodbye();
+        self.transmit();
         flush_kernel(&self.options);
         Ok(())
     }
@@ -201,27 +202,6 @@ impl Daemon {
             self.speaker.handle_withdraw(now(), *pair);
         }
     }
-
-    /// So that nobody has to find out by waiting: retracts everything we told.
-    fn say_goodbye(&self) {
-        for port in &self.ports {
-            let Some(open) = &port.open else { continue };
-            let mut writer = Writer::new(PAYLOAD_MAX, open.link.link_local);
-            let retraction = Update {
-                prefix: None,
-                interval: Interval::from_duration(port.config.update_interval),
-                seqno: self.speaker.seqno(),
-                metric: Metric::INFINITY,
-                router_id: None,
-                next_hop: None,
-                source_prefix: None,
-                quote: None,
-            };
-            if writer.push(&Tlv::Update(retraction)) {
-                open.send(Destination::Multicast, &writer.finish());
-            }
-        }
-    }
 }
 
 /// What the kernel tells.
@@ -256,7 +236,13 @@ impl Daemon {
             match &port.open {
                 Some(OpenPort { link: Link { link_local, ipv4, .. }, .. }) => {
                     let config = InterfaceConfig { link_local: *link_local, ipv4: *ipv4, ..port.config };
-                    self.speaker.handle_interface_up(now(), port.id, config);
+                    match port.keys.clone() {
+                        Some(keys) => {
+                            let speaker = &mut self.speaker;
+                            speaker.handle_authenticated_interface_up(now(), port.id, config, keys, random());
+                        }
+                        None => self.speaker.handle_interface_up(now(), port.id, config),
+                    }
                 }
                 None => self.speaker.handle_interface_down(now(), port.id),
             }
@@ -487,7 +473,7 @@ fn change_kernel(options: &[&str], changes: &str) {
 
 struct Options {
     announced: Vec<PrefixPair>,
-    interfaces: Vec<(String, InterfaceConfig)>,
+    interfaces: Vec<(String, InterfaceConfig, Option<MacKeys>)>,
     policy: Policy,
     router_id: RouterId,
     install: bool,
@@ -556,13 +542,23 @@ fn prefix(text: &str) -> Option<IpPrefix> {
     }
 }
 
-fn interface(text: &str) -> Option<(String, InterfaceConfig)> {
+fn interface(text: &str) -> Option<(String, InterfaceConfig, Option<MacKeys>)> {
     let mut words = text.split(',');
     let name = words.next()?.to_owned();
+    let mut keys = Vec::new();
     let tunnel = InterfaceConfig::tunnel(Ipv6Addr::UNSPECIFIED);
     let mut config = tunnel;
     for word in words {
         let (word, value) = word.split_once('=').unwrap_or((word, "0"));
+        let algorithm = match word {
+            "hmac-sha256" => Some(MacAlgorithm::HmacSha256),
+            "blake2s128" => Some(MacAlgorithm::Blake2s128),
+            _ => None,
+        };
+        if let Some(algorithm) = algorithm {
+            keys.push(MacKey::new(algorithm, &octets(value)?).ok()?);
+            continue;
+        }
         let value: u32 = value.parse().ok()?;
         match word {
             "tunnel" => config = tunnel,
@@ -577,7 +573,21 @@ fn interface(text: &str) -> Option<(String, InterfaceConfig)> {
             _ => return None,
         }
     }
-    Some((name, config))
+    let keys = (!keys.is_empty()).then(|| MacKeys::new(keys).ok());
+    keys.map_or(Some((name.clone(), config, None)), |keys| Some((name, config, Some(keys?))))
+}
+
+fn octets(hex: &str) -> Option<Vec<u8>> {
+    let pairs = (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok());
+    pairs.collect()
+}
+
+/// From the system: what MACs need must never come again.
+fn random() -> [u8; 32] {
+    let mut bytes = [0; 32];
+    let read = fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
+    read.expect("the system has random numbers");
+    bytes
 }
 
 /// The time goes with each line, to be compared with what others saw.

@@ -244,6 +244,19 @@ fn what_was_told_counts_for_as_long_as_it_may_be_believed() {
 }
 
 #[test]
+fn whoever_ends_retracts_everything_and_says_no_more() {
+    let mut talk = Talk::new();
+    talk.tell(LEFT, update(1, 100));
+    talk.speaker.handle_goodbye();
+    talk.drain();
+    let heard = talk.hear();
+    for interface in [LEFT, RIGHT] {
+        let here: Vec<_> = heard.iter().filter(|(on, _, _)| *on == interface).map(|(_, _, tlv)| *tlv).collect();
+        let [Tlv::Update(Update { prefix: None, metric: Metric::INFINITY, .. })] = here[..] else { panic!("{here:?}") };
+    }
+}
+
+#[test]
 fn a_feasible_alternative_takes_over_at_once() {
     let mut talk = Talk::new();
     talk.tell(LEFT, update(1, 100));

@@ -387,6 +387,12 @@ impl Interface {
         self.unconfirmed.retain(|packet| packet.number != number);
     }
 
+    /// Retracts everything, and says nothing else.
+    pub(crate) fn say_goodbye(&mut self) {
+        self.triggered.clear();
+        self.ready = Ready { retract_all: true, ..Ready::default() };
+    }
+
     /// A full update starts, unless one is being sent.
     pub(crate) fn start_dump(&mut self, now: Instant) {
         if self.ready.dump.is_none() {

@@ -195,6 +195,14 @@ impl Speaker {
         }
     }
 
+    /// The speaker is about to end: neighbours are told, so that they do not have to find out. Drain
+    /// [`Speaker::poll_transmit`] once more, then drop it.
+    pub fn handle_goodbye(&mut self) {
+        for interface in self.interfaces.values_mut() {
+            interface.say_goodbye();
+        }
+    }
+
     /// Announces a prefix of our own. A prefix beyond [`crate::Limits::prefixes`] is counted and refused.
     pub fn handle_originate(&mut self, now: Instant, pair: impl Into<PrefixPair>, metric: Metric) {
         let pair = pair.into();

@@ -469,6 +469,12 @@ impl Node {
         self.settle(now);
     }
 
+    /// The node is about to end: neighbours are told that nothing is reached through it any more.
+    pub fn handle_goodbye(&mut self, now: Instant) {
+        self.speaker.handle_goodbye();
+        self.settle(now);
+    }
+
     /// What the datapath has carried so far. To be called often enough that no window fills unseen.
     pub fn handle_meters(&mut self, now: Instant, meters: &Meters) {
         for (link, known) in &mut self.links {
