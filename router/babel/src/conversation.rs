@@ -483,6 +483,25 @@ fn a_request_for_another_is_passed_on_once_and_its_answer_comes_back() {
 }
 
 #[test]
+fn a_request_for_another_that_looks_like_an_echo_of_ours_is_passed_on_a_little_later() {
+    let mut talk = Talk::new();
+    talk.tell(LEFT, update(7, 100));
+    talk.after(millis(500));
+    talk.tell(LEFT, retraction());
+    talk.after(millis(60));
+    let of_ours = talk.seqno_requests();
+    assert!(of_ours.iter().all(|(_, to, request)| *to == Destination::Multicast && request.seqno == Seqno(8)));
+    // What is found needs no request of ours any more; who asks us by then does so once, as babeld does.
+    talk.tell(RIGHT, update(7, 90));
+    let request = seqno_request(far(), name(9), 8, 64);
+    talk.send(LEFT, Tlv::SeqnoRequest(request));
+    assert_eq!(talk.seqno_requests(), []);
+    talk.after(millis(600));
+    let passed_on = SeqnoRequest { hop_count: 63, ..request };
+    assert_eq!(talk.seqno_requests(), [(RIGHT, Destination::Unicast(THEM), passed_on)]);
+}
+
+#[test]
 fn a_request_ends_after_its_last_hop_and_does_not_go_back() {
     let mut talk = Talk::new();
     talk.tell(RIGHT, update(1, 100));

@@ -95,8 +95,9 @@ impl PendingTable {
         true
     }
 
-    /// Notes a request to be passed on for a neighbour. Whether to do so: not if the same one went the same way a moment
-    /// ago. One that went another way may have met the cut that it is about.
+    /// Notes a request to be passed on for a neighbour. Whether to do so at once: not if the same one went the same way a
+    /// moment ago. One that went another way may have met the cut that it is about. One of our own may end before it is
+    /// answered, and a neighbour need not ask again: babeld passes a request on once in 65 s.
     pub(crate) fn relay(
         &mut self,
         now: Instant,
@@ -115,9 +116,11 @@ impl PendingTable {
             return false;
         };
         pending.requesters.insert(interface);
+        let passed = Passed { from, to, hop_count };
+        pending.passed.get_or_insert(passed);
         if !known {
             pending.renew(now, seqno);
-            pending.passed = Some(Passed { from, to, hop_count });
+            pending.passed = Some(passed);
             if pending.asked.is_none() {
                 pending.resends = PASSED_RESENDS;
                 pending.due = now + RESEND_AFTER;
