@@ -315,7 +315,9 @@ impl Interface {
                 self.triggered.entry(pair).or_insert(trigger);
             }
         }
-        while let Some(lost) = self.unconfirmed.pop_front_if(|packet| packet.due <= now) {
+        while self.unconfirmed.front().is_some_and(|packet| packet.due <= now)
+            && let Some(lost) = self.unconfirmed.pop_front()
+        {
             self.send_again(lost);
         }
         if self.dump_at.is_some_and(|at| at <= now) {

@@ -136,8 +136,8 @@ pub(crate) struct World {
     pub(crate) links: Vec<Link>,
     pub(crate) tally: Tally,
     pub(crate) rng: fastrand::Rng,
-    /// A prefix of which everything said is printed.
-    pub(crate) traced: Option<usize>,
+    /// The node of whose prefix everything said is printed: `SIM_TRACE`.
+    traced: Option<usize>,
     start: Instant,
     nodes: Vec<Node>,
     queue: BinaryHeap<Due>,
@@ -276,7 +276,7 @@ impl World {
             links: ends.iter().map(|(a, b)| plan.link([*a, *b])).collect(),
             tally: Tally::default(),
             rng: fastrand::Rng::with_seed(plan.seed),
-            traced: None,
+            traced: std::env::var("SIM_TRACE").ok().and_then(|node| node.parse().ok()),
             start,
             nodes,
             queue: BinaryHeap::new(),
@@ -370,10 +370,6 @@ impl World {
     pub(crate) fn set_whole(&mut self, link: usize, whole: bool) {
         self.parts = None;
         self.links[link].whole = whole;
-    }
-
-    pub(crate) fn is_plugged(&self, link: usize) -> bool {
-        self.links[link].whole
     }
 
     /// What an end of a link asks from here on.
@@ -573,7 +569,13 @@ impl World {
                     format!("request {} within {}", request.seqno, request.hop_count)
                 }
                 Tlv::RouteRequest(request) if request.prefix.is_none_or(|prefix| prefix == about) => "request".into(),
-                _ => continue,
+                Tlv::Update(_)
+                | Tlv::Hello(_)
+                | Tlv::Ihu(_)
+                | Tlv::RouteRequest(_)
+                | Tlv::SeqnoRequest(_)
+                | Tlv::Acknowledgment(_)
+                | Tlv::AcknowledgmentRequest(_) => continue,
             };
             let to = self.links[link].other_end(node);
             let fate = if lost || !self.passes(link) { ", lost" } else { "" };
@@ -628,19 +630,8 @@ impl World {
         self.hash
     }
 
-    /// Memory of the world itself, speakers not counted; about.
-    pub(crate) fn own_bytes(&self) -> usize {
-        let flights: usize = self.flights.iter().map(|flight| flight.payload.capacity() + size_of::<Flight>()).sum();
-        let queue = self.queue.capacity() * size_of::<Due>();
-        size_of_val(&self.fib[..]) + size_of_val(&self.told[..]) + flights + queue
-    }
-
     pub(crate) fn elapsed(&self) -> Duration {
         self.now - self.start
-    }
-
-    pub(crate) fn links_of(&self, node: usize) -> &[usize] {
-        &self.nodes[node].links
     }
 
     /// By which link a node reaches another.
