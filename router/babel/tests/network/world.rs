@@ -33,8 +33,8 @@ pub(crate) struct Plan {
     pub(crate) loss: u32,
     /// Shortest and longest way of a packet, in milliseconds; a wide range reorders.
     pub(crate) delay_ms: (u64, u64),
-    /// Packets are checked one in so many; whole tables are after one step in so many times the number of nodes, since
-    /// what changes in them is checked as it changes.
+    /// Packets are checked one in so many, and what they told is kept only if all are; whole tables are checked after one
+    /// step in so many times the number of nodes, since what changes in them is checked as it changes.
     pub(crate) sample: u64,
 }
 
@@ -878,12 +878,12 @@ impl World {
 
     /// What is used is better than everything told while it counts.
     fn check_feasible(&self, node: usize, pair: PrefixPair) {
-        let Some(told) = self.told.get(self.entry(homed(pair), node)).copied().flatten() else { return };
         let route = self.speaker(node).selected(pair).expect("an event tells of the latest state");
+        assert!(route.feasible, "{}: node {node} uses what is not feasible: {route:?}", self.when());
+        let Some(told) = self.told.get(self.entry(homed(pair), node)).copied().flatten() else { return };
         let counts = u16::from(named(route.router_id).1) == told.life && self.now < told.at + KEPT;
         let better =
             route.seqno.is_newer_than(told.seqno) || (route.seqno == told.seqno && route.refmetric < told.metric);
-        assert!(route.feasible, "{}: node {node} uses what is not feasible: {route:?}", self.when());
         assert!(better || !counts, "{}: node {node} told {told:?} and uses {route:?}", self.when());
     }
 
