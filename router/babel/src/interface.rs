@@ -344,10 +344,10 @@ impl Interface {
                 self.triggered.entry(pair).or_insert(trigger);
             }
         }
-        while self.unconfirmed.front().is_some_and(|packet| packet.due <= now) {
-            if let Some(lost) = self.unconfirmed.pop_front() {
-                self.send_again(lost);
-            }
+        while self.unconfirmed.front().is_some_and(|packet| packet.due <= now)
+            && let Some(lost) = self.unconfirmed.pop_front()
+        {
+            self.send_again(lost);
         }
         if self.dump_at.is_some_and(|at| at <= now) {
             self.dump_at = self.ready.dump.map(|_| now + DUMP_PAUSE);

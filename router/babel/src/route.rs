@@ -144,7 +144,8 @@ impl Entry {
 /// The table, ordered by prefix.
 #[derive(Clone, Debug)]
 pub(crate) struct RouteTable {
-    entries: BTreeMap<PrefixPair, Entry>,
+    /// Boxed, since a search reads the keys alone, and nodes of a B-tree are a third empty.
+    entries: BTreeMap<PrefixPair, Box<Entry>>,
     prefixes_max: usize,
     /// Rows of the source tables of all entries.
     sources: usize,
@@ -171,11 +172,11 @@ impl RouteTable {
     }
 
     pub(crate) fn get(&self, pair: PrefixPair) -> Option<&Entry> {
-        self.entries.get(&pair)
+        self.entries.get(&pair).map(Box::as_ref)
     }
 
     pub(crate) fn get_mut(&mut self, pair: PrefixPair) -> Option<&mut Entry> {
-        self.entries.get_mut(&pair)
+        self.entries.get_mut(&pair).map(Box::as_mut)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -195,18 +196,18 @@ impl RouteTable {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (PrefixPair, &Entry)> {
-        self.entries.iter().map(|(pair, entry)| (*pair, entry))
+        self.entries.iter().map(|(pair, entry)| (*pair, entry.as_ref()))
     }
 
     pub(crate) fn range(
         &self,
         range: impl std::ops::RangeBounds<PrefixPair>,
     ) -> impl Iterator<Item = (PrefixPair, &Entry)> {
-        self.entries.range(range).map(|(pair, entry)| (*pair, entry))
+        self.entries.range(range).map(|(pair, entry)| (*pair, entry.as_ref()))
     }
 
     pub(crate) fn forget_if_unused(&mut self, pair: PrefixPair) {
-        if self.entries.get(&pair).is_some_and(Entry::is_unused) {
+        if self.get(pair).is_some_and(Entry::is_unused) {
             self.entries.remove(&pair);
         }
     }
@@ -231,11 +232,8 @@ impl RouteTable {
     }
 
     /// Whether a route of this originator can be announced: see [`Sources::has_room_for`].
-    pub(crate) fn has_room_for_source(&self, pair: PrefixPair, id: RouterId) -> bool {
-        self.entries.get(&pair).is_some_and(|entry| {
-            entry.sources.feasibility(id).is_some()
-                || (self.sources < self.sources_max && entry.sources.has_room_for(id))
-        })
+    pub(crate) fn has_room_for_source(&self, entry: &Entry, id: RouterId) -> bool {
+        entry.sources.feasibility(id).is_some() || (self.sources < self.sources_max && entry.sources.has_room_for(id))
     }
 
     /// What is in use is about to be announced: remembers it. Before an update is sent, the feasibility distance is

@@ -58,6 +58,8 @@ pub struct Speaker {
     pub(crate) pending: PendingTable,
     /// Lower bounds on when anything in the tables falls due.
     routes_due: Option<Instant>,
+    /// Routes are not swept before.
+    sweeps_from: Option<Instant>,
     pub(crate) pending_due: Option<Instant>,
     changed: Changed,
     pub(crate) counters: Counters,
@@ -82,8 +84,12 @@ struct Arrival {
     with_hello: bool,
 }
 
-/// Sweeps over a whole table are at least this far apart, however short a neighbour's intervals are.
+/// Sweeps over a whole table are at least this far apart, however short a neighbour's intervals are...
 const SWEEP_SPACING: Duration = Duration::from_millis(100);
+/// ...and the larger the table, the farther: a thousand routes are swept once a second. What they wait for was set in
+/// tenths of minutes.
+const SWEEP_SPACING_PER_ROUTE: Duration = Duration::from_millis(1);
+const SWEEP_SPACING_MAX: Duration = Duration::from_secs(2);
 /// A new neighbour, or one that just became audible, gets a Hello and an IHU this soon.
 const HELLO_SOON: Duration = Duration::from_millis(20);
 
@@ -105,6 +111,7 @@ impl Speaker {
             routes: RouteTable::new(config.limits.prefixes, config.limits.sources),
             pending: PendingTable::new(config.limits.pending),
             routes_due: None,
+            sweeps_from: None,
             pending_due: None,
             changed: Changed::default(),
             counters: Counters::default(),
@@ -576,6 +583,9 @@ impl Speaker {
         next_hop: IpAddr,
         update: &Update,
     ) {
+        if self.hear_again(now, neighbour, pair, router_id, next_hop, update) {
+            return;
+        }
         let told = Distance { seqno: update.seqno, metric: update.metric };
         let feasible = self.routes.is_feasible(pair, router_id, told);
         if !feasible && self.may_ignore(pair, neighbour, router_id, told) {
@@ -607,6 +617,34 @@ impl Speaker {
         if !feasible && self.is_wanted(pair, neighbour, told.metric) {
             self.request_newer_seqno(now, pair, router_id, Asked::Neighbour(neighbour));
         }
+    }
+
+    /// Nearly every update repeats the one before: only its time is new, unless something lacks a newer seqno.
+    fn hear_again(
+        &mut self,
+        now: Instant,
+        neighbour: NeighbourId,
+        pair: PrefixPair,
+        router_id: RouterId,
+        next_hop: IpAddr,
+        update: &Update,
+    ) -> bool {
+        let price = self.config.policy.price(update.quote);
+        let told = Distance { seqno: update.seqno, metric: update.metric };
+        let here = || self.neighbours.get(&neighbour).map(|neighbour| IpAddr::V6(neighbour.address));
+        let Some(entry) = self.routes.get_mut(pair).filter(|entry| entry.selected.is_some()) else { return false };
+        if !entry.sources.is_feasible(router_id, told) {
+            return false;
+        }
+        let Some(route) = entry.candidate(neighbour) else { return false };
+        let same = route.told() == told
+            && (route.router_id, route.price, route.interval) == (router_id, price, update.interval)
+            && route.next_hop.as_deref().copied().or_else(here) == Some(next_hop);
+        if same {
+            route.expires = self.epoch.tenths_from(now + route_expiry(update.interval));
+            route.refresh_asked = false;
+        }
+        same
     }
 
     /// Puts a route into the table, in place of what the same neighbour told before. `false`: there is no room.
@@ -945,7 +983,11 @@ impl Speaker {
             return;
         }
         let swept = self.routes.sweep(self.epoch.tenths(now));
-        self.routes_due = swept.next.map(|next| self.epoch.instant(next).max(now + SWEEP_SPACING));
+        let size = u32::try_from(self.routes.len()).unwrap_or(u32::MAX);
+        let spacing = SWEEP_SPACING_PER_ROUTE.saturating_mul(size).clamp(SWEEP_SPACING, SWEEP_SPACING_MAX);
+        self.sweeps_from = Some(now + spacing);
+        self.routes_due = None;
+        swept.next.into_iter().for_each(|next| self.sweep_routes_by(self.epoch.instant(next)));
         self.changed.pairs.extend(swept.released);
         for neighbour in swept.dropped {
             if let Some(neighbour) = self.neighbours.get_mut(&neighbour) {
@@ -999,6 +1041,7 @@ impl Speaker {
     }
 
     fn sweep_routes_by(&mut self, at: Instant) {
+        let at = self.sweeps_from.map_or(at, |earliest| earliest.max(at));
         self.routes_due = Some(self.routes_due.map_or(at, |due| due.min(at)));
     }
 

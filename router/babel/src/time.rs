@@ -12,15 +12,20 @@ const TENTH: Duration = Duration::from_millis(100);
 impl Tenths {
     /// This much later, rounded up.
     pub(crate) fn after(self, duration: Duration) -> Self {
-        let tenths = duration.as_nanos().div_ceil(TENTH.as_nanos());
-        Self(self.0.saturating_add(u32::try_from(tenths).unwrap_or(u32::MAX)))
+        Self(self.0.saturating_add(tenths_in(duration)))
     }
 
     /// This much earlier, rounded to the earlier side; not before the start.
     pub(crate) fn before(self, duration: Duration) -> Self {
-        let tenths = duration.as_nanos().div_ceil(TENTH.as_nanos());
-        Self(self.0.saturating_sub(u32::try_from(tenths).unwrap_or(u32::MAX)))
+        Self(self.0.saturating_sub(tenths_in(duration)))
     }
+}
+
+/// Rounded up. Without a division of 128 bits, since each update counts a time.
+fn tenths_in(duration: Duration) -> u32 {
+    let begun = duration.subsec_nanos().div_ceil(TENTH.subsec_nanos());
+    let tenths = duration.as_secs().saturating_mul(10).saturating_add(begun.into());
+    u32::try_from(tenths).unwrap_or(u32::MAX)
 }
 
 /// When the speaker started.
@@ -34,7 +39,9 @@ impl Epoch {
 
     /// The last tenth that has begun.
     pub(crate) fn tenths(self, now: Instant) -> Tenths {
-        let tenths = now.saturating_duration_since(self.0).as_nanos() / TENTH.as_nanos();
+        let age = now.saturating_duration_since(self.0);
+        let tenths =
+            age.as_secs().saturating_mul(10).saturating_add((age.subsec_nanos() / TENTH.subsec_nanos()).into());
         Tenths(u32::try_from(tenths).unwrap_or(u32::MAX))
     }
 

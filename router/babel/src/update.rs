@@ -3,7 +3,7 @@
 use crate::interface::{HELLOS_PER_IHU, Interface, InterfaceId, InterfaceKind, LinkSensing, Trigger};
 use crate::metric::Metric;
 use crate::prefix::PrefixPair;
-use crate::route::Selected;
+use crate::route::{Entry, Selected};
 use crate::source::GC_TIME;
 use crate::speaker::Speaker;
 use crate::views::{Destination, Transmit};
@@ -80,8 +80,15 @@ impl Speaker {
 /// What.
 impl Speaker {
     /// What an interface is told about a prefix; `None`: nothing.
-    fn announcement(&self, interface: &Interface, id: InterfaceId, pair: PrefixPair, poison: bool) -> Option<Update> {
-        let Some(selected) = self.routes.selected(pair) else {
+    fn announcement(
+        &self,
+        interface: &Interface,
+        id: InterfaceId,
+        pair: PrefixPair,
+        selected: Option<Selected>,
+        poison: bool,
+    ) -> Option<Update> {
+        let Some(selected) = selected else {
             return Some(self.retraction(interface, Some(pair)));
         };
         if selected.interface() == Some(id) && interface.config.split_horizon() {
@@ -121,10 +128,12 @@ impl Speaker {
     /// Writes the announcement, and remembers that it was made.
     fn announce(&mut self, now: Instant, id: InterfaceId, pair: PrefixPair, poison: bool, writer: &mut Writer) -> Said {
         let Some(interface) = self.interfaces.get(&id) else { return Said::Nothing };
-        let Some(update) = self.announcement(interface, id, pair, poison) else {
+        let entry = self.routes.get(pair);
+        let selected = entry.and_then(|entry| entry.selected);
+        let Some(update) = self.announcement(interface, id, pair, selected, poison) else {
             return Said::Nothing;
         };
-        if !self.has_room_for_source(pair, &update) {
+        if !entry.is_none_or(|entry| self.has_room_for_source(entry, &update)) {
             self.counters.sources_full += 1;
             return Said::Nothing;
         }
@@ -137,9 +146,9 @@ impl Speaker {
         Said::Update
     }
 
-    fn has_room_for_source(&self, pair: PrefixPair, update: &Update) -> bool {
+    fn has_room_for_source(&self, entry: &Entry, update: &Update) -> bool {
         let theirs = update.router_id.filter(|id| *id != self.config.router_id);
-        theirs.is_none_or(|id| self.routes.has_room_for_source(pair, id))
+        theirs.is_none_or(|id| self.routes.has_room_for_source(entry, id))
     }
 
     fn remember_announced(&mut self, now: Instant, pair: PrefixPair) {

@@ -24,10 +24,11 @@ pub(crate) fn random(rng: &mut fastrand::Rng, nodes: usize) -> Vec<(usize, usize
     ends
 }
 
-/// Nodes strewn over a square: links between those who are near, about `degree` for each, and the shortest links more
+/// Nodes strewn over a square, numbered from one side to the other: links between those who are near, about `degree` for each, and the shortest links more
 /// that connect all.
 pub(crate) fn geometric(rng: &mut fastrand::Rng, nodes: usize, degree: f64) -> Vec<(usize, usize)> {
-    let places: Vec<_> = (0..nodes).map(|_| (rng.f64(), rng.f64())).collect();
+    let mut places: Vec<_> = (0..nodes).map(|_| (rng.f64(), rng.f64())).collect();
+    places.sort_by(|a, b| a.0.total_cmp(&b.0));
     let near = (degree / (std::f64::consts::PI * nodes as f64)).sqrt();
     let mut pairs = pairs_within(&places, near * 8.0);
     pairs.sort_by(|a, b| a.0.total_cmp(&b.0));

@@ -41,8 +41,10 @@ impl HalfHour {
     }
 }
 
+type Graph = Vec<(usize, usize)>;
+
 /// Graphs full of equally good ways, where the least noise can move a route.
-fn graphs(seed: u64) -> [(&'static str, usize, Vec<(usize, usize)>); 3] {
+fn graphs(seed: u64) -> [(&'static str, usize, Graph); 3] {
     let random = graphs::random(&mut fastrand::Rng::with_seed(seed), 20);
     [("ring of 8", 8, graphs::ring(8)), ("grid of 16", 16, graphs::grid(4)), ("random 20", 20, random)]
 }

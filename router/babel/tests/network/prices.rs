@@ -59,7 +59,7 @@ fn everybody_settles(graphs: u64, first: u64) {
         asked += u64::from(world.tally.seqno_requests > before.seqno_requests);
         moves += world.tally.moves - before.moves;
         let settled = world.tally.moves;
-        world.run(HOUR);
+        world.run(HOUR / 2);
         assert_eq!(world.tally.moves, settled, "{}: settled, and moved again", world.when());
         assert_eq!(world.find_stray(), None, "{}", world.when());
     }
