@@ -83,10 +83,14 @@ fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
+fn start() -> Instant {
+    #[expect(clippy::disallowed_methods, reason = "an Instant has no other origin")]
+    Instant::now()
+}
+
 impl Talk {
     fn with(limits: Limits) -> Self {
-        #[expect(clippy::disallowed_methods, reason = "an Instant has no other origin")]
-        let now = Instant::now();
+        let now = start();
         let config = Config { limits, ..Config::new(our_name(), Seqno(100)) };
         let mut speaker = Speaker::new(now, config, 1);
         speaker.handle_originate(now, ours(), Metric::ZERO);
