@@ -230,6 +230,12 @@ fn money(config: &Config, ledger: Option<&dyn Ledger>) -> Result<Money, Failure>
         }
         None => (Tokens::ZERO, Tokens::ZERO),
     };
+    // A price that silently chooses nothing would be worse than a refusal.
+    let hop_worth = u32::try_from(tokens("hop_worth in [price]", &config.price.hop_worth)?.get()).map_err(|_| {
+        let most =
+            format!("routing counts prices up to {} base units per GiB; set a smaller hop_worth, or \"0\"", u32::MAX);
+        Failure::new(format!("hop_worth in [price] in {} is too large", config.path.display()), most)
+    })?;
     Ok(Money {
         offer: Offer {
             price_up: ask,
@@ -238,7 +244,7 @@ fn money(config: &Config, ledger: Option<&dyn Ledger>) -> Result<Money, Failure>
             loss_allowance_ppm: Offer::DEFAULT_LOSS_ALLOWANCE_PPM,
         },
         limits: Limits { max_price: price("max in [price]", &config.price.max)? },
-        hop_worth: price("hop_worth in [price]", &config.price.hop_worth)?,
+        hop_worth,
         unit,
         domain,
         deposit,

@@ -120,14 +120,15 @@ pub struct Money {
     /// Redeemed unasked from this much on.
     pub redeem_at: Tokens,
     /// What one more hop may cost per GiB to be worth taking; zero: prices choose no routes.
-    pub hop_worth: metering::Price,
+    /// In base units; routing counts prices in 32 bits.
+    pub hop_worth: u32,
 }
 
 impl Money {
     /// How prices take part in choosing routes.
     fn policy(&self) -> Policy {
-        let per = u32::try_from(self.hop_worth.get()).ok().and_then(NonZeroU32::new);
-        let weight = per.map_or(PriceWeight::NONE, |per| PriceWeight { metric: HOP_METRIC, per });
+        let weight =
+            NonZeroU32::new(self.hop_worth).map_or(PriceWeight::NONE, |per| PriceWeight { metric: HOP_METRIC, per });
         Policy { weight, ..Policy::default() }
     }
 }

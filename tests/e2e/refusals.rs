@@ -4,6 +4,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, chown};
 
 use crate::lab::{Lab, say};
+use crate::ledger::Ledger;
 use crate::router::{PEERS, Router, join, write_private};
 
 /// An account with no rights; "nobody" on every Linux.
@@ -90,4 +91,19 @@ fn without_a_tun_device_or_the_permission_the_owner_is_told_what_to_do() {
     for (what, said) in [("no TUN device", no_device), ("no permission", no_permission)] {
         say(&format!("{what}: {}", said.trim_end().replace('\n', " /")));
     }
+}
+
+#[test]
+fn a_price_that_routing_cannot_count_is_refused_and_not_ignored() {
+    let Some(mut lab) = Lab::open("a_price_that_routing_cannot_count_is_refused_and_not_ignored", &[]) else { return };
+    let ledger = Ledger::create(&lab);
+    let mut r1 = Router::new(&mut lab, "r1");
+    r1.join_community(&ledger, "1");
+    r1.options.hop_worth = "1000000";
+    r1.write_config();
+    let said = r1.refusal(&[]);
+    for words in ["hop_worth in [price]", "too large", "4294967295 base units"] {
+        assert!(said.contains(words), "{said}");
+    }
+    lab.figures(&said.replace('\n', " / "));
 }

@@ -251,7 +251,7 @@ impl Mesh {
                 limits: Limits { max_price: RELAY_PRICE },
                 deposit: DEPOSIT,
                 redeem_at: Tokens::ZERO,
-                hop_worth: Price::new(0),
+                hop_worth: 0,
             },
             ledger: Some(Box::new(ledger.map_err(|error| Failure::new(error, ""))?)),
             local,
