@@ -127,7 +127,12 @@ impl Talk {
             self.send(interface, Tlv::Hello(hello));
             self.send(
                 interface,
-                Tlv::Ihu(Ihu { address: None, rxcost: Cost::WIRED, interval: Interval(300), timestamp: None }),
+                Tlv::Ihu(Ihu {
+                    address: Some(IpAddr::V6(US)),
+                    rxcost: Cost::WIRED,
+                    interval: Interval(300),
+                    timestamp: None,
+                }),
             );
         }
     }
@@ -245,6 +250,23 @@ fn what_was_told_counts_for_as_long_as_it_may_be_believed() {
     talk.after(update_interval);
     talk.tell(RIGHT, update(1, 300));
     assert_eq!(talk.way(far()), Some((RIGHT, Metric(396))));
+}
+
+#[test]
+fn a_route_is_told_where_it_came_from_only_on_a_radio_whose_neighbours_may_not_hear_each_other() {
+    for (config, told) in
+        [(InterfaceConfig::tunnel(US), false), (InterfaceConfig::wired(US), false), (InterfaceConfig::lossy(US), true)]
+    {
+        let mut talk = Talk::new();
+        talk.speaker.handle_interface_up(talk.now, LEFT, config);
+        talk.after(Duration::from_secs(5));
+        talk.tell(LEFT, update(1, 100));
+        assert!(talk.way(far()).is_some_and(|(via, _)| via == LEFT), "{:?}", config.kind);
+        talk.hear();
+        talk.after(Duration::from_secs(20));
+        let metrics = talk.told(LEFT, far());
+        assert_eq!(metrics.iter().any(|metric| metric.is_finite()), told, "{:?}: {metrics:?}", config.kind);
+    }
 }
 
 #[test]
