@@ -539,6 +539,35 @@ fn a_request_ends_after_its_last_hop_and_does_not_go_back() {
 }
 
 #[test]
+fn a_flood_of_requests_for_others_leaves_room_for_ours_and_ends_though_the_prefix_is_starved() {
+    let mut talk = Talk::with(Limits { pending: 64, ..Limits::default() });
+    let other =
+        Update { prefix: Some(AnyPrefix::V6(Prefix::new("fd00:8::".parse().unwrap(), 48).unwrap())), ..update(1, 90) };
+    talk.after(millis(1500));
+    talk.tell(RIGHT, other);
+    talk.tell(RIGHT, update(1, 100));
+    talk.after(millis(500));
+    talk.tell(RIGHT, retraction());
+    talk.tell(LEFT, update(1, 300));
+    for id in 20..255 {
+        talk.send(RIGHT, Tlv::SeqnoRequest(seqno_request(far(), name(id), 9, 64)));
+    }
+    let noted = talk.speaker.usage().pending;
+    assert!((16..=26).contains(&noted), "{noted} of 64");
+    assert!(talk.speaker.counters().requests_full > 200);
+    talk.hear();
+    talk.tell(RIGHT, Update { prefix: other.prefix, ..retraction() });
+    talk.after(millis(60));
+    assert!(talk.seqno_requests().iter().any(|(_, _, request)| Some(request.prefix) == other.prefix), "ours is sent");
+    for _ in 0..60 {
+        talk.after(millis(1000));
+        talk.tell(LEFT, update(1, 300));
+    }
+    assert!(talk.speaker.selected(far()).is_none(), "starved");
+    assert_eq!(talk.speaker.usage().pending, 1, "ours alone");
+}
+
+#[test]
 fn acknowledgment_requests_are_answered_at_once() {
     let mut talk = Talk::new();
     talk.send(LEFT, Tlv::AcknowledgmentRequest(AcknowledgmentRequest { opaque: 77, interval: Interval(10) }));

@@ -95,6 +95,19 @@ impl PendingTable {
         true
     }
 
+    /// Whether a neighbour's request may be noted. Half of the table is ours; half of the rest goes to whoever asks first,
+    /// and the last quarter is shared, so that no neighbour can keep out the requests of others.
+    pub(crate) fn has_room_for(&self, wanted: Wanted, from: NeighbourId, neighbours: usize) -> bool {
+        let others_max = self.pending_max / 2;
+        if self.pending.contains_key(&(wanted.pair, wanted.router_id)) || self.pending.len() < others_max / 2 {
+            return true;
+        }
+        let others = || self.pending.values().filter(|pending| pending.asked.is_none());
+        let its = others().filter(|pending| pending.passed.is_some_and(|passed| passed.from == from)).count();
+        let others = others().count();
+        others < others_max / 2 || (others < others_max && its < others_max / 2 / neighbours.max(1))
+    }
+
     /// Notes a request to be passed on for a neighbour. Whether to do so at once: not if the same one went the same way a
     /// moment ago. One that went another way may have met the cut that it is about. One of our own may end before it is
     /// answered, and a neighbour need not ask again: babeld passes a request on once in 65 s.
@@ -151,7 +164,7 @@ impl PendingTable {
     }
 
     /// Repeats and forgets. A lost prefix that was found again by another way needs no request of ours; one that is
-    /// starved is asked for until it is not, as the request or its answer may be lost on any hop every time. Returns
+    /// starved we ask for until it is not, as the request or its answer may be lost on any hop every time. Returns
     /// what to send again, and when to look next.
     pub(crate) fn sweep(&mut self, now: Instant, routes: &RouteTable) -> (Vec<Again>, Option<Instant>) {
         let mut again = Vec::new();
@@ -162,7 +175,7 @@ impl PendingTable {
             if routes.selected(*pair).is_some() {
                 pending.asked = pending.asked.filter(|asked| *asked != Asked::All);
             }
-            let is_starved = || routes.get(*pair).is_some_and(Entry::is_starved);
+            let is_starved = || pending.asked.is_some() && routes.get(*pair).is_some_and(Entry::is_starved);
             let left = pending.resends.checked_sub(1).or_else(|| is_starved().then_some(0));
             let (Some((direction, hop_count)), Some(left)) = (pending.direction(), left) else {
                 return false;

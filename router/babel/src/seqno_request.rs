@@ -132,6 +132,10 @@ impl Speaker {
         };
         let Some(to) = self.way_for_request(pair, from) else { return };
         let wanted = Wanted { pair, router_id: request.router_id, seqno: request.seqno, hop_count };
+        if !self.pending.has_room_for(wanted, from, self.neighbours.len()) {
+            self.counters.requests_full += 1;
+            return;
+        }
         if self.pending.relay(now, wanted, interface, from, to) {
             self.send_seqno_request(now, wanted, Asked::Neighbour(to));
         }

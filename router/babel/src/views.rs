@@ -60,7 +60,7 @@ pub struct Limits {
     pub prefixes: usize,
     /// Pairs of prefix and router-id whose feasibility distance is remembered.
     pub sources: usize,
-    /// Seqno requests without an answer.
+    /// Seqno requests without an answer; half of them our own.
     pub pending: usize,
 }
 
@@ -224,6 +224,8 @@ pub struct Counters {
     pub prefixes_full: u64,
     /// Routes that cannot be announced because the source table had no room.
     pub sources_full: u64,
+    /// Seqno requests that were not passed on because their neighbour has too many under way.
+    pub requests_full: u64,
     /// Updates for prefixes nobody may announce.
     pub unroutable_prefix: u64,
     /// Messages about routes that [`Carry`] excludes, or whose next hop is of a family we do not have there.
