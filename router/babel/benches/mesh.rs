@@ -1,6 +1,7 @@
 //! How large a mesh can grow: memory, time and bytes of a whole network on virtual time.
 //!
-//! `cargo bench -p babel --bench mesh -- --nodes 1000 --update 60` prints one row of the table in `tests/README.md`.
+//! `cargo bench -p babel --bench mesh -- --nodes 1000 --update 60` prints one row of the table in `tests/README.md`; with
+//! `--settle` it ends when nothing changes any more, without cuts, churn and partitions.
 
 #[path = "../tests/network/graphs.rs"]
 #[expect(dead_code, reason = "the stories use more of it")]
@@ -55,12 +56,16 @@ fn main() {
     println!("{} nodes, {} links, updates every {} s", size.nodes, graph.len(), size.update_s);
     let (start, before) = (clock(), IN_USE.load(Ordering::Relaxed));
     let mut idle = 0;
-    let seen = scale::run(size, &graph, |what, world| {
+    let at = |what: &str, world: &world::World| {
         let in_use = IN_USE.load(Ordering::Relaxed) - before - of_the_world(world);
         idle = if what == "idle" { in_use } else { idle };
         let (virtually, really) = (world.elapsed().as_secs_f64(), start.elapsed().as_secs_f64());
         println!("  {what}: {virtually:.1} s virtual, {really:.1} s, speakers {:.1} MiB", mib(in_use));
-    });
+    };
+    let seen = match std::env::args().any(|argument| argument == "--settle") {
+        true => scale::start_and_settle(size, &graph, at).1,
+        false => scale::run(size, &graph, at),
+    };
     report(size, &seen, idle, start.elapsed());
 }
 
@@ -70,12 +75,13 @@ fn report(size: Size, seen: &scale::Seen, idle: usize, took: Duration) {
     let worst = outages.last().copied().unwrap_or_default().as_secs_f64();
     let median = outages.get(outages.len() / 2).copied().unwrap_or_default().as_secs_f64();
     println!(
-        "| {} / {} s | {:.1} s | {} | {} | {median:.1} / {worst:.1} s of {} | {:.1} / {:.1} s | {:.0} MiB, {:.0} KiB, {:.0} B \
+        "| {} / {} s | {:.1} s | {} | {} | {} | {median:.1} / {worst:.1} s of {} | {:.1} / {:.1} s | {:.0} MiB, {:.0} KiB, {:.0} B \
          | {:.0} s | {:.1} M |",
         size.nodes,
         size.update_s,
         seen.all_reached.as_secs_f64(),
         seen.idle_bytes,
+        seen.lossy_bytes,
         seen.churn_bytes,
         outages.len(),
         seen.parted.as_secs_f64(),

@@ -62,6 +62,8 @@ pub(crate) const RESEND_AFTER: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(8);
 /// Repetitions, each after twice the time up to the longest pause: for half a minute.
 const RESENDS: u8 = 6;
+/// The same where nobody tells of a way: who has one will tell of it soon, asked or not.
+const RESENDS_TO_ALL: u8 = 2;
 /// The same for requests of others.
 const PASSED_RESENDS: u8 = 3;
 /// A request seen twice within it was multiplied by the network; later, its originator repeats it.
@@ -90,7 +92,7 @@ impl PendingTable {
         }
         pending.renew(now, seqno);
         pending.asked = Some(asked);
-        pending.resends = RESENDS;
+        pending.resends = if asked == Asked::All { RESENDS_TO_ALL } else { RESENDS };
         pending.due = now + RESEND_AFTER;
         true
     }

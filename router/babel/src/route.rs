@@ -144,12 +144,19 @@ impl Entry {
 /// The table, ordered by prefix.
 #[derive(Clone, Debug)]
 pub(crate) struct RouteTable {
-    /// Boxed, since a search reads the keys alone, and nodes of a B-tree are a third empty.
-    entries: BTreeMap<PrefixPair, Box<Entry>>,
+    rows: BTreeMap<PrefixPair, Row>,
     prefixes_max: usize,
     /// Rows of the source tables of all entries.
     sources: usize,
     sources_max: usize,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Row {
+    /// Nothing falls due before: most rows can be passed over without a look at their entries. Zero after a change.
+    look_at: Tenths,
+    /// Boxed, since a search reads the keys alone, and nodes of a B-tree are a third empty.
+    entry: Box<Entry>,
 }
 
 /// What a sweep over the table found.
@@ -166,69 +173,81 @@ pub(crate) struct Swept {
     pub(crate) next: Option<Tenths>,
 }
 
+impl Row {
+    fn changed(&mut self) -> &mut Entry {
+        self.look_at = Tenths::default();
+        &mut self.entry
+    }
+}
+
 impl RouteTable {
     pub(crate) fn new(prefixes_max: usize, sources_max: usize) -> Self {
-        Self { entries: BTreeMap::new(), prefixes_max, sources: 0, sources_max }
+        Self { rows: BTreeMap::new(), prefixes_max, sources: 0, sources_max }
     }
 
     pub(crate) fn get(&self, pair: PrefixPair) -> Option<&Entry> {
-        self.entries.get(&pair).map(Box::as_ref)
+        self.rows.get(&pair).map(|row| row.entry.as_ref())
     }
 
     pub(crate) fn get_mut(&mut self, pair: PrefixPair) -> Option<&mut Entry> {
-        self.entries.get_mut(&pair).map(Box::as_mut)
+        self.rows.get_mut(&pair).map(Row::changed)
+    }
+
+    /// The entry, for changes that only put off what falls due.
+    pub(crate) fn get_to_put_off(&mut self, pair: PrefixPair) -> Option<&mut Entry> {
+        self.rows.get_mut(&pair).map(|row| row.entry.as_mut())
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.entries.len()
+        self.rows.len()
     }
 
     /// The entry, made if there is room.
     pub(crate) fn entry(&mut self, pair: PrefixPair) -> Option<&mut Entry> {
-        if self.entries.len() >= self.prefixes_max && !self.entries.contains_key(&pair) {
+        if self.rows.len() >= self.prefixes_max && !self.rows.contains_key(&pair) {
             return None;
         }
-        Some(self.entries.entry(pair).or_default())
+        Some(self.rows.entry(pair).or_default().changed())
     }
 
     pub(crate) fn selected(&self, pair: PrefixPair) -> Option<Selected> {
-        self.entries.get(&pair)?.selected
+        self.get(pair)?.selected
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (PrefixPair, &Entry)> {
-        self.entries.iter().map(|(pair, entry)| (*pair, entry.as_ref()))
+        self.rows.iter().map(|(pair, row)| (*pair, row.entry.as_ref()))
     }
 
     pub(crate) fn range(
         &self,
         range: impl std::ops::RangeBounds<PrefixPair>,
     ) -> impl Iterator<Item = (PrefixPair, &Entry)> {
-        self.entries.range(range).map(|(pair, entry)| (*pair, entry.as_ref()))
+        self.rows.range(range).map(|(pair, row)| (*pair, row.entry.as_ref()))
     }
 
     pub(crate) fn forget_if_unused(&mut self, pair: PrefixPair) {
         if self.get(pair).is_some_and(Entry::is_unused) {
-            self.entries.remove(&pair);
+            self.rows.remove(&pair);
         }
     }
 
     /// Prefixes about which the neighbour told something.
     pub(crate) fn told_by(&self, neighbour: NeighbourId) -> Vec<PrefixPair> {
         let told = |entry: &Entry| entry.candidates.iter().any(|route| route.neighbour == neighbour);
-        self.entries.iter().filter(|(_, entry)| told(entry)).map(|(pair, _)| *pair).collect()
+        self.iter().filter(|(_, entry)| told(entry)).map(|(pair, _)| pair).collect()
     }
 
     /// Prefixes this speaker originates.
     pub(crate) fn originated(&self) -> Vec<PrefixPair> {
-        self.entries.iter().filter(|(_, entry)| entry.origin.is_some()).map(|(pair, _)| *pair).collect()
+        self.iter().filter(|(_, entry)| entry.origin.is_some()).map(|(pair, _)| pair).collect()
     }
 
     pub(crate) fn is_feasible(&self, pair: PrefixPair, id: RouterId, told: Distance) -> bool {
-        self.entries.get(&pair).is_none_or(|entry| entry.sources.is_feasible(id, told))
+        self.get(pair).is_none_or(|entry| entry.sources.is_feasible(id, told))
     }
 
     pub(crate) fn feasibility(&self, pair: PrefixPair, id: RouterId) -> Option<Distance> {
-        self.entries.get(&pair)?.sources.feasibility(id)
+        self.get(pair)?.sources.feasibility(id)
     }
 
     /// Whether a route of this originator can be announced: see [`Sources::has_room_for`].
@@ -239,12 +258,15 @@ impl RouteTable {
     /// What is in use is about to be announced: remembers it. Before an update is sent, the feasibility distance is
     /// updated, "except for the node's own routes" (RFC 8966, section 3.7.3).
     pub(crate) fn record_announcement(&mut self, now: Tenths, pair: PrefixPair, believed_for: Duration) {
-        let Some(entry) = self.entries.get_mut(&pair) else { return };
+        let Some(entry) = self.get_to_put_off(pair) else { return };
         let Some(selected) = entry.selected else { return };
         entry.announced = Some(Announced { metric: selected.metric, price: selected.price });
         if selected.via.is_some() {
             let new = entry.sources.record(now, selected.router_id, selected.distance(), believed_for);
-            self.sources += usize::from(new);
+            if new {
+                self.sources += 1;
+                self.get_mut(pair);
+            }
         }
     }
 
@@ -252,22 +274,25 @@ impl RouteTable {
     pub(crate) fn sweep(&mut self, now: Tenths) -> Swept {
         let mut swept = Swept::default();
         let mut unused = Vec::new();
-        for (pair, entry) in &mut self.entries {
-            if entry.next_timeout().is_some_and(|due| due <= now) {
-                self.sources -= sweep_entry(now, *pair, entry, &mut swept);
-                unused.extend(entry.is_unused().then_some(*pair));
+        for (pair, Row { look_at, entry }) in &mut self.rows {
+            if *look_at <= now {
+                if entry.next_timeout().is_some_and(|due| due <= now) {
+                    self.sources -= sweep_entry(now, *pair, entry, &mut swept);
+                    unused.extend(entry.is_unused().then_some(*pair));
+                }
+                *look_at = entry.next_timeout().unwrap_or(Tenths::MAX);
             }
-            swept.next = swept.next.into_iter().chain(entry.next_timeout()).min();
+            swept.next = swept.next.into_iter().chain(Some(*look_at).filter(|at| *at < Tenths::MAX)).min();
         }
         for pair in unused {
-            self.entries.remove(&pair);
+            self.rows.remove(&pair);
         }
         swept
     }
 
     #[cfg(test)]
     pub(crate) fn sources(&self) -> usize {
-        let counted = self.entries.values().map(|entry| entry.sources.iter().count()).sum();
+        let counted = self.rows.values().map(|row| row.entry.sources.iter().count()).sum();
         assert_eq!(self.sources, counted, "rows of the source table");
         counted
     }

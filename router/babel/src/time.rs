@@ -10,6 +10,9 @@ pub(crate) struct Tenths(u32);
 const TENTH: Duration = Duration::from_millis(100);
 
 impl Tenths {
+    /// Never.
+    pub(crate) const MAX: Self = Self(u32::MAX);
+
     /// This much later, rounded up.
     pub(crate) fn after(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(tenths_in(duration)))

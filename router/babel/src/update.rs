@@ -23,6 +23,9 @@ const DUMP_SPACING: Duration = Duration::from_secs(1);
 /// What an acknowledgment request says; tunnels answer at once.
 const ACKNOWLEDGED_WITHIN: Interval = Interval(10);
 
+/// Routes of a full update that are looked up together: about as many as a packet holds.
+const DUMP_BATCH: usize = 32;
+
 /// When.
 impl Speaker {
     pub(crate) fn urgent_delay(&mut self) -> Duration {
@@ -380,21 +383,22 @@ impl Speaker {
         said: &mut Vec<(PrefixPair, Trigger)>,
     ) -> bool {
         while let Some(from) = self.next_of_dump(id) {
-            let next = self
-                .routes
-                .range((from, Bound::Unbounded))
-                .find(|(_, entry)| entry.selected.is_some() || entry.held_until.is_some());
-            let next = next.map(|(pair, _)| pair);
-            let outcome = next.map_or(Said::Nothing, |pair| self.announce(now, id, pair, false, writer));
-            let Some(interface) = self.interfaces.get_mut(&id) else { return true };
-            if outcome == Said::NoRoom {
-                interface.ready.dump_packets -= 1;
-                return false;
+            let has_something = |(_, entry): &(_, &Entry)| entry.selected.is_some() || entry.held_until.is_some();
+            let rest = self.routes.range((from, Bound::Unbounded)).filter(has_something).map(|(pair, _)| Some(pair));
+            // Behind the last one comes the end of the update.
+            let some: Vec<_> = rest.chain([None]).take(DUMP_BATCH).collect();
+            for next in some {
+                let outcome = next.map_or(Said::Nothing, |pair| self.announce(now, id, pair, false, writer));
+                let Some(interface) = self.interfaces.get_mut(&id) else { return true };
+                if outcome == Said::NoRoom {
+                    interface.ready.dump_packets -= 1;
+                    return false;
+                }
+                if interface.ready.dump_confirmed && outcome == Said::Update {
+                    said.extend(next.map(|pair| (pair, Trigger::default())));
+                }
+                interface.ready.dump = next.map(Bound::Excluded);
             }
-            if interface.ready.dump_confirmed && outcome == Said::Update {
-                said.extend(next.map(|pair| (pair, Trigger::default())));
-            }
-            interface.ready.dump = next.map(Bound::Excluded);
         }
         true
     }

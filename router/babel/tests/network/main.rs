@@ -36,9 +36,24 @@ fn median(took: &[Duration]) -> Duration {
 }
 
 /// The geometric graphs of the bench, in small.
-fn mesh(nodes: usize, churn_minutes: u64) -> scale::Seen {
+fn geometric(nodes: usize, churn_minutes: u64) -> (scale::Size, Vec<(usize, usize)>) {
     let size = scale::Size { nodes, update_s: 60, churn: 10, churn_minutes, cuts: 3, seed: 1 };
-    let graph = graphs::geometric(&mut fastrand::Rng::with_seed(size.seed), nodes, 5.0);
+    (size, graphs::geometric(&mut fastrand::Rng::with_seed(size.seed), nodes, 5.0))
+}
+
+#[test]
+fn a_thousand_nodes_reach_each_other_and_heal() {
+    let (size, graph) = geometric(1000, 0);
+    let (mut world, seen) = scale::start_and_settle(size, &graph, |_, _| {});
+    let outages = scale::cuts(&mut world, size.cuts);
+    println!("1000 nodes: all reached after {:?}, idle {} B/s per node", seen.all_reached, seen.idle_bytes);
+    println!("outages after silent cuts: {outages:?}");
+    assert!(seen.all_reached <= Duration::from_secs(10));
+    assert!(worst(&outages) <= Duration::from_secs(10));
+}
+
+fn mesh(nodes: usize, churn_minutes: u64) -> scale::Seen {
+    let (size, graph) = geometric(nodes, churn_minutes);
     let seen = scale::run(size, &graph, |_, _| {});
     println!("{nodes} nodes: all reached after {:?}, idle {} B/s per node", seen.all_reached, seen.idle_bytes);
     println!("outages after silent cuts: median {:?}, worst {:?}", median(&seen.outages), worst(&seen.outages));

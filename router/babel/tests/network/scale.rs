@@ -23,6 +23,8 @@ pub(crate) struct Seen {
     /// After the last node was switched on.
     pub(crate) all_reached: Duration,
     pub(crate) idle_bytes: u64,
+    /// Nothing changes, but a tenth of all packets is lost.
+    pub(crate) lossy_bytes: u64,
     pub(crate) churn_bytes: u64,
     /// After a silent cut, until all pairs that it parted reach each other.
     pub(crate) outages: Vec<Duration>,
@@ -38,17 +40,12 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 /// The whole story; `at` is told what is over.
 pub(crate) fn run(size: Size, graph: &[(usize, usize)], mut at: impl FnMut(&str, &World)) -> Seen {
-    let mut seen = Seen::default();
-    let mut world = start(size, graph);
-    seen.all_reached = whole(&mut world, MINUTE * 10);
-    at("all reached", &world);
-    world.run(Duration::from_secs(size.update_s));
-    let quiet = Duration::from_secs(size.update_s.max(120));
-    seen.idle_bytes = bytes_per_node_second(&mut world, quiet);
-    seen.routes = (0..size.nodes).map(|node| world.speaker(node).usage().routes).sum();
-    at("idle", &world);
-    seen.outages = (0..size.cuts).filter_map(|_| cut_and_mend(&mut world)).collect();
+    let (mut world, mut seen) = start_and_settle(size, graph, &mut at);
+    seen.outages = cuts(&mut world, size.cuts);
     at("cuts", &world);
+    get_lossy(&mut world);
+    seen.lossy_bytes = bytes_per_node_second(&mut world, MINUTE);
+    at("lossy", &world);
     seen.churn_bytes = churn(&mut world, size);
     at("churn", &world);
     (seen.parted, seen.merged) = part_and_merge(&mut world);
@@ -58,6 +55,25 @@ pub(crate) fn run(size: Size, graph: &[(usize, usize)], mut at: impl FnMut(&str,
     at("healed", &world);
     seen.tally = world.tally;
     seen
+}
+
+/// The story's first part: from the cold until nothing changes any more.
+pub(crate) fn start_and_settle(
+    size: Size,
+    graph: &[(usize, usize)],
+    mut at: impl FnMut(&str, &World),
+) -> (World, Seen) {
+    let mut seen = Seen::default();
+    let mut world = start(size, graph);
+    seen.all_reached = whole(&mut world, MINUTE * 10);
+    at("all reached", &world);
+    world.run(Duration::from_secs(size.update_s));
+    let quiet = Duration::from_secs(size.update_s.max(120));
+    seen.idle_bytes = bytes_per_node_second(&mut world, quiet);
+    seen.routes = (0..size.nodes).map(|node| world.speaker(node).usage().routes).sum();
+    at("idle", &world);
+    seen.tally = world.tally;
+    (world, seen)
 }
 
 /// Within one second every node is switched on.
@@ -82,6 +98,11 @@ fn bytes_per_node_second(world: &mut World, duration: Duration) -> u64 {
     (world.tally.bytes - before) / duration.as_secs() / world.len() as u64
 }
 
+/// Cuts links in silence, one after the other, and tells how long each outage was.
+pub(crate) fn cuts(world: &mut World, count: usize) -> Vec<Duration> {
+    (0..count).filter_map(|_| cut_and_mend(world)).collect()
+}
+
 /// `None`: the link was a bridge or unused, and nobody can tell.
 fn cut_and_mend(world: &mut World) -> Option<Duration> {
     let link = world.rng.usize(0..world.links.len());
@@ -92,11 +113,18 @@ fn cut_and_mend(world: &mut World) -> Option<Duration> {
     outage
 }
 
-/// Links are cut with and without a word, nodes vanish, and each is back after 20 s on average.
-fn churn(world: &mut World, size: Size) -> u64 {
+/// All links begin to lose a tenth, and packets to overtake each other: every metric in the network grows. Returns after
+/// the slowest average has followed.
+fn get_lossy(world: &mut World) {
     for link in &mut world.links {
         (link.loss, link.delay_ms) = ([100; 2], (1, 100));
     }
+    world.run(MINUTE * 3);
+}
+
+/// Links are cut with and without a word, nodes vanish, and each is back after 20 s on average.
+fn churn(world: &mut World, size: Size) -> u64 {
+    let mut rng = fastrand::Rng::with_seed(size.seed);
     let (before, start) = (world.tally.bytes, world.now);
     let things = world.links.len() + size.nodes;
     let changes = things * size.churn / 1000 * size.churn_minutes as usize;
@@ -104,9 +132,9 @@ fn churn(world: &mut World, size: Size) -> u64 {
     let mut mending = Vec::new();
     for _ in 0..changes {
         world.run(pause);
-        let thing = world.rng.usize(0..things);
-        let back = world.now + Duration::from_millis(world.rng.u64(1000..40_000));
-        break_something(world, thing);
+        let thing = rng.usize(0..things);
+        let back = world.now + Duration::from_millis(rng.u64(1000..40_000));
+        break_something(world, thing, rng.bool());
         mending.push((back, thing));
         let (due, later): (Vec<_>, _) = mending.into_iter().partition(|(back, _)| *back <= world.now);
         due.into_iter().for_each(|(_, thing)| mend(world, thing));
@@ -116,10 +144,10 @@ fn churn(world: &mut World, size: Size) -> u64 {
     (world.tally.bytes - before) / (world.now - start).as_secs().max(1) / size.nodes as u64
 }
 
-fn break_something(world: &mut World, thing: usize) {
+fn break_something(world: &mut World, thing: usize, silently: bool) {
     match thing.checked_sub(world.links.len()) {
         Some(node) => world.power_off(node),
-        None if world.rng.bool() => world.set_whole(thing, false),
+        None if silently => world.set_whole(thing, false),
         None => world.unplug(thing),
     }
 }
