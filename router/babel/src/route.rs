@@ -329,3 +329,35 @@ fn sweep_entry(now: Tenths, pair: PrefixPair, entry: &mut Entry, swept: &mut Swe
     }
     forgotten
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::prefix::Prefix;
+
+    fn route(expires: Tenths) -> Route {
+        Route {
+            neighbour: NeighbourId(1),
+            router_id: RouterId::new([9; 8]).unwrap(),
+            seqno: Seqno(1),
+            refmetric: Metric(96),
+            next_hop: None,
+            price: None,
+            interval: Interval(100),
+            refresh_asked: true,
+            expires,
+        }
+    }
+
+    #[test]
+    fn a_row_is_swept_when_its_first_timer_ends_also_if_that_came_forward() {
+        let pair = PrefixPair::from(Prefix::new("fd00:9::".parse().unwrap(), 48).unwrap());
+        let at = |seconds| Tenths::default().after(Duration::from_secs(seconds));
+        let mut table = RouteTable::new(10, 10);
+        table.entry(pair).unwrap().candidates.push(route(at(1000)));
+        assert_eq!(table.sweep(at(10)).next, Some(at(1000)));
+        table.get_mut(pair).unwrap().candidates[0].expires = at(20);
+        assert_eq!(table.sweep(at(19)).next, Some(at(20)));
+        assert_eq!(table.sweep(at(20)).touched, [pair]);
+    }
+}
