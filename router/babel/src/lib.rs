@@ -22,7 +22,7 @@
 //! | 3.6 selection | among feasible routes the smallest metric + weight * price ([`Policy`]), with patience that grows as the gain shrinks (Appendix A.3 asks for hysteresis) |
 //! | 3.7 updates | periodic (paced), triggered, urgent; split horizon except on radios |
 //! | 3.8.1 requests received | wildcard and specific route requests; seqno requests answered, or passed on with one hop less, once, and repeated on each hop until answered |
-//! | 3.8.2 requests sent | starvation, unfeasible routes that are wanted, routes about to expire; and ahead of a loss, while a silent neighbour is asked |
+//! | 3.8.2 requests sent | starvation, unfeasible routes that are wanted, routes about to expire; and ahead of a loss, while a silent neighbour is asked. Half of the table of requests is kept for our own |
 //! | 4 encoding | all TLVs, address encodings and sub-TLVs; parser state and prefix compression both ways; unknown ones skipped, the mandatory bit obeyed ([`wire`]) |
 //! | Appendix B | the values of the RFC on wires and radios; on tunnels Hellos each second and full updates each minute |
 //! | Appendix D stubs | not done: every speaker here carries for others |
@@ -52,6 +52,10 @@
 //! The other side of it: the cheaper way is often longer, hence unfeasible, and would never be used. It is asked for a
 //! newer seqno, and used when that comes by it; so a longer path is only ever announced with a newer seqno, and nobody
 //! downstream starves.
+//!
+//! Prices do not swing for ever: a price that moved by less than an eighth waits for the next full update, a cheaper
+//! route must stay so for two update intervals, and after each move by price comes a rest that doubles while the traffic
+//! is moved to and fro. Fees are not rounded, since what is told is what neighbours are billed by.
 
 #![forbid(unsafe_code)]
 
