@@ -214,9 +214,9 @@ pub struct Route {
     pub via: Option<String>,
     /// Babel's metric; 65535 is unreachable.
     pub metric: u16,
-    /// Base units per GiB, in all.
-    #[serde(with = "text")]
-    pub price: u64,
+    /// Base units per GiB, in all; `None`: a router on the way does not say, such as one that runs another daemon.
+    #[serde(with = "text_option")]
+    pub price: Option<u64>,
     /// The router it was announced by, in Babel's notation.
     pub router_id: String,
     /// Whether packets take it.
@@ -435,6 +435,24 @@ mod bytes {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
         u64::deserialize(deserializer).map(Bytes::new)
+    }
+}
+
+mod text_option {
+    use super::FromText;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+    use std::fmt::Display;
+
+    pub(super) fn serialize<T: Display, S: Serializer>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
+        value.as_ref().map(ToString::to_string).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, T: FromText, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+        let text = Option::<String>::deserialize(deserializer)?;
+        let value = |text: String| {
+            T::from_text(&text).ok_or_else(|| de::Error::custom(format_args!("not {}: {text:?}", T::EXPECTED)))
+        };
+        text.map(value).transpose()
     }
 }
 

@@ -12,7 +12,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -119,7 +119,7 @@ async fn serve(
         }
     });
     let mut answers = std::pin::pin!(answers);
-    let mut fib = router.fib();
+    let (mut fib, mut endpoints) = (router.fib(), router.endpoints());
     tracing::info!(
         name = %config.node.name,
         address = %router.address(),
@@ -127,7 +127,7 @@ async fn serve(
         wireguard = %router.wireguard_addr(),
         "waybill is up"
     );
-    kernel.follow(&fib.borrow_and_update().clone());
+    kernel.follow(&fib.borrow_and_update().clone(), &endpoints.borrow_and_update().clone());
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
@@ -137,7 +137,8 @@ async fn serve(
                 Order::Stop => break,
                 Order::Reload => reload(config, router).await,
             },
-            Ok(()) = fib.changed() => kernel.follow(&fib.borrow_and_update().clone()),
+            Ok(()) = fib.changed() => kernel.follow(&fib.borrow_and_update().clone(), &endpoints.borrow().clone()),
+            Ok(()) = endpoints.changed() => kernel.follow(&fib.borrow().clone(), &endpoints.borrow_and_update().clone()),
             ended = &mut answers => {
                 return ended.map_err(|error| Failure::new(format!("the control socket failed: {error}"), ""));
             }
@@ -288,6 +289,8 @@ struct KernelRoutes {
     netlink: Netlink,
     index: u32,
     installed: BTreeSet<Prefix>,
+    /// Left out, since a neighbour is reached through them.
+    refused: BTreeSet<Prefix>,
 }
 
 impl KernelRoutes {
@@ -295,14 +298,21 @@ impl KernelRoutes {
         let mut netlink = Netlink::open()?;
         netlink.add_address(index, address, 128)?;
         netlink.set_up(index, mtu.into())?;
-        Ok(Self { netlink, index, installed: BTreeSet::new() })
+        Ok(Self { netlink, index, installed: BTreeSet::new(), refused: BTreeSet::new() })
     }
 
-    /// Brings the kernel's routes to the table's. What the kernel refuses is tried again with the next table.
-    fn follow(&mut self, fib: &Arc<Fib>) {
+    /// Brings the kernel's routes to the table's. What the kernel refuses is tried again with the next table. A prefix
+    /// with a neighbour's endpoint in it is left out: the link's own packets would be led into the mesh, and the link
+    /// would die of it.
+    fn follow(&mut self, fib: &Arc<Fib>, endpoints: &BTreeSet<IpAddr>) {
         let over_links =
             fib.routes().filter(|(prefix, next_hop)| matches!(next_hop, NextHop::Link(_)) && prefix.len() > 0);
-        let wanted: BTreeSet<Prefix> = over_links.map(|(prefix, _)| prefix).collect();
+        let (refused, wanted): (BTreeSet<Prefix>, BTreeSet<Prefix>) =
+            over_links.map(|(prefix, _)| prefix).partition(|prefix| holds_any_of(*prefix, endpoints));
+        for prefix in refused.difference(&self.refused) {
+            tracing::warn!(%prefix, "no kernel route into the mesh: a neighbour is reached through this prefix");
+        }
+        self.refused = refused;
         for prefix in self.installed.difference(&wanted).copied().collect::<Vec<_>>() {
             match self.netlink.delete_route(prefix.addr(), prefix.len(), self.index, ROUTE_METRIC) {
                 Ok(()) => {
@@ -319,5 +329,23 @@ impl KernelRoutes {
                 Err(error) => tracing::warn!(%error, "a kernel route was not added"),
             }
         }
+    }
+}
+
+fn holds_any_of(prefix: Prefix, addresses: &BTreeSet<IpAddr>) -> bool {
+    addresses.iter().any(|address| matches!(address, IpAddr::V6(address) if prefix.contains(*address)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_with_a_neighbour_s_endpoint_in_it_is_known() {
+        let prefix = |text: &str, len| Prefix::new(text.parse().unwrap(), len).unwrap();
+        let endpoints = ["2001:db8:ff::3", "192.0.2.1"].map(|text| text.parse().unwrap()).into();
+        assert!(holds_any_of(prefix("2001:db8:ff::", 64), &endpoints));
+        assert!(!holds_any_of(prefix("2001:db8:fe::", 64), &endpoints));
+        assert!(!holds_any_of(prefix("::", 96), &endpoints), "IPv4 is another network");
     }
 }

@@ -19,7 +19,7 @@ mod money;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -62,6 +62,8 @@ const RESOLVE_INTERVAL: Duration = Duration::from_secs(30);
 /// A WireGuard neighbour unheard for this long may have restarted without our endpoint: it is called anew. Babel takes
 /// it for lost by then (2 of 3 Hellos).
 const SILENCE: Duration = Duration::from_secs(3);
+/// The same for somebody else's daemon: babeld and BIRD send a Hello each 4 s.
+const FOREIGN_SILENCE: Duration = Duration::from_secs(15);
 /// How often it is called.
 const RENEW_INTERVAL: Duration = Duration::from_secs(2);
 /// Warnings kept for `waybill status`.
@@ -185,6 +187,7 @@ pub struct Router {
     requests: mpsc::Sender<Asked>,
     reloads: mpsc::Sender<Links>,
     fib: watch::Receiver<Arc<Fib>>,
+    endpoints: watch::Receiver<BTreeSet<IpAddr>>,
     stop: watch::Sender<bool>,
     control: tokio::task::JoinHandle<()>,
     worker: WorkerHandle,
@@ -258,6 +261,7 @@ impl Router {
         let (reloads, reloaded) = mpsc::channel(1);
         let (done, finished) = mpsc::channel(QUEUE);
         let (fib_sender, fib) = watch::channel(Arc::clone(node.fib()));
+        let (endpoints_sender, endpoints) = watch::channel(BTreeSet::new());
         let (stop, stopping) = watch::channel(false);
         let mut control = Control {
             name: setup.name,
@@ -276,6 +280,7 @@ impl Router {
             ledger_reachable: None,
             done,
             fib: fib_sender,
+            endpoints: endpoints_sender,
             warnings: VecDeque::new(),
             redemptions: Vec::new(),
             retired: BTreeSet::new(),
@@ -296,7 +301,7 @@ impl Router {
         };
         control.drain(now);
         let control = tokio::spawn(control.run(Inputs { from_worker, asked, reloaded, finished, stopping }));
-        Ok(Self { requests, reloads, fib, stop, control, worker, desks, wireguard_addr, quic_addr, address })
+        Ok(Self { requests, reloads, fib, endpoints, stop, control, worker, desks, wireguard_addr, quic_addr, address })
     }
 
     /// Where WireGuard links are served.
@@ -317,6 +322,11 @@ impl Router {
     /// The forwarding table, as it changes.
     pub fn fib(&self) -> watch::Receiver<Arc<Fib>> {
         self.fib.clone()
+    }
+
+    /// Where neighbours are reached below the mesh, as it changes: packets to there must not be sent into the mesh.
+    pub fn endpoints(&self) -> watch::Receiver<BTreeSet<IpAddr>> {
+        self.endpoints.clone()
     }
 
     /// For asking requests from elsewhere: the control socket's server.
@@ -431,6 +441,11 @@ impl Known {
         self.leaf.as_ref().is_some_and(|leaf| !leaf.babel)
     }
 
+    /// After how long it is called anew.
+    fn silence(&self) -> Duration {
+        if self.leaf.is_some() { FOREIGN_SILENCE } else { SILENCE }
+    }
+
     fn is_quic(&self) -> bool {
         self.peer.as_ref().is_some_and(|peer| peer.link == LinkKind::Quic)
     }
@@ -462,6 +477,7 @@ struct Control {
     ledger_reachable: Option<bool>,
     done: mpsc::Sender<Done>,
     fib: watch::Sender<Arc<Fib>>,
+    endpoints: watch::Sender<BTreeSet<IpAddr>>,
     warnings: VecDeque<String>,
     redemptions: Vec<Redemption>,
     /// Links that were QUIC links: their neighbours may still be connected, so nobody else gets the id in this run.
@@ -533,7 +549,7 @@ impl Control {
             }
             known.status = status;
             let since = |at: Option<Instant>| at.map(|at| now.saturating_duration_since(at));
-            let silent = since(known.last_heard).is_some_and(|silence| silence >= SILENCE);
+            let silent = since(known.last_heard).is_some_and(|silence| silence >= known.silence());
             let due = since(known.renewed).is_none_or(|since| since >= RENEW_INTERVAL);
             if status.up && silent && due && !known.is_quic() {
                 known.renewed = Some(now);
@@ -541,6 +557,7 @@ impl Control {
                 self.inbox.send(ToWorker::Renew(*link));
             }
         }
+        self.tell_endpoints();
         if self.carrier.as_mut().is_some_and(Carrier::was_lost) {
             // Which links it carried is not worth finding out: a neighbour that is there answers at once.
             for (link, _) in self.links.iter().filter(|(_, known)| known.status.up) {
@@ -562,6 +579,16 @@ impl Control {
                 Err(error) => Some(Done::Warning(error.to_string())),
             });
         }
+    }
+
+    fn tell_endpoints(&self) {
+        let endpoints = self.links.values().filter_map(|known| known.status.endpoint);
+        let endpoints: BTreeSet<IpAddr> = endpoints.map(|endpoint| endpoint.ip().to_canonical()).collect();
+        self.endpoints.send_if_modified(|known| {
+            let changed = *known != endpoints;
+            *known = endpoints;
+            changed
+        });
     }
 
     /// Does what the node asks for, until it asks for nothing.

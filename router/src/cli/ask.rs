@@ -118,7 +118,7 @@ fn neighbours(neighbours: &[Neighbour]) -> String {
         };
         table.row([
             neighbour.name.clone(),
-            short_id(neighbour.id),
+            or_dash(Some(neighbour.id).filter(|id| id.0 != [0; 20]).map(short_id)),
             neighbour.link.clone(),
             state.to_owned(),
             neighbour.role.clone(),
@@ -142,13 +142,17 @@ fn routes(answer: &Routes) -> String {
     let mut table =
         Table::new(&[("", Left), ("PREFIX", Left), ("VIA", Left), ("METRIC", Right), (&price, Right), ("FROM", Left)]);
     for route in &answer.routes {
-        let per_gib = metering::Tokens::new(route.price.into()).unwrap_or(metering::Tokens::MAX);
+        let per_gib = |price: u64| metering::Tokens::new(price.into()).unwrap_or(metering::Tokens::MAX);
         table.row([
             if route.selected { ">" } else { "" }.to_owned(),
             route.prefix.clone(),
             route.via.clone().unwrap_or_else(|| "this router".to_owned()),
             if route.metric == u16::MAX { "unreachable".to_owned() } else { route.metric.to_string() },
-            if route.price == 0 { "free".to_owned() } else { amount(per_gib, &answer.unit) },
+            match route.price {
+                None => "unknown".to_owned(),
+                Some(0) => "free".to_owned(),
+                Some(price) => amount(per_gib(price), &answer.unit),
+            },
             route.router_id.clone(),
         ]);
     }

@@ -75,7 +75,8 @@ impl Control {
             owed_to_us: sum(&|snapshot| snapshot.owed_to_us),
             value_at_risk: sum(&|snapshot| snapshot.window),
             drops: counted.filter(|(_, packets)| *packets > 0).collect(),
-            ledger_reachable: self.ledger.as_ref().and(self.ledger_reachable),
+            // It was opened at the start, and has not failed since.
+            ledger_reachable: self.ledger.as_ref().map(|_| self.ledger_reachable.unwrap_or(true)),
             warnings: self.warnings.iter().cloned().collect(),
         }
     }
@@ -125,7 +126,7 @@ impl Control {
                 prefix: view.pair.to_string(),
                 via,
                 metric: view.metric.0,
-                price: view.price.map_or(0, |price| u64::from(price.get())),
+                price: view.price.map(|price| u64::from(price.get())),
                 router_id: view.router_id.to_string(),
                 selected: view.selected,
             };

@@ -98,12 +98,14 @@ fn neighbours_are_listed_with_what_is_known_of_them() {
         admitted: false,
     };
     let stranger = Neighbour { name: "new".to_owned(), admitted: false, ..roof.clone() };
+    let leaf = Neighbour { name: "phone".to_owned(), id: NodeId([0; 20]), role: "leaf".to_owned(), ..barn.clone() };
     assert_eq!(
-        neighbours(&[roof, barn, stranger]),
+        neighbours(&[roof, barn, stranger, leaf]),
         "NAME      ACCOUNT      LINK       STATE             ROLE        COST      RTT    HEARD  ENDPOINT
 roof      0x2222…2222  wireguard  up                provider      96  12.3 ms  2 s ago  [2001:db8::2]:51820
 old-barn  0x3333…3333  quic       connecting        subscriber     -        -    never  -
 new       0x2222…2222  wireguard  up, not admitted  provider      96  12.3 ms  2 s ago  [2001:db8::2]:51820
+phone     -            quic       connecting        leaf           -        -    never  -
 "
     );
 }
@@ -121,9 +123,10 @@ fn routes_show_which_one_packets_take() {
     let answer = Routes {
         unit: way(),
         routes: vec![
-            route(None, 0, 0, true),
-            route(Some("roof"), 192, 250_000, false),
-            route(Some("barn"), u16::MAX, u64::MAX, false),
+            route(None, 0, Some(0), true),
+            route(Some("roof"), 192, Some(250_000), false),
+            route(Some("old-router"), 300, None, false),
+            route(Some("barn"), u16::MAX, Some(u64::MAX), false),
         ],
     };
     assert_eq!(
@@ -131,6 +134,7 @@ fn routes_show_which_one_packets_take() {
         "   PREFIX               VIA               METRIC            WAY PER GiB  FROM
 >  fd71:e4c7:228b::/48  this router            0                   free  02:00:00:00:00:00:00:01
    fd71:e4c7:228b::/48  roof                 192               0.250000  02:00:00:00:00:00:00:01
+   fd71:e4c7:228b::/48  old-router           300                unknown  02:00:00:00:00:00:00:01
    fd71:e4c7:228b::/48  barn         unreachable  18446744073709.551615  02:00:00:00:00:00:00:01
 
 > packets take this route
