@@ -1,7 +1,8 @@
 //! How large a mesh can grow: memory, time and bytes of a whole network on virtual time.
 //!
 //! `cargo bench -p babel --bench mesh -- --nodes 1000 --update 60` prints one row of the table in `tests/README.md`; with
-//! `--settle` it ends when nothing changes any more, without cuts, churn and partitions.
+//! `--settle` it ends when nothing changes any more, without cuts, churn and partitions. `--announcers 5`: one node in five
+//! announces a prefix, as where villages are aggregated.
 
 #[path = "../tests/network/graphs.rs"]
 #[expect(dead_code, reason = "the stories use more of it")]
@@ -46,6 +47,7 @@ static ALLOCATOR: Counting = Counting;
 fn main() {
     let size = Size {
         nodes: argument("--nodes").unwrap_or(300) as usize,
+        announcers: argument("--announcers").unwrap_or(1) as usize,
         update_s: argument("--update").unwrap_or(60),
         churn: 10,
         churn_minutes: argument("--churn-minutes").unwrap_or(10),

@@ -37,7 +37,7 @@ fn median(took: &[Duration]) -> Duration {
 
 /// The geometric graphs of the bench, in small.
 fn geometric(nodes: usize, churn_minutes: u64) -> (scale::Size, Vec<(usize, usize)>) {
-    let size = scale::Size { nodes, update_s: 60, churn: 10, churn_minutes, cuts: 3, seed: 1 };
+    let size = scale::Size { nodes, announcers: 1, update_s: 60, churn: 10, churn_minutes, cuts: 3, seed: 1 };
     (size, graphs::geometric(&mut fastrand::Rng::with_seed(size.seed), nodes, 5.0))
 }
 

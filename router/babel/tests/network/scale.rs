@@ -8,6 +8,8 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Size {
     pub(crate) nodes: usize,
+    /// One node in so many announces a prefix.
+    pub(crate) announcers: usize,
     pub(crate) update_s: u64,
     /// Of this share of links and nodes each minute, in thousandths.
     pub(crate) churn: usize,
@@ -78,7 +80,8 @@ pub(crate) fn start_and_settle(
 
 /// Within one second every node is switched on.
 fn start(size: Size, graph: &[(usize, usize)]) -> World {
-    let mut plan = Plan { sample: 1 + size.nodes as u64 / 10, delay_ms: (1, 20), ..Plan::new(size.seed) };
+    let sample = 1 + size.nodes as u64 / 10;
+    let mut plan = Plan { sample, announcers: size.announcers, delay_ms: (1, 20), ..Plan::new(size.seed) };
     plan.interface.update_interval = Duration::from_secs(size.update_s);
     let mut world = World::dark(plan, size.nodes, graph);
     for node in 0..size.nodes {

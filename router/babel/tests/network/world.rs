@@ -34,6 +34,8 @@ pub(crate) struct Plan {
     pub(crate) loss: u32,
     /// Shortest and longest way of a packet, in milliseconds; a wide range reorders.
     pub(crate) delay_ms: (u64, u64),
+    /// One node in so many announces its prefix; the others are behind one that announces a shorter one for them all.
+    pub(crate) announcers: usize,
     /// Packets are checked one in so many, and what they told is kept only if all are; whole tables are checked after one
     /// step in so many times the number of nodes, since what changes in them is checked as it changes.
     pub(crate) sample: u64,
@@ -48,6 +50,7 @@ impl Plan {
             policy: Policy::default(),
             loss: 0,
             delay_ms: (1, 5),
+            announcers: 1,
             sample: 1,
         }
     }
@@ -300,10 +303,14 @@ impl World {
         let (now, life) = (self.now, self.nodes[node].lives);
         let config = Config { policy: self.plan.policy, ..Config::new(name(node, life), Seqno(self.rng.u16(..))) };
         let mut speaker = Speaker::new(now, config, self.rng.u64(..));
-        speaker.handle_originate(now, home(node), Metric::ZERO);
+        if self.announces(node) {
+            speaker.handle_originate(now, home(node), Metric::ZERO);
+        }
         let this = &mut self.nodes[node];
         (this.speaker, this.lives, this.born, this.visit) = (Some(speaker), life.wrapping_add(1), now, None);
-        self.set_hop(node, node, Hop::HERE);
+        if self.announces(node) {
+            self.set_hop(node, node, Hop::HERE);
+        }
         for link in self.nodes[node].links.clone() {
             let side = self.links[link].side(node);
             if self.links[link].up[side] {
@@ -311,6 +318,10 @@ impl World {
             }
         }
         self.drain(node);
+    }
+
+    fn announces(&self, node: usize) -> bool {
+        node.is_multiple_of(self.plan.announcers)
     }
 
     /// A node is gone without a word.
@@ -675,7 +686,7 @@ impl World {
     fn find_gap(&self, parts: &[usize]) -> Option<(usize, usize)> {
         let all = || (0..self.nodes.len()).filter(|node| self.is_on(*node));
         let mut arrives = vec![None; self.nodes.len()];
-        for to in all() {
+        for to in all().filter(|to| self.announces(*to)) {
             arrives.fill(None);
             arrives[to] = Some(true);
             let gap = all().find(|from| parts[*from] == parts[to] && !self.arrives(*from, to, &mut arrives));
