@@ -441,6 +441,15 @@ impl Known {
         self.leaf.as_ref().is_some_and(|leaf| !leaf.babel)
     }
 
+    /// Where it is reached below the mesh: as the owner wrote, and from where it sent last. A neighbour chooses what it
+    /// sends from, so the latter does not count in the range that meshes take their prefixes from: by sending from an
+    /// address of another member, it would take that member out of our kernel.
+    fn below(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        let address = |at: SocketAddr| at.ip().to_canonical();
+        let outside = |ip: &IpAddr| !matches!(ip, IpAddr::V6(ip) if ip.is_unique_local());
+        self.resolved.map(address).into_iter().chain(self.status.endpoint.map(address).filter(outside))
+    }
+
     /// After how long it is called anew.
     fn silence(&self) -> Duration {
         if self.leaf.is_some() { FOREIGN_SILENCE } else { SILENCE }
@@ -582,8 +591,7 @@ impl Control {
     }
 
     fn tell_endpoints(&self) {
-        let endpoints = self.links.values().filter_map(|known| known.status.endpoint);
-        let endpoints: BTreeSet<IpAddr> = endpoints.map(|endpoint| endpoint.ip().to_canonical()).collect();
+        let endpoints: BTreeSet<IpAddr> = self.links.values().flat_map(Known::below).collect();
         self.endpoints.send_if_modified(|known| {
             let changed = *known != endpoints;
             *known = endpoints;
@@ -785,4 +793,21 @@ fn counts(count: LinkCount) -> Counts {
 #[expect(clippy::disallowed_methods, reason = "the control task's one clock")]
 fn clock() -> Instant {
     Instant::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_neighbour_that_sends_from_a_member_s_address_does_not_take_it_out_of_the_kernel() {
+        let at = |text: &str| Some(text.parse::<SocketAddr>().unwrap());
+        let below = |resolved, endpoint| {
+            let status = LinkStatus { endpoint, ..LinkStatus::default() };
+            Known { resolved, status, ..Known::default() }.below().map(|ip| ip.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(below(None, at("[fd53:bcf5:19d6::1]:51820")), [""; 0]);
+        assert_eq!(below(None, at("[2001:db8::2]:51820")), ["2001:db8::2"]);
+        assert_eq!(below(at("[fd00::7]:51820"), at("[fd53:bcf5:19d6::1]:51820")), ["fd00::7"], "the owner wrote it");
+    }
 }
