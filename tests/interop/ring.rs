@@ -9,11 +9,6 @@ use crate::pulse::{Pulse, outage};
 pub(crate) const MIXED: [Kind; 6] = [Kind::Ours, Kind::Babeld, Kind::Ours, Kind::Bird, Kind::Ours, Kind::Babeld];
 const TOOLS: &[&str] = &["babeld", "bird", "birdc", "nft", "ping"];
 
-/// Healing usually takes 2 to 7 s. But what babeld 1.12 has passed on once, it does not pass on again for 65 s
-/// (`REQUEST_TIMEOUT`), whatever newer seqno is asked for from the same side, unless it has told the answer there. If that
-/// one request or its answer met a daemon that had just started, nothing that the others do helps before.
-pub(crate) const HEALED_WITHIN: Duration = secs(80);
-
 /// Places in the ring, and the cable from each to the next.
 pub(crate) const BABELD: usize = 1;
 pub(crate) const OURS: usize = 2;
@@ -68,7 +63,7 @@ pub(crate) fn cut_and_mend(
     let pulses = pairs.map(|(from, to)| Pulse::start(lab, &ring.machines[from], &ring.machines[to]));
     set(true);
     let noticed = noticed(ring, cable, secs(40));
-    let healed = outage(&pulses, HEALED_WITHIN);
+    let healed = outage(&pulses, secs(60));
     set(false);
     let back = ring.used_by(returns, cable, secs(90));
     let at_return = outage(&pulses, secs(30));
@@ -164,7 +159,7 @@ fn whoever_loses_power_is_back_soon_after_its_start() {
         });
         let pulses = [Pulse::start(&lab, before, after)];
         ring.machines[place].kill();
-        let away = outage(&pulses, HEALED_WITHIN);
+        let away = outage(&pulses, secs(60));
         let gone = gone_everywhere(&ring, place, secs(60));
         ring.machines[place].start();
         let back = ring.all_know_all(secs(60));

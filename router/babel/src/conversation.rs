@@ -373,6 +373,8 @@ fn a_request_is_repeated_twice_where_nobody_tells_of_a_way() {
     talk.after(Duration::from_secs(60));
     let requests = talk.seqno_requests();
     assert_eq!(requests.iter().filter(|(on, _, _)| *on == RIGHT).count(), 3);
+    talk.after(Duration::from_secs(180));
+    assert_eq!(talk.seqno_requests(), [], "nobody tells of any way");
 }
 
 #[test]
