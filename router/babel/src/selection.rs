@@ -109,26 +109,24 @@ pub(crate) fn decide<K: Ord + Copy>(
         keep_better(&mut ideal, ranked);
     }
     pace.due = None;
-    let Some(in_use) = in_use else {
+    if in_use.is_none() {
         pace.better_since = None;
-        return Decision { used: feasible.map(|best| best.key), ask: None };
-    };
-    let Some(ideal) = ideal.filter(|ideal| ideal.score < in_use.score) else {
+    }
+    let Some(mut in_use) = in_use.or(feasible) else { return Decision { used: None, ask: None } };
+    let better = |one: Option<Ranked<K>>, than: Ranked<K>| one.filter(|one| one.score < than.score);
+    if let Some(best) = better(feasible, in_use) {
+        let since = pace.begin(moment);
+        if pace.is_over(moment, since, in_use, best) {
+            pace.moved(moment.now, best.metric >= in_use.metric);
+            in_use = best;
+        }
+    }
+    let Some(ideal) = better(ideal, in_use) else {
         pace.better_since = None;
         return Decision { used: Some(in_use.key), ask: None };
     };
-    if pace.better_since.is_none() {
-        pace.stretch = moment.stretch;
-    }
-    let since = *pace.better_since.get_or_insert(moment.now);
-    let best = feasible.filter(|best| best.score < in_use.score);
-    if let Some(best) = best
-        && pace.is_over(moment, since, in_use, best)
-    {
-        pace.moved(moment.now, best.metric >= in_use.metric);
-        return Decision { used: Some(best.key), ask: None };
-    }
-    let cheaper = best.is_none_or(|best| ideal.score < best.score).then_some(ideal);
+    let since = pace.begin(moment);
+    let cheaper = better(Some(ideal), feasible.unwrap_or(in_use));
     let ask = cheaper.filter(|cheaper| pace.may_ask(moment, since, in_use, *cheaper)).map(|cheaper| cheaper.key);
     Decision { used: Some(in_use.key), ask }
 }
@@ -140,6 +138,14 @@ fn keep_better<K: Ord + Copy>(best: &mut Option<Ranked<K>>, other: Ranked<K>) {
 }
 
 impl Pace {
+    /// Since when something has been better than the route in use: now, if nothing was.
+    fn begin(&mut self, moment: Moment<'_>) -> Tenths {
+        if self.better_since.is_none() {
+            self.stretch = moment.stretch;
+        }
+        *self.better_since.get_or_insert(moment.now)
+    }
+
     /// Whether `better` has been so for long enough; else when to look again.
     fn is_over<K>(&mut self, moment: Moment<'_>, since: Tenths, in_use: Ranked<K>, better: Ranked<K>) -> bool {
         let mut over_at = since.after(self.patience(moment, in_use.score, better.score, better.metric < in_use.metric));
@@ -239,6 +245,18 @@ mod tests {
             self.used
         }
 
+        /// Looks at the candidates only when that is due, until something is done: when, what is used, who is asked.
+        /// `None`: nothing is due any more.
+        fn until_it_is_due(&mut self, candidates: &[Candidate<u8>]) -> Option<(u64, u8, Option<u8>)> {
+            let (before, asked) = (self.used, self.asked.len());
+            while self.used == before && self.asked.len() == asked {
+                let due = self.pace.due?;
+                self.second = (self.second..).find(|second| at(*second) >= due)?;
+                self.see(candidates);
+            }
+            Some((self.second, self.used?, self.asked.get(asked).map(|(_, key)| *key)))
+        }
+
         /// Seconds until another route is used, if within a day.
         fn until_it_moves(&mut self, candidates: &[Candidate<u8>]) -> Option<u64> {
             let (began, before) = (self.second, self.used);
@@ -325,6 +343,23 @@ mod tests {
         }
         assert_eq!(play.asked, [(121, 2), (181, 2), (241, 2)]);
         assert_eq!(play.see(&[here, Candidate { feasible: true, ..cheaper }]), Some(2));
+    }
+
+    #[test]
+    fn a_still_cheaper_route_is_asked_for_after_a_move_and_after_a_loss_though_nothing_is_told_again() {
+        let mut play = Play::new();
+        let cheapest = Candidate { feasible: false, ..candidate(3, 150, 10) };
+        play.see(&[candidate(1, 100, 400)]);
+        let all = [candidate(1, 100, 400), candidate(2, 100, 300), cheapest];
+        play.see(&all);
+        assert_eq!(play.until_it_is_due(&all), Some((121, 2, None)));
+        assert_eq!(play.until_it_is_due(&all), Some((421, 2, Some(3))), "when the move has rested");
+
+        let mut play = Play::new();
+        play.see(&[candidate(1, 100, 0)]);
+        let left = [candidate(2, 100, 300), cheapest];
+        play.see(&left);
+        assert_eq!(play.until_it_is_due(&left), Some((121, 2, Some(3))));
     }
 
     #[test]

@@ -632,10 +632,11 @@ impl Speaker {
         let price = self.config.policy.price(update.quote);
         let told = Distance { seqno: update.seqno, metric: update.metric };
         let here = || self.neighbours.get(&neighbour).map(|neighbour| IpAddr::V6(neighbour.address));
-        let Some(entry) = self.routes.get_to_put_off(pair).filter(|entry| entry.selected.is_some()) else {
-            return false;
-        };
-        if !entry.sources.is_feasible(router_id, told) {
+        let metric = told.metric.through(self.cost(neighbour));
+        let Some(entry) = self.routes.get_to_put_off(pair) else { return false };
+        let Some(selected) = entry.selected else { return false };
+        let is_wanted = entry.selects(neighbour) || metric < selected.metric;
+        if is_wanted && !entry.sources.is_feasible(router_id, told) {
             return false;
         }
         let Some(route) = entry.candidate(neighbour) else { return false };
