@@ -272,8 +272,9 @@ pub(crate) struct Ready {
 }
 
 impl Interface {
-    /// Requests that wait for one flush; what finds no place is sent again by its own timer.
-    pub(crate) const REQUESTS_MAX: usize = 256;
+    /// Requests that wait for one flush: as many as the default table of pending ones holds, since a cut may take all
+    /// prefixes at once. What finds no place is sent again by its own timer.
+    const REQUESTS_MAX: usize = 4096;
     /// Prefixes waiting to be announced although unknown here: answers to requests for them.
     pub(crate) const TRIGGERED_UNKNOWN_MAX: usize = 256;
     /// Packets whose acknowledgment is awaited; more than a burst of a full update.

@@ -48,8 +48,9 @@ pub(crate) enum Silence {
 }
 
 impl Neighbour {
-    /// Messages waiting for one neighbour; more are dropped, their senders ask again.
-    const OUTBOX_MAX: usize = 64;
+    /// Messages waiting for one neighbour, most of them requests that fall due together; more are dropped, their senders
+    /// ask again.
+    const OUTBOX_MAX: usize = 1024;
 
     pub(crate) fn new(interface: InterfaceId, address: Ipv6Addr) -> Self {
         Self {

@@ -10,6 +10,7 @@ use crate::views::{Destination, Transmit};
 use crate::wire::{
     AcknowledgmentRequest, AnyPrefix, Hello, HelloTimestamp, Ihu, Interval, Quote, RouteRequest, Tlv, Update, Writer,
 };
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::ops::Bound;
 use std::time::{Duration, Instant};
@@ -200,6 +201,9 @@ impl Speaker {
         while neighbour.outbox.front().is_some_and(|tlv| writer.push(tlv)) {
             neighbour.outbox.pop_front();
         }
+        if neighbour.outbox.is_empty() {
+            neighbour.outbox = VecDeque::new(); // A rush is rare, and its room not kept.
+        }
         let payload = interface.authentication.protect(now, to, writer.finish());
         Some(Transmit { interface: neighbour.interface, to, payload })
     }
@@ -371,6 +375,7 @@ impl Speaker {
             }
             interface.ready.requests.pop_front();
         }
+        interface.ready.requests = VecDeque::new();
         interface.ready.triggered = false;
         true
     }

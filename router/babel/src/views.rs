@@ -66,7 +66,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { neighbours: 256, prefixes: 8192, sources: 16_384, pending: 1024 }
+        Self { neighbours: 256, prefixes: 8192, sources: 16_384, pending: 4096 }
     }
 }
 
