@@ -73,6 +73,8 @@ pub struct NodeOptions {
     pub mtu: u16,
     /// Prefixes announced besides the node's own /48.
     pub announce: Vec<Prefix>,
+    /// Whether the kernel is handed many packets at once where it can take them.
+    pub offloads: bool,
     /// What is logged.
     pub log: LogLevel,
 }
@@ -230,6 +232,7 @@ pub const OPTIONS: &[OptionDoc] = &[
     optional("[node]", "tun", "1 to 15 letters, digits, hyphens, dots or underscores", "\"waybill0\""),
     optional("[node]", "mtu", "1280 to 65000", "1420"),
     optional("[node]", "announce", "a list of IPv6 prefixes, such as [\"2001:db8:1::/64\"]", "[]"),
+    optional("[node]", "offloads", "true or false", "true"),
     optional("[node]", "log", "\"error\", \"warn\", \"info\", \"debug\" or \"trace\"", "\"info\""),
     optional("[wireguard]", "listen", LISTEN, "\"[::]:51820\""),
     required("[quic]", "listen", "an IP address and a port, such as \"[::]:443\""),
@@ -485,6 +488,7 @@ fn read_node(reader: &mut Reader<'_>, mut table: Table<'_>) -> Option<NodeOption
     let tun = reader.option(&mut table, "tun", text(device_name));
     let mtu = reader.option(&mut table, "mtu", integer(1280..=65000));
     let announce = reader.option(&mut table, "announce", list(announced_prefix));
+    let offloads = reader.option(&mut table, "offloads", truth);
     let log = reader.option(&mut table, "log", text(log_level));
     reader.refuse_unknown(table);
     Some(NodeOptions {
@@ -495,6 +499,7 @@ fn read_node(reader: &mut Reader<'_>, mut table: Table<'_>) -> Option<NodeOption
         tun: tun?,
         mtu: mtu?,
         announce: announce?,
+        offloads: offloads?,
         log: log?,
     })
 }

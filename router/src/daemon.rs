@@ -13,7 +13,6 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
-use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use ledger_client::Ledger;
@@ -47,9 +46,9 @@ pub fn up(config: Config, identity: Identity) -> Result<(), Failure> {
     let socket = ControlSocket::bind(&config.node.control_socket)?;
     let ledger = open_ledger(&config)?;
     let money = money(&config, ledger.as_deref())?;
-    let tun =
-        Tun::create(&config.node.tun, config.node.mtu).map_err(|error| Failure::new(&error, error.next_step()))?;
-    let local = tun.as_fd().try_clone_to_owned().map_err(|error| Failure::new(error, ""))?;
+    let tun = Tun::create(&config.node.tun, config.node.mtu, config.node.offloads)
+        .map_err(|error| Failure::new(&error, error.next_step()))?;
+    let local = tun.local().map_err(|error| Failure::new(error, ""))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
         Failure::new(format!("cannot start: {error}"), "the system is out of memory or descriptors")
     })?;
@@ -67,6 +66,7 @@ pub fn up(config: Config, identity: Identity) -> Result<(), Failure> {
             money,
             ledger,
             local,
+            offloads: config.node.offloads,
         };
         let router = Router::start(setup).await?;
         let kernel = KernelRoutes::new(tun.index(), config.node.mtu, router.address());

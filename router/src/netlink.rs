@@ -491,7 +491,7 @@ mod tests {
         let mut netlink = Netlink::open().unwrap();
         assert!(matches!(netlink.link_index("waybill0"), Err(NetlinkError::NoSuchInterface { .. })));
         assert!(matches!(netlink.link_index("a-name-that-is-too-long"), Err(NetlinkError::NoSuchInterface { .. })));
-        let tun = Tun::create("waybill0", 1420).unwrap();
+        let tun = Tun::create("waybill0", 1420, true).unwrap();
         netlink.set_up(tun.index(), 1400).unwrap();
         let address: Ipv6Addr = "fd57:1::1".parse().unwrap();
         netlink.add_address(tun.index(), address, 64).unwrap();
@@ -509,8 +509,8 @@ mod tests {
             return;
         }
         let mut netlink = Netlink::open().unwrap();
-        let tun = Tun::create("waybill0", 1420).unwrap();
-        let other = Tun::create("waybill1", 1420).unwrap();
+        let tun = Tun::create("waybill0", 1420, true).unwrap();
+        let other = Tun::create("waybill1", 1420, true).unwrap();
         netlink.set_up(tun.index(), 1420).unwrap();
         netlink.set_up(other.index(), 1420).unwrap();
 
@@ -547,7 +547,7 @@ mod tests {
             return;
         }
         let mut netlink = Netlink::open().unwrap();
-        let tun = Tun::create("waybill0", 1420).unwrap();
+        let tun = Tun::create("waybill0", 1420, true).unwrap();
         std::fs::write("/proc/sys/net/ipv6/conf/waybill0/disable_ipv6", "1").unwrap();
         netlink.set_up(tun.index(), 1420).unwrap();
         let error = netlink.add_address(tun.index(), prefix(1), 64).unwrap_err();

@@ -21,7 +21,6 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -44,6 +43,7 @@ use crate::desk::Desk;
 use crate::journal::{Journal, JournalError, Opened, Record, Totals};
 use crate::link::LinkStatus;
 use crate::link::wireguard::WireGuard;
+use crate::tun::Local;
 use crate::worker::{self, FromWorker, Inbox, Mailbox, Shared, ToWorker, WorkerHandle};
 use money::Redemption;
 
@@ -94,7 +94,9 @@ pub struct Setup {
     /// Where tokens are; without one nothing is paid.
     pub ledger: Option<Box<dyn Ledger>>,
     /// The TUN, or a host's port.
-    pub local: OwnedFd,
+    pub local: Local,
+    /// Whether the kernel is handed many datagrams at once where it can take them.
+    pub offloads: bool,
 }
 
 /// Neighbours and leaves, as configured.
@@ -214,7 +216,7 @@ impl Router {
         let boot = journal.next_boot()?;
         let secret = *setup.identity.wireguard_secret();
         let packet_len_max = worker::packet_len_max(setup.mtu.into());
-        let wireguard = WireGuard::bind(secret, setup.wireguard, packet_len_max, now)
+        let wireguard = WireGuard::bind(secret, setup.wireguard, packet_len_max, setup.offloads, now)
             .map_err(|cause| StartError::WireGuard { address: setup.wireguard, cause })?;
         let wireguard_addr = wireguard.local_addr().map_err(StartError::Worker)?;
         let node = Node::new(

@@ -4,17 +4,19 @@
 //!            UDP socket (WireGuard)   QUIC tasks     TUN or host port      control task
 //!                     |                   | inbox          |                  | inbox
 //!                     v                   v                v                  v
-//!   wait ---------> open ------------> Batch --> Datapath::handle_batch --> per verdict:
-//!                                                  seal+send | write to TUN | to control | counted drop
+//!   wait ---------> open, cut -------> Batch --> Datapath::handle_batch --> per egress:
+//!                                         seal+send as trains | write to TUN as frames | to control | counted drop
 //! ```
 //!
-//! It waits in epoll, takes a batch from one ingress, asks the datapath what becomes of it, and does that. It shares
-//! nothing that locks on this path: the table comes as a snapshot, counters are read by others, queues are bounded.
+//! It waits in epoll, takes a batch from one ingress, asks the datapath what becomes of it, and does that. What the
+//! kernel hands over together, a train of datagrams or a frame of TCP, stays together as far as it goes: one call takes
+//! it in, one decision each is made, one call sends it on. Nothing waits for more to come. It shares nothing that locks
+//! on this path: the table comes as a snapshot, counters are read by others, queues are bounded.
 
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::ops::Range;
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,16 +27,21 @@ use arc_swap::ArcSwap;
 use arc_swap::ArcSwapOption;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
-use node::datapath::{Batch, Datapath, Fib, MAX_LINKS, Meters, Port, Verdict};
+use node::datapath::{Batch, Datapath, Fib, MAX_LINKS, Meters, Port, Split, Tally, Verdict};
 use node::{DropReason, Drops, LinkId};
 
 use crate::link::LinkStatus;
 #[cfg(feature = "quic")]
 use crate::link::quic::{QuicLinks, SendError};
+use crate::link::train::RECEIVE_MAX;
 use crate::link::wireguard::{Opened, PeerConfig, TIMER_INTERVAL, WireGuard};
+use crate::tun::{FRAME_MAX, Frame, Local};
 
-/// Packets taken from one ingress before the others get their turn.
+/// Packets taken from one ingress before the others get their turn, or a few more: what the kernel joined is not left
+/// half done.
 const BATCH: usize = 64;
+/// Room for the packets of a batch: fewer where they are very long.
+const BATCH_ROOM: usize = 512 << 10;
 /// Control packets taken from one link per timer interval, so that a flood on one link does not silence the others: 1,000
 /// a second, where the routes of 1,000 nodes fit 40 packets.
 const CONTROL_BUDGET: u16 = 250;
@@ -138,8 +145,8 @@ impl Inbox {
 /// What a worker is made of.
 pub(crate) struct Parts {
     pub(crate) wireguard: WireGuard,
-    /// The TUN, or a host's port: each read and write is one IP packet.
-    pub(crate) local: OwnedFd,
+    /// The TUN, or a host's port.
+    pub(crate) local: Local,
     pub(crate) local_mtu: usize,
     pub(crate) address: std::net::Ipv6Addr,
     pub(crate) control: tokio::sync::mpsc::Sender<FromWorker>,
@@ -220,17 +227,17 @@ pub(crate) fn start(name: &str, mailbox: Mailbox, mut parts: Parts) -> io::Resul
         #[cfg(feature = "quic")]
         packets: mailbox.packets,
         wireguard: parts.wireguard,
-        local: File::from(parts.local),
+        local: parts.local,
         to_control: parts.control,
         datapath: Datapath::new(parts.address, parts.local_mtu, meters, drops, now),
         shared: Arc::clone(&shared),
-        datagram: vec![0; slot].into_boxed_slice(),
+        train: vec![0; RECEIVE_MAX].into_boxed_slice(),
         control_budget: [CONTROL_BUDGET; MAX_LINKS],
         timers_at: now,
     };
     let thread = std::thread::Builder::new()
         .name(format!("{name} worker"))
-        .spawn(move || worker.run(&mut Batch::new(BATCH, slot)))?;
+        .spawn(move || worker.run(&mut Batch::new(BATCH.min(BATCH_ROOM / slot), slot), &mut vec![0; FRAME_MAX]))?;
     Ok(WorkerHandle { thread, inbox, shared })
 }
 
@@ -250,11 +257,12 @@ struct Worker {
     #[cfg(feature = "quic")]
     packets: Receiver<(LinkId, bytes::Bytes)>,
     wireguard: WireGuard,
-    local: File,
+    local: Local,
     to_control: tokio::sync::mpsc::Sender<FromWorker>,
     datapath: Datapath,
     shared: Arc<Shared>,
-    datagram: Box<[u8]>,
+    /// What was received last.
+    train: Box<[u8]>,
     control_budget: [u16; MAX_LINKS],
     timers_at: Instant,
 }
@@ -274,7 +282,7 @@ impl Ready {
 }
 
 impl Worker {
-    fn run(mut self, batch: &mut Batch) {
+    fn run(mut self, batch: &mut Batch, frame: &mut [u8]) {
         let mut events = Events::with_capacity(8);
         let mut ready = Ready::default();
         while !self.shared.stop.load(Ordering::Acquire) {
@@ -303,7 +311,7 @@ impl Worker {
                 ready.udp = self.read_udp(now, batch);
             }
             if ready.local {
-                ready.local = self.read_local(now, batch);
+                ready.local = self.read_local(now, batch, frame);
             }
             if ready.inbox {
                 ready.inbox = self.read_inbox(now, batch);
@@ -323,48 +331,49 @@ impl Worker {
         }
     }
 
-    /// Takes up to a batch of datagrams; true when there may be more.
+    /// Takes about a batch of datagrams; true when there may be more.
     fn read_udp(&mut self, now: Instant, batch: &mut Batch) -> bool {
         batch.clear();
-        let mut ingress = None;
-        for _ in 0..BATCH {
-            let (len, from) = match self.wireguard.receive(&mut self.datagram) {
-                Ok(received) => received,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.finish_udp(now, ingress, batch);
-                    return false;
+        let (mut ingress, mut taken, mut more) = (None, 0, true);
+        while more && taken < BATCH {
+            match self.wireguard.receive(&mut self.train) {
+                Ok(received) => {
+                    let mut at = 0;
+                    while at < received.len {
+                        let end = (at + received.stride).min(received.len);
+                        self.open(now, received.from, at..end, &mut ingress, batch);
+                        (at, taken) = (end, taken + 1);
+                    }
                 }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => more = false,
                 // ICMP errors about earlier datagrams arrive here; the socket goes on.
-                Err(_) => continue,
-            };
-            ingress = self.open(now, from, len, ingress, batch);
+                Err(_) => taken += 1,
+            }
         }
         self.finish_udp(now, ingress, batch);
-        true
+        more
     }
 
-    /// Opens a datagram into the batch. A batch has one ingress: packets of another link end it first.
+    /// Opens a datagram of the train into the batch. A batch has one ingress, and ends before one of another link.
     fn open(
         &mut self,
         now: Instant,
         from: SocketAddr,
-        len: usize,
-        ingress: Option<LinkId>,
+        datagram: Range<usize>,
+        ingress: &mut Option<LinkId>,
         batch: &mut Batch,
-    ) -> Option<LinkId> {
-        let (link, packet_len) = match self.wireguard.open(from, &self.datagram[..len], batch.spare()) {
-            Opened::Packet(link, packet_len) => (link, packet_len),
-            Opened::Alive(_) | Opened::Nothing => return ingress,
-        };
-        if ingress.is_some_and(|current| current != link) {
-            // The opened packet is in the spare slot, behind the batch's last: it moves to the front of the next batch.
-            let packet = batch.spare()[..packet_len].to_vec();
-            self.finish_udp(now, ingress, batch);
-            batch.push(&packet);
-        } else {
-            batch.commit(packet_len);
+    ) {
+        let claimed = WireGuard::claimed_link(&self.train[datagram.clone()]);
+        if batch.is_full() || claimed != *ingress {
+            self.finish_udp(now, ingress.take(), batch);
         }
-        Some(link)
+        match self.wireguard.open(from, &self.train[datagram], batch.spare()) {
+            Opened::Packet(link, len) => {
+                batch.commit(len);
+                *ingress = Some(link);
+            }
+            Opened::Alive(_) | Opened::Nothing => {}
+        }
     }
 
     fn finish_udp(&mut self, now: Instant, ingress: Option<LinkId>, batch: &mut Batch) {
@@ -373,13 +382,27 @@ impl Worker {
         }
     }
 
-    fn read_local(&mut self, now: Instant, batch: &mut Batch) -> bool {
+    /// Takes about a batch of packets; true when there may be more.
+    fn read_local(&mut self, now: Instant, batch: &mut Batch, frame: &mut [u8]) -> bool {
         batch.clear();
-        let mut more = true;
-        while more && !batch.is_full() {
-            match (&self.local).read(batch.spare()) {
-                Ok(len) if len > 0 => batch.commit(len),
-                Ok(_) => more = false,
+        let (mut taken, mut more) = (0, true);
+        while more && taken < BATCH {
+            match self.local.read(frame) {
+                Ok(Frame::Packet([])) => more = false,
+                Ok(Frame::Packet(packet)) => {
+                    taken += 1;
+                    if batch.is_full() {
+                        self.carry(now, Port::Local, batch);
+                    }
+                    if !batch.push(packet) {
+                        self.datapath.count_drop(DropReason::TooBig);
+                    }
+                }
+                Ok(Frame::Many(split)) => taken += self.cut(now, split, batch),
+                Ok(Frame::Strange) => {
+                    taken += 1;
+                    self.datapath.count_drop(DropReason::NotIpv6);
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // Empty, or the device is down or gone: the next readiness event says when to go on.
                 Err(_) => more = false,
@@ -387,6 +410,19 @@ impl Worker {
         }
         self.carry(now, Port::Local, batch);
         more
+    }
+
+    /// Cuts a frame into the batch, and into as many more as it takes. How many packets it was.
+    fn cut(&mut self, now: Instant, mut split: Split<'_>, batch: &mut Batch) -> usize {
+        let mut packets = 0;
+        loop {
+            if batch.is_full() {
+                self.carry(now, Port::Local, batch);
+            }
+            let Some(len) = split.next_into(batch.spare()) else { return packets };
+            batch.commit(len);
+            packets += 1;
+        }
     }
 
     fn read_inbox(&mut self, now: Instant, batch: &mut Batch) -> bool {
@@ -398,9 +434,7 @@ impl Worker {
         for _ in 0..BATCH {
             match self.orders.try_recv() {
                 Ok(ToWorker::Send { link, packet }) => {
-                    if let Err(reason) = self.transmit(link, &packet) {
-                        self.datapath.count_drop(reason);
-                    }
+                    self.transmit(link, std::iter::once(&packet[..]));
                 }
                 Ok(ToWorker::SetPeer(peer)) => self.wireguard.set_peer(&peer),
                 Ok(ToWorker::Renew(link)) => self.wireguard.renew(link),
@@ -436,41 +470,64 @@ impl Worker {
             return;
         }
         self.datapath.handle_batch(now, ingress, batch);
+        for port in batch.egresses() {
+            self.forward(port, batch.towards(port));
+        }
         for (verdict, packet) in batch.packets() {
-            match verdict {
-                Verdict::Forward(port) => self.forward(port, packet),
-                Verdict::Control(link) => self.control(link, packet),
-                Verdict::Drop(_) => {}
+            if let Verdict::Control(link) = verdict {
+                self.control(link, packet);
             }
         }
         for (port, packet) in batch.answers() {
-            self.forward(port, packet);
+            self.forward(port, std::iter::once(packet));
         }
         batch.clear();
     }
 
-    fn forward(&mut self, port: Port, packet: &[u8]) {
-        let sent = match port {
-            Port::Link(link) => self.transmit(link, packet).map(|()| self.datapath.count_sent(link, packet.len())),
-            Port::Local => (&self.local).write(packet).map(drop).map_err(|_| DropReason::QueueFull),
-        };
-        if let Err(reason) = sent {
-            self.datapath.count_drop(reason);
+    fn forward<'a>(&mut self, port: Port, packets: impl Iterator<Item = &'a [u8]> + Clone) {
+        match port {
+            Port::Link(link) => {
+                let sent = self.transmit(link, packets);
+                self.datapath.count_sent(link, sent);
+            }
+            Port::Local => {
+                let lost = self.local.write(packets);
+                self.datapath.count_drops(DropReason::QueueFull, lost);
+            }
         }
     }
 
-    fn transmit(&mut self, link: LinkId, packet: &[u8]) -> Result<(), DropReason> {
+    /// Sends packets on a link. Those it took.
+    fn transmit<'a>(&mut self, link: LinkId, packets: impl Iterator<Item = &'a [u8]> + Clone) -> Tally {
         #[cfg(feature = "quic")]
         if !self.wireguard.has_peer(link) {
-            let quic = self.shared.quic.load();
-            let links = quic.as_ref().ok_or(DropReason::LinkDown)?;
-            return links.send(link, packet).map_err(|error| match error {
-                SendError::NotConnected => DropReason::LinkDown,
-                SendError::Congested => DropReason::QueueFull,
-                SendError::TooLarge => DropReason::TooBig,
-            });
+            return self.transmit_quic(link, packets);
         }
-        self.wireguard.seal(link, packet)
+        let carried = self.wireguard.carry(link, packets);
+        for (reason, packets) in carried.lost.into_iter().flatten() {
+            self.datapath.count_drops(reason, packets);
+        }
+        carried.sent
+    }
+
+    #[cfg(feature = "quic")]
+    fn transmit_quic<'a>(&self, link: LinkId, packets: impl Iterator<Item = &'a [u8]>) -> Tally {
+        let quic = self.shared.quic.load();
+        let mut sent = Tally::default();
+        for packet in packets {
+            let taken = quic.as_ref().ok_or(DropReason::LinkDown).and_then(|links| {
+                links.send(link, packet).map_err(|error| match error {
+                    SendError::NotConnected => DropReason::LinkDown,
+                    SendError::Congested => DropReason::QueueFull,
+                    SendError::TooLarge => DropReason::TooBig,
+                })
+            });
+            match taken {
+                Ok(()) => sent.add(packet.len()),
+                Err(reason) => self.datapath.count_drop(reason),
+            }
+        }
+        sent
     }
 
     /// Hands a neighbour's control packet to the control task.

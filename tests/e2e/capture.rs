@@ -91,9 +91,21 @@ impl Capture {
 }
 
 impl Captured {
-    /// What all these packets are billed as: each one the length of the WireGuard message that carries it.
-    pub(crate) fn billed(&self) -> u64 {
-        self.packets.iter().map(|packet| 32 + 16 * packet.length.div_ceil(16)).sum()
+    /// What all these packets are billed as: each one the length of the WireGuard message that carries it. What is longer
+    /// than the MTU passed the device as one, and the link as TCP segments of full size.
+    pub(crate) fn billed(&self, mtu: u64) -> u64 {
+        let billed = |length: u64| 32 + 16 * length.div_ceil(16);
+        let all = self.packets.iter().map(|packet| {
+            if packet.length <= mtu {
+                return billed(packet.length);
+            }
+            assert_eq!(packet.bytes[6], 6, "only TCP is longer than the MTU");
+            let headers = 40 + u64::from(packet.bytes[52] >> 4) * 4;
+            let (payload, size) = (packet.length - headers, mtu - headers);
+            let rest = payload % size;
+            payload / size * billed(mtu) + if rest > 0 { billed(headers + rest) } else { 0 }
+        });
+        all.sum()
     }
 
     /// What the captured UDP datagrams over IPv4 carry.

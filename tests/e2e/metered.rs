@@ -9,8 +9,9 @@ use crate::traffic::{WebServer, ping, send_datagrams};
 /// Tokens per GiB: so dear that a base unit is about a byte, and a miscounted packet shows in the money.
 const ASK: u128 = 1000;
 
-/// A datagram of this payload is a full packet of 1420 bytes.
-const PAYLOAD_MAX: usize = 1420 - 48;
+/// The longest packet, in bytes, and the payload of a datagram that fills it.
+const MTU: usize = 1420;
+const PAYLOAD_MAX: usize = MTU - 48;
 
 #[test]
 fn what_is_billed_is_what_tcpdump_saw_arrive() {
@@ -45,6 +46,7 @@ fn what_is_billed_is_what_tcpdump_saw_arrive() {
 
     let receipt = settled(r1, r2);
     let (up, down) = (up.end(), down.end());
+    let (up_billed, down_billed) = (up.billed(MTU as u64), down.billed(MTU as u64));
     let after = (r1.meter(r2).expect("a meter"), r2.meter(r1).expect("a meter"));
     let counted = |before: Meter, after: Meter| (after.sent - before.sent, after.received - before.received);
     let (r1_counted, r2_counted) = (counted(before.0, after.0), counted(before.1, after.1));
@@ -52,19 +54,19 @@ fn what_is_billed_is_what_tcpdump_saw_arrive() {
         up.packets.len() > datagrams.len() && down.packets.len() > datagrams.len(),
         "the capture missed the traffic"
     );
-    assert_eq!(r2_counted, (down.billed(), up.billed()), "the payee's count (sent, received)");
-    assert_eq!(r1_counted, (up.billed(), down.billed()), "the payer's count (sent, received)");
+    assert_eq!(r2_counted, (down_billed, up_billed), "the payee's count (sent, received)");
+    assert_eq!(r1_counted, (up_billed, down_billed), "the payer's count (sent, received)");
 
     // And the money is the price of it: nothing was carried before both agreed on the terms.
     assert_eq!(before, (Meter::default(), Meter::default()), "something was carried before the test began");
     let price = |bytes: u64| (u128::from(bytes) * ASK * TOKEN) >> 30;
-    assert_eq!(receipt.amount, price(up.billed()) + price(down.billed()));
+    assert_eq!(receipt.amount, price(up_billed) + price(down_billed));
     lab.figures(&format!(
         "{} packets up, {} down; billed {} + {} bytes = {} base units, exactly what tcpdump saw",
         up.packets.len(),
         down.packets.len(),
-        up.billed(),
-        down.billed(),
+        up_billed,
+        down_billed,
         receipt.amount,
     ));
 }

@@ -1,7 +1,7 @@
 //! The data packet's way: what `router/src/worker.rs` does with sockets, done with wires.
 
 use metering::{Bytes, billed_length};
-use node::datapath::{Port, Verdict};
+use node::datapath::{Port, Tally, Verdict};
 use node::{DropReason, LinkId};
 
 use crate::StationId;
@@ -127,7 +127,7 @@ impl World {
             return;
         }
         let len = flight.bytes.len();
-        running.datapath.count_sent(link, len);
+        running.datapath.count_sent(link, Tally::of(len));
         self.count_provided(wire, end, billed_length(len));
         if let Cargo::Data(trail) = &mut flight.cargo {
             self.packets.returned += u64::from(trail.contains(&at));

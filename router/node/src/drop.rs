@@ -72,7 +72,12 @@ impl Default for Drops {
 impl Drops {
     /// Counts one dropped packet.
     pub fn count(&self, reason: DropReason) {
-        self.0[reason as usize].add(1, Ordering::Relaxed);
+        self.count_all(reason, 1);
+    }
+
+    /// Counts packets that were dropped together.
+    pub fn count_all(&self, reason: DropReason, packets: u64) {
+        self.0[reason as usize].add(packets, Ordering::Relaxed);
     }
 
     /// Packets dropped for `reason` since the start.

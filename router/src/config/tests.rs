@@ -98,6 +98,7 @@ fn a_name_is_enough_and_the_rest_has_its_documented_default() {
             tun: "waybill0".to_owned(),
             mtu: 1420,
             announce: Vec::new(),
+            offloads: true,
             log: LogLevel::Info,
         }
     );

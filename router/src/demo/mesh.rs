@@ -24,6 +24,7 @@ use crate::cli::{DemoOptions, Failure};
 use crate::config::{Endpoint, LinkKind, Peer, Role, RoutingOptions};
 use crate::control::{LinkState, Meter, Receipts, Request, Response, Unit};
 use crate::router::{Links, Money, Router, Setup};
+use crate::tun::Local;
 
 /// The token of the demo's community: six decimals, as most.
 pub(super) const DECIMALS: u8 = 6;
@@ -254,7 +255,8 @@ impl Mesh {
                 hop_worth: 0,
             },
             ledger: Some(Box::new(ledger.map_err(|error| Failure::new(error, ""))?)),
-            local,
+            local: Local::packets(local),
+            offloads: true,
         })
     }
 

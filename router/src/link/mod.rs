@@ -5,6 +5,7 @@ use std::time::Duration;
 
 #[cfg(feature = "quic")]
 pub mod quic;
+pub(crate) mod train;
 pub mod wireguard;
 
 pub use node::LinkId;

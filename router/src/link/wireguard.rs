@@ -1,12 +1,12 @@
 //! WireGuard links: `boringtun`'s noise layer over one UDP socket of ours.
 //!
-//! [`WireGuard::open`] turns a datagram into an IP packet of a known link, [`WireGuard::seal`] an IP packet into a
-//! datagram, [`WireGuard::handle_timers`] keeps sessions alive. On the wire it is plain WireGuard: the other end may be
+//! [`WireGuard::open`] turns a datagram into an IP packet of a known link, [`WireGuard::carry`] IP packets into trains of
+//! datagrams, [`WireGuard::handle_timers`] keeps sessions alive. On the wire it is plain WireGuard: the other end may be
 //! the kernel or any client. Endpoints follow authenticated packets (roaming), never unauthenticated ones.
 
 use std::collections::HashMap;
-use std::io::{self, ErrorKind};
-use std::net::{IpAddr, SocketAddr};
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,23 +16,24 @@ use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Packet, Tunn, TunnResult};
 use metering::identity::WireguardKey;
 use mio::net::UdpSocket;
+use node::datapath::Tally;
 use node::{DropReason, LinkId};
-use socket2::{Domain, Protocol, Socket, Type};
 use x25519_dalek::{PublicKey, StaticSecret};
 
 use super::LinkStatus;
+use super::train::{DATAGRAMS_MAX, Received, Sent, TRAIN_MAX, TrainSocket};
 
 /// Length of a cookie reply, the one answer that proves nothing about its sender (WireGuard paper, section 5.4.7).
 const COOKIE_REPLY_LEN: usize = 64;
 /// Room that `Tunn` wants for any message of its own.
 const MESSAGE_LEN_MAX: usize = 148;
+/// The first bytes of a transport data message (WireGuard paper, section 5.4.6).
+const TRANSPORT_DATA: [u8; 4] = [4, 0, 0, 0];
 /// What a transport data message adds to an IP packet.
 pub(crate) const OVERHEAD: usize = 32;
 /// Handshakes a second before cookies are demanded. A node has at most 128 links, each of which may start one, and each
 /// is counted twice: when it comes in and by its peer, which share the limiter so that they share its cookies.
 const HANDSHAKES_PER_SECOND: u64 = 256;
-/// Asked of the kernel for each direction; it may grant less.
-const SOCKET_BUFFER: usize = 4 << 20;
 /// How long a silent peer with a known endpoint is left alone before a fresh attempt. `REKEY_TIMEOUT` is 5 s and
 /// boringtun repeats within an attempt by itself; this restarts attempts it has given up.
 const RETRY: Duration = Duration::from_secs(5);
@@ -57,6 +58,8 @@ struct Peer {
     attempted: Option<Instant>,
     /// The system knows no way to the endpoint: the cable is out, the route is gone.
     unreachable: bool,
+    /// On the way to this endpoint the kernel cuts no trains of datagrams so long: they are longer than its MTU.
+    uncut: Option<(SocketAddr, usize)>,
 }
 
 /// What a datagram turned out to be.
@@ -78,18 +81,20 @@ pub(crate) struct WireGuard {
     limiter_reset: Instant,
     peers: Vec<Option<Peer>>,
     by_key: HashMap<[u8; 32], LinkId>,
-    socket: UdpSocket,
-    v6_socket: bool,
-    message: Box<[u8]>,
+    socket: TrainSocket,
+    train: Train,
 }
 
 impl WireGuard {
-    /// Binds the socket. `[::]` serves IPv4 as well; a kernel without IPv6 gets `0.0.0.0`.
-    pub(crate) fn bind(secret: [u8; 32], listen: SocketAddr, packet_len_max: usize, now: Instant) -> io::Result<Self> {
-        let socket = bind_udp(listen).or_else(|error| match listen.ip() {
-            IpAddr::V6(ip) if ip.is_unspecified() => bind_udp((std::net::Ipv4Addr::UNSPECIFIED, listen.port()).into()),
-            IpAddr::V4(_) | IpAddr::V6(_) => Err(error),
-        })?;
+    /// Binds the socket. Without `offloads`, each datagram is received and sent alone.
+    pub(crate) fn bind(
+        secret: [u8; 32],
+        listen: SocketAddr,
+        packet_len_max: usize,
+        offloads: bool,
+        now: Instant,
+    ) -> io::Result<Self> {
+        let socket = TrainSocket::bind(listen, offloads)?;
         let secret = StaticSecret::from(secret);
         let public = PublicKey::from(&secret);
         Ok(Self {
@@ -99,9 +104,8 @@ impl WireGuard {
             public,
             peers: Vec::new(),
             by_key: HashMap::new(),
-            v6_socket: socket.local_addr()?.is_ipv6(),
             socket,
-            message: vec![0; packet_len_max + OVERHEAD + MESSAGE_LEN_MAX].into_boxed_slice(),
+            train: Train::new(packet_len_max),
         })
     }
 
@@ -110,7 +114,7 @@ impl WireGuard {
     }
 
     pub(crate) fn socket(&mut self) -> &mut UdpSocket {
-        &mut self.socket
+        self.socket.source()
     }
 
     /// Adds a peer, or changes the endpoint of one that is there.
@@ -130,8 +134,14 @@ impl WireGuard {
                     config.link.0,
                     Some(Arc::clone(&self.limiter)),
                 );
-                let peer =
-                    Peer { tunn, key: config.key, endpoint: config.endpoint, attempted: None, unreachable: false };
+                let peer = Peer {
+                    tunn,
+                    key: config.key,
+                    endpoint: config.endpoint,
+                    attempted: None,
+                    unreachable: false,
+                    uncut: None,
+                };
                 if let Some(old) = slot.replace(peer) {
                     self.by_key.remove(&old.key.0);
                 }
@@ -151,11 +161,11 @@ impl WireGuard {
     pub(crate) fn renew(&mut self, link: LinkId) {
         let Some(peer) = self.peers.get_mut(link.index()).and_then(Option::as_mut) else { return };
         let (Some(endpoint), TunnResult::WriteToNetwork(datagram)) =
-            (peer.endpoint, peer.tunn.format_handshake_initiation(&mut self.message, false))
+            (peer.endpoint, peer.tunn.format_handshake_initiation(&mut self.train.buffer, false))
         else {
             return;
         };
-        peer.note(send(&self.socket, self.v6_socket, endpoint, datagram));
+        peer.note(self.socket.send(endpoint, datagram, 0));
     }
 
     #[cfg(feature = "quic")]
@@ -163,10 +173,16 @@ impl WireGuard {
         self.peers.get(link.index()).is_some_and(Option::is_some)
     }
 
-    /// Receives one datagram into `buffer`.
-    pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
-        let (len, from) = self.socket.recv_from(buffer)?;
-        Ok((len, SocketAddr::new(from.ip().to_canonical(), from.port())))
+    /// Receives one train into `buffer`, whose length is [`RECEIVE_MAX`](super::train::RECEIVE_MAX).
+    pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
+        self.socket.receive(buffer)
+    }
+
+    /// The link a datagram with a packet says it is of: not to be believed before it is opened.
+    pub(crate) fn claimed_link(datagram: &[u8]) -> Option<LinkId> {
+        let (kind, rest) = datagram.split_first_chunk()?;
+        let index = rest.first_chunk().filter(|_| *kind == TRANSPORT_DATA)?;
+        Some(LinkId(u32::from_le_bytes(*index) >> 8))
     }
 
     /// Opens a datagram. `slot` must be at least as long as the datagram. Answers of the protocol are sent at once.
@@ -180,7 +196,7 @@ impl WireGuard {
             Ok(Packet::PacketCookieReply(reply)) => Some(LinkId(reply.receiver_idx >> 8)),
             Ok(Packet::PacketData(data)) => Some(LinkId(data.receiver_idx >> 8)),
             Err(TunnResult::WriteToNetwork(cookie)) => {
-                send(&self.socket, self.v6_socket, from, cookie);
+                self.socket.send(from, cookie, 0);
                 None
             }
             Err(_) => None,
@@ -194,13 +210,14 @@ impl WireGuard {
                 Opened::Packet(link, packet.len())
             }
             TunnResult::WriteToNetwork(answer) if answer.len() == COOKIE_REPLY_LEN => {
-                send(&self.socket, self.v6_socket, from, answer);
+                self.socket.send(from, answer, 0);
                 return Opened::Nothing;
             }
             TunnResult::WriteToNetwork(answer) => {
-                send(&self.socket, self.v6_socket, from, answer);
-                while let TunnResult::WriteToNetwork(queued) = peer.tunn.decapsulate(None, &[], &mut self.message) {
-                    send(&self.socket, self.v6_socket, from, queued);
+                self.socket.send(from, answer, 0);
+                while let TunnResult::WriteToNetwork(queued) = peer.tunn.decapsulate(None, &[], &mut self.train.buffer)
+                {
+                    self.socket.send(from, queued, 0);
                 }
                 Opened::Alive(link)
             }
@@ -212,23 +229,38 @@ impl WireGuard {
         opened
     }
 
-    /// Seals an IP packet and sends it. Fails when there is no session; one is then being made.
-    pub(crate) fn seal(&mut self, link: LinkId, packet: &[u8]) -> Result<(), DropReason> {
-        let peer = self.peers.get_mut(link.index()).and_then(Option::as_mut).ok_or(DropReason::LinkDown)?;
-        let endpoint = peer.endpoint.ok_or(DropReason::LinkDown)?;
-        if peer.tunn.time_since_last_handshake().is_none() || packet.len() + OVERHEAD > self.message.len() {
-            return Err(DropReason::LinkDown);
-        }
-        let TunnResult::WriteToNetwork(datagram) = peer.tunn.encapsulate(packet, &mut self.message) else {
-            return Err(DropReason::LinkDown);
+    /// Seals IP packets and sends them, as many as possible in each call. Fails when there is no session; one is then
+    /// being made.
+    pub(crate) fn carry<'a>(&mut self, link: LinkId, packets: impl Iterator<Item = &'a [u8]> + Clone) -> Carried {
+        let mut carried = Carried::default();
+        let peer = self.peers.get_mut(link.index()).and_then(Option::as_mut);
+        let ready = peer.filter(|peer| peer.tunn.time_since_last_handshake().is_some());
+        let Some((peer, endpoint)) = ready.and_then(|peer| peer.endpoint.map(|endpoint| (peer, endpoint))) else {
+            carried.lose(DropReason::LinkDown, packets.count() as u64);
+            return carried;
         };
-        let sent = send(&self.socket, self.v6_socket, endpoint, datagram);
-        peer.note(sent);
-        match sent {
-            Sent::Taken => Ok(()),
-            Sent::Refused => Err(DropReason::QueueFull),
-            Sent::Unreachable => Err(DropReason::LinkDown),
+        for packet in packets {
+            if !self.train.takes(packet.len() + OVERHEAD) {
+                peer.depart(&mut self.train, &mut self.socket, endpoint, &mut carried);
+            }
+            let Some(place) = self.train.place(packet.len()) else {
+                carried.lose(DropReason::TooBig, 1);
+                continue;
+            };
+            let TunnResult::WriteToNetwork(datagram) = peer.tunn.encapsulate(packet, place) else {
+                carried.lose(DropReason::LinkDown, 1);
+                continue;
+            };
+            let len = datagram.len();
+            if len == packet.len() + OVERHEAD {
+                self.train.couple(len, packet.len());
+            } else {
+                // The session is over: the packet waits in the `Tunn`, and this begins the next one.
+                peer.note(self.socket.send(endpoint, datagram, 0));
+            }
         }
+        peer.depart(&mut self.train, &mut self.socket, endpoint, &mut carried);
+        carried
     }
 
     /// Runs the timers of all peers; harmless to call early.
@@ -238,18 +270,18 @@ impl WireGuard {
             self.limiter_reset = now;
         }
         for peer in self.peers.iter_mut().flatten() {
-            match (peer.tunn.update_timers(&mut self.message), peer.endpoint) {
+            match (peer.tunn.update_timers(&mut self.train.buffer), peer.endpoint) {
                 (TunnResult::WriteToNetwork(datagram), Some(endpoint)) => {
-                    let sent = send(&self.socket, self.v6_socket, endpoint, datagram);
+                    let sent = self.socket.send(endpoint, datagram, 0);
                     peer.note(sent);
                 }
                 (TunnResult::Err(WireGuardError::ConnectionExpired), _) => peer.attempted = None,
                 _ => {}
             }
             if peer.tunn.time_since_last_handshake().is_none() {
-                initiate(peer, &self.socket, self.v6_socket, &mut self.message, now);
+                initiate(peer, &mut self.socket, &mut self.train.buffer, now);
             } else if peer.unreachable {
-                keep_alive(peer, &self.socket, self.v6_socket, &mut self.message);
+                keep_alive(peer, &mut self.socket, &mut self.train.buffer);
             }
         }
     }
@@ -272,68 +304,114 @@ impl Peer {
         match sent {
             Sent::Taken => self.unreachable = false,
             Sent::Unreachable => self.unreachable = true,
-            Sent::Refused => {}
+            Sent::Refused | Sent::Uncut => {}
+        }
+    }
+
+    /// Sends the train, whole if the way takes it so, and begins another.
+    fn depart(&mut self, train: &mut Train, socket: &mut TrainSocket, endpoint: SocketAddr, carried: &mut Carried) {
+        if train.tally.packets() == 0 {
+            return;
+        }
+        let (bytes, stride) = (&train.buffer[..train.len], train.stride);
+        let alone = self.uncut.is_some_and(|(to, least)| to == endpoint && stride >= least);
+        let mut sent = if alone { Sent::Uncut } else { socket.send(endpoint, bytes, stride) };
+        if sent == Sent::Uncut {
+            self.uncut = Some((endpoint, self.uncut.map_or(stride, |(_, least)| stride.min(least))));
+            sent = socket.send_each(endpoint, bytes, stride);
+        }
+        self.note(sent);
+        let tally = std::mem::take(&mut train.tally);
+        (train.len, train.stride) = (0, 0);
+        match sent {
+            Sent::Taken => carried.sent.join(tally),
+            Sent::Refused | Sent::Uncut => carried.lose(DropReason::QueueFull, tally.packets()),
+            Sent::Unreachable => carried.lose(DropReason::LinkDown, tally.packets()),
         }
     }
 }
 
+/// What became of packets for one link.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Carried {
+    /// Sealed and handed to the kernel.
+    pub(crate) sent: Tally,
+    /// Not: why, and how many. At most a kind each time.
+    pub(crate) lost: [Option<(DropReason, u64)>; 3],
+}
+
+impl Carried {
+    fn lose(&mut self, reason: DropReason, packets: u64) {
+        let same = |lost: &&mut Option<(DropReason, u64)>| lost.is_none_or(|(other, _)| other == reason);
+        if let Some(lost) = self.lost.iter_mut().find(same) {
+            *lost = Some((reason, lost.map_or(0, |(_, packets)| packets) + packets));
+        }
+    }
+}
+
+/// Sealed datagrams of one length, to leave in one call; only the last may be shorter.
+struct Train {
+    /// Behind the datagrams there is always room for another message.
+    buffer: Box<[u8]>,
+    len: usize,
+    stride: usize,
+    tally: Tally,
+}
+
+impl Train {
+    fn new(packet_len_max: usize) -> Self {
+        let room = TRAIN_MAX.max(packet_len_max + OVERHEAD) + MESSAGE_LEN_MAX;
+        Self { buffer: vec![0; room].into_boxed_slice(), len: 0, stride: 0, tally: Tally::default() }
+    }
+
+    /// Whether a datagram of this length can be coupled.
+    fn takes(&self, len: usize) -> bool {
+        let ended = !self.len.is_multiple_of(self.stride.max(1));
+        self.len == 0
+            || (!ended
+                && len <= self.stride
+                && self.len + len <= TRAIN_MAX
+                && self.tally.packets() < DATAGRAMS_MAX as u64)
+    }
+
+    /// Where the next datagram is written, if a packet of this length fits.
+    fn place(&mut self, packet_len: usize) -> Option<&mut [u8]> {
+        self.buffer.get_mut(self.len..).filter(|place| packet_len + OVERHEAD + MESSAGE_LEN_MAX <= place.len())
+    }
+
+    /// What was written there is part of the train.
+    fn couple(&mut self, len: usize, packet_len: usize) {
+        self.stride = self.stride.max(len);
+        self.len += len;
+        self.tally.add(packet_len);
+    }
+}
+
 /// Tries whether there is a way again, with an empty packet (WireGuard paper, section 6.5).
-fn keep_alive(peer: &mut Peer, socket: &UdpSocket, v6_socket: bool, message: &mut [u8]) {
+fn keep_alive(peer: &mut Peer, socket: &mut TrainSocket, message: &mut [u8]) {
     if let (Some(endpoint), TunnResult::WriteToNetwork(datagram)) = (peer.endpoint, peer.tunn.encapsulate(&[], message))
     {
-        let sent = send(socket, v6_socket, endpoint, datagram);
+        let sent = socket.send(endpoint, datagram, 0);
         peer.note(sent);
     }
 }
 
 /// Starts a handshake with a peer whose endpoint is known, at most every [`RETRY`].
-fn initiate(peer: &mut Peer, socket: &UdpSocket, v6_socket: bool, message: &mut [u8], now: Instant) {
+fn initiate(peer: &mut Peer, socket: &mut TrainSocket, message: &mut [u8], now: Instant) {
     let Some(endpoint) = peer.endpoint else { return };
     if peer.attempted.is_some_and(|at| now.saturating_duration_since(at) < RETRY) {
         return;
     }
     peer.attempted = Some(now);
     if let TunnResult::WriteToNetwork(datagram) = peer.tunn.format_handshake_initiation(message, true) {
-        peer.unreachable = send(socket, v6_socket, endpoint, datagram) == Sent::Unreachable;
+        peer.unreachable = socket.send(endpoint, datagram, 0) == Sent::Unreachable;
     }
-}
-
-/// What the kernel did with a datagram. One that is lost later is the network's business and the peer's timers'.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Sent {
-    Taken,
-    Refused,
-    Unreachable,
-}
-
-fn send(socket: &UdpSocket, v6_socket: bool, to: SocketAddr, datagram: &[u8]) -> Sent {
-    let to = match to {
-        SocketAddr::V4(v4) if v6_socket => SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port()),
-        SocketAddr::V4(_) | SocketAddr::V6(_) => to,
-    };
-    match socket.send_to(datagram, to).map_err(|error| error.kind()) {
-        Ok(_) => Sent::Taken,
-        Err(ErrorKind::NetworkUnreachable | ErrorKind::NetworkDown | ErrorKind::HostUnreachable) => Sent::Unreachable,
-        Err(_) => Sent::Refused,
-    }
-}
-
-fn bind_udp(listen: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::for_address(listen), Type::DGRAM, Some(Protocol::UDP))?;
-    if listen.is_ipv6() {
-        socket.set_only_v6(false)?;
-    }
-    socket.set_nonblocking(true)?;
-    // Best effort: the kernel clips these to its own limits.
-    let _clipped = socket.set_recv_buffer_size(SOCKET_BUFFER);
-    let _clipped = socket.set_send_buffer_size(SOCKET_BUFFER);
-    socket.bind(&listen.into())?;
-    Ok(UdpSocket::from_std(socket.into()))
 }
 
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "a test's clock starts now")]
 mod tests {
+    use super::super::train::RECEIVE_MAX;
     use super::*;
 
     const MTU: usize = 1420;
@@ -349,7 +427,7 @@ mod tests {
 
     fn node(byte: u8) -> WireGuard {
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
-        WireGuard::bind(secret(byte), loopback, MTU + 80, Instant::now()).expect("a socket on loopback")
+        WireGuard::bind(secret(byte), loopback, MTU + 80, true, Instant::now()).expect("a socket on loopback")
     }
 
     /// Two nodes that know each other; only the first knows where the other is.
@@ -363,14 +441,22 @@ mod tests {
 
     /// Opens what has arrived.
     fn opened(node: &mut WireGuard) -> Vec<(LinkId, Vec<u8>)> {
-        let (mut datagram, mut slot) = (vec![0; 2048], vec![0; 2048]);
+        let (mut train, mut slot) = (vec![0; RECEIVE_MAX], vec![0; 2048]);
         let mut packets = Vec::new();
-        while let Ok((len, from)) = node.receive(&mut datagram) {
-            if let Opened::Packet(link, len) = node.open(from, &datagram[..len], &mut slot) {
-                packets.push((link, slot[..len].to_vec()));
+        while let Ok(received) = node.receive(&mut train) {
+            for datagram in train[..received.len].chunks(received.stride) {
+                if let Opened::Packet(link, len) = node.open(received.from, datagram, &mut slot) {
+                    packets.push((link, slot[..len].to_vec()));
+                }
             }
         }
         packets
+    }
+
+    /// All of them are taken.
+    fn sends(node: &mut WireGuard, link: u32, packets: &[Vec<u8>]) {
+        let carried = node.carry(LinkId(link), packets.iter().map(Vec::as_slice));
+        assert_eq!((carried.sent.packets(), carried.lost), (packets.len() as u64, [None; 3]));
     }
 
     /// Lets both work until `done`, or fails when patience ends.
@@ -406,23 +492,42 @@ mod tests {
     #[test]
     fn full_size_packets_pass_both_ways_and_the_endpoint_is_learnt() {
         let (mut a, mut b) = pair();
-        assert_eq!(a.seal(LinkId(3), &packet(40)), Err(DropReason::LinkDown));
+        let carried = a.carry(LinkId(3), std::iter::repeat_n(&packet(40)[..], 5));
+        assert_eq!(carried.lost, [Some((DropReason::LinkDown, 5)), None, None]);
         connect(&mut a, &mut b);
         for len in [40, 1280, MTU] {
-            a.seal(LinkId(3), &packet(len)).expect("a session");
+            sends(&mut a, 3, &[packet(len)]);
             let mut got = Vec::new();
             until(&mut a, &mut b, |_, b| {
                 got.extend(opened(b));
                 !got.is_empty()
             });
             assert_eq!(got, [(LinkId(5), packet(len))]);
-            b.seal(LinkId(5), &packet(len)).expect("its endpoint is known from what it sent");
+            sends(&mut b, 5, &[packet(len)]); // Its endpoint is known from what it sent.
             let mut got = Vec::new();
             until(&mut a, &mut b, |a, _| {
                 got.extend(opened(a));
                 !got.is_empty()
             });
             assert_eq!(got, [(LinkId(3), packet(len))]);
+        }
+    }
+
+    #[test]
+    fn packets_of_all_lengths_arrive_in_order_however_trains_are_made_of_them() {
+        let (mut a, mut b) = pair();
+        connect(&mut a, &mut b);
+        let mut rng = fastrand::Rng::with_seed(12);
+        for round in 0..60 {
+            let lens = std::iter::repeat_with(|| if rng.u8(..) < 200 { MTU } else { rng.usize(40..=MTU) });
+            let sent: Vec<Vec<u8>> = lens.take(1 + round * 2).map(packet).collect();
+            sends(&mut a, 3, &sent);
+            let mut got = Vec::new();
+            until(&mut a, &mut b, |_, b| {
+                got.extend(opened(b).into_iter().map(|(_, packet)| packet));
+                got.len() >= sent.len()
+            });
+            assert!(got == sent, "round {round}");
         }
     }
 
@@ -451,10 +556,10 @@ mod tests {
         until(&mut a, &mut b, |_, b| {
             let mut datagram = vec![0; 2048];
             b.receive(&mut datagram)
-                .is_ok_and(|(len, from)| b.open(from, &datagram[..len], &mut slot) == Opened::Nothing)
+                .is_ok_and(|got| b.open(got.from, &datagram[..got.len], &mut slot) == Opened::Nothing)
         });
         assert_eq!(b.statuses().next().expect("one peer").1.endpoint, endpoint);
-        a.seal(LinkId(3), &packet(100)).expect("the session stands");
+        sends(&mut a, 3, &[packet(100)]);
         let mut got = Vec::new();
         until(&mut a, &mut b, |_, b| {
             got.extend(opened(b));
@@ -472,8 +577,8 @@ mod tests {
         a.handle_timers(Instant::now());
         let mut recorded = Vec::new();
         until(&mut node(8), &mut b, |_, b| match b.receive(&mut datagram) {
-            Ok((len, _)) => {
-                recorded = datagram[..len].to_vec();
+            Ok(received) => {
+                recorded = datagram[..received.len].to_vec();
                 true
             }
             Err(_) => false,
@@ -492,19 +597,20 @@ mod tests {
             }
             let peer = a.peers[3].as_mut().expect("the peer at b");
             let endpoint = peer.endpoint.expect("configured");
-            let TunnResult::WriteToNetwork(call) = peer.tunn.format_handshake_initiation(&mut a.message, true) else {
+            let TunnResult::WriteToNetwork(call) = peer.tunn.format_handshake_initiation(&mut a.train.buffer, true)
+            else {
                 panic!("a handshake can always begin")
             };
-            assert_eq!(send(&a.socket, a.v6_socket, endpoint, call), Sent::Taken);
+            assert_eq!(a.socket.send(endpoint, call, 0), Sent::Taken);
             let mut answered = false;
             let deadline = Instant::now() + PATIENCE;
             while !answered {
                 assert!(Instant::now() < deadline, "no answer");
-                while let Ok((len, from)) = b.receive(&mut datagram) {
-                    b.open(from, &datagram[..len], &mut slot);
+                while let Ok(received) = b.receive(&mut datagram) {
+                    b.open(received.from, &datagram[..received.len], &mut slot);
                 }
-                while let Ok((len, from)) = a.receive(&mut datagram) {
-                    a.open(from, &datagram[..len], &mut slot);
+                while let Ok(received) = a.receive(&mut datagram) {
+                    a.open(received.from, &datagram[..received.len], &mut slot);
                     answered = true;
                 }
                 std::thread::yield_now();

@@ -1,13 +1,14 @@
 //! The TUN device: the door between the kernel's IP stack and the mesh.
 //!
 //! What the kernel routes into the device is read here; what is written here the kernel receives as if from a wire.
-//! One `read` or `write` is one frame, and the constant `FRAMING` alone decides what a frame is: a bare IP packet, with neither
-//! packet information nor a virtio-net header in front.
+//! Where the kernel can, one read or write is a frame of many packets ([`frames`]); else it is one bare IP packet.
+
+mod frames;
 
 use std::ffi::c_int;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
@@ -15,8 +16,12 @@ use std::path::Path;
 /// Where Linux offers TUN devices (kernel documentation, networking/tuntap).
 const TUN_DEVICE: &str = "/dev/net/tun";
 
-/// What one `read` or `write` carries: `IFF_NO_PI` alone is the bare IP packet. `IFF_VNET_HDR` would belong here.
-const FRAMING: c_int = libc::IFF_NO_PI;
+pub(crate) use frames::{FRAME_MAX, Frame};
+pub use frames::{Framing, Local};
+
+/// What the device may leave to us: checksums, and cutting frames of TCP and UDP into packets. A kernel may know less.
+const OFFLOADS: libc::c_uint = libc::TUN_F_CSUM | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+const UDP_OFFLOADS: libc::c_uint = OFFLOADS | libc::TUN_F_USO4 | libc::TUN_F_USO6;
 
 /// Refuses a name that any device has already, a persistent TUN device included: it is not ours to take.
 const OWNERSHIP: c_int = libc::IFF_TUN_EXCL;
@@ -30,11 +35,12 @@ pub const MTU_MIN: u16 = 1280;
 /// A TUN device of this process. It exists from [`Tun::create`] until the value is dropped, a crash included: the
 /// kernel removes it, its addresses and its routes with the last descriptor.
 ///
-/// It is down when created: `Netlink::set_up` comes next, then addresses and routes, and then packets flow. `read`
-/// and `write` never block; they answer `WouldBlock`, and the descriptor is there for a poller to wait on.
+/// It is down when created: `Netlink::set_up` comes next, then addresses and routes, and then packets flow through
+/// [`Tun::local`], which never blocks.
 #[derive(Debug)]
 pub struct Tun {
     file: File,
+    framing: Framing,
     name: String,
     index: u32,
 }
@@ -114,38 +120,38 @@ impl TunError {
 }
 
 impl Tun {
-    /// Creates the device `name` with an MTU of `mtu` bytes, down and without addresses.
-    pub fn create(name: &str, mtu: u16) -> Result<Self, TunError> {
-        Self::create_at(Path::new(TUN_DEVICE), name, mtu)
+    /// Creates the device `name` with an MTU of `mtu` bytes, down and without addresses. With `offloads`, it carries many
+    /// packets at once where the kernel can.
+    pub fn create(name: &str, mtu: u16, offloads: bool) -> Result<Self, TunError> {
+        Self::create_at(Path::new(TUN_DEVICE), name, mtu, offloads)
     }
 
-    fn create_at(device: &Path, name: &str, mtu: u16) -> Result<Self, TunError> {
+    fn create_at(device: &Path, name: &str, mtu: u16, offloads: bool) -> Result<Self, TunError> {
         let interface = InterfaceName::parse(name)?;
         if mtu < MTU_MIN {
             return Err(TunError::MtuTooSmall { mtu });
         }
         let file = open_device(device, name)?;
-        let flags = libc::IFF_TUN | FRAMING | OWNERSHIP;
-        interface.request(&file, libc::TUNSETIFF, flags).map_err(|source| attach_error(name, source))?;
+        let attach =
+            |framing| interface.request(&file, libc::TUNSETIFF, libc::IFF_TUN | libc::IFF_NO_PI | OWNERSHIP | framing);
+        let with_header = if offloads { libc::IFF_VNET_HDR } else { 0 };
+        attach(with_header).map_err(|source| attach_error(name, source))?;
+        let framing = if offloads { take_over(&file) } else { Framing::Bare };
         let kernel = |action| move |source| TunError::Kernel { name: name.to_owned(), action, source };
         // Any socket carries the interface ioctls; this one needs no protocol to be configured.
         let socket = UnixDatagram::unbound().map_err(kernel("open a socket"))?;
         interface.request(&socket, libc::SIOCSIFMTU as libc::Ioctl, c_int::from(mtu)).map_err(kernel("set the MTU"))?;
         let index =
             interface.request(&socket, libc::SIOCGIFINDEX as libc::Ioctl, 0).map_err(kernel("ask for its index"))?;
-        Ok(Self { file, name: name.to_owned(), index: index.cast_unsigned() })
+        Ok(Self { file, framing, name: name.to_owned(), index: index.cast_unsigned() })
     }
 
-    /// One frame from the kernel into `buffer`, and its length in bytes. A frame longer than `buffer` is cut off.
-    /// `WouldBlock` when there is none.
-    pub fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        (&self.file).read(buffer)
-    }
-
-    /// Hands one frame to the kernel. The kernel refuses what is not an IP packet with `InvalidInput`, and everything
-    /// while the device is down with an I/O error (EIO).
-    pub fn write(&self, frame: &[u8]) -> io::Result<usize> {
-        (&self.file).write(frame)
+    /// A second handle on the device, to carry its packets.
+    ///
+    /// # Errors
+    /// This process has too many descriptors.
+    pub fn local(&self) -> io::Result<Local> {
+        Ok(Local::new(self.file.as_fd().try_clone_to_owned()?, self.framing))
     }
 
     /// The interface's name.
@@ -161,16 +167,19 @@ impl Tun {
     }
 }
 
-impl AsFd for Tun {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+/// Takes over from the kernel what it leaves to us.
+fn take_over(file: &File) -> Framing {
+    let takes = |offloads: libc::c_uint| {
+        #[expect(unsafe_code, reason = "the standard library has no ioctl")]
+        // SAFETY: the descriptor is open, and this request's argument is a number, not an address.
+        let answer = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(offloads)) };
+        answer == 0
+    };
+    let udp = takes(UDP_OFFLOADS);
+    if !udp && !takes(OFFLOADS) {
+        tracing::info!("the kernel hands over one packet at a time: this TUN device has no offloads");
     }
-}
-
-impl AsRawFd for Tun {
-    fn as_raw_fd(&self) -> RawFd {
-        self.file.as_raw_fd()
-    }
+    Framing::Frames { udp }
 }
 
 fn open_device(device: &Path, name: &str) -> Result<File, TunError> {
@@ -261,7 +270,8 @@ impl InterfaceRequest {
 mod tests {
     use super::*;
     use crate::netlink::{Netlink, NetlinkError, in_own_namespace};
-    use std::net::{Ipv6Addr, UdpSocket};
+    use std::io::{Read, Write};
+    use std::net::{Ipv6Addr, TcpListener, TcpStream, UdpSocket};
     use std::time::Duration;
 
     const HERE: Ipv6Addr = Ipv6Addr::new(0xfd57, 0, 0, 0, 0, 0, 0, 1);
@@ -270,21 +280,21 @@ mod tests {
     #[test]
     fn names_the_kernel_would_refuse_are_refused_with_the_reason() {
         for name in ["", ".", "..", "a/b", "a b", "a:b", "tun%d", "sixteen-bytes-xy", "b\u{fc}ro", "a\nb"] {
-            let error = Tun::create(name, 1420).unwrap_err();
+            let error = Tun::create(name, 1420, true).unwrap_err();
             assert!(matches!(error, TunError::InvalidName { .. }), "{name}: {error}");
             assert!(error.next_step().contains("1 to 15"));
         }
         assert!(InterfaceName::parse("fifteen-bytes-x").is_ok());
-        assert!(matches!(Tun::create("waybill0", 1279), Err(TunError::MtuTooSmall { mtu: 1279 })));
+        assert!(matches!(Tun::create("waybill0", 1279, true), Err(TunError::MtuTooSmall { mtu: 1279 })));
     }
 
     #[test]
     fn a_missing_driver_is_named_with_the_next_step() {
-        let error = Tun::create_at(Path::new("/nonexistent/net/tun"), "waybill0", 1420).unwrap_err();
+        let error = Tun::create_at(Path::new("/nonexistent/net/tun"), "waybill0", 1420, true).unwrap_err();
         assert!(matches!(error, TunError::NoDriver { .. }), "{error}");
         assert!(error.next_step().contains("modprobe tun"));
 
-        let error = Tun::create_at(Path::new("/dev/null"), "waybill0", 1420).unwrap_err();
+        let error = Tun::create_at(Path::new("/dev/null"), "waybill0", 1420, true).unwrap_err();
         assert!(matches!(error, TunError::Kernel { action: "attach to the driver", .. }), "{error}");
     }
 
@@ -301,22 +311,26 @@ mod tests {
             return;
         }
         let mut netlink = Netlink::open().unwrap();
-        let tun = Tun::create("waybill0", 1420).unwrap();
+        let tun = Tun::create("waybill0", 1420, true).unwrap();
         assert_eq!(tun.index(), netlink.link_index("waybill0").unwrap());
-        assert!(matches!(Tun::create("waybill0", 1420), Err(TunError::NameInUse { .. })));
+        assert!(matches!(Tun::create("waybill0", 1420, true), Err(TunError::NameInUse { .. })));
 
-        assert_eq!(tun.read(&mut [0; 1500]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
-        netlink.set_up(tun.index(), 1420).unwrap();
-        netlink.add_address(tun.index(), HERE, 128).unwrap();
-        netlink.add_route(THERE, 48, tun.index(), 1024).unwrap();
-        assert_eq!(tun.write(b"\0: no version of IP").unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        let mut local = tun.local().unwrap();
+        assert_eq!(local.read(&mut [0; 100]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        set_up(&mut netlink, &tun);
+        assert_eq!(local.write([&b"\0: no version of IP"[..]].into_iter()), 1, "the kernel does not take it");
 
         let socket = UdpSocket::bind((HERE, 4000)).unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
         socket.send_to(b"freight", (THERE, 5000)).unwrap();
-        let mut packet = [0; 1500];
-        let len = tun.read(&mut packet).unwrap();
-        assert_eq!(len, 40 + 8 + 7, "the first packet out of the device is ours: no link-local chatter before it");
+        let mut buffer = vec![0; FRAME_MAX];
+        let Frame::Packet(packet) = local.read(&mut buffer).unwrap() else { panic!("one packet") };
+        let mut packet = packet.to_vec();
+        assert_eq!(
+            packet.len(),
+            40 + 8 + 7,
+            "the first packet out of the device is ours: no link-local chatter before it"
+        );
         assert_eq!(packet[24..40], THERE.octets());
         assert_eq!(packet[48..55], *b"freight");
 
@@ -326,13 +340,82 @@ mod tests {
         let mut answer = [0; 100];
         let (len, from) = (0..50)
             .find_map(|_| {
-                assert_eq!(tun.write(&packet[..len]).unwrap(), len);
+                assert_eq!(local.write([&packet[..]].into_iter()), 0);
                 socket.recv_from(&mut answer).ok()
             })
             .unwrap();
         assert_eq!((&answer[..len], from.ip()), (&b"freight"[..], THERE.into()));
 
-        drop(tun);
+        drop((tun, local));
         assert!(matches!(netlink.link_index("waybill0"), Err(NetlinkError::NoSuchInterface { .. })));
+    }
+
+    fn set_up(netlink: &mut Netlink, tun: &Tun) {
+        netlink.set_up(tun.index(), 1420).unwrap();
+        netlink.add_address(tun.index(), HERE, 128).unwrap();
+        netlink.add_route(THERE, 48, tun.index(), 1024).unwrap();
+    }
+
+    /// Reads what the kernel has for us: packets with source and destination exchanged, and whether they came together.
+    fn mirrored(local: &Local) -> (Vec<Vec<u8>>, bool) {
+        let (mut packets, mut together) = (Vec::new(), false);
+        let mut buffer = vec![0; FRAME_MAX];
+        while packets.len() < 64
+            && let Ok(frame) = local.read(&mut buffer)
+        {
+            match frame {
+                Frame::Packet(packet) => packets.push(packet.to_vec()),
+                Frame::Many(mut split) => {
+                    let mut slot = [0; 1420];
+                    packets.extend(std::iter::from_fn(|| split.next_into(&mut slot).map(|len| slot[..len].to_vec())));
+                    together = true;
+                }
+                Frame::Strange => panic!("a frame we do not understand"),
+            }
+        }
+        packets.iter_mut().for_each(|packet| packet[8..40].rotate_left(16));
+        (packets, together)
+    }
+
+    /// A client on this machine calls an address beyond the device; mirrored, its call reaches a server on this machine.
+    #[test]
+    fn streams_pass_a_mirror_in_frames_and_packet_by_packet() {
+        if !in_own_namespace("tun::tests::streams_pass_a_mirror_in_frames_and_packet_by_packet") {
+            return;
+        }
+        const LEN: usize = 20 << 20;
+        let text = |at: usize| (at / 7 + at % 253) as u8;
+        for offloads in [true, false] {
+            let mut netlink = Netlink::open().unwrap();
+            let tun = Tun::create("waybill0", 1420, offloads).unwrap();
+            let mut local = tun.local().unwrap();
+            set_up(&mut netlink, &tun);
+            let listener = TcpListener::bind((HERE, 0)).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let client = std::thread::spawn(move || {
+                let mut stream = TcpStream::connect((THERE, port)).unwrap();
+                stream.write_all(&(0..LEN).map(text).collect::<Vec<_>>()).unwrap();
+            });
+            let server = std::thread::spawn(move || {
+                let mut received = Vec::new();
+                listener.accept().unwrap().0.read_to_end(&mut received).unwrap();
+                received
+            });
+            let (mut frames, mut waited) = (0, 0);
+            while !server.is_finished() {
+                let (packets, together) = mirrored(&local);
+                waited = if packets.is_empty() { waited + 1 } else { 0 };
+                assert!(waited < 100_000, "nothing moves any more");
+                if packets.is_empty() {
+                    std::thread::sleep(Duration::from_micros(100));
+                }
+                frames += u32::from(together);
+                local.write(packets.iter().map(Vec::as_slice));
+            }
+            client.join().unwrap();
+            let received = server.join().unwrap();
+            assert!(received.len() == LEN && received.iter().enumerate().all(|(at, byte)| *byte == text(at)));
+            assert_eq!(frames > 0, offloads, "{frames} frames");
+        }
     }
 }

@@ -4,9 +4,10 @@ use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::destinations::Destinations;
 use super::fib::{Fib, LinkPolicy, NextHop};
 use super::icmp::{self, Budget};
-use super::meter::Meters;
+use super::meter::{Meters, Tally};
 use super::packet::{self, Header};
 use super::{LinkId, Port};
 use crate::drop::{DropReason, Drops};
@@ -29,6 +30,7 @@ pub struct Batch {
     slot: usize,
     packets: Vec<(usize, Verdict)>,
     capacity: usize,
+    egresses: Vec<Port>,
     answers: Vec<(Port, Vec<u8>)>,
 }
 
@@ -40,6 +42,7 @@ impl Batch {
             slot,
             packets: Vec::with_capacity(capacity),
             capacity,
+            egresses: Vec::with_capacity(capacity),
             answers: Vec::new(),
         }
     }
@@ -57,6 +60,7 @@ impl Batch {
     /// Forgets all packets.
     pub fn clear(&mut self) {
         self.packets.clear();
+        self.egresses.clear();
         self.answers.clear();
     }
 
@@ -91,6 +95,18 @@ impl Batch {
         self.packets.iter().zip(slots).map(|((len, verdict), slot)| (*verdict, &slot[..*len]))
     }
 
+    /// Where packets are to be forwarded to, each port once.
+    pub fn egresses(&self) -> impl Iterator<Item = Port> + '_ {
+        self.egresses.iter().copied()
+    }
+
+    /// The packets to be forwarded there, in order of arrival.
+    pub fn towards(&self, port: Port) -> impl Iterator<Item = &[u8]> + Clone {
+        let slots = self.buffer.chunks_exact(self.slot);
+        let all = self.packets.iter().zip(slots);
+        all.filter(move |((_, verdict), _)| *verdict == Verdict::Forward(port)).map(|((len, _), slot)| &slot[..*len])
+    }
+
     /// ICMPv6 errors to send, and where.
     pub fn answers(&self) -> impl Iterator<Item = (Port, &[u8])> {
         self.answers.iter().map(|(port, packet)| (*port, packet.as_slice()))
@@ -99,13 +115,14 @@ impl Batch {
 
 /// One worker's forwarding state: a snapshot of the table, its own meters and drop counters.
 ///
-/// Call [`Self::handle_batch`] with opened packets, act on the verdicts, and call [`Self::count_sent`] for each data
-/// packet a link took. Swap the table with [`Self::set_fib`] between batches.
+/// Call [`Self::handle_batch`] with opened packets, act on the verdicts, and call [`Self::count_sent`] for the data
+/// packets a link took. Swap the table with [`Self::set_fib`] between batches.
 #[derive(Debug)]
 pub struct Datapath {
     address: Ipv6Addr,
     local_mtu: usize,
     fib: Arc<Fib>,
+    destinations: Destinations,
     meters: Arc<Meters>,
     drops: Arc<Drops>,
     errors: Budget,
@@ -114,12 +131,16 @@ pub struct Datapath {
 impl Datapath {
     /// A datapath that answers from `address` and delivers packets of at most `local_mtu` bytes to the own side.
     pub fn new(address: Ipv6Addr, local_mtu: usize, meters: Arc<Meters>, drops: Arc<Drops>, now: Instant) -> Self {
-        Self { address, local_mtu, fib: Arc::default(), meters, drops, errors: Budget::new(now) }
+        let destinations = Destinations::default();
+        Self { address, local_mtu, fib: Arc::default(), destinations, meters, drops, errors: Budget::new(now) }
     }
 
     /// Uses another table from the next batch on.
     pub fn set_fib(&mut self, fib: Arc<Fib>) {
-        self.fib = fib;
+        if !Arc::ptr_eq(&self.fib, &fib) {
+            self.fib = fib;
+            self.destinations.forget();
+        }
     }
 
     /// The table in use.
@@ -130,12 +151,14 @@ impl Datapath {
     /// Decides on every packet of the batch: sets its verdict, lowers hop limits, counts what was received and what
     /// was dropped, and adds the ICMPv6 errors that are due.
     pub fn handle_batch(&mut self, now: Instant, ingress: Port, batch: &mut Batch) {
+        let mut received = Tally::default();
         for (index, (len, verdict)) in batch.packets.iter_mut().enumerate() {
             let start = index * batch.slot;
             let packet = &mut batch.buffer[start..start + *len];
-            *verdict = match self.decide(ingress, packet) {
+            *verdict = match self.decide(ingress, packet, &mut received) {
                 Ok((verdict, len_stated)) => {
                     *len = len_stated;
+                    note_egress(&mut batch.egresses, verdict);
                     verdict
                 }
                 Err(reason) => {
@@ -145,11 +168,14 @@ impl Datapath {
                 }
             };
         }
+        if let Port::Link(link) = ingress {
+            self.meters.add_received(link, received);
+        }
     }
 
-    /// Counts a data packet that the link's cryptography took for sending.
-    pub fn count_sent(&self, link: LinkId, ip_len: usize) {
-        self.meters.count_sent(link, ip_len);
+    /// Counts data packets that the link's cryptography took for sending.
+    pub fn count_sent(&self, link: LinkId, sent: Tally) {
+        self.meters.add_sent(link, sent);
     }
 
     /// Counts a packet that the shell could not send after a `Forward` verdict.
@@ -157,8 +183,18 @@ impl Datapath {
         self.drops.count(reason);
     }
 
+    /// Counts many of them.
+    pub fn count_drops(&self, reason: DropReason, packets: u64) {
+        self.drops.count_all(reason, packets);
+    }
+
     /// The verdict, and the length the IPv6 header states.
-    fn decide(&self, ingress: Port, packet: &mut [u8]) -> Result<(Verdict, usize), DropReason> {
+    fn decide(
+        &mut self,
+        ingress: Port,
+        packet: &mut [u8],
+        received: &mut Tally,
+    ) -> Result<(Verdict, usize), DropReason> {
         let header = packet::parse(packet)?;
         if packet::is_link_local(header.destination) || packet::is_link_local_multicast(header.destination) {
             return match ingress {
@@ -169,9 +205,7 @@ impl Datapath {
         self.check_source(ingress, &header)?;
         // Counted whatever becomes of it further on: if a relay did not count what it drops for a household that does
         // not pay, its own provider would see a loss, and stop carrying for the households that do.
-        if let Port::Link(link) = ingress {
-            self.meters.count_received(link, header.len);
-        }
+        received.add(header.len);
         let egress = self.egress(ingress, &header)?;
         if let (Port::Link(_), Port::Link(_)) = (ingress, egress) {
             let hops_left = header.hop_limit.checked_sub(1).filter(|left| *left > 0).ok_or(DropReason::HopLimit)?;
@@ -198,12 +232,12 @@ impl Datapath {
         }
     }
 
-    fn egress(&self, ingress: Port, header: &Header) -> Result<Port, DropReason> {
+    fn egress(&mut self, ingress: Port, header: &Header) -> Result<Port, DropReason> {
         let to = header.destination;
         if to.is_multicast() || to.is_unspecified() || to.is_loopback() {
             return Err(DropReason::DestinationNotRoutable);
         }
-        match self.fib.lookup(to).ok_or(DropReason::NoRoute)? {
+        match self.destinations.lookup(&self.fib, to).ok_or(DropReason::NoRoute)? {
             NextHop::Unreachable => Err(DropReason::NoRoute),
             NextHop::Local if ingress == Port::Local => Err(DropReason::NoRoute),
             NextHop::Local if header.len > self.local_mtu => Err(DropReason::TooBig),
@@ -239,6 +273,15 @@ impl Datapath {
             Some(NextHop::Local | NextHop::Unreachable) | None => self.local_mtu,
         };
         icmp::answer(&mut self.errors, now, self.address, &header, packet, reason, mtu).map(|error| (back, error))
+    }
+}
+
+/// Few: a batch has one ingress, and mostly one flow.
+fn note_egress(egresses: &mut Vec<Port>, verdict: Verdict) {
+    if let Verdict::Forward(port) = verdict
+        && !egresses.contains(&port)
+    {
+        egresses.push(port);
     }
 }
 
@@ -307,7 +350,7 @@ mod tests {
         let (verdict, bytes, _) = run(&mut node, Port::Link(A), &ip("fd0a::1", "fd0b::1", 64, 1420));
         assert_eq!(verdict, Verdict::Forward(Port::Link(B)));
         assert_eq!(bytes[7], 63);
-        node.count_sent(B, bytes.len());
+        node.count_sent(B, Tally::of(bytes.len()));
         let billed = Bytes::new(32 + 16 * 89);
         assert_eq!(node.meters.read(A).received, billed);
         assert_eq!(node.meters.read(B).sent, billed);

@@ -25,6 +25,37 @@ struct Row {
 #[derive(Debug)]
 pub struct Meters(Box<[Row]>);
 
+/// Packets that are counted together: a counter is touched once for a batch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    billed: u64,
+    packets: u64,
+}
+
+impl Tally {
+    /// One IP packet of `ip_len` bytes.
+    pub fn of(ip_len: usize) -> Self {
+        Self { billed: billed_length(ip_len).get(), packets: 1 }
+    }
+
+    /// One more.
+    pub fn add(&mut self, ip_len: usize) {
+        self.billed += billed_length(ip_len).get();
+        self.packets += 1;
+    }
+
+    /// Those of the other too.
+    pub fn join(&mut self, other: Self) {
+        self.billed += other.billed;
+        self.packets += other.packets;
+    }
+
+    /// How many packets.
+    pub fn packets(self) -> u64 {
+        self.packets
+    }
+}
+
 /// A reading of one link's counters.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LinkCount {
@@ -45,19 +76,19 @@ impl Default for Meters {
 }
 
 impl Meters {
-    /// Counts one IP packet of `ip_len` bytes sent on `link`.
-    pub fn count_sent(&self, link: LinkId, ip_len: usize) {
+    /// Counts packets sent on `link`.
+    pub fn add_sent(&self, link: LinkId, tally: Tally) {
         if let Some(row) = self.0.get(link.index()) {
-            row.sent_bytes.add(billed_length(ip_len).get(), Ordering::Relaxed);
-            row.sent_packets.add(1, Ordering::Relaxed);
+            row.sent_bytes.add(tally.billed, Ordering::Relaxed);
+            row.sent_packets.add(tally.packets, Ordering::Relaxed);
         }
     }
 
-    /// Counts one IP packet of `ip_len` bytes received from `link`.
-    pub fn count_received(&self, link: LinkId, ip_len: usize) {
+    /// Counts packets received from `link`.
+    pub fn add_received(&self, link: LinkId, tally: Tally) {
         if let Some(row) = self.0.get(link.index()) {
-            row.received_bytes.add(billed_length(ip_len).get(), Ordering::Relaxed);
-            row.received_packets.add(1, Ordering::Relaxed);
+            row.received_bytes.add(tally.billed, Ordering::Relaxed);
+            row.received_packets.add(tally.packets, Ordering::Relaxed);
         }
     }
 

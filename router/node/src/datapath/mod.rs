@@ -4,15 +4,21 @@
 //! each packet's [`Verdict`]: seal it for a link, write it to the TUN, give it to the control core, or forget it.
 //! What the control side decided is in the [`Fib`], an immutable snapshot; what was carried is in the [`Meters`].
 
+pub mod checksum;
+mod destinations;
 mod fib;
 mod forward;
 mod icmp;
+mod join;
 mod meter;
 pub mod packet;
+mod split;
 
 pub use fib::{Fib, FibBuilder, LinkEntry, LinkPolicy, NextHop};
 pub use forward::{Batch, Datapath, Verdict};
-pub use meter::{LinkCount, MAX_LINKS, Meters};
+pub use join::{JOINED_MAX, Join};
+pub use meter::{LinkCount, MAX_LINKS, Meters, Tally};
+pub use split::{Split, Transport};
 
 /// A link of this node: a dense index below [`MAX_LINKS`], given by the shell and kept for the life of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

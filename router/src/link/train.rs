@@ -1,0 +1,343 @@
+//! Datagrams in trains: one call hands the kernel, or takes from it, up to 64 datagrams of one size for or from one
+//! address (UDP segmentation and receive offload, `UDP_SEGMENT` and `UDP_GRO` of udp(7)).
+//!
+//! Where the kernel or a network card offers less, the same calls carry one datagram at a time.
+
+use std::io::{self, ErrorKind, IoSlice};
+use std::mem::MaybeUninit;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd};
+
+use libc::c_int;
+use mio::net::UdpSocket;
+use socket2::{Domain, MaybeUninitSlice, MsgHdr, MsgHdrMut, Protocol, SockAddr, SockRef, Socket, Type};
+
+/// Datagrams in one train at most (`UDP_MAX_SEGMENTS` of the kernels before 6.10).
+pub(crate) const DATAGRAMS_MAX: usize = 64;
+/// Bytes in one train at most: one UDP datagram's worth, whatever the headers.
+pub(crate) const TRAIN_MAX: usize = 65_000;
+/// Room for any train the kernel hands out.
+pub(crate) const RECEIVE_MAX: usize = 65_536;
+/// Asked of the kernel for each direction; it may grant less.
+const SOCKET_BUFFER: usize = 4 << 20;
+/// Kernels from the first to before the second damage trains whose datagrams are all of one length.
+const DAMAGING_KERNELS: [(u32, u32, u32); 2] = [(7, 0, 0), (7, 1, 5)];
+
+/// A UDP socket that sends and receives trains.
+#[derive(Debug)]
+pub(crate) struct TrainSocket {
+    socket: UdpSocket,
+    /// Of the socket's own family: where the kernel writes whom a train is from.
+    unspecified: SockAddr,
+    is_v6: bool,
+    /// Whether the kernel cuts trains apart.
+    cuts: bool,
+}
+
+/// What was received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Received {
+    pub(crate) from: SocketAddr,
+    /// Bytes of all datagrams.
+    pub(crate) len: usize,
+    /// The length of each datagram but the last, which may be shorter.
+    pub(crate) stride: usize,
+}
+
+/// What the kernel did with datagrams. One that is lost later is the network's business and the peer's timers'.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sent {
+    /// It took them.
+    Taken,
+    /// Its queue is full.
+    Refused,
+    /// It knows no way.
+    Unreachable,
+    /// It does not cut trains of so long datagrams on this way; nothing was sent.
+    Uncut,
+}
+
+impl TrainSocket {
+    /// Binds it. `[::]` serves IPv4 as well; a kernel without IPv6 gets `0.0.0.0`. Without `offloads` no train is longer
+    /// than one datagram.
+    pub(crate) fn bind(listen: SocketAddr, offloads: bool) -> io::Result<Self> {
+        let socket = bind(listen).or_else(|error| match listen.ip() {
+            IpAddr::V6(ip) if ip.is_unspecified() => bind((Ipv4Addr::UNSPECIFIED, listen.port()).into()),
+            IpAddr::V4(_) | IpAddr::V6(_) => Err(error),
+        })?;
+        let socket = UdpSocket::from_std(socket.into());
+        let is_v6 = socket.local_addr()?.is_ipv6();
+        let nobody = if is_v6 { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
+        let cuts = offloads && !is_damaging(&kernel_release());
+        if offloads && !cuts {
+            tracing::warn!("this kernel damages datagrams that are sent together: each is sent alone");
+        }
+        if offloads && let Err(error) = set_option(&socket, libc::UDP_GRO, 1) {
+            tracing::info!(%error, "the kernel does not join datagrams it receives");
+        }
+        Ok(Self { socket, unspecified: SocketAddr::new(nobody, 0).into(), is_v6, cuts })
+    }
+
+    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    /// For the poller.
+    pub(crate) fn source(&mut self) -> &mut UdpSocket {
+        &mut self.socket
+    }
+
+    /// Receives one train into `buffer` of [`RECEIVE_MAX`] bytes.
+    pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
+        let (mut from, mut control) = (self.unspecified.clone(), [0; 64]);
+        let mut buffers = [MaybeUninitSlice::new(uninit(buffer))];
+        let mut message =
+            MsgHdrMut::new().with_addr(&mut from).with_buffers(&mut buffers).with_control(uninit(&mut control));
+        let len = SockRef::from(&self.socket).recvmsg(&mut message, 0)?;
+        let control_len = message.control_len().min(control.len());
+        let from = from.as_socket().ok_or(ErrorKind::InvalidData)?;
+        let stride = joined_stride(&control[..control_len]).filter(|stride| *stride > 0).unwrap_or(len);
+        Ok(Received { from: SocketAddr::new(from.ip().to_canonical(), from.port()), len, stride })
+    }
+
+    /// Sends datagrams of `stride` bytes, the last of which may be shorter.
+    pub(crate) fn send(&mut self, to: SocketAddr, train: &[u8], stride: usize) -> Sent {
+        let to = match to {
+            SocketAddr::V4(v4) if self.is_v6 => SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port()),
+            SocketAddr::V4(_) | SocketAddr::V6(_) => to,
+        };
+        if stride == 0 || train.len() <= stride {
+            return self.send_message(to, train, &[]);
+        }
+        if !self.cuts {
+            return self.send_each(to, train, stride);
+        }
+        let sent = self.send_message(to, train, &cut_into(stride));
+        if sent == Sent::Uncut && !self.cuts { self.send_each(to, train, stride) } else { sent }
+    }
+
+    /// The same, one by one. The first answer that is not good ends it.
+    pub(crate) fn send_each(&mut self, to: SocketAddr, train: &[u8], stride: usize) -> Sent {
+        let sent = train.chunks(stride.max(1)).map(|datagram| self.send(to, datagram, stride));
+        sent.into_iter().find(|sent| *sent != Sent::Taken).unwrap_or(Sent::Taken)
+    }
+
+    fn send_message(&mut self, to: SocketAddr, bytes: &[u8], control: &[u8]) -> Sent {
+        let to = SockAddr::from(to);
+        let buffers = [IoSlice::new(bytes)];
+        let message = MsgHdr::new().with_addr(&to).with_buffers(&buffers);
+        let message = if control.is_empty() { message } else { message.with_control(control) };
+        let Err(error) = SockRef::from(&self.socket).sendmsg(&message, 0) else { return Sent::Taken };
+        let is_train = !control.is_empty();
+        match (error.kind(), error.raw_os_error()) {
+            (ErrorKind::NetworkUnreachable | ErrorKind::NetworkDown | ErrorKind::HostUnreachable, _) => {
+                Sent::Unreachable
+            }
+            // The card of this way computes no checksums (udp_send_skb of the kernel): it never will.
+            (_, Some(libc::EIO)) if is_train => {
+                tracing::warn!("the kernel does not cut trains of datagrams apart here: each is sent alone");
+                self.cuts = false;
+                Sent::Uncut
+            }
+            // Longer than the way's MTU; alone they are sent in fragments.
+            (_, Some(libc::EINVAL | libc::EMSGSIZE)) if is_train => Sent::Uncut,
+            _ => Sent::Refused,
+        }
+    }
+}
+
+fn bind(listen: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(listen), Type::DGRAM, Some(Protocol::UDP))?;
+    if listen.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_nonblocking(true)?;
+    // Best effort: the kernel clips these to its own limits.
+    let _clipped = socket.set_recv_buffer_size(SOCKET_BUFFER);
+    let _clipped = socket.set_send_buffer_size(SOCKET_BUFFER);
+    socket.bind(&listen.into())?;
+    Ok(socket)
+}
+
+/// `struct cmsghdr` of socket(2): a length, a level and a type, and then the data, all in the machine's own order.
+const CONTROL_HEADER: usize = size_of::<usize>() + 2 * size_of::<c_int>();
+/// The next one begins at a multiple of this.
+const CONTROL_ALIGN: usize = size_of::<usize>();
+
+/// The control message that asks for a train to be cut apart.
+fn cut_into(stride: usize) -> [u8; CONTROL_HEADER + CONTROL_ALIGN] {
+    let mut message = [0; CONTROL_HEADER + CONTROL_ALIGN];
+    let len = CONTROL_HEADER + size_of::<u16>();
+    let fields = [&len.to_ne_bytes()[..], &libc::SOL_UDP.to_ne_bytes(), &libc::UDP_SEGMENT.to_ne_bytes()];
+    let data = (stride as u16).to_ne_bytes();
+    let bytes = fields.iter().flat_map(|field| field.iter()).chain(&data);
+    message.iter_mut().zip(bytes).for_each(|(place, byte)| *place = *byte);
+    message
+}
+
+/// The length of the datagrams the kernel has joined, if it has.
+fn joined_stride(mut control: &[u8]) -> Option<usize> {
+    loop {
+        let (len, rest) = control.split_first_chunk()?;
+        let (level, rest) = rest.split_first_chunk()?;
+        let (kind, rest) = rest.split_first_chunk()?;
+        let len = usize::from_ne_bytes(*len);
+        if (c_int::from_ne_bytes(*level), c_int::from_ne_bytes(*kind)) == (libc::SOL_UDP, libc::UDP_GRO) {
+            return rest.first_chunk().and_then(|size| usize::try_from(c_int::from_ne_bytes(*size)).ok());
+        }
+        control = control.get(len.max(CONTROL_HEADER).checked_next_multiple_of(CONTROL_ALIGN)?..)?;
+    }
+}
+
+/// The kernel's version, such as `6.1.0-13-amd64`.
+fn kernel_release() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default()
+}
+
+fn is_damaging(release: &str) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
+    let mut next = || numbers.next().unwrap_or(0);
+    let version = (next(), next(), next());
+    (DAMAGING_KERNELS[0]..DAMAGING_KERNELS[1]).contains(&version)
+}
+
+fn set_option(socket: &impl AsFd, name: c_int, value: c_int) -> io::Result<()> {
+    let size = size_of::<c_int>() as libc::socklen_t;
+    #[expect(unsafe_code, reason = "no library of ours knows this option")]
+    // SAFETY: the descriptor is open, and the kernel reads one `int` from where one is.
+    let answer =
+        unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), libc::SOL_UDP, name, (&raw const value).cast(), size) };
+    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The same bytes, for a kernel that overwrites them.
+fn uninit(bytes: &mut [u8]) -> &mut [MaybeUninit<u8>] {
+    let (start, len) = (bytes.as_mut_ptr().cast(), bytes.len());
+    #[expect(unsafe_code, reason = "what `recvmsg` of socket2 wants")]
+    // SAFETY: the same place and lifetime; the kernel writes bytes, and nobody else writes anything.
+    unsafe {
+        std::slice::from_raw_parts_mut(start, len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netlink::in_own_namespace;
+    use std::time::Duration;
+
+    fn socket(address: IpAddr, offloads: bool) -> (TrainSocket, SocketAddr) {
+        let socket = TrainSocket::bind(SocketAddr::new(address, 0), offloads).expect("a socket on loopback");
+        let address = socket.local_addr().expect("bound");
+        (socket, address)
+    }
+
+    /// Everything that arrives until so many bytes did: the datagrams, and in how many trains they came.
+    fn receive(socket: &TrainSocket, len: usize) -> (Vec<Vec<u8>>, usize) {
+        let (mut buffer, mut datagrams, mut trains) = (vec![0; RECEIVE_MAX], Vec::new(), 0);
+        let mut waited = 0;
+        while datagrams.iter().map(Vec::len).sum::<usize>() < len {
+            match socket.receive(&mut buffer) {
+                Ok(received) => {
+                    let train = buffer[..received.len].chunks(received.stride);
+                    datagrams.extend(train.map(<[u8]>::to_vec));
+                    trains += 1;
+                }
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::WouldBlock);
+                    waited += 1;
+                    assert!(waited < 5_000, "{} datagrams arrived", datagrams.len());
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+        }
+        (datagrams, trains)
+    }
+
+    /// Datagrams of 1,200 bytes that differ, and a short one.
+    fn train(count: usize) -> Vec<u8> {
+        (0..count * 1200 + 7).map(|at| (at / 1200 + at % 251) as u8).collect()
+    }
+
+    #[test]
+    fn a_train_arrives_datagram_by_datagram_with_and_without_offloads() {
+        for address in [IpAddr::V6(Ipv6Addr::LOCALHOST), IpAddr::V4(Ipv4Addr::LOCALHOST)] {
+            for (sends, receives) in [(true, true), (true, false), (false, true), (false, false)] {
+                let ((mut here, from), (there, to)) = (socket(address, sends), socket(address, receives));
+                let train = train(40);
+                assert_eq!(here.send(to, &train, 1200), Sent::Taken);
+                let (datagrams, trains) = receive(&there, train.len());
+                assert_eq!(datagrams, train.chunks(1200).map(<[u8]>::to_vec).collect::<Vec<_>>());
+                assert_eq!(trains == 1, sends && receives && here.cuts, "in {trains} trains");
+                let mut buffer = [0; 10];
+                let mut back = there;
+                assert_eq!(back.send(from, b"thanks", 6), Sent::Taken);
+                let received = (0..5_000).find_map(|_| {
+                    std::thread::sleep(Duration::from_millis(1));
+                    here.receive(&mut buffer).ok()
+                });
+                assert_eq!(received, Some(Received { from: to, len: 6, stride: 6 }));
+            }
+        }
+    }
+
+    #[test]
+    fn datagrams_longer_than_the_way_takes_are_not_cut_and_go_in_fragments_alone() {
+        if !in_own_namespace(
+            "link::train::tests::datagrams_longer_than_the_way_takes_are_not_cut_and_go_in_fragments_alone",
+        ) {
+            return;
+        }
+        let ip =
+            |args: &str| assert!(std::process::Command::new("ip").args(args.split(' ')).status().unwrap().success());
+        ip("link set lo mtu 1280");
+        ip("link set lo up");
+        let address = Ipv6Addr::LOCALHOST.into();
+        let ((mut here, _), (there, to)) = (socket(address, true), socket(address, true));
+        let long = train(3);
+        assert_eq!(here.send(to, &long, 1240), Sent::Uncut);
+        assert!(here.cuts, "other ways are not concerned");
+        assert_eq!(here.send_each(to, &long, 1240), Sent::Taken);
+        assert_eq!(here.send(to, &long, 1200), Sent::Taken);
+        let (datagrams, _) = receive(&there, 2 * long.len());
+        let lens: Vec<_> = datagrams.iter().map(Vec::len).collect();
+        assert_eq!(lens, [1240, 1240, 1127, 1200, 1200, 1200, 7]);
+    }
+
+    #[test]
+    fn control_messages_are_read_whatever_they_say() {
+        let one = |kind: c_int, data: &[u8]| {
+            let len = CONTROL_HEADER + data.len();
+            let mut message =
+                [&len.to_ne_bytes()[..], &libc::SOL_UDP.to_ne_bytes(), &kind.to_ne_bytes(), data].concat();
+            message.resize(len.next_multiple_of(CONTROL_ALIGN), 0);
+            message
+        };
+        let gro = one(libc::UDP_GRO, &1452_i32.to_ne_bytes());
+        assert_eq!(joined_stride(&gro), Some(1452));
+        assert_eq!(joined_stride(&[one(1, &[9; 5]), gro.clone()].concat()), Some(1452));
+        assert_eq!(joined_stride(&one(1, &[9; 5])), None);
+        for len in 0..gro.len() - 4 {
+            assert_eq!(joined_stride(&gro[..len.min(CONTROL_HEADER + 3)]), None);
+        }
+        let mut endless = one(1, &[]);
+        endless[..size_of::<usize>()].fill(0);
+        assert_eq!(joined_stride(&endless), None, "a length of nothing");
+        endless[..size_of::<usize>()].fill(0xff);
+        assert_eq!(joined_stride(&endless), None);
+    }
+
+    #[test]
+    fn kernels_that_damage_trains_are_known() {
+        for (release, damaging) in [
+            ("6.18.44", false),
+            ("7.0.0-rc1", true),
+            ("7.1.4", true),
+            ("7.1.5-amd64\n", false),
+            ("7.2", false),
+            ("", false),
+        ] {
+            assert_eq!(is_damaging(release), damaging, "{release}");
+        }
+    }
+}
