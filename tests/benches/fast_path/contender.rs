@@ -1,6 +1,7 @@
 //! Who is compared: where each program is found, which version it is, and how to install one that is not there.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -79,12 +80,10 @@ impl Contender {
 
     /// Another build of Waybill.
     pub(crate) fn waybill_at(name: &'static str, program: &Path) -> Result<Self, String> {
-        let found = fs::canonicalize(program);
-        let program = found.map_err(|error| {
+        let version = first_line(Command::new(program).arg("--version"));
+        Self::new(name, Kind::Waybill, program, &version).map_err(|error| {
             format!("no Waybill at {}: {error}\n  build it first: cargo build --release", program.display())
-        })?;
-        let version = first_line(Command::new(&program).arg("--version"));
-        Ok(Self::new(name, Kind::Waybill, program, &version))
+        })
     }
 
     /// All others that are installed, and of those that are not, how to install them.
@@ -92,22 +91,22 @@ impl Contender {
         let mut found = Vec::new();
         let mut missing = Vec::new();
         for Other { program: name, kind, version, install } in OTHERS {
-            match on_the_path(name) {
-                Some(program) => {
-                    let version = first_line(Command::new(version[0]).args(&version[1..]));
-                    found.push(Self::new(name, kind, program, &version));
-                }
-                None => missing.push(format!("{name} is not on the PATH: {install}")),
+            let version = first_line(Command::new(version[0]).args(&version[1..]));
+            let contender = on_the_path(name).map(|program| Self::new(name, kind, &program, &version));
+            match contender {
+                Some(Ok(contender)) => found.push(contender),
+                Some(Err(_)) | None => missing.push(format!("{name} is not on the PATH: {install}")),
             }
         }
         (found, missing)
     }
 
     /// A version names a program only together with its hash: builds between versions say the same.
-    fn new(name: &'static str, kind: Kind, program: PathBuf, version: &str) -> Self {
-        let binary = fs::read(&program).unwrap_or_else(|error| panic!("{}: {error}", program.display()));
-        let hash: String = Sha256::digest(binary).iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-        Self { name, program, kind, version: format!("{version}, SHA-256 {hash}...") }
+    fn new(name: &'static str, kind: Kind, program: &Path, version: &str) -> io::Result<Self> {
+        let program = fs::canonicalize(program)?;
+        let hash: String =
+            Sha256::digest(fs::read(&program)?).iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+        Ok(Self { name, program, kind, version: format!("{version}, SHA-256 {hash}...") })
     }
 }
 
@@ -120,5 +119,5 @@ pub(crate) fn first_line(command: &mut Command) -> String {
 
 fn on_the_path(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).map(|directory| directory.join(program)).find_map(|path| fs::canonicalize(path).ok())
+    std::env::split_paths(&path).map(|directory| directory.join(program)).find(|path| path.is_file())
 }

@@ -29,6 +29,7 @@ use report::{Figures, Report};
 
 mod conditions;
 mod contender;
+mod datagrams;
 #[expect(dead_code, reason = "the bench needs only a part of the lab")]
 #[path = "../../e2e/lab.rs"]
 mod lab;
@@ -69,8 +70,8 @@ struct Options {
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    if let Some((load::SEND, words)) = words.split_first().map(|(first, rest)| (first.as_str(), rest)) {
-        return finish(load::send_datagrams(words));
+    if let Some((datagrams::SEND, words)) = words.split_first().map(|(first, rest)| (first.as_str(), rest)) {
+        return finish(datagrams::send_datagrams(words));
     }
     if words.iter().any(|word| word == "--help") {
         println!("{}", help());

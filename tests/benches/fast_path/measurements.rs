@@ -4,8 +4,9 @@ use std::thread;
 use std::time::Duration;
 
 use crate::contender::Contender;
+use crate::datagrams::{Datagrams, FLOOD};
 use crate::line::{Line, Offloads};
-use crate::load::{Datagrams, FLOOD, Tcp, Way};
+use crate::load::{Tcp, Way};
 use crate::ours::{hub, metering};
 use crate::pings::Pings;
 use crate::report::Figures;
@@ -99,14 +100,14 @@ fn end_to_end(contender: &Contender, seconds: u32, figures: &mut Figures) {
             let carried = line.carry(&Tcp { flows, way, ..Tcp::stream(seconds) });
             let title = format!("{flows} flow{} {}", if flows == 1 { "" } else { "s" }, way.text());
             figures.add(format!("{title}, Gb/s"), carried.received.gbit_per_s);
-            let mut cost = |end: &str, nodes: &[usize]| {
-                figures.add(format!("{title}, {end} CPU-s/GB"), carried.cpu_s_per_gb(nodes.iter().copied()));
+            let ends = match way {
+                Way::There => [("sender", first), ("receiver", last)],
+                Way::Back => [("sender", last), ("receiver", first)],
+                Way::Both => [("first", first), ("last", last)],
             };
-            match way {
-                Way::There => [cost("sender", &[first]), cost("receiver", &[last])],
-                Way::Back => [cost("sender", &[last]), cost("receiver", &[first])],
-                Way::Both => [cost("first", &[first]), cost("last", &[last])],
-            };
+            for (end, node) in ends {
+                figures.add(format!("{title}, {end} CPU-s/GB"), carried.cpu_s_per_gb([node]));
+            }
             figures.add(format!("{title}, machine CPU-s/GB"), carried.machine_cpu_s_per_gb());
         }
     }
@@ -131,14 +132,13 @@ fn highest_rate(datagrams: &Datagrams) -> f64 {
     let mut best = 0.0;
     for _ in 0..SEARCH_STEPS {
         let rate = (passes * fails).sqrt();
-        let delivery = datagrams.send(rate, STEP_S);
-        if delivery.loss() <= LOSS_MAX {
-            passes = rate;
-            best = delivery.arrived_per_s().max(best);
-        } else {
-            fails = rate;
+        // Twice, because other work on the machine may take the processor away from a rate that passes.
+        match (0..2).map(|_| datagrams.send(rate, STEP_S)).find(|delivery| delivery.loss() <= LOSS_MAX) {
+            Some(delivery) => (passes, best) = (rate, delivery.arrived_per_s()),
+            None => fails = rate,
         }
     }
+    assert!(best > 0.0, "{LOSS_MAX} are lost even at {passes} packets a second");
     best
 }
 
@@ -161,7 +161,8 @@ fn latency(contender: &Contender, seconds: u32, figures: &mut Figures) {
                 figures.add(title, round_trips.percentile(percent));
             }
         }
-        if let Some(load) = load {
+        if let Some(mut load) = load {
+            assert!(load.is_running(), "the load ended before the pings beside it");
             load.ended();
         }
     }
