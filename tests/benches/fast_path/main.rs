@@ -64,7 +64,7 @@ struct Options {
     json: bool,
     /// Another build of Waybill to compare with.
     before: Option<PathBuf>,
-    /// The contenders to measure; none are all.
+    /// The contenders to measure beside Waybill; where none is named, all.
     only: Vec<String>,
 }
 
@@ -141,7 +141,7 @@ fn help() -> String {
          {measurements}\nOptions:\n\
          \x20 --rounds N      samples of each contender, taken in turns ({ROUNDS})\n\
          \x20 --seconds N     of one sample ({SECONDS})\n\
-         \x20 --only A,B      of the contenders, these alone\n\
+         \x20 --only A,B      Waybill, and of the others these alone: --only waybill for none\n\
          \x20 --before PATH   also another build of Waybill\n\
          \x20 --json          the table for programs, with every sample\n\n\
          Waybill is $WAYBILL, else the release build beside the bench."
@@ -202,7 +202,8 @@ fn contenders(options: &Options) -> Result<(Vec<Contender>, Vec<String>), String
             let names: Vec<&str> = contenders.iter().map(|contender| contender.name).collect();
             return Err(format!("there is no {unknown}; there are: {}\n{}", names.join(", "), missing.join("\n")));
         }
-        contenders.retain(|contender| options.only.iter().any(|name| name == contender.name));
+        let is_asked_for = |contender: &Contender| options.only.iter().any(|name| name == contender.name);
+        contenders.retain(|contender| contender.kind == Kind::Waybill || is_asked_for(contender));
         missing.clear();
     }
     Ok((contenders, missing))

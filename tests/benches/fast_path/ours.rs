@@ -41,7 +41,7 @@ pub(crate) fn hub(contender: &Contender, seconds: u32, figures: &mut Figures) {
     let two = Line::new(contender, 3);
     let small = two.carry(&Tcp::stream(seconds));
     figures.add("2 neighbours, relay RSS at most, MiB", two.nodes[RELAY].process.rss_peak_mib());
-    drop(two);
+    drop(two); // so that its routers take no time from the town
     let (line, _others) = town(contender);
     let large = line.carry(&Tcp::stream(seconds));
     figures.add(format!("{NEIGHBOURS} neighbours, relay RSS at most, MiB"), line.nodes[RELAY].process.rss_peak_mib());
