@@ -122,7 +122,8 @@ fn udp(contender: &Contender, _: u32, figures: &mut Figures) {
     }
 }
 
-/// Looks for the highest rate of which next to nothing is lost, and returns how many packets a second then arrived.
+/// Looks for the highest rate of which next to nothing is lost, and returns how many packets a second then arrived. Where
+/// not even a flood is lost, that is what the sender can do.
 fn highest_rate(datagrams: &Datagrams) -> f64 {
     let flood = datagrams.send(FLOOD, STEP_S);
     if flood.loss() <= LOSS_MAX {
