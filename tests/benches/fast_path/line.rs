@@ -50,7 +50,7 @@ pub(crate) const NAMES: [&str; 25] = [
 ];
 
 impl Line {
-    /// Builds a line of so many machines and waits until its ends reach each other.
+    /// Builds a line of so many machines and waits until the first one reaches all others.
     pub(crate) fn new(contender: &Contender, machines: usize) -> Self {
         let mut lab = open();
         let nodes = match contender.kind {
@@ -75,7 +75,9 @@ impl Line {
     }
 
     fn awaited(self) -> Self {
-        reachable(&self.first().host, &self.last().address, secs(60));
+        for node in &self.nodes[1..] {
+            reachable(&self.first().host, &node.address, secs(60));
+        }
         self
     }
 
