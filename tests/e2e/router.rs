@@ -39,7 +39,7 @@ pub(crate) struct Router {
 }
 
 /// What a router's config says besides names and places.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Options {
     /// Tokens asked per GiB.
     pub(crate) ask: &'static str,
@@ -49,6 +49,8 @@ pub(crate) struct Options {
     pub(crate) deposit: &'static str,
     pub(crate) ledger: Option<PathBuf>,
     pub(crate) quic: bool,
+    /// Prefixes it announces besides its own.
+    pub(crate) announce: Vec<String>,
     /// `[[peer]]` and `[[leaf]]` tables.
     pub(crate) tables: Vec<String>,
 }
@@ -105,7 +107,7 @@ impl Router {
             prefix: field("prefix").trim_end_matches("::/48").to_owned(),
             wireguard_key: field("wireguard_key"),
             card: field("card"),
-            options: Options { ask: "0", hop_worth: "0", deposit: "5", ledger: None, quic: false, tables: Vec::new() },
+            options: Options { ask: "0", hop_worth: "0", deposit: "5", ..Options::default() },
             dir,
             waybill,
             process: None,
@@ -149,10 +151,10 @@ impl Router {
 
     /// The config file. The intervals are the shorter ones a community with short outages would choose.
     pub(crate) fn config(&self) -> String {
-        let Options { ask, hop_worth, deposit, ledger, quic, tables } = &self.options;
+        let Options { ask, hop_worth, deposit, ledger, quic, announce, tables } = &self.options;
         let mut config = format!(
-            "[node]\nname = \"{}\"\nkey_file = \"{}\"\nstate_dir = \"{}\"\ncontrol_socket = \"{}\"\ntun = \"{TUN}\"\n\n\
-             [wireguard]\nlisten = \"[::]:{WIREGUARD_PORT}\"\n\n\
+            "[node]\nname = \"{}\"\nkey_file = \"{}\"\nstate_dir = \"{}\"\ncontrol_socket = \"{}\"\ntun = \"{TUN}\"\n\
+             announce = {announce:?}\n\n[wireguard]\nlisten = \"[::]:{WIREGUARD_PORT}\"\n\n\
              [routing]\nhello_interval = \"1s\"\nupdate_interval = \"4s\"\n\n",
             self.name,
             text(&self.key_file()),
