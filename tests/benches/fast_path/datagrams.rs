@@ -16,6 +16,9 @@ pub(crate) const SEND: &str = "send-datagrams";
 /// The port nobody listens on: the kernel counts what arrives, so that no program has to keep up.
 const PORT: u16 = 9;
 
+/// Of IPv6 and UDP.
+const HEADERS_LEN: usize = 48;
+
 /// How many datagrams of a late sender follow each other at once: what is due after the kernel's shortest sleep.
 const BURST: f64 = 64.0;
 
@@ -66,8 +69,7 @@ impl<'a> Datagrams<'a> {
         let before = self.arrived();
         let bench = std::env::current_exe().expect("a running program has a path");
         let bench = bench.to_str().expect("a path of ASCII");
-        let payload_len = self.packet_len - 48; // the headers of IPv6 and UDP
-        let words = [per_s.to_string(), seconds.to_string(), payload_len.to_string()];
+        let words = [per_s.to_string(), seconds.to_string(), self.payload_len().to_string()];
         let said = self.from.host.must(&[bench, SEND, &self.to.address, &words[0], &words[1], &words[2]]);
         let mut numbers = said.split_whitespace();
         let sent = numbers.next().and_then(|sent| sent.parse().ok()).expect("the sender prints a number");
@@ -77,13 +79,22 @@ impl<'a> Datagrams<'a> {
         Delivery { sent, arrived: self.arrived() - before, seconds }
     }
 
+    fn payload_len(&self) -> usize {
+        self.packet_len - HEADERS_LEN
+    }
+
+    /// The kernel counts datagrams that came joined as one packet, with all their payloads behind one pair of headers.
     fn arrived(&self) -> u64 {
         let listed = self.to.host.must(&["nft", "-j", "list", "table", "inet", "arrived"]);
         let listed: Value = serde_json::from_str(&listed).expect("nft -j prints JSON");
         let counter = listed["nftables"].as_array().into_iter().flatten().find_map(|entry| {
-            entry["rule"]["expr"].as_array()?.iter().find_map(|part| part["counter"]["packets"].as_u64())
+            entry["rule"]["expr"].as_array()?.iter().find_map(|part| {
+                let counted = |what| part["counter"][what].as_u64();
+                Some((counted("packets")?, counted("bytes")?))
+            })
         });
-        counter.expect("the rule has a counter")
+        let (packets, bytes) = counter.expect("the rule has a counter");
+        (bytes - packets * HEADERS_LEN as u64) / self.payload_len() as u64
     }
 }
 
