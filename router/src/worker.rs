@@ -34,7 +34,7 @@ use crate::link::LinkStatus;
 #[cfg(feature = "quic")]
 use crate::link::quic::{QuicLinks, SendError};
 use crate::link::train::RECEIVE_MAX;
-use crate::link::wireguard::{Opened, PeerConfig, TIMER_INTERVAL, WireGuard};
+use crate::link::wireguard::{Opened, PeerConfig, TIMER_INTERVAL, TRAIN_ROOM_MAX, WireGuard};
 use crate::tun::{FRAME_MAX, Frame, Local};
 
 /// Packets taken from one ingress before the others get their turn, or a few more: what the kernel joined is not left
@@ -42,6 +42,9 @@ use crate::tun::{FRAME_MAX, Frame, Local};
 const BATCH: usize = 64;
 /// Room for the packets of a batch: fewer where they are very long.
 const BATCH_ROOM: usize = 512 << 10;
+/// What a worker may need for packets on their way: a router has 128 MB for everything.
+const BUFFERS_MAX: usize = 2 << 20;
+const _: () = assert!(BATCH_ROOM + RECEIVE_MAX + FRAME_MAX + TRAIN_ROOM_MAX <= BUFFERS_MAX);
 /// Control packets taken from one link per timer interval, so that a flood on one link does not silence the others: 1,000
 /// a second, where the routes of 1,000 nodes fit 40 packets.
 const CONTROL_BUDGET: u16 = 250;
@@ -338,6 +341,7 @@ impl Worker {
         while more && taken < BATCH {
             match self.wireguard.receive(&mut self.train) {
                 Ok(received) => {
+                    taken += 1; // An empty datagram, too, is one.
                     let mut at = 0;
                     while at < received.len {
                         let end = (at + received.stride).min(received.len);

@@ -21,6 +21,7 @@ mod babel;
 mod hostile;
 mod lifecycle;
 mod line;
+mod lossy;
 mod metered;
 mod misfortune;
 mod quic;

@@ -49,6 +49,8 @@ pub(crate) struct Options {
     pub(crate) deposit: &'static str,
     pub(crate) ledger: Option<PathBuf>,
     pub(crate) quic: bool,
+    /// The kernel is handed one packet at a time.
+    pub(crate) without_offloads: bool,
     /// Prefixes it announces besides its own.
     pub(crate) announce: Vec<String>,
     /// `[[peer]]` and `[[leaf]]` tables.
@@ -151,10 +153,11 @@ impl Router {
 
     /// The config file. The intervals are the shorter ones a community with short outages would choose.
     pub(crate) fn config(&self) -> String {
-        let Options { ask, hop_worth, deposit, ledger, quic, announce, tables } = &self.options;
+        let Options { ask, hop_worth, deposit, ledger, quic, without_offloads, announce, tables } = &self.options;
+        let offloads = !without_offloads;
         let mut config = format!(
             "[node]\nname = \"{}\"\nkey_file = \"{}\"\nstate_dir = \"{}\"\ncontrol_socket = \"{}\"\ntun = \"{TUN}\"\n\
-             announce = {announce:?}\n\n[wireguard]\nlisten = \"[::]:{WIREGUARD_PORT}\"\n\n\
+             announce = {announce:?}\noffloads = {offloads}\n\n[wireguard]\nlisten = \"[::]:{WIREGUARD_PORT}\"\n\n\
              [routing]\nhello_interval = \"1s\"\nupdate_interval = \"4s\"\n\n",
             self.name,
             text(&self.key_file()),

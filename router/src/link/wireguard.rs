@@ -358,6 +358,9 @@ struct Train {
     tally: Tally,
 }
 
+/// What a train's buffer needs at most: one jumbo packet, or a train of others.
+pub(crate) const TRAIN_ROOM_MAX: usize = 2 * TRAIN_MAX;
+
 impl Train {
     fn new(packet_len_max: usize) -> Self {
         let room = TRAIN_MAX.max(packet_len_max + OVERHEAD) + MESSAGE_LEN_MAX;
