@@ -14,7 +14,6 @@
 //! on this path: the table comes as a snapshot, counters are read by others, queues are bounded.
 
 use std::io;
-use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,13 +26,14 @@ use arc_swap::ArcSwap;
 use arc_swap::ArcSwapOption;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
+use node::datapath::packet::take_over_ecn;
 use node::datapath::{Batch, Datapath, Fib, MAX_LINKS, Meters, Port, Split, Tally, Verdict};
 use node::{DropReason, Drops, LinkId};
 
 use crate::link::LinkStatus;
 #[cfg(feature = "quic")]
 use crate::link::quic::{QuicLinks, SendError};
-use crate::link::train::RECEIVE_MAX;
+use crate::link::train::{RECEIVE_MAX, Received};
 use crate::link::wireguard::{Opened, PeerConfig, TIMER_INTERVAL, TRAIN_ROOM_MAX, WireGuard};
 use crate::tun::{FRAME_MAX, Frame, Local};
 
@@ -215,29 +215,10 @@ impl Mailbox {
 }
 
 /// Starts the thread.
-pub(crate) fn start(name: &str, mailbox: Mailbox, mut parts: Parts) -> io::Result<WorkerHandle> {
-    let registry = mailbox.poll.registry();
-    registry.register(parts.wireguard.socket(), UDP, Interest::READABLE)?;
-    registry.register(&mut SourceFd(&parts.local.as_raw_fd()), LOCAL, Interest::READABLE)?;
-    let inbox = mailbox.inbox.clone();
-    let shared = Arc::clone(&parts.shared);
-    let now = clock();
+pub(crate) fn start(name: &str, mailbox: Mailbox, parts: Parts) -> io::Result<WorkerHandle> {
     let slot = packet_len_max(parts.local_mtu);
-    let (meters, drops) = (Arc::clone(&shared.meters), Arc::clone(&shared.drops));
-    let worker = Worker {
-        poll: mailbox.poll,
-        orders: mailbox.orders,
-        #[cfg(feature = "quic")]
-        packets: mailbox.packets,
-        wireguard: parts.wireguard,
-        local: parts.local,
-        to_control: parts.control,
-        datapath: Datapath::new(parts.address, parts.local_mtu, meters, drops, now),
-        shared: Arc::clone(&shared),
-        train: vec![0; RECEIVE_MAX].into_boxed_slice(),
-        control_budget: [CONTROL_BUDGET; MAX_LINKS],
-        timers_at: now,
-    };
+    let (inbox, shared) = (mailbox.inbox.clone(), Arc::clone(&parts.shared));
+    let worker = Worker::new(mailbox, parts)?;
     let thread = std::thread::Builder::new()
         .name(format!("{name} worker"))
         .spawn(move || worker.run(&mut Batch::new(BATCH.min(BATCH_ROOM / slot), slot), &mut vec![0; FRAME_MAX]))?;
@@ -285,6 +266,28 @@ impl Ready {
 }
 
 impl Worker {
+    fn new(mailbox: Mailbox, mut parts: Parts) -> io::Result<Self> {
+        let registry = mailbox.poll.registry();
+        registry.register(parts.wireguard.socket(), UDP, Interest::READABLE)?;
+        registry.register(&mut SourceFd(&parts.local.as_raw_fd()), LOCAL, Interest::READABLE)?;
+        let now = clock();
+        let (meters, drops) = (Arc::clone(&parts.shared.meters), Arc::clone(&parts.shared.drops));
+        Ok(Self {
+            poll: mailbox.poll,
+            orders: mailbox.orders,
+            #[cfg(feature = "quic")]
+            packets: mailbox.packets,
+            wireguard: parts.wireguard,
+            local: parts.local,
+            to_control: parts.control,
+            datapath: Datapath::new(parts.address, parts.local_mtu, meters, drops, now),
+            shared: parts.shared,
+            train: vec![0; RECEIVE_MAX].into_boxed_slice(),
+            control_budget: [CONTROL_BUDGET; MAX_LINKS],
+            timers_at: now,
+        })
+    }
+
     fn run(mut self, batch: &mut Batch, frame: &mut [u8]) {
         let mut events = Events::with_capacity(8);
         let mut ready = Ready::default();
@@ -345,7 +348,7 @@ impl Worker {
                     let mut at = 0;
                     while at < received.len {
                         let end = (at + received.stride).min(received.len);
-                        self.open(now, received.from, at..end, &mut ingress, batch);
+                        self.open(now, &received, at..end, &mut ingress, batch);
                         (at, taken) = (end, taken + 1);
                     }
                 }
@@ -362,7 +365,7 @@ impl Worker {
     fn open(
         &mut self,
         now: Instant,
-        from: SocketAddr,
+        received: &Received,
         datagram: Range<usize>,
         ingress: &mut Option<LinkId>,
         batch: &mut Batch,
@@ -371,10 +374,14 @@ impl Worker {
         if batch.is_full() || claimed != *ingress {
             self.finish_udp(now, ingress.take(), batch);
         }
-        match self.wireguard.open(from, &self.train[datagram], batch.spare()) {
+        match self.wireguard.open(received.from, &self.train[datagram], batch.spare()) {
             Opened::Packet(link, len) => {
-                batch.commit(len);
-                *ingress = Some(link);
+                if take_over_ecn(&mut batch.spare()[..len], received.ecn) {
+                    batch.commit(len);
+                    *ingress = Some(link);
+                } else {
+                    self.datapath.count_drop(DropReason::Congestion);
+                }
             }
             Opened::Alive(_) | Opened::Nothing => {}
         }
@@ -545,3 +552,6 @@ impl Worker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use libc::c_int;
 use mio::net::UdpSocket;
+use node::datapath::packet::Ecn;
 use socket2::{Domain, MaybeUninitSlice, MsgHdr, MsgHdrMut, Protocol, SockAddr, SockRef, Socket, Type};
 
 /// Datagrams in one train at most (`UDP_MAX_SEGMENTS` of the kernels before 6.10).
@@ -42,6 +43,8 @@ pub(crate) struct Received {
     pub(crate) len: usize,
     /// The length of each datagram but the last, which may be shorter.
     pub(crate) stride: usize,
+    /// What their IP headers say about congestion.
+    pub(crate) ecn: Ecn,
 }
 
 /// What the kernel did with datagrams. One that is lost later is the network's business and the peer's timers'.
@@ -75,6 +78,11 @@ impl TrainSocket {
         if offloads && let Err(error) = set_option(&socket, libc::UDP_GRO, 1) {
             tracing::info!(%error, "the kernel does not join datagrams it receives");
         }
+        let told = SockRef::from(&socket);
+        let tells = told.set_recv_tos_v4(true).and(if is_v6 { told.set_recv_tclass_v6(true) } else { Ok(()) });
+        if let Err(error) = tells {
+            tracing::info!(%error, "the kernel does not tell of congestion on the way");
+        }
         Ok(Self { socket, unspecified: SocketAddr::new(nobody, 0).into(), is_v6, cuts })
     }
 
@@ -96,51 +104,64 @@ impl TrainSocket {
         let len = SockRef::from(&self.socket).recvmsg(&mut message, 0)?;
         let control_len = message.control_len().min(control.len());
         let from = from.as_socket().ok_or(ErrorKind::InvalidData)?;
-        let stride = joined_stride(&control[..control_len]).filter(|stride| *stride > 0).unwrap_or(len);
-        Ok(Received { from: SocketAddr::new(from.ip().to_canonical(), from.port()), len, stride })
+        let Told { stride, ecn } = told(&control[..control_len]);
+        let from = SocketAddr::new(from.ip().to_canonical(), from.port());
+        Ok(Received { from, len, stride: stride.unwrap_or(len), ecn })
     }
 
     /// Sends datagrams of `stride` bytes, the last of which may be shorter.
-    pub(crate) fn send(&mut self, to: SocketAddr, train: &[u8], stride: usize) -> Sent {
-        let to = match to {
-            SocketAddr::V4(v4) if self.is_v6 => SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port()),
-            SocketAddr::V4(_) | SocketAddr::V6(_) => to,
-        };
+    pub(crate) fn send(&mut self, to: SocketAddr, train: &[u8], stride: usize, ecn: Ecn) -> Sent {
         if stride == 0 || train.len() <= stride {
-            return self.send_message(to, train, &[]);
+            return self.send_message(to, train, None, ecn);
         }
         if !self.cuts {
-            return self.send_each(to, train, stride);
+            return self.send_each(to, train, stride, ecn);
         }
-        let sent = self.send_message(to, train, &cut_into(stride));
-        if sent == Sent::Uncut && !self.cuts { self.send_each(to, train, stride) } else { sent }
+        let sent = self.send_message(to, train, Some(stride), ecn);
+        if sent == Sent::Uncut && !self.cuts { self.send_each(to, train, stride, ecn) } else { sent }
     }
 
     /// The same, one by one. The first answer that is not good ends it.
-    pub(crate) fn send_each(&mut self, to: SocketAddr, train: &[u8], stride: usize) -> Sent {
-        let sent = train.chunks(stride.max(1)).map(|datagram| self.send(to, datagram, stride));
-        sent.into_iter().find(|sent| *sent != Sent::Taken).unwrap_or(Sent::Taken)
+    pub(crate) fn send_each(&mut self, to: SocketAddr, train: &[u8], stride: usize, ecn: Ecn) -> Sent {
+        let mut sent = train.chunks(stride.max(1)).map(|datagram| self.send_message(to, datagram, None, ecn));
+        sent.find(|sent| *sent != Sent::Taken).unwrap_or(Sent::Taken)
     }
 
-    fn send_message(&mut self, to: SocketAddr, bytes: &[u8], control: &[u8]) -> Sent {
-        let to = SockAddr::from(to);
+    /// A message of the socket's own, without marks.
+    pub(crate) fn send_one(&mut self, to: SocketAddr, datagram: &[u8]) -> Sent {
+        self.send_message(to, datagram, None, Ecn::NotCapable)
+    }
+
+    fn send_message(&mut self, to: SocketAddr, bytes: &[u8], stride: Option<usize>, ecn: Ecn) -> Sent {
+        let mut control = Control::new();
+        if let Some(stride) = stride {
+            control.push(libc::SOL_UDP, libc::UDP_SEGMENT, &(stride as u16).to_ne_bytes());
+        }
+        if ecn != Ecn::NotCapable {
+            let (level, kind) =
+                if to.is_ipv4() { (libc::IPPROTO_IP, libc::IP_TOS) } else { (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) };
+            control.push(level, kind, &c_int::from(ecn.bits()).to_ne_bytes());
+        }
+        let to = SockAddr::from(match to {
+            SocketAddr::V4(v4) if self.is_v6 => SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port()),
+            SocketAddr::V4(_) | SocketAddr::V6(_) => to,
+        });
         let buffers = [IoSlice::new(bytes)];
         let message = MsgHdr::new().with_addr(&to).with_buffers(&buffers);
-        let message = if control.is_empty() { message } else { message.with_control(control) };
+        let message = if control.len == 0 { message } else { message.with_control(&control.bytes[..control.len]) };
         let Err(error) = SockRef::from(&self.socket).sendmsg(&message, 0) else { return Sent::Taken };
-        let is_train = !control.is_empty();
         match (error.kind(), error.raw_os_error()) {
             (ErrorKind::NetworkUnreachable | ErrorKind::NetworkDown | ErrorKind::HostUnreachable, _) => {
                 Sent::Unreachable
             }
             // The card of this way computes no checksums (udp_send_skb of the kernel): it never will.
-            (_, Some(libc::EIO)) if is_train => {
+            (_, Some(libc::EIO)) if stride.is_some() => {
                 tracing::warn!("the kernel does not cut trains of datagrams apart here: each is sent alone");
                 self.cuts = false;
                 Sent::Uncut
             }
             // Longer than the way's MTU; alone they are sent in fragments.
-            (_, Some(libc::EINVAL | libc::EMSGSIZE)) if is_train => Sent::Uncut,
+            (_, Some(libc::EINVAL | libc::EMSGSIZE)) if stride.is_some() => Sent::Uncut,
             _ => Sent::Refused,
         }
     }
@@ -164,29 +185,76 @@ const CONTROL_HEADER: usize = size_of::<usize>() + 2 * size_of::<c_int>();
 /// The next one begins at a multiple of this.
 const CONTROL_ALIGN: usize = size_of::<usize>();
 
-/// The control message that asks for a train to be cut apart.
-fn cut_into(stride: usize) -> [u8; CONTROL_HEADER + CONTROL_ALIGN] {
-    let mut message = [0; CONTROL_HEADER + CONTROL_ALIGN];
-    let len = CONTROL_HEADER + size_of::<u16>();
-    let fields = [&len.to_ne_bytes()[..], &libc::SOL_UDP.to_ne_bytes(), &libc::UDP_SEGMENT.to_ne_bytes()];
-    let data = (stride as u16).to_ne_bytes();
-    let bytes = fields.iter().flat_map(|field| field.iter()).chain(&data);
-    message.iter_mut().zip(bytes).for_each(|(place, byte)| *place = *byte);
-    message
+/// Control messages to send along.
+struct Control {
+    bytes: [u8; 2 * (CONTROL_HEADER + CONTROL_ALIGN)],
+    len: usize,
 }
 
-/// The length of the datagrams the kernel has joined, if it has.
-fn joined_stride(mut control: &[u8]) -> Option<usize> {
-    loop {
-        let (len, rest) = control.split_first_chunk()?;
-        let (level, rest) = rest.split_first_chunk()?;
-        let (kind, rest) = rest.split_first_chunk()?;
-        let len = usize::from_ne_bytes(*len);
-        if (c_int::from_ne_bytes(*level), c_int::from_ne_bytes(*kind)) == (libc::SOL_UDP, libc::UDP_GRO) {
-            return rest.first_chunk().and_then(|size| usize::try_from(c_int::from_ne_bytes(*size)).ok());
-        }
-        control = control.get(len.max(CONTROL_HEADER).checked_next_multiple_of(CONTROL_ALIGN)?..)?;
+impl Control {
+    fn new() -> Self {
+        Self { bytes: [0; 2 * (CONTROL_HEADER + CONTROL_ALIGN)], len: 0 }
     }
+
+    /// At most two, of at most [`CONTROL_ALIGN`] bytes of data.
+    fn push(&mut self, level: c_int, kind: c_int, data: &[u8]) {
+        let len = CONTROL_HEADER + data.len();
+        let fields = [&len.to_ne_bytes()[..], &level.to_ne_bytes(), &kind.to_ne_bytes(), data];
+        let bytes = fields.into_iter().flatten();
+        self.bytes[self.len..].iter_mut().zip(bytes).for_each(|(place, byte)| *place = *byte);
+        self.len += CONTROL_HEADER + CONTROL_ALIGN;
+    }
+}
+
+/// What the kernel tells of what it has received.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Told {
+    /// The length of the datagrams it has joined, if it has.
+    stride: Option<usize>,
+    ecn: Ecn,
+}
+
+fn told(control: &[u8]) -> Told {
+    let (mut told, mut rest) = (Told::default(), Some(control));
+    while let Some(message) = rest.and_then(first_message) {
+        let data = message.data;
+        let number = data.first_chunk().map(|bytes| c_int::from_ne_bytes(*bytes));
+        match (message.level, message.kind) {
+            (libc::SOL_UDP, libc::UDP_GRO) => {
+                told.stride = number.and_then(|size| usize::try_from(size).ok()).filter(|size| *size > 0);
+            }
+            (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
+                told.ecn = number.map_or(told.ecn, |class| Ecn::of_class(class as u8));
+            }
+            // IPv4 has it in one byte.
+            (libc::IPPROTO_IP, libc::IP_TOS) => told.ecn = data.first().map_or(told.ecn, |class| Ecn::of_class(*class)),
+            _ => {}
+        }
+        rest = message.rest;
+    }
+    told
+}
+
+/// A control message, and what follows it.
+struct ControlMessage<'a> {
+    level: c_int,
+    kind: c_int,
+    /// With its padding.
+    data: &'a [u8],
+    rest: Option<&'a [u8]>,
+}
+
+fn first_message(control: &[u8]) -> Option<ControlMessage<'_>> {
+    let (len, rest) = control.split_first_chunk()?;
+    let (level, rest) = rest.split_first_chunk()?;
+    let (kind, rest) = rest.split_first_chunk()?;
+    let len = usize::from_ne_bytes(*len).max(CONTROL_HEADER).checked_next_multiple_of(CONTROL_ALIGN)?;
+    Some(ControlMessage {
+        level: c_int::from_ne_bytes(*level),
+        kind: c_int::from_ne_bytes(*kind),
+        data: rest.get(..len - CONTROL_HEADER).unwrap_or(rest),
+        rest: control.get(len..),
+    })
 }
 
 /// The kernel's version, such as `6.1.0-13-amd64`.
@@ -233,12 +301,13 @@ mod tests {
     }
 
     /// Everything that arrives until so many bytes did: the datagrams, and in how many trains they came.
-    fn receive(socket: &TrainSocket, len: usize) -> (Vec<Vec<u8>>, usize) {
+    fn receive(socket: &TrainSocket, len: usize, ecn: Ecn) -> (Vec<Vec<u8>>, usize) {
         let (mut buffer, mut datagrams, mut trains) = (vec![0; RECEIVE_MAX], Vec::new(), 0);
         let mut waited = 0;
         while datagrams.iter().map(Vec::len).sum::<usize>() < len {
             match socket.receive(&mut buffer) {
                 Ok(received) => {
+                    assert_eq!(received.ecn, ecn);
                     let train = buffer[..received.len].chunks(received.stride);
                     datagrams.extend(train.map(<[u8]>::to_vec));
                     trains += 1;
@@ -264,19 +333,19 @@ mod tests {
         for address in [IpAddr::V6(Ipv6Addr::LOCALHOST), IpAddr::V4(Ipv4Addr::LOCALHOST)] {
             for (sends, receives) in [(true, true), (true, false), (false, true), (false, false)] {
                 let ((mut here, from), (there, to)) = (socket(address, sends), socket(address, receives));
-                let train = train(40);
-                assert_eq!(here.send(to, &train, 1200), Sent::Taken);
-                let (datagrams, trains) = receive(&there, train.len());
+                let (train, ecn) = (train(40), if sends { Ecn::Congested } else { Ecn::Capable0 });
+                assert_eq!(here.send(to, &train, 1200, ecn), Sent::Taken);
+                let (datagrams, trains) = receive(&there, train.len(), ecn);
                 assert_eq!(datagrams, train.chunks(1200).map(<[u8]>::to_vec).collect::<Vec<_>>());
                 assert_eq!(trains == 1, sends && receives && here.cuts, "in {trains} trains");
                 let mut buffer = [0; 10];
                 let mut back = there;
-                assert_eq!(back.send(from, b"thanks", 6), Sent::Taken);
+                assert_eq!(back.send_one(from, b"thanks"), Sent::Taken);
                 let received = (0..5_000).find_map(|_| {
                     std::thread::sleep(Duration::from_millis(1));
                     here.receive(&mut buffer).ok()
                 });
-                assert_eq!(received, Some(Received { from: to, len: 6, stride: 6 }));
+                assert_eq!(received, Some(Received { from: to, len: 6, stride: 6, ecn: Ecn::NotCapable }));
             }
         }
     }
@@ -295,36 +364,37 @@ mod tests {
         let address = Ipv6Addr::LOCALHOST.into();
         let ((mut here, _), (there, to)) = (socket(address, true), socket(address, true));
         let long = train(3);
-        assert_eq!(here.send(to, &long, 1240), Sent::Uncut);
+        assert_eq!(here.send(to, &long, 1240, Ecn::NotCapable), Sent::Uncut);
         assert!(here.cuts, "other ways are not concerned");
-        assert_eq!(here.send_each(to, &long, 1240), Sent::Taken);
-        assert_eq!(here.send(to, &long, 1200), Sent::Taken);
-        let (datagrams, _) = receive(&there, 2 * long.len());
+        assert_eq!(here.send_each(to, &long, 1240, Ecn::NotCapable), Sent::Taken);
+        assert_eq!(here.send(to, &long, 1200, Ecn::NotCapable), Sent::Taken);
+        let (datagrams, _) = receive(&there, 2 * long.len(), Ecn::NotCapable);
         let lens: Vec<_> = datagrams.iter().map(Vec::len).collect();
         assert_eq!(lens, [1240, 1240, 1127, 1200, 1200, 1200, 7]);
     }
 
     #[test]
     fn control_messages_are_read_whatever_they_say() {
-        let one = |kind: c_int, data: &[u8]| {
-            let len = CONTROL_HEADER + data.len();
-            let mut message =
-                [&len.to_ne_bytes()[..], &libc::SOL_UDP.to_ne_bytes(), &kind.to_ne_bytes(), data].concat();
-            message.resize(len.next_multiple_of(CONTROL_ALIGN), 0);
-            message
+        let messages = |messages: &[(c_int, c_int, &[u8])]| {
+            let mut control = Control::new();
+            messages.iter().for_each(|(level, kind, data)| control.push(*level, *kind, data));
+            control.bytes[..control.len].to_vec()
         };
-        let gro = one(libc::UDP_GRO, &1452_i32.to_ne_bytes());
-        assert_eq!(joined_stride(&gro), Some(1452));
-        assert_eq!(joined_stride(&[one(1, &[9; 5]), gro.clone()].concat()), Some(1452));
-        assert_eq!(joined_stride(&one(1, &[9; 5])), None);
-        for len in 0..gro.len() - 4 {
-            assert_eq!(joined_stride(&gro[..len.min(CONTROL_HEADER + 3)]), None);
+        let gro = (libc::SOL_UDP, libc::UDP_GRO, &1452_i32.to_ne_bytes()[..]);
+        let class = (libc::IPPROTO_IPV6, libc::IPV6_TCLASS, &3_i32.to_ne_bytes()[..]);
+        let both = messages(&[gro, class]);
+        assert_eq!(told(&both), Told { stride: Some(1452), ecn: Ecn::Congested });
+        assert_eq!(told(&messages(&[(libc::IPPROTO_IP, libc::IP_TOS, &[2]), gro])).ecn, Ecn::Capable0);
+        assert_eq!(told(&messages(&[(libc::SOL_UDP, 1, &[9; 5])])), Told::default());
+        assert_eq!(told(&messages(&[(libc::SOL_UDP, libc::UDP_GRO, &[0xff; 4])])).stride, None);
+        for len in 0..CONTROL_HEADER + 4 {
+            assert_eq!(told(&both[..len]), Told::default(), "{len} bytes");
         }
-        let mut endless = one(1, &[]);
-        endless[..size_of::<usize>()].fill(0);
-        assert_eq!(joined_stride(&endless), None, "a length of nothing");
-        endless[..size_of::<usize>()].fill(0xff);
-        assert_eq!(joined_stride(&endless), None);
+        for len in [0, 1, usize::MAX, usize::MAX / 2] {
+            let mut strange = both.clone();
+            strange[..size_of::<usize>()].copy_from_slice(&len.to_ne_bytes());
+            told(&strange);
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ use boringtun::noise::{Packet, Tunn, TunnResult};
 use metering::identity::WireguardKey;
 use mio::net::UdpSocket;
 use node::datapath::Tally;
+use node::datapath::packet::Ecn;
 use node::{DropReason, LinkId};
 use x25519_dalek::{PublicKey, StaticSecret};
 
@@ -165,7 +166,7 @@ impl WireGuard {
         else {
             return;
         };
-        peer.note(self.socket.send(endpoint, datagram, 0));
+        peer.note(self.socket.send_one(endpoint, datagram));
     }
 
     #[cfg(feature = "quic")]
@@ -196,7 +197,7 @@ impl WireGuard {
             Ok(Packet::PacketCookieReply(reply)) => Some(LinkId(reply.receiver_idx >> 8)),
             Ok(Packet::PacketData(data)) => Some(LinkId(data.receiver_idx >> 8)),
             Err(TunnResult::WriteToNetwork(cookie)) => {
-                self.socket.send(from, cookie, 0);
+                self.socket.send_one(from, cookie);
                 None
             }
             Err(_) => None,
@@ -210,14 +211,14 @@ impl WireGuard {
                 Opened::Packet(link, packet.len())
             }
             TunnResult::WriteToNetwork(answer) if answer.len() == COOKIE_REPLY_LEN => {
-                self.socket.send(from, answer, 0);
+                self.socket.send_one(from, answer);
                 return Opened::Nothing;
             }
             TunnResult::WriteToNetwork(answer) => {
-                self.socket.send(from, answer, 0);
+                self.socket.send_one(from, answer);
                 while let TunnResult::WriteToNetwork(queued) = peer.tunn.decapsulate(None, &[], &mut self.train.buffer)
                 {
-                    self.socket.send(from, queued, 0);
+                    self.socket.send_one(from, queued);
                 }
                 Opened::Alive(link)
             }
@@ -240,7 +241,8 @@ impl WireGuard {
             return carried;
         };
         for packet in packets {
-            if !self.train.takes(packet.len() + OVERHEAD) {
+            let ecn = Ecn::of_packet(packet);
+            if !self.train.takes(packet.len() + OVERHEAD, ecn) {
                 peer.depart(&mut self.train, &mut self.socket, endpoint, &mut carried);
             }
             let Some(place) = self.train.place(packet.len()) else {
@@ -253,10 +255,10 @@ impl WireGuard {
             };
             let len = datagram.len();
             if len == packet.len() + OVERHEAD {
-                self.train.couple(len, packet.len());
+                self.train.couple(len, packet.len(), ecn);
             } else {
                 // The session is over: the packet waits in the `Tunn`, and this begins the next one.
-                peer.note(self.socket.send(endpoint, datagram, 0));
+                peer.note(self.socket.send_one(endpoint, datagram));
             }
         }
         peer.depart(&mut self.train, &mut self.socket, endpoint, &mut carried);
@@ -272,7 +274,7 @@ impl WireGuard {
         for peer in self.peers.iter_mut().flatten() {
             match (peer.tunn.update_timers(&mut self.train.buffer), peer.endpoint) {
                 (TunnResult::WriteToNetwork(datagram), Some(endpoint)) => {
-                    let sent = self.socket.send(endpoint, datagram, 0);
+                    let sent = self.socket.send_one(endpoint, datagram);
                     peer.note(sent);
                 }
                 (TunnResult::Err(WireGuardError::ConnectionExpired), _) => peer.attempted = None,
@@ -315,10 +317,10 @@ impl Peer {
         }
         let (bytes, stride) = (&train.buffer[..train.len], train.stride);
         let alone = self.uncut.is_some_and(|(to, least)| to == endpoint && stride >= least);
-        let mut sent = if alone { Sent::Uncut } else { socket.send(endpoint, bytes, stride) };
+        let mut sent = if alone { Sent::Uncut } else { socket.send(endpoint, bytes, stride, train.ecn) };
         if sent == Sent::Uncut {
             self.uncut = Some((endpoint, self.uncut.map_or(stride, |(_, least)| stride.min(least))));
-            sent = socket.send_each(endpoint, bytes, stride);
+            sent = socket.send_each(endpoint, bytes, stride, train.ecn);
         }
         self.note(sent);
         let tally = std::mem::take(&mut train.tally);
@@ -355,6 +357,8 @@ struct Train {
     buffer: Box<[u8]>,
     len: usize,
     stride: usize,
+    /// What all its packets say about congestion, and so the train.
+    ecn: Ecn,
     tally: Tally,
 }
 
@@ -364,14 +368,21 @@ pub(crate) const TRAIN_ROOM_MAX: usize = 2 * TRAIN_MAX;
 impl Train {
     fn new(packet_len_max: usize) -> Self {
         let room = TRAIN_MAX.max(packet_len_max + OVERHEAD) + MESSAGE_LEN_MAX;
-        Self { buffer: vec![0; room].into_boxed_slice(), len: 0, stride: 0, tally: Tally::default() }
+        Self {
+            buffer: vec![0; room].into_boxed_slice(),
+            len: 0,
+            stride: 0,
+            ecn: Ecn::default(),
+            tally: Tally::default(),
+        }
     }
 
-    /// Whether a datagram of this length can be coupled.
-    fn takes(&self, len: usize) -> bool {
+    /// Whether a datagram of this length and kind can be coupled.
+    fn takes(&self, len: usize, ecn: Ecn) -> bool {
         let ended = !self.len.is_multiple_of(self.stride.max(1));
         self.len == 0
             || (!ended
+                && ecn == self.ecn
                 && len <= self.stride
                 && self.len + len <= TRAIN_MAX
                 && self.tally.packets() < DATAGRAMS_MAX as u64)
@@ -383,7 +394,8 @@ impl Train {
     }
 
     /// What was written there is part of the train.
-    fn couple(&mut self, len: usize, packet_len: usize) {
+    fn couple(&mut self, len: usize, packet_len: usize, ecn: Ecn) {
+        self.ecn = ecn;
         self.stride = self.stride.max(len);
         self.len += len;
         self.tally.add(packet_len);
@@ -394,7 +406,7 @@ impl Train {
 fn keep_alive(peer: &mut Peer, socket: &mut TrainSocket, message: &mut [u8]) {
     if let (Some(endpoint), TunnResult::WriteToNetwork(datagram)) = (peer.endpoint, peer.tunn.encapsulate(&[], message))
     {
-        let sent = socket.send(endpoint, datagram, 0);
+        let sent = socket.send_one(endpoint, datagram);
         peer.note(sent);
     }
 }
@@ -407,7 +419,7 @@ fn initiate(peer: &mut Peer, socket: &mut TrainSocket, message: &mut [u8], now: 
     }
     peer.attempted = Some(now);
     if let TunnResult::WriteToNetwork(datagram) = peer.tunn.format_handshake_initiation(message, true) {
-        peer.unreachable = socket.send(endpoint, datagram, 0) == Sent::Unreachable;
+        peer.unreachable = socket.send_one(endpoint, datagram) == Sent::Unreachable;
     }
 }
 
@@ -604,7 +616,7 @@ mod tests {
             else {
                 panic!("a handshake can always begin")
             };
-            assert_eq!(a.socket.send(endpoint, call, 0), Sent::Taken);
+            assert_eq!(a.socket.send_one(endpoint, call), Sent::Taken);
             let mut answered = false;
             let deadline = Instant::now() + PATIENCE;
             while !answered {

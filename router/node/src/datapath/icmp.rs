@@ -88,6 +88,7 @@ pub(super) fn answer(
         | DropReason::Unpaid
         | DropReason::LinkDown
         | DropReason::QueueFull
+        | DropReason::Congestion
         | DropReason::ControlFlood
         | DropReason::UnexpectedControl => return None,
     };

@@ -48,6 +48,58 @@ pub(super) fn set_hop_limit(packet: &mut [u8], hop_limit: u8) {
     packet[7] = hop_limit;
 }
 
+/// What a packet says about congestion (RFC 3168, section 5): two bits of its traffic class.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Ecn {
+    /// Its sender does not know of marks.
+    #[default]
+    NotCapable,
+    /// ECT(1).
+    Capable1,
+    /// ECT(0).
+    Capable0,
+    /// It met congestion.
+    Congested,
+}
+
+impl Ecn {
+    /// From the last two bits of a traffic class.
+    pub fn of_class(class: u8) -> Self {
+        match class & 3 {
+            0 => Self::NotCapable,
+            1 => Self::Capable1,
+            2 => Self::Capable0,
+            _ => Self::Congested,
+        }
+    }
+
+    /// What an IPv6 packet says. What surrounds it in a tunnel says the same (RFC 6040, section 4.1, normal mode).
+    pub fn of_packet(packet: &[u8]) -> Self {
+        packet.get(1).map_or(Self::NotCapable, |byte| Self::of_class(byte >> 4))
+    }
+
+    /// The last two bits of a traffic class.
+    pub fn bits(self) -> u8 {
+        self as u8
+    }
+}
+
+/// A packet comes out of a tunnel where what surrounded it said this: it takes over what it met on the way (RFC 6040,
+/// section 4.2). False: it has to be dropped, since it met congestion and its sender would not understand a mark.
+pub fn take_over_ecn(packet: &mut [u8], outer: Ecn) -> bool {
+    let inner = Ecn::of_packet(packet);
+    let said = match (inner, outer) {
+        (Ecn::NotCapable, Ecn::Congested) => return false,
+        (Ecn::Capable0 | Ecn::Capable1, Ecn::Congested) => Ecn::Congested,
+        (Ecn::Capable0, Ecn::Capable1) => Ecn::Capable1,
+        (inner, _) => inner,
+    };
+    if let (true, Some(byte)) = (said != inner, packet.get_mut(1)) {
+        *byte = *byte & !0x30 | said.bits() << 4;
+    }
+    true
+}
+
 /// `fe80::/10` (RFC 4291, section 2.5.6).
 pub fn is_link_local(address: Ipv6Addr) -> bool {
     address.is_unicast_link_local()
@@ -152,6 +204,29 @@ mod tests {
                 assert_eq!(datagram.payload, b"a longer payload to damage", "bit {bit}");
             }
         }
+    }
+
+    #[test]
+    fn congestion_met_in_a_tunnel_is_told_as_rfc_6040_says() {
+        // The rows of figure 4: the inner header; the columns: what the outer one said.
+        let table = [
+            [Some(0), Some(0), Some(0), None],
+            [Some(1), Some(1), Some(1), Some(3)],
+            [Some(2), Some(1), Some(2), Some(3)],
+            [Some(3), Some(3), Some(3), Some(3)],
+        ];
+        for (inner, row) in (0..).zip(table) {
+            for (outer, expected) in (0..).zip(row) {
+                let mut packet = control_packet(OURS, THEIRS, 6696, b"hello");
+                packet[0] = 0x6a;
+                packet[1] = 0x85 | inner << 4;
+                let kept = take_over_ecn(&mut packet, Ecn::of_class(outer));
+                let said = kept.then(|| Ecn::of_packet(&packet).bits());
+                assert_eq!(said, expected, "inner {inner}, outer {outer}");
+                assert_eq!((packet[0], packet[1] & !0x30), (0x6a, 0x85), "and nothing else has changed");
+            }
+        }
+        assert!(take_over_ecn(&mut [], Ecn::Capable0));
     }
 
     #[test]

@@ -1,0 +1,182 @@
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
+
+use metering::identity::WireguardKey;
+use node::datapath::packet::control_packet;
+use node::datapath::{FibBuilder, LinkEntry, LinkPolicy};
+use x25519_dalek::{PublicKey, StaticSecret};
+
+use super::*;
+
+/// The system's allocator, and how often this thread has asked it for something.
+struct Counting;
+
+thread_local! {
+    static ASKED: Cell<u64> = const { Cell::new(0) };
+}
+
+#[expect(unsafe_code, reason = "an allocator cannot be counted otherwise; all work is left to the system's")]
+// SAFETY: every call is passed on unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ASKED.with(|asked| asked.set(asked.get() + 1));
+        // SAFETY: the caller's promise is handed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise is handed on.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const MTU: usize = 1420;
+const OURS: Ipv6Addr = Ipv6Addr::new(0xfd01, 0, 0, 0, 0, 0, 0, 1);
+
+/// A neighbour: its end of the link, and its prefix `fdNN::/48`.
+struct Neighbour {
+    wireguard: WireGuard,
+    link: LinkId,
+    address: Ipv6Addr,
+}
+
+/// A relay between two neighbours, and the other end of its own side.
+struct Relay {
+    worker: Worker,
+    batch: Batch,
+    frame: Vec<u8>,
+    neighbours: [Neighbour; 2],
+    own_side: UnixDatagram,
+}
+
+fn wireguard(secret: u8) -> (WireGuard, WireguardKey) {
+    let key = PublicKey::from(&StaticSecret::from([secret; 32])).to_bytes();
+    let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
+    (WireGuard::bind([secret; 32], loopback, packet_len_max(MTU), true, clock()).unwrap(), WireguardKey(key))
+}
+
+impl Relay {
+    fn new() -> Self {
+        let (mut ours, our_key) = wireguard(1);
+        let endpoint = ours.local_addr().ok();
+        let neighbours = [2_u8, 3].map(|number| {
+            let (mut theirs, key) = wireguard(number);
+            let link = LinkId(u32::from(number));
+            theirs.set_peer(&PeerConfig { link: LinkId(0), key: our_key, endpoint });
+            ours.set_peer(&PeerConfig { link, key, endpoint: None });
+            let address = Ipv6Addr::new(0xfd00 + u16::from(number), 0, 0, 0, 0, 0, 0, 1);
+            Neighbour { wireguard: theirs, link, address }
+        });
+        let (own_side, local) = UnixDatagram::pair().unwrap();
+        own_side.set_nonblocking(true).unwrap();
+        local.set_nonblocking(true).unwrap();
+        let parts = Parts {
+            wireguard: ours,
+            local: Local::packets(OwnedFd::from(local)),
+            local_mtu: MTU,
+            address: OURS,
+            control: tokio::sync::mpsc::channel(1).0,
+            shared: Arc::new(Shared::new()),
+        };
+        let mut worker = Worker::new(Mailbox::new().unwrap(), parts).unwrap();
+        worker.datapath.set_fib(Arc::new(fib(&neighbours)));
+        let batch = Batch::new(BATCH, packet_len_max(MTU));
+        let mut relay = Self { worker, batch, frame: vec![0; FRAME_MAX], neighbours, own_side };
+        relay.until(|relay| relay.neighbours.iter().all(|neighbour| neighbour.is_up()));
+        relay
+    }
+
+    /// Lets all work until `done`, or fails when patience ends.
+    fn until(&mut self, mut done: impl FnMut(&mut Self) -> bool) {
+        let deadline = clock() + Duration::from_secs(10);
+        while !done(self) {
+            assert!(clock() < deadline, "it did not happen in 10 s");
+            self.neighbours.iter_mut().for_each(|neighbour| drop(neighbour.hear()));
+            self.worker.read_udp(clock(), &mut self.batch);
+            self.neighbours.iter_mut().for_each(|neighbour| neighbour.wireguard.handle_timers(clock()));
+            std::thread::yield_now();
+        }
+    }
+
+    /// How often the worker asks for memory while it carries what it finds.
+    fn asked(&mut self) -> u64 {
+        let before = ASKED.with(Cell::get);
+        while self.worker.read_udp(clock(), &mut self.batch) {}
+        while self.worker.read_local(clock(), &mut self.batch, &mut self.frame) {}
+        ASKED.with(Cell::get) - before
+    }
+}
+
+impl Neighbour {
+    fn is_up(&self) -> bool {
+        self.wireguard.statuses().all(|(_, status)| status.up)
+    }
+
+    fn send(&mut self, packets: &[Vec<u8>]) {
+        let carried = self.wireguard.carry(LinkId(0), packets.iter().map(Vec::as_slice));
+        assert_eq!(carried.sent.packets(), packets.len() as u64);
+    }
+
+    /// The packets that have arrived.
+    fn hear(&mut self) -> Vec<Vec<u8>> {
+        let (mut train, mut slot, mut packets) = (vec![0; RECEIVE_MAX], vec![0; 2048], Vec::new());
+        while let Ok(received) = self.wireguard.receive(&mut train) {
+            for datagram in train[..received.len].chunks(received.stride) {
+                if let Opened::Packet(_, len) = self.wireguard.open(received.from, datagram, &mut slot) {
+                    packets.push(slot[..len].to_vec());
+                }
+            }
+        }
+        packets
+    }
+}
+
+fn fib(neighbours: &[Neighbour]) -> Fib {
+    let prefix = |address| node::Prefix::new(address, 48).unwrap();
+    let mut links = vec![None; MAX_LINKS];
+    let mut fib = FibBuilder::default().own(prefix(OURS));
+    for neighbour in neighbours {
+        links[neighbour.link.index()] = Some(LinkEntry { policy: LinkPolicy::Mesh, mtu: MTU });
+        fib = fib.route(prefix(neighbour.address), neighbour.link);
+    }
+    fib.build(links)
+}
+
+fn packet(from: Ipv6Addr, to: Ipv6Addr, number: usize) -> Vec<u8> {
+    let payload = if number % 7 == 6 { number % 1000 } else { MTU - 48 };
+    let mut packet = control_packet(from, to, 7, &vec![number as u8; payload]);
+    packet[7] = 64;
+    packet
+}
+
+#[test]
+fn nothing_is_allocated_while_packets_are_carried() {
+    let mut relay = Relay::new();
+    let [left, right] = [relay.neighbours[0].address, relay.neighbours[1].address];
+    for round in 0..50 {
+        // Two destinations in turn, so that trains are made anew.
+        let relayed: Vec<_> = (0..40).map(|number| packet(left, right, number)).collect();
+        let delivered: Vec<_> = (0..20).map(|number| packet(left, OURS, number)).collect();
+        let mixed: Vec<_> = relayed.chunks(2).zip(delivered.chunks(1)).flat_map(|(a, b)| [a, b].concat()).collect();
+        relay.neighbours[0].send(&mixed);
+        let own: Vec<_> = (0..20).map(|number| packet(OURS, right, number)).collect();
+        own.iter().for_each(|packet| assert!(relay.own_side.send(packet).is_ok()));
+        let (mut there, mut here, mut asked) = (Vec::new(), 0, 0);
+        relay.until(|relay| {
+            asked += relay.asked();
+            there.extend(relay.neighbours[1].hear());
+            here += std::iter::from_fn(|| relay.own_side.recv(&mut [0; 2048]).ok()).count();
+            there.len() >= 60 && here >= 20
+        });
+        assert_eq!((there.len(), here), (60, 20), "round {round}");
+        let mut from_left = there.iter().filter(|packet| packet[8..24] == left.octets());
+        assert!(relayed.iter().all(|sent| from_left.next().is_some_and(|got| got[8..] == sent[8..])), "in order");
+        assert!(asked == 0 || round < 5, "asked {asked} times in round {round}");
+    }
+}
