@@ -8,6 +8,7 @@ use super::destinations::Destinations;
 use super::fib::{Fib, LinkPolicy, NextHop};
 use super::icmp::{self, Budget};
 use super::meter::{Meters, Tally};
+use super::mss;
 use super::packet::{self, Header};
 use super::{LinkId, Port};
 use crate::drop::{DropReason, Drops};
@@ -210,8 +211,19 @@ impl Datapath {
         if let (Port::Link(_), Port::Link(_)) = (ingress, egress) {
             let hops_left = header.hop_limit.checked_sub(1).filter(|left| *left > 0).ok_or(DropReason::HopLimit)?;
             packet::set_hop_limit(packet, hops_left);
+        } else {
+            mss::clamp(&mut packet[..header.len], self.mtu_between(ingress, egress));
         }
         Ok((Verdict::Forward(egress), header.len))
+    }
+
+    /// The longest packet that passes from one to the other.
+    fn mtu_between(&self, ingress: Port, egress: Port) -> usize {
+        let mtu = |port| match port {
+            Port::Link(link) => self.fib.link(link).map_or(self.local_mtu, |entry| entry.mtu),
+            Port::Local => self.local_mtu,
+        };
+        mtu(ingress).min(mtu(egress))
     }
 
     fn check_source(&self, ingress: Port, header: &Header) -> Result<(), DropReason> {
@@ -363,6 +375,22 @@ mod tests {
         assert_eq!((verdict, bytes[7]), (Verdict::Forward(Port::Local), 1));
         let (verdict, bytes, _) = run(&mut node, Port::Local, &ip("fd01::5", "fd0b::1", 64, 100));
         assert_eq!((verdict, bytes[7]), (Verdict::Forward(Port::Link(B)), 64));
+    }
+
+    #[test]
+    fn connections_between_here_and_the_mesh_ask_for_segments_that_fit() {
+        let mut node = datapath(LinkPolicy::Mesh);
+        let syn = |from: &str, to: &str| {
+            let mut packet = ip(from, to, 64, 64);
+            (packet[6], packet[52], packet[53]) = (6, 6 << 4, 2);
+            packet[60..64].copy_from_slice(&[2, 4, 5, 0xa0]);
+            packet
+        };
+        let mut asks = |ingress, from, to| run(&mut node, ingress, &syn(from, to)).1[62..64].to_vec();
+        let (fits, asked) = (1360_u16.to_be_bytes(), 1440_u16.to_be_bytes());
+        assert_eq!(asks(Port::Local, "fd01::5", "fd0b::1"), fits);
+        assert_eq!(asks(Port::Link(A), "fd0a::1", "fd01::5"), fits);
+        assert_eq!(asks(Port::Link(A), "fd0a::1", "fd0b::1"), asked, "what is relayed is others' business");
     }
 
     #[test]

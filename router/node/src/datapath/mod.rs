@@ -11,6 +11,7 @@ mod forward;
 mod icmp;
 mod join;
 mod meter;
+mod mss;
 pub mod packet;
 mod split;
 
