@@ -109,22 +109,28 @@ impl TrainSocket {
         Ok(Received { from, len, stride: stride.unwrap_or(len), ecn })
     }
 
-    /// Sends datagrams of `stride` bytes, the last of which may be shorter.
-    pub(crate) fn send(&mut self, to: SocketAddr, train: &[u8], stride: usize, ecn: Ecn) -> Sent {
-        if stride == 0 || train.len() <= stride {
-            return self.send_message(to, train, None, ecn);
-        }
-        if !self.cuts {
+    /// Sends datagrams of `stride` bytes, the last of which may be shorter. How many the kernel took, and its last answer.
+    pub(crate) fn send(&mut self, to: SocketAddr, train: &[u8], stride: usize, ecn: Ecn) -> (usize, Sent) {
+        if train.len() <= stride || !self.cuts {
             return self.send_each(to, train, stride, ecn);
         }
-        let sent = self.send_message(to, train, Some(stride), ecn);
-        if sent == Sent::Uncut && !self.cuts { self.send_each(to, train, stride, ecn) } else { sent }
+        match self.send_message(to, train, Some(stride), ecn) {
+            Sent::Uncut if !self.cuts => self.send_each(to, train, stride, ecn),
+            Sent::Taken => (train.len().div_ceil(stride.max(1)), Sent::Taken),
+            sent @ (Sent::Refused | Sent::Unreachable | Sent::Uncut) => (0, sent),
+        }
     }
 
     /// The same, one by one. The first answer that is not good ends it.
-    pub(crate) fn send_each(&mut self, to: SocketAddr, train: &[u8], stride: usize, ecn: Ecn) -> Sent {
-        let mut sent = train.chunks(stride.max(1)).map(|datagram| self.send_message(to, datagram, None, ecn));
-        sent.find(|sent| *sent != Sent::Taken).unwrap_or(Sent::Taken)
+    pub(crate) fn send_each(&mut self, to: SocketAddr, train: &[u8], stride: usize, ecn: Ecn) -> (usize, Sent) {
+        let mut taken = 0;
+        for datagram in train.chunks(stride.max(1)) {
+            match self.send_message(to, datagram, None, ecn) {
+                Sent::Taken => taken += 1,
+                sent @ (Sent::Refused | Sent::Unreachable | Sent::Uncut) => return (taken, sent),
+            }
+        }
+        (taken, Sent::Taken)
     }
 
     /// A message of the socket's own, without marks.
@@ -334,7 +340,7 @@ mod tests {
             for (sends, receives) in [(true, true), (true, false), (false, true), (false, false)] {
                 let ((mut here, from), (there, to)) = (socket(address, sends), socket(address, receives));
                 let (train, ecn) = (train(40), if sends { Ecn::Congested } else { Ecn::Capable0 });
-                assert_eq!(here.send(to, &train, 1200, ecn), Sent::Taken);
+                assert_eq!(here.send(to, &train, 1200, ecn), (41, Sent::Taken));
                 let (datagrams, trains) = receive(&there, train.len(), ecn);
                 assert_eq!(datagrams, train.chunks(1200).map(<[u8]>::to_vec).collect::<Vec<_>>());
                 assert_eq!(trains == 1, sends && receives && here.cuts, "in {trains} trains");
@@ -364,10 +370,10 @@ mod tests {
         let address = Ipv6Addr::LOCALHOST.into();
         let ((mut here, _), (there, to)) = (socket(address, true), socket(address, true));
         let long = train(3);
-        assert_eq!(here.send(to, &long, 1240, Ecn::NotCapable), Sent::Uncut);
+        assert_eq!(here.send(to, &long, 1240, Ecn::NotCapable), (0, Sent::Uncut));
         assert!(here.cuts, "other ways are not concerned");
-        assert_eq!(here.send_each(to, &long, 1240, Ecn::NotCapable), Sent::Taken);
-        assert_eq!(here.send(to, &long, 1200, Ecn::NotCapable), Sent::Taken);
+        assert_eq!(here.send_each(to, &long, 1240, Ecn::NotCapable), (3, Sent::Taken));
+        assert_eq!(here.send(to, &long, 1200, Ecn::NotCapable), (4, Sent::Taken));
         let (datagrams, _) = receive(&there, 2 * long.len(), Ecn::NotCapable);
         let lens: Vec<_> = datagrams.iter().map(Vec::len).collect();
         assert_eq!(lens, [1240, 1240, 1127, 1200, 1200, 1200, 7]);

@@ -317,19 +317,22 @@ impl Peer {
         }
         let (bytes, stride) = (&train.buffer[..train.len], train.stride);
         let alone = self.uncut.is_some_and(|(to, least)| to == endpoint && stride >= least);
-        let mut sent = if alone { Sent::Uncut } else { socket.send(endpoint, bytes, stride, train.ecn) };
-        if sent == Sent::Uncut {
+        let (mut taken, mut answer) =
+            if alone { (0, Sent::Uncut) } else { socket.send(endpoint, bytes, stride, train.ecn) };
+        if answer == Sent::Uncut {
             self.uncut = Some((endpoint, self.uncut.map_or(stride, |(_, least)| stride.min(least))));
-            sent = socket.send_each(endpoint, bytes, stride, train.ecn);
+            (taken, answer) = socket.send_each(endpoint, bytes, stride, train.ecn);
         }
-        self.note(sent);
-        let tally = std::mem::take(&mut train.tally);
+        self.note(answer);
+        let all = std::mem::take(&mut train.tally);
         (train.len, train.stride) = (0, 0);
-        match sent {
-            Sent::Taken => carried.sent.join(tally),
-            Sent::Refused | Sent::Uncut => carried.lose(DropReason::QueueFull, tally.packets()),
-            Sent::Unreachable => carried.lose(DropReason::LinkDown, tally.packets()),
+        match answer {
+            Sent::Taken => return carried.sent.join(all),
+            Sent::Refused | Sent::Uncut => carried.lose(DropReason::QueueFull, all.packets() - taken as u64),
+            Sent::Unreachable => carried.lose(DropReason::LinkDown, all.packets() - taken as u64),
         }
+        // All but the last, which was not taken, are of one length.
+        carried.sent.join(Tally::of_many(taken as u64, stride - OVERHEAD));
     }
 }
 

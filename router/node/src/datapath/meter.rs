@@ -35,7 +35,12 @@ pub struct Tally {
 impl Tally {
     /// One IP packet of `ip_len` bytes.
     pub fn of(ip_len: usize) -> Self {
-        Self { billed: billed_length(ip_len).get(), packets: 1 }
+        Self::of_many(1, ip_len)
+    }
+
+    /// Packets of `ip_len` bytes each.
+    pub fn of_many(packets: u64, ip_len: usize) -> Self {
+        Self { billed: billed_length(ip_len).get() * packets, packets }
     }
 
     /// One more.

@@ -66,7 +66,7 @@ mod tests {
         packet.truncate(60);
         packet.extend_from_slice(options);
         packet.resize(60 + options.len().next_multiple_of(4), END);
-        packet[52] = ((packet.len() - 40) / 4 << 4) as u8;
+        packet[52] = (((packet.len() - 40) / 4) << 4) as u8;
         let len = packet.len() - 40;
         packet[4..6].copy_from_slice(&(len as u16).to_be_bytes());
         refill(&mut packet);
