@@ -371,17 +371,18 @@ impl Worker {
         batch: &mut Batch,
     ) {
         let claimed = WireGuard::claimed_link(&self.train[datagram.clone()]);
-        if batch.is_full() || claimed != *ingress {
+        // What carries no packet, and may be anybody's, ends no batch.
+        if batch.is_full() || claimed.is_some_and(|link| *ingress != Some(link)) {
             self.finish_udp(now, ingress.take(), batch);
         }
         match self.wireguard.open(received.from, &self.train[datagram], batch.spare()) {
             Opened::Packet(link, len) => {
                 if take_over_ecn(&mut batch.spare()[..len], received.ecn) {
                     batch.commit(len);
-                    *ingress = Some(link);
                 } else {
-                    self.datapath.count_drop(DropReason::Congestion);
+                    batch.commit_congested(len);
                 }
+                *ingress = Some(link);
             }
             Opened::Alive(_) | Opened::Nothing => {}
         }
@@ -399,7 +400,6 @@ impl Worker {
         let (mut taken, mut more) = (0, true);
         while more && taken < BATCH {
             match self.local.read(frame) {
-                Ok(Frame::Packet([])) => more = false,
                 Ok(Frame::Packet(packet)) => {
                     taken += 1;
                     if batch.is_full() {
@@ -411,6 +411,11 @@ impl Worker {
                 }
                 Ok(Frame::Many(split)) => taken += self.cut(now, split, batch),
                 Ok(Frame::Strange) => {
+                    taken += 1;
+                    self.datapath.count_drop(DropReason::NotIpv6);
+                }
+                // The kernel has a packet that its header cannot describe, and drops it; others may follow.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
                     taken += 1;
                     self.datapath.count_drop(DropReason::NotIpv6);
                 }
@@ -430,7 +435,11 @@ impl Worker {
             if batch.is_full() {
                 self.carry(now, Port::Local, batch);
             }
-            let Some(len) = split.next_into(batch.spare()) else { return packets };
+            let Some(len) = split.next_into(batch.spare()) else {
+                // Somebody made the device's MTU longer than the mesh's.
+                self.datapath.count_drops(DropReason::TooBig, split.left() as u64);
+                return packets + split.left();
+            };
             batch.commit(len);
             packets += 1;
         }

@@ -13,8 +13,9 @@ use mio::net::UdpSocket;
 use node::datapath::packet::Ecn;
 use socket2::{Domain, MaybeUninitSlice, MsgHdr, MsgHdrMut, Protocol, SockAddr, SockRef, Socket, Type};
 
-/// Datagrams in one train at most (`UDP_MAX_SEGMENTS` of the kernels before 6.10).
-pub(crate) const DATAGRAMS_MAX: usize = 64;
+/// Datagrams in one train at most: 64 (`UDP_MAX_SEGMENTS` of the kernel), and one less for kernels before 5.16, which count
+/// the headers too.
+pub(crate) const DATAGRAMS_MAX: usize = 63;
 /// Bytes in one train at most: one UDP datagram's worth, whatever the headers.
 pub(crate) const TRAIN_MAX: usize = 65_000;
 /// Room for any train the kernel hands out.
@@ -56,8 +57,8 @@ pub(crate) enum Sent {
     Refused,
     /// It knows no way.
     Unreachable,
-    /// It does not cut trains of so long datagrams on this way; nothing was sent.
-    Uncut,
+    /// On this way it cuts no trains of datagrams so long or longer; nothing was sent.
+    Uncut(usize),
 }
 
 impl TrainSocket {
@@ -71,9 +72,12 @@ impl TrainSocket {
         let socket = UdpSocket::from_std(socket.into());
         let is_v6 = socket.local_addr()?.is_ipv6();
         let nobody = if is_v6 { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
-        let cuts = offloads && !is_damaging(&kernel_release());
+        let damages = is_damaging(&kernel_release());
+        // A kernel that does not know the option would send a train as one long datagram. Zero changes nothing.
+        let cuts = offloads && !damages && set_option(&socket, libc::UDP_SEGMENT, 0).is_ok();
         if offloads && !cuts {
-            tracing::warn!("this kernel damages datagrams that are sent together: each is sent alone");
+            let why = if damages { "damages datagrams that are sent together" } else { "cuts no trains apart" };
+            tracing::warn!("this kernel {why}: each datagram is sent alone");
         }
         if offloads && let Err(error) = set_option(&socket, libc::UDP_GRO, 1) {
             tracing::info!(%error, "the kernel does not join datagrams it receives");
@@ -97,48 +101,47 @@ impl TrainSocket {
 
     /// Receives one train into `buffer` of [`RECEIVE_MAX`] bytes.
     pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
-        let (mut from, mut control) = (self.unspecified.clone(), [0; 64]);
+        let (mut from, mut control) = (self.unspecified.clone(), Aligned([0; 64]));
         let mut buffers = [MaybeUninitSlice::new(uninit(buffer))];
         let mut message =
-            MsgHdrMut::new().with_addr(&mut from).with_buffers(&mut buffers).with_control(uninit(&mut control));
+            MsgHdrMut::new().with_addr(&mut from).with_buffers(&mut buffers).with_control(uninit(&mut control.0));
         let len = SockRef::from(&self.socket).recvmsg(&mut message, 0)?;
-        let control_len = message.control_len().min(control.len());
+        let control_len = message.control_len().min(control.0.len());
         let from = from.as_socket().ok_or(ErrorKind::InvalidData)?;
-        let Told { stride, ecn } = told(&control[..control_len]);
+        let Told { stride, ecn } = told(&control.0[..control_len]);
         let from = SocketAddr::new(from.ip().to_canonical(), from.port());
         Ok(Received { from, len, stride: stride.unwrap_or(len), ecn })
     }
 
     /// Sends datagrams of `stride` bytes, the last of which may be shorter. How many the kernel took, and its last answer.
-    pub(crate) fn send(&mut self, to: SocketAddr, train: &[u8], stride: usize, ecn: Ecn) -> (usize, Sent) {
+    pub(crate) fn send(&self, to: SocketAddr, train: &[u8], stride: usize, ecn: Ecn) -> (usize, Sent) {
         if train.len() <= stride || !self.cuts {
             return self.send_each(to, train, stride, ecn);
         }
         match self.send_message(to, train, Some(stride), ecn) {
-            Sent::Uncut if !self.cuts => self.send_each(to, train, stride, ecn),
             Sent::Taken => (train.len().div_ceil(stride.max(1)), Sent::Taken),
-            sent @ (Sent::Refused | Sent::Unreachable | Sent::Uncut) => (0, sent),
+            sent @ (Sent::Refused | Sent::Unreachable | Sent::Uncut(_)) => (0, sent),
         }
     }
 
     /// The same, one by one. The first answer that is not good ends it.
-    pub(crate) fn send_each(&mut self, to: SocketAddr, train: &[u8], stride: usize, ecn: Ecn) -> (usize, Sent) {
+    pub(crate) fn send_each(&self, to: SocketAddr, train: &[u8], stride: usize, ecn: Ecn) -> (usize, Sent) {
         let mut taken = 0;
         for datagram in train.chunks(stride.max(1)) {
             match self.send_message(to, datagram, None, ecn) {
                 Sent::Taken => taken += 1,
-                sent @ (Sent::Refused | Sent::Unreachable | Sent::Uncut) => return (taken, sent),
+                sent @ (Sent::Refused | Sent::Unreachable | Sent::Uncut(_)) => return (taken, sent),
             }
         }
         (taken, Sent::Taken)
     }
 
     /// A message of the socket's own, without marks.
-    pub(crate) fn send_one(&mut self, to: SocketAddr, datagram: &[u8]) -> Sent {
+    pub(crate) fn send_one(&self, to: SocketAddr, datagram: &[u8]) -> Sent {
         self.send_message(to, datagram, None, Ecn::NotCapable)
     }
 
-    fn send_message(&mut self, to: SocketAddr, bytes: &[u8], stride: Option<usize>, ecn: Ecn) -> Sent {
+    fn send_message(&self, to: SocketAddr, bytes: &[u8], stride: Option<usize>, ecn: Ecn) -> Sent {
         let mut control = Control::new();
         if let Some(stride) = stride {
             control.push(libc::SOL_UDP, libc::UDP_SEGMENT, &(stride as u16).to_ne_bytes());
@@ -154,20 +157,16 @@ impl TrainSocket {
         });
         let buffers = [IoSlice::new(bytes)];
         let message = MsgHdr::new().with_addr(&to).with_buffers(&buffers);
-        let message = if control.len == 0 { message } else { message.with_control(&control.bytes[..control.len]) };
+        let message = if control.len == 0 { message } else { message.with_control(&control.bytes.0[..control.len]) };
         let Err(error) = SockRef::from(&self.socket).sendmsg(&message, 0) else { return Sent::Taken };
-        match (error.kind(), error.raw_os_error()) {
-            (ErrorKind::NetworkUnreachable | ErrorKind::NetworkDown | ErrorKind::HostUnreachable, _) => {
+        match (error.kind(), error.raw_os_error(), stride) {
+            (ErrorKind::NetworkUnreachable | ErrorKind::NetworkDown | ErrorKind::HostUnreachable, ..) => {
                 Sent::Unreachable
             }
-            // The card of this way computes no checksums (udp_send_skb of the kernel): it never will.
-            (_, Some(libc::EIO)) if stride.is_some() => {
-                tracing::warn!("the kernel does not cut trains of datagrams apart here: each is sent alone");
-                self.cuts = false;
-                Sent::Uncut
-            }
+            // The device of this way computes no checksums (udp_send_skb of the kernel).
+            (_, Some(libc::EIO), Some(_)) => Sent::Uncut(0),
             // Longer than the way's MTU; alone they are sent in fragments.
-            (_, Some(libc::EINVAL | libc::EMSGSIZE)) if stride.is_some() => Sent::Uncut,
+            (_, Some(libc::EINVAL | libc::EMSGSIZE), Some(stride)) => Sent::Uncut(stride),
             _ => Sent::Refused,
         }
     }
@@ -191,15 +190,19 @@ const CONTROL_HEADER: usize = size_of::<usize>() + 2 * size_of::<c_int>();
 /// The next one begins at a multiple of this.
 const CONTROL_ALIGN: usize = size_of::<usize>();
 
+/// Some C libraries read control messages as what they are.
+#[repr(align(8))]
+struct Aligned<const N: usize>([u8; N]);
+
 /// Control messages to send along.
 struct Control {
-    bytes: [u8; 2 * (CONTROL_HEADER + CONTROL_ALIGN)],
+    bytes: Aligned<{ 2 * (CONTROL_HEADER + CONTROL_ALIGN) }>,
     len: usize,
 }
 
 impl Control {
     fn new() -> Self {
-        Self { bytes: [0; 2 * (CONTROL_HEADER + CONTROL_ALIGN)], len: 0 }
+        Self { bytes: Aligned([0; 2 * (CONTROL_HEADER + CONTROL_ALIGN)]), len: 0 }
     }
 
     /// At most two, of at most [`CONTROL_ALIGN`] bytes of data.
@@ -207,7 +210,7 @@ impl Control {
         let len = CONTROL_HEADER + data.len();
         let fields = [&len.to_ne_bytes()[..], &level.to_ne_bytes(), &kind.to_ne_bytes(), data];
         let bytes = fields.into_iter().flatten();
-        self.bytes[self.len..].iter_mut().zip(bytes).for_each(|(place, byte)| *place = *byte);
+        self.bytes.0[self.len..].iter_mut().zip(bytes).for_each(|(place, byte)| *place = *byte);
         self.len += CONTROL_HEADER + CONTROL_ALIGN;
     }
 }
@@ -338,14 +341,14 @@ mod tests {
     fn a_train_arrives_datagram_by_datagram_with_and_without_offloads() {
         for address in [IpAddr::V6(Ipv6Addr::LOCALHOST), IpAddr::V4(Ipv4Addr::LOCALHOST)] {
             for (sends, receives) in [(true, true), (true, false), (false, true), (false, false)] {
-                let ((mut here, from), (there, to)) = (socket(address, sends), socket(address, receives));
+                let ((here, from), (there, to)) = (socket(address, sends), socket(address, receives));
                 let (train, ecn) = (train(40), if sends { Ecn::Congested } else { Ecn::Capable0 });
                 assert_eq!(here.send(to, &train, 1200, ecn), (41, Sent::Taken));
                 let (datagrams, trains) = receive(&there, train.len(), ecn);
                 assert_eq!(datagrams, train.chunks(1200).map(<[u8]>::to_vec).collect::<Vec<_>>());
                 assert_eq!(trains == 1, sends && receives && here.cuts, "in {trains} trains");
                 let mut buffer = [0; 10];
-                let mut back = there;
+                let back = there;
                 assert_eq!(back.send_one(from, b"thanks"), Sent::Taken);
                 let received = (0..5_000).find_map(|_| {
                     std::thread::sleep(Duration::from_millis(1));
@@ -368,9 +371,9 @@ mod tests {
         ip("link set lo mtu 1280");
         ip("link set lo up");
         let address = Ipv6Addr::LOCALHOST.into();
-        let ((mut here, _), (there, to)) = (socket(address, true), socket(address, true));
+        let ((here, _), (there, to)) = (socket(address, true), socket(address, true));
         let long = train(3);
-        assert_eq!(here.send(to, &long, 1240, Ecn::NotCapable), (0, Sent::Uncut));
+        assert_eq!(here.send(to, &long, 1240, Ecn::NotCapable), (0, Sent::Uncut(1240)));
         assert!(here.cuts, "other ways are not concerned");
         assert_eq!(here.send_each(to, &long, 1240, Ecn::NotCapable), (3, Sent::Taken));
         assert_eq!(here.send(to, &long, 1200, Ecn::NotCapable), (4, Sent::Taken));
@@ -384,7 +387,7 @@ mod tests {
         let messages = |messages: &[(c_int, c_int, &[u8])]| {
             let mut control = Control::new();
             messages.iter().for_each(|(level, kind, data)| control.push(*level, *kind, data));
-            control.bytes[..control.len].to_vec()
+            control.bytes.0[..control.len].to_vec()
         };
         let gro = (libc::SOL_UDP, libc::UDP_GRO, &1452_i32.to_ne_bytes()[..]);
         let class = (libc::IPPROTO_IPV6, libc::IPV6_TCLASS, &3_i32.to_ne_bytes()[..]);

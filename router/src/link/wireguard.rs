@@ -38,6 +38,8 @@ const HANDSHAKES_PER_SECOND: u64 = 256;
 /// How long a silent peer with a known endpoint is left alone before a fresh attempt. `REKEY_TIMEOUT` is 5 s and
 /// boringtun repeats within an attempt by itself; this restarts attempts it has given up.
 const RETRY: Duration = Duration::from_secs(5);
+/// What a way could not carry is tried again this often: ways change, and anybody can pretend that an MTU is small.
+const WAYS_KNOWN_FOR: Duration = Duration::from_secs(60);
 /// How often `Tunn` timers run. It rounds to seconds; a quarter keeps retries prompt.
 pub(crate) const TIMER_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -50,16 +52,20 @@ pub struct PeerConfig {
     pub key: WireguardKey,
     /// Where to reach it, if it does not only call us.
     pub endpoint: Option<SocketAddr>,
+    /// It runs Waybill, which tells its hosts of congestion met inside the link. Of others nobody knows, so their packets
+    /// are to be dropped and not marked (RFC 6040, section 4.3).
+    pub tells_congestion: bool,
 }
 
 struct Peer {
     tunn: Tunn,
     key: WireguardKey,
     endpoint: Option<SocketAddr>,
+    tells_congestion: bool,
     attempted: Option<Instant>,
     /// The system knows no way to the endpoint: the cable is out, the route is gone.
     unreachable: bool,
-    /// On the way to this endpoint the kernel cuts no trains of datagrams so long: they are longer than its MTU.
+    /// On the way to this endpoint the kernel lately cut no trains of datagrams so long or longer.
     uncut: Option<(SocketAddr, usize)>,
 }
 
@@ -80,6 +86,7 @@ pub(crate) struct WireGuard {
     public: PublicKey,
     limiter: Arc<RateLimiter>,
     limiter_reset: Instant,
+    ways_forgotten: Instant,
     peers: Vec<Option<Peer>>,
     by_key: HashMap<[u8; 32], LinkId>,
     socket: TrainSocket,
@@ -101,6 +108,7 @@ impl WireGuard {
         Ok(Self {
             limiter: Arc::new(RateLimiter::new(&public, HANDSHAKES_PER_SECOND)),
             limiter_reset: now,
+            ways_forgotten: now,
             secret,
             public,
             peers: Vec::new(),
@@ -139,6 +147,7 @@ impl WireGuard {
                     tunn,
                     key: config.key,
                     endpoint: config.endpoint,
+                    tells_congestion: config.tells_congestion,
                     attempted: None,
                     unreachable: false,
                     uncut: None,
@@ -241,9 +250,9 @@ impl WireGuard {
             return carried;
         };
         for packet in packets {
-            let ecn = Ecn::of_packet(packet);
+            let ecn = if peer.tells_congestion { Ecn::of_packet(packet) } else { Ecn::NotCapable };
             if !self.train.takes(packet.len() + OVERHEAD, ecn) {
-                peer.depart(&mut self.train, &mut self.socket, endpoint, &mut carried);
+                peer.depart(&mut self.train, &self.socket, endpoint, &mut carried);
             }
             let Some(place) = self.train.place(packet.len()) else {
                 carried.lose(DropReason::TooBig, 1);
@@ -254,14 +263,15 @@ impl WireGuard {
                 continue;
             };
             let len = datagram.len();
-            if len == packet.len() + OVERHEAD {
+            if len == packet.len() + OVERHEAD && datagram[..4] == TRANSPORT_DATA {
                 self.train.couple(len, packet.len(), ecn);
             } else {
-                // The session is over: the packet waits in the `Tunn`, and this begins the next one.
+                // There is no session after all, and this begins one.
                 peer.note(self.socket.send_one(endpoint, datagram));
+                carried.lose(DropReason::LinkDown, 1);
             }
         }
-        peer.depart(&mut self.train, &mut self.socket, endpoint, &mut carried);
+        peer.depart(&mut self.train, &self.socket, endpoint, &mut carried);
         carried
     }
 
@@ -271,7 +281,14 @@ impl WireGuard {
             self.limiter.reset_count();
             self.limiter_reset = now;
         }
+        let forget_ways = now >= self.ways_forgotten + WAYS_KNOWN_FOR;
+        if forget_ways {
+            self.ways_forgotten = now;
+        }
         for peer in self.peers.iter_mut().flatten() {
+            if forget_ways {
+                peer.uncut = None;
+            }
             match (peer.tunn.update_timers(&mut self.train.buffer), peer.endpoint) {
                 (TunnResult::WriteToNetwork(datagram), Some(endpoint)) => {
                     let sent = self.socket.send_one(endpoint, datagram);
@@ -281,9 +298,9 @@ impl WireGuard {
                 _ => {}
             }
             if peer.tunn.time_since_last_handshake().is_none() {
-                initiate(peer, &mut self.socket, &mut self.train.buffer, now);
+                initiate(peer, &self.socket, &mut self.train.buffer, now);
             } else if peer.unreachable {
-                keep_alive(peer, &mut self.socket, &mut self.train.buffer);
+                keep_alive(peer, &self.socket, &mut self.train.buffer);
             }
         }
     }
@@ -306,21 +323,22 @@ impl Peer {
         match sent {
             Sent::Taken => self.unreachable = false,
             Sent::Unreachable => self.unreachable = true,
-            Sent::Refused | Sent::Uncut => {}
+            Sent::Refused | Sent::Uncut(_) => {}
         }
     }
 
     /// Sends the train, whole if the way takes it so, and begins another.
-    fn depart(&mut self, train: &mut Train, socket: &mut TrainSocket, endpoint: SocketAddr, carried: &mut Carried) {
+    fn depart(&mut self, train: &mut Train, socket: &TrainSocket, endpoint: SocketAddr, carried: &mut Carried) {
         if train.tally.packets() == 0 {
             return;
         }
         let (bytes, stride) = (&train.buffer[..train.len], train.stride);
         let alone = self.uncut.is_some_and(|(to, least)| to == endpoint && stride >= least);
         let (mut taken, mut answer) =
-            if alone { (0, Sent::Uncut) } else { socket.send(endpoint, bytes, stride, train.ecn) };
-        if answer == Sent::Uncut {
-            self.uncut = Some((endpoint, self.uncut.map_or(stride, |(_, least)| stride.min(least))));
+            if alone { (0, Sent::Uncut(stride)) } else { socket.send(endpoint, bytes, stride, train.ecn) };
+        if let Sent::Uncut(least) = answer {
+            let known = self.uncut.filter(|(to, _)| *to == endpoint).map_or(least, |(_, known)| known.min(least));
+            self.uncut = Some((endpoint, known));
             (taken, answer) = socket.send_each(endpoint, bytes, stride, train.ecn);
         }
         self.note(answer);
@@ -328,7 +346,7 @@ impl Peer {
         (train.len, train.stride) = (0, 0);
         match answer {
             Sent::Taken => return carried.sent.join(all),
-            Sent::Refused | Sent::Uncut => carried.lose(DropReason::QueueFull, all.packets() - taken as u64),
+            Sent::Refused | Sent::Uncut(_) => carried.lose(DropReason::QueueFull, all.packets() - taken as u64),
             Sent::Unreachable => carried.lose(DropReason::LinkDown, all.packets() - taken as u64),
         }
         // All but the last, which was not taken, are of one length.
@@ -406,7 +424,7 @@ impl Train {
 }
 
 /// Tries whether there is a way again, with an empty packet (WireGuard paper, section 6.5).
-fn keep_alive(peer: &mut Peer, socket: &mut TrainSocket, message: &mut [u8]) {
+fn keep_alive(peer: &mut Peer, socket: &TrainSocket, message: &mut [u8]) {
     if let (Some(endpoint), TunnResult::WriteToNetwork(datagram)) = (peer.endpoint, peer.tunn.encapsulate(&[], message))
     {
         let sent = socket.send_one(endpoint, datagram);
@@ -415,7 +433,7 @@ fn keep_alive(peer: &mut Peer, socket: &mut TrainSocket, message: &mut [u8]) {
 }
 
 /// Starts a handshake with a peer whose endpoint is known, at most every [`RETRY`].
-fn initiate(peer: &mut Peer, socket: &mut TrainSocket, message: &mut [u8], now: Instant) {
+fn initiate(peer: &mut Peer, socket: &TrainSocket, message: &mut [u8], now: Instant) {
     let Some(endpoint) = peer.endpoint else { return };
     if peer.attempted.is_some_and(|at| now.saturating_duration_since(at) < RETRY) {
         return;
@@ -452,8 +470,8 @@ mod tests {
     fn pair() -> (WireGuard, WireGuard) {
         let (mut a, mut b) = (node(1), node(2));
         let endpoint = b.local_addr().ok();
-        a.set_peer(&PeerConfig { link: LinkId(3), key: key(2), endpoint });
-        b.set_peer(&PeerConfig { link: LinkId(5), key: key(1), endpoint: None });
+        a.set_peer(&PeerConfig { link: LinkId(3), key: key(2), endpoint, tells_congestion: true });
+        b.set_peer(&PeerConfig { link: LinkId(5), key: key(1), endpoint: None, tells_congestion: true });
         (a, b)
     }
 
@@ -569,7 +587,12 @@ mod tests {
             assert_eq!(b.open(stranger, &datagram, &mut slot), Opened::Nothing);
         }
         let mut unknown = node(7);
-        unknown.set_peer(&PeerConfig { link: LinkId(0), key: key(2), endpoint: b.local_addr().ok() });
+        unknown.set_peer(&PeerConfig {
+            link: LinkId(0),
+            key: key(2),
+            endpoint: b.local_addr().ok(),
+            tells_congestion: true,
+        });
         unknown.handle_timers(Instant::now());
         until(&mut a, &mut b, |_, b| {
             let mut datagram = vec![0; 2048];

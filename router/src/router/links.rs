@@ -101,7 +101,8 @@ impl Control {
             Some(Endpoint::Name { .. }) | None => None,
         };
         if let Some(key) = known.wireguard_key() {
-            self.inbox.send(ToWorker::SetPeer(PeerConfig { link, key, endpoint: known.resolved }));
+            let (endpoint, tells_congestion) = (known.resolved, known.peer.is_some());
+            self.inbox.send(ToWorker::SetPeer(PeerConfig { link, key, endpoint, tells_congestion }));
         }
     }
 
@@ -135,7 +136,8 @@ impl Control {
         let Some(known) = self.links.get_mut(&link).filter(is_meant) else { return };
         known.resolved = Some(address);
         if let Some(key) = known.wireguard_key() {
-            self.inbox.send(ToWorker::SetPeer(PeerConfig { link, key, endpoint: Some(address) }));
+            let (endpoint, tells_congestion) = (Some(address), known.peer.is_some());
+            self.inbox.send(ToWorker::SetPeer(PeerConfig { link, key, endpoint, tells_congestion }));
         }
     }
 

@@ -155,8 +155,13 @@ impl Local {
         }
         let Err(error) = (&self.file).write_vectored(&parts[..2 + count]).map(drop) else { return 0 };
         if error.kind() == io::ErrorKind::InvalidInput {
-            tracing::warn!("the kernel takes no joined packets from the TUN device: each is written alone");
-            self.joins = false;
+            tracing::warn!(
+                "the kernel takes no joined {transport:?} packets from the TUN device: each is written alone"
+            );
+            match transport {
+                Transport::Tcp => self.joins = false,
+                Transport::Udp => self.framing = Framing::Frames { udp: false },
+            }
         }
         count as u64
     }

@@ -135,8 +135,11 @@ impl Tun {
         let attach =
             |framing| interface.request(&file, libc::TUNSETIFF, libc::IFF_TUN | libc::IFF_NO_PI | OWNERSHIP | framing);
         let with_header = if offloads { libc::IFF_VNET_HDR } else { 0 };
-        attach(with_header).map_err(|source| attach_error(name, source))?;
-        let framing = if offloads { take_over(&file) } else { Framing::Bare };
+        let attached = attach(with_header);
+        let bare = !offloads || attached.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::InvalidInput);
+        let attached = if offloads && bare { attach(0) } else { attached };
+        attached.map_err(|source| attach_error(name, source))?;
+        let framing = if bare { Framing::Bare } else { take_over(&file) };
         let kernel = |action| move |source| TunError::Kernel { name: name.to_owned(), action, source };
         // Any socket carries the interface ioctls; this one needs no protocol to be configured.
         let socket = UnixDatagram::unbound().map_err(kernel("open a socket"))?;

@@ -68,8 +68,8 @@ impl Relay {
         let neighbours = [2_u8, 3].map(|number| {
             let (mut theirs, key) = wireguard(number);
             let link = LinkId(u32::from(number));
-            theirs.set_peer(&PeerConfig { link: LinkId(0), key: our_key, endpoint });
-            ours.set_peer(&PeerConfig { link, key, endpoint: None });
+            theirs.set_peer(&PeerConfig { link: LinkId(0), key: our_key, endpoint, tells_congestion: true });
+            ours.set_peer(&PeerConfig { link, key, endpoint: None, tells_congestion: true });
             let address = Ipv6Addr::new(0xfd00 + u16::from(number), 0, 0, 0, 0, 0, 0, 1);
             Neighbour { wireguard: theirs, link, address }
         });

@@ -79,6 +79,15 @@ impl Batch {
         }
     }
 
+    /// The same for a packet that met congestion inside its link and that no mark can be put on: it came, and goes no
+    /// further.
+    pub fn commit_congested(&mut self, len: usize) {
+        self.commit(len);
+        if let Some((_, verdict)) = self.packets.last_mut() {
+            *verdict = Verdict::Drop(DropReason::Congestion);
+        }
+    }
+
     /// Copies a packet in. False when it is too long or the batch is full.
     pub fn push(&mut self, packet: &[u8]) -> bool {
         let Some(room) = self.spare().get_mut(..packet.len()) else {
@@ -156,7 +165,9 @@ impl Datapath {
         for (index, (len, verdict)) in batch.packets.iter_mut().enumerate() {
             let start = index * batch.slot;
             let packet = &mut batch.buffer[start..start + *len];
-            *verdict = match self.decide(ingress, packet, &mut received) {
+            let congested = *verdict == Verdict::Drop(DropReason::Congestion);
+            let decided = self.decide(ingress, packet, &mut received);
+            *verdict = match decided.and_then(|decided| if congested { spare_control(decided) } else { Ok(decided) }) {
                 Ok((verdict, len_stated)) => {
                     *len = len_stated;
                     note_egress(&mut batch.egresses, verdict);
@@ -288,6 +299,14 @@ impl Datapath {
     }
 }
 
+/// What was marked as congested and cannot say so is dropped, but for what keeps the mesh together.
+fn spare_control(decided: (Verdict, usize)) -> Result<(Verdict, usize), DropReason> {
+    match decided.0 {
+        Verdict::Control(_) => Ok(decided),
+        Verdict::Forward(_) | Verdict::Drop(_) => Err(DropReason::Congestion),
+    }
+}
+
 /// Few: a batch has one ingress, and mostly one flow.
 fn note_egress(egresses: &mut Vec<Port>, verdict: Verdict) {
     if let Verdict::Forward(port) = verdict
@@ -391,6 +410,22 @@ mod tests {
         assert_eq!(asks(Port::Local, "fd01::5", "fd0b::1"), fits);
         assert_eq!(asks(Port::Link(A), "fd0a::1", "fd01::5"), fits);
         assert_eq!(asks(Port::Link(A), "fd0a::1", "fd0b::1"), asked, "what is relayed is others' business");
+    }
+
+    #[test]
+    fn what_met_congestion_and_knows_no_marks_is_counted_and_dropped_but_for_control() {
+        let mut node = datapath(LinkPolicy::Mesh);
+        let mut batch = Batch::new(4, 2048);
+        for to in ["fd0b::1", "ff02::1:6"] {
+            let packet = ip(if to.starts_with("ff") { "fe80::1" } else { "fd0a::1" }, to, 64, 100);
+            batch.spare()[..100].copy_from_slice(&packet);
+            batch.commit_congested(100);
+        }
+        node.handle_batch(Instant::now(), Port::Link(A), &mut batch);
+        let verdicts: Vec<_> = batch.packets().map(|(verdict, _)| verdict).collect();
+        assert_eq!(verdicts, [Verdict::Drop(DropReason::Congestion), Verdict::Control(A)]);
+        assert_eq!((batch.egresses().count(), node.drops.packets(DropReason::Congestion)), (0, 1));
+        assert_eq!(node.meters.read(A).received_packets, 1);
     }
 
     #[test]

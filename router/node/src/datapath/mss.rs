@@ -11,6 +11,8 @@ const SYN: u8 = 0x02;
 const END: u8 = 0;
 const NO_OPERATION: u8 = 1;
 const MAXIMUM_SEGMENT_SIZE: u8 = 2;
+/// Signs the other options too (RFC 5925).
+const AUTHENTICATION: u8 = 29;
 const CHECKSUM: usize = 16;
 
 /// Lowers the size in a SYN to what fits a packet of `mtu` bytes. Everything else stays as it is.
@@ -37,15 +39,19 @@ pub(super) fn clamp(packet: &mut [u8], mtu: usize) {
 fn size_option(tcp: &[u8]) -> Option<usize> {
     let end = usize::from(tcp[12] >> 4) * 4;
     let options = tcp.get(..end)?;
-    let mut at = TCP_HEADER_LEN;
-    loop {
-        match *options.get(at)? {
-            END => return None,
+    let (mut at, mut size) = (TCP_HEADER_LEN, None);
+    while let Some(kind) = options.get(at) {
+        match *kind {
+            END => break,
+            AUTHENTICATION => return None,
             NO_OPERATION => at += 1,
-            MAXIMUM_SEGMENT_SIZE if options.get(at + 1..at + 4)?[0] == 4 => return Some(at + 2),
+            MAXIMUM_SEGMENT_SIZE if options.get(at + 1..at + 4)?[0] == 4 => {
+                (at, size) = (at + 4, size.or(Some(at + 2)))
+            }
             _ => at += usize::from(*options.get(at + 1)?).max(2),
         }
     }
+    size
 }
 
 /// A checksum after one of its words has changed (RFC 1624, equation 3).
@@ -95,7 +101,9 @@ mod tests {
         let size = [MAXIMUM_SEGMENT_SIZE, 4, 0xff, 0xff];
         let mut data = syn(&size);
         data[53] = 0x10;
-        for packet in [data, syn(&[]), syn(&[END, 2, 4, 0xff, 0xff]), syn(&[2, 3, 0xff]), syn(&[9, 0]), vec![0x60; 50]]
+        let signed = syn(&[&size[..], &[29, 4, 1, 1]].concat());
+        for packet in
+            [data, signed, syn(&[]), syn(&[END, 2, 4, 0xff, 0xff]), syn(&[2, 3, 0xff]), syn(&[9, 0]), vec![0x60; 50]]
         {
             let mut clamped = packet.clone();
             clamp(&mut clamped, 1420);

@@ -57,7 +57,9 @@ impl<'a> Split<'a> {
     /// An IPv6 frame whose TCP or UDP header begins at `start`, to be cut into packets of `size` bytes of payload.
     /// `None`: it is not what it is said to be.
     pub fn new(frame: &'a [u8], transport: Transport, start: usize, size: usize) -> Option<Self> {
-        let header = frame.get(start..).filter(|_| start >= IPV6_HEADER_LEN && frame[0] >> 4 == 6)?;
+        // With an extension header between, the destination that the checksum counts may be another one.
+        let plain = start == IPV6_HEADER_LEN && *frame.get(6)? == transport.next_header();
+        let header = frame.get(start..).filter(|_| plain && frame[0] >> 4 == 6)?;
         let header_len = match transport {
             Transport::Tcp => usize::from(header.get(12)? >> 4) * 4,
             Transport::Udp => UDP_HEADER_LEN,
@@ -66,6 +68,11 @@ impl<'a> Split<'a> {
         let fits = header_len >= least && header.len() > header_len && size > 0;
         let header_len = start + header_len;
         fits.then_some(Self { frame, transport, start, header_len, size, at: header_len })
+    }
+
+    /// Packets that have not been yielded.
+    pub fn left(&self) -> usize {
+        (self.frame.len() - self.at).div_ceil(self.size)
     }
 
     /// Writes the next packet into `slot`, checksum and all. Its length; `None` at the end, or if the slot is too short.
@@ -177,7 +184,9 @@ pub(super) mod tests {
             &[5; 2500],
         );
         frame[46] = 0;
-        let packets = all(Split::new(&frame, Transport::Udp, 40, 1000).unwrap());
+        let mut split = Split::new(&frame, Transport::Udp, 40, 1000).unwrap();
+        assert_eq!((split.left(), split.next_into(&mut [0; 1047]), split.left()), (3, None, 3), "a slot too short");
+        let packets = all(split);
         assert_eq!(packets.iter().map(Vec::len).collect::<Vec<_>>(), [1048, 1048, 548]);
         for packet in packets {
             let ipv6 = Ipv6Packet::new_checked(&packet[..]).unwrap();
@@ -200,7 +209,8 @@ pub(super) mod tests {
             let mut bytes: Vec<u8> = std::iter::repeat_with(|| rng.u8(..)).take(len).collect();
             bytes.iter_mut().take(1).for_each(|first| *first = 0x60);
             let transport = if rng.bool() { Transport::Tcp } else { Transport::Udp };
-            let start = rng.usize(30..120);
+            bytes.iter_mut().skip(6).take(1).for_each(|next| *next = transport.next_header());
+            let start = if rng.u8(..) < 10 { rng.usize(30..120) } else { 40 };
             let Some(split) = Split::new(&bytes, transport, start, rng.usize(1..200)) else { continue };
             assert!(all(split).iter().all(|packet| parse(packet).is_ok()));
         }
