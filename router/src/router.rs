@@ -53,8 +53,11 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 const CONTROL_QUEUE: usize = 1024;
 /// Requests and answers of desks that wait for the control task.
 const QUEUE: usize = 256;
-/// How long after a failed write or ledger call it is tried again.
+/// How long after a failed ledger call it is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
+/// How long after a failed write of the journal it is tried again. Until it succeeds, nothing that was received since counts
+/// as paid: at 1 Gb/s a default window of credit lasts half a second.
+const WRITE_AGAIN: Duration = Duration::from_secs(1);
 /// How often the totals per neighbour are written. They are for people; money never rests on them.
 const TOTALS_INTERVAL: Duration = Duration::from_secs(300);
 /// How often host names of links that are down are looked up again.
@@ -777,7 +780,7 @@ impl Control {
                 if done.send(Done::Warning(error)).await.is_err() {
                     return false;
                 }
-                tokio::time::sleep(TRY_AGAIN).await;
+                tokio::time::sleep(WRITE_AGAIN).await;
                 answer = journal.ask(commit(records.clone())).await;
             }
         }

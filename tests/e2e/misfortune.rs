@@ -91,7 +91,8 @@ fn a_full_disk_is_reported_and_packets_still_pass() {
         let [r1, r2] = &pair;
         let before = r1.meter(r2).expect("a meter");
         until("report of the full disk", secs(60), || {
-            // So slowly that the report comes before the window of credit is used up: then nothing would pass, rightly.
+            // So slowly that what no journal has a receipt for stays below the window of credit: beyond it nothing passes,
+            // rightly, until the disk has room and the write is tried again.
             web.fetch(&r1.host, &["--limit-rate", "10M"])?;
             let status = pair[full].show("status")?;
             let said = format!("{}{}", status["warnings"], pair[full].log()).to_lowercase();
