@@ -133,7 +133,10 @@ impl WireGuard {
             self.peers.resize_with(index + 1, || None);
         }
         match &mut self.peers[index] {
-            Some(peer) if peer.key == config.key => peer.endpoint = config.endpoint.or(peer.endpoint),
+            Some(peer) if peer.key == config.key => {
+                peer.endpoint = config.endpoint.or(peer.endpoint);
+                peer.tells_congestion = config.tells_congestion;
+            }
             slot => {
                 let tunn = Tunn::new(
                     self.secret.clone(),

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
+use node::datapath::packet::IPV6_HEADER_LEN;
 use node::datapath::{JOINED_MAX, Join, Split, Transport, checksum};
 
 /// What one `read` or `write` carries.
@@ -46,7 +47,6 @@ const TCP_FRAME: u8 = 4;
 const UDP_FRAME: u8 = 5;
 /// Beside the type: the first packet carries TCP's CWR.
 const WITH_ECN: u8 = 0x80;
-const IPV6_HEADER_LEN: usize = 40;
 /// The longest IPv6 packet without a jumbo option, and the header.
 pub(crate) const FRAME_MAX: usize = Header::LEN + IPV6_HEADER_LEN + 65_535;
 

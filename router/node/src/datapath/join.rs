@@ -7,8 +7,8 @@
 use std::ops::Range;
 
 use super::checksum::Sum;
-use super::packet::{IPV6_HEADER_LEN, UDP_HEADER_LEN};
-use super::split::{PSH, TCP_FLAGS, TCP_HEADER_LEN, Transport};
+use super::packet::{ACK, IPV6_HEADER_LEN, PSH, TCP_FLAGS, TCP_HEADER_LEN, UDP_HEADER_LEN};
+use super::split::Transport;
 
 /// Packets in one frame at most.
 pub const JOINED_MAX: usize = 64;
@@ -17,8 +17,6 @@ const TCP_HEADER_MAX: usize = 60;
 const HEADERS_MAX: usize = IPV6_HEADER_LEN + TCP_HEADER_MAX;
 /// The longest IPv6 payload without a jumbo option.
 const PAYLOAD_MAX: usize = 65_535;
-/// TCP's ACK flag: a segment with any other than this and PSH is left alone.
-const ACK: u8 = 0x10;
 /// Fields of the headers that may differ from packet to packet: the IPv6 payload length...
 const IPV6_LEN: Range<usize> = 4..6;
 /// ...the sequence number, the flags, of which PSH may, and the checksum...
@@ -177,6 +175,7 @@ fn part(packet: &[u8]) -> Option<Part<'_>> {
     };
     let upper = packet.get(IPV6_HEADER_LEN..)?;
     let header_len = match transport {
+        // A segment with any other flag is left alone.
         Transport::Tcp if upper.len() >= TCP_HEADER_LEN && upper[TCP_FLAGS] & !PSH == ACK => {
             usize::from(upper[12] >> 4) * 4
         }
@@ -195,9 +194,10 @@ fn part(packet: &[u8]) -> Option<Part<'_>> {
 #[cfg(test)]
 mod tests {
     use super::super::checksum::complete;
+    use super::super::packet::FIN;
     use super::super::packet::control_packet;
+    use super::super::split::Split;
     use super::super::split::tests::{refill, tcp};
-    use super::super::split::{FIN, Split};
     use super::*;
 
     /// Joins all, then takes apart what was joined.

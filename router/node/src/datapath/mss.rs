@@ -3,23 +3,20 @@
 //! A LAN behind the router has a longer MTU than the mesh. Its hosts would learn that from Packet Too Big, if everything
 //! between let it through; a connection that never asks for longer segments does not depend on it.
 
-use super::packet::IPV6_HEADER_LEN;
-use super::split::{TCP_FLAGS, TCP_HEADER_LEN};
+use super::packet::{IPV6_HEADER_LEN, SYN, TCP_FLAGS, TCP_HEADER_LEN};
+use super::split::Transport;
 
-const TCP: u8 = 6;
-const SYN: u8 = 0x02;
 const END: u8 = 0;
 const NO_OPERATION: u8 = 1;
 const MAXIMUM_SEGMENT_SIZE: u8 = 2;
 /// Signs the other options too (RFC 5925).
 const AUTHENTICATION: u8 = 29;
-const CHECKSUM: usize = 16;
 
 /// Lowers the size in a SYN to what fits a packet of `mtu` bytes. Everything else stays as it is.
 pub(super) fn clamp(packet: &mut [u8], mtu: usize) {
     let next_header = packet.get(6).copied();
     let Some(tcp) = packet.get_mut(IPV6_HEADER_LEN..).filter(|tcp| tcp.len() >= TCP_HEADER_LEN) else { return };
-    if next_header != Some(TCP) || tcp[TCP_FLAGS] & SYN == 0 {
+    if next_header != Some(Transport::Tcp.next_header()) || tcp[TCP_FLAGS] & SYN == 0 {
         return;
     }
     let most = u16::try_from(mtu.saturating_sub(IPV6_HEADER_LEN + TCP_HEADER_LEN)).unwrap_or(u16::MAX);
@@ -29,9 +26,10 @@ pub(super) fn clamp(packet: &mut [u8], mtu: usize) {
         tcp[at..at + 2].copy_from_slice(&most.to_be_bytes());
         // An option may begin at an odd place; then its bytes count in the other order.
         let counted = |size: u16| if at % 2 == 0 { size } else { size.swap_bytes() };
-        let sum = u16::from_be_bytes([tcp[CHECKSUM], tcp[CHECKSUM + 1]]);
+        let field = Transport::Tcp.checksum_offset();
+        let sum = u16::from_be_bytes([tcp[field], tcp[field + 1]]);
         let sum = updated(sum, counted(asked), counted(most));
-        tcp[CHECKSUM..CHECKSUM + 2].copy_from_slice(&sum.to_be_bytes());
+        tcp[field..field + 2].copy_from_slice(&sum.to_be_bytes());
     }
 }
 

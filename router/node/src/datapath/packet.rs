@@ -11,6 +11,15 @@ use crate::drop::DropReason;
 pub const IPV6_HEADER_LEN: usize = 40;
 /// Length of the UDP header (RFC 768).
 pub const UDP_HEADER_LEN: usize = 8;
+/// Length of the TCP header, without options (RFC 9293, section 3.1).
+pub(super) const TCP_HEADER_LEN: usize = 20;
+/// Where its flags stand.
+pub(super) const TCP_FLAGS: usize = 13;
+pub(super) const FIN: u8 = 0x01;
+pub(super) const SYN: u8 = 0x02;
+pub(super) const PSH: u8 = 0x08;
+pub(super) const ACK: u8 = 0x10;
+pub(super) const CWR: u8 = 0x80;
 /// Hop limit of control packets: they never leave the link (RFC 8966, section 4, asks only for link-local scope).
 const CONTROL_HOP_LIMIT: u8 = 1;
 

@@ -2,7 +2,7 @@
 //! segmentation of TCP or UDP (`VIRTIO_NET_HDR_GSO_TCPV6` and `..._UDP_L4` of the virtio specification, section 5.1.6).
 
 use super::checksum::Sum;
-use super::packet::{IPV6_HEADER_LEN, UDP_HEADER_LEN};
+use super::packet::{CWR, FIN, IPV6_HEADER_LEN, PSH, TCP_FLAGS, TCP_HEADER_LEN, UDP_HEADER_LEN};
 
 /// What the packets of a frame have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,15 +30,6 @@ impl Transport {
         }
     }
 }
-
-/// Flags of a TCP header's 14th byte.
-pub(super) const FIN: u8 = 0x01;
-pub(super) const PSH: u8 = 0x08;
-pub(super) const CWR: u8 = 0x80;
-/// The shortest TCP header.
-pub(super) const TCP_HEADER_LEN: usize = 20;
-/// Where the flags stand in it.
-pub(super) const TCP_FLAGS: usize = 13;
 
 /// Yields the packets of a frame, in order.
 #[derive(Debug, Clone)]
