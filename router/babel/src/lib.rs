@@ -68,6 +68,7 @@ mod neighbour;
 mod pending;
 mod policy;
 mod prefix;
+mod prefix_map;
 mod price;
 mod route;
 mod router_id;

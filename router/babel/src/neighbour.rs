@@ -7,11 +7,20 @@ use crate::seqno::Seqno;
 use crate::wire::{AcknowledgmentRequest, Hello, Ihu, IhuTimestamp, Interval, Tlv};
 use std::collections::VecDeque;
 use std::net::Ipv6Addr;
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 /// A neighbour's key inside a speaker; never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct NeighbourId(pub(crate) u32);
+pub(crate) struct NeighbourId(NonZeroU32);
+
+impl NeighbourId {
+    pub(crate) const FIRST: Self = Self(NonZeroU32::MIN);
+
+    pub(crate) fn next(self) -> Self {
+        Self(self.0.checked_add(1).unwrap_or(NonZeroU32::MIN))
+    }
+}
 
 /// A row of the table.
 #[derive(Clone, Debug)]

@@ -13,6 +13,9 @@ impl RouterId {
         (octets != [0; 8] && octets != [0xff; 8]).then_some(Self(octets))
     }
 
+    /// Stands where there is none.
+    pub(crate) const NOBODY: Self = Self([0; 8]);
+
     /// The octets on the wire.
     #[must_use]
     pub fn octets(self) -> [u8; 8] {

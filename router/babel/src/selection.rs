@@ -34,8 +34,8 @@ pub(crate) struct Pace {
     pub(crate) due: Option<Tenths>,
     /// When a neighbour was last asked for a newer seqno because its route is cheaper.
     asked_at: Option<Tenths>,
-    /// Before this, no price moves the traffic again.
-    price_rests_until: Tenths,
+    /// Before this, no price moves the traffic again. `None`: none did, or long ago.
+    price_rests_until: Option<Tenths>,
     /// How long the last such rest was, in steps of doubling.
     rests: u8,
     /// Spreads the waiting of many nodes, in percent.
@@ -109,6 +109,7 @@ pub(crate) fn decide<K: Ord + Copy>(
         keep_better(&mut ideal, ranked);
     }
     pace.due = None;
+    pace.forget(moment.now);
     if in_use.is_none() {
         pace.better_since = None;
     }
@@ -138,6 +139,11 @@ fn keep_better<K: Ord + Copy>(best: &mut Option<Ranked<K>>, other: Ranked<K>) {
 }
 
 impl Pace {
+    /// Nothing is remembered that a later decision needs.
+    pub(crate) fn is_idle(&self) -> bool {
+        (self.better_since, self.due, self.asked_at, self.price_rests_until) == (None, None, None, None)
+    }
+
     /// Since when something has been better than the route in use: now, if nothing was.
     fn begin(&mut self, moment: Moment<'_>) -> Tenths {
         if self.better_since.is_none() {
@@ -150,7 +156,7 @@ impl Pace {
     fn is_over<K>(&mut self, moment: Moment<'_>, since: Tenths, in_use: Ranked<K>, better: Ranked<K>) -> bool {
         let mut over_at = since.after(self.patience(moment, in_use.score, better.score, better.metric < in_use.metric));
         if better.metric >= in_use.metric {
-            over_at = over_at.max(self.price_rests_until);
+            over_at = over_at.max(self.price_rests_until.unwrap_or(over_at));
         }
         if over_at > moment.now {
             self.look_at(over_at);
@@ -193,12 +199,22 @@ impl Pace {
     fn moved(&mut self, now: Tenths, by_price: bool) {
         (self.better_since, self.due) = (None, None);
         if by_price {
-            let rest = |rests: u8| PRICE_REST * (1 << u32::from(rests));
-            let calm = now > self.price_rests_until.after(rest(self.rests));
-            let first = self.price_rests_until == Tenths::default();
-            self.rests = if calm || first { 0 } else { RESTS_MAX.min(self.rests + 1) };
-            self.price_rests_until = now.after(rest(self.rests));
+            self.rests = self.price_rests_until.map_or(0, |_| RESTS_MAX.min(self.rests + 1));
+            self.price_rests_until = Some(now.after(self.rest()));
         }
+    }
+
+    fn rest(&self) -> Duration {
+        PRICE_REST * (1 << u32::from(self.rests))
+    }
+
+    /// What is over has no effect any more: a rest that lies as far back as it was long, a question that may be asked
+    /// again.
+    fn forget(&mut self, now: Tenths) {
+        if self.price_rests_until.is_some_and(|until| now > until.after(self.rest())) {
+            (self.price_rests_until, self.rests) = (None, 0);
+        }
+        self.asked_at = self.asked_at.filter(|at| at.after(ASK_SPACING) > now);
     }
 }
 

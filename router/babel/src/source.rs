@@ -8,6 +8,7 @@ use crate::metric::Metric;
 use crate::router_id::RouterId;
 use crate::seqno::Seqno;
 use crate::time::Tenths;
+use std::num::NonZeroU8;
 use std::time::Duration;
 
 /// What routes to one source are compared by.
@@ -24,29 +25,108 @@ impl Distance {
     }
 }
 
-/// A row: an originator of one prefix, and the best distance we told about it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Source {
-    pub(crate) router_id: RouterId,
-    pub(crate) feasibility: Distance,
-    expires: Tenths,
-}
-
 /// "The source garbage-collection timer has a value on the order of minutes" (RFC 8966, section 3.2.5). Longer where
 /// what was told is believed for longer: who still routes through us must not be taken for a way.
 pub(crate) const GC_TIME: Duration = Duration::from_secs(180);
 
-/// The table's rows for one prefix: nearly always one.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Sources(Vec<Source>);
+/// Who originates one prefix, as far as we were told: nearly always one. Those that we told others of are the source
+/// table's rows for the prefix.
+#[derive(Clone, Debug)]
+pub(crate) struct Originators {
+    /// Kept here and not on the heap, as there is one for each prefix.
+    first: Originator,
+    /// Boxed, since there are none.
+    #[expect(clippy::box_collection, reason = "a third of a vector's size")]
+    others: Option<Box<Vec<Originator>>>,
+}
 
-impl Sources {
-    /// Originators remembered per prefix, so that one that changes its router-id without end fills no
-    /// more than its own prefix.
-    const MAX: usize = 16;
+/// An originator's place among those of its prefix: what routes name it by, at an eighth of a router-id's size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Slot(NonZeroU8);
+
+#[derive(Clone, Copy, Debug)]
+struct Originator {
+    router_id: RouterId,
+    /// The best distance we told about it.
+    feasibility: Distance,
+    /// `None`: we told nothing, or everybody has forgotten it.
+    expires: Option<Tenths>,
+}
+
+impl Originator {
+    fn new(router_id: RouterId) -> Self {
+        Self { router_id, feasibility: Distance { seqno: Seqno(0), metric: Metric::INFINITY }, expires: None }
+    }
+}
+
+impl Default for Originators {
+    fn default() -> Self {
+        Self { first: Originator::new(RouterId::NOBODY), others: None }
+    }
+}
+
+impl Slot {
+    const FIRST: Self = Self(NonZeroU8::MIN);
+
+    fn new(position: usize) -> Option<Self> {
+        Some(Self(Self::FIRST.0.checked_add(u8::try_from(position).ok()?)?))
+    }
+
+    fn position(self) -> usize {
+        usize::from(self.0.get() - 1)
+    }
+}
+
+/// Names.
+impl Originators {
+    const SLOTS: usize = 255;
+
+    pub(crate) fn router_id(&self, slot: Slot) -> RouterId {
+        self.iter().nth(slot.position()).map_or(RouterId::NOBODY, |originator| originator.router_id)
+    }
+
+    /// The originator's slot, made if it has none: `None` when as many as there can be are `in_use`.
+    pub(crate) fn slot(&mut self, id: RouterId, in_use: impl Fn(Slot) -> bool) -> Option<Slot> {
+        self.slot_below(Self::SLOTS - 1, id, in_use)
+    }
+
+    /// The same for this speaker itself, for which there is always one left.
+    pub(crate) fn own_slot(&mut self, id: RouterId, in_use: impl Fn(Slot) -> bool) -> Option<Slot> {
+        self.slot_below(Self::SLOTS, id, in_use)
+    }
+
+    fn slot_below(&mut self, end: usize, id: RouterId, in_use: impl Fn(Slot) -> bool) -> Option<Slot> {
+        let places = || self.iter().zip((0..).map_while(Slot::new));
+        if let Some((_, slot)) = places().find(|(originator, _)| originator.router_id == id) {
+            return Some(slot);
+        }
+        let free = places().find(|(originator, slot)| originator.expires.is_none() && !in_use(*slot));
+        if let Some((_, slot)) = free {
+            *self.iter_mut().nth(slot.position())? = Originator::new(id);
+            return Some(slot);
+        }
+        let position = Some(self.iter().count()).filter(|position| *position < end)?;
+        self.others.get_or_insert_default().push(Originator::new(id));
+        Slot::new(position)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Originator> {
+        std::iter::once(&self.first).chain(self.others.iter().flat_map(|others| others.iter()))
+    }
+
+    fn iter_mut(&mut self) -> impl Iterator<Item = &mut Originator> {
+        std::iter::once(&mut self.first).chain(self.others.iter_mut().flat_map(|others| others.iter_mut()))
+    }
+}
+
+/// Sources.
+impl Originators {
+    /// Sources remembered per prefix, so that one that changes its router-id without end fills no more than its own
+    /// prefix.
+    const SOURCES_MAX: usize = 16;
 
     pub(crate) fn feasibility(&self, id: RouterId) -> Option<Distance> {
-        self.0.iter().find(|source| source.router_id == id).map(|source| source.feasibility)
+        self.sources().find(|(source, _)| *source == id).map(|(_, feasibility)| feasibility)
     }
 
     /// "An update is feasible if it is a retraction, or no entry exists for its source, or it is strictly
@@ -59,47 +139,42 @@ impl Sources {
     /// Whether a source is known or can be added. One that cannot must not be announced: its feasibility
     /// distance would be forgotten.
     pub(crate) fn has_room_for(&self, id: RouterId) -> bool {
-        self.0.len() < Self::MAX || self.feasibility(id).is_some()
+        self.sources().count() < Self::SOURCES_MAX || self.feasibility(id).is_some()
     }
 
-    /// Before an update is sent: the feasibility distance becomes the better of the two, and the
+    /// Before an update about the originator is sent: the feasibility distance becomes the better of the two, and the
     /// garbage-collection timer starts again. Returns whether the source is new.
-    pub(crate) fn record(&mut self, now: Tenths, id: RouterId, told: Distance, believed_for: Duration) -> bool {
-        let expires = now.after(believed_for.max(GC_TIME));
-        let Some(source) = self.0.iter_mut().find(|source| source.router_id == id) else {
-            self.0.reserve_exact(1);
-            self.0.push(Source { router_id: id, feasibility: told, expires });
-            return true;
-        };
-        source.expires = expires;
-        if told.is_better_than(source.feasibility) {
+    pub(crate) fn record(&mut self, now: Tenths, slot: Slot, told: Distance, believed_for: Duration) -> bool {
+        let Some(source) = self.iter_mut().nth(slot.position()) else { return false };
+        let known = source.expires.is_some();
+        source.expires = Some(now.after(believed_for.max(GC_TIME)));
+        if !known || told.is_better_than(source.feasibility) {
             source.feasibility = told;
         }
-        false
+        !known
     }
 
     /// Forgets sources whose timer has expired and which the route in use does not need. Returns how many.
-    pub(crate) fn collect(&mut self, now: Tenths, in_use: Option<RouterId>) -> usize {
-        let before = self.0.len();
-        self.0.retain_mut(|source| {
-            if source.expires <= now && in_use == Some(source.router_id) {
-                source.expires = now.after(GC_TIME);
+    pub(crate) fn collect(&mut self, now: Tenths, in_use: Option<Slot>) -> usize {
+        let mut forgotten = 0;
+        for (originator, slot) in self.iter_mut().zip((0..).map_while(Slot::new)) {
+            if originator.expires.is_none_or(|expires| expires > now) {
+                continue;
             }
-            source.expires > now
-        });
-        before - self.0.len()
+            let needed = in_use == Some(slot);
+            originator.expires = needed.then(|| now.after(GC_TIME));
+            forgotten += usize::from(!needed);
+        }
+        forgotten
     }
 
     pub(crate) fn next_timeout(&self) -> Option<Tenths> {
-        self.0.iter().map(|source| source.expires).min()
+        self.iter().filter_map(|source| source.expires).min()
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Source> {
-        self.0.iter()
+    pub(crate) fn sources(&self) -> impl Iterator<Item = (RouterId, Distance)> {
+        let sources = self.iter().filter(|originator| originator.expires.is_some());
+        sources.map(|source| (source.router_id, source.feasibility))
     }
 }
 
@@ -120,32 +195,63 @@ mod tests {
         assert!(!distance(1, 2).is_better_than(distance(1, 2)));
     }
 
+    fn id(number: u8) -> RouterId {
+        RouterId::new([number; 8]).unwrap()
+    }
+
     #[test]
     fn a_prefix_with_ever_new_originators_remembers_sixteen_and_forgets_after_three_minutes() {
-        let mut sources = Sources::default();
+        let mut originators = Originators::default();
         let start = Tenths::default();
-        for id in 1..=16 {
-            let id = RouterId::new([id; 8]).unwrap();
-            assert!(sources.has_room_for(id) && sources.record(start, id, distance(1, 1), GC_TIME));
+        for number in 1..=16 {
+            assert!(originators.has_room_for(id(number)));
+            let slot = originators.slot(id(number), |_| false).unwrap();
+            assert!(originators.record(start, slot, distance(1, 1), GC_TIME));
         }
-        let first = RouterId::new([1; 8]).unwrap();
-        assert!(sources.has_room_for(first) && !sources.has_room_for(RouterId::new([17; 8]).unwrap()));
-        assert_eq!(sources.collect(start.after(GC_TIME / 2), None), 0);
-        assert_eq!(sources.collect(start.after(GC_TIME), Some(first)), 15);
-        assert_eq!(sources.feasibility(first), Some(distance(1, 1)));
+        assert!(originators.has_room_for(id(1)) && !originators.has_room_for(id(17)));
+        let first = originators.slot(id(1), |_| false);
+        assert_eq!(originators.collect(start.after(GC_TIME / 2), None), 0);
+        assert_eq!(originators.collect(start.after(GC_TIME), first), 15);
+        assert_eq!(originators.feasibility(id(1)), Some(distance(1, 1)));
+    }
+
+    #[test]
+    fn a_slot_keeps_its_originator_while_it_is_in_use_or_a_source() {
+        let mut originators = Originators::default();
+        let mut used = vec![originators.slot(id(1), |_| false).unwrap()];
+        originators.record(Tenths::default(), used[0], distance(1, 1), GC_TIME);
+        used.push(originators.slot(id(2), |_| false).unwrap());
+        used.push(originators.slot(id(3), |slot| slot == used[1]).unwrap());
+        assert_eq!(used.iter().map(|slot| originators.router_id(*slot)).collect::<Vec<_>>(), [id(1), id(2), id(3)]);
+        assert_eq!(originators.slot(id(2), |_| true), Some(used[1]));
+        let freed = originators.slot(id(4), |slot| slot != used[1]).unwrap();
+        assert_eq!((freed, originators.router_id(freed)), (used[1], id(4)));
+    }
+
+    #[test]
+    fn there_are_slots_for_254_originators_at_once_and_ourselves() {
+        let mut originators = Originators::default();
+        let many = (1..=300_u16).map(|number| {
+            let [high, low] = number.to_be_bytes();
+            originators
+                .slot(RouterId::new([1, high, low, 0, 0, 0, 0, 0]).unwrap(), |slot| number > 1 || slot != Slot::FIRST)
+        });
+        assert_eq!(many.flatten().count(), 254);
+        assert!(originators.own_slot(id(9), |_| true).is_some());
+        assert_eq!(size_of::<Originators>(), 24);
     }
 
     proptest! {
         #[test]
         fn what_was_told_is_never_feasible_again_and_the_distance_never_worsens(told in prop::collection::vec((0_u16..100, 0_u16..50), 1..40)) {
-            let id = RouterId::new([1; 8]).unwrap();
-            let mut sources = Sources::default();
+            let mut originators = Originators::default();
+            let slot = originators.slot(id(1), |_| false).unwrap();
             for (seqno, metric) in told {
-                let before = sources.feasibility(id);
-                sources.record(Tenths::default(), id, distance(seqno, metric), GC_TIME);
-                let after = sources.feasibility(id).unwrap();
+                let before = originators.feasibility(id(1));
+                originators.record(Tenths::default(), slot, distance(seqno, metric), GC_TIME);
+                let after = originators.feasibility(id(1)).unwrap();
                 prop_assert!(before.is_none_or(|before| !before.is_better_than(after)));
-                prop_assert!(!sources.is_feasible(id, distance(seqno, metric)));
+                prop_assert!(!originators.is_feasible(id(1), distance(seqno, metric)));
             }
         }
 

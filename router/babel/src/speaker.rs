@@ -11,12 +11,12 @@ use crate::neighbour::{Neighbour, NeighbourId, Silence};
 use crate::pending::{Asked, PendingTable};
 use crate::prefix::{IpPrefix, PrefixPair};
 use crate::price::Price;
-use crate::route::{Announced, Route, RouteTable, Selected, Via, route_expiry};
+use crate::route::{Announced, Entry, Put, Route, RouteTable, Selected, Told, Via, refresh_at, route_expiry};
 use crate::router_id::RouterId;
 use crate::selection::{self, Candidate, Moment};
 use crate::seqno::Seqno;
 use crate::source::Distance;
-use crate::time::Epoch;
+use crate::time::{Epoch, Tenths};
 use crate::views::{Config, Counters, Destination, Event, NeighbourView, RouteView, SourceView, Usage};
 use crate::wire::{Acknowledgment, AnyPrefix, DecodeError, Hello, Ihu, Packet, RouteRequest, Tlv, Update};
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,7 +53,7 @@ pub struct Speaker {
     pub(crate) interfaces: BTreeMap<InterfaceId, Interface>,
     pub(crate) neighbours: BTreeMap<NeighbourId, Neighbour>,
     neighbour_ids: BTreeMap<(InterfaceId, Ipv6Addr), NeighbourId>,
-    next_neighbour: u32,
+    next_neighbour: NeighbourId,
     pub(crate) routes: RouteTable,
     pub(crate) pending: PendingTable,
     /// Lower bounds on when anything in the tables falls due.
@@ -107,7 +107,7 @@ impl Speaker {
             interfaces: BTreeMap::new(),
             neighbours: BTreeMap::new(),
             neighbour_ids: BTreeMap::new(),
-            next_neighbour: 0,
+            next_neighbour: NeighbourId::FIRST,
             routes: RouteTable::new(config.limits.prefixes, config.limits.sources),
             pending: PendingTable::new(config.limits.pending),
             routes_due: None,
@@ -217,7 +217,7 @@ impl Speaker {
             self.counters.prefixes_full += 1;
             return;
         };
-        entry.origin = Some(metric).filter(|metric| metric.is_finite());
+        entry.set_origin(Some(metric).filter(|metric| metric.is_finite()));
         self.reselect(now, pair);
         self.routes.forget_if_unused(pair);
     }
@@ -226,7 +226,7 @@ impl Speaker {
     pub fn handle_withdraw(&mut self, now: Instant, pair: impl Into<PrefixPair>) {
         let pair = pair.into();
         if let Some(entry) = self.routes.get_mut(pair) {
-            entry.origin = None;
+            entry.set_origin(None);
             self.reselect(now, pair);
             self.routes.forget_if_unused(pair);
         }
@@ -307,11 +307,8 @@ impl Speaker {
     /// All routes known, used or not.
     pub fn routes(&self) -> impl Iterator<Item = RouteView> {
         self.routes.iter().flat_map(move |(pair, entry)| {
-            let origin = entry.origin.and(entry.selected).map(|selected| self.origin_view(pair, &selected));
-            let told = entry
-                .candidates
-                .iter()
-                .filter_map(move |route| self.route_view(pair, route, entry.selects(route.neighbour)));
+            let origin = entry.origin().and(entry.selected()).map(|selected| self.origin_view(pair, &selected));
+            let told = entry.candidates().iter().filter_map(move |route| self.route_view(pair, entry, route));
             origin.into_iter().chain(told)
         })
     }
@@ -332,11 +329,11 @@ impl Speaker {
     /// The source table.
     pub fn sources(&self) -> impl Iterator<Item = SourceView> {
         self.routes.iter().flat_map(|(pair, entry)| {
-            entry.sources.iter().map(move |source| SourceView {
+            entry.sources().map(move |(router_id, Distance { seqno, metric })| SourceView {
                 pair,
-                router_id: source.router_id,
-                seqno: source.feasibility.seqno,
-                metric: source.feasibility.metric,
+                router_id,
+                seqno,
+                metric,
             })
         })
     }
@@ -354,10 +351,9 @@ impl Speaker {
     pub fn selected(&self, pair: impl Into<PrefixPair>) -> Option<RouteView> {
         let pair = pair.into();
         let entry = self.routes.get(pair)?;
-        let selected = entry.selected?;
+        let selected = entry.selected()?;
         let Some(via) = selected.via else { return Some(self.origin_view(pair, &selected)) };
-        let route = entry.candidates.iter().find(|route| route.neighbour == via.neighbour)?;
-        self.route_view(pair, route, true)
+        self.route_view(pair, entry, entry.candidate(via.neighbour)?)
     }
 
     /// How full the tables are.
@@ -365,8 +361,8 @@ impl Speaker {
     pub fn usage(&self) -> Usage {
         let (mut routes, mut sources) = (0, 0);
         for (_, entry) in self.routes.iter() {
-            routes += entry.candidates.len();
-            sources += entry.sources.iter().count();
+            routes += entry.candidates().len();
+            sources += entry.sources().count();
         }
         let (neighbours, prefixes) = (self.neighbours.len(), self.routes.len());
         Usage { neighbours, prefixes, routes, sources, pending: self.pending.len() }
@@ -391,7 +387,7 @@ impl Speaker {
 
     fn route_event(&self, pair: PrefixPair) -> Event {
         let entry = self.routes.get(pair);
-        if entry.is_some_and(|entry| entry.held_until.is_some()) {
+        if entry.is_some_and(Entry::is_held) {
             return Event::RouteLost { pair };
         }
         match self.selected(pair) {
@@ -417,19 +413,20 @@ impl Speaker {
         }
     }
 
-    fn route_view(&self, pair: PrefixPair, route: &Route, selected: bool) -> Option<RouteView> {
+    fn route_view(&self, pair: PrefixPair, entry: &Entry, route: &Route) -> Option<RouteView> {
         let neighbour = self.neighbours.get(&route.neighbour)?;
+        let router_id = entry.originator(route);
         Some(RouteView {
             pair,
             neighbour: Some((neighbour.interface, neighbour.address)),
-            next_hop: Some(route.next_hop.as_deref().copied().unwrap_or(IpAddr::V6(neighbour.address))),
-            router_id: route.router_id,
+            next_hop: Some(entry.next_hop(route.neighbour).unwrap_or(IpAddr::V6(neighbour.address))),
+            router_id,
             seqno: route.seqno,
             refmetric: route.refmetric,
             metric: route.refmetric.through(neighbour.cost),
             price: route.price,
-            feasible: self.routes.is_feasible(pair, route.router_id, route.told()),
-            selected,
+            feasible: entry.is_feasible(router_id, route.told()),
+            selected: entry.selects(route.neighbour),
         })
     }
 }
@@ -494,8 +491,8 @@ impl Speaker {
         }
         interface.quick_hellos = interface.quick_hellos.max(1);
         interface.hello_by(now + HELLO_SOON);
-        let id = NeighbourId(self.next_neighbour);
-        self.next_neighbour = self.next_neighbour.wrapping_add(1);
+        let id = self.next_neighbour;
+        self.next_neighbour = id.next();
         self.neighbours.insert(id, Neighbour::new(from, source));
         self.neighbour_ids.insert((from, source), id);
         Some(id)
@@ -533,7 +530,17 @@ impl Speaker {
                     self.counters.not_carried += 1;
                     return;
                 }
-                self.learn(now, neighbour, pair, router_id, next_hop, update);
+                let here = self.neighbours.get(&neighbour).map(|neighbour| IpAddr::V6(neighbour.address));
+                let told = Told {
+                    neighbour,
+                    router_id,
+                    seqno: update.seqno,
+                    metric: update.metric,
+                    next_hop: Some(next_hop).filter(|next_hop| Some(*next_hop) != here),
+                    price: self.config.policy.price(update.quote),
+                    interval: update.interval,
+                };
+                self.learn(now, pair, told);
             }
             _ => self.retract(now, neighbour, pair),
         }
@@ -574,98 +581,54 @@ pub(crate) fn pair(prefix: AnyPrefix, source_prefix: Option<AnyPrefix>) -> Prefi
 /// Routes.
 impl Speaker {
     /// RFC 8966, section 3.5.3, for an update that is not a retraction.
-    fn learn(
-        &mut self,
-        now: Instant,
-        neighbour: NeighbourId,
-        pair: PrefixPair,
-        router_id: RouterId,
-        next_hop: IpAddr,
-        update: &Update,
-    ) {
-        if self.hear_again(now, neighbour, pair, router_id, next_hop, update) {
+    fn learn(&mut self, now: Instant, pair: PrefixPair, told: Told) {
+        let Told { neighbour, router_id, .. } = told;
+        let expires = self.epoch.tenths_from(now + route_expiry(told.interval));
+        if self.hear_again(pair, &told, expires) {
             return;
         }
-        let told = Distance { seqno: update.seqno, metric: update.metric };
-        let feasible = self.routes.is_feasible(pair, router_id, told);
-        if !feasible && self.may_ignore(pair, neighbour, router_id, told) {
+        let feasible = self.routes.is_feasible(pair, router_id, told.distance());
+        if !feasible && self.may_ignore(pair, &told) {
             self.request_newer_seqno(now, pair, router_id, Asked::Neighbour(neighbour));
             return;
         }
-        let price = self.config.policy.price(update.quote);
-        let expires = self.epoch.tenths_from(now + route_expiry(update.interval));
-        let here = self.neighbours.get(&neighbour).map(|neighbour| IpAddr::V6(neighbour.address));
-        let route = Route {
-            neighbour,
-            router_id,
-            seqno: update.seqno,
-            refmetric: update.metric,
-            next_hop: Some(next_hop).filter(|next_hop| Some(*next_hop) != here).map(Box::new),
-            price,
-            interval: update.interval,
-            expires,
-            refresh_asked: false,
-        };
-        let refresh_at = self.epoch.instant(route.refresh_at());
-        if !self.keep(pair, route) {
+        if !self.keep(pair, &told, expires) {
             self.counters.prefixes_full += 1;
             return;
         }
-        self.sweep_routes_by(refresh_at);
-        self.pending.heard(pair, router_id, update.seqno, neighbour);
+        self.sweep_routes_by(self.epoch.instant(refresh_at(expires, told.interval)));
+        self.pending.heard(pair, router_id, told.seqno, neighbour);
         self.reselect(now, pair);
-        if !feasible && self.is_wanted(pair, neighbour, told.metric) {
+        if !feasible && self.is_wanted(pair, &told) {
             self.request_newer_seqno(now, pair, router_id, Asked::Neighbour(neighbour));
         }
     }
 
     /// Nearly every update repeats the one before: only its time is new, unless something lacks a newer seqno.
-    fn hear_again(
-        &mut self,
-        now: Instant,
-        neighbour: NeighbourId,
-        pair: PrefixPair,
-        router_id: RouterId,
-        next_hop: IpAddr,
-        update: &Update,
-    ) -> bool {
-        let price = self.config.policy.price(update.quote);
-        let told = Distance { seqno: update.seqno, metric: update.metric };
-        let here = || self.neighbours.get(&neighbour).map(|neighbour| IpAddr::V6(neighbour.address));
-        let metric = told.metric.through(self.cost(neighbour));
+    fn hear_again(&mut self, pair: PrefixPair, told: &Told, expires: Tenths) -> bool {
+        let metric = told.metric.through(self.cost(told.neighbour));
         let Some(entry) = self.routes.get_to_put_off(pair) else { return false };
-        let Some(selected) = entry.selected else { return false };
-        let is_wanted = entry.selects(neighbour) || metric < selected.metric;
-        if is_wanted && !entry.sources.is_feasible(router_id, told) {
+        let Some(in_use) = entry.metric_in_use() else { return false };
+        let is_wanted = entry.selects(told.neighbour) || metric < in_use;
+        if is_wanted && !entry.is_feasible(told.router_id, told.distance()) {
             return false;
         }
-        let Some(route) = entry.candidate(neighbour) else { return false };
-        let same = route.told() == told
-            && (route.router_id, route.price, route.interval) == (router_id, price, update.interval)
-            && route.next_hop.as_deref().copied().or_else(here) == Some(next_hop);
-        if same {
-            route.expires = self.epoch.tenths_from(now + route_expiry(update.interval));
-            route.refresh_asked = false;
-        }
-        same
+        entry.put_off(told, expires)
     }
 
     /// Puts a route into the table, in place of what the same neighbour told before. `false`: there is no room.
-    fn keep(&mut self, pair: PrefixPair, route: Route) -> bool {
-        let via = route.neighbour;
-        let has_room = self.routes.get(pair).is_some() || self.may_tell_more(via);
-        let Some(neighbour) = self.neighbours.get_mut(&via) else { return false };
+    fn keep(&mut self, pair: PrefixPair, told: &Told, expires: Tenths) -> bool {
+        let has_room = self.routes.get(pair).is_some() || self.may_tell_more(told.neighbour);
+        let Some(neighbour) = self.neighbours.get_mut(&told.neighbour) else { return false };
         let Some(entry) = has_room.then(|| self.routes.entry(pair)).flatten() else { return false };
-        let selects = entry.selects(via);
-        if let Some(old) = entry.candidate(via) {
-            if selects && old.next_hop != route.next_hop {
-                self.changed.pairs.insert(pair);
+        match entry.put(told, expires) {
+            Put::NoRoom => return false,
+            Put::New => neighbour.routes += 1,
+            Put::Replaced { next_hop_changed } => {
+                if next_hop_changed && entry.selects(told.neighbour) {
+                    self.changed.pairs.insert(pair);
+                }
             }
-            *old = route;
-        } else {
-            entry.candidates.reserve_exact(1);
-            entry.candidates.push(route);
-            neighbour.routes += 1;
         }
         true
     }
@@ -680,25 +643,25 @@ impl Speaker {
     /// "If the entry is currently selected, the update is unfeasible, and its router-id is the entry's,
     /// the update MAY be ignored": the old route leads on without a loop until a newer seqno comes, while
     /// the truth would cut us off. Not if something feasible is better than what the update tells.
-    fn may_ignore(&self, pair: PrefixPair, neighbour: NeighbourId, router_id: RouterId, told: Distance) -> bool {
-        let Some(entry) = self.routes.get(pair).filter(|entry| entry.selects(neighbour)) else {
+    fn may_ignore(&self, pair: PrefixPair, told: &Told) -> bool {
+        let Some(entry) = self.routes.get(pair).filter(|entry| entry.selects(told.neighbour)) else {
             return false;
         };
-        let same_source = entry.selected.is_some_and(|selected| selected.router_id == router_id);
-        let metric = told.metric.through(self.cost(neighbour));
-        let better = |other: Candidate<_>| other.feasible && other.key != neighbour && other.metric < metric;
+        let same_source = entry.selected().is_some_and(|selected| selected.router_id == told.router_id);
+        let metric = told.metric.through(self.cost(told.neighbour));
+        let better = |other: Candidate<_>| other.feasible && other.key != told.neighbour && other.metric < metric;
         same_source && !self.candidates(pair).any(better)
     }
 
     /// Whether an unfeasible route would be better than what is in use (RFC 8966, section 3.8.2.2).
-    fn is_wanted(&self, pair: PrefixPair, neighbour: NeighbourId, told: Metric) -> bool {
-        let metric = told.through(self.cost(neighbour));
+    fn is_wanted(&self, pair: PrefixPair, told: &Told) -> bool {
+        let metric = told.metric.through(self.cost(told.neighbour));
         metric.is_finite() && self.routes.selected(pair).is_none_or(|selected| metric < selected.metric)
     }
 
     fn retract(&mut self, now: Instant, neighbour: NeighbourId, pair: PrefixPair) {
         let epoch = self.epoch;
-        let Some(route) = self.routes.get_mut(pair).and_then(|entry| entry.candidate(neighbour)) else {
+        let Some(route) = self.routes.get_mut(pair).and_then(|entry| entry.candidate_mut(neighbour)) else {
             return;
         };
         if !route.is_retracted() {
@@ -719,9 +682,9 @@ impl Speaker {
     /// Routes to a prefix that are not retracted, through neighbours who are up.
     fn candidates(&self, pair: PrefixPair) -> impl Iterator<Item = Candidate<NeighbourId>> {
         self.routes.get(pair).into_iter().flat_map(move |entry| {
-            entry.candidates.iter().filter_map(move |route| {
+            entry.candidates().iter().filter_map(move |route| {
                 let metric = route.refmetric.through(self.cost(route.neighbour));
-                let feasible = entry.sources.is_feasible(route.router_id, route.told());
+                let feasible = entry.is_feasible(entry.originator(route), route.told());
                 let candidate = Candidate { key: route.neighbour, metric, price: route.price, feasible };
                 metric.is_finite().then_some(candidate)
             })
@@ -731,11 +694,11 @@ impl Speaker {
     /// What should be in use. Asks for a newer seqno where a cheaper route lacks only that.
     fn choose(&mut self, now: Instant, pair: PrefixPair) -> Option<Selected> {
         let entry = self.routes.get(pair)?;
-        if let Some(metric) = entry.origin {
+        if let Some(metric) = entry.origin() {
             let (router_id, seqno) = (self.config.router_id, self.seqno);
             return Some(Selected { via: None, router_id, seqno, metric, price: Some(Price::ZERO) });
         }
-        let mut pace = entry.pace;
+        let mut pace = entry.pace();
         let stretch = self.rng.u8(75..=125);
         let moment = Moment {
             now: self.epoch.tenths(now),
@@ -752,17 +715,18 @@ impl Speaker {
             self.sweep_routes_by(self.epoch.instant(due));
         }
         if let Some(entry) = self.routes.get_mut(pair) {
-            entry.pace = pace;
+            entry.set_pace(pace);
         }
         selected
     }
 
     fn selected_through(&self, pair: PrefixPair, neighbour: NeighbourId) -> Option<Selected> {
-        let route = self.routes.get(pair)?.candidates.iter().find(|route| route.neighbour == neighbour)?;
+        let entry = self.routes.get(pair)?;
+        let route = entry.candidate(neighbour)?;
         let interface = self.neighbours.get(&neighbour)?.interface;
         Some(Selected {
             via: Some(Via { interface, neighbour }),
-            router_id: route.router_id,
+            router_id: entry.originator(route),
             seqno: route.seqno,
             metric: route.refmetric.through(self.cost(neighbour)),
             price: route.price,
@@ -770,8 +734,8 @@ impl Speaker {
     }
 
     fn ask_for_cheaper(&mut self, now: Instant, pair: PrefixPair, neighbour: NeighbourId) {
-        let route = self.routes.get_mut(pair).and_then(|entry| entry.candidate(neighbour));
-        if let Some(router_id) = route.map(|route| route.router_id) {
+        let originator = |entry: &Entry| entry.candidate(neighbour).map(|route| entry.originator(route));
+        if let Some(router_id) = self.routes.get(pair).and_then(originator) {
             self.request_newer_seqno(now, pair, router_id, Asked::Neighbour(neighbour));
         }
     }
@@ -786,15 +750,15 @@ impl Speaker {
     pub(crate) fn reselect(&mut self, now: Instant, pair: PrefixPair) {
         let after = self.choose(now, pair);
         let Some(entry) = self.routes.get_mut(pair) else { return };
-        let before = std::mem::replace(&mut entry.selected, after);
-        let announced = entry.announced;
-        let only_ours =
-            entry.held_until.is_none() && [before, after].into_iter().flatten().all(|route| route.via.is_none());
+        let before = entry.selected();
+        entry.select(after);
+        let announced = entry.announced();
+        let only_ours = !entry.is_held() && [before, after].into_iter().flatten().all(|route| route.via.is_none());
         match (before, after) {
             (None, None) => return,
             (Some(before), None) => self.route_lost(now, pair, before),
             (_, Some(after)) => {
-                entry.held_until = None;
+                entry.hold(None);
                 if before == Some(after) {
                     return;
                 }
@@ -809,7 +773,7 @@ impl Speaker {
     fn route_lost(&mut self, now: Instant, pair: PrefixPair, before: Selected) {
         let until = now + self.hold_time();
         if let Some(entry) = self.routes.get_mut(pair) {
-            entry.held_until = Some(self.epoch.tenths_from(until));
+            entry.hold(Some(self.epoch.tenths_from(until)));
             self.sweep_routes_by(until);
         }
         self.trigger_everywhere(now, pair, Trigger { repeats: RETRACTION_REPEATS, ..Trigger::default() });
@@ -929,7 +893,7 @@ impl Speaker {
         }
         for pair in self.routes.told_by(id) {
             if let Some(entry) = self.routes.get_mut(pair) {
-                entry.candidates.retain(|route| route.neighbour != id);
+                entry.remove(id);
             }
             self.reselect(now, pair);
             self.routes.forget_if_unused(pair);
@@ -945,7 +909,7 @@ impl Speaker {
                 return;
             }
             let Some(entry) = self.routes.get(pair).filter(|entry| entry.selects(id)) else { continue };
-            let Some(router_id) = entry.selected.map(|selected| selected.router_id) else { continue };
+            let Some(router_id) = entry.selected().map(|selected| selected.router_id) else { continue };
             let others = || self.candidates(pair).filter(|candidate| candidate.key != id);
             if others().any(|candidate| candidate.feasible) {
                 continue;

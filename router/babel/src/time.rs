@@ -1,17 +1,23 @@
 //! Time as the large tables keep it.
 
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 /// A time in tenths of a second since the speaker's start: a quarter of an [`Instant`], which counts where there are
 /// thousands of routes. Lasts 13 years, then stands still.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Tenths(u32);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Tenths(NonZeroU32); // One more than their number, so that a time that is not set takes no extra room.
 
 const TENTH: Duration = Duration::from_millis(100);
 
 impl Tenths {
     /// Never.
-    pub(crate) const MAX: Self = Self(u32::MAX);
+    pub(crate) const MAX: Self = Self(NonZeroU32::MAX);
+
+    /// Those that are too many are [`Tenths::MAX`].
+    fn new(tenths: u32) -> Self {
+        Self(NonZeroU32::MIN.saturating_add(tenths))
+    }
 
     /// This much later, rounded up.
     pub(crate) fn after(self, duration: Duration) -> Self {
@@ -20,7 +26,14 @@ impl Tenths {
 
     /// This much earlier, rounded to the earlier side; not before the start.
     pub(crate) fn before(self, duration: Duration) -> Self {
-        Self(self.0.saturating_sub(tenths_in(duration)))
+        Self::new((self.0.get() - 1).saturating_sub(tenths_in(duration)))
+    }
+}
+
+/// The speaker's start.
+impl Default for Tenths {
+    fn default() -> Self {
+        Self::new(0)
     }
 }
 
@@ -45,7 +58,7 @@ impl Epoch {
         let age = now.saturating_duration_since(self.0);
         let tenths =
             age.as_secs().saturating_mul(10).saturating_add((age.subsec_nanos() / TENTH.subsec_nanos()).into());
-        Tenths(u32::try_from(tenths).unwrap_or(u32::MAX))
+        Tenths::new(u32::try_from(tenths).unwrap_or(u32::MAX))
     }
 
     /// The first tenth that is not before `at`.
@@ -54,7 +67,7 @@ impl Epoch {
     }
 
     pub(crate) fn instant(self, at: Tenths) -> Instant {
-        self.0 + TENTH * at.0
+        self.0 + TENTH * (at.0.get() - 1)
     }
 
     /// Microseconds of our clock, modulo 2^32, as timestamps carry them (RFC 9616, section 4).

@@ -133,7 +133,7 @@ impl Speaker {
     fn announce(&mut self, now: Instant, id: InterfaceId, pair: PrefixPair, poison: bool, writer: &mut Writer) -> Said {
         let Some(interface) = self.interfaces.get(&id) else { return Said::Nothing };
         let entry = self.routes.get(pair);
-        let selected = entry.and_then(|entry| entry.selected);
+        let selected = entry.and_then(Entry::selected);
         let Some(update) = self.announcement(interface, id, pair, selected, poison) else {
             return Said::Nothing;
         };
@@ -388,8 +388,8 @@ impl Speaker {
         said: &mut Vec<(PrefixPair, Trigger)>,
     ) -> bool {
         while let Some(from) = self.next_of_dump(id) {
-            let has_something = |(_, entry): &(_, &Entry)| entry.selected.is_some() || entry.held_until.is_some();
-            let rest = self.routes.range((from, Bound::Unbounded)).filter(has_something).map(|(pair, _)| Some(pair));
+            let has_something = |(_, entry): &(_, &Entry)| entry.metric_in_use().is_some() || entry.is_held();
+            let rest = self.routes.from(from).filter(has_something).map(|(pair, _)| Some(pair));
             // Behind the last one comes the end of the update.
             let some: Vec<_> = rest.chain([None]).take(DUMP_BATCH).collect();
             for next in some {
