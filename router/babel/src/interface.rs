@@ -386,6 +386,9 @@ impl Interface {
 
     pub(crate) fn confirm(&mut self, number: u16) {
         self.unconfirmed.retain(|packet| packet.number != number);
+        if self.unconfirmed.is_empty() {
+            self.unconfirmed = VecDeque::new(); // Bursts are rare, and their room not kept.
+        }
     }
 
     /// Retracts everything, and says nothing else.
