@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::lab::{Lab, now, secs, until};
 use crate::machine::{Kind, Machine, Network, Pace, Who};
-use crate::pulse::{Pulse, outage};
+use crate::pulse::{HEALED_WITHIN, Pulse, outage};
 
 pub(crate) const MIXED: [Kind; 6] = [Kind::Ours, Kind::Babeld, Kind::Ours, Kind::Bird, Kind::Ours, Kind::Babeld];
 const TOOLS: &[&str] = &["babeld", "bird", "birdc", "nft", "ping"];
@@ -63,7 +63,7 @@ pub(crate) fn cut_and_mend(
     let pulses = pairs.map(|(from, to)| Pulse::start(lab, &ring.machines[from], &ring.machines[to]));
     set(true);
     let noticed = noticed(ring, cable, secs(40));
-    let healed = outage(&pulses, secs(60));
+    let healed = outage(&pulses, HEALED_WITHIN);
     set(false);
     let back = ring.used_by(returns, cable, secs(90));
     let at_return = outage(&pulses, secs(30));
@@ -159,7 +159,7 @@ fn whoever_loses_power_is_back_soon_after_its_start() {
         });
         let pulses = [Pulse::start(&lab, before, after)];
         ring.machines[place].kill();
-        let away = outage(&pulses, secs(60));
+        let away = outage(&pulses, HEALED_WITHIN);
         let gone = gone_everywhere(&ring, place, secs(60));
         ring.machines[place].start();
         let back = ring.all_know_all(secs(60));

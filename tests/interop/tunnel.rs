@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::lab::{Background, Host, Lab, here, now, secs, until};
 use crate::machine::{Cable, Network, Pace, Who};
-use crate::pulse::{Pulse, outage};
+use crate::pulse::{HEALED_WITHIN, Pulse, outage};
 use crate::ring::{BABELD, BIRD, MIXED, OURS, cut_and_mend, gone_everywhere};
 
 const PORT: usize = 51_820;
@@ -141,7 +141,7 @@ fn a_mixed_ring_over_wireguard_reaches_everything_and_heals() {
     let pulses = [Pulse::start(&lab, &ring.machines[OURS], &ring.machines[BIRD])];
     let [here, there] = &mut tunnels[OURS];
     here.kill();
-    let away = outage(&pulses, secs(60));
+    let away = outage(&pulses, HEALED_WITHIN);
     here.start(&there.as_peer(&below(OURS)[1]));
     let back = ring.used_by(Who::Both, OURS, secs(90)).map(|time| time.unwrap_or_default().as_secs_f64());
     lab.figures(&format!(
