@@ -2,17 +2,22 @@
 
 use std::thread;
 
-use crate::lab::{Host, Lab, secs};
+use serde_json::Value;
+
+use crate::lab::{Host, Lab, secs, until};
 use crate::router::{PEERS, Router, WIREGUARD_PORT, join};
 use crate::traffic::{WebServer, reachable};
 
-/// Bytes of each download.
+/// Bytes of each download, unless `LOSSY_BYTES` says otherwise.
 const FILE: u64 = 40_000_000;
+/// Datagrams of a call beside the downloads: size and rate of spoken words.
+const CALL: [&str; 4] = ["-l", "200", "-b", "400k"];
 
 #[test]
 fn many_flows_over_lossy_cables_arrive_whole_and_are_counted_as_they_arrived() {
     let name = "many_flows_over_lossy_cables_arrive_whole_and_are_counted_as_they_arrived";
-    let Some(mut lab) = Lab::open(name, &["ping", "curl", "python3", "nft"]) else { return };
+    let Some(mut lab) = Lab::open(name, &["ping", "curl", "python3", "nft", "tc", "iperf3"]) else { return };
+    let size = std::env::var("LOSSY_BYTES").map_or(FILE, |bytes| bytes.parse().expect("LOSSY_BYTES is a number"));
     let mut line = ["r1", "r2", "r3", "r4"].map(|name| Router::new(&mut lab, name));
     line[2].options.without_offloads = true;
     let [r1, r2, r3, r4] = &mut line;
@@ -22,18 +27,21 @@ fn many_flows_over_lossy_cables_arrive_whole_and_are_counted_as_they_arrived() {
     line.iter_mut().for_each(Router::start);
     let [r1, r2, r3, r4] = &line;
     reachable(&r1.host, &r4.address, secs(30));
-    let there = WebServer::start(&lab, &r4.host, &r4.address, FILE);
-    let back = WebServer::start(&lab, &r1.host, &r1.address, FILE);
-    // The first cable carries whole trains of the relay beside it; the others cut them apart and lose one packet in a hundred.
+    let there = WebServer::start(&lab, &r4.host, &r4.address, size);
+    let back = WebServer::start(&lab, &r1.host, &r1.address, size);
+    // The first cable carries whole trains of the relay beside it; the others cut them apart and lose one packet in a
+    // hundred, and in one of them some overtake others.
     for (host, cable) in [(&r2.host, "cable2a"), (&r3.host, "cable2b"), (&r3.host, "cable3a"), (&r4.host, "cable3b")] {
         host.must(&["ip", "link", "set", cable, "gso_max_segs", "1"]);
     }
     [&r3.host, &r4.host].into_iter().for_each(lose_one_in_a_hundred);
+    hold_up_some(&r3.host, "cable2b");
 
-    thread::scope(|scope| {
+    let call = thread::scope(|scope| {
         for (server, client) in [(&there, &r1.host), (&back, &r4.host), (&there, &r2.host), (&back, &r3.host)] {
             scope.spawn(move || server.must_fetch(client));
         }
+        call(&lab, &r1.host, &r4.host, &r4.address)
     });
 
     let mut lost = Vec::new();
@@ -51,7 +59,8 @@ fn many_flows_over_lossy_cables_arrive_whole_and_are_counted_as_they_arrived() {
     assert_eq!(back_r2, 0, "r2 loses nothing");
     let drops: Vec<u64> = line.iter().map(|router| router.drops("queue-full")).collect();
     lab.figures(&format!(
-        "4 downloads of {FILE} bytes each; {lost:?} billed bytes lost on the way, {drops:?} packets dropped"
+        "4 downloads of {size} bytes each, a call of which {call:.1} % was lost; {lost:?} billed bytes lost on the way, \
+         {drops:?} packets dropped"
     ));
 }
 
@@ -61,4 +70,39 @@ fn lose_one_in_a_hundred(host: &Host) {
         "nft",
         &format!("table inet loss {{ chain input {{ type filter hook input priority 0; {rule}; }}; }}"),
     ]);
+}
+
+/// One packet in a hundred that comes in takes a detour over a slow cable: those behind it overtake it.
+fn hold_up_some(host: &Host, cable: &str) {
+    let address = host.must(&["cat", &format!("/sys/class/net/{cable}/address")]);
+    host.must(&["ip", "link", "add", "slow", "type", "veth", "peer", "name", "late"]);
+    host.must(&["ip", "link", "set", "late", "address", address.trim()]);
+    host.must(&[
+        "tc", "qdisc", "add", "dev", "slow", "root", "tbf", "rate", "5mbit", "burst", "3000", "limit", "20000",
+    ]);
+    // What arrives late arrives by another cable than its sender is reached by.
+    for conf in ["all", "late"] {
+        host.must(&["sh", "-c", &format!("echo 0 > /proc/sys/net/ipv4/conf/{conf}/rp_filter")]);
+    }
+    for cable in ["slow", "late"] {
+        host.must(&["ip", "link", "set", cable, "up"]);
+    }
+    let rule = format!("udp dport {WIREGUARD_PORT} numgen random mod 100 < 1 fwd to \"slow\"");
+    host.must(&[
+        "nft",
+        &format!("table netdev disorder {{ chain ingress {{ type filter hook ingress device \"{cable}\" priority 0; {rule}; }}; }}"),
+    ]);
+}
+
+/// A call of ten seconds; what share of its datagrams was lost, in percent.
+fn call(lab: &Lab, from: &Host, to: &Host, address: &str) -> f64 {
+    let server = to.start(&lab.dir().join("call.log"), &["iperf3", "-s", "-1", "-B", address, "--forceflush"]);
+    until("iperf3 server", secs(10), || {
+        if server.log().contains("Server listening") { Ok(()) } else { Err(server.log()) }
+    });
+    let mut line = vec!["iperf3", "-c", address, "-u", "-t", "10", "-J"];
+    line.extend(CALL);
+    let said = from.must(&line);
+    let report: Value = serde_json::from_str(&said).expect("iperf3 -J prints JSON");
+    report["end"]["sum"]["lost_percent"].as_f64().unwrap_or_else(|| panic!("no loss in {said}"))
 }
