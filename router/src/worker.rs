@@ -6,6 +6,9 @@
 //!                     v                   v                v                  v
 //!   wait ---------> open, cut -------> Batch --> Datapath::handle_batch --> per egress:
 //!                                         seal+send as trains | write to TUN as frames | to control | counted drop
+//!                                            ^  | socket full
+//!                                            |  v
+//!                                          Waiting: in turns by who sent it
 //! ```
 //!
 //! It waits in epoll, takes a batch from one ingress, asks the datapath what becomes of it, and does that. What the
@@ -27,14 +30,16 @@ use arc_swap::ArcSwapOption;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use node::datapath::packet::take_over_ecn;
-use node::datapath::{Batch, Datapath, Fib, MAX_LINKS, Meters, Port, Split, Tally, Verdict};
+use node::datapath::{
+    Batch, Datapath, Fib, MAX_LINKS, Meters, Port, QUEUE_ROOM, Sender, Split, Tally, Verdict, Waiting,
+};
 use node::{DropReason, Drops, LinkId};
 
 use crate::link::LinkStatus;
 #[cfg(feature = "quic")]
 use crate::link::quic::{QuicLinks, SendError};
 use crate::link::train::{RECEIVE_MAX, Received};
-use crate::link::wireguard::{Opened, PeerConfig, TIMER_INTERVAL, TRAIN_ROOM_MAX, WireGuard};
+use crate::link::wireguard::{Carried, Opened, PeerConfig, TIMER_INTERVAL, TRAIN_ROOM_MAX, WireGuard};
 use crate::tun::{FRAME_MAX, Frame, Local};
 
 /// Packets taken from one ingress before the others get their turn, or a few more: what the kernel joined is not left
@@ -44,7 +49,7 @@ const BATCH: usize = 64;
 const BATCH_ROOM: usize = 512 << 10;
 /// What a worker may need for packets on their way: a router has 128 MB for everything.
 const BUFFERS_MAX: usize = 2 << 20;
-const _: () = assert!(BATCH_ROOM + RECEIVE_MAX + FRAME_MAX + TRAIN_ROOM_MAX <= BUFFERS_MAX);
+const _: () = assert!(BATCH_ROOM + RECEIVE_MAX + FRAME_MAX + TRAIN_ROOM_MAX + QUEUE_ROOM <= BUFFERS_MAX);
 /// Control packets taken from one link per timer interval, so that a flood on one link does not silence the others: 1,000
 /// a second, where the routes of 1,000 nodes fit 40 packets.
 const CONTROL_BUDGET: u16 = 250;
@@ -54,6 +59,8 @@ pub(crate) const INBOX: usize = 2048;
 const UDP: Token = Token(0);
 const LOCAL: Token = Token(1);
 const WAKE: Token = Token(2);
+/// Of the first link's socket.
+const EXITS: usize = 3;
 
 /// What others ask of the worker.
 pub(crate) enum ToWorker {
@@ -244,6 +251,7 @@ struct Worker {
     local: Local,
     to_control: tokio::sync::mpsc::Sender<FromWorker>,
     datapath: Datapath,
+    waiting: Waiting,
     shared: Arc<Shared>,
     /// What was received last.
     train: Box<[u8]>,
@@ -281,6 +289,7 @@ impl Worker {
             local: parts.local,
             to_control: parts.control,
             datapath: Datapath::new(parts.address, parts.local_mtu, meters, drops, now),
+            waiting: Waiting::new(packet_len_max(parts.local_mtu)),
             shared: parts.shared,
             train: vec![0; RECEIVE_MAX].into_boxed_slice(),
             control_budget: [CONTROL_BUDGET; MAX_LINKS],
@@ -289,7 +298,7 @@ impl Worker {
     }
 
     fn run(mut self, batch: &mut Batch, frame: &mut [u8]) {
-        let mut events = Events::with_capacity(8);
+        let mut events = Events::with_capacity(64);
         let mut ready = Ready::default();
         while !self.shared.stop.load(Ordering::Acquire) {
             let wait = if ready.any() { Duration::ZERO } else { self.timers_at.saturating_duration_since(clock()) };
@@ -301,12 +310,15 @@ impl Worker {
                     return;
                 }
             }
-            for event in &events {
-                ready.udp |= event.token() == UDP;
-                ready.local |= event.token() == LOCAL;
-                ready.inbox |= event.token() == WAKE;
-            }
             let now = clock();
+            for event in &events {
+                match event.token() {
+                    UDP => ready.udp = true,
+                    LOCAL => ready.local = true,
+                    WAKE => ready.inbox = true,
+                    Token(exit) => self.send_waiting(now, LinkId((exit - EXITS) as u32)),
+                }
+            }
             if now >= self.timers_at {
                 // The inbox is looked at here too: a wake-up that failed costs a timer interval, not a packet.
                 ready.inbox = true;
@@ -329,6 +341,10 @@ impl Worker {
         self.timers_at = now + TIMER_INTERVAL;
         self.control_budget = [CONTROL_BUDGET; MAX_LINKS];
         self.wireguard.handle_timers(now);
+        // Should the kernel not say that there is room again.
+        for link in self.waiting.links().collect::<Vec<_>>() {
+            self.send_waiting(now, link);
+        }
         let mut table = self.shared.status.lock().unwrap_or_else(PoisonError::into_inner);
         for (link, status) in self.wireguard.statuses() {
             if let Some(row) = table.get_mut(link.index()) {
@@ -446,19 +462,23 @@ impl Worker {
     }
 
     fn read_inbox(&mut self, now: Instant, batch: &mut Batch) -> bool {
-        let more_orders = self.read_orders();
+        let more_orders = self.read_orders(now);
         self.read_quic(now, batch) || more_orders
     }
 
-    fn read_orders(&mut self) -> bool {
+    fn read_orders(&mut self, now: Instant) -> bool {
         for _ in 0..BATCH {
             match self.orders.try_recv() {
                 Ok(ToWorker::Send { link, packet }) => {
-                    self.transmit(link, std::iter::once(&packet[..]));
+                    self.transmit(now, link, Sender::Control, std::iter::once(&packet[..]));
                 }
                 Ok(ToWorker::SetPeer(peer)) => self.wireguard.set_peer(&peer),
                 Ok(ToWorker::Renew(link)) => self.wireguard.renew(link),
-                Ok(ToWorker::RemovePeer(link)) => self.wireguard.remove_peer(link),
+                Ok(ToWorker::RemovePeer(link)) => {
+                    self.wireguard.remove_peer(link);
+                    let lost = self.waiting.forget(link);
+                    self.datapath.count_drops(DropReason::LinkDown, lost);
+                }
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => return false,
             }
         }
@@ -491,7 +511,7 @@ impl Worker {
         }
         self.datapath.handle_batch(now, ingress, batch);
         for port in batch.egresses() {
-            self.forward(port, batch.towards(port));
+            self.forward(now, port, ingress, batch.towards(port));
         }
         for (verdict, packet) in batch.packets() {
             if let Verdict::Control(link) = verdict {
@@ -499,15 +519,15 @@ impl Worker {
             }
         }
         for (port, packet) in batch.answers() {
-            self.forward(port, std::iter::once(packet));
+            self.forward(now, port, Port::Local, std::iter::once(packet));
         }
         batch.clear();
     }
 
-    fn forward<'a>(&mut self, port: Port, packets: impl Iterator<Item = &'a [u8]> + Clone) {
+    fn forward<'a>(&mut self, now: Instant, port: Port, from: Port, packets: impl Iterator<Item = &'a [u8]> + Clone) {
         match port {
             Port::Link(link) => {
-                let sent = self.transmit(link, packets);
+                let sent = self.transmit(now, link, Sender::Port(from), packets);
                 self.datapath.count_sent(link, sent);
             }
             Port::Local => {
@@ -517,17 +537,63 @@ impl Worker {
         }
     }
 
-    /// Sends packets on a link. Those it took.
-    fn transmit<'a>(&mut self, link: LinkId, packets: impl Iterator<Item = &'a [u8]> + Clone) -> Tally {
+    /// Sends packets on a link, or lets them wait for it. Those it took.
+    fn transmit<'a>(
+        &mut self,
+        now: Instant,
+        link: LinkId,
+        from: Sender,
+        packets: impl Iterator<Item = &'a [u8]> + Clone,
+    ) -> Tally {
         #[cfg(feature = "quic")]
         if !self.wireguard.has_peer(link) {
             return self.transmit_quic(link, packets);
         }
-        let carried = self.wireguard.carry(link, packets);
-        for (reason, packets) in carried.lost.into_iter().flatten() {
-            self.datapath.count_drops(reason, packets);
+        let waits = self.waiting.has(link);
+        let carried = if waits { Carried::default() } else { self.wireguard.carry(now, link, packets.clone()) };
+        count_lost(&self.datapath, &carried);
+        if waits || carried.full {
+            for packet in packets.skip(carried.done) {
+                let lost = self.waiting.push(now, link, from, packet);
+                self.datapath.count_drops(DropReason::QueueFull, lost);
+            }
+        }
+        if carried.full {
+            self.wait_for_room(link);
         }
         carried.sent
+    }
+
+    /// Should it fail, the timer comes by.
+    fn wait_for_room(&mut self, link: LinkId) {
+        if let Some(exit) = self.wireguard.exit(link) {
+            let _again = self.poll.registry().register(exit, Token(EXITS + link.index()), Interest::WRITABLE);
+        }
+    }
+
+    /// Sends what waits for a link that has room again.
+    fn send_waiting(&mut self, now: Instant, link: LinkId) {
+        if let Some(exit) = self.wireguard.exit(link) {
+            let _unknown = self.poll.registry().deregister(exit);
+        }
+        let room = self.wireguard.handle_room(now, link);
+        while self.waiting.has(link) {
+            let carried = self.wireguard.carry(now, link, self.waiting.control(link));
+            count_lost(&self.datapath, &carried);
+            self.waiting.control_left(link, carried.done);
+            if carried.full {
+                return self.wait_for_room(link);
+            }
+            let too_old = self.waiting.take_turns(now, link, room);
+            self.datapath.count_drops(DropReason::TooOld, too_old);
+            let carried = self.wireguard.carry(now, link, self.waiting.leaving(link));
+            count_lost(&self.datapath, &carried);
+            self.waiting.left(link, carried.done);
+            self.datapath.count_sent(link, carried.sent);
+            if carried.full {
+                return self.wait_for_room(link);
+            }
+        }
     }
 
     #[cfg(feature = "quic")]
@@ -559,6 +625,12 @@ impl Worker {
         if self.to_control.try_send(message).is_err() {
             self.datapath.count_drop(DropReason::QueueFull);
         }
+    }
+}
+
+fn count_lost(datapath: &Datapath, carried: &Carried) {
+    for (reason, packets) in carried.lost.into_iter().flatten() {
+        datapath.count_drops(reason, packets);
     }
 }
 

@@ -62,6 +62,19 @@ pub(crate) fn ping(from: &Host, to: &str, count: u32, more: &[&str]) -> Result<P
     }
 }
 
+/// Round trips of so many pings, twenty a second: the median and the worst. A lost one took a second.
+pub(crate) fn round_trips(from: &Host, to: &str, count: u32) -> (Duration, Duration) {
+    let count_text = count.to_string();
+    let line = ["ping", "-6", "-n", "-i", "0.05", "-W", "1", "-c", &count_text, to];
+    let output = from.bounded(secs(60), line[0]).args(&line[1..]).output().expect("ping starts");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let times = text.lines().filter_map(|line| line.split_once("time=")?.1.split(' ').next()?.parse::<f64>().ok());
+    let mut times: Vec<_> = times.map(|ms| Duration::from_secs_f64(ms / 1000.0)).collect();
+    times.resize(times.len().max(count as usize), secs(1));
+    times.sort_unstable();
+    (times[times.len() / 2], times[times.len() - 1])
+}
+
 /// Waits until a ping is answered: there is a way there and back.
 pub(crate) fn reachable(from: &Host, to: &str, patience: Duration) {
     until(&format!("answer from {to}"), patience, || match ping(from, to, 1, &[])? {

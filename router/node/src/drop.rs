@@ -53,6 +53,8 @@ drop_reasons! {
     LinkDown = "link-down",
     /// The next hop's queue was full.
     QueueFull = "queue-full",
+    /// It waited for the next hop for too long.
+    TooOld = "too-old",
     /// It met congestion inside a link, and its sender does not know of marks (RFC 6040, section 4.2).
     Congestion = "congestion",
     /// One link brought more control packets than the control core takes from one link.

@@ -53,7 +53,9 @@ pub(crate) struct Received {
 pub(crate) enum Sent {
     /// It took them.
     Taken,
-    /// Its queue is full.
+    /// The socket's queue is full; it will say when it takes more.
+    Full,
+    /// It took them not, for another reason.
     Refused,
     /// It knows no way.
     Unreachable,
@@ -90,6 +92,29 @@ impl TrainSocket {
         Ok(Self { socket, unspecified: SocketAddr::new(nobody, 0).into(), is_v6, cuts })
     }
 
+    /// A second socket of the same address that only sends: its queue is its own, and all that arrives is the first one's.
+    pub(crate) fn exit(&self) -> io::Result<Self> {
+        let first = SockRef::from(&self.socket);
+        // Only now, so that another program on this port is an error when the first is bound.
+        first.set_reuse_port(true)?;
+        let listen = self.local_addr()?;
+        let socket = Socket::new(Domain::for_address(listen), Type::DGRAM, Some(Protocol::UDP))?;
+        if self.is_v6 {
+            socket.set_only_v6(first.only_v6()?)?;
+        }
+        socket.set_nonblocking(true)?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&listen.into())?;
+        receive_at_first(&self.socket)?;
+        let socket = UdpSocket::from_std(socket.into());
+        Ok(Self { socket, unspecified: self.unspecified.clone(), is_v6: self.is_v6, cuts: self.cuts })
+    }
+
+    /// How many bytes wait in the socket at most, about.
+    pub(crate) fn set_room(&self, bytes: usize) {
+        let _clipped = SockRef::from(&self.socket).set_send_buffer_size(bytes);
+    }
+
     pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
         self.socket.local_addr()
     }
@@ -120,7 +145,7 @@ impl TrainSocket {
         }
         match self.send_message(to, train, Some(stride), ecn) {
             Sent::Taken => (train.len().div_ceil(stride.max(1)), Sent::Taken),
-            sent @ (Sent::Refused | Sent::Unreachable | Sent::Uncut(_)) => (0, sent),
+            sent @ (Sent::Full | Sent::Refused | Sent::Unreachable | Sent::Uncut(_)) => (0, sent),
         }
     }
 
@@ -130,7 +155,7 @@ impl TrainSocket {
         for datagram in train.chunks(stride.max(1)) {
             match self.send_message(to, datagram, None, ecn) {
                 Sent::Taken => taken += 1,
-                sent @ (Sent::Refused | Sent::Unreachable | Sent::Uncut(_)) => return (taken, sent),
+                sent @ (Sent::Full | Sent::Refused | Sent::Unreachable | Sent::Uncut(_)) => return (taken, sent),
             }
         }
         (taken, Sent::Taken)
@@ -160,6 +185,7 @@ impl TrainSocket {
         let message = if control.len == 0 { message } else { message.with_control(&control.bytes.0[..control.len]) };
         let Err(error) = SockRef::from(&self.socket).sendmsg(&message, 0) else { return Sent::Taken };
         match (error.kind(), error.raw_os_error(), stride) {
+            (ErrorKind::WouldBlock, ..) => Sent::Full,
             (ErrorKind::NetworkUnreachable | ErrorKind::NetworkDown | ErrorKind::HostUnreachable, ..) => {
                 Sent::Unreachable
             }
@@ -287,6 +313,26 @@ fn set_option(socket: &impl AsFd, name: c_int, value: c_int) -> io::Result<()> {
     if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Of all sockets that share the address the one bound first receives (`SO_ATTACH_REUSEPORT_CBPF` of socket(7)).
+fn receive_at_first(socket: &impl AsFd) -> io::Result<()> {
+    // Classic BPF, one instruction: return 0, the number of the first socket.
+    let mut program = [libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: 0 }];
+    let program = libc::sock_fprog { len: 1, filter: program.as_mut_ptr() };
+    let size = size_of::<libc::sock_fprog>() as libc::socklen_t;
+    #[expect(unsafe_code, reason = "no library of ours knows this option")]
+    // SAFETY: the descriptor is open; the kernel reads one `sock_fprog` and the one instruction it points to, and copies both.
+    let answer = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_REUSEPORT_CBPF,
+            (&raw const program).cast(),
+            size,
+        )
+    };
+    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// The same bytes, for a kernel that overwrites them.
 fn uninit(bytes: &mut [u8]) -> &mut [MaybeUninit<u8>] {
     let (start, len) = (bytes.as_mut_ptr().cast(), bytes.len());
@@ -356,6 +402,27 @@ mod tests {
                 });
                 assert_eq!(received, Some(Received { from: to, len: 6, stride: 6, ecn: Ecn::NotCapable }));
             }
+        }
+    }
+
+    #[test]
+    fn an_exit_sends_from_the_same_address_and_receives_nothing_and_nobody_else_gets_the_port() {
+        for address in [IpAddr::V6(Ipv6Addr::LOCALHOST), IpAddr::V4(Ipv4Addr::LOCALHOST), Ipv6Addr::UNSPECIFIED.into()]
+        {
+            let (first, at) = socket(address, true);
+            let exits = [first.exit().expect("an exit"), first.exit().expect("another")];
+            let to = if address.is_unspecified() { SocketAddr::new(Ipv6Addr::LOCALHOST.into(), at.port()) } else { at };
+            let (other, _) = socket(to.ip(), true);
+            for exit in &exits {
+                assert_eq!(exit.send_one(other.local_addr().expect("bound"), b"out"), Sent::Taken);
+                receive(&other, 3, Ecn::NotCapable);
+            }
+            for _ in 0..50 {
+                let (other, _) = socket(to.ip(), true); // A new port each time, so that hashing would spread them.
+                assert_eq!(other.send_one(to, b"in"), Sent::Taken);
+                receive(&first, 2, Ecn::NotCapable);
+            }
+            assert!(TrainSocket::bind(at, true).is_err(), "two programs on one port");
         }
     }
 

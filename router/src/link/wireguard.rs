@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -40,6 +41,11 @@ const HANDSHAKES_PER_SECOND: u64 = 256;
 const RETRY: Duration = Duration::from_secs(5);
 /// What a way could not carry is tried again this often: ways change, and anybody can pretend that an MTU is small.
 const WAYS_KNOWN_FOR: Duration = Duration::from_secs(60);
+/// What waits in a link's socket should leave it within this time: long enough to keep the link busy until the worker
+/// comes by, short enough that a call does not suffer.
+const EXIT_TIME: Duration = Duration::from_millis(10);
+/// Bounds of what may wait there, in bytes: for 10 Mbit/s, and for more than a gigabit.
+const EXIT_ROOM: RangeInclusive<usize> = 12_000..=256 << 10;
 /// How often `Tunn` timers run. It rounds to seconds; a quarter keeps retries prompt.
 pub(crate) const TIMER_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -63,10 +69,21 @@ struct Peer {
     endpoint: Option<SocketAddr>,
     tells_congestion: bool,
     attempted: Option<Instant>,
+    /// `None` on kernels that allow no second socket of an address.
+    exit: Option<Exit>,
     /// The system knows no way to the endpoint: the cable is out, the route is gone.
     unreachable: bool,
     /// On the way to this endpoint the kernel lately cut no trains of datagrams so long or longer.
     uncut: Option<(SocketAddr, usize)>,
+}
+
+/// The socket a peer's packets leave by: a slow link fills its own and nobody else's. Handshakes and keepalives leave by
+/// the one all share, past what waits here.
+struct Exit {
+    socket: TrainSocket,
+    /// What may wait in it: narrow where the way is slow.
+    room: usize,
+    full_since: Option<Instant>,
 }
 
 /// What a datagram turned out to be.
@@ -152,6 +169,7 @@ impl WireGuard {
                     endpoint: config.endpoint,
                     tells_congestion: config.tells_congestion,
                     attempted: None,
+                    exit: Exit::new(&self.socket),
                     unreachable: false,
                     uncut: None,
                 };
@@ -243,8 +261,13 @@ impl WireGuard {
     }
 
     /// Seals IP packets and sends them, as many as possible in each call. Fails when there is no session; one is then
-    /// being made.
-    pub(crate) fn carry<'a>(&mut self, link: LinkId, packets: impl Iterator<Item = &'a [u8]> + Clone) -> Carried {
+    /// being made. When the link's socket is full, it ends before the first packet that finds no room.
+    pub(crate) fn carry<'a>(
+        &mut self,
+        now: Instant,
+        link: LinkId,
+        packets: impl Iterator<Item = &'a [u8]> + Clone,
+    ) -> Carried {
         let mut carried = Carried::default();
         let peer = self.peers.get_mut(link.index()).and_then(Option::as_mut);
         let ready = peer.filter(|peer| peer.tunn.time_since_last_handshake().is_some());
@@ -252,30 +275,52 @@ impl WireGuard {
             carried.lose(DropReason::LinkDown, packets.count() as u64);
             return carried;
         };
+        self.train.len_max = peer.exit.as_ref().map_or(TRAIN_MAX, |exit| exit.room.min(TRAIN_MAX));
         for packet in packets {
             let ecn = if peer.tells_congestion { Ecn::of_packet(packet) } else { Ecn::NotCapable };
             if !self.train.takes(packet.len() + OVERHEAD, ecn) {
-                peer.depart(&mut self.train, &self.socket, endpoint, &mut carried);
+                peer.depart(now, &mut self.train, &self.socket, endpoint, &mut carried);
+                if carried.full {
+                    return carried;
+                }
             }
-            let Some(place) = self.train.place(packet.len()) else {
-                carried.lose(DropReason::TooBig, 1);
-                continue;
+            let sealed = self.train.place(packet.len()).map(|place| peer.tunn.encapsulate(packet, place));
+            let why = match sealed {
+                Some(TunnResult::WriteToNetwork(datagram))
+                    if datagram.len() == packet.len() + OVERHEAD && datagram[..4] == TRANSPORT_DATA =>
+                {
+                    self.train.couple(packet.len() + OVERHEAD, packet.len(), ecn);
+                    continue;
+                }
+                Some(TunnResult::WriteToNetwork(datagram)) => {
+                    // There is no session after all, and this begins one.
+                    peer.note(self.socket.send_one(endpoint, datagram));
+                    DropReason::LinkDown
+                }
+                Some(_) => DropReason::LinkDown,
+                None => DropReason::TooBig,
             };
-            let TunnResult::WriteToNetwork(datagram) = peer.tunn.encapsulate(packet, place) else {
-                carried.lose(DropReason::LinkDown, 1);
-                continue;
-            };
-            let len = datagram.len();
-            if len == packet.len() + OVERHEAD && datagram[..4] == TRANSPORT_DATA {
-                self.train.couple(len, packet.len(), ecn);
-            } else {
-                // There is no session after all, and this begins one.
-                peer.note(self.socket.send_one(endpoint, datagram));
-                carried.lose(DropReason::LinkDown, 1);
+            // Those before it come first, so that it is known how far this came.
+            peer.depart(now, &mut self.train, &self.socket, endpoint, &mut carried);
+            if carried.full {
+                return carried;
             }
+            carried.lose(why, 1);
         }
-        peer.depart(&mut self.train, &self.socket, endpoint, &mut carried);
+        peer.depart(now, &mut self.train, &self.socket, endpoint, &mut carried);
         carried
+    }
+
+    /// The socket a link's packets leave by, if it is its own.
+    pub(crate) fn exit(&mut self, link: LinkId) -> Option<&mut UdpSocket> {
+        let peer = self.peers.get_mut(link.index())?.as_mut()?;
+        peer.exit.as_mut().map(|exit| exit.socket.source())
+    }
+
+    /// The link's socket has room again. How many bytes it should be given at once.
+    pub(crate) fn handle_room(&mut self, now: Instant, link: LinkId) -> usize {
+        let peer = self.peers.get_mut(link.index()).and_then(Option::as_mut);
+        peer.and_then(|peer| peer.exit.as_mut()).map_or(TRAIN_MAX, |exit| exit.handle_room(now))
     }
 
     /// Runs the timers of all peers; harmless to call early.
@@ -326,15 +371,23 @@ impl Peer {
         match sent {
             Sent::Taken => self.unreachable = false,
             Sent::Unreachable => self.unreachable = true,
-            Sent::Refused | Sent::Uncut(_) => {}
+            Sent::Full | Sent::Refused | Sent::Uncut(_) => {}
         }
     }
 
     /// Sends the train, whole if the way takes it so, and begins another.
-    fn depart(&mut self, train: &mut Train, socket: &TrainSocket, endpoint: SocketAddr, carried: &mut Carried) {
+    fn depart(
+        &mut self,
+        now: Instant,
+        train: &mut Train,
+        shared: &TrainSocket,
+        endpoint: SocketAddr,
+        carried: &mut Carried,
+    ) {
         if train.tally.packets() == 0 {
             return;
         }
+        let socket = self.exit.as_ref().map_or(shared, |exit| &exit.socket);
         let (bytes, stride) = (&train.buffer[..train.len], train.stride);
         let alone = self.uncut.is_some_and(|(to, least)| to == endpoint && stride >= least);
         let (mut taken, mut answer) =
@@ -347,13 +400,45 @@ impl Peer {
         self.note(answer);
         let all = std::mem::take(&mut train.tally);
         (train.len, train.stride) = (0, 0);
-        match answer {
-            Sent::Taken => return carried.sent.join(all),
-            Sent::Refused | Sent::Uncut(_) => carried.lose(DropReason::QueueFull, all.packets() - taken as u64),
-            Sent::Unreachable => carried.lose(DropReason::LinkDown, all.packets() - taken as u64),
+        if answer == Sent::Taken {
+            return carried.send(all);
         }
         // All but the last, which was not taken, are of one length.
-        carried.sent.join(Tally::of_many(taken as u64, stride - OVERHEAD));
+        carried.send(Tally::of_many(taken as u64, stride - OVERHEAD));
+        let rest = all.packets() - taken as u64;
+        match (answer, &mut self.exit) {
+            (Sent::Full, Some(exit)) => {
+                exit.full_since = Some(now);
+                carried.full = true;
+            }
+            (Sent::Unreachable, _) => carried.lose(DropReason::LinkDown, rest),
+            (Sent::Taken | Sent::Full | Sent::Refused | Sent::Uncut(_), _) => {
+                carried.lose(DropReason::QueueFull, rest);
+            }
+        }
+    }
+}
+
+impl Exit {
+    fn new(shared: &TrainSocket) -> Option<Self> {
+        let socket = shared.exit().inspect_err(|error| tracing::info!(%error, "all links share one socket")).ok()?;
+        let room = *EXIT_ROOM.end() / 2;
+        socket.set_room(room);
+        Some(Self { socket, room, full_since: None })
+    }
+
+    fn handle_room(&mut self, now: Instant) -> usize {
+        if let Some(since) = self.full_since.take() {
+            let took = now.saturating_duration_since(since).max(Duration::from_micros(1));
+            // Half of what the kernel grants has left, and it grants twice what it is asked for.
+            let fitting = (self.room as u128 * EXIT_TIME.as_micros() / took.as_micros().max(1)) as usize;
+            let room = fitting.clamp(self.room / 2, self.room * 2).clamp(*EXIT_ROOM.start(), *EXIT_ROOM.end());
+            if room != self.room {
+                self.room = room;
+                self.socket.set_room(room);
+            }
+        }
+        self.room
     }
 }
 
@@ -364,10 +449,20 @@ pub(crate) struct Carried {
     pub(crate) sent: Tally,
     /// Not: why, and how many. At most a kind each time.
     pub(crate) lost: [Option<(DropReason, u64)>; 3],
+    /// How many of the first packets these are.
+    pub(crate) done: usize,
+    /// The link's socket is full: the others are to be carried later.
+    pub(crate) full: bool,
 }
 
 impl Carried {
+    fn send(&mut self, tally: Tally) {
+        self.sent.join(tally);
+        self.done += tally.packets() as usize;
+    }
+
     fn lose(&mut self, reason: DropReason, packets: u64) {
+        self.done += packets as usize;
         let same = |lost: &&mut Option<(DropReason, u64)>| lost.is_none_or(|(other, _)| other == reason);
         if let Some(lost) = self.lost.iter_mut().find(same) {
             *lost = Some((reason, lost.map_or(0, |(_, packets)| packets) + packets));
@@ -380,6 +475,7 @@ struct Train {
     /// Behind the datagrams there is always room for another message.
     buffer: Box<[u8]>,
     len: usize,
+    len_max: usize,
     stride: usize,
     /// What all its packets say about congestion, and so the train.
     ecn: Ecn,
@@ -395,6 +491,7 @@ impl Train {
         Self {
             buffer: vec![0; room].into_boxed_slice(),
             len: 0,
+            len_max: TRAIN_MAX,
             stride: 0,
             ecn: Ecn::default(),
             tally: Tally::default(),
@@ -408,7 +505,7 @@ impl Train {
             || (!ended
                 && ecn == self.ecn
                 && len <= self.stride
-                && self.len + len <= TRAIN_MAX
+                && self.len + len <= self.len_max
                 && self.tally.packets() < DATAGRAMS_MAX as u64)
     }
 
@@ -494,7 +591,7 @@ mod tests {
 
     /// All of them are taken.
     fn sends(node: &mut WireGuard, link: u32, packets: &[Vec<u8>]) {
-        let carried = node.carry(LinkId(link), packets.iter().map(Vec::as_slice));
+        let carried = node.carry(Instant::now(), LinkId(link), packets.iter().map(Vec::as_slice));
         assert_eq!((carried.sent.packets(), carried.lost), (packets.len() as u64, [None; 3]));
     }
 
@@ -531,7 +628,7 @@ mod tests {
     #[test]
     fn full_size_packets_pass_both_ways_and_the_endpoint_is_learnt() {
         let (mut a, mut b) = pair();
-        let carried = a.carry(LinkId(3), std::iter::repeat_n(&packet(40)[..], 5));
+        let carried = a.carry(Instant::now(), LinkId(3), std::iter::repeat_n(&packet(40)[..], 5));
         assert_eq!(carried.lost, [Some((DropReason::LinkDown, 5)), None, None]);
         connect(&mut a, &mut b);
         for len in [40, 1280, MTU] {

@@ -119,7 +119,7 @@ impl Neighbour {
     }
 
     fn send(&mut self, packets: &[Vec<u8>]) {
-        let carried = self.wireguard.carry(LinkId(0), packets.iter().map(Vec::as_slice));
+        let carried = self.wireguard.carry(clock(), LinkId(0), packets.iter().map(Vec::as_slice));
         assert_eq!(carried.sent.packets(), packets.len() as u64);
     }
 

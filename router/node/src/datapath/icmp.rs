@@ -90,6 +90,7 @@ pub(super) fn answer(
         | DropReason::QueueFull
         | DropReason::Congestion
         | DropReason::ControlFlood
+        | DropReason::TooOld
         | DropReason::UnexpectedControl => return None,
     };
     budget.take(now).then(|| emit(from, header.source, &error))

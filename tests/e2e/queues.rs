@@ -1,0 +1,62 @@
+//! Slow cables beside fast ones: who waits for whom, and for how long.
+
+use std::time::Duration;
+
+use crate::lab::{Background, Lab, secs, until};
+use crate::router::{PEERS, Router, join};
+use crate::traffic::{iperf, reachable, round_trips};
+
+/// What the slow cable carries.
+const SLOW_MBIT: f64 = 20.0;
+
+#[test]
+fn a_flood_into_a_slow_cable_slows_neither_other_cables_nor_other_neighbours() {
+    let name = "a_flood_into_a_slow_cable_slows_neither_other_cables_nor_other_neighbours";
+    let Some(mut lab) = Lab::open(name, &["ping", "tc", "iperf3"]) else { return };
+    let mut all = ["hub", "flooder", "other", "slow", "fast"].map(|name| Router::new(&mut lab, name));
+    let [hub, others @ ..] = &mut all;
+    others.iter_mut().for_each(|other| join(&mut lab, hub, other, PEERS));
+    all.iter_mut().for_each(Router::start);
+    let [hub, flooder, other, slow, fast] = &all;
+    for (from, to) in [(flooder, slow), (other, slow), (flooder, fast)] {
+        reachable(&from.host, &to.address, secs(30));
+    }
+    // A radio with a long queue, as radios have.
+    let rate = format!("{SLOW_MBIT}mbit");
+    hub.host
+        .must(&["tc", "qdisc", "add", "dev", "cable3a", "root", "tbf", "rate", &rate, "burst", "32k", "limit", "4m"]);
+    let megabits = |from: &Router, to: &Router| iperf(&lab, &from.host, &to.host, &to.address, 4) / 1e6;
+    let alone = megabits(flooder, fast);
+    let idle = round_trips(&other.host, &slow.address, 40);
+
+    let flood = flood(&lab, flooder, slow);
+    let beside = round_trips(&other.host, &slow.address, 40);
+    let (past, into) = (megabits(other, fast), megabits(other, slow));
+    drop(flood);
+
+    let drops = ["queue-full", "too-old"].map(|reason| (reason, hub.drops(reason)));
+    lab.figures(&format!(
+        "into a cable of {SLOW_MBIT} Mbit/s goes a flood of 100 Mbit/s; beside it {past:.0} of {alone:.0} Mbit/s to another \
+         neighbour, {into:.1} Mbit/s into the same cable from another neighbour, pings there {beside:.1?} instead of \
+         {idle:.1?} (median and worst); dropped {drops:?}"
+    ));
+    assert!(past > alone / 4.0, "the flood slows another cable");
+    assert!(into > SLOW_MBIT / 4.0, "a neighbour does not get its share of the slow cable");
+    assert!(beside.0 < Duration::from_millis(60), "a neighbour waits behind the flood");
+}
+
+/// A hundred megabits a second of UDP, until it is dropped.
+fn flood(lab: &Lab, from: &Router, to: &Router) -> (Background, Background) {
+    let port = "5202";
+    let server = to.host.start(
+        &lab.dir().join("flood-server.log"),
+        &["iperf3", "-s", "-1", "-p", port, "-B", &to.address, "--forceflush"],
+    );
+    until("iperf3 server", secs(10), || {
+        if server.log().contains("Server listening") { Ok(()) } else { Err(server.log()) }
+    });
+    let line = ["iperf3", "-c", &to.address, "-p", port, "-u", "-b", "100M", "-l", "1200", "-t", "60", "--forceflush"];
+    let client = from.host.start(&lab.dir().join("flood.log"), &line);
+    until("flood", secs(10), || if client.log().contains("Mbits/sec") { Ok(()) } else { Err(client.log()) });
+    (server, client)
+}
