@@ -20,6 +20,8 @@ pub(super) const SYN: u8 = 0x02;
 pub(super) const PSH: u8 = 0x08;
 pub(super) const ACK: u8 = 0x10;
 pub(super) const CWR: u8 = 0x80;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
 /// Hop limit of control packets: they never leave the link (RFC 8966, section 4, asks only for link-local scope).
 const CONTROL_HOP_LIMIT: u8 = 1;
 
@@ -55,6 +57,16 @@ pub fn parse(packet: &[u8]) -> Result<Header, DropReason> {
 /// Writes the hop limit. The caller has parsed the packet.
 pub(super) fn set_hop_limit(packet: &mut [u8], hop_limit: u8) {
     packet[7] = hop_limit;
+}
+
+/// A number that all packets of one flow share: of its addresses and protocol, and of the ports of TCP and UDP.
+pub(super) fn flow_number(packet: &[u8]) -> u8 {
+    let has_ports = matches!(packet.get(6), Some(&(TCP | UDP)));
+    let ports = packet.get(IPV6_HEADER_LEN..IPV6_HEADER_LEN + 4).filter(|_| has_ports);
+    let named = packet.get(6..7).into_iter().chain(packet.get(8..IPV6_HEADER_LEN)).chain(ports);
+    // FNV-1a (RFC 9923), folded.
+    let hash = named.flatten().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
+    (hash >> 24) as u8 ^ (hash >> 16) as u8
 }
 
 /// What a packet says about congestion (RFC 3168, section 5): two bits of its traffic class.

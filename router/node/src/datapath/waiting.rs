@@ -2,20 +2,24 @@
 //!
 //! While a link's socket takes everything, nothing waits. Once it is full, packets for it wait here: control packets
 //! first, and behind them a queue for each side they came from, which take turns by bytes (deficit round robin, Shreedhar
-//! and Varghese 1995), so that who floods the link makes nobody else wait. All queues share one room, given at the start;
-//! when it is full the longest queue loses its oldest packet, and a packet that has waited for [`AGE_MAX`] is not sent any
-//! more, since its sender should learn that it sends too much while that is news.
+//! and Varghese 1995), so that who floods the link makes nobody else wait. Within a queue flows take turns in the same way,
+//! so that a download does not make its owner's call wait. All share one room, given at the start; when it is full the
+//! longest line loses its oldest packet, and a packet that has waited for [`AGE_MAX`] is not sent any more, since its sender
+//! should learn that it sends too much while that is news.
 
 use std::time::{Duration, Instant};
 
+use super::packet::flow_number;
 use super::{LinkId, Port};
 
 /// Longer waits no packet: what people on a call notice begins above.
 pub const AGE_MAX: Duration = Duration::from_millis(50);
 /// Room for all packets that wait.
 pub const QUEUE_ROOM: usize = 1 << 20;
-/// A queue's turn: one long packet.
+/// A turn: one long packet.
 const QUANTUM: usize = 1500;
+/// Flows of one queue are told apart by so many lines: those that share one by chance wait for each other.
+const FLOWS: usize = 8;
 
 /// Who sends packets over a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,8 +73,16 @@ struct Link {
 #[derive(Debug)]
 struct Queue {
     from: Port,
-    line: Line,
+    flows: [Flow; FLOWS],
+    /// The flow whose turn it is.
+    turn: usize,
     /// Bytes it may send in its turn.
+    deficit: usize,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Flow {
+    line: Line,
     deficit: usize,
 }
 
@@ -122,13 +134,13 @@ impl Waiting {
             });
             self.links.len() - 1
         });
-        self.links[known].line(from).push(&mut self.places, place);
+        self.links[known].line(from, packet).push(&mut self.places, place);
         lost
     }
 
     fn lose_of_the_longest(&mut self) -> u64 {
-        let queues = self.links.iter_mut().flat_map(|link| &mut link.queues);
-        let Some(longest) = queues.max_by_key(|queue| queue.line.bytes) else { return 0 };
+        let flows = self.links.iter_mut().flat_map(|link| &mut link.queues).flat_map(|queue| &mut queue.flows);
+        let Some(longest) = flows.max_by_key(|flow| flow.line.bytes) else { return 0 };
         let Some(place) = longest.line.pop(&mut self.places) else { return 0 };
         self.give_back(place);
         1
@@ -144,22 +156,24 @@ impl Waiting {
             }
             *turn = if *turn < queues.len() { *turn } else { 0 };
             let queue = &mut queues[*turn];
-            let Some(first) = queue.line.first() else {
+            let Some((flow, first)) = queue.next(&self.places) else {
                 queues.swap_remove(*turn);
                 continue;
             };
             let Place { len, since, .. } = self.places[first as usize];
             if since.is_some_and(|since| now.saturating_duration_since(since) > AGE_MAX) {
-                queue.line.pop(&mut self.places);
+                queue.flows[flow].line.pop(&mut self.places);
                 self.give_back(first);
                 lost += 1;
-            } else if queue.deficit < len {
+            } else if let Some(left) = queue.deficit.checked_sub(len) {
+                let flow = &mut queue.flows[flow];
+                flow.deficit -= len;
+                flow.line.pop(&mut self.places);
+                queue.deficit = left;
+                leaving.push(&mut self.places, first);
+            } else {
                 queue.deficit += QUANTUM;
                 *turn += 1;
-            } else {
-                queue.deficit -= len;
-                queue.line.pop(&mut self.places);
-                leaving.push(&mut self.places, first);
             }
         }
         lost
@@ -208,8 +222,8 @@ impl Waiting {
         let Some(known) = self.links.iter().position(|other| other.link == link) else { return 0 };
         let mut gone = self.links.swap_remove(known);
         let mut lost = 0;
-        let queues = gone.queues.iter_mut().map(|queue| &mut queue.line);
-        for line in [&mut gone.control, &mut gone.leaving].into_iter().chain(queues) {
+        let flows = gone.queues.iter_mut().flat_map(|queue| &mut queue.flows).map(|flow| &mut flow.line);
+        for line in [&mut gone.control, &mut gone.leaving].into_iter().chain(flows) {
             while let Some(place) = line.pop(&mut self.places) {
                 self.give_back(place);
                 lost += 1;
@@ -227,17 +241,41 @@ impl Waiting {
 impl Link {
     fn is_empty(&self) -> bool {
         let lines = [&self.control, &self.leaving];
-        lines.into_iter().all(|line| line.ends.is_none()) && self.queues.iter().all(|queue| queue.line.ends.is_none())
+        lines.into_iter().all(|line| line.ends.is_none()) && self.queues.iter().all(Queue::is_empty)
     }
 
-    fn line(&mut self, from: Sender) -> &mut Line {
+    fn line(&mut self, from: Sender, packet: &[u8]) -> &mut Line {
         let Sender::Port(from) = from else { return &mut self.control };
         let known = self.queues.iter().position(|queue| queue.from == from);
         let known = known.unwrap_or_else(|| {
-            self.queues.push(Queue { from, line: Line::default(), deficit: QUANTUM });
+            self.queues.push(Queue { from, flows: [Flow::default(); FLOWS], turn: 0, deficit: QUANTUM });
             self.queues.len() - 1
         });
-        &mut self.queues[known].line
+        &mut self.queues[known].flows[usize::from(flow_number(packet)) % FLOWS].line
+    }
+}
+
+impl Queue {
+    fn is_empty(&self) -> bool {
+        self.flows.iter().all(|flow| flow.line.ends.is_none())
+    }
+
+    /// The flow whose turn it is, and its first packet.
+    fn next(&mut self, places: &[Place]) -> Option<(usize, u32)> {
+        if self.is_empty() {
+            return None;
+        }
+        loop {
+            let flow = &mut self.flows[self.turn];
+            match flow.line.first() {
+                Some(first) if places[first as usize].len <= flow.deficit => {
+                    return Some((self.turn, first));
+                }
+                Some(_) => flow.deficit += QUANTUM,
+                None => flow.deficit = QUANTUM,
+            }
+            self.turn = (self.turn + 1) % FLOWS;
+        }
     }
 }
 
@@ -288,6 +326,25 @@ mod tests {
         waiting.left(LINK, turns.len());
         packets.extend(turns);
         (packets, lost)
+    }
+
+    #[test]
+    fn a_flow_does_not_wait_behind_another_of_its_neighbour() {
+        let (mut waiting, now) = (Waiting::new(1500), Instant::now());
+        let packet = |port: u8, len: usize| {
+            let mut packet = vec![0; len];
+            (packet[6], packet[43]) = (17, port);
+            packet
+        };
+        let (bulk, call) = (packet(1, 1400), packet(2, 200));
+        assert_ne!(usize::from(flow_number(&bulk)) % FLOWS, usize::from(flow_number(&call)) % FLOWS);
+        for _ in 0..100 {
+            waiting.push(now, LINK, neighbour(1), &bulk);
+        }
+        waiting.push(now, LINK, neighbour(1), &call);
+        waiting.take_turns(now, LINK, 5000);
+        let lens: Vec<_> = waiting.leaving(LINK).map(<[u8]>::len).collect();
+        assert!(lens[..3].contains(&200), "{lens:?}");
     }
 
     #[test]
@@ -351,9 +408,9 @@ mod tests {
             for (from, len, link, leaves) in steps {
                 let link = LinkId(link);
                 pushed += 1;
-                let mut packet = vec![0; len.max(12)];
-                packet[..8].copy_from_slice(&pushed.to_be_bytes());
-                packet[8] = u8::try_from(from).unwrap();
+                let mut packet = vec![0; len.max(60)];
+                packet[44..52].copy_from_slice(&pushed.to_be_bytes());
+                packet[52] = u8::try_from(from).unwrap();
                 let sender = if from == 3 { Sender::Control } else { neighbour(from) };
                 lost += waiting.push(now, link, sender, &packet);
                 now += Duration::from_millis(1);
@@ -364,8 +421,8 @@ mod tests {
                     waiting.left(link, packets.len());
                     waiting.control_left(link, control.len());
                     for packet in packets.into_iter().chain(control) {
-                        let number = u64::from_be_bytes(*packet.first_chunk().unwrap());
-                        let before = &mut last[link.index()][usize::from(packet[8])];
+                        let number = u64::from_be_bytes(*packet[44..].first_chunk().unwrap());
+                        let before = &mut last[link.index()][usize::from(packet[52])];
                         prop_assert!(*before < number, "overtaken");
                         (*before, seen) = (number, seen + 1);
                     }
