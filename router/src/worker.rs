@@ -53,6 +53,12 @@ const _: () = assert!(BATCH_ROOM + RECEIVE_MAX + FRAME_MAX + TRAIN_ROOM_MAX + QU
 /// Control packets taken from one link per timer interval, so that a flood on one link does not silence the others: 1,000
 /// a second, where the routes of 1,000 nodes fit 40 packets.
 const CONTROL_BUDGET: u16 = 250;
+/// Bytes opened per timer interval for a neighbour whose packets are not carried, in short datagrams and in long ones: 2
+/// Mbit/s each, enough for all it has to say to be admitted or to pay. Opening costs most of what carrying does, and a flood
+/// of what is dropped anyway shall not cost others their share of the processor.
+const LIFELINE: usize = 64 << 10;
+/// Receipts and Hellos are shorter, so that what a neighbour's hosts still send cannot crowd them out.
+const SHORT: usize = 512;
 /// Messages waiting for the worker: control packets and packets from QUIC links. Beyond it, the newest is dropped.
 pub(crate) const INBOX: usize = 2048;
 
@@ -256,6 +262,8 @@ struct Worker {
     /// What was received last.
     train: Box<[u8]>,
     control_budget: [u16; MAX_LINKS],
+    /// Left of [`LIFELINE`], for short and for long datagrams.
+    lifelines: [[usize; 2]; MAX_LINKS],
     timers_at: Instant,
 }
 
@@ -293,6 +301,7 @@ impl Worker {
             shared: parts.shared,
             train: vec![0; RECEIVE_MAX].into_boxed_slice(),
             control_budget: [CONTROL_BUDGET; MAX_LINKS],
+            lifelines: [[LIFELINE; 2]; MAX_LINKS],
             timers_at: now,
         })
     }
@@ -340,6 +349,7 @@ impl Worker {
     fn handle_timers(&mut self, now: Instant) {
         self.timers_at = now + TIMER_INTERVAL;
         self.control_budget = [CONTROL_BUDGET; MAX_LINKS];
+        self.lifelines = [[LIFELINE; 2]; MAX_LINKS];
         self.wireguard.handle_timers(now);
         // Should the kernel not say that there is room again.
         for link in self.waiting.links().collect::<Vec<_>>() {
@@ -391,8 +401,13 @@ impl Worker {
         if batch.is_full() || claimed.is_some_and(|link| *ingress != Some(link)) {
             self.finish_udp(now, ingress.take(), batch);
         }
+        let datagram_len = datagram.len();
+        if claimed.is_some_and(|link| !self.may_open(link, datagram_len)) {
+            return self.datapath.count_drop(DropReason::UnpaidFlood);
+        }
         match self.wireguard.open(received.from, &self.train[datagram], batch.spare()) {
             Opened::Packet(link, len) => {
+                self.charge(link, datagram_len);
                 if take_over_ecn(&mut batch.spare()[..len], received.ecn) {
                     batch.commit(len);
                 } else {
@@ -402,6 +417,24 @@ impl Worker {
             }
             Opened::Alive(_) | Opened::Nothing => {}
         }
+    }
+
+    /// Whether a datagram that says it is of this link is worth opening.
+    fn may_open(&mut self, link: LinkId, len: usize) -> bool {
+        self.datapath.carries_for(link) || self.lifeline(link, len).is_none_or(|left| *left > 0)
+    }
+
+    /// Only for what proved to be the link's own: nobody can use up another's lifeline.
+    fn charge(&mut self, link: LinkId, len: usize) {
+        if !self.datapath.carries_for(link)
+            && let Some(left) = self.lifeline(link, len)
+        {
+            *left = left.saturating_sub(len);
+        }
+    }
+
+    fn lifeline(&mut self, link: LinkId, len: usize) -> Option<&mut usize> {
+        self.lifelines.get_mut(link.index())?.get_mut(usize::from(len > SHORT))
     }
 
     fn finish_udp(&mut self, now: Instant, ingress: Option<LinkId>, batch: &mut Batch) {

@@ -49,6 +49,8 @@ drop_reasons! {
     NotAdmitted = "not-admitted",
     /// The window of this neighbour is used up; a receipt opens it again.
     Unpaid = "unpaid",
+    /// The same, or a neighbour who is not admitted, sending more than it could need to change that: not even opened.
+    UnpaidFlood = "unpaid-flood",
     /// The link is down or its session is not established.
     LinkDown = "link-down",
     /// The next hop's queue was full.

@@ -85,7 +85,7 @@ impl Relay {
             shared: Arc::new(Shared::new()),
         };
         let mut worker = Worker::new(Mailbox::new().unwrap(), parts).unwrap();
-        worker.datapath.set_fib(Arc::new(fib(&neighbours)));
+        worker.datapath.set_fib(Arc::new(fib(&neighbours, &LinkPolicy::Mesh)));
         let batch = Batch::new(BATCH, packet_len_max(MTU));
         let mut relay = Self { worker, batch, frame: vec![0; FRAME_MAX], neighbours, own_side };
         relay.until(|relay| relay.neighbours.iter().all(|neighbour| neighbour.is_up()));
@@ -137,12 +137,12 @@ impl Neighbour {
     }
 }
 
-fn fib(neighbours: &[Neighbour]) -> Fib {
+fn fib(neighbours: &[Neighbour], policy: &LinkPolicy) -> Fib {
     let prefix = |address| node::Prefix::new(address, 48).unwrap();
     let mut links = vec![None; MAX_LINKS];
     let mut fib = FibBuilder::default().own(prefix(OURS));
     for neighbour in neighbours {
-        links[neighbour.link.index()] = Some(LinkEntry { policy: LinkPolicy::Mesh, mtu: MTU });
+        links[neighbour.link.index()] = Some(LinkEntry { policy: policy.clone(), mtu: MTU });
         fib = fib.route(prefix(neighbour.address), neighbour.link);
     }
     fib.build(links)
@@ -179,4 +179,33 @@ fn nothing_is_allocated_while_packets_are_carried() {
         assert!(relayed.iter().all(|sent| from_left.next().is_some_and(|got| got[8..] == sent[8..])), "in order");
         assert!(asked == 0 || round < 5, "asked {asked} times in round {round}");
     }
+}
+
+#[test]
+fn of_a_flood_that_is_not_paid_for_little_is_opened_and_short_datagrams_still_are() {
+    let mut relay = Relay::new();
+    relay.worker.datapath.set_fib(Arc::new(fib(&relay.neighbours, &LinkPolicy::Exhausted)));
+    let [left, right] = [relay.neighbours[0].address, relay.neighbours[1].address];
+    let dropped = |relay: &Relay, reason| relay.worker.shared.drops.packets(reason);
+    let all = |relay: &Relay| dropped(relay, DropReason::Unpaid) + dropped(relay, DropReason::UnpaidFlood);
+    let flood: Vec<_> = (0..6).map(|_| packet(left, right, 0)).collect();
+    let mut sent = 0;
+    while sent < 300 {
+        relay.neighbours[0].send(&flood);
+        sent += flood.len() as u64;
+        relay.until(|relay| all(relay) == sent);
+    }
+    let opened = dropped(&relay, DropReason::Unpaid);
+    assert_eq!(opened, (LIFELINE as u64).div_ceil(MTU as u64 + 32), "of {sent}");
+
+    let short = packet(left, right, 13);
+    assert!(short.len() < SHORT - 32);
+    relay.neighbours[0].send(&[short]);
+    relay.until(|relay| all(relay) == sent + 1);
+    assert_eq!(dropped(&relay, DropReason::Unpaid), opened + 1);
+
+    relay.worker.handle_timers(clock());
+    relay.neighbours[0].send(&flood);
+    relay.until(|relay| all(relay) == sent + 7);
+    assert_eq!(dropped(&relay, DropReason::Unpaid), opened + 7, "the next interval has its own");
 }

@@ -185,6 +185,14 @@ impl Datapath {
         }
     }
 
+    /// Whether a link's packets are carried; else only its control packets are of use.
+    pub fn carries_for(&self, link: LinkId) -> bool {
+        self.fib.link(link).is_some_and(|entry| match entry.policy {
+            LinkPolicy::Mesh | LinkPolicy::Leaf(_) => true,
+            LinkPolicy::Closed | LinkPolicy::Exhausted => false,
+        })
+    }
+
     /// Counts data packets that the link's cryptography took for sending.
     pub fn count_sent(&self, link: LinkId, sent: Tally) {
         self.meters.add_sent(link, sent);

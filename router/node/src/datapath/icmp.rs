@@ -91,6 +91,7 @@ pub(super) fn answer(
         | DropReason::Congestion
         | DropReason::ControlFlood
         | DropReason::TooOld
+        | DropReason::UnpaidFlood
         | DropReason::UnexpectedControl => return None,
     };
     budget.take(now).then(|| emit(from, header.source, &error))

@@ -3,7 +3,8 @@
 //! While a link's socket takes everything, nothing waits. Once it is full, packets for it wait here: control packets
 //! first, and behind them a queue for each side they came from, which take turns by bytes (deficit round robin, Shreedhar
 //! and Varghese 1995), so that who floods the link makes nobody else wait. Within a queue flows take turns in the same way,
-//! so that a download does not make its owner's call wait. All share one room, given at the start; when it is full the
+//! so that a download does not make its owner's call wait. What comes from this node's own side gets half of a full link:
+//! its owner bought it, and neighbours pay for the rest. All share one room, given at the start; when it is full the
 //! longest line loses its oldest packet, and a packet that has waited for [`AGE_MAX`] is not sent any more, since its sender
 //! should learn that it sends too much while that is news.
 
@@ -155,6 +156,7 @@ impl Waiting {
                 break;
             }
             *turn = if *turn < queues.len() { *turn } else { 0 };
+            let others = (queues.len() - 1).max(1);
             let queue = &mut queues[*turn];
             let Some((flow, first)) = queue.next(&self.places) else {
                 queues.swap_remove(*turn);
@@ -172,7 +174,7 @@ impl Waiting {
                 queue.deficit = left;
                 leaving.push(&mut self.places, first);
             } else {
-                queue.deficit += QUANTUM;
+                queue.deficit += if queue.from == Port::Local { QUANTUM * others } else { QUANTUM };
                 *turn += 1;
             }
         }
@@ -365,6 +367,21 @@ mod tests {
             assert!(!packets.is_empty() && lost == 0);
         }
         assert_eq!(waiting.links().count(), 0);
+    }
+
+    #[test]
+    fn the_own_side_gets_half_of_a_full_link_and_neighbours_share_the_rest() {
+        let (mut waiting, now) = (Waiting::new(1500), Instant::now());
+        for _ in 0..60 {
+            for number in 1..=4 {
+                waiting.push(now, LINK, neighbour(number), &[number as u8; 1000]);
+            }
+            waiting.push(now, LINK, Sender::Port(Port::Local), &[9; 1000]);
+        }
+        let (packets, _) = leave(&mut waiting, now, 96_000);
+        let of = |sender: u8| packets.iter().filter(|packet| **packet == sender).count();
+        let neighbours: Vec<_> = (1..=4).map(of).collect();
+        assert!((44..=52).contains(&of(9)) && neighbours.iter().all(|count| (10..=14).contains(count)), "{packets:?}");
     }
 
     #[test]
