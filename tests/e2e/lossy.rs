@@ -2,11 +2,9 @@
 
 use std::thread;
 
-use serde_json::Value;
-
-use crate::lab::{Host, Lab, secs, until};
+use crate::lab::{Host, Lab, secs};
 use crate::router::{PEERS, Router, WIREGUARD_PORT, join};
-use crate::traffic::{WebServer, reachable};
+use crate::traffic::{WebServer, iperf_udp, reachable};
 
 /// Bytes of each download, unless `LOSSY_BYTES` says otherwise.
 const FILE: u64 = 40_000_000;
@@ -41,7 +39,7 @@ fn many_flows_over_lossy_cables_arrive_whole_and_are_counted_as_they_arrived() {
         for (server, client) in [(&there, &r1.host), (&back, &r4.host), (&there, &r2.host), (&back, &r3.host)] {
             scope.spawn(move || server.must_fetch(client));
         }
-        call(&lab, &r1.host, &r4.host, &r4.address)
+        iperf_udp(&lab, &r1.host, &r4.host, &r4.address, &CALL, 10)
     });
 
     let mut lost = Vec::new();
@@ -59,8 +57,9 @@ fn many_flows_over_lossy_cables_arrive_whole_and_are_counted_as_they_arrived() {
     assert_eq!(back_r2, 0, "r2 loses nothing");
     let drops: Vec<u64> = line.iter().map(|router| router.drops("queue-full")).collect();
     lab.figures(&format!(
-        "4 downloads of {size} bytes each, a call of which {call:.1} % was lost; {lost:?} billed bytes lost on the way, \
-         {drops:?} packets dropped"
+        "4 downloads of {size} bytes each, a call of which {} of {} datagrams were lost; {lost:?} billed bytes lost on the way, \
+         {drops:?} packets dropped",
+        call.1, call.0,
     ));
 }
 
@@ -92,17 +91,4 @@ fn hold_up_some(host: &Host, cable: &str) {
         "nft",
         &format!("table netdev disorder {{ chain ingress {{ type filter hook ingress device \"{cable}\" priority 0; {rule}; }}; }}"),
     ]);
-}
-
-/// A call of ten seconds; what share of its datagrams was lost, in percent.
-fn call(lab: &Lab, from: &Host, to: &Host, address: &str) -> f64 {
-    let server = to.start(&lab.dir().join("call.log"), &["iperf3", "-s", "-1", "-B", address, "--forceflush"]);
-    until("iperf3 server", secs(10), || {
-        if server.log().contains("Server listening") { Ok(()) } else { Err(server.log()) }
-    });
-    let mut line = vec!["iperf3", "-c", address, "-u", "-t", "10", "-J"];
-    line.extend(CALL);
-    let said = from.must(&line);
-    let report: Value = serde_json::from_str(&said).expect("iperf3 -J prints JSON");
-    report["end"]["sum"]["lost_percent"].as_f64().unwrap_or_else(|| panic!("no loss in {said}"))
 }

@@ -28,4 +28,5 @@ mod queues;
 mod quic;
 mod refusals;
 mod ring;
+mod roaming;
 mod wireguard;

@@ -338,13 +338,18 @@ impl Router {
 /// Lays a cable between two routers and writes each into the other's config.
 pub(crate) fn join(lab: &mut Lab, first: &mut Router, second: &mut Router, joint: Joint) {
     let (first_at, second_at) = lab.cable(&first.host, &second.host);
+    join_at(first, second, joint, (&first_at, &second_at));
+}
+
+/// Writes each of two routers, whose underlay addresses are these, into the other's config.
+pub(crate) fn join_at(first: &mut Router, second: &mut Router, joint: Joint, at: (&str, &str)) {
     let first_is = match joint.second_is {
         "provider" => "subscriber",
         "subscriber" => "provider",
         role => role,
     };
-    let to_second = second.as_neighbour(&second_at, joint.second_is, joint);
-    let to_first = first.as_neighbour(&first_at, first_is, joint);
+    let to_second = second.as_neighbour(at.1, joint.second_is, joint);
+    let to_first = first.as_neighbour(at.0, first_is, joint);
     for (router, table) in [(first, to_second), (second, to_first)] {
         router.options.quic |= joint.link == "quic";
         router.options.tables.push(table);

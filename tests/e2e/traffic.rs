@@ -159,16 +159,30 @@ impl Pulse {
 
 /// Runs iperf3 for so many seconds and returns bits per second, as the receiver counted.
 pub(crate) fn iperf(lab: &Lab, from: &Host, to: &Host, address: &str, seconds: u32) -> f64 {
+    let report = iperf_report(lab, from, to, address, &[], seconds);
+    report["end"]["sum_received"]["bits_per_second"].as_f64().unwrap_or_else(|| panic!("no rate in {report}"))
+}
+
+/// Runs iperf3 over UDP for so many seconds, and returns how many datagrams were sent and how many were lost.
+pub(crate) fn iperf_udp(lab: &Lab, from: &Host, to: &Host, address: &str, more: &[&str], seconds: u32) -> (u64, u64) {
+    let report = iperf_report(lab, from, to, address, &[&["-u"], more].concat(), seconds);
+    let count = |name: &str| report["end"]["sum"][name].as_u64().unwrap_or_else(|| panic!("no {name} in {report}"));
+    (count("packets"), count("lost_packets"))
+}
+
+fn iperf_report(lab: &Lab, from: &Host, to: &Host, address: &str, more: &[&str], seconds: u32) -> Value {
     let log = lab.dir().join("iperf3.log");
     let _ = fs::remove_file(&log);
     let server = to.start(&log, &["iperf3", "-s", "-1", "-B", address, "--forceflush"]);
     until("iperf3 server", secs(10), || {
         if server.log().contains("Server listening") { Ok(()) } else { Err(server.log()) }
     });
-    let seconds = seconds.to_string();
-    let said = from.must(&["iperf3", "-c", address, "-t", &seconds, "-J"]);
-    let report: Value = serde_json::from_str(&said).expect("iperf3 -J prints JSON");
-    report["end"]["sum_received"]["bits_per_second"].as_f64().unwrap_or_else(|| panic!("no rate in {said}"))
+    let text = seconds.to_string();
+    let mut line = vec!["iperf3", "-c", address, "-t", &text, "-J"];
+    line.extend(more);
+    let output = from.bounded(secs(u64::from(seconds) + 30), line[0]).args(&line[1..]).output().expect("iperf3 starts");
+    let said = said(&line, &output).unwrap_or_else(|error| panic!("{error}"));
+    serde_json::from_str(&said).expect("iperf3 -J prints JSON")
 }
 
 /// Sends UDP datagrams to a port, so many a second.

@@ -55,9 +55,6 @@ impl Pulse {
     }
 }
 
-/// babeld, asked for a newer seqno while a request of its own is under way, passes the second one on after up to 65 s.
-pub(crate) const HEALED_WITHIN: Duration = Duration::from_secs(100);
-
 /// Waits until all pulses are answered steadily, and returns the longest outage of any.
 pub(crate) fn outage(pulses: &[Pulse], patience: Duration) -> Duration {
     until("steady answers", patience, || match pulses.iter().find(|pulse| !pulse.is_calm()) {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::lab::{Lab, now, secs, until};
 use crate::machine::{Kind, Machine, Network, Pace, Who};
-use crate::pulse::{HEALED_WITHIN, Pulse, outage};
+use crate::pulse::{Pulse, outage};
 
 pub(crate) const MIXED: [Kind; 6] = [Kind::Ours, Kind::Babeld, Kind::Ours, Kind::Bird, Kind::Ours, Kind::Babeld];
 const TOOLS: &[&str] = &["babeld", "bird", "birdc", "nft", "ping"];
@@ -45,6 +45,9 @@ fn a_mixed_ring_reaches_everything_and_heals_whoever_is_at_the_cut() {
         lab.figures(&figures);
     }
 }
+
+/// babeld, asked for a newer seqno while a request of its own is under way, passes the second one on after up to 65 s.
+pub(crate) const HEALED_WITHIN: Duration = Duration::from_secs(100);
 
 /// Takes a cable away and brings it back, waits until it is used again, and says what was seen.
 pub(crate) fn cut_and_mend(

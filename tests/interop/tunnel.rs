@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use crate::lab::{Background, Host, Lab, here, now, secs, until};
 use crate::machine::{Cable, Network, Pace, Who};
-use crate::pulse::{HEALED_WITHIN, Pulse, outage};
-use crate::ring::{BABELD, BIRD, MIXED, OURS, cut_and_mend, gone_everywhere};
+use crate::pulse::{Pulse, outage};
+use crate::ring::{BABELD, BIRD, HEALED_WITHIN, MIXED, OURS, cut_and_mend, gone_everywhere};
 
 const PORT: usize = 51_820;
 
