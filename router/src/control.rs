@@ -178,6 +178,8 @@ pub struct Neighbour {
     pub cost: Option<u16>,
     /// Round-trip time in microseconds, where it is measured.
     pub rtt_us: Option<u64>,
+    /// The longest packet that may be sent to it, bytes.
+    pub mtu: usize,
     /// Seconds since anything authentic came from it; `None` if nothing ever did.
     pub last_heard_s: Option<u64>,
     /// Whether its card was checked, so that its packets are relayed.

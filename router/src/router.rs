@@ -561,6 +561,9 @@ impl Control {
                 tracing::info!(node = %self.name, neighbour = %known.name, unreachable = status.unreachable, "way to a neighbour");
                 self.node.handle_link_reach(now, *link, !status.unreachable);
             }
+            if status.up && known.status.endpoint != status.endpoint {
+                self.node.handle_way_changed(now, *link);
+            }
             known.status = status;
             let since = |at: Option<Instant>| at.map(|at| now.saturating_duration_since(at));
             let silent = since(known.last_heard).is_some_and(|silence| silence >= known.silence());
@@ -606,9 +609,9 @@ impl Control {
 
     /// Does what the node asks for, until it asks for nothing.
     fn drain(&mut self, now: Instant) {
-        while let Some(node::Transmit { link, packet }) = self.node.poll_transmit() {
+        while let Some(node::Transmit { link, packet, uncut }) = self.node.poll_transmit() {
             // A full inbox loses a packet, as a link may; everything in it is repeated.
-            self.inbox.send(ToWorker::Send { link, packet });
+            self.inbox.send(if uncut { ToWorker::Probe { link, packet } } else { ToWorker::Send { link, packet } });
         }
         while let Some(event) = self.node.poll_event() {
             self.handle_event(now, event);

@@ -72,6 +72,8 @@ const EXITS: usize = 3;
 pub(crate) enum ToWorker {
     /// A control packet to send on a link.
     Send { link: LinkId, packet: Vec<u8> },
+    /// The same for one that must not be cut in pieces on the way.
+    Probe { link: LinkId, packet: Vec<u8> },
     /// Add a WireGuard peer or change its endpoint.
     SetPeer(PeerConfig),
     /// Make a new WireGuard session with a peer that has fallen silent.
@@ -505,6 +507,7 @@ impl Worker {
                 Ok(ToWorker::Send { link, packet }) => {
                     self.transmit(now, link, Sender::Control, std::iter::once(&packet[..]));
                 }
+                Ok(ToWorker::Probe { link, packet }) => self.wireguard.probe(link, &packet),
                 Ok(ToWorker::SetPeer(peer)) => self.wireguard.set_peer(&peer),
                 Ok(ToWorker::Renew(link)) => self.wireguard.renew(link),
                 Ok(ToWorker::RemovePeer(link)) => {

@@ -24,6 +24,7 @@ mod line;
 mod lossy;
 mod metered;
 mod misfortune;
+mod path_mtu;
 mod queues;
 mod quic;
 mod refusals;

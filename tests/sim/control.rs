@@ -69,7 +69,7 @@ impl World {
 
     fn drain(&mut self, at: StationId) {
         while let Some(running) = &mut self.stations[at.0].running {
-            if let Some(Transmit { link, packet }) = running.node.poll_transmit() {
+            if let Some(Transmit { link, packet, .. }) = running.node.poll_transmit() {
                 self.send_control(at, link, packet);
             } else if let Some(event) = running.node.poll_event() {
                 self.handle_event(at, event);

@@ -70,7 +70,8 @@ impl World {
         let end = self.wires[wire].end_of(at, link);
         let neighbour = self.wires[wire].ends[1 - end].station;
         let card = *self.stations[neighbour.0].identity.card();
-        let measure = LinkMeasure { cost: self.wires[wire].quality.cost, sensing: LinkSensing::Measured };
+        let measure =
+            LinkMeasure { cost: self.wires[wire].quality.cost, sensing: LinkSensing::Measured, path_mtu: true };
         let peer = Peer::Mesh { card, side: self.side(wire, end), measure };
         self.with_node(at, |now, running| running.node.handle_link(now, link, peer, MTU));
     }

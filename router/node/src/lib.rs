@@ -10,8 +10,11 @@ pub mod admission;
 pub mod datapath;
 mod drop;
 mod node;
+mod path_mtu;
 
 pub use babel::{LinkSensing, NeighbourView, Policy, Prefix, PrefixPair, Price, PriceWeight};
 pub use datapath::LinkId;
 pub use drop::{DropReason, Drops};
+
 pub use node::{BABEL_PORT, Config, Event, LinkMeasure, LinkView, Node, Peer, Refusal, Transmit};
+pub use path_mtu::{MTU_PORT, NoMessage};

@@ -20,10 +20,13 @@ use thiserror::Error;
 use crate::admission::{ADMISSION_PORT, Admission, AdmissionError};
 use crate::datapath::packet::{ControlDatagram, control_packet, parse_control};
 use crate::datapath::{Fib, FibBuilder, LinkEntry, LinkPolicy, MAX_LINKS, Meters};
+use crate::path_mtu::{MTU_PORT, NoMessage, PathMtu};
 use crate::{DropReason, LinkId};
 
 /// UDP port of Babel (RFC 8966, section 4).
 pub const BABEL_PORT: u16 = 6696;
+/// Babel's packets are not longer: the shortest MTU of IPv6 (RFC 8200, section 5).
+const CONTROL_MTU: u16 = 1280;
 /// Events that wait for the shell at most: a handful per link. Beyond it the shell has stopped.
 const EVENTS_MAX: usize = 16 * MAX_LINKS;
 
@@ -81,6 +84,8 @@ pub struct LinkMeasure {
     pub cost: u16,
     /// Whether loss and round trips make it dearer.
     pub sensing: LinkSensing,
+    /// Whether the node is to find out how long packets may be: not where the link does so itself, as QUIC.
+    pub path_mtu: bool,
 }
 
 impl Peer {
@@ -100,6 +105,8 @@ pub struct Transmit {
     pub link: LinkId,
     /// A whole IPv6 packet.
     pub packet: Vec<u8>,
+    /// It must arrive in one piece, or not at all: that is what it is to find out.
+    pub uncut: bool,
 }
 
 /// What the shell must do or may want to know.
@@ -154,6 +161,9 @@ pub enum Refusal {
     /// A settlement message was not accepted.
     #[error("settlement: {0}")]
     Settlement(exchange::Rejected),
+    /// It does not say how long packets may be.
+    #[error(transparent)]
+    PathMtu(NoMessage),
 }
 
 /// How a link stands.
@@ -163,6 +173,8 @@ pub struct LinkView {
     pub link: LinkId,
     /// Whether it is up.
     pub up: bool,
+    /// The longest packet that may be sent over it, bytes.
+    pub mtu: usize,
     /// Whether its neighbour has been admitted.
     pub admitted: bool,
     /// Settlement, once it has begun.
@@ -199,6 +211,8 @@ struct Link {
     up: bool,
     admission: Option<Admission>,
     exchange: Option<Exchange>,
+    /// Once the neighbour has been admitted.
+    path: Option<PathMtu>,
     /// What being sent something over it costs us, in units of metric.
     toll: u16,
 }
@@ -216,6 +230,11 @@ impl Link {
             Peer::Babel { .. } => self.up,
             Peer::Leaf { .. } => false,
         }
+    }
+
+    /// The longest packet that may be sent over it.
+    fn path_mtu(&self) -> usize {
+        self.path.as_ref().map_or(self.mtu, PathMtu::mtu)
     }
 
     fn policy(&self) -> LinkPolicy {
@@ -301,7 +320,8 @@ impl Node {
             Some(_) | None => {
                 let was_up = self.links.get(&link).is_some_and(|known| known.up);
                 self.handle_link_removed(now, link);
-                self.links.insert(link, Link { peer, mtu, up: false, admission: None, exchange: None, toll: 0 });
+                self.links
+                    .insert(link, Link { peer, mtu, up: false, admission: None, exchange: None, path: None, toll: 0 });
                 self.routes_changed = true;
                 if was_up {
                     self.handle_link_up(now, link);
@@ -356,6 +376,14 @@ impl Node {
         self.settle(now);
     }
 
+    /// The way to the neighbour may be another one, as its address is: how long packets may be is found out anew.
+    pub fn handle_way_changed(&mut self, now: Instant, link: LinkId) {
+        if let Some(path) = self.links.get_mut(&link).filter(|known| known.up).and_then(|known| known.path.as_mut()) {
+            path.handle_way_changed(now);
+        }
+        self.settle(now);
+    }
+
     /// Nothing has come over the link for a while, although something should have: its neighbour is asked whether it is
     /// there, instead of being waited for.
     pub fn handle_link_silent(&mut self, now: Instant, link: LinkId) {
@@ -382,16 +410,20 @@ impl Node {
         match (datagram.port, &mut known.admission, &mut known.exchange) {
             (ADMISSION_PORT, Some(admission), _) => {
                 if admission.handle_message(now, datagram.payload).map_err(Refusal::Admission)? {
-                    self.admit(link);
+                    self.admit(now, link);
                 }
                 Ok(())
             }
+            (MTU_PORT, Some(admission), _) if admission.is_admitted() => match &mut known.path {
+                Some(path) => path.handle_message(now, datagram.payload, packet.len()).map_err(Refusal::PathMtu),
+                None => Ok(()),
+            },
             (BABEL_PORT, Some(admission), _) if admission.is_admitted() => self.babel(now, link, &datagram),
             (SETTLEMENT_PORT, Some(admission), Some(exchange)) if admission.is_admitted() => {
                 exchange.handle_message(now, datagram.payload).map_err(Refusal::Settlement)
             }
             // Before admission, or before the shell has said what it knows: the neighbour repeats what matters.
-            (BABEL_PORT | SETTLEMENT_PORT, Some(_), _) => Ok(()),
+            (BABEL_PORT | SETTLEMENT_PORT | MTU_PORT, Some(_), _) => Ok(()),
             _ => Err(Refusal::Packet(DropReason::UnexpectedControl)),
         }
     }
@@ -411,9 +443,14 @@ impl Node {
 
     /// The neighbour is who it should be: the shell is asked what it knows of its account. Routing waits for the
     /// answer, for until then the link carries nothing.
-    fn admit(&mut self, link: LinkId) {
-        let Some(Peer::Mesh { card, .. }) = self.links.get(&link).map(|known| &known.peer) else { return };
-        let peer = card.account();
+    fn admit(&mut self, now: Instant, link: LinkId) {
+        let Some(known) = self.links.get_mut(&link) else { return };
+        let Peer::Mesh { card, measure, .. } = &known.peer else { return };
+        let (peer, max) = (card.account(), known.mtu);
+        match &mut known.path {
+            Some(path) => path.handle_way_changed(now),
+            path @ None => *path = measure.path_mtu.then(|| PathMtu::new(now, max)),
+        }
         self.push_event(Event::Admitted { link, peer });
     }
 
@@ -431,7 +468,8 @@ impl Node {
             rtt: tunnel.rtt.filter(|_| measure.sensing == LinkSensing::Measured),
             hello_interval: self.config.hello_interval,
             update_interval: self.config.update_interval,
-            mtu: u16::try_from(known.mtu).unwrap_or(u16::MAX),
+            // Of what the mesh needs most, nothing is longer than any way may be.
+            mtu: u16::try_from(known.mtu).unwrap_or(u16::MAX).min(CONTROL_MTU),
             fee: Fee { price, epoch: 0 },
             toll: known.toll,
             ..tunnel
@@ -519,6 +557,9 @@ impl Node {
             if let Some(exchange) = &mut known.exchange {
                 exchange.handle_timeout(now);
             }
+            if let Some(path) = known.path.as_mut().filter(|_| known.up) {
+                path.handle_timeout(now);
+            }
         }
         self.settle(now);
     }
@@ -527,7 +568,8 @@ impl Node {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let links = self.links.values().flat_map(|known| {
             let admission = known.admission.as_ref().and_then(Admission::poll_timeout);
-            admission.into_iter().chain(known.exchange.as_ref().and_then(Exchange::poll_timeout))
+            let path = known.path.as_ref().filter(|_| known.up).map(PathMtu::poll_timeout);
+            admission.into_iter().chain(known.exchange.as_ref().and_then(Exchange::poll_timeout)).chain(path)
         });
         links.chain(self.speaker.poll_timeout()).min()
     }
@@ -562,6 +604,7 @@ impl Node {
         self.links.iter().map(|(link, known)| LinkView {
             link: *link,
             up: known.up,
+            mtu: known.path_mtu(),
             admitted: known.is_admitted() || matches!(known.peer, Peer::Leaf { .. } | Peer::Babel { .. }),
             settlement: known.exchange.as_ref().map(Exchange::snapshot),
         })
@@ -586,7 +629,7 @@ impl Node {
                 Destination::Unicast(address) => address,
             };
             let packet = control_packet(self.ours, to, BABEL_PORT, &payload);
-            self.transmits.push_back(Transmit { link: LinkId(interface.0), packet });
+            self.transmits.push_back(Transmit { link: LinkId(interface.0), packet, uncut: false });
         }
         while let Some(event) = self.speaker.poll_event() {
             match event {
@@ -619,10 +662,16 @@ impl Node {
         for (link, known) in &mut self.links {
             let Peer::Mesh { card, .. } = &known.peer else { continue };
             let (peer, theirs) = (card.account(), link_local(&card.wireguard()));
-            let mut send = |port, payload: &[u8]| {
+            let mut send_as = |port, payload: &[u8], uncut| {
                 let packet = control_packet(self.ours, theirs, port, payload);
-                self.transmits.push_back(Transmit { link: *link, packet });
+                self.transmits.push_back(Transmit { link: *link, packet, uncut });
             };
+            if let Some(path) = &mut known.path {
+                while let Some((payload, uncut)) = path.poll_transmit() {
+                    send_as(MTU_PORT, &payload, uncut);
+                }
+            }
+            let mut send = |port, payload: &[u8]| send_as(port, payload, false);
             if let Some(admission) = &mut known.admission {
                 while let Some(message) = admission.poll_transmit() {
                     send(ADMISSION_PORT, &message);
@@ -676,7 +725,7 @@ impl Node {
         let len = self.links.keys().next_back().map_or(0, |last| last.index() + 1);
         let mut entries = vec![None; len];
         for (link, known) in &self.links {
-            entries[link.index()] = Some(LinkEntry { policy: known.policy(), mtu: known.mtu });
+            entries[link.index()] = Some(LinkEntry { policy: known.policy(), mtu: known.path_mtu() });
         }
         entries
     }

@@ -76,12 +76,12 @@ impl TrainSocket {
         let nobody = if is_v6 { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
         let damages = is_damaging(&kernel_release());
         // A kernel that does not know the option would send a train as one long datagram. Zero changes nothing.
-        let cuts = offloads && !damages && set_option(&socket, libc::UDP_SEGMENT, 0).is_ok();
+        let cuts = offloads && !damages && set_option(&socket, libc::SOL_UDP, libc::UDP_SEGMENT, 0).is_ok();
         if offloads && !cuts {
             let why = if damages { "damages datagrams that are sent together" } else { "cuts no trains apart" };
             tracing::warn!("this kernel {why}: each datagram is sent alone");
         }
-        if offloads && let Err(error) = set_option(&socket, libc::UDP_GRO, 1) {
+        if offloads && let Err(error) = set_option(&socket, libc::SOL_UDP, libc::UDP_GRO, 1) {
             tracing::info!(%error, "the kernel does not join datagrams it receives");
         }
         let told = SockRef::from(&socket);
@@ -108,6 +108,16 @@ impl TrainSocket {
         receive_at_first(&self.socket)?;
         let socket = UdpSocket::from_std(socket.into());
         Ok(Self { socket, unspecified: self.unspecified.clone(), is_v6: self.is_v6, cuts: self.cuts })
+    }
+
+    /// An exit for datagrams that are as long as the way takes or are lost (`IP_PMTUDISC_PROBE` of ip(7)).
+    pub(crate) fn prober(&self) -> io::Result<Self> {
+        let exit = self.exit()?;
+        set_option(&exit.socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)?;
+        if self.is_v6 {
+            set_option(&exit.socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE)?;
+        }
+        Ok(exit)
     }
 
     /// How many bytes wait in the socket at most, about.
@@ -304,12 +314,11 @@ fn is_damaging(release: &str) -> bool {
     (DAMAGING_KERNELS[0]..DAMAGING_KERNELS[1]).contains(&version)
 }
 
-fn set_option(socket: &impl AsFd, name: c_int, value: c_int) -> io::Result<()> {
+fn set_option(socket: &impl AsFd, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
     let size = size_of::<c_int>() as libc::socklen_t;
     #[expect(unsafe_code, reason = "no library of ours knows this option")]
     // SAFETY: the descriptor is open, and the kernel reads one `int` from where one is.
-    let answer =
-        unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), libc::SOL_UDP, name, (&raw const value).cast(), size) };
+    let answer = unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, name, (&raw const value).cast(), size) };
     if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

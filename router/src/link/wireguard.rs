@@ -107,6 +107,8 @@ pub(crate) struct WireGuard {
     peers: Vec<Option<Peer>>,
     by_key: HashMap<[u8; 32], LinkId>,
     socket: TrainSocket,
+    /// For what must not be cut in pieces on the way. `None` where a second socket is impossible.
+    prober: Option<TrainSocket>,
     train: Train,
 }
 
@@ -130,6 +132,7 @@ impl WireGuard {
             public,
             peers: Vec::new(),
             by_key: HashMap::new(),
+            prober: socket.prober().inspect_err(|error| tracing::info!(%error, "no path is probed")).ok(),
             socket,
             train: Train::new(packet_len_max),
         })
@@ -309,6 +312,18 @@ impl WireGuard {
         }
         peer.depart(now, &mut self.train, &self.socket, endpoint, &mut carried);
         carried
+    }
+
+    /// Sends one packet that arrives in one piece or not at all. Nothing is said of its fate: its answer will tell.
+    pub(crate) fn probe(&mut self, link: LinkId, packet: &[u8]) {
+        let peer = self.peers.get_mut(link.index()).and_then(Option::as_mut);
+        let ready = peer.filter(|peer| peer.tunn.time_since_last_handshake().is_some());
+        let Some((peer, prober)) = ready.zip(self.prober.as_ref()) else { return };
+        if let (Some(endpoint), Some(place)) = (peer.endpoint, self.train.place(packet.len()))
+            && let TunnResult::WriteToNetwork(datagram) = peer.tunn.encapsulate(packet, place)
+        {
+            prober.send_one(endpoint, datagram);
+        }
     }
 
     /// The socket a link's packets leave by, if it is its own.

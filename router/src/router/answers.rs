@@ -102,6 +102,7 @@ impl Control {
                 cost: heard.get(&link.0).map(|view| view.cost.get()),
                 rtt_us: self.quic_rtt(*link).or(heard.get(&link.0).and_then(|view| view.rtt)).map(whole_micros),
                 last_heard_s: known.last_heard.map(|at| now.saturating_duration_since(at).as_secs()),
+                mtu: view.map_or(self.mtu, |view| view.mtu),
                 admitted,
             }
         });

@@ -41,7 +41,8 @@ impl Control {
         let same =
             |known: &Known| known.peer.as_ref().is_some_and(|known| known.card == peer.card && known.link == peer.link);
         let link = self.place(&same)?;
-        let measure = LinkMeasure { cost: peer.cost, sensing: peer.sensing };
+        let measure =
+            LinkMeasure { cost: peer.cost, sensing: peer.sensing, path_mtu: peer.link == LinkKind::Wireguard };
         let node_peer = Peer::Mesh { card: peer.card, side: self.side(peer.role), measure };
         self.node.handle_link(now, link, node_peer, self.mtu);
         let known = self.known(link);
@@ -60,7 +61,7 @@ impl Control {
                 .is_some_and(|known| known.wireguard_key == leaf.wireguard_key && known.babel == leaf.babel)
         };
         let link = self.place(&same)?;
-        let measure = LinkMeasure { cost: leaf.cost, sensing: LinkSensing::Measured };
+        let measure = LinkMeasure { cost: leaf.cost, sensing: LinkSensing::Measured, path_mtu: false };
         let peer = if leaf.babel { Peer::Babel { measure } } else { Peer::Leaf { prefixes: leaf.addresses.clone() } };
         self.node.handle_link(now, link, peer, self.mtu);
         let known = self.known(link);

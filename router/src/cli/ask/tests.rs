@@ -83,6 +83,7 @@ fn neighbours_are_listed_with_what_is_known_of_them() {
         cost: Some(96),
         rtt_us: Some(12_340),
         last_heard_s: Some(2),
+        mtu: 1420,
         admitted: true,
     };
     let barn = Neighbour {
@@ -95,6 +96,7 @@ fn neighbours_are_listed_with_what_is_known_of_them() {
         cost: None,
         rtt_us: None,
         last_heard_s: None,
+        mtu: 1420,
         admitted: false,
     };
     let stranger = Neighbour { name: "new".to_owned(), admitted: false, ..roof.clone() };
