@@ -29,21 +29,30 @@ fn a_flood_into_a_slow_cable_slows_neither_other_cables_nor_other_neighbours() {
     let alone = megabits(flooder, fast);
     let idle = round_trips(&other.host, &slow.address, 40);
 
-    let flood = flood(&lab, flooder, slow);
+    let theirs = flood(&lab, flooder, slow);
     let beside = round_trips(&other.host, &slow.address, 40);
     let own = round_trips(&flooder.host, &slow.address, 40);
     let (past, into) = (megabits(other, fast), megabits(other, slow));
-    drop(flood);
+    drop(theirs);
+    // Now from the hub's own side, and a call of its own household beside it.
+    let own_flood = flood(&lab, hub, slow);
+    let at_home = round_trips(&hub.host, &slow.address, 40);
+    let past_home = megabits(other, slow);
+    drop(own_flood);
 
     let drops = ["queue-full", "too-old"].map(|reason| (reason, hub.drops(reason)));
     lab.figures(&format!(
         "into a cable of {SLOW_MBIT} Mbit/s goes a flood of 100 Mbit/s; beside it {past:.0} of {alone:.0} Mbit/s to another \
          neighbour, {into:.1} Mbit/s into the same cable from another neighbour, pings there {beside:.1?} instead of \
-         {idle:.1?} (median and worst), pings of the flooder {own:.1?}; dropped {drops:?}"
+         {idle:.1?} (median and worst), pings of the flooder {own:.1?}; \
+         beside a flood of the hub's own {at_home:.1?} for its own pings, {past_home:.1} Mbit/s for the other neighbour; \
+         dropped {drops:?}"
     ));
     assert!(past > alone / 4.0, "the flood slows another cable");
     assert!(into > SLOW_MBIT / 4.0, "a neighbour does not get its share of the slow cable");
     assert!(beside.0 < Duration::from_millis(40), "a neighbour waits behind the flood");
+    assert!(at_home.0 < Duration::from_millis(40), "the hub's own pings wait behind its own flood");
+    assert!(past_home > SLOW_MBIT / 4.0, "the hub's own side leaves a neighbour nothing");
     assert!(own.0 < Duration::from_millis(40), "the flooder's pings wait behind its flood");
 }
 
@@ -51,14 +60,14 @@ fn a_flood_into_a_slow_cable_slows_neither_other_cables_nor_other_neighbours() {
 fn flood(lab: &Lab, from: &Router, to: &Router) -> (Background, Background) {
     let port = "5202";
     let server = to.host.start(
-        &lab.dir().join("flood-server.log"),
+        &lab.dir().join(format!("flood-of-{}-server.log", from.name)),
         &["iperf3", "-s", "-1", "-p", port, "-B", &to.address, "--forceflush"],
     );
     until("iperf3 server", secs(10), || {
         if server.log().contains("Server listening") { Ok(()) } else { Err(server.log()) }
     });
     let line = ["iperf3", "-c", &to.address, "-p", port, "-u", "-b", "100M", "-l", "1200", "-t", "60", "--forceflush"];
-    let client = from.host.start(&lab.dir().join("flood.log"), &line);
+    let client = from.host.start(&lab.dir().join(format!("flood-of-{}.log", from.name)), &line);
     until("flood", secs(10), || if client.log().contains("Mbits/sec") { Ok(()) } else { Err(client.log()) });
     (server, client)
 }
