@@ -637,6 +637,10 @@ impl Exchange {
         if self.is_provider() {
             // On a channel our ledger has not shown us, a receipt proves nothing; it comes again once we know the channel.
             if self.channel_id() == Some(receipt.channel()) {
+                // In a segment that has begun, it pays for the segment, though its counts are not known yet.
+                if let (Phase::Agreed(_), Some(channel)) = (&self.phase, self.channel) {
+                    self.till.fix_base(receipt.channel(), channel.redeemed);
+                }
                 self.till.adopt(now, receipt);
             }
             return;
@@ -845,7 +849,7 @@ impl Exchange {
         if !message.provider.within(self.till.reported) {
             return Err(Misbehaviour::CountsNeverReported.into());
         }
-        if receipt.amount() > self.till.best_on(receipt.channel()) {
+        if receipt.amount() > self.till.best_on(receipt.channel()) || self.is_underrated(&message) {
             self.adopt_receipt(now, &message)?;
         }
         self.note_counts(message.payer)?;
@@ -864,6 +868,12 @@ impl Exchange {
             self.request_look_up(now, channel);
         }
         Ok(known == Some(channel.nonce))
+    }
+
+    fn is_underrated(&self, message: &ReceiptMessage) -> bool {
+        let charge = self.segment().and_then(|segment| charge(segment.terms.terms(), message.provider, message.payer));
+        let (channel, amount) = (message.receipt.channel(), message.receipt.amount());
+        charge.is_some_and(|charge| self.till.is_underrated(channel, amount, charge))
     }
 
     fn adopt_receipt(&mut self, now: Instant, message: &ReceiptMessage) -> Result<(), Rejected> {

@@ -892,6 +892,25 @@ fn an_honest_receipt_is_taken_once_and_a_replay_changes_nothing() {
     assert_eq!(forger.world.of(PROVIDER).snapshot(), paid);
 }
 
+#[test]
+fn a_receipt_that_a_resume_brings_first_pays_for_its_segment_all_the_same() {
+    let mut forger = Forger::new();
+    let message = forger.next();
+    let (amount, receipt) = (message.receipt.amount(), message.receipt);
+    forger.world.change(PROVIDER, |provider, _| {
+        let reported = provider.till.reported;
+        provider.till = Till::new(None);
+        provider.till.reported = reported;
+    });
+    let provider = forger.world.of(PROVIDER);
+    let (session, echo, channel) = (provider.their_session, provider.session, provider.their_channel);
+    let resume = Resume { role: Role::Subscriber, session, echo, ask: false, channel, receipt: Some(receipt) };
+    assert_eq!(forger.tell(PROVIDER, Message::Resume(resume)), Ok(()));
+    assert_eq!(forger.world.of(PROVIDER).till.paid(), Tokens::ZERO, "nobody has said what it is for");
+    assert_eq!(forger.tell(PROVIDER, Message::Receipt(message)), Ok(()));
+    assert_eq!(forger.world.of(PROVIDER).till.paid(), amount);
+}
+
 /// As from a payer that starts at a base the provider has forgotten.
 #[test]
 fn a_receipt_far_above_its_counts_pays_for_them_and_for_nothing_later() {

@@ -100,10 +100,25 @@ impl Till {
     /// It pays for what its amount rises above the base, and never for more than its own counts are worth: a payer
     /// that starts from a higher base than ours pays off that base, not this segment.
     pub(super) fn adopt_payment(&mut self, now: Instant, receipt: Receipt, redeemed: Tokens, charge: Tokens) {
-        let covered = self.best_on(receipt.channel()).max(redeemed);
-        let base = *self.base.get_or_insert(covered);
-        self.paid = self.paid.max(receipt.amount().saturating_sub(base).min(charge));
+        self.fix_base(receipt.channel(), redeemed);
+        self.paid = self.paid.max(self.worth(receipt.amount(), charge));
         self.adopt(now, receipt);
+    }
+
+    /// From here on, what is covered on `channel` is of earlier segments, and what comes on top is of this one.
+    pub(super) fn fix_base(&mut self, channel: ChannelId, redeemed: Tokens) {
+        let covered = self.best_on(channel).max(redeemed);
+        self.base.get_or_insert(covered);
+    }
+
+    /// What a receipt of `amount` for a charge of `charge` pays for in this segment.
+    fn worth(&self, amount: Tokens, charge: Tokens) -> Tokens {
+        self.base.map_or(charge, |base| amount.saturating_sub(base).min(charge))
+    }
+
+    /// Whether the best receipt is known only from a resume, without the counts it was made for, and pays for more.
+    pub(super) fn is_underrated(&self, receipt: ChannelId, amount: Tokens, charge: Tokens) -> bool {
+        amount == self.best_on(receipt) && self.base.is_some() && self.worth(amount, charge) > self.paid
     }
 
     /// The receipt to make durable: when an eighth of the window waits, one is old enough, or `flush` asks.
