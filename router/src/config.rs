@@ -75,6 +75,8 @@ pub struct NodeOptions {
     pub announce: Vec<Prefix>,
     /// Whether the kernel is handed many packets at once where it can take them.
     pub offloads: bool,
+    /// Threads that carry packets, at most [`WORKERS_MAX`](crate::router::WORKERS_MAX); zero is one for each processor.
+    pub workers: usize,
     /// What is logged.
     pub log: LogLevel,
 }
@@ -233,6 +235,7 @@ pub const OPTIONS: &[OptionDoc] = &[
     optional("[node]", "mtu", "1280 to 65000", "1420"),
     optional("[node]", "announce", "a list of IPv6 prefixes, such as [\"2001:db8:1::/64\"]", "[]"),
     optional("[node]", "offloads", "true or false", "true"),
+    optional("[node]", "workers", "0 to 4", "0"),
     optional("[node]", "log", "\"error\", \"warn\", \"info\", \"debug\" or \"trace\"", "\"info\""),
     optional("[wireguard]", "listen", LISTEN, "\"[::]:51820\""),
     required("[quic]", "listen", "an IP address and a port, such as \"[::]:443\""),
@@ -489,6 +492,7 @@ fn read_node(reader: &mut Reader<'_>, mut table: Table<'_>) -> Option<NodeOption
     let mtu = reader.option(&mut table, "mtu", integer(1280..=65000));
     let announce = reader.option(&mut table, "announce", list(announced_prefix));
     let offloads = reader.option(&mut table, "offloads", truth);
+    let workers = reader.option(&mut table, "workers", integer(0..=4));
     let log = reader.option(&mut table, "log", text(log_level));
     reader.refuse_unknown(table);
     Some(NodeOptions {
@@ -500,6 +504,7 @@ fn read_node(reader: &mut Reader<'_>, mut table: Table<'_>) -> Option<NodeOption
         mtu: mtu?,
         announce: announce?,
         offloads: offloads?,
+        workers: workers?.into(),
         log: log?,
     })
 }

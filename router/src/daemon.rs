@@ -29,7 +29,7 @@ use crate::config::{Amount, Config, LogLevel};
 use crate::control::{ControlSocket, Request, Response, Unit};
 use crate::identity;
 use crate::netlink::{Netlink, NetlinkError};
-use crate::router::{Links, Money, Router, Setup, StartError};
+use crate::router::{Links, Money, Router, Setup, StartError, WORKERS_MAX};
 use crate::tun::Tun;
 
 /// Decimals of amounts in the config file where no ledger says otherwise; only price 0 makes sense then.
@@ -67,6 +67,7 @@ pub fn up(config: Config, identity: Identity) -> Result<(), Failure> {
             ledger,
             local,
             offloads: config.node.offloads,
+            workers: workers(config.node.workers),
         };
         let router = Router::start(setup).await?;
         let kernel = KernelRoutes::new(tun.index(), config.node.mtu, router.address());
@@ -334,6 +335,12 @@ impl KernelRoutes {
 
 fn holds_any_of(prefix: Prefix, addresses: &BTreeSet<IpAddr>) -> bool {
     addresses.iter().any(|address| matches!(address, IpAddr::V6(address) if prefix.contains(*address)))
+}
+
+/// As many as the owner wants, else one for each processor.
+fn workers(wanted: usize) -> usize {
+    let processors = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    (if wanted == 0 { processors() } else { wanted }).clamp(1, WORKERS_MAX)
 }
 
 #[cfg(test)]

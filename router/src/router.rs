@@ -100,7 +100,12 @@ pub struct Setup {
     pub local: Local,
     /// Whether the kernel is handed many datagrams at once where it can take them.
     pub offloads: bool,
+    /// Threads that carry packets, 1 to [`WORKERS_MAX`].
+    pub workers: usize,
 }
+
+/// More gain nothing: the own side is read by one.
+pub const WORKERS_MAX: usize = 4;
 
 /// Neighbours and leaves, as configured.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -219,9 +224,10 @@ impl Router {
         let boot = journal.next_boot()?;
         let secret = *setup.identity.wireguard_secret();
         let packet_len_max = worker::packet_len_max(setup.mtu.into());
-        let wireguard = WireGuard::bind(secret, setup.wireguard, packet_len_max, setup.offloads, now)
+        let wireguard = WireGuard::bind(secret, setup.wireguard, packet_len_max, setup.offloads, setup.workers, now)
             .map_err(|cause| StartError::WireGuard { address: setup.wireguard, cause })?;
-        let wireguard_addr = wireguard.local_addr().map_err(StartError::Worker)?;
+        let wireguard_addr = wireguard.first().map_or(Ok(setup.wireguard), WireGuard::local_addr);
+        let wireguard_addr = wireguard_addr.map_err(StartError::Worker)?;
         let node = Node::new(
             now,
             &setup.identity,

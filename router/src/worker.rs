@@ -1,4 +1,4 @@
-//! The worker: one thread that carries packets between the links and the node's own side.
+//! Workers: threads that carry packets between the links and the node's own side.
 //!
 //! ```text
 //!            UDP socket (WireGuard)   QUIC tasks     TUN or host port      control task
@@ -11,10 +11,14 @@
 //!                                          Waiting: in turns by who sent it
 //! ```
 //!
-//! It waits in epoll, takes a batch from one ingress, asks the datapath what becomes of it, and does that. What the
+//! Each link belongs to one worker, which receives all that comes over it, so that packets of a flow stay in order; the
+//! first worker also reads the node's own side and does what the control task asks for. What a worker forwards it sends
+//! itself, whomever the next link belongs to.
+//!
+//! A worker waits in epoll, takes a batch from one ingress, asks the datapath what becomes of it, and does that. What the
 //! kernel hands over together, a train of datagrams or a frame of TCP, stays together as far as it goes: one call takes
-//! it in, one decision each is made, one call sends it on. Nothing waits for more to come. It shares nothing that locks
-//! on this path: the table comes as a snapshot, counters are read by others, queues are bounded. The TUN is read even while
+//! it in, one decision each is made, one call sends it on. Nothing waits for more to come. It shares no lock but that of the
+//! neighbour it sends to or receives from: the table comes as a snapshot, counters are read by others, queues are bounded. The TUN is read even while
 //! links are full: in its ring of 500 packets a call would wait behind a download, here both take turns.
 
 use std::io;
@@ -94,9 +98,9 @@ pub(crate) enum FromWorker {
 pub(crate) struct Shared {
     /// The table in force.
     pub(crate) fib: ArcSwap<Fib>,
-    /// Written by the worker alone.
+    /// Written by the workers alone.
     pub(crate) meters: Arc<Meters>,
-    /// Written by the worker, and by the control task for the control packets it refuses.
+    /// Written by the workers, and by the control task for the control packets it refuses.
     pub(crate) drops: Arc<Drops>,
     /// The QUIC links, while there are any.
     #[cfg(feature = "quic")]
@@ -161,9 +165,10 @@ impl Inbox {
     }
 }
 
-/// What a worker is made of.
+/// What workers are made of.
 pub(crate) struct Parts {
-    pub(crate) wireguard: WireGuard,
+    /// One for each worker, and at least one.
+    pub(crate) wireguard: Vec<WireGuard>,
     /// The TUN, or a host's port.
     pub(crate) local: Local,
     pub(crate) local_mtu: usize,
@@ -172,9 +177,9 @@ pub(crate) struct Parts {
     pub(crate) shared: Arc<Shared>,
 }
 
-/// A started worker. Dropping the handle does not stop it; [`WorkerHandle::stop`] does.
+/// The workers. Dropping the handle does not stop them; [`WorkerHandle::stop`] does.
 pub(crate) struct WorkerHandle {
-    thread: std::thread::JoinHandle<()>,
+    threads: Vec<std::thread::JoinHandle<()>>,
     pub(crate) inbox: Inbox,
     shared: Arc<Shared>,
 }
@@ -186,19 +191,22 @@ impl WorkerHandle {
         self.shared.quic.store(None);
     }
 
-    /// Ends the thread; what it holds is closed when this returns.
+    /// Ends the threads; what they hold is closed when this returns.
     pub(crate) fn stop(self) {
         self.shared.stop.store(true, Ordering::Release);
+        // The others stop at their next timer.
         if let Err(error) = self.inbox.waker.wake() {
             tracing::debug!(%error, "the worker will stop at its next timer");
         }
-        if self.thread.join().is_err() {
-            tracing::error!("the worker had panicked");
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a worker had panicked");
+            }
         }
     }
 }
 
-/// The worker's inbox before the worker exists: QUIC links need it to be made first.
+/// The first worker's inbox before the worker exists: QUIC links need it to be made first.
 pub(crate) struct Mailbox {
     poll: Poll,
     orders: Receiver<ToWorker>,
@@ -230,15 +238,18 @@ impl Mailbox {
     }
 }
 
-/// Starts the thread.
+/// Starts the threads.
 pub(crate) fn start(name: &str, mailbox: Mailbox, parts: Parts) -> io::Result<WorkerHandle> {
     let slot = packet_len_max(parts.local_mtu);
     let (inbox, shared) = (mailbox.inbox.clone(), Arc::clone(&parts.shared));
-    let worker = Worker::new(mailbox, parts)?;
-    let thread = std::thread::Builder::new()
-        .name(format!("{name} worker"))
-        .spawn(move || worker.run(&mut Batch::new(BATCH.min(BATCH_ROOM / slot), slot), &mut vec![0; FRAME_MAX]))?;
-    Ok(WorkerHandle { thread, inbox, shared })
+    let workers = Worker::all(mailbox, parts)?;
+    let mut threads = Vec::new();
+    for (number, worker) in (1..).zip(workers) {
+        let name = if number == 1 { format!("{name} worker") } else { format!("{name} worker {number}") };
+        let run = move || worker.run(&mut Batch::new(BATCH.min(BATCH_ROOM / slot), slot), &mut vec![0; FRAME_MAX]);
+        threads.push(std::thread::Builder::new().name(name).spawn(run)?);
+    }
+    Ok(WorkerHandle { threads, inbox, shared })
 }
 
 /// The longest datagram a link of this MTU can need, WireGuard's overhead and padding included.
@@ -253,9 +264,8 @@ fn clock() -> Instant {
 
 struct Worker {
     poll: Poll,
-    orders: Receiver<ToWorker>,
-    #[cfg(feature = "quic")]
-    packets: Receiver<(LinkId, bytes::Bytes)>,
+    /// The first worker's.
+    requests: Option<Requests>,
     wireguard: WireGuard,
     local: Local,
     to_control: tokio::sync::mpsc::Sender<FromWorker>,
@@ -268,6 +278,13 @@ struct Worker {
     /// Left of [`LIFELINE`], for short and for long datagrams.
     lifelines: [[usize; 2]; MAX_LINKS],
     timers_at: Instant,
+}
+
+/// What others have asked of the workers.
+struct Requests {
+    orders: Receiver<ToWorker>,
+    #[cfg(feature = "quic")]
+    packets: Receiver<(LinkId, bytes::Bytes)>,
 }
 
 /// Which ingresses may hold more packets. Edge-triggered: each is read until it is empty.
@@ -285,28 +302,53 @@ impl Ready {
 }
 
 impl Worker {
-    fn new(mailbox: Mailbox, mut parts: Parts) -> io::Result<Self> {
-        let registry = mailbox.poll.registry();
-        registry.register(parts.wireguard.socket(), UDP, Interest::READABLE)?;
-        registry.register(&mut SourceFd(&parts.local.as_raw_fd()), LOCAL, Interest::READABLE)?;
-        let now = clock();
-        let (meters, drops) = (Arc::clone(&parts.shared.meters), Arc::clone(&parts.shared.drops));
-        Ok(Self {
-            poll: mailbox.poll,
-            orders: mailbox.orders,
+    /// As many as there are sockets. The first has the mailbox and reads the node's own side.
+    fn all(mailbox: Mailbox, parts: Parts) -> io::Result<Vec<Self>> {
+        let Mailbox {
+            poll,
+            orders,
+            inbox: _,
             #[cfg(feature = "quic")]
-            packets: mailbox.packets,
-            wireguard: parts.wireguard,
-            local: parts.local,
-            to_control: parts.control,
-            datapath: Datapath::new(parts.address, parts.local_mtu, meters, drops, now),
-            waiting: Waiting::new(packet_len_max(parts.local_mtu)),
-            shared: parts.shared,
-            train: vec![0; RECEIVE_MAX].into_boxed_slice(),
-            control_budget: [CONTROL_BUDGET; MAX_LINKS],
-            lifelines: [[LIFELINE; 2]; MAX_LINKS],
-            timers_at: now,
-        })
+            packets,
+        } = mailbox;
+        let count = parts.wireguard.len();
+        let mut first = Some((
+            poll,
+            Requests {
+                orders,
+                #[cfg(feature = "quic")]
+                packets,
+            },
+        ));
+        let mut workers = Vec::new();
+        for mut wireguard in parts.wireguard {
+            let (poll, requests) = match first.take() {
+                Some((poll, requests)) => (poll, Some(requests)),
+                None => (Poll::new()?, None),
+            };
+            poll.registry().register(wireguard.socket(), UDP, Interest::READABLE)?;
+            let local = parts.local.share()?;
+            if requests.is_some() {
+                poll.registry().register(&mut SourceFd(&local.as_raw_fd()), LOCAL, Interest::READABLE)?;
+            }
+            let now = clock();
+            let (meters, drops) = (Arc::clone(&parts.shared.meters), Arc::clone(&parts.shared.drops));
+            workers.push(Self {
+                poll,
+                requests,
+                wireguard,
+                local,
+                to_control: parts.control.clone(),
+                datapath: Datapath::new(parts.address, parts.local_mtu, meters, drops, now),
+                waiting: Waiting::new(packet_len_max(parts.local_mtu), QUEUE_ROOM / count),
+                shared: Arc::clone(&parts.shared),
+                train: vec![0; RECEIVE_MAX].into_boxed_slice(),
+                control_budget: [CONTROL_BUDGET; MAX_LINKS],
+                lifelines: [[LIFELINE; 2]; MAX_LINKS],
+                timers_at: now,
+            });
+        }
+        Ok(workers)
     }
 
     fn run(mut self, batch: &mut Batch, frame: &mut [u8]) {
@@ -353,16 +395,18 @@ impl Worker {
         self.timers_at = now + TIMER_INTERVAL;
         self.control_budget = [CONTROL_BUDGET; MAX_LINKS];
         self.lifelines = [[LIFELINE; 2]; MAX_LINKS];
-        self.wireguard.handle_timers(now);
+        if self.requests.is_some() {
+            self.wireguard.handle_timers(now);
+            let mut table = self.shared.status.lock().unwrap_or_else(PoisonError::into_inner);
+            for (link, status) in self.wireguard.statuses() {
+                if let Some(row) = table.get_mut(link.index()) {
+                    *row = status;
+                }
+            }
+        }
         // Should the kernel not say that there is room again.
         for link in self.waiting.links().collect::<Vec<_>>() {
             self.send_waiting(now, link);
-        }
-        let mut table = self.shared.status.lock().unwrap_or_else(PoisonError::into_inner);
-        for (link, status) in self.wireguard.statuses() {
-            if let Some(row) = table.get_mut(link.index()) {
-                *row = status;
-            }
         }
     }
 
@@ -504,7 +548,8 @@ impl Worker {
 
     fn read_orders(&mut self, now: Instant) -> bool {
         for _ in 0..BATCH {
-            match self.orders.try_recv() {
+            let Some(requests) = &self.requests else { return false };
+            match requests.orders.try_recv() {
                 Ok(ToWorker::Send { link, packet }) => {
                     self.transmit(now, link, Sender::Control, std::iter::once(&packet[..]));
                 }
@@ -525,7 +570,9 @@ impl Worker {
     #[cfg(feature = "quic")]
     fn read_quic(&mut self, now: Instant, batch: &mut Batch) -> bool {
         for _ in 0..BATCH {
-            let Ok((link, packet)) = self.packets.try_recv() else { return false };
+            let Some(Ok((link, packet))) = self.requests.as_ref().map(|requests| requests.packets.try_recv()) else {
+                return false;
+            };
             batch.clear();
             if batch.push(&packet) {
                 self.carry(now, Port::Link(link), batch);
@@ -604,14 +651,15 @@ impl Worker {
     /// Should it fail, the timer comes by.
     fn wait_for_room(&mut self, link: LinkId) {
         if let Some(exit) = self.wireguard.exit(link) {
-            let _again = self.poll.registry().register(exit, Token(EXITS + link.index()), Interest::WRITABLE);
+            let token = Token(EXITS + link.index());
+            let _again = self.poll.registry().register(&mut SourceFd(&exit), token, Interest::WRITABLE);
         }
     }
 
     /// Sends what waits for a link that has room again.
     fn send_waiting(&mut self, now: Instant, link: LinkId) {
         if let Some(exit) = self.wireguard.exit(link) {
-            let _unknown = self.poll.registry().deregister(exit);
+            let _unknown = self.poll.registry().deregister(&mut SourceFd(&exit));
         }
         let room = self.wireguard.handle_room(now, link);
         while self.waiting.has(link) {

@@ -99,6 +99,7 @@ fn a_name_is_enough_and_the_rest_has_its_documented_default() {
             mtu: 1420,
             announce: Vec::new(),
             offloads: true,
+            workers: 0,
             log: LogLevel::Info,
         }
     );

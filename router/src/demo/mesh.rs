@@ -257,6 +257,7 @@ impl Mesh {
             ledger: Some(Box::new(ledger.map_err(|error| Failure::new(error, ""))?)),
             local: Local::packets(local),
             offloads: true,
+            workers: 1,
         })
     }
 

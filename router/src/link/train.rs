@@ -6,7 +6,7 @@
 use std::io::{self, ErrorKind, IoSlice};
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use libc::c_int;
 use mio::net::UdpSocket;
@@ -34,6 +34,8 @@ pub(crate) struct TrainSocket {
     is_v6: bool,
     /// Whether the kernel cuts trains apart.
     cuts: bool,
+    /// How many sockets of this address receive.
+    receivers: usize,
 }
 
 /// What was received.
@@ -64,6 +66,31 @@ pub(crate) enum Sent {
 }
 
 impl TrainSocket {
+    /// Binds one for each of `count` workers, or fewer where the kernel allows no more. What belongs to a link arrives at
+    /// the socket of that number, counted around; first messages of strangers at the first.
+    pub(crate) fn bind_all(listen: SocketAddr, offloads: bool, count: usize) -> io::Result<Vec<Self>> {
+        let mut first = Self::bind(listen, offloads)?;
+        let others: io::Result<Vec<_>> = (1..count).map(|_| first.sibling()).collect();
+        let others = others.and_then(|others| {
+            first.receivers = count;
+            if count > 1 { first.steer().map(|()| others) } else { Ok(others) }
+        });
+        let others = others.unwrap_or_else(|error| {
+            tracing::info!(%error, "one worker receives for all");
+            first.receivers = 1;
+            Vec::new()
+        });
+        let others: Vec<_> = others
+            .into_iter()
+            .map(|mut other| {
+                other.receivers = first.receivers;
+                other.ask_for_more(offloads);
+                other
+            })
+            .collect();
+        Ok(std::iter::once(first).chain(others).collect())
+    }
+
     /// Binds it. `[::]` serves IPv4 as well; a kernel without IPv6 gets `0.0.0.0`. Without `offloads` no train is longer
     /// than one datagram.
     pub(crate) fn bind(listen: SocketAddr, offloads: bool) -> io::Result<Self> {
@@ -81,19 +108,31 @@ impl TrainSocket {
             let why = if damages { "damages datagrams that are sent together" } else { "cuts no trains apart" };
             tracing::warn!("this kernel {why}: each datagram is sent alone");
         }
-        if offloads && let Err(error) = set_option(&socket, libc::SOL_UDP, libc::UDP_GRO, 1) {
+        let bound = Self { socket, unspecified: SocketAddr::new(nobody, 0).into(), is_v6, cuts, receivers: 1 };
+        bound.ask_for_more(offloads);
+        Ok(bound)
+    }
+
+    /// That the kernel joins what it receives, and tells what happened to it on the way.
+    fn ask_for_more(&self, offloads: bool) {
+        if offloads && let Err(error) = set_option(&self.socket, libc::SOL_UDP, libc::UDP_GRO, 1) {
             tracing::info!(%error, "the kernel does not join datagrams it receives");
         }
-        let told = SockRef::from(&socket);
-        let tells = told.set_recv_tos_v4(true).and(if is_v6 { told.set_recv_tclass_v6(true) } else { Ok(()) });
+        let told = SockRef::from(&self.socket);
+        let tells = told.set_recv_tos_v4(true).and(if self.is_v6 { told.set_recv_tclass_v6(true) } else { Ok(()) });
         if let Err(error) = tells {
             tracing::info!(%error, "the kernel does not tell of congestion on the way");
         }
-        Ok(Self { socket, unspecified: SocketAddr::new(nobody, 0).into(), is_v6, cuts })
     }
 
-    /// A second socket of the same address that only sends: its queue is its own, and all that arrives is the first one's.
+    /// Another socket of the same address that only sends: its queue is its own, and what arrives is for those bound before.
     pub(crate) fn exit(&self) -> io::Result<Self> {
+        let exit = self.sibling()?;
+        self.steer()?;
+        Ok(exit)
+    }
+
+    fn sibling(&self) -> io::Result<Self> {
         let first = SockRef::from(&self.socket);
         // Only now, so that another program on this port is an error when the first is bound.
         first.set_reuse_port(true)?;
@@ -104,10 +143,47 @@ impl TrainSocket {
         }
         socket.set_nonblocking(true)?;
         socket.set_reuse_port(true)?;
+        let _clipped = socket.set_recv_buffer_size(SOCKET_BUFFER);
         socket.bind(&listen.into())?;
-        receive_at_first(&self.socket)?;
-        let socket = UdpSocket::from_std(socket.into());
-        Ok(Self { socket, unspecified: self.unspecified.clone(), is_v6: self.is_v6, cuts: self.cuts })
+        let (socket, unspecified) = (UdpSocket::from_std(socket.into()), self.unspecified.clone());
+        Ok(Self { socket, unspecified, is_v6: self.is_v6, cuts: self.cuts, receivers: self.receivers })
+    }
+
+    /// Of all sockets that share the address, those bound first receive, each for its own links
+    /// (`SO_ATTACH_REUSEPORT_CBPF` of socket(7)).
+    fn steer(&self) -> io::Result<()> {
+        let statement = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
+        let equal = |k, jt| libc::sock_filter { jt, ..statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, k) };
+        let byte = |at| statement(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, at);
+        // A receiver index is little-endian, and its upper three bytes are the link (WireGuard paper, section 5.4). What is
+        // too short ends the program, with 0.
+        let mut program = [
+            byte(0),
+            equal(4, 3), // data: its receiver stands at 4
+            equal(3, 2), // a cookie: likewise
+            equal(2, 3), // a response: at 8
+            statement(libc::BPF_RET | libc::BPF_K, 0),
+            byte(5),
+            statement(libc::BPF_JMP | libc::BPF_JA, 1),
+            byte(9),
+            statement(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, self.receivers as u32),
+            statement(libc::BPF_RET | libc::BPF_A, 0),
+        ];
+        let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+        let size = size_of::<libc::sock_fprog>() as libc::socklen_t;
+        #[expect(unsafe_code, reason = "no library of ours knows this option")]
+        // SAFETY: the descriptor is open; the kernel reads one `sock_fprog` and as many instructions as it says, and copies
+        // them.
+        let answer = unsafe {
+            libc::setsockopt(
+                self.socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_ATTACH_REUSEPORT_CBPF,
+                (&raw const program).cast(),
+                size,
+            )
+        };
+        if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
     /// An exit for datagrams that are as long as the way takes or are lost (`IP_PMTUDISC_PROBE` of ip(7)).
@@ -127,6 +203,10 @@ impl TrainSocket {
 
     pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
         self.socket.local_addr()
+    }
+
+    pub(crate) fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
     }
 
     /// For the poller.
@@ -322,26 +402,6 @@ fn set_option(socket: &impl AsFd, level: c_int, name: c_int, value: c_int) -> io
     if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Of all sockets that share the address the one bound first receives (`SO_ATTACH_REUSEPORT_CBPF` of socket(7)).
-fn receive_at_first(socket: &impl AsFd) -> io::Result<()> {
-    // Classic BPF, one instruction: return 0, the number of the first socket.
-    let mut program = [libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: 0 }];
-    let program = libc::sock_fprog { len: 1, filter: program.as_mut_ptr() };
-    let size = size_of::<libc::sock_fprog>() as libc::socklen_t;
-    #[expect(unsafe_code, reason = "no library of ours knows this option")]
-    // SAFETY: the descriptor is open; the kernel reads one `sock_fprog` and the one instruction it points to, and copies both.
-    let answer = unsafe {
-        libc::setsockopt(
-            socket.as_fd().as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_REUSEPORT_CBPF,
-            (&raw const program).cast(),
-            size,
-        )
-    };
-    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
 /// The same bytes, for a kernel that overwrites them.
 fn uninit(bytes: &mut [u8]) -> &mut [MaybeUninit<u8>] {
     let (start, len) = (bytes.as_mut_ptr().cast(), bytes.len());
@@ -432,6 +492,30 @@ mod tests {
                 receive(&first, 2, Ecn::NotCapable);
             }
             assert!(TrainSocket::bind(at, true).is_err(), "two programs on one port");
+        }
+    }
+
+    #[test]
+    fn each_worker_receives_what_belongs_to_its_links_and_the_first_what_is_nobodys() {
+        let listen = SocketAddr::new(Ipv6Addr::LOCALHOST.into(), 0);
+        let receivers = TrainSocket::bind_all(listen, true, 3).expect("three sockets");
+        let to = receivers[0].local_addr().expect("bound");
+        let _exits = [receivers[0].exit().expect("an exit"), receivers[1].exit().expect("another")];
+        for link in 0..20_u32 {
+            let index = (link << 8 | 5).to_le_bytes();
+            let own = (link % 3) as usize;
+            let messages: [(Vec<u8>, usize); 5] = [
+                ([&[4, 0, 0, 0][..], &index, &[0; 40]].concat(), own),
+                ([&[3, 0, 0, 0][..], &index, &[0; 40]].concat(), own),
+                ([&[2, 0, 0, 0, 9, 9, 9, 9][..], &index, &[0; 40]].concat(), own),
+                ([&[1, 0, 0, 0][..], &index, &[0; 140]].concat(), 0),
+                (vec![4], 0),
+            ];
+            for (message, at) in messages {
+                let (other, _) = socket(to.ip(), true);
+                assert_eq!(other.send_one(to, &message), Sent::Taken);
+                assert_eq!(receive(&receivers[at], message.len(), Ecn::NotCapable).0, [message]);
+            }
         }
     }
 

@@ -8,7 +8,8 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::sync::Arc;
+use std::os::fd::RawFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use boringtun::noise::errors::WireGuardError;
@@ -17,8 +18,8 @@ use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Packet, Tunn, TunnResult};
 use metering::identity::WireguardKey;
 use mio::net::UdpSocket;
-use node::datapath::Tally;
 use node::datapath::packet::Ecn;
+use node::datapath::{MAX_LINKS, Tally};
 use node::{DropReason, LinkId};
 use x25519_dalek::{PublicKey, StaticSecret};
 
@@ -86,6 +87,26 @@ struct Exit {
     full_since: Option<Instant>,
 }
 
+/// The peers of all workers.
+struct Peers {
+    secret: StaticSecret,
+    public: PublicKey,
+    limiter: Arc<RateLimiter>,
+    links: Box<[Mutex<Option<Peer>>]>,
+    by_key: Mutex<HashMap<[u8; 32], LinkId>>,
+}
+
+impl Peers {
+    /// Locked, if there may be such a link.
+    fn lock(&self, link: LinkId) -> Option<MutexGuard<'_, Option<Peer>>> {
+        Some(self.links.get(link.index())?.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn by_key(&self) -> MutexGuard<'_, HashMap<[u8; 32], LinkId>> {
+        self.by_key.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// What a datagram turned out to be.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Opened {
@@ -97,15 +118,13 @@ pub(crate) enum Opened {
     Nothing,
 }
 
-/// All WireGuard links of one worker.
+/// All WireGuard links, in the hands of one worker. Each worker has its own sockets to receive from; the peers are shared,
+/// and each is locked for as long as a batch is sealed or a datagram opened. Two workers meet at a peer only where one sends
+/// what the other receives from there.
 pub(crate) struct WireGuard {
-    secret: StaticSecret,
-    public: PublicKey,
-    limiter: Arc<RateLimiter>,
+    peers: Arc<Peers>,
     limiter_reset: Instant,
     ways_forgotten: Instant,
-    peers: Vec<Option<Peer>>,
-    by_key: HashMap<[u8; 32], LinkId>,
     socket: TrainSocket,
     /// For what must not be cut in pieces on the way. `None` where a second socket is impossible.
     prober: Option<TrainSocket>,
@@ -113,29 +132,33 @@ pub(crate) struct WireGuard {
 }
 
 impl WireGuard {
-    /// Binds the socket. Without `offloads`, each datagram is received and sent alone.
+    /// Binds the sockets of up to `workers` workers. Without `offloads`, each datagram is received and sent alone.
     pub(crate) fn bind(
         secret: [u8; 32],
         listen: SocketAddr,
         packet_len_max: usize,
         offloads: bool,
+        workers: usize,
         now: Instant,
-    ) -> io::Result<Self> {
-        let socket = TrainSocket::bind(listen, offloads)?;
+    ) -> io::Result<Vec<Self>> {
         let secret = StaticSecret::from(secret);
         let public = PublicKey::from(&secret);
-        Ok(Self {
+        let peers = Arc::new(Peers {
             limiter: Arc::new(RateLimiter::new(&public, HANDSHAKES_PER_SECOND)),
-            limiter_reset: now,
-            ways_forgotten: now,
             secret,
             public,
-            peers: Vec::new(),
-            by_key: HashMap::new(),
+            links: (0..MAX_LINKS).map(|_| Mutex::new(None)).collect(),
+            by_key: Mutex::default(),
+        });
+        let handle = |socket: TrainSocket| Self {
+            peers: Arc::clone(&peers),
+            limiter_reset: now,
+            ways_forgotten: now,
             prober: socket.prober().inspect_err(|error| tracing::info!(%error, "no path is probed")).ok(),
             socket,
             train: Train::new(packet_len_max),
-        })
+        };
+        Ok(TrainSocket::bind_all(listen, offloads, workers)?.into_iter().map(handle).collect())
     }
 
     pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -148,23 +171,20 @@ impl WireGuard {
 
     /// Adds a peer, or changes the endpoint of one that is there.
     pub(crate) fn set_peer(&mut self, config: &PeerConfig) {
-        let index = config.link.index();
-        if self.peers.len() <= index {
-            self.peers.resize_with(index + 1, || None);
-        }
-        match &mut self.peers[index] {
+        let Some(mut known) = self.peers.lock(config.link) else { return };
+        match &mut *known {
             Some(peer) if peer.key == config.key => {
                 peer.endpoint = config.endpoint.or(peer.endpoint);
                 peer.tells_congestion = config.tells_congestion;
             }
             slot => {
                 let tunn = Tunn::new(
-                    self.secret.clone(),
+                    self.peers.secret.clone(),
                     config.key.0.into(),
                     None,
                     None,
                     config.link.0,
-                    Some(Arc::clone(&self.limiter)),
+                    Some(Arc::clone(&self.peers.limiter)),
                 );
                 let peer = Peer {
                     tunn,
@@ -176,24 +196,26 @@ impl WireGuard {
                     unreachable: false,
                     uncut: None,
                 };
+                let mut by_key = self.peers.by_key();
                 if let Some(old) = slot.replace(peer) {
-                    self.by_key.remove(&old.key.0);
+                    by_key.remove(&old.key.0);
                 }
-                self.by_key.insert(config.key.0, config.link);
+                by_key.insert(config.key.0, config.link);
             }
         }
     }
 
     /// Forgets a peer and its session.
     pub(crate) fn remove_peer(&mut self, link: LinkId) {
-        if let Some(peer) = self.peers.get_mut(link.index()).and_then(Option::take) {
-            self.by_key.remove(&peer.key.0);
+        if let Some(peer) = self.peers.lock(link).and_then(|mut known| known.take()) {
+            self.peers.by_key().remove(&peer.key.0);
         }
     }
 
     /// Starts a handshake with a peer whose endpoint is known, beside the session there is.
     pub(crate) fn renew(&mut self, link: LinkId) {
-        let Some(peer) = self.peers.get_mut(link.index()).and_then(Option::as_mut) else { return };
+        let Some(mut known) = self.peers.lock(link) else { return };
+        let Some(peer) = known.as_mut() else { return };
         let (Some(endpoint), TunnResult::WriteToNetwork(datagram)) =
             (peer.endpoint, peer.tunn.format_handshake_initiation(&mut self.train.buffer, false))
         else {
@@ -204,7 +226,7 @@ impl WireGuard {
 
     #[cfg(feature = "quic")]
     pub(crate) fn has_peer(&self, link: LinkId) -> bool {
-        self.peers.get(link.index()).is_some_and(Option::is_some)
+        self.peers.lock(link).is_some_and(|known| known.is_some())
     }
 
     /// Receives one train into `buffer`, whose length is [`RECEIVE_MAX`](super::train::RECEIVE_MAX).
@@ -222,10 +244,11 @@ impl WireGuard {
     /// Opens a datagram. `slot` must be at least as long as the datagram. Answers of the protocol are sent at once.
     pub(crate) fn open(&mut self, from: SocketAddr, datagram: &[u8], slot: &mut [u8]) -> Opened {
         let mut cookie = [0; COOKIE_REPLY_LEN];
-        let link = match self.limiter.verify_packet(Some(from.ip()), datagram, &mut cookie) {
-            Ok(Packet::HandshakeInit(init)) => parse_handshake_anon(&self.secret, &self.public, &init)
+        let peers = &self.peers;
+        let link = match peers.limiter.verify_packet(Some(from.ip()), datagram, &mut cookie) {
+            Ok(Packet::HandshakeInit(init)) => parse_handshake_anon(&peers.secret, &peers.public, &init)
                 .ok()
-                .and_then(|half| self.by_key.get(&half.peer_static_public).copied()),
+                .and_then(|half| peers.by_key().get(&half.peer_static_public).copied()),
             Ok(Packet::HandshakeResponse(response)) => Some(LinkId(response.receiver_idx >> 8)),
             Ok(Packet::PacketCookieReply(reply)) => Some(LinkId(reply.receiver_idx >> 8)),
             Ok(Packet::PacketData(data)) => Some(LinkId(data.receiver_idx >> 8)),
@@ -235,8 +258,9 @@ impl WireGuard {
             }
             Err(_) => None,
         };
-        let peer = link.and_then(|link| Some((link, self.peers.get_mut(link.index())?.as_mut()?)));
-        let (Some((link, peer)), true) = (peer, slot.len() >= datagram.len().max(MESSAGE_LEN_MAX)) else {
+        let mut known = link.and_then(|link| peers.lock(link));
+        let peer = known.as_deref_mut().and_then(Option::as_mut);
+        let (Some((link, peer)), true) = (link.zip(peer), slot.len() >= datagram.len().max(MESSAGE_LEN_MAX)) else {
             return Opened::Nothing;
         };
         let opened = match peer.tunn.decapsulate(Some(from.ip()), datagram, slot) {
@@ -272,7 +296,8 @@ impl WireGuard {
         packets: impl Iterator<Item = &'a [u8]> + Clone,
     ) -> Carried {
         let mut carried = Carried::default();
-        let peer = self.peers.get_mut(link.index()).and_then(Option::as_mut);
+        let mut known = self.peers.lock(link);
+        let peer = known.as_deref_mut().and_then(Option::as_mut);
         let ready = peer.filter(|peer| peer.tunn.time_since_last_handshake().is_some());
         let Some((peer, endpoint)) = ready.and_then(|peer| peer.endpoint.map(|endpoint| (peer, endpoint))) else {
             carried.lose(DropReason::LinkDown, packets.count() as u64);
@@ -316,7 +341,8 @@ impl WireGuard {
 
     /// Sends one packet that arrives in one piece or not at all. Nothing is said of its fate: its answer will tell.
     pub(crate) fn probe(&mut self, link: LinkId, packet: &[u8]) {
-        let peer = self.peers.get_mut(link.index()).and_then(Option::as_mut);
+        let mut known = self.peers.lock(link);
+        let peer = known.as_deref_mut().and_then(Option::as_mut);
         let ready = peer.filter(|peer| peer.tunn.time_since_last_handshake().is_some());
         let Some((peer, prober)) = ready.zip(self.prober.as_ref()) else { return };
         if let (Some(endpoint), Some(place)) = (peer.endpoint, self.train.place(packet.len()))
@@ -326,29 +352,32 @@ impl WireGuard {
         }
     }
 
-    /// The socket a link's packets leave by, if it is its own.
-    pub(crate) fn exit(&mut self, link: LinkId) -> Option<&mut UdpSocket> {
-        let peer = self.peers.get_mut(link.index())?.as_mut()?;
-        peer.exit.as_mut().map(|exit| exit.socket.source())
+    /// The socket a link's packets leave by, if it is its own. It may be closed at any time, and with it goes whatever waits
+    /// for it in a poller.
+    pub(crate) fn exit(&self, link: LinkId) -> Option<RawFd> {
+        self.peers.lock(link)?.as_ref()?.exit.as_ref().map(|exit| exit.socket.as_raw_fd())
     }
 
     /// The link's socket has room again. How many bytes it should be given at once.
     pub(crate) fn handle_room(&mut self, now: Instant, link: LinkId) -> usize {
-        let peer = self.peers.get_mut(link.index()).and_then(Option::as_mut);
+        let mut known = self.peers.lock(link);
+        let peer = known.as_deref_mut().and_then(Option::as_mut);
         peer.and_then(|peer| peer.exit.as_mut()).map_or(TRAIN_MAX, |exit| exit.handle_room(now))
     }
 
-    /// Runs the timers of all peers; harmless to call early.
+    /// Runs the timers of all peers; harmless to call early. One worker's business.
     pub(crate) fn handle_timers(&mut self, now: Instant) {
         if now.saturating_duration_since(self.limiter_reset) >= Duration::from_secs(1) {
-            self.limiter.reset_count();
+            self.peers.limiter.reset_count();
             self.limiter_reset = now;
         }
         let forget_ways = now >= self.ways_forgotten + WAYS_KNOWN_FOR;
         if forget_ways {
             self.ways_forgotten = now;
         }
-        for peer in self.peers.iter_mut().flatten() {
+        for link in &self.peers.links {
+            let mut known = link.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(peer) = known.as_mut() else { continue };
             if forget_ways {
                 peer.uncut = None;
             }
@@ -370,12 +399,13 @@ impl WireGuard {
 
     /// How every WireGuard link stands.
     pub(crate) fn statuses(&self) -> impl Iterator<Item = (LinkId, LinkStatus)> {
-        (0..).zip(&self.peers).filter_map(|(index, peer)| {
-            let peer = peer.as_ref()?;
+        (0..).map(LinkId).zip(&self.peers.links).filter_map(|(link, known)| {
+            let known = known.lock().unwrap_or_else(PoisonError::into_inner);
+            let peer = known.as_ref()?;
             let last_handshake = peer.tunn.time_since_last_handshake();
             let (up, unreachable) = (last_handshake.is_some(), peer.unreachable);
             let status = LinkStatus { up, unreachable, endpoint: peer.endpoint, last_handshake };
-            Some((LinkId(index), status))
+            Some((link, status))
         })
     }
 }
@@ -578,7 +608,8 @@ mod tests {
 
     fn node(byte: u8) -> WireGuard {
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
-        WireGuard::bind(secret(byte), loopback, MTU + 80, true, Instant::now()).expect("a socket on loopback")
+        let mut all = WireGuard::bind(secret(byte), loopback, MTU + 80, true, 1, Instant::now()).expect("a socket");
+        all.remove(0)
     }
 
     /// Two nodes that know each other; only the first knows where the other is.
@@ -751,13 +782,15 @@ mod tests {
             for _ in 0..2 * HANDSHAKES_PER_SECOND {
                 b.open(stranger, &recorded, &mut slot);
             }
-            let peer = a.peers[3].as_mut().expect("the peer at b");
+            let mut known = a.peers.lock(LinkId(3)).expect("a link");
+            let peer = known.as_mut().expect("the peer at b");
             let endpoint = peer.endpoint.expect("configured");
             let TunnResult::WriteToNetwork(call) = peer.tunn.format_handshake_initiation(&mut a.train.buffer, true)
             else {
                 panic!("a handshake can always begin")
             };
             assert_eq!(a.socket.send_one(endpoint, call), Sent::Taken);
+            drop(known);
             let mut answered = false;
             let deadline = Instant::now() + PATIENCE;
             while !answered {

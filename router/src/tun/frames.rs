@@ -95,6 +95,11 @@ impl Local {
         Self::new(fd, Framing::Bare)
     }
 
+    /// Another handle on the same.
+    pub(crate) fn share(&self) -> io::Result<Self> {
+        Ok(Self { file: self.file.try_clone()?, ..*self })
+    }
+
     /// The next frame, in a buffer of [`FRAME_MAX`] bytes. `WouldBlock` when there is none.
     pub(crate) fn read<'a>(&self, buffer: &'a mut [u8]) -> io::Result<Frame<'a>> {
         let len = (&self.file).read(buffer)?;

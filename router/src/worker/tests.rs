@@ -55,21 +55,22 @@ struct Relay {
     own_side: UnixDatagram,
 }
 
-fn wireguard(secret: u8) -> (WireGuard, WireguardKey) {
+fn wireguard(secret: u8, workers: usize) -> (Vec<WireGuard>, WireguardKey) {
     let key = PublicKey::from(&StaticSecret::from([secret; 32])).to_bytes();
     let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
-    (WireGuard::bind([secret; 32], loopback, packet_len_max(MTU), true, clock()).unwrap(), WireguardKey(key))
+    (WireGuard::bind([secret; 32], loopback, packet_len_max(MTU), true, workers, clock()).unwrap(), WireguardKey(key))
 }
 
 impl Relay {
     fn new() -> Self {
-        let (mut ours, our_key) = wireguard(1);
-        let endpoint = ours.local_addr().ok();
+        let (mut ours, our_key) = wireguard(1, 1);
+        let endpoint = ours[0].local_addr().ok();
         let neighbours = [2_u8, 3].map(|number| {
-            let (mut theirs, key) = wireguard(number);
+            let (mut theirs, key) = wireguard(number, 1);
+            let mut theirs = theirs.remove(0);
             let link = LinkId(u32::from(number));
             theirs.set_peer(&PeerConfig { link: LinkId(0), key: our_key, endpoint, tells_congestion: true });
-            ours.set_peer(&PeerConfig { link, key, endpoint: None, tells_congestion: true });
+            ours[0].set_peer(&PeerConfig { link, key, endpoint: None, tells_congestion: true });
             let address = Ipv6Addr::new(0xfd00 + u16::from(number), 0, 0, 0, 0, 0, 0, 1);
             Neighbour { wireguard: theirs, link, address }
         });
@@ -84,7 +85,7 @@ impl Relay {
             control: tokio::sync::mpsc::channel(1).0,
             shared: Arc::new(Shared::new()),
         };
-        let mut worker = Worker::new(Mailbox::new().unwrap(), parts).unwrap();
+        let mut worker = Worker::all(Mailbox::new().unwrap(), parts).unwrap().remove(0);
         worker.datapath.set_fib(Arc::new(fib(&neighbours, &LinkPolicy::Mesh)));
         let batch = Batch::new(BATCH, packet_len_max(MTU));
         let mut relay = Self { worker, batch, frame: vec![0; FRAME_MAX], neighbours, own_side };

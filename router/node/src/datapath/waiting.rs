@@ -88,9 +88,9 @@ struct Flow {
 }
 
 impl Waiting {
-    /// Room for packets of up to `packet_len_max` bytes.
-    pub fn new(packet_len_max: usize) -> Self {
-        let count = (QUEUE_ROOM / packet_len_max.max(1)).max(1);
+    /// Of `room` bytes, for packets of up to `packet_len_max` bytes.
+    pub fn new(packet_len_max: usize, room: usize) -> Self {
+        let count = (room / packet_len_max.max(1)).max(1);
         let mut waiting = Self {
             room: vec![0; count * packet_len_max].into_boxed_slice(),
             places: vec![Place { len: 0, since: None, next: None }; count].into_boxed_slice(),
@@ -332,7 +332,7 @@ mod tests {
 
     #[test]
     fn a_flow_does_not_wait_behind_another_of_its_neighbour() {
-        let (mut waiting, now) = (Waiting::new(1500), Instant::now());
+        let (mut waiting, now) = (Waiting::new(1500, QUEUE_ROOM), Instant::now());
         let packet = |port: u8, len: usize| {
             let mut packet = vec![0; len];
             (packet[6], packet[43]) = (17, port);
@@ -351,7 +351,7 @@ mod tests {
 
     #[test]
     fn who_floods_a_link_gets_half_of_it_beside_another_and_waits_behind_nobody_alone() {
-        let (mut waiting, now) = (Waiting::new(1500), Instant::now());
+        let (mut waiting, now) = (Waiting::new(1500, QUEUE_ROOM), Instant::now());
         for _ in 0..600 {
             assert_eq!(waiting.push(now, LINK, neighbour(1), &[1; 1400]), 0);
         }
@@ -371,7 +371,7 @@ mod tests {
 
     #[test]
     fn the_own_side_gets_half_of_a_full_link_and_neighbours_share_the_rest() {
-        let (mut waiting, now) = (Waiting::new(1500), Instant::now());
+        let (mut waiting, now) = (Waiting::new(1500, QUEUE_ROOM), Instant::now());
         for _ in 0..60 {
             for number in 1..=4 {
                 waiting.push(now, LINK, neighbour(number), &[number as u8; 1000]);
@@ -386,7 +386,7 @@ mod tests {
 
     #[test]
     fn control_packets_go_first_and_own_order_is_kept() {
-        let (mut waiting, now) = (Waiting::new(1500), Instant::now());
+        let (mut waiting, now) = (Waiting::new(1500, QUEUE_ROOM), Instant::now());
         for number in 1..=3 {
             waiting.push(now, LINK, Sender::Port(Port::Local), &[number]);
         }
@@ -396,7 +396,7 @@ mod tests {
 
     #[test]
     fn a_full_room_costs_the_longest_queue_its_oldest_packets() {
-        let (mut waiting, now) = (Waiting::new(1500), Instant::now());
+        let (mut waiting, now) = (Waiting::new(1500, QUEUE_ROOM), Instant::now());
         let places = (QUEUE_ROOM / 1500) as u64;
         let lost: u64 = (0..1000).map(|_| waiting.push(now, LINK, neighbour(1), &[1; 1000])).sum();
         assert_eq!(lost, 1000 - places);
@@ -407,7 +407,7 @@ mod tests {
 
     #[test]
     fn what_is_old_is_not_sent() {
-        let (mut waiting, now) = (Waiting::new(1500), Instant::now());
+        let (mut waiting, now) = (Waiting::new(1500, QUEUE_ROOM), Instant::now());
         waiting.push(now, LINK, neighbour(1), &[1; 100]);
         waiting.push(now + AGE_MAX, LINK, neighbour(1), &[2; 100]);
         assert_eq!(leave(&mut waiting, now + AGE_MAX + Duration::from_millis(1), 1000), (vec![2], 1));
@@ -419,7 +419,7 @@ mod tests {
         fn every_packet_leaves_or_is_counted_once_and_in_the_order_of_its_sender(
             steps in prop::collection::vec((0_u32..4, 1_usize..1500, 0_u32..3, prop::bool::weighted(0.2)), 1..400),
         ) {
-            let (mut waiting, mut now) = (Waiting::new(20_000), Instant::now());
+            let (mut waiting, mut now) = (Waiting::new(20_000, QUEUE_ROOM), Instant::now());
             let (mut pushed, mut seen, mut lost) = (0_u64, 0_u64, 0);
             let mut last = [[0_u64; 4]; 3];
             for (from, len, link, leaves) in steps {
