@@ -20,7 +20,7 @@ pub const QUEUE_ROOM: usize = 1 << 20;
 /// A turn: one long packet.
 const QUANTUM: usize = 1500;
 /// Flows of one queue are told apart by so many lines: those that share one by chance wait for each other.
-const FLOWS: usize = 8;
+const FLOWS: usize = 32;
 
 /// Who sends packets over a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
