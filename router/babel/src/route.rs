@@ -243,6 +243,7 @@ impl Entry {
         let mut candidates = std::mem::take(&mut self.candidates).into_vec();
         candidates.retain_mut(&mut keep);
         self.candidates = candidates.into_boxed_slice();
+        self.originators.trim(|slot| is_in_use(&self.candidates, self.choice.as_ref(), slot));
         if let Some(rarities) = &mut self.rarities {
             let is_known = |neighbour| self.candidates.iter().any(|route| route.neighbour == neighbour);
             rarities.next_hops.retain(|(neighbour, _)| is_known(*neighbour));

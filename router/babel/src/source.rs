@@ -110,6 +110,22 @@ impl Originators {
         Slot::new(position)
     }
 
+    /// Gives back the room of the last slots, as far as none of them is `in_use`.
+    pub(crate) fn trim(&mut self, in_use: impl Fn(Slot) -> bool) {
+        let Some(others) = &mut self.others else { return };
+        let is_free = |position: usize, originator: &Originator| {
+            originator.expires.is_none() && Slot::new(position).is_none_or(|slot| !in_use(slot))
+        };
+        while others.last().is_some_and(|last| is_free(others.len(), last)) {
+            others.pop();
+        }
+        if others.is_empty() {
+            self.others = None;
+        } else if others.len() < others.capacity() / 2 {
+            others.shrink_to_fit();
+        }
+    }
+
     fn iter(&self) -> impl Iterator<Item = &Originator> {
         std::iter::once(&self.first).chain(self.others.iter().flat_map(|others| others.iter()))
     }
@@ -237,7 +253,13 @@ mod tests {
                 .slot(RouterId::new([1, high, low, 0, 0, 0, 0, 0]).unwrap(), |slot| number > 1 || slot != Slot::FIRST)
         });
         assert_eq!(many.flatten().count(), 254);
-        assert!(originators.own_slot(id(9), |_| true).is_some());
+        let own = originators.own_slot(id(9), |_| true).expect("one is left");
+        originators.trim(|slot| slot == own);
+        assert_eq!((originators.iter().count(), originators.router_id(own)), (255, id(9)));
+        originators.trim(|slot| slot.position() == 3);
+        assert_eq!(originators.iter().count(), 4);
+        originators.trim(|_| false);
+        assert!(originators.others.is_none());
         assert_eq!(size_of::<Originators>(), 24);
     }
 
