@@ -91,7 +91,10 @@ impl<V> PrefixMap<V> {
 
 /// A sorted list in pages, each as large as what it holds: the nodes of a B-tree, whose size is fixed, stay a third empty.
 #[derive(Clone, Debug)]
-struct Pages<V>(Vec<Page<V>>);
+struct Pages<V> {
+    pages: Vec<Page<V>>,
+    len: usize,
+}
 
 /// Never empty.
 #[derive(Clone, Debug)]
@@ -105,7 +108,7 @@ type Place = Result<(usize, usize), (usize, usize)>;
 
 impl<V> Default for Pages<V> {
     fn default() -> Self {
-        Self(Vec::new())
+        Self { pages: Vec::new(), len: 0 }
     }
 }
 
@@ -114,24 +117,24 @@ impl<V> Pages<V> {
     const PAGE_MAX: usize = 128;
 
     fn len(&self) -> usize {
-        self.0.iter().map(|page| page.keys.len()).sum()
+        self.len
     }
 
     fn find(&self, prefix: Prefix) -> Place {
-        let after = self.0.partition_point(|page| page.keys.first().is_some_and(|first| *first <= prefix));
+        let after = self.pages.partition_point(|page| page.keys.first().is_some_and(|first| *first <= prefix));
         let number = after.saturating_sub(1);
-        let place = self.0.get(number).map_or(Err(0), |page| page.keys.binary_search(&prefix));
+        let place = self.pages.get(number).map_or(Err(0), |page| page.keys.binary_search(&prefix));
         place.map(|place| (number, place)).map_err(|place| (number, place))
     }
 
     fn get(&self, prefix: Prefix) -> Option<&V> {
         let (page, place) = self.find(prefix).ok()?;
-        Some(&self.0[page].values[place])
+        Some(&self.pages[page].values[place])
     }
 
     fn get_mut(&mut self, prefix: Prefix) -> Option<&mut V> {
         let (page, place) = self.find(prefix).ok()?;
-        Some(&mut self.0[page].values[place])
+        Some(&mut self.pages[page].values[place])
     }
 
     fn entry(&mut self, prefix: Prefix) -> &mut V
@@ -142,7 +145,7 @@ impl<V> Pages<V> {
             Ok(place) => place,
             Err((page, place)) => self.insert(prefix, page, place),
         };
-        &mut self.0[page].values[place]
+        &mut self.pages[page].values[place]
     }
 
     /// Returns where it is then.
@@ -150,11 +153,12 @@ impl<V> Pages<V> {
     where
         V: Default,
     {
-        if self.0.is_empty() {
-            self.0.push(Page { keys: Vec::new(), values: Vec::new() });
+        if self.pages.is_empty() {
+            self.pages.push(Page { keys: Vec::new(), values: Vec::new() });
         }
-        let page = &mut self.0[number];
+        let page = &mut self.pages[number];
         page.make_room();
+        self.len += 1;
         page.keys.insert(place, prefix);
         page.values.insert(place, V::default());
         if page.keys.len() < Self::PAGE_MAX {
@@ -162,17 +166,20 @@ impl<V> Pages<V> {
         }
         let half = Self::PAGE_MAX / 2;
         let upper = page.split_off(half);
-        self.0.insert(number + 1, upper);
+        self.pages.insert(number + 1, upper);
         if place < half { (number, place) } else { (number + 1, place - half) }
     }
 
     fn remove(&mut self, prefix: Prefix) -> Option<V> {
         let (number, place) = self.find(prefix).ok()?;
-        let page = &mut self.0[number];
+        let page = &mut self.pages[number];
+        self.len -= 1;
         page.keys.remove(place);
         let value = page.values.remove(place);
         if page.keys.is_empty() {
-            self.0.remove(number);
+            self.pages.remove(number);
+        } else {
+            page.give_back_room();
         }
         Some(value)
     }
@@ -183,7 +190,7 @@ impl<V> Pages<V> {
             Bound::Included(prefix) => self.find(prefix).unwrap_or_else(|place| place),
             Bound::Excluded(prefix) => self.find(prefix).map_or_else(|place| place, |(page, place)| (page, place + 1)),
         };
-        let pages = self.0.iter().enumerate().skip(first.0);
+        let pages = self.pages.iter().enumerate().skip(first.0);
         pages.flat_map(move |(number, page)| {
             let skipped = if number == first.0 { first.1 } else { 0 };
             page.keys.iter().copied().zip(&page.values).skip(skipped)
@@ -191,7 +198,7 @@ impl<V> Pages<V> {
     }
 
     fn iter_mut(&mut self) -> impl Iterator<Item = (Prefix, &mut V)> {
-        self.0.iter_mut().flat_map(|page| page.keys.iter().copied().zip(&mut page.values))
+        self.pages.iter_mut().flat_map(|page| page.keys.iter().copied().zip(&mut page.values))
     }
 }
 
@@ -202,6 +209,14 @@ impl<V> Page<V> {
             let more = 1 + self.keys.len() / 8;
             self.keys.reserve_exact(more);
             self.values.reserve_exact(more);
+        }
+    }
+
+    /// Half of it may be empty, not more: whoever fills pages and leaves one key in each leaves no more than that behind.
+    fn give_back_room(&mut self) {
+        if self.keys.len() < self.keys.capacity() / 2 {
+            self.keys.shrink_to_fit();
+            self.values.shrink_to_fit();
         }
     }
 
@@ -229,6 +244,20 @@ mod tests {
                 _ => Ipv4Prefix::new([number; 4].into(), 24).unwrap().into(),
             }
         })
+    }
+
+    #[test]
+    fn a_page_of_which_one_key_is_left_keeps_no_room_for_more() {
+        let mut pages = Pages::default();
+        let prefix = |number: u16| Prefix::new(std::net::Ipv6Addr::new(0xfd00, number, 0, 0, 0, 0, 0, 0), 48).unwrap();
+        for number in 0..10_000 {
+            *pages.entry(prefix(number)) = number;
+        }
+        for number in (0..10_000).filter(|number| number % 40 != 0) {
+            assert_eq!(pages.remove(prefix(number)), Some(number));
+        }
+        let room: usize = pages.pages.iter().map(|page| page.keys.capacity() + page.values.capacity()).sum();
+        assert!(pages.len() == 250 && room <= 4 * pages.len() + 4 * pages.pages.len(), "room for {room}");
     }
 
     proptest! {

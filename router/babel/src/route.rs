@@ -10,7 +10,7 @@ use crate::price::Price;
 use crate::router_id::RouterId;
 use crate::selection::Pace;
 use crate::seqno::Seqno;
-use crate::source::{Distance, Originators, Slot};
+use crate::source::{Distance, Originators, Slot, Slots};
 use crate::time::Tenths;
 use crate::wire::Interval;
 use std::net::IpAddr;
@@ -187,8 +187,8 @@ impl Entry {
 
     /// In place of what the same neighbour told before.
     pub(crate) fn put(&mut self, told: &Told, expires: Tenths) -> Put {
-        let (candidates, choice) = (&self.candidates, &self.choice);
-        let in_use = |slot| is_in_use(candidates, choice.as_ref(), slot);
+        let (candidates, choice) = (&self.candidates, self.choice);
+        let in_use = || slots_of(candidates, choice);
         let Some(originator) = self.originators.slot(told.router_id, in_use) else { return Put::NoRoom };
         let route = Route {
             neighbour: told.neighbour,
@@ -243,11 +243,16 @@ impl Entry {
         let mut candidates = std::mem::take(&mut self.candidates).into_vec();
         candidates.retain_mut(&mut keep);
         self.candidates = candidates.into_boxed_slice();
-        self.originators.trim(|slot| is_in_use(&self.candidates, self.choice.as_ref(), slot));
+        self.trim();
         if let Some(rarities) = &mut self.rarities {
             let is_known = |neighbour| self.candidates.iter().any(|route| route.neighbour == neighbour);
             rarities.next_hops.retain(|(neighbour, _)| is_known(*neighbour));
         }
+    }
+
+    fn trim(&mut self) {
+        let (candidates, choice) = (&self.candidates, self.choice);
+        self.originators.trim(|| slots_of(candidates, choice));
     }
 
     /// `None`: the neighbour itself.
@@ -264,6 +269,11 @@ impl Entry {
         self.originators.is_feasible(id, told)
     }
 
+    /// The same for a candidate.
+    pub(crate) fn is_route_feasible(&self, route: &Route) -> bool {
+        self.originators.is_feasible_in(route.originator, route.told())
+    }
+
     pub(crate) fn feasibility(&self, id: RouterId) -> Option<Distance> {
         self.originators.feasibility(id)
     }
@@ -274,8 +284,9 @@ impl Entry {
     }
 }
 
-fn is_in_use(candidates: &[Route], choice: Option<&Choice>, slot: Slot) -> bool {
-    candidates.iter().any(|route| route.originator == slot) || choice.is_some_and(|choice| choice.originator == slot)
+/// Those that something names.
+fn slots_of(candidates: &[Route], choice: Option<Choice>) -> Slots {
+    candidates.iter().map(|route| route.originator).chain(choice.map(|choice| choice.originator)).collect()
 }
 
 /// What is made of it.
@@ -299,7 +310,7 @@ impl Entry {
     pub(crate) fn select(&mut self, selected: Option<Selected>) {
         let candidates = &self.candidates;
         self.choice = selected.and_then(|Selected { via, router_id, seqno, metric, price }| {
-            let originator = self.originators.own_slot(router_id, |slot| is_in_use(candidates, None, slot))?;
+            let originator = self.originators.own_slot(router_id, || slots_of(candidates, None))?;
             Some(Choice { via, price, seqno, metric, originator })
         });
     }
@@ -563,6 +574,9 @@ fn sweep_entry(now: Tenths, pair: PrefixPair, entry: &mut Entry, swept: &mut Swe
         });
     }
     let forgotten = entry.originators.collect(now, entry.choice.map(|choice| choice.originator));
+    if forgotten > 0 {
+        entry.trim();
+    }
     if touched || (forgotten > 0 && entry.is_starved()) {
         swept.touched.push(pair);
     }

@@ -77,32 +77,53 @@ impl Slot {
     }
 }
 
+/// Some of the slots.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Slots([u64; 4]);
+
+impl Slots {
+    fn contains(&self, slot: Slot) -> bool {
+        self.0[slot.position() / 64] >> (slot.position() % 64) & 1 == 1
+    }
+}
+
+impl FromIterator<Slot> for Slots {
+    fn from_iter<I: IntoIterator<Item = Slot>>(slots: I) -> Self {
+        let mut set = Self::default();
+        for slot in slots {
+            set.0[slot.position() / 64] |= 1 << (slot.position() % 64);
+        }
+        set
+    }
+}
+
 /// Names.
 impl Originators {
     const SLOTS: usize = 255;
 
     pub(crate) fn router_id(&self, slot: Slot) -> RouterId {
-        self.iter().nth(slot.position()).map_or(RouterId::NOBODY, |originator| originator.router_id)
+        self.get(slot).map_or(RouterId::NOBODY, |originator| originator.router_id)
     }
 
     /// The originator's slot, made if it has none: `None` when as many as there can be are `in_use`.
-    pub(crate) fn slot(&mut self, id: RouterId, in_use: impl Fn(Slot) -> bool) -> Option<Slot> {
+    pub(crate) fn slot(&mut self, id: RouterId, in_use: impl FnOnce() -> Slots) -> Option<Slot> {
         self.slot_below(Self::SLOTS - 1, id, in_use)
     }
 
-    /// The same for this speaker itself, for which there is always one left.
-    pub(crate) fn own_slot(&mut self, id: RouterId, in_use: impl Fn(Slot) -> bool) -> Option<Slot> {
+    /// The same for this speaker itself, for which the last one is kept.
+    pub(crate) fn own_slot(&mut self, id: RouterId, in_use: impl FnOnce() -> Slots) -> Option<Slot> {
         self.slot_below(Self::SLOTS, id, in_use)
     }
 
-    fn slot_below(&mut self, end: usize, id: RouterId, in_use: impl Fn(Slot) -> bool) -> Option<Slot> {
-        let places = || self.iter().zip((0..).map_while(Slot::new));
+    fn slot_below(&mut self, end: usize, id: RouterId, in_use: impl FnOnce() -> Slots) -> Option<Slot> {
+        let places = || self.iter().zip((0..end).map_while(Slot::new));
         if let Some((_, slot)) = places().find(|(originator, _)| originator.router_id == id) {
             return Some(slot);
         }
-        let free = places().find(|(originator, slot)| originator.expires.is_none() && !in_use(*slot));
+        let in_use = in_use();
+        let free = places().find(|(originator, slot)| originator.expires.is_none() && !in_use.contains(*slot));
         if let Some((_, slot)) = free {
-            *self.iter_mut().nth(slot.position())? = Originator::new(id);
+            *self.get_mut(slot)? = Originator::new(id);
             return Some(slot);
         }
         let position = Some(self.iter().count()).filter(|position| *position < end)?;
@@ -110,19 +131,33 @@ impl Originators {
         Slot::new(position)
     }
 
-    /// Gives back the room of the last slots, as far as none of them is `in_use`.
-    pub(crate) fn trim(&mut self, in_use: impl Fn(Slot) -> bool) {
+    /// Gives back the room of the last slots, as far as none of them is `in_use` or a source.
+    pub(crate) fn trim(&mut self, in_use: impl FnOnce() -> Slots) {
         let Some(others) = &mut self.others else { return };
-        let is_free = |position: usize, originator: &Originator| {
-            originator.expires.is_none() && Slot::new(position).is_none_or(|slot| !in_use(slot))
+        let in_use = in_use();
+        let is_free = |(place, originator): (usize, &Originator)| {
+            originator.expires.is_none() && Slot::new(place + 1).is_none_or(|slot| !in_use.contains(slot))
         };
-        while others.last().is_some_and(|last| is_free(others.len(), last)) {
-            others.pop();
-        }
+        let free = others.iter().enumerate().rev().take_while(|last| is_free(*last)).count();
+        others.truncate(others.len() - free);
         if others.is_empty() {
             self.others = None;
         } else if others.len() < others.capacity() / 2 {
             others.shrink_to_fit();
+        }
+    }
+
+    fn get(&self, slot: Slot) -> Option<&Originator> {
+        match slot.position().checked_sub(1) {
+            None => Some(&self.first),
+            Some(place) => self.others.as_ref()?.get(place),
+        }
+    }
+
+    fn get_mut(&mut self, slot: Slot) -> Option<&mut Originator> {
+        match slot.position().checked_sub(1) {
+            None => Some(&mut self.first),
+            Some(place) => self.others.as_mut()?.get_mut(place),
         }
     }
 
@@ -152,6 +187,12 @@ impl Originators {
             || self.feasibility(id).is_none_or(|feasibility| distance.is_better_than(feasibility))
     }
 
+    /// The same for what was told about the originator in a slot, without a search.
+    pub(crate) fn is_feasible_in(&self, slot: Slot, distance: Distance) -> bool {
+        let source = self.get(slot).filter(|originator| originator.expires.is_some());
+        !distance.metric.is_finite() || source.is_none_or(|source| distance.is_better_than(source.feasibility))
+    }
+
     /// Whether a source is known or can be added. One that cannot must not be announced: its feasibility
     /// distance would be forgotten.
     pub(crate) fn has_room_for(&self, id: RouterId) -> bool {
@@ -161,7 +202,7 @@ impl Originators {
     /// Before an update about the originator is sent: the feasibility distance becomes the better of the two, and the
     /// garbage-collection timer starts again. Returns whether the source is new.
     pub(crate) fn record(&mut self, now: Tenths, slot: Slot, told: Distance, believed_for: Duration) -> bool {
-        let Some(source) = self.iter_mut().nth(slot.position()) else { return false };
+        let Some(source) = self.get_mut(slot) else { return false };
         let known = source.expires.is_some();
         source.expires = Some(now.after(believed_for.max(GC_TIME)));
         if !known || told.is_better_than(source.feasibility) {
@@ -221,59 +262,81 @@ mod tests {
         let start = Tenths::default();
         for number in 1..=16 {
             assert!(originators.has_room_for(id(number)));
-            let slot = originators.slot(id(number), |_| false).unwrap();
+            let slot = originators.slot(id(number), Slots::default).unwrap();
             assert!(originators.record(start, slot, distance(1, 1), GC_TIME));
         }
         assert!(originators.has_room_for(id(1)) && !originators.has_room_for(id(17)));
-        let first = originators.slot(id(1), |_| false);
+        let first = originators.slot(id(1), Slots::default);
         assert_eq!(originators.collect(start.after(GC_TIME / 2), None), 0);
         assert_eq!(originators.collect(start.after(GC_TIME), first), 15);
         assert_eq!(originators.feasibility(id(1)), Some(distance(1, 1)));
     }
 
-    #[test]
-    fn a_slot_keeps_its_originator_while_it_is_in_use_or_a_source() {
-        let mut originators = Originators::default();
-        let mut used = vec![originators.slot(id(1), |_| false).unwrap()];
-        originators.record(Tenths::default(), used[0], distance(1, 1), GC_TIME);
-        used.push(originators.slot(id(2), |_| false).unwrap());
-        used.push(originators.slot(id(3), |slot| slot == used[1]).unwrap());
-        assert_eq!(used.iter().map(|slot| originators.router_id(*slot)).collect::<Vec<_>>(), [id(1), id(2), id(3)]);
-        assert_eq!(originators.slot(id(2), |_| true), Some(used[1]));
-        let freed = originators.slot(id(4), |slot| slot != used[1]).unwrap();
-        assert_eq!((freed, originators.router_id(freed)), (used[1], id(4)));
+    fn all() -> Slots {
+        (0..255).filter_map(Slot::new).collect()
     }
 
     #[test]
-    fn there_are_slots_for_254_originators_at_once_and_ourselves() {
+    fn a_slot_keeps_its_originator_while_it_is_in_use_or_a_source() {
         let mut originators = Originators::default();
-        let many = (1..=300_u16).map(|number| {
+        let one = originators.slot(id(1), Slots::default).unwrap();
+        originators.record(Tenths::default(), one, distance(1, 1), GC_TIME);
+        let two = originators.slot(id(2), Slots::default).unwrap();
+        let three = originators.slot(id(3), || [two].into_iter().collect()).unwrap();
+        assert_eq!([one, two, three].map(|slot| originators.router_id(slot)), [id(1), id(2), id(3)]);
+        assert_eq!(originators.slot(id(2), all), Some(two));
+        assert_eq!(originators.slot(id(4), || [three].into_iter().collect()), Some(two), "nobody names it any more");
+        assert_eq!(originators.router_id(two), id(4));
+    }
+
+    #[test]
+    fn there_are_slots_for_254_originators_at_once_and_one_is_always_left_for_ourselves() {
+        let mut originators = Originators::default();
+        let foreign = |number: u16| {
             let [high, low] = number.to_be_bytes();
-            originators
-                .slot(RouterId::new([1, high, low, 0, 0, 0, 0, 0]).unwrap(), |slot| number > 1 || slot != Slot::FIRST)
-        });
-        assert_eq!(many.flatten().count(), 254);
-        let own = originators.own_slot(id(9), |_| true).expect("one is left");
-        originators.trim(|slot| slot == own);
-        assert_eq!((originators.iter().count(), originators.router_id(own)), (255, id(9)));
-        originators.trim(|slot| slot.position() == 3);
-        assert_eq!(originators.iter().count(), 4);
-        originators.trim(|_| false);
-        assert!(originators.others.is_none());
+            RouterId::new([1, high, low, 0, 0, 0, 0, 0]).unwrap()
+        };
+        let first = originators.slot(foreign(1), Slots::default);
+        let others = (2..=300).filter_map(|number| originators.slot(foreign(number), all));
+        assert_eq!(first.into_iter().chain(others).count(), 254);
+        let own = originators.own_slot(id(9), all).expect("one is left");
+        // Ours is withdrawn, and everybody else stays.
+        let but_ours = || (0..254).filter_map(Slot::new).collect();
+        assert_eq!(originators.slot(foreign(301), but_ours), None);
+        assert_eq!(originators.own_slot(id(8), but_ours), Some(own));
         assert_eq!(size_of::<Originators>(), 24);
+    }
+
+    #[test]
+    fn room_of_slots_nobody_names_is_given_back() {
+        let mut originators = Originators::default();
+        let slots: Vec<_> = (1..=100).filter_map(|number| originators.slot(id(number), all)).collect();
+        originators.record(Tenths::default(), slots[7], distance(1, 1), GC_TIME);
+        originators.trim(|| [slots[20]].into_iter().collect());
+        assert_eq!(originators.router_id(slots[20]), id(21));
+        assert_eq!(
+            (originators.router_id(slots[21]), originators.others.as_ref().unwrap().capacity() < 60),
+            (RouterId::NOBODY, true)
+        );
+        originators.trim(Slots::default);
+        assert_eq!(originators.router_id(slots[7]), id(8), "a source");
+        originators.collect(Tenths::default().after(GC_TIME), None);
+        originators.trim(Slots::default);
+        assert!(originators.others.is_none());
     }
 
     proptest! {
         #[test]
         fn what_was_told_is_never_feasible_again_and_the_distance_never_worsens(told in prop::collection::vec((0_u16..100, 0_u16..50), 1..40)) {
             let mut originators = Originators::default();
-            let slot = originators.slot(id(1), |_| false).unwrap();
+            let slot = originators.slot(id(1), Slots::default).unwrap();
             for (seqno, metric) in told {
                 let before = originators.feasibility(id(1));
                 originators.record(Tenths::default(), slot, distance(seqno, metric), GC_TIME);
                 let after = originators.feasibility(id(1)).unwrap();
                 prop_assert!(before.is_none_or(|before| !before.is_better_than(after)));
                 prop_assert!(!originators.is_feasible(id(1), distance(seqno, metric)));
+                prop_assert!(!originators.is_feasible_in(slot, distance(seqno, metric)));
             }
         }
 

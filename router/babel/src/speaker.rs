@@ -425,7 +425,7 @@ impl Speaker {
             refmetric: route.refmetric,
             metric: route.refmetric.through(neighbour.cost),
             price: route.price,
-            feasible: entry.is_feasible(router_id, route.told()),
+            feasible: entry.is_route_feasible(route),
             selected: entry.selects(route.neighbour),
         })
     }
@@ -594,7 +594,8 @@ impl Speaker {
         }
         if !self.keep(pair, &told, expires) {
             self.counters.prefixes_full += 1;
-            return;
+            // What the neighbour told before does not hold any more.
+            return self.retract(now, neighbour, pair);
         }
         self.sweep_routes_by(self.epoch.instant(refresh_at(expires, told.interval)));
         self.pending.heard(pair, router_id, told.seqno, neighbour);
@@ -684,7 +685,7 @@ impl Speaker {
         self.routes.get(pair).into_iter().flat_map(move |entry| {
             entry.candidates().iter().filter_map(move |route| {
                 let metric = route.refmetric.through(self.cost(route.neighbour));
-                let feasible = entry.is_feasible(entry.originator(route), route.told());
+                let feasible = entry.is_route_feasible(route);
                 let candidate = Candidate { key: route.neighbour, metric, price: route.price, feasible };
                 metric.is_finite().then_some(candidate)
             })
