@@ -787,6 +787,48 @@ fn an_originator_that_changes_its_name_without_end_fills_sixteen_sources() {
 }
 
 #[test]
+fn a_claim_that_finds_no_room_ends_the_one_before_and_our_own_prefix_always_has_room() {
+    let mut talk = Talk::with(Limits::default());
+    let neighbour =
+        |number: u16| (InterfaceId(10 + u32::from(number) / 64), Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 1, number));
+    for interface in 10..14 {
+        talk.speaker.handle_interface_up(talk.now, InterfaceId(interface), InterfaceConfig::wired(US));
+    }
+    let tell = |talk: &mut Talk, number, tlvs: &[Tlv]| {
+        let (on, address) = neighbour(number);
+        let mut writer = Writer::new(1232, address);
+        assert!(tlvs.iter().all(|tlv| writer.push(tlv)));
+        talk.speaker.handle_packet(talk.now, on, address, Destination::Multicast, &writer.finish()).unwrap();
+        talk.drain();
+    };
+    let claim = |number: u16, id: u16, metric: u16| {
+        let [high, low] = id.to_be_bytes();
+        let router_id = RouterId::new([1, 0, 0, 0, 0, 0, high, low]);
+        let next_hop = Some(IpAddr::V6(neighbour(number).1));
+        Tlv::Update(Update { router_id, next_hop, ..update(1, metric) })
+    };
+    for number in 0..254 {
+        let hello = |seqno| {
+            Tlv::Hello(Hello { unicast: false, seqno: Seqno(seqno), interval: Some(Interval(6000)), timestamp: None })
+        };
+        let ihu = Ihu { address: Some(IpAddr::V6(US)), rxcost: Cost::WIRED, interval: Interval(6000), timestamp: None };
+        tell(&mut talk, number, &[hello(1), hello(2), Tlv::Ihu(ihu), claim(number, number, 100 + number)]);
+    }
+    let used = |talk: &Talk| talk.speaker.selected(far()).map(|route| (route.neighbour, route.metric));
+    assert_eq!(used(&talk), Some((Some(neighbour(0)), Metric(196))));
+    tell(&mut talk, 0, &[claim(0, 300, 60_000)]);
+    assert_eq!(talk.speaker.counters().prefixes_full, 1);
+    assert_eq!(used(&talk), Some((Some(neighbour(1)), Metric(197))), "neighbour 0 does not claim 100 any more");
+
+    talk.speaker.handle_originate(talk.now, far(), Metric::ZERO);
+    assert_eq!(used(&talk), Some((None, Metric::ZERO)));
+    talk.speaker.handle_withdraw(talk.now, far());
+    tell(&mut talk, 0, &[claim(0, 301, 60_000)]);
+    talk.speaker.handle_originate(talk.now, far(), Metric::ZERO);
+    assert_eq!(used(&talk), Some((None, Metric::ZERO)), "nobody took our place");
+}
+
+#[test]
 fn a_neighbour_that_reboots_is_believed_only_anew() {
     let mut talk = Talk::new();
     talk.tell(LEFT, update(1, 100));
