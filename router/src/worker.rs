@@ -36,7 +36,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use node::datapath::packet::take_over_ecn;
 use node::datapath::{
-    Batch, Datapath, Fib, MAX_LINKS, Meters, Port, QUEUE_ROOM, Sender, Split, Tally, Verdict, Waiting,
+    Batch, Datapath, Fib, MAX_LINKS, Meters, Port, QUEUE_ROOM, QUEUES_MAX, Sender, Split, Tally, Verdict, Waiting,
 };
 use node::{DropReason, Drops, LinkId};
 
@@ -54,7 +54,7 @@ const BATCH: usize = 64;
 const BATCH_ROOM: usize = 512 << 10;
 /// What a worker may need for packets on their way: a router has 128 MB for everything.
 const BUFFERS_MAX: usize = 2 << 20;
-const _: () = assert!(BATCH_ROOM + RECEIVE_MAX + FRAME_MAX + TRAIN_ROOM_MAX + QUEUE_ROOM <= BUFFERS_MAX);
+const _: () = assert!(BATCH_ROOM + RECEIVE_MAX + FRAME_MAX + TRAIN_ROOM_MAX + QUEUE_ROOM + QUEUES_MAX <= BUFFERS_MAX);
 /// Control packets taken from one link per timer interval, so that a flood on one link does not silence the others: 1,000
 /// a second, where the routes of 1,000 nodes fit 40 packets.
 const CONTROL_BUDGET: u16 = 250;
@@ -663,14 +663,14 @@ impl Worker {
         }
         let room = self.wireguard.handle_room(now, link);
         while self.waiting.has(link) {
+            let too_old = self.waiting.take_turns(now, link, room);
+            self.datapath.count_drops(DropReason::TooOld, too_old);
             let carried = self.wireguard.carry(now, link, self.waiting.control(link));
             count_lost(&self.datapath, &carried);
             self.waiting.control_left(link, carried.done);
             if carried.full {
                 return self.wait_for_room(link);
             }
-            let too_old = self.waiting.take_turns(now, link, room);
-            self.datapath.count_drops(DropReason::TooOld, too_old);
             let carried = self.wireguard.carry(now, link, self.waiting.leaving(link));
             count_lost(&self.datapath, &carried);
             self.waiting.left(link, carried.done);

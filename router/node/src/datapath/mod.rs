@@ -21,7 +21,7 @@ pub use forward::{Batch, Datapath, Verdict};
 pub use join::{JOINED_MAX, Join};
 pub use meter::{LinkCount, MAX_LINKS, Meters, Tally};
 pub use split::{Split, Transport};
-pub use waiting::{AGE_MAX, QUEUE_ROOM, Sender, Waiting};
+pub use waiting::{AGE_MAX, QUEUE_ROOM, QUEUES_MAX, Sender, Waiting};
 
 /// A link of this node: a dense index below [`MAX_LINKS`], given by the shell and kept for the life of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -4,9 +4,12 @@
 //! first, and behind them a queue for each side they came from, which take turns by bytes (deficit round robin, Shreedhar
 //! and Varghese 1995), so that who floods the link makes nobody else wait. Within a queue flows take turns in the same way,
 //! so that a download does not make its owner's call wait. What comes from this node's own side gets half of a full link:
-//! its owner bought it, and neighbours pay for the rest. All share one room, given at the start; when it is full the
-//! longest line loses its oldest packet, and a packet that has waited for [`AGE_MAX`] is not sent any more, since its sender
-//! should learn that it sends too much while that is news.
+//! its owner bought it, and neighbours pay for the rest. All that enters by one worker shares one room, given at the start,
+//! and takes turns; workers do not know of each other's packets.
+//!
+//! The room is a number of places, whatever the length of what is in them. When it is full, the sender who has most places
+//! loses the oldest packet of its longest flow, so that neither many flows nor short packets push others out. A packet that
+//! has waited for [`AGE_MAX`] is not sent any more, since its sender should learn that it sends too much while that is news.
 
 use std::time::{Duration, Instant};
 
@@ -15,10 +18,18 @@ use super::{LinkId, Port};
 
 /// Longer waits no packet: what people on a call notice begins above.
 pub const AGE_MAX: Duration = Duration::from_millis(50);
+/// Longer waits no control packet: by then the next of its kind has been made.
+const CONTROL_AGE_MAX: Duration = Duration::from_secs(1);
+/// Control packets of one link: more than the routes of 1,000 nodes need.
+const CONTROL_MAX: u32 = 64;
+/// Packets whose turn it was, at most: as many as one call hands over.
+const LEAVING_MAX: u32 = 64;
 /// Room for all packets that wait.
-pub const QUEUE_ROOM: usize = 1 << 20;
+pub const QUEUE_ROOM: usize = 768 << 10;
+/// What is needed beside it at most: a queue and a place for each packet of the shortest MTU there is.
+pub const QUEUES_MAX: usize = QUEUE_ROOM / 1280 * (size_of::<Queue>() + size_of::<Place>());
 /// A turn: one long packet.
-const QUANTUM: usize = 1500;
+const QUANTUM: u32 = 1500;
 /// Flows of one queue are told apart by so many lines: those that share one by chance wait for each other.
 const FLOWS: usize = 32;
 
@@ -38,15 +49,14 @@ pub struct Waiting {
     places: Box<[Place]>,
     /// Places that hold no packet.
     free: Line,
+    /// Those for which something waits.
     links: Vec<Link>,
-    /// How many packets wait.
-    packets: usize,
 }
 
 /// A packet's place in the room, as long as the longest packet, and what it knows of itself.
 #[derive(Debug, Clone)]
 struct Place {
-    len: usize,
+    len: u32,
     since: Option<Instant>,
     next: Option<u32>,
 }
@@ -55,7 +65,8 @@ struct Place {
 #[derive(Debug, Clone, Copy, Default)]
 struct Line {
     ends: Option<(u32, u32)>,
-    bytes: usize,
+    packets: u32,
+    bytes: u32,
 }
 
 /// What waits for one link.
@@ -65,6 +76,7 @@ struct Link {
     control: Line,
     /// Whose turn it was: they leave next, in this order.
     leaving: Line,
+    /// None is empty.
     queues: Vec<Queue>,
     /// The queue whose turn it is.
     turn: usize,
@@ -75,16 +87,17 @@ struct Link {
 struct Queue {
     from: Port,
     flows: [Flow; FLOWS],
+    packets: u32,
     /// The flow whose turn it is.
     turn: usize,
     /// Bytes it may send in its turn.
-    deficit: usize,
+    deficit: u32,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Flow {
     line: Line,
-    deficit: usize,
+    deficit: u32,
 }
 
 impl Waiting {
@@ -96,7 +109,6 @@ impl Waiting {
             places: vec![Place { len: 0, since: None, next: None }; count].into_boxed_slice(),
             free: Line::default(),
             links: Vec::new(),
-            packets: 0,
         };
         for place in (0..count).filter_map(|place| u32::try_from(place).ok()) {
             waiting.free.push(&mut waiting.places, place);
@@ -106,79 +118,86 @@ impl Waiting {
 
     /// Whether anything waits for the link, so that what comes has to wait behind it.
     pub fn has(&self, link: LinkId) -> bool {
-        self.packets > 0 && self.links.iter().any(|other| other.link == link && !other.is_empty())
+        self.links.iter().any(|other| other.link == link)
     }
 
     /// Links for which something waits.
     pub fn links(&self) -> impl Iterator<Item = LinkId> {
-        self.links.iter().filter(|link| !link.is_empty()).map(|link| link.link)
+        self.links.iter().map(|link| link.link)
     }
 
-    /// Takes a packet in, and returns how many were lost for it: of the longest queue, which may be its own.
+    /// Takes a packet in, and returns how many were lost for it, which may be itself.
     pub fn push(&mut self, now: Instant, link: LinkId, from: Sender, packet: &[u8]) -> u64 {
         let len_max = self.room.len() / self.places.len();
-        let lost = if self.free.ends.is_none() { self.lose_of_the_longest() } else { 0 };
-        let place = if packet.len() <= len_max { self.free.pop(&mut self.places) } else { None };
-        let Some(place) = place else { return lost + 1 };
+        let Some(len) = u32::try_from(packet.len()).ok().filter(|_| packet.len() <= len_max) else { return 1 };
+        let mut lost = 0;
+        if from == Sender::Control && self.link(link).is_some_and(|known| known.control.packets >= CONTROL_MAX) {
+            self.control_left(link, 1);
+            lost += 1;
+        }
+        if self.free.ends.is_none() {
+            self.lose_of_the_fullest();
+            lost += 1;
+        }
+        let Some(place) = self.free.pop(&mut self.places) else { return lost + 1 };
         let at = place as usize;
-        self.places[at] = Place { len: packet.len(), since: Some(now), next: None };
+        self.places[at] = Place { len, since: Some(now), next: None };
         self.room[at * len_max..][..packet.len()].copy_from_slice(packet);
-        self.packets += 1;
-        let known = self.links.iter().position(|other| other.link == link);
-        let known = known.unwrap_or_else(|| {
-            self.links.push(Link {
-                link,
-                control: Line::default(),
-                leaving: Line::default(),
-                queues: Vec::new(),
-                turn: 0,
-            });
+        let known = self.position(link).unwrap_or_else(|| {
+            self.links.push(Link::new(link));
             self.links.len() - 1
         });
-        self.links[known].line(from, packet).push(&mut self.places, place);
+        self.links[known].push(&mut self.places, from, packet, place);
         lost
     }
 
-    fn lose_of_the_longest(&mut self) -> u64 {
-        let flows = self.links.iter_mut().flat_map(|link| &mut link.queues).flat_map(|queue| &mut queue.flows);
-        let Some(longest) = flows.max_by_key(|flow| flow.line.bytes) else { return 0 };
-        let Some(place) = longest.line.pop(&mut self.places) else { return 0 };
-        self.give_back(place);
-        1
+    /// Of all senders at all links, control and those whose turn it was among them.
+    fn lose_of_the_fullest(&mut self) {
+        let Some(fullest) = self.links.iter_mut().max_by_key(|link| link.fullest()) else { return };
+        let link = fullest.link;
+        if let Some(place) = fullest.lose(&mut self.places) {
+            self.give_back(place);
+        }
+        self.forget_if_empty(link);
     }
 
     /// Lets queues take their turns until about `bytes` are to leave. Returns how many packets were too old by then.
     pub fn take_turns(&mut self, now: Instant, link: LinkId, bytes: usize) -> u64 {
-        let mut lost = 0;
-        while let Some(known) = self.links.iter().position(|other| other.link == link) {
-            let Link { leaving, queues, turn, .. } = &mut self.links[known];
-            if leaving.bytes >= bytes || queues.is_empty() {
-                break;
-            }
-            *turn = if *turn < queues.len() { *turn } else { 0 };
-            let others = (queues.len() - 1).max(1);
-            let queue = &mut queues[*turn];
-            let Some((flow, first)) = queue.next(&self.places) else {
-                queues.swap_remove(*turn);
+        let Some(known) = self.position(link) else { return 0 };
+        let (this, places) = (&mut self.links[known], &mut self.places);
+        let mut old = this.control.take_old(places, now, CONTROL_AGE_MAX);
+        let left_over = this.leaving.take_old(places, now, AGE_MAX);
+        old.join(places, left_over);
+        while (this.leaving.bytes as usize) < bytes && this.leaving.packets < LEAVING_MAX && !this.queues.is_empty() {
+            this.turn = if this.turn < this.queues.len() { this.turn } else { 0 };
+            let others = (this.queues.len() as u32 - 1).max(1);
+            let queue = &mut this.queues[this.turn];
+            let Some((flow, first)) = queue.next(places) else {
+                this.queues.swap_remove(this.turn);
                 continue;
             };
-            let Place { len, since, .. } = self.places[first as usize];
-            if since.is_some_and(|since| now.saturating_duration_since(since) > AGE_MAX) {
-                queue.flows[flow].line.pop(&mut self.places);
-                self.give_back(first);
-                lost += 1;
+            let Place { len, .. } = places[first as usize];
+            if places[first as usize].is_old(now, AGE_MAX) {
+                queue.pop(places, flow);
+                old.push(places, first);
             } else if let Some(left) = queue.deficit.checked_sub(len) {
-                let flow = &mut queue.flows[flow];
-                flow.deficit -= len;
-                flow.line.pop(&mut self.places);
+                queue.flows[flow].deficit -= len;
                 queue.deficit = left;
-                leaving.push(&mut self.places, first);
+                queue.pop(places, flow);
+                this.leaving.push(places, first);
             } else {
                 queue.deficit += if queue.from == Port::Local { QUANTUM * others } else { QUANTUM };
-                *turn += 1;
+                this.turn += 1;
+                continue;
+            }
+            if queue.packets == 0 {
+                this.queues.swap_remove(this.turn);
             }
         }
-        lost
+        let count = u64::from(old.packets);
+        self.free.join(&mut self.places, old);
+        self.forget_if_empty(link);
+        count
     }
 
     /// Those whose turn it was, in order.
@@ -191,14 +210,10 @@ impl Waiting {
         self.packets_of(self.link(link).and_then(|link| link.control.first()))
     }
 
-    fn link(&self, link: LinkId) -> Option<&Link> {
-        self.links.iter().find(|other| other.link == link)
-    }
-
     fn packets_of(&self, first: Option<u32>) -> impl Iterator<Item = &[u8]> + Clone {
         let len_max = self.room.len() / self.places.len();
         let places = std::iter::successors(first, |place| self.places[*place as usize].next);
-        places.map(move |place| &self.room[place as usize * len_max..][..self.places[place as usize].len])
+        places.map(move |place| &self.room[place as usize * len_max..][..self.places[place as usize].len as usize])
     }
 
     /// So many of those whose turn it was have left.
@@ -212,72 +227,118 @@ impl Waiting {
     }
 
     fn give_back_first(&mut self, link: LinkId, count: usize, line: impl Fn(&mut Link) -> &mut Line) {
-        let Some(known) = self.links.iter().position(|other| other.link == link) else { return };
+        let Some(known) = self.position(link) else { return };
         for _ in 0..count {
-            let Some(place) = line(&mut self.links[known]).pop(&mut self.places) else { return };
+            let Some(place) = line(&mut self.links[known]).pop(&mut self.places) else { break };
             self.give_back(place);
         }
+        self.forget_if_empty(link);
     }
 
     /// Nobody is at the link's other end any more. How many packets are lost.
     pub fn forget(&mut self, link: LinkId) -> u64 {
-        let Some(known) = self.links.iter().position(|other| other.link == link) else { return 0 };
-        let mut gone = self.links.swap_remove(known);
+        let Some(known) = self.position(link) else { return 0 };
+        let gone = self.links.swap_remove(known);
+        let flows = gone.queues.iter().flat_map(|queue| &queue.flows).map(|flow| flow.line);
         let mut lost = 0;
-        let flows = gone.queues.iter_mut().flat_map(|queue| &mut queue.flows).map(|flow| &mut flow.line);
-        for line in [&mut gone.control, &mut gone.leaving].into_iter().chain(flows) {
-            while let Some(place) = line.pop(&mut self.places) {
-                self.give_back(place);
-                lost += 1;
-            }
+        for line in [gone.control, gone.leaving].into_iter().chain(flows) {
+            lost += u64::from(line.packets);
+            self.free.join(&mut self.places, line);
         }
         lost
     }
 
+    fn position(&self, link: LinkId) -> Option<usize> {
+        self.links.iter().position(|other| other.link == link)
+    }
+
+    fn link(&self, link: LinkId) -> Option<&Link> {
+        self.position(link).map(|known| &self.links[known])
+    }
+
     fn give_back(&mut self, place: u32) {
-        self.packets -= 1;
         self.free.push(&mut self.places, place);
+    }
+
+    fn forget_if_empty(&mut self, link: LinkId) {
+        if let Some(known) = self.position(link).filter(|known| self.links[*known].is_empty()) {
+            self.links.swap_remove(known);
+        }
     }
 }
 
 impl Link {
-    fn is_empty(&self) -> bool {
-        let lines = [&self.control, &self.leaving];
-        lines.into_iter().all(|line| line.ends.is_none()) && self.queues.iter().all(Queue::is_empty)
+    fn new(link: LinkId) -> Self {
+        Self { link, control: Line::default(), leaving: Line::default(), queues: Vec::new(), turn: 0 }
     }
 
-    fn line(&mut self, from: Sender, packet: &[u8]) -> &mut Line {
-        let Sender::Port(from) = from else { return &mut self.control };
+    fn is_empty(&self) -> bool {
+        self.queues.is_empty() && [self.control, self.leaving].iter().all(|line| line.ends.is_none())
+    }
+
+    fn push(&mut self, places: &mut [Place], from: Sender, packet: &[u8], place: u32) {
+        let Sender::Port(from) = from else { return self.control.push(places, place) };
         let known = self.queues.iter().position(|queue| queue.from == from);
         let known = known.unwrap_or_else(|| {
-            self.queues.push(Queue { from, flows: [Flow::default(); FLOWS], turn: 0, deficit: QUANTUM });
+            self.queues.reserve_exact(1);
+            self.queues.push(Queue { from, flows: [Flow::default(); FLOWS], packets: 0, turn: 0, deficit: QUANTUM });
             self.queues.len() - 1
         });
-        &mut self.queues[known].flows[usize::from(flow_number(packet)) % FLOWS].line
+        let queue = &mut self.queues[known];
+        queue.packets += 1;
+        queue.flows[usize::from(flow_number(packet)) % FLOWS].line.push(places, place);
+    }
+
+    /// Places of whoever has most of them here.
+    fn fullest(&self) -> u32 {
+        let queues = self.queues.iter().map(|queue| queue.packets).max();
+        self.control.packets.max(self.leaving.packets).max(queues.unwrap_or(0))
+    }
+
+    /// A packet of whoever has most.
+    fn lose(&mut self, places: &mut [Place]) -> Option<u32> {
+        let most = self.fullest();
+        let Some(known) = self.queues.iter().position(|queue| queue.packets == most) else {
+            let line = if self.leaving.packets == most { &mut self.leaving } else { &mut self.control };
+            return line.pop(places);
+        };
+        let queue = &mut self.queues[known];
+        let flow = (0..FLOWS).max_by_key(|flow| queue.flows[*flow].line.packets)?;
+        let place = queue.pop(places, flow);
+        if queue.packets == 0 {
+            self.queues.swap_remove(known);
+        }
+        place
     }
 }
 
 impl Queue {
-    fn is_empty(&self) -> bool {
-        self.flows.iter().all(|flow| flow.line.ends.is_none())
+    fn pop(&mut self, places: &mut [Place], flow: usize) -> Option<u32> {
+        let place = self.flows[flow].line.pop(places)?;
+        self.packets -= 1;
+        Some(place)
     }
 
     /// The flow whose turn it is, and its first packet.
     fn next(&mut self, places: &[Place]) -> Option<(usize, u32)> {
-        if self.is_empty() {
+        if self.packets == 0 {
             return None;
         }
         loop {
             let flow = &mut self.flows[self.turn];
             match flow.line.first() {
-                Some(first) if places[first as usize].len <= flow.deficit => {
-                    return Some((self.turn, first));
-                }
+                Some(first) if places[first as usize].len <= flow.deficit => return Some((self.turn, first)),
                 Some(_) => flow.deficit += QUANTUM,
                 None => flow.deficit = QUANTUM,
             }
             self.turn = (self.turn + 1) % FLOWS;
         }
+    }
+}
+
+impl Place {
+    fn is_old(&self, now: Instant, age_max: Duration) -> bool {
+        self.since.is_some_and(|since| now.saturating_duration_since(since) > age_max)
     }
 }
 
@@ -287,23 +348,44 @@ impl Line {
     }
 
     fn push(&mut self, places: &mut [Place], place: u32) {
-        self.bytes += places[place as usize].len;
-        places[place as usize].next = None;
-        self.ends = Some(match self.ends {
-            Some((first, last)) => {
-                places[last as usize].next = Some(place);
-                (first, place)
-            }
-            None => (place, place),
-        });
+        let Place { len, next, .. } = &mut places[place as usize];
+        *next = None;
+        let one = Self { ends: Some((place, place)), packets: 1, bytes: *len };
+        self.join(places, one);
     }
 
     fn pop(&mut self, places: &mut [Place]) -> Option<u32> {
         let (first, last) = self.ends?;
         let place = &mut places[first as usize];
         self.bytes -= place.len;
+        self.packets -= 1;
         self.ends = place.next.take().map(|next| (next, last));
         Some(first)
+    }
+
+    /// The other behind this one.
+    fn join(&mut self, places: &mut [Place], other: Self) {
+        let Some((others_first, others_last)) = other.ends else { return };
+        self.packets += other.packets;
+        self.bytes += other.bytes;
+        self.ends = Some(match self.ends {
+            Some((first, last)) => {
+                places[last as usize].next = Some(others_first);
+                (first, others_last)
+            }
+            None => (others_first, others_last),
+        });
+    }
+
+    /// Those that have waited for too long; the others stay in order.
+    fn take_old(&mut self, places: &mut [Place], now: Instant, age_max: Duration) -> Self {
+        let (mut old, mut young) = (Self::default(), Self::default());
+        while let Some(place) = self.pop(places) {
+            let line = if places[place as usize].is_old(now, age_max) { &mut old } else { &mut young };
+            line.push(places, place);
+        }
+        *self = young;
+        old
     }
 }
 
@@ -352,7 +434,7 @@ mod tests {
     #[test]
     fn who_floods_a_link_gets_half_of_it_beside_another_and_waits_behind_nobody_alone() {
         let (mut waiting, now) = (Waiting::new(1500, QUEUE_ROOM), Instant::now());
-        for _ in 0..600 {
+        for _ in 0..400 {
             assert_eq!(waiting.push(now, LINK, neighbour(1), &[1; 1400]), 0);
         }
         for _ in 0..20 {
@@ -378,7 +460,8 @@ mod tests {
             }
             waiting.push(now, LINK, Sender::Port(Port::Local), &[9; 1000]);
         }
-        let (packets, _) = leave(&mut waiting, now, 96_000);
+        let mut packets = leave(&mut waiting, now, 64_000).0;
+        packets.extend(leave(&mut waiting, now, 32_000).0);
         let of = |sender: u8| packets.iter().filter(|packet| **packet == sender).count();
         let neighbours: Vec<_> = (1..=4).map(of).collect();
         assert!((44..=52).contains(&of(9)) && neighbours.iter().all(|count| (10..=14).contains(count)), "{packets:?}");
@@ -395,14 +478,78 @@ mod tests {
     }
 
     #[test]
-    fn a_full_room_costs_the_longest_queue_its_oldest_packets() {
+    fn a_full_room_costs_the_fullest_queue_its_oldest_packets() {
         let (mut waiting, now) = (Waiting::new(1500, QUEUE_ROOM), Instant::now());
         let places = (QUEUE_ROOM / 1500) as u64;
         let lost: u64 = (0..1000).map(|_| waiting.push(now, LINK, neighbour(1), &[1; 1000])).sum();
         assert_eq!(lost, 1000 - places);
+        assert_eq!(waiting.push(now, LINK, neighbour(2), &[2; 1501]), 1, "longer than any place");
         assert_eq!(waiting.push(now, LINK, neighbour(2), &[2; 100]), 1);
         assert_eq!(leave(&mut waiting, now, 3000).0, [1, 2, 1, 1], "the short one found a place and takes its turn");
-        assert_eq!(waiting.push(now, LINK, neighbour(2), &[2; 1501]), 1, "longer than any place");
+    }
+
+    fn packet_of(port: u16, len: usize) -> Vec<u8> {
+        let mut packet = vec![0; len];
+        packet[6] = 17;
+        packet[40..42].copy_from_slice(&port.to_be_bytes());
+        packet
+    }
+
+    #[test]
+    fn neither_many_flows_nor_short_packets_push_another_sender_out() {
+        for (flood, link) in [(60, LINK), (1400, LINK), (60, LinkId(8)), (1400, LinkId(8))] {
+            let (mut waiting, now) = (Waiting::new(1488, QUEUE_ROOM), Instant::now());
+            for port in 0..1000 {
+                waiting.push(now, LINK, neighbour(1), &packet_of(port, flood));
+            }
+            for number in 0..40 {
+                waiting.push(now, link, neighbour(2), &packet_of(7, 1300));
+                for port in 0..10 {
+                    waiting.push(now, LINK, neighbour(1), &packet_of(number * 10 + port, flood));
+                }
+            }
+            let theirs =
+                waiting.links.iter().flat_map(|link| &link.queues).filter(|queue| queue.from == Port::Link(LinkId(2)));
+            assert_eq!(theirs.map(|queue| queue.packets).sum::<u32>(), 40, "beside a flood of {flood} bytes each");
+        }
+    }
+
+    #[test]
+    fn a_dead_link_holds_no_room_that_another_needs() {
+        let (mut waiting, now) = (Waiting::new(1488, QUEUE_ROOM), Instant::now());
+        let other = LinkId(9);
+        for port in 0..1000 {
+            waiting.push(now, LINK, Sender::Control, &packet_of(port, 60));
+            waiting.push(now, LINK, neighbour(1), &packet_of(port, 60));
+        }
+        waiting.take_turns(now, LINK, 65_536);
+        assert_eq!(waiting.link(LINK).map(|link| (link.control.packets, link.leaving.packets)), Some((64, 64)));
+        for from in [Sender::Control, neighbour(2)] {
+            let before = waiting.packets_of(waiting.free.first()).count();
+            assert_eq!(waiting.push(now, other, from, &packet_of(1, 900)), u64::from(before == 0));
+        }
+        assert_eq!((waiting.control(other).count(), waiting.link(other).map(|link| link.queues.len())), (1, Some(1)));
+        let mut small = Waiting::new(65_100, QUEUE_ROOM / 4);
+        for _ in 0..10 {
+            small.push(now, LINK, Sender::Control, &packet_of(1, 60));
+        }
+        assert_eq!(small.push(now, other, Sender::Control, &packet_of(1, 60)), 1);
+        assert_eq!(small.control(other).count(), 1);
+    }
+
+    #[test]
+    fn what_is_to_leave_grows_old_too_and_so_do_control_packets() {
+        let (mut waiting, now) = (Waiting::new(1488, QUEUE_ROOM), Instant::now());
+        for port in 0..40 {
+            waiting.push(now, LINK, neighbour(1), &packet_of(port, 1400));
+            waiting.push(now, LINK, Sender::Control, &packet_of(port, 100));
+        }
+        waiting.take_turns(now, LINK, 65_536);
+        let later = now + AGE_MAX + Duration::from_millis(1);
+        assert_eq!(waiting.take_turns(later, LINK, 65_536), 40);
+        assert_eq!((waiting.leaving(LINK).count(), waiting.control(LINK).count()), (0, 40));
+        assert_eq!(waiting.take_turns(later + CONTROL_AGE_MAX, LINK, 65_536), 40);
+        assert!(!waiting.has(LINK));
     }
 
     #[test]
@@ -448,7 +595,7 @@ mod tests {
             lost += (0..3).map(|link| waiting.forget(LinkId(link))).sum::<u64>();
             prop_assert_eq!(pushed, seen + lost);
             let free = std::iter::successors(waiting.free.first(), |place| waiting.places[*place as usize].next).count();
-            prop_assert_eq!((free, waiting.packets), (waiting.places.len(), 0));
+            prop_assert_eq!((free, waiting.links.len()), (waiting.places.len(), 0));
         }
     }
 }
