@@ -58,12 +58,15 @@ const _: () = assert!(BATCH_ROOM + RECEIVE_MAX + FRAME_MAX + TRAIN_ROOM_MAX + QU
 /// Control packets taken from one link per timer interval, so that a flood on one link does not silence the others: 1,000
 /// a second, where the routes of 1,000 nodes fit 40 packets.
 const CONTROL_BUDGET: u16 = 250;
-/// Bytes opened per timer interval for a neighbour whose packets are not carried, in short datagrams and in long ones: 2
-/// Mbit/s each, enough for all it has to say to be admitted or to pay. Opening costs most of what carrying does, and a flood
-/// of what is dropped anyway shall not cost others their share of the processor.
+/// Bytes opened per timer interval for a neighbour whose packets are not carried: 2 Mbit/s of what is marked as control, and
+/// as much each of short and of long datagrams besides, as a network on the way may have wiped the marks off. Enough for all
+/// it has to say to be admitted or to pay. Opening costs most of what carrying does, and a flood of what is dropped anyway
+/// shall not cost others their share of the processor.
 const LIFELINE: usize = 64 << 10;
-/// Receipts and Hellos are shorter, so that what a neighbour's hosts still send cannot crowd them out.
+/// Receipts and Hellos are shorter.
 const SHORT: usize = 512;
+/// Of what comes beyond the lifeline, one datagram in so many is opened.
+const ONE_IN: u32 = 16;
 /// Messages waiting for the worker: control packets and packets from QUIC links. Beyond it, the newest is dropped.
 pub(crate) const INBOX: usize = 2048;
 
@@ -275,8 +278,10 @@ struct Worker {
     /// What was received last.
     train: Box<[u8]>,
     control_budget: [u16; MAX_LINKS],
-    /// Left of [`LIFELINE`], for short and for long datagrams.
-    lifelines: [[usize; 2]; MAX_LINKS],
+    /// Left of [`LIFELINE`]: for control packets, and for short and for long datagrams besides.
+    lifelines: [[usize; 3]; MAX_LINKS],
+    /// Datagrams beyond it.
+    refused: u32,
     timers_at: Instant,
 }
 
@@ -344,7 +349,8 @@ impl Worker {
                 shared: Arc::clone(&parts.shared),
                 train: vec![0; RECEIVE_MAX].into_boxed_slice(),
                 control_budget: [CONTROL_BUDGET; MAX_LINKS],
-                lifelines: [[LIFELINE; 2]; MAX_LINKS],
+                lifelines: [[LIFELINE; 3]; MAX_LINKS],
+                refused: 0,
                 timers_at: now,
             });
         }
@@ -394,7 +400,7 @@ impl Worker {
     fn handle_timers(&mut self, now: Instant) {
         self.timers_at = now + TIMER_INTERVAL;
         self.control_budget = [CONTROL_BUDGET; MAX_LINKS];
-        self.lifelines = [[LIFELINE; 2]; MAX_LINKS];
+        self.lifelines = [[LIFELINE; 3]; MAX_LINKS];
         if self.requests.is_some() {
             self.wireguard.handle_timers(now);
             let mut table = self.shared.status.lock().unwrap_or_else(PoisonError::into_inner);
@@ -444,44 +450,51 @@ impl Worker {
         batch: &mut Batch,
     ) {
         let claimed = WireGuard::claimed_link(&self.train[datagram.clone()]);
-        // What carries no packet, and may be anybody's, ends no batch.
+        // What carries no packet ends no batch.
         if batch.is_full() || claimed.is_some_and(|link| *ingress != Some(link)) {
             self.finish_udp(now, ingress.take(), batch);
         }
-        let datagram_len = datagram.len();
-        if claimed.is_some_and(|link| !self.may_open(link, datagram_len)) {
+        let kind = if received.class.control { 0 } else { 1 + usize::from(datagram.len() > SHORT) };
+        if claimed.is_some_and(|link| !self.may_open(link, kind)) {
             return self.datapath.count_drop(DropReason::UnpaidFlood);
         }
+        let datagram_len = datagram.len();
         match self.wireguard.open(received.from, &self.train[datagram], batch.spare()) {
             Opened::Packet(link, len) => {
-                self.charge(link, datagram_len);
-                if take_over_ecn(&mut batch.spare()[..len], received.ecn) {
+                self.charge(link, kind, datagram_len);
+                if take_over_ecn(&mut batch.spare()[..len], received.class.ecn) {
                     batch.commit(len);
                 } else {
                     batch.commit_congested(len);
                 }
                 *ingress = Some(link);
             }
-            Opened::Alive(_) | Opened::Nothing => {}
+            Opened::Alive(link) => self.charge(link, kind, datagram_len),
+            Opened::Nothing => {}
         }
     }
 
-    /// Whether a datagram that says it is of this link is worth opening.
-    fn may_open(&mut self, link: LinkId, len: usize) -> bool {
-        self.datapath.carries_for(link) || self.lifeline(link, len).is_none_or(|left| *left > 0)
+    /// Whether a datagram that says it is of this link is worth opening. Beyond the lifeline a few still are: where marks
+    /// are wiped off, a receipt among much else gets its chance however much that is.
+    fn may_open(&mut self, link: LinkId, kind: usize) -> bool {
+        if self.datapath.carries_for(link) || self.lifeline(link, kind).is_none_or(|left| *left > 0) {
+            return true;
+        }
+        self.refused = self.refused.wrapping_add(1);
+        self.refused.is_multiple_of(ONE_IN)
     }
 
     /// Only for what proved to be the link's own: nobody can use up another's lifeline.
-    fn charge(&mut self, link: LinkId, len: usize) {
+    fn charge(&mut self, link: LinkId, kind: usize, len: usize) {
         if !self.datapath.carries_for(link)
-            && let Some(left) = self.lifeline(link, len)
+            && let Some(left) = self.lifeline(link, kind)
         {
             *left = left.saturating_sub(len);
         }
     }
 
-    fn lifeline(&mut self, link: LinkId, len: usize) -> Option<&mut usize> {
-        self.lifelines.get_mut(link.index())?.get_mut(usize::from(len > SHORT))
+    fn lifeline(&mut self, link: LinkId, kind: usize) -> Option<&mut usize> {
+        self.lifelines.get_mut(link.index())?.get_mut(kind)
     }
 
     fn finish_udp(&mut self, now: Instant, ingress: Option<LinkId>, batch: &mut Batch) {

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use libc::c_int;
 use mio::net::UdpSocket;
-use node::datapath::packet::Ecn;
+use node::datapath::packet::Class;
 use socket2::{Domain, MaybeUninitSlice, MsgHdr, MsgHdrMut, Protocol, SockAddr, SockRef, Socket, Type};
 
 /// Datagrams in one train at most: 64 (`UDP_MAX_SEGMENTS` of the kernel), and one less for kernels before 5.16, which count
@@ -46,8 +46,8 @@ pub(crate) struct Received {
     pub(crate) len: usize,
     /// The length of each datagram but the last, which may be shorter.
     pub(crate) stride: usize,
-    /// What their IP headers say about congestion.
-    pub(crate) ecn: Ecn,
+    /// What their IP headers say.
+    pub(crate) class: Class,
 }
 
 /// What the kernel did with datagrams. One that is lost later is the network's business and the peer's timers'.
@@ -223,27 +223,27 @@ impl TrainSocket {
         let len = SockRef::from(&self.socket).recvmsg(&mut message, 0)?;
         let control_len = message.control_len().min(control.0.len());
         let from = from.as_socket().ok_or(ErrorKind::InvalidData)?;
-        let Told { stride, ecn } = told(&control.0[..control_len]);
+        let Told { stride, class } = told(&control.0[..control_len]);
         let from = SocketAddr::new(from.ip().to_canonical(), from.port());
-        Ok(Received { from, len, stride: stride.unwrap_or(len), ecn })
+        Ok(Received { from, len, stride: stride.unwrap_or(len), class })
     }
 
     /// Sends datagrams of `stride` bytes, the last of which may be shorter. How many the kernel took, and its last answer.
-    pub(crate) fn send(&self, to: SocketAddr, train: &[u8], stride: usize, ecn: Ecn) -> (usize, Sent) {
+    pub(crate) fn send(&self, to: SocketAddr, train: &[u8], stride: usize, class: Class) -> (usize, Sent) {
         if train.len() <= stride || !self.cuts {
-            return self.send_each(to, train, stride, ecn);
+            return self.send_each(to, train, stride, class);
         }
-        match self.send_message(to, train, Some(stride), ecn) {
+        match self.send_message(to, train, Some(stride), class) {
             Sent::Taken => (train.len().div_ceil(stride.max(1)), Sent::Taken),
             sent @ (Sent::Full | Sent::Refused | Sent::Unreachable | Sent::Uncut(_)) => (0, sent),
         }
     }
 
     /// The same, one by one. The first answer that is not good ends it.
-    pub(crate) fn send_each(&self, to: SocketAddr, train: &[u8], stride: usize, ecn: Ecn) -> (usize, Sent) {
+    pub(crate) fn send_each(&self, to: SocketAddr, train: &[u8], stride: usize, class: Class) -> (usize, Sent) {
         let mut taken = 0;
         for datagram in train.chunks(stride.max(1)) {
-            match self.send_message(to, datagram, None, ecn) {
+            match self.send_message(to, datagram, None, class) {
                 Sent::Taken => taken += 1,
                 sent @ (Sent::Full | Sent::Refused | Sent::Unreachable | Sent::Uncut(_)) => return (taken, sent),
             }
@@ -253,18 +253,18 @@ impl TrainSocket {
 
     /// A message of the socket's own, without marks.
     pub(crate) fn send_one(&self, to: SocketAddr, datagram: &[u8]) -> Sent {
-        self.send_message(to, datagram, None, Ecn::NotCapable)
+        self.send_message(to, datagram, None, Class::default())
     }
 
-    fn send_message(&self, to: SocketAddr, bytes: &[u8], stride: Option<usize>, ecn: Ecn) -> Sent {
+    fn send_message(&self, to: SocketAddr, bytes: &[u8], stride: Option<usize>, class: Class) -> Sent {
         let mut control = Control::new();
         if let Some(stride) = stride {
             control.push(libc::SOL_UDP, libc::UDP_SEGMENT, &(stride as u16).to_ne_bytes());
         }
-        if ecn != Ecn::NotCapable {
+        if class != Class::default() {
             let (level, kind) =
                 if to.is_ipv4() { (libc::IPPROTO_IP, libc::IP_TOS) } else { (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) };
-            control.push(level, kind, &c_int::from(ecn.bits()).to_ne_bytes());
+            control.push(level, kind, &c_int::from(class.bits()).to_ne_bytes());
         }
         let to = SockAddr::from(match to {
             SocketAddr::V4(v4) if self.is_v6 => SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port()),
@@ -336,7 +336,7 @@ impl Control {
 struct Told {
     /// The length of the datagrams it has joined, if it has.
     stride: Option<usize>,
-    ecn: Ecn,
+    class: Class,
 }
 
 fn told(control: &[u8]) -> Told {
@@ -349,10 +349,12 @@ fn told(control: &[u8]) -> Told {
                 told.stride = number.and_then(|size| usize::try_from(size).ok()).filter(|size| *size > 0);
             }
             (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
-                told.ecn = number.map_or(told.ecn, |class| Ecn::of_class(class as u8));
+                told.class = number.map_or(told.class, |class| Class::of_class(class as u8));
             }
             // IPv4 has it in one byte.
-            (libc::IPPROTO_IP, libc::IP_TOS) => told.ecn = data.first().map_or(told.ecn, |class| Ecn::of_class(*class)),
+            (libc::IPPROTO_IP, libc::IP_TOS) => {
+                told.class = data.first().map_or(told.class, |class| Class::of_class(*class));
+            }
             _ => {}
         }
         rest = message.rest;
@@ -416,6 +418,7 @@ fn uninit(bytes: &mut [u8]) -> &mut [MaybeUninit<u8>] {
 mod tests {
     use super::*;
     use crate::netlink::in_own_namespace;
+    use node::datapath::packet::Ecn;
     use std::time::Duration;
 
     fn socket(address: IpAddr, offloads: bool) -> (TrainSocket, SocketAddr) {
@@ -425,13 +428,13 @@ mod tests {
     }
 
     /// Everything that arrives until so many bytes did: the datagrams, and in how many trains they came.
-    fn receive(socket: &TrainSocket, len: usize, ecn: Ecn) -> (Vec<Vec<u8>>, usize) {
+    fn receive(socket: &TrainSocket, len: usize, class: Class) -> (Vec<Vec<u8>>, usize) {
         let (mut buffer, mut datagrams, mut trains) = (vec![0; RECEIVE_MAX], Vec::new(), 0);
         let mut waited = 0;
         while datagrams.iter().map(Vec::len).sum::<usize>() < len {
             match socket.receive(&mut buffer) {
                 Ok(received) => {
-                    assert_eq!(received.ecn, ecn);
+                    assert_eq!(received.class, class);
                     let train = buffer[..received.len].chunks(received.stride);
                     datagrams.extend(train.map(<[u8]>::to_vec));
                     trains += 1;
@@ -457,9 +460,10 @@ mod tests {
         for address in [IpAddr::V6(Ipv6Addr::LOCALHOST), IpAddr::V4(Ipv4Addr::LOCALHOST)] {
             for (sends, receives) in [(true, true), (true, false), (false, true), (false, false)] {
                 let ((here, from), (there, to)) = (socket(address, sends), socket(address, receives));
-                let (train, ecn) = (train(40), if sends { Ecn::Congested } else { Ecn::Capable0 });
-                assert_eq!(here.send(to, &train, 1200, ecn), (41, Sent::Taken));
-                let (datagrams, trains) = receive(&there, train.len(), ecn);
+                let (ecn, control) = (if sends { Ecn::Congested } else { Ecn::Capable0 }, receives);
+                let (train, class) = (train(40), Class { ecn, control });
+                assert_eq!(here.send(to, &train, 1200, class), (41, Sent::Taken));
+                let (datagrams, trains) = receive(&there, train.len(), class);
                 assert_eq!(datagrams, train.chunks(1200).map(<[u8]>::to_vec).collect::<Vec<_>>());
                 assert_eq!(trains == 1, sends && receives && here.cuts, "in {trains} trains");
                 let mut buffer = [0; 10];
@@ -469,7 +473,7 @@ mod tests {
                     std::thread::sleep(Duration::from_millis(1));
                     here.receive(&mut buffer).ok()
                 });
-                assert_eq!(received, Some(Received { from: to, len: 6, stride: 6, ecn: Ecn::NotCapable }));
+                assert_eq!(received, Some(Received { from: to, len: 6, stride: 6, class: Class::default() }));
             }
         }
     }
@@ -484,12 +488,12 @@ mod tests {
             let (other, _) = socket(to.ip(), true);
             for exit in &exits {
                 assert_eq!(exit.send_one(other.local_addr().expect("bound"), b"out"), Sent::Taken);
-                receive(&other, 3, Ecn::NotCapable);
+                receive(&other, 3, Class::default());
             }
             for _ in 0..50 {
                 let (other, _) = socket(to.ip(), true); // A new port each time, so that hashing would spread them.
                 assert_eq!(other.send_one(to, b"in"), Sent::Taken);
-                receive(&first, 2, Ecn::NotCapable);
+                receive(&first, 2, Class::default());
             }
             assert!(TrainSocket::bind(at, true).is_err(), "two programs on one port");
         }
@@ -514,7 +518,7 @@ mod tests {
             for (message, at) in messages {
                 let (other, _) = socket(to.ip(), true);
                 assert_eq!(other.send_one(to, &message), Sent::Taken);
-                assert_eq!(receive(&receivers[at], message.len(), Ecn::NotCapable).0, [message]);
+                assert_eq!(receive(&receivers[at], message.len(), Class::default()).0, [message]);
             }
         }
     }
@@ -533,11 +537,11 @@ mod tests {
         let address = Ipv6Addr::LOCALHOST.into();
         let ((here, _), (there, to)) = (socket(address, true), socket(address, true));
         let long = train(3);
-        assert_eq!(here.send(to, &long, 1240, Ecn::NotCapable), (0, Sent::Uncut(1240)));
+        assert_eq!(here.send(to, &long, 1240, Class::default()), (0, Sent::Uncut(1240)));
         assert!(here.cuts, "other ways are not concerned");
-        assert_eq!(here.send_each(to, &long, 1240, Ecn::NotCapable), (3, Sent::Taken));
-        assert_eq!(here.send(to, &long, 1200, Ecn::NotCapable), (4, Sent::Taken));
-        let (datagrams, _) = receive(&there, 2 * long.len(), Ecn::NotCapable);
+        assert_eq!(here.send_each(to, &long, 1240, Class::default()), (3, Sent::Taken));
+        assert_eq!(here.send(to, &long, 1200, Class::default()), (4, Sent::Taken));
+        let (datagrams, _) = receive(&there, 2 * long.len(), Class::default());
         let lens: Vec<_> = datagrams.iter().map(Vec::len).collect();
         assert_eq!(lens, [1240, 1240, 1127, 1200, 1200, 1200, 7]);
     }
@@ -552,8 +556,11 @@ mod tests {
         let gro = (libc::SOL_UDP, libc::UDP_GRO, &1452_i32.to_ne_bytes()[..]);
         let class = (libc::IPPROTO_IPV6, libc::IPV6_TCLASS, &3_i32.to_ne_bytes()[..]);
         let both = messages(&[gro, class]);
-        assert_eq!(told(&both), Told { stride: Some(1452), ecn: Ecn::Congested });
-        assert_eq!(told(&messages(&[(libc::IPPROTO_IP, libc::IP_TOS, &[2]), gro])).ecn, Ecn::Capable0);
+        assert_eq!(told(&both), Told { stride: Some(1452), class: Class { ecn: Ecn::Congested, control: false } });
+        assert_eq!(
+            told(&messages(&[(libc::IPPROTO_IP, libc::IP_TOS, &[0xc2]), gro])).class,
+            Class { ecn: Ecn::Capable0, control: true }
+        );
         assert_eq!(told(&messages(&[(libc::SOL_UDP, 1, &[9; 5])])), Told::default());
         assert_eq!(told(&messages(&[(libc::SOL_UDP, libc::UDP_GRO, &[0xff; 4])])).stride, None);
         for len in 0..CONTROL_HEADER + 4 {

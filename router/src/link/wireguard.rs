@@ -18,7 +18,7 @@ use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Packet, Tunn, TunnResult};
 use metering::identity::WireguardKey;
 use mio::net::UdpSocket;
-use node::datapath::packet::Ecn;
+use node::datapath::packet::{Class, Ecn, is_control};
 use node::datapath::{MAX_LINKS, Tally};
 use node::{DropReason, LinkId};
 use x25519_dalek::{PublicKey, StaticSecret};
@@ -306,7 +306,8 @@ impl WireGuard {
         self.train.len_max = peer.exit.as_ref().map_or(TRAIN_MAX, |exit| exit.room.min(TRAIN_MAX));
         for packet in packets {
             let ecn = if peer.tells_congestion { Ecn::of_packet(packet) } else { Ecn::NotCapable };
-            if !self.train.takes(packet.len() + OVERHEAD, ecn) {
+            let class = Class { ecn, control: is_control(packet) };
+            if !self.train.takes(packet.len() + OVERHEAD, class) {
                 peer.depart(now, &mut self.train, &self.socket, endpoint, &mut carried);
                 if carried.full {
                     return carried;
@@ -317,7 +318,7 @@ impl WireGuard {
                 Some(TunnResult::WriteToNetwork(datagram))
                     if datagram.len() == packet.len() + OVERHEAD && datagram[..4] == TRANSPORT_DATA =>
                 {
-                    self.train.couple(packet.len() + OVERHEAD, packet.len(), ecn);
+                    self.train.couple(packet.len() + OVERHEAD, packet.len(), class);
                     continue;
                 }
                 Some(TunnResult::WriteToNetwork(datagram)) => {
@@ -436,11 +437,11 @@ impl Peer {
         let (bytes, stride) = (&train.buffer[..train.len], train.stride);
         let alone = self.uncut.is_some_and(|(to, least)| to == endpoint && stride >= least);
         let (mut taken, mut answer) =
-            if alone { (0, Sent::Uncut(stride)) } else { socket.send(endpoint, bytes, stride, train.ecn) };
+            if alone { (0, Sent::Uncut(stride)) } else { socket.send(endpoint, bytes, stride, train.class) };
         if let Sent::Uncut(least) = answer {
             let known = self.uncut.filter(|(to, _)| *to == endpoint).map_or(least, |(_, known)| known.min(least));
             self.uncut = Some((endpoint, known));
-            (taken, answer) = socket.send_each(endpoint, bytes, stride, train.ecn);
+            (taken, answer) = socket.send_each(endpoint, bytes, stride, train.class);
         }
         self.note(answer);
         let all = std::mem::take(&mut train.tally);
@@ -522,8 +523,8 @@ struct Train {
     len: usize,
     len_max: usize,
     stride: usize,
-    /// What all its packets say about congestion, and so the train.
-    ecn: Ecn,
+    /// What all its packets are, and so the train.
+    class: Class,
     tally: Tally,
 }
 
@@ -538,17 +539,17 @@ impl Train {
             len: 0,
             len_max: TRAIN_MAX,
             stride: 0,
-            ecn: Ecn::default(),
+            class: Class::default(),
             tally: Tally::default(),
         }
     }
 
     /// Whether a datagram of this length and kind can be coupled.
-    fn takes(&self, len: usize, ecn: Ecn) -> bool {
+    fn takes(&self, len: usize, class: Class) -> bool {
         let ended = !self.len.is_multiple_of(self.stride.max(1));
         self.len == 0
             || (!ended
-                && ecn == self.ecn
+                && class == self.class
                 && len <= self.stride
                 && self.len + len <= self.len_max
                 && self.tally.packets() < DATAGRAMS_MAX as u64)
@@ -560,8 +561,8 @@ impl Train {
     }
 
     /// What was written there is part of the train.
-    fn couple(&mut self, len: usize, packet_len: usize, ecn: Ecn) {
-        self.ecn = ecn;
+    fn couple(&mut self, len: usize, packet_len: usize, class: Class) {
+        self.class = class;
         self.stride = self.stride.max(len);
         self.len += len;
         self.tally.add(packet_len);

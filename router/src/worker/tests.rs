@@ -53,6 +53,7 @@ struct Relay {
     frame: Vec<u8>,
     neighbours: [Neighbour; 2],
     own_side: UnixDatagram,
+    from_worker: tokio::sync::mpsc::Receiver<FromWorker>,
 }
 
 fn wireguard(secret: u8, workers: usize) -> (Vec<WireGuard>, WireguardKey) {
@@ -77,18 +78,19 @@ impl Relay {
         let (own_side, local) = UnixDatagram::pair().unwrap();
         own_side.set_nonblocking(true).unwrap();
         local.set_nonblocking(true).unwrap();
+        let (to_control, from_worker) = tokio::sync::mpsc::channel(1);
         let parts = Parts {
             wireguard: ours,
             local: Local::packets(OwnedFd::from(local)),
             local_mtu: MTU,
             address: OURS,
-            control: tokio::sync::mpsc::channel(1).0,
+            control: to_control,
             shared: Arc::new(Shared::new()),
         };
         let mut worker = Worker::all(Mailbox::new().unwrap(), parts).unwrap().remove(0);
         worker.datapath.set_fib(Arc::new(fib(&neighbours, &LinkPolicy::Mesh)));
         let batch = Batch::new(BATCH, packet_len_max(MTU));
-        let mut relay = Self { worker, batch, frame: vec![0; FRAME_MAX], neighbours, own_side };
+        let mut relay = Self { worker, batch, frame: vec![0; FRAME_MAX], neighbours, own_side, from_worker };
         relay.until(|relay| relay.neighbours.iter().all(|neighbour| neighbour.is_up()));
         relay
     }
@@ -197,7 +199,8 @@ fn of_a_flood_that_is_not_paid_for_little_is_opened_and_short_datagrams_still_ar
         relay.until(|relay| all(relay) == sent);
     }
     let opened = dropped(&relay, DropReason::Unpaid);
-    assert_eq!(opened, (LIFELINE as u64).div_ceil(MTU as u64 + 32), "of {sent}");
+    let lifeline = (LIFELINE as u64).div_ceil(MTU as u64 + 32);
+    assert_eq!(opened, lifeline + (sent - lifeline) / u64::from(ONE_IN), "of {sent}");
 
     let short = packet(left, right, 13);
     assert!(short.len() < SHORT - 32);
@@ -209,4 +212,43 @@ fn of_a_flood_that_is_not_paid_for_little_is_opened_and_short_datagrams_still_ar
     relay.neighbours[0].send(&flood);
     relay.until(|relay| all(relay) == sent + 7);
     assert_eq!(dropped(&relay, DropReason::Unpaid), opened + 7, "the next interval has its own");
+}
+
+#[test]
+fn a_receipt_comes_through_whatever_hosts_behind_its_sender_send() {
+    let mut relay = Relay::new();
+    relay.worker.datapath.set_fib(Arc::new(fib(&relay.neighbours, &LinkPolicy::Exhausted)));
+    let [left, right] = [relay.neighbours[0].address, relay.neighbours[1].address];
+    let all = |relay: &Relay| {
+        let count = |reason| relay.worker.shared.drops.packets(reason);
+        count(DropReason::Unpaid) + count(DropReason::UnpaidFlood)
+    };
+    let flood: Vec<_> = (0..40).map(|number| packet(left, right, 7 * (number % 30) + 6)).collect();
+    let mut sent = 0;
+    while relay.worker.lifelines[2][1] > 0 {
+        relay.neighbours[0].send(&flood);
+        sent += flood.len() as u64;
+        relay.until(|relay| all(relay) == sent);
+    }
+    let link_local = |number| Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, number);
+    for number in 0..20_usize {
+        relay.neighbours[0].send(&[control_packet(link_local(2), link_local(1), 6698, &[number as u8; 300])]);
+        let mut heard = None;
+        relay.until(|relay| {
+            heard = relay.from_worker.try_recv().ok();
+            heard.is_some()
+        });
+        let Some(FromWorker::Control { packet, .. }) = heard else { panic!("no control packet") };
+        assert_eq!(packet.last(), Some(&(number as u8)));
+    }
+    assert!(relay.worker.lifelines[2][0] < LIFELINE, "control packets have a lifeline of their own");
+}
+
+#[test]
+fn keepalives_of_who_does_not_pay_are_charged_too() {
+    let mut relay = Relay::new();
+    relay.worker.datapath.set_fib(Arc::new(fib(&relay.neighbours, &LinkPolicy::Exhausted)));
+    relay.worker.lifelines[2] = [LIFELINE; 3];
+    relay.neighbours[0].wireguard.carry(clock(), LinkId(0), std::iter::repeat_n(&[][..], 60));
+    relay.until(|relay| relay.worker.lifelines[2][1] == LIFELINE - 60 * 32);
 }

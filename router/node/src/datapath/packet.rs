@@ -105,6 +105,37 @@ impl Ecn {
     }
 }
 
+/// What the header around a packet on its link says: the packet's word on congestion, and whether it is one of the node's
+/// own control packets (DSCP CS6, "network control", RFC 4594, section 3.1). So the other end can tell those from what
+/// hosts send before it has opened anything; hosts cannot write that header.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Class {
+    /// About congestion.
+    pub ecn: Ecn,
+    /// Whether it is a control packet.
+    pub control: bool,
+}
+
+impl Class {
+    const CONTROL: u8 = 48 << 2;
+
+    /// From the traffic class of the outer header.
+    pub fn of_class(class: u8) -> Self {
+        Self { ecn: Ecn::of_class(class), control: class & !3 == Self::CONTROL }
+    }
+
+    /// The traffic class.
+    pub fn bits(self) -> u8 {
+        self.ecn.bits() | if self.control { Self::CONTROL } else { 0 }
+    }
+}
+
+/// Whether a packet stays on its link, as control packets do and forwarded ones never.
+pub fn is_control(packet: &[u8]) -> bool {
+    parse(packet)
+        .is_ok_and(|Header { destination, .. }| is_link_local(destination) || is_link_local_multicast(destination))
+}
+
 /// A packet comes out of a tunnel where what surrounded it said this: it takes over what it met on the way (RFC 6040,
 /// section 4.2). False: it has to be dropped, since it met congestion and its sender would not understand a mark.
 pub fn take_over_ecn(packet: &mut [u8], outer: Ecn) -> bool {
