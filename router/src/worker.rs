@@ -663,17 +663,18 @@ impl Worker {
 
     /// Should it fail, the timer comes by.
     fn wait_for_room(&mut self, link: LinkId) {
-        if let Some(exit) = self.wireguard.exit(link) {
-            let token = Token(EXITS + link.index());
-            let _again = self.poll.registry().register(&mut SourceFd(&exit), token, Interest::WRITABLE);
-        }
+        let (registry, token) = (self.poll.registry(), Token(EXITS + link.index()));
+        self.wireguard.with_exit(link, |exit| {
+            let _again = registry.register(&mut SourceFd(&exit), token, Interest::WRITABLE);
+        });
     }
 
     /// Sends what waits for a link that has room again.
     fn send_waiting(&mut self, now: Instant, link: LinkId) {
-        if let Some(exit) = self.wireguard.exit(link) {
-            let _unknown = self.poll.registry().deregister(&mut SourceFd(&exit));
-        }
+        let registry = self.poll.registry();
+        self.wireguard.with_exit(link, |exit| {
+            let _unknown = registry.deregister(&mut SourceFd(&exit));
+        });
         let room = self.wireguard.handle_room(now, link);
         while self.waiting.has(link) {
             let too_old = self.waiting.take_turns(now, link, room);

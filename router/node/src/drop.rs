@@ -65,7 +65,7 @@ drop_reasons! {
     UnexpectedControl = "unexpected-control",
 }
 
-/// One counter per reason, written by one worker and read by the control side.
+/// One counter per reason, written by workers and read by the control side.
 #[derive(Debug)]
 pub struct Drops([AtomicU64; DropReason::ALL.len()]);
 

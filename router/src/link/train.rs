@@ -34,6 +34,8 @@ pub(crate) struct TrainSocket {
     is_v6: bool,
     /// Whether the kernel cuts trains apart.
     cuts: bool,
+    /// Whether the kernel is to join what it receives.
+    joins: bool,
     /// How many sockets of this address receive.
     receivers: usize,
 }
@@ -80,14 +82,8 @@ impl TrainSocket {
             first.receivers = 1;
             Vec::new()
         });
-        let others: Vec<_> = others
-            .into_iter()
-            .map(|mut other| {
-                other.receivers = first.receivers;
-                other.ask_for_more(offloads);
-                other
-            })
-            .collect();
+        let receivers = first.receivers;
+        let others = others.into_iter().map(|other| Self { receivers, ..other });
         Ok(std::iter::once(first).chain(others).collect())
     }
 
@@ -108,14 +104,17 @@ impl TrainSocket {
             let why = if damages { "damages datagrams that are sent together" } else { "cuts no trains apart" };
             tracing::warn!("this kernel {why}: each datagram is sent alone");
         }
-        let bound = Self { socket, unspecified: SocketAddr::new(nobody, 0).into(), is_v6, cuts, receivers: 1 };
-        bound.ask_for_more(offloads);
+        let unspecified = SocketAddr::new(nobody, 0).into();
+        let bound = Self { socket, unspecified, is_v6, cuts, joins: offloads, receivers: 1 };
+        bound.ask_for_more();
         Ok(bound)
     }
 
     /// That the kernel joins what it receives, and tells what happened to it on the way.
-    fn ask_for_more(&self, offloads: bool) {
-        if offloads && let Err(error) = set_option(&self.socket, libc::SOL_UDP, libc::UDP_GRO, 1) {
+    fn ask_for_more(&self) {
+        if self.joins
+            && let Err(error) = set_option(&self.socket, libc::SOL_UDP, libc::UDP_GRO, 1)
+        {
             tracing::info!(%error, "the kernel does not join datagrams it receives");
         }
         let told = SockRef::from(&self.socket);
@@ -146,7 +145,12 @@ impl TrainSocket {
         let _clipped = socket.set_recv_buffer_size(SOCKET_BUFFER);
         socket.bind(&listen.into())?;
         let (socket, unspecified) = (UdpSocket::from_std(socket.into()), self.unspecified.clone());
-        Ok(Self { socket, unspecified, is_v6: self.is_v6, cuts: self.cuts, receivers: self.receivers })
+        let Self { is_v6, cuts, joins, receivers, .. } = *self;
+        let sibling = Self { socket, unspecified, is_v6, cuts, joins, receivers };
+        // Also of those that only send: before the kernel joins datagrams it looks at any of the sockets, and asks no
+        // program which.
+        sibling.ask_for_more();
+        Ok(sibling)
     }
 
     /// Of all sockets that share the address, those bound first receive, each for its own links
@@ -478,12 +482,24 @@ mod tests {
         }
     }
 
+    /// Whether the kernel joins what arrives at the socket's address, as far as this socket is asked.
+    fn joins(socket: &TrainSocket) -> bool {
+        let (mut value, mut size) = (0 as c_int, size_of::<c_int>() as libc::socklen_t);
+        #[expect(unsafe_code, reason = "no library of ours knows this option")]
+        // SAFETY: the descriptor is open, and the kernel writes one `int` where one is.
+        let answer = unsafe {
+            libc::getsockopt(socket.as_raw_fd(), libc::SOL_UDP, libc::UDP_GRO, (&raw mut value).cast(), &raw mut size)
+        };
+        answer == 0 && value != 0
+    }
+
     #[test]
     fn an_exit_sends_from_the_same_address_and_receives_nothing_and_nobody_else_gets_the_port() {
         for address in [IpAddr::V6(Ipv6Addr::LOCALHOST), IpAddr::V4(Ipv4Addr::LOCALHOST), Ipv6Addr::UNSPECIFIED.into()]
         {
             let (first, at) = socket(address, true);
-            let exits = [first.exit().expect("an exit"), first.exit().expect("another")];
+            let exits = [first.exit().expect("an exit"), first.prober().expect("another")];
+            exits.iter().for_each(|exit| assert_eq!(joins(exit), joins(&first)));
             let to = if address.is_unspecified() { SocketAddr::new(Ipv6Addr::LOCALHOST.into(), at.port()) } else { at };
             let (other, _) = socket(to.ip(), true);
             for exit in &exits {

@@ -84,6 +84,8 @@ struct Exit {
     socket: TrainSocket,
     /// What may wait in it: narrow where the way is slow.
     room: usize,
+    /// Never narrower.
+    narrowest: usize,
     full_since: Option<Instant>,
 }
 
@@ -126,6 +128,7 @@ pub(crate) struct WireGuard {
     limiter_reset: Instant,
     ways_forgotten: Instant,
     socket: TrainSocket,
+    packet_len_max: usize,
     /// For what must not be cut in pieces on the way. `None` where a second socket is impossible.
     prober: Option<TrainSocket>,
     train: Train,
@@ -156,6 +159,7 @@ impl WireGuard {
             ways_forgotten: now,
             prober: socket.prober().inspect_err(|error| tracing::info!(%error, "no path is probed")).ok(),
             socket,
+            packet_len_max,
             train: Train::new(packet_len_max),
         };
         Ok(TrainSocket::bind_all(listen, offloads, workers)?.into_iter().map(handle).collect())
@@ -192,13 +196,13 @@ impl WireGuard {
                     endpoint: config.endpoint,
                     tells_congestion: config.tells_congestion,
                     attempted: None,
-                    exit: Exit::new(&self.socket),
+                    exit: Exit::new(&self.socket, self.packet_len_max + OVERHEAD),
                     unreachable: false,
                     uncut: None,
                 };
                 let mut by_key = self.peers.by_key();
                 if let Some(old) = slot.replace(peer) {
-                    by_key.remove(&old.key.0);
+                    forget_key(&mut by_key, old.key, config.link);
                 }
                 by_key.insert(config.key.0, config.link);
             }
@@ -208,7 +212,7 @@ impl WireGuard {
     /// Forgets a peer and its session.
     pub(crate) fn remove_peer(&mut self, link: LinkId) {
         if let Some(peer) = self.peers.lock(link).and_then(|mut known| known.take()) {
-            self.peers.by_key().remove(&peer.key.0);
+            forget_key(&mut self.peers.by_key(), peer.key, link);
         }
     }
 
@@ -353,10 +357,12 @@ impl WireGuard {
         }
     }
 
-    /// The socket a link's packets leave by, if it is its own. It may be closed at any time, and with it goes whatever waits
-    /// for it in a poller.
-    pub(crate) fn exit(&self, link: LinkId) -> Option<RawFd> {
-        self.peers.lock(link)?.as_ref()?.exit.as_ref().map(|exit| exit.socket.as_raw_fd())
+    /// Does something with the socket a link's packets leave by, if it is its own; it stays open meanwhile.
+    pub(crate) fn with_exit(&self, link: LinkId, act: impl FnOnce(RawFd)) {
+        let known = self.peers.lock(link);
+        if let Some(exit) = known.as_deref().and_then(Option::as_ref).and_then(|peer| peer.exit.as_ref()) {
+            act(exit.socket.as_raw_fd());
+        }
     }
 
     /// The link's socket has room again. How many bytes it should be given at once.
@@ -466,11 +472,14 @@ impl Peer {
 }
 
 impl Exit {
-    fn new(shared: &TrainSocket) -> Option<Self> {
+    /// For datagrams of at most `longest` bytes.
+    fn new(shared: &TrainSocket, longest: usize) -> Option<Self> {
         let socket = shared.exit().inspect_err(|error| tracing::info!(%error, "all links share one socket")).ok()?;
         let room = *EXIT_ROOM.end() / 2;
         socket.set_room(room);
-        Some(Self { socket, room, full_since: None })
+        // In a narrower one the kernel refuses for ever what it has to send in fragments.
+        let narrowest = longest.clamp(*EXIT_ROOM.start(), room);
+        Some(Self { socket, room, narrowest, full_since: None })
     }
 
     fn handle_room(&mut self, now: Instant) -> usize {
@@ -478,7 +487,7 @@ impl Exit {
             let took = now.saturating_duration_since(since).max(Duration::from_micros(1));
             // Half of what the kernel grants has left, and it grants twice what it is asked for.
             let fitting = (self.room as u128 * EXIT_TIME.as_micros() / took.as_micros().max(1)) as usize;
-            let room = fitting.clamp(self.room / 2, self.room * 2).clamp(*EXIT_ROOM.start(), *EXIT_ROOM.end());
+            let room = fitting.clamp(self.room / 2, self.room * 2).clamp(self.narrowest, *EXIT_ROOM.end());
             if room != self.room {
                 self.room = room;
                 self.socket.set_room(room);
@@ -566,6 +575,13 @@ impl Train {
         self.stride = self.stride.max(len);
         self.len += len;
         self.tally.add(packet_len);
+    }
+}
+
+/// Unless the key is another link's by now: a neighbour may be configured anew before its old link is removed.
+fn forget_key(by_key: &mut HashMap<[u8; 32], LinkId>, key: WireguardKey, link: LinkId) {
+    if by_key.get(&key.0) == Some(&link) {
+        by_key.remove(&key.0);
     }
 }
 
@@ -670,6 +686,37 @@ mod tests {
         packet[0] = 0x60;
         packet[4..6].copy_from_slice(&u16::try_from(len - 40).expect("fits").to_be_bytes());
         packet
+    }
+
+    #[test]
+    fn a_key_that_moves_to_another_link_is_known_there_after_the_old_one_is_gone() {
+        let mut a = node(1);
+        let peer = |link| PeerConfig { link: LinkId(link), key: key(2), endpoint: None, tells_congestion: true };
+        a.set_peer(&peer(3));
+        a.set_peer(&peer(4));
+        a.remove_peer(LinkId(3));
+        assert_eq!(a.peers.by_key().get(&key(2).0), Some(&LinkId(4)));
+        a.remove_peer(LinkId(4));
+        assert!(a.peers.by_key().is_empty());
+    }
+
+    #[test]
+    fn a_slow_way_narrows_the_socket_and_a_fast_one_widens_it_within_bounds() {
+        let exit = |longest| Exit::new(&node(1).socket, longest).expect("a second socket");
+        let mut now = Instant::now();
+        for (longest, narrowest) in [(1500, *EXIT_ROOM.start()), (65_000, 65_000)] {
+            let mut exit = exit(longest);
+            for (drained_in, room) in
+                [(Duration::from_secs(1), narrowest), (Duration::from_micros(50), *EXIT_ROOM.end())]
+            {
+                for _ in 0..10 {
+                    exit.full_since = Some(now);
+                    now += drained_in;
+                    exit.handle_room(now);
+                }
+                assert_eq!(exit.room, room, "packets of {longest}, {drained_in:?}");
+            }
+        }
     }
 
     #[test]

@@ -123,7 +123,7 @@ impl Batch {
     }
 }
 
-/// One worker's forwarding state: a snapshot of the table, its own meters and drop counters.
+/// One worker's forwarding state: a snapshot of the table, and the meters and drop counters of all workers.
 ///
 /// Call [`Self::handle_batch`] with opened packets, act on the verdicts, and call [`Self::count_sent`] for the data
 /// packets a link took. Swap the table with [`Self::set_fib`] between batches.

@@ -1,11 +1,11 @@
-//! What was carried, per link: written by the worker that carried it, read by the control side.
+//! What was carried, per link: written by the workers that carried it, read by the control side.
 
 use metering::units::{Bytes, billed_length};
 use portable_atomic::{AtomicU64, Ordering};
 
 use super::LinkId;
 
-/// The most links one node can have. 128 links of 32 bytes are one 4 KiB page per worker.
+/// The most links one node can have. 128 links of 32 bytes are one 4 KiB page.
 pub const MAX_LINKS: usize = 128;
 
 /// One direction-pair of a link's counters.
