@@ -29,13 +29,16 @@ fn a_flood_into_a_slow_cable_slows_neither_other_cables_nor_other_neighbours() {
     let alone = megabits(flooder, fast);
     let idle = round_trips(&other.host, &slow.address, 40);
 
-    let theirs = flood(&lab, flooder, slow);
+    let theirs = flood(&lab, flooder, slow, 1);
     let beside = round_trips(&other.host, &slow.address, 40);
     let own = round_trips(&flooder.host, &slow.address, 40);
     let (past, into) = (megabits(other, fast), megabits(other, slow));
     drop(theirs);
+    let theirs = flood(&lab, flooder, slow, 40);
+    let (beside_many, into_many) = (round_trips(&other.host, &slow.address, 40), megabits(other, slow));
+    drop(theirs);
     // Now from the hub's own side, and a call of its own household beside it.
-    let own_flood = flood(&lab, hub, slow);
+    let own_flood = flood(&lab, hub, slow, 1);
     let at_home = round_trips(&hub.host, &slow.address, 40);
     let past_home = megabits(other, slow);
     drop(own_flood);
@@ -45,6 +48,7 @@ fn a_flood_into_a_slow_cable_slows_neither_other_cables_nor_other_neighbours() {
         "into a cable of {SLOW_MBIT} Mbit/s goes a flood of 100 Mbit/s; beside it {past:.0} of {alone:.0} Mbit/s to another \
          neighbour, {into:.1} Mbit/s into the same cable from another neighbour, pings there {beside:.1?} instead of \
          {idle:.1?} (median and worst), pings of the flooder {own:.1?}; \
+         beside 40 flows of it {beside_many:.1?} and {into_many:.1} Mbit/s for the other neighbour; \
          beside a flood of the hub's own {at_home:.1?} for its own pings, {past_home:.1} Mbit/s for the other neighbour; \
          dropped {drops:?}"
     ));
@@ -53,22 +57,26 @@ fn a_flood_into_a_slow_cable_slows_neither_other_cables_nor_other_neighbours() {
     assert!(beside.0 < Duration::from_millis(40), "a neighbour waits behind the flood");
     assert!(at_home.0 < Duration::from_millis(100), "the hub's own pings wait behind its own flood");
     assert!(past_home > SLOW_MBIT / 4.0, "the hub's own side leaves a neighbour nothing");
+    assert!(beside_many.0 < Duration::from_millis(40), "a neighbour waits behind many flows");
+    assert!(into_many > SLOW_MBIT / 4.0, "many flows leave a neighbour less than its share");
     // One flow in 32 shares its line with the flood, and waits as long as a packet may.
     assert!(own.0 < Duration::from_millis(100), "the flooder's pings wait behind its flood");
 }
 
-/// A hundred megabits a second of UDP, until it is dropped.
-fn flood(lab: &Lab, from: &Router, to: &Router) -> (Background, Background) {
+/// A hundred megabits a second of UDP in so many flows, until it is dropped.
+fn flood(lab: &Lab, from: &Router, to: &Router, flows: u32) -> (Background, Background) {
     let port = "5202";
     let server = to.host.start(
-        &lab.dir().join(format!("flood-of-{}-server.log", from.name)),
+        &lab.dir().join(format!("flood-of-{}-{flows}-server.log", from.name)),
         &["iperf3", "-s", "-1", "-p", port, "-B", &to.address, "--forceflush"],
     );
     until("iperf3 server", secs(10), || {
         if server.log().contains("Server listening") { Ok(()) } else { Err(server.log()) }
     });
-    let line = ["iperf3", "-c", &to.address, "-p", port, "-u", "-b", "100M", "-l", "1200", "-t", "60", "--forceflush"];
-    let client = from.host.start(&lab.dir().join(format!("flood-of-{}.log", from.name)), &line);
+    let (rate, count) = (format!("{}K", 100_000 / flows), flows.to_string());
+    let line = ["iperf3", "-c", &to.address, "-p", port, "-u", "-l", "1200", "-t", "60", "--forceflush"];
+    let line = [&line[..], &["-b", &rate, "-P", &count]].concat();
+    let client = from.host.start(&lab.dir().join(format!("flood-of-{}-{flows}.log", from.name)), &line);
     until("flood", secs(10), || if client.log().contains("Mbits/sec") { Ok(()) } else { Err(client.log()) });
     (server, client)
 }
