@@ -18,8 +18,9 @@
 //! A worker waits in epoll, takes a batch from one ingress, asks the datapath what becomes of it, and does that. What the
 //! kernel hands over together, a train of datagrams or a frame of TCP, stays together as far as it goes: one call takes
 //! it in, one decision each is made, one call sends it on. Nothing waits for more to come. It shares no lock but that of the
-//! neighbour it sends to or receives from: the table comes as a snapshot, counters are read by others, queues are bounded. The TUN is read even while
-//! links are full: in its ring of 500 packets a call would wait behind a download, here both take turns.
+//! neighbour it sends to or receives from: the table comes as a snapshot, counters are read by others, queues are bounded.
+//! The TUN is read even while links are full: in its ring of 500 packets a call would wait behind a download, here both take
+//! turns.
 
 use std::io;
 use std::ops::Range;
@@ -246,13 +247,19 @@ pub(crate) fn start(name: &str, mailbox: Mailbox, parts: Parts) -> io::Result<Wo
     let slot = packet_len_max(parts.local_mtu);
     let (inbox, shared) = (mailbox.inbox.clone(), Arc::clone(&parts.shared));
     let workers = Worker::all(mailbox, parts)?;
-    let mut threads = Vec::new();
+    let mut handle = WorkerHandle { threads: Vec::new(), inbox, shared };
     for (number, worker) in (1..).zip(workers) {
         let name = if number == 1 { format!("{name} worker") } else { format!("{name} worker {number}") };
         let run = move || worker.run(&mut Batch::new(BATCH.min(BATCH_ROOM / slot), slot), &mut vec![0; FRAME_MAX]);
-        threads.push(std::thread::Builder::new().name(name).spawn(run)?);
+        match std::thread::Builder::new().name(name).spawn(run) {
+            Ok(thread) => handle.threads.push(thread),
+            Err(error) => {
+                handle.stop();
+                return Err(error);
+            }
+        }
     }
-    Ok(WorkerHandle { threads, inbox, shared })
+    Ok(handle)
 }
 
 /// The longest datagram a link of this MTU can need, WireGuard's overhead and padding included.
