@@ -1,4 +1,9 @@
 //! Credit: how far a provider carries on trust.
+//!
+//! Three bounds hold at once, and each answers another way of not paying. The *window* is what may be unpaid in a
+//! segment: little for a stranger, more for who has paid lately. *Arrears* are what was unpaid when segments ended,
+//! whoever ended them: they stay, so that a payer that begins anew each time its window is full gains one window, and
+//! not one each time. And nothing is carried beyond what is locked on the channel.
 
 use crate::meter::Counts;
 use crate::terms::Terms;
@@ -7,15 +12,51 @@ use crate::{Bytes, Tokens};
 /// Carried on trust while it is not yet known what the payer has locked: enough to reach a ledger, not worth stealing.
 pub const UNSECURED_WINDOW: Bytes = Bytes::from_mebibytes(1);
 
+/// The window of a payer that has not paid lately: a third of a second at 100 Mbit/s, so that reports and receipts
+/// keep ahead of a download that begins.
+pub const FIRST_WINDOW: Bytes = Bytes::from_mebibytes(4);
+
+/// What of the arrears is forgiven each hour: as much as a payer without a channel may take.
+pub const FORGIVEN_EACH_HOUR: Bytes = UNSECURED_WINDOW;
+
+/// The most a link may lose, as routing measures it, before the loss counts as unpaid; terms may allow more.
+const LOSS_MOST_PPM: u32 = 250_000;
+
+/// What is carried each second, in both directions together, for whoever has no credit left: enough for a message, a name
+/// to be looked up and the ledger, not for a picture. It is counted, and owed, like all else.
+pub const LIFELINE: Bytes = Bytes::new(2048);
+
+/// Each payment works off one part in so many of itself from the arrears.
+const WORKS_OFF: u128 = 8;
+
+/// Below one part in so many of the window left, what is carried is paced.
+pub(crate) const PACED_PART: u128 = 5;
+
+/// The window grows by so many times what was paid lately: eightfold from one receipt to the next, so that trust keeps
+/// ahead of a sender that doubles its speed each round trip.
+const GROWS: u128 = 7;
+
+/// Each tick one part in so many of what was paid lately is forgotten: half in less than four minutes.
+const FORGETS: u128 = 64;
+
+/// Until terms are agreed on, one part in so many of what may be lost in all is carried: what is counted then is lost
+/// for certain, for segments start at zero.
+const BEFORE_TERMS: u128 = 16;
+
 /// Whether the datapath may carry for this neighbour. It never concerns routing, receipts, ledger or DNS traffic.
 /// What is refused for want of credit must not be counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Credit {
     /// Carry.
     Open,
-    /// Carry nothing until a receipt comes.
+    /// The window is nearly full: carry slower, so that a receipt that is late costs speed instead of packets.
+    Paced {
+        /// What may still be carried before the window is full.
+        left: Bytes,
+    },
+    /// Carry at the lifeline's rate until a receipt comes.
     Exhausted {
-        /// What was carried and is not covered by a durable receipt.
+        /// What was carried and is not covered by a receipt.
         unpaid: Tokens,
         /// How much of that was to be risked.
         window: Tokens,
@@ -33,13 +74,107 @@ pub(crate) enum Security {
     Closing,
 }
 
+/// What a payer has earned by paying, and what it has left unpaid. It outlives sessions and segments.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Trust {
+    /// What it paid, forgotten by and by.
+    paid_lately: Tokens,
+    /// What was unpaid when segments ended, and is not worked off.
+    arrears: Tokens,
+    /// Ticks since anything was forgiven.
+    ticks: u32,
+}
+
+/// Ticks from one forgiveness to the next, and how many of them are in an hour.
+const FORGIVE_TICKS: u32 = 12;
+const FORGIVE_STEPS: u128 = 60;
+
+impl Trust {
+    /// What was unpaid when segments ended, and is not worked off.
+    pub(crate) const fn arrears(&self) -> Tokens {
+        self.arrears
+    }
+
+    /// The payer paid for something carried.
+    pub(crate) fn handle_payment(&mut self, paid: Tokens) {
+        self.paid_lately = self.paid_lately.saturating_add(paid);
+        self.arrears = self.arrears.saturating_sub(part(paid, WORKS_OFF));
+    }
+
+    /// Something was carried that nobody will pay for, because its segment has ended or never began.
+    pub(crate) fn handle_unpaid(&mut self, unpaid: Tokens) {
+        self.arrears = self.arrears.saturating_add(unpaid);
+    }
+
+    /// A segment broke off unpaid: its payer is trusted half as far beyond the first window.
+    pub(crate) fn handle_break(&mut self) {
+        self.paid_lately = part(self.paid_lately, 2);
+    }
+
+    /// Another tick has passed.
+    pub(crate) fn tick(&mut self, terms: &Terms) {
+        self.paid_lately = self.paid_lately.saturating_sub(part(self.paid_lately, FORGETS));
+        self.ticks += 1;
+        if self.ticks >= FORGIVE_TICKS {
+            self.ticks = 0;
+            // At least one base unit, the grain of money.
+            let step = part(terms.value_of(FORGIVEN_EACH_HOUR), FORGIVE_STEPS).max(ONE);
+            self.arrears = self.arrears.saturating_sub(step);
+        }
+    }
+
+    /// The most that can still be lost, in however many segments, before arrears are worked off or forgiven.
+    pub(crate) fn most(&self, terms: &Terms, security: Security) -> Tokens {
+        let most = terms.window_value();
+        match security {
+            _ if terms.is_free() => most,
+            Security::Unknown => most.min(one_more(terms.value_of(UNSECURED_WINDOW))).saturating_sub(self.arrears),
+            Security::Locked(rest) => most.saturating_sub(self.arrears).min(rest),
+            Security::Closing => Tokens::ZERO,
+        }
+    }
+
+    /// What may be unpaid in this segment, or in what precedes the agreement on terms.
+    pub(crate) fn window(&self, terms: &Terms, security: Security, agreed: bool) -> Tokens {
+        let most = self.most(terms, security);
+        if terms.is_free() {
+            return most;
+        }
+        let first = one_more(terms.value_of(FIRST_WINDOW));
+        if agreed {
+            let grown = Tokens::new(self.paid_lately.get() * GROWS).unwrap_or(Tokens::MAX);
+            most.min(first.saturating_add(grown))
+        } else {
+            // Rounded up, so that something is carried while anything may be.
+            Tokens::new(most.get().div_ceil(BEFORE_TERMS)).unwrap_or(most)
+        }
+    }
+}
+
+/// What a payer that never pays again is carried for each day, once its window is used up.
+#[must_use]
+pub const fn given_each_day() -> Bytes {
+    Bytes::new(FORGIVEN_EACH_HOUR.get() * 24 + LIFELINE.get() * 86_400)
+}
+
+/// One base unit more, the grain of money: at a price so low that a window is worth less than a base unit, nothing could
+/// be paid for otherwise.
+fn one_more(amount: Tokens) -> Tokens {
+    amount.saturating_add(ONE)
+}
+
+/// One part in `parts`, rounded down.
+fn part(amount: Tokens, parts: u128) -> Tokens {
+    Tokens::new(amount.get() / parts).unwrap_or(amount)
+}
+
 /// What the provider's own counts say it is owed in this segment.
 ///
 /// Upstream its received count. Downstream what it sent, less the loss it allows; of the first `answered` bytes of that,
 /// which the payer has told its own count for, that count, if it is higher. So of what nobody has told anything about
 /// only the allowed share is given away, however long the segment has lasted.
-pub(crate) fn earned(terms: &Terms, own: Counts, answered: Bytes, payer: Counts) -> Tokens {
-    let expected = |sent: Bytes| sent.saturating_sub(allowed_loss(terms, sent));
+pub(crate) fn earned(terms: &Terms, own: Counts, answered: Bytes, payer: Counts, allowance_ppm: u32) -> Tokens {
+    let expected = |sent: Bytes| sent.saturating_sub(allowed_loss(allowance_ppm, sent));
     let told = expected(answered).max(payer.received);
     let delivered = told.saturating_add(expected(own.sent.saturating_sub(answered))).min(own.sent);
     let up = terms.price_up.of(own.received).unwrap_or(Tokens::MAX);
@@ -47,21 +182,19 @@ pub(crate) fn earned(terms: &Terms, own: Counts, answered: Bytes, payer: Counts)
     up.saturating_add(down)
 }
 
-/// The window in money: never beyond what is locked and not yet signed away.
-pub(crate) fn window(terms: &Terms, security: Security) -> Tokens {
-    let window = terms.window_value();
-    match security {
-        _ if terms.is_free() => window,
-        Security::Unknown => window.min(terms.value_of(UNSECURED_WINDOW).saturating_add(ONE)),
-        Security::Locked(rest) => window.min(rest),
-        Security::Closing => Tokens::ZERO,
-    }
-}
-
 const ONE: Tokens = Tokens::new(1).expect("1 is below 2^96");
 
-fn allowed_loss(terms: &Terms, sent: Bytes) -> Bytes {
-    let lost = u128::from(sent.get()) * u128::from(terms.loss_allowance_ppm) / 1_000_000;
+/// The loss that is not taken for owed: what the terms say, and half as much again as the link is known to lose, for
+/// the next packets may fare worse than those it was measured by; but never beyond [`LOSS_MOST_PPM`], or whoever says
+/// it received nothing would pay nothing.
+pub(crate) fn allowance(terms: &Terms, link_loss_ppm: u32) -> u32 {
+    let measured = link_loss_ppm.saturating_add(link_loss_ppm / 2);
+    let allowed = terms.loss_allowance_ppm.saturating_add(measured).min(LOSS_MOST_PPM);
+    allowed.max(terms.loss_allowance_ppm)
+}
+
+fn allowed_loss(allowance_ppm: u32, sent: Bytes) -> Bytes {
+    let lost = u128::from(sent.get()) * u128::from(allowance_ppm) / 1_000_000;
     Bytes::new(u64::try_from(lost).unwrap_or(u64::MAX))
 }
 
@@ -91,7 +224,8 @@ mod tests {
     #[test]
     fn allowed_loss_is_not_owed_and_more_is() {
         let terms = terms(0, 1000, 100_000);
-        let earned = |received| earned(&terms, gibibytes(100, 0), Bytes::new(100 << 30), gibibytes(0, received)).get();
+        let earned =
+            |received| earned(&terms, gibibytes(100, 0), Bytes::new(100 << 30), gibibytes(0, received), 100_000).get();
         assert_eq!(earned(95), 95_000);
         assert_eq!(earned(50), 90_000);
         assert_eq!(earned(200), 100_000);
@@ -100,7 +234,8 @@ mod tests {
     #[test]
     fn a_long_time_without_loss_gives_no_credit_for_loss() {
         let terms = terms(0, 1000, 100_000);
-        let earned = |sent| earned(&terms, gibibytes(sent, 0), Bytes::new(1000 << 30), gibibytes(0, 1000)).get();
+        let earned =
+            |sent| earned(&terms, gibibytes(sent, 0), Bytes::new(1000 << 30), gibibytes(0, 1000), 100_000).get();
         assert_eq!(earned(1000), 1_000_000);
         assert_eq!(earned(1010), 1_009_000);
     }
@@ -109,24 +244,87 @@ mod tests {
     fn what_was_received_is_owed_in_full() {
         let terms = terms(1000, 0, 100_000);
         let lied = gibibytes(0, 0);
-        assert_eq!(earned(&terms, gibibytes(0, 10), Bytes::ZERO, lied).get(), 10_000);
+        assert_eq!(earned(&terms, gibibytes(0, 10), Bytes::ZERO, lied, 100_000).get(), 10_000);
+    }
+
+    #[test]
+    fn what_a_link_loses_is_allowed_up_to_a_quarter_and_terms_may_allow_more() {
+        let allowed = |by_terms, lost| allowance(&terms(0, 1, by_terms), lost);
+        assert_eq!(allowed(50_000, 0), 50_000);
+        assert_eq!(allowed(50_000, 100_000), 200_000);
+        assert_eq!(allowed(50_000, 900_000), 250_000);
+        assert_eq!(allowed(400_000, u32::MAX), 400_000);
     }
 
     #[test]
     fn window_never_exceeds_what_is_locked() {
         let terms = terms(1 << 20, 1 << 20, 0);
-        let full = window(&terms, Security::Locked(Tokens::MAX)).get();
-        assert_eq!(full, (1 << 16) + 1);
-        assert_eq!(window(&terms, Security::Locked(ONE)), ONE);
-        assert_eq!(window(&terms, Security::Closing), Tokens::ZERO);
-        assert_eq!(window(&terms, Security::Unknown).get(), (1 << 10) + 1);
+        let trust = Trust { paid_lately: Tokens::MAX, ..Trust::default() };
+        let window = |security| trust.window(&terms, security, true);
+        assert_eq!(window(Security::Locked(Tokens::MAX)).get(), (1 << 16) + 1);
+        assert_eq!(window(Security::Locked(ONE)), ONE);
+        assert_eq!(window(Security::Closing), Tokens::ZERO);
+        assert_eq!(window(Security::Unknown).get(), (1 << 10) + 1);
+    }
+
+    #[test]
+    fn the_window_grows_by_what_is_paid_and_shrinks_when_nothing_is() {
+        let terms = terms(1 << 20, 1 << 20, 0);
+        let locked = Security::Locked(Tokens::MAX);
+        let mut trust = Trust::default();
+        let first = trust.window(&terms, locked, true).get();
+        assert_eq!(first, (4 << 10) + 1);
+        trust.handle_payment(Tokens::new(1 << 12).unwrap());
+        assert_eq!(trust.window(&terms, locked, true).get(), first + 7 * (1 << 12));
+        trust.handle_break();
+        assert_eq!(trust.window(&terms, locked, true).get(), first + 7 * (1 << 11));
+        for _ in 0..1000 {
+            trust.tick(&terms);
+        }
+        assert!(trust.window(&terms, locked, true).get() < first + 500);
+    }
+
+    #[test]
+    fn whoever_breaks_off_again_and_again_gains_one_window_in_all() {
+        let terms = terms(1 << 20, 1 << 20, 0);
+        let locked = Security::Locked(Tokens::MAX);
+        let mut trust = Trust::default();
+        let mut taken = 0;
+        for _ in 0..10_000 {
+            for agreed in [false, true] {
+                let window = trust.window(&terms, locked, agreed);
+                taken += window.get();
+                trust.handle_unpaid(window);
+            }
+            trust.handle_break();
+        }
+        assert_eq!(taken, (1 << 16) + 1);
+        // An hour later it is worth another try, for as much as is forgiven each hour.
+        for _ in 0..720 {
+            trust.tick(&terms);
+        }
+        let hour = terms.value_of(FORGIVEN_EACH_HOUR).get();
+        assert!((hour * 9 / 10..=hour).contains(&trust.most(&terms, locked).get()));
+    }
+
+    #[test]
+    fn arrears_are_worked_off_by_paying() {
+        let terms = terms(1 << 20, 1 << 20, 0);
+        let mut trust = Trust::default();
+        trust.handle_unpaid(Tokens::new(1000).unwrap());
+        trust.handle_payment(Tokens::new(4000).unwrap());
+        assert_eq!(trust.arrears().get(), 500);
+        assert_eq!(trust.most(&terms, Security::Locked(Tokens::MAX)).get(), (1 << 16) + 1 - 500);
+        trust.handle_payment(Tokens::MAX);
+        assert_eq!(trust.arrears(), Tokens::ZERO);
     }
 
     #[test]
     fn what_is_free_needs_no_security() {
         let mut free = terms(0, 0, 0);
-        assert_eq!(window(&free, Security::Unknown), Tokens::MAX);
+        let trust = Trust { arrears: Tokens::MAX, ..Trust::default() };
+        assert_eq!(trust.window(&free, Security::Unknown, false), Tokens::MAX);
         free.window = Offer::FREE.window;
-        assert_eq!(earned(&free, gibibytes(9, 9), Bytes::ZERO, gibibytes(9, 9)), Tokens::ZERO);
+        assert_eq!(earned(&free, gibibytes(9, 9), Bytes::ZERO, gibibytes(9, 9), 0), Tokens::ZERO);
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use crate::credit::{self, Credit, Security};
+use crate::credit::{self, Credit, LIFELINE, Security, Trust};
 use crate::eip712::Word;
 use crate::identity::SignatureError;
 use crate::meter::{Counts, Meter, charge, meter_hash};
@@ -22,14 +22,20 @@ use till::Till;
 /// How often a provider reports what it counted when nothing urges it.
 pub const TICK: Duration = Duration::from_secs(5);
 
-/// How soon an unanswered report is repeated while a quarter of the window is unpaid.
+/// When a provider first reports in a segment: who dies often pays in between.
+const FIRST_TICK: Duration = Duration::from_secs(1);
+
+/// How soon an unanswered report is repeated while an eighth of the window is unpaid.
 const URGENT: Duration = Duration::from_millis(500);
 
-/// How soon an unanswered `Resume` or `Terms` is repeated, at first; then doubled twice.
+/// How soon an unanswered `Resume` or `Terms` is repeated, at first; after every fourth time doubled, twice.
 const RETRY: Duration = Duration::from_millis(250);
 
 /// After so many repetitions nobody seems to be there, and one each [`TICK`] is enough.
 const RETRIES: u32 = 16;
+
+/// No session reaches it: a count of boots that does is no count of boots, and a neighbour must not use ours up.
+const SESSIONS_END: u64 = 1 << 63;
 
 /// The least time between two requests to look a channel up: the neighbour can cause them.
 const LOOK_UP_INTERVAL: Duration = Duration::from_secs(1);
@@ -42,15 +48,16 @@ const LOOK_UP_INTERVAL: Duration = Duration::from_secs(1);
 ///
 /// 1. `Resume` both ways: each learns the other's session and the highest receipt; both adopt the maximum.
 /// 2. `Terms` from the provider; the payer's first `MeterReport` accepts them. A segment starts at zero.
-/// 3. `MeterReport` from the provider each [`TICK`], and sooner when a quarter of the window is unpaid; the payer
+/// 3. `MeterReport` from the provider each [`TICK`], and sooner when an eighth of the window is unpaid; the payer
 ///    answers with a `Receipt` over base + [`charge`] of both ends' counts.
 ///
 /// Two writes must be durable before the protocol goes on. The payer signs nothing above a ceiling the journal has
 /// confirmed ([`Event::Reserve`], [`Exchange::handle_reserved`]); the payee's credit counts only receipts the journal
 /// has confirmed ([`Event::Hold`], [`Exchange::handle_held`]).
 ///
-/// A new session on either side (a restart, other terms, another channel) ends the segment. What is unpaid then, less
-/// than a window, is written off. Messages are cumulative: losing, repeating or reordering them is harmless.
+/// A new session on either side (a restart, other terms, another channel) ends the segment. What is unpaid then is
+/// written off, but not forgotten: it shortens what is carried on trust until it is worked off (see [`crate::credit`]).
+/// Messages are cumulative: losing, repeating or reordering them is harmless.
 #[derive(Debug)]
 pub struct Exchange {
     account: AccountKey,
@@ -68,6 +75,7 @@ pub struct Exchange {
     phase: Phase,
     purse: Purse,
     till: Till,
+    trust: Trust,
     written_off: Tokens,
     receipts_signed: u64,
     receipts_verified: u64,
@@ -80,6 +88,8 @@ pub struct Exchange {
     terms_came: bool,
     looked_up_at: Option<Instant>,
     was_exhausted: bool,
+    /// Provider: what the link is known to lose, parts per million.
+    link_loss_ppm: u32,
 }
 
 /// What an exchange starts from.
@@ -305,6 +315,10 @@ pub struct Snapshot {
     pub deposit: Tokens,
     /// Payee: the most the neighbour can come to owe before we stop carrying for it; nothing when carrying is free.
     pub window: Tokens,
+    /// Payee: the most that can be lost with the neighbour.
+    pub at_risk: AtRisk,
+    /// Payee: what of [`Snapshot::written_off`] still shortens the window.
+    pub arrears: Tokens,
     /// Payee: what was unpaid when segments ended.
     pub written_off: Tokens,
     /// Payer: receipts signed since the exchange began.
@@ -315,6 +329,17 @@ pub struct Snapshot {
     pub credit: Credit,
     /// The channel, once it is known.
     pub channel: Option<ChannelId>,
+}
+
+/// The most that can be lost with a payer, whatever it does and whenever the power fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AtRisk {
+    /// By carrying on trust, in however many segments, until it pays again.
+    pub unpaid: Tokens,
+    /// By receipts that the journal does not have yet: the payer has them too, and may say it has not.
+    pub unwritten: Tokens,
+    /// Each day after that: what is forgiven, and the lifeline.
+    pub each_day: Tokens,
 }
 
 #[derive(Debug)]
@@ -375,6 +400,7 @@ impl Exchange {
             phase: Phase::Resuming,
             purse: Purse::new(setup.restored.ceiling),
             till: Till::new(setup.restored.held),
+            trust: Trust::default(),
             written_off: Tokens::ZERO,
             receipts_signed: 0,
             receipts_verified: 0,
@@ -386,6 +412,7 @@ impl Exchange {
             terms_came: false,
             looked_up_at: None,
             was_exhausted: false,
+            link_loss_ppm: 0,
         }
     }
 
@@ -416,6 +443,12 @@ impl Exchange {
             self.report(now);
         }
         self.notice_exhaustion();
+    }
+
+    /// Provider: takes what the link loses of what is sent, in parts per million, as others than the payer's counts say:
+    /// so much more loss is not taken for owed.
+    pub const fn handle_link_loss(&mut self, ppm: u32) {
+        self.link_loss_ppm = ppm;
     }
 
     /// Takes the ledger's view of the channel between the two; an older channel than the one known is ignored.
@@ -497,7 +530,7 @@ impl Exchange {
             Phase::Agreed(_) => None,
             Phase::Offered(_) | Phase::Resuming => Some(self.retry_at),
         };
-        let urgent = self.urgent_at().filter(|_| self.quarter_is_unpaid());
+        let urgent = self.urgent_at().filter(|_| self.much_is_unpaid());
         [Some(self.tick_at), retry, urgent, self.till.hold_at()].into_iter().flatten().min()
     }
 
@@ -521,14 +554,26 @@ impl Exchange {
     }
 
     /// Whether the datapath may carry for the neighbour. A payer always may.
+    ///
+    /// Receipts count when they are verified; but beyond the worth of one full window they count only when they are
+    /// durable, so that a power cut takes no more than that.
     #[must_use]
     pub fn credit(&self) -> Credit {
         let Some(terms) = self.terms().filter(|terms| self.is_provider() && !terms.is_free()) else {
             return Credit::Open;
         };
-        let unpaid = self.earned(&terms).saturating_sub(self.till.durable_paid());
-        let window = credit::window(&terms, self.security());
-        if unpaid >= window { Credit::Exhausted { unpaid, window } } else { Credit::Open }
+        let unwritten = self.till.unwritten().saturating_sub(terms.window_value());
+        let unpaid = self.earned(&terms).saturating_sub(self.till.paid()).saturating_add(unwritten);
+        let window = self.window(&terms);
+        let left = window.saturating_sub(unpaid);
+        let carried = terms.carried_for(left);
+        if left == Tokens::ZERO || carried < LIFELINE && left < window {
+            Credit::Exhausted { unpaid, window }
+        } else if left.get() < window.get() / credit::PACED_PART {
+            Credit::Paced { left: carried }
+        } else {
+            Credit::Open
+        }
     }
 
     /// The highest receipt the neighbour gave us, durable or not. To redeem it, make it durable first.
@@ -547,9 +592,9 @@ impl Exchange {
         let owed_to_us = terms
             .filter(|_| provider)
             .map_or(Tokens::ZERO, |terms| self.earned(&terms).saturating_sub(self.till.paid()));
-        let window = terms
-            .filter(|terms| provider && !terms.is_free())
-            .map_or(Tokens::ZERO, |terms| credit::window(&terms, self.security()));
+        let paid = terms.filter(|terms| provider && !terms.is_free());
+        let window = paid.map_or(Tokens::ZERO, |terms| self.window(&terms));
+        let at_risk = paid.map_or(AtRisk::default(), |terms| self.at_risk(&terms));
         Snapshot {
             role: self.side.role(),
             peer: self.peer,
@@ -563,6 +608,8 @@ impl Exchange {
             held: on(&|id| self.till.durable_on(id)),
             deposit: self.channel.map_or(Tokens::ZERO, |channel| channel.deposit),
             window,
+            at_risk,
+            arrears: self.trust.arrears(),
             written_off: self.written_off,
             receipts_signed: self.receipts_signed,
             receipts_verified: self.receipts_verified,
@@ -577,7 +624,7 @@ impl Exchange {
     fn handle_resume(&mut self, now: Instant, resume: &Resume) -> Result<(), Rejected> {
         self.check_role(resume.role)?;
         let ours_lost = resume.echo > self.session;
-        if resume.session == 0 || resume.echo == u64::MAX {
+        if resume.session == 0 || resume.session.max(resume.echo) >= SESSIONS_END {
             return Err(Misbehaviour::ImpossibleSession.into());
         }
         self.outbox.resume |= resume.ask;
@@ -678,12 +725,16 @@ impl Exchange {
         {
             let unpaid = self.earned(&terms).saturating_sub(self.till.paid());
             self.written_off = self.written_off.saturating_add(unpaid);
+            self.trust.handle_unpaid(unpaid);
+            if unpaid > Tokens::ZERO && self.segment().is_some() {
+                self.trust.handle_break();
+            }
         }
     }
 
     fn retry(&mut self, now: Instant) {
         self.retries = self.retries.saturating_add(1);
-        let wait = if self.retries < RETRIES { RETRY * (1 << self.retries.min(2)) } else { TICK };
+        let wait = if self.retries < RETRIES { RETRY * (1 << (self.retries / 4).min(2)) } else { TICK };
         self.retry_at = now + wait;
         match self.phase {
             Phase::Resuming if !self.synced() => self.outbox.resume = true,
@@ -785,13 +836,14 @@ impl Exchange {
     }
 
     /// Provider: whether these counts, the first in a segment, accept the terms offered.
-    fn accept(&mut self, id: &Word) {
+    fn accept(&mut self, now: Instant, id: &Word) {
         if let Phase::Offered(terms) = self.phase
             && terms.terms().segment(&self.domain, self.their_session) == *id
         {
             self.write_off();
             self.meter.restart_late();
             self.agree(terms, self.their_session);
+            self.tick_at = self.tick_at.min(now + FIRST_TICK);
         }
     }
 }
@@ -799,7 +851,7 @@ impl Exchange {
 /// Counts and receipts.
 impl Exchange {
     fn handle_meter_report(&mut self, now: Instant, report: &MeterReport) -> Result<(), Rejected> {
-        self.accept(&report.segment);
+        self.accept(now, &report.segment);
         if self.segment_is(&report.segment) {
             self.note_counts(report.counts)?;
             if !self.is_provider() {
@@ -834,7 +886,7 @@ impl Exchange {
         if !self.is_provider() {
             return Err(Misbehaviour::WrongRole(Role::Subscriber).into());
         }
-        self.accept(&message.segment);
+        self.accept(now, &message.segment);
         if !self.segment_is(&message.segment) {
             return Ok(());
         }
@@ -890,7 +942,9 @@ impl Exchange {
         let charge = charge(terms.terms(), message.provider, message.payer);
         let charge = charge.unwrap_or(Tokens::MAX);
         self.receipts_verified = self.receipts_verified.saturating_add(1);
+        let before = self.till.paid();
         self.till.adopt_payment(now, receipt, channel.redeemed, charge);
+        self.trust.handle_payment(self.till.paid().saturating_sub(before));
         Ok(())
     }
 
@@ -945,6 +999,7 @@ impl Exchange {
         self.outbox.resume |=
             self.synced() && !self.is_free() && self.channel.is_some() && self.note() != self.their_channel;
         let Some(terms) = self.terms() else { return };
+        self.trust.tick(&terms);
         let counted = self.meter.counts() != self.till.reported;
         if counted || self.earned(&terms) > self.till.paid() {
             self.report(now);
@@ -963,24 +1018,24 @@ impl Exchange {
         self.outbox.counts = true;
     }
 
-    /// A quarter of the window is unpaid, and either an eighth more was earned since the last report or that one
+    /// An eighth of the window is unpaid, and either a sixteenth more was earned since the last report or that one
     /// remained unanswered.
     fn report_is_urgent(&self, now: Instant) -> bool {
         let Some(terms) = self.terms() else { return false };
         let since = self.earned(&terms).saturating_sub(self.till.reported_earned);
-        let eighth = credit::window(&terms, self.security()).get() / 8;
-        let more = since.get() > eighth;
-        self.quarter_is_unpaid() && (more || self.urgent_at().is_none_or(|at| at <= now))
+        let sixteenth = self.window(&terms).get() / 16;
+        let more = since.get() > sixteenth;
+        self.much_is_unpaid() && (more || self.urgent_at().is_none_or(|at| at <= now))
     }
 
-    fn quarter_is_unpaid(&self) -> bool {
+    fn much_is_unpaid(&self) -> bool {
         let (true, Phase::Agreed(segment)) = (self.is_provider(), &self.phase) else {
             return false;
         };
         let terms = segment.terms.terms();
         let unpaid = self.earned(terms).saturating_sub(self.till.paid());
-        let quarter = credit::window(terms, self.security()).get() / 4;
-        !terms.is_free() && unpaid.get() > quarter
+        let eighth = self.window(terms).get() / 8;
+        !terms.is_free() && unpaid.get() > eighth
     }
 
     fn urgent_at(&self) -> Option<Instant> {
@@ -989,8 +1044,7 @@ impl Exchange {
 
     fn hold(&mut self, now: Instant, flush: bool) {
         if let Some(terms) = self.terms().filter(|_| self.is_provider()) {
-            let window = credit::window(&terms, self.security());
-            let receipt = self.till.hold(now, window, flush);
+            let receipt = self.till.hold(now, terms.window_value(), flush);
             self.events.extend(receipt.map(Event::Hold));
         }
     }
@@ -1003,7 +1057,7 @@ impl Exchange {
             let alarm = Alarm::Exhausted { unpaid, window };
             self.events.push_back(Event::Alarm(alarm));
         }
-        self.was_exhausted = credit != Credit::Open;
+        self.was_exhausted = matches!(credit, Credit::Exhausted { .. });
     }
 
     fn look_up(&mut self, now: Instant) {
@@ -1112,7 +1166,21 @@ impl Exchange {
         let segment = self.segment();
         let theirs = segment.map_or(Counts::ZERO, |segment| segment.theirs);
         let answered = segment.map_or(Bytes::ZERO, |segment| segment.answered);
-        credit::earned(terms, self.meter.counts(), answered, theirs)
+        let allowance = credit::allowance(terms, self.link_loss_ppm);
+        credit::earned(terms, self.meter.counts(), answered, theirs, allowance)
+    }
+
+    /// Payee: what may be unpaid at present.
+    fn window(&self, terms: &Terms) -> Tokens {
+        self.trust.window(terms, self.security(), self.segment().is_some())
+    }
+
+    fn at_risk(&self, terms: &Terms) -> AtRisk {
+        AtRisk {
+            unpaid: self.trust.most(terms, self.security()),
+            unwritten: terms.window_value(),
+            each_day: terms.value_of(credit::given_each_day()),
+        }
     }
 
     fn security(&self) -> Security {
@@ -1137,17 +1205,25 @@ impl Exchange {
 }
 
 impl Snapshot {
+    /// The most that can be lost at once with a payer that pays no more, and by a power cut.
+    #[must_use]
+    pub fn at_risk_in_all(&self) -> Tokens {
+        self.at_risk.unpaid.saturating_add(self.at_risk.unwritten)
+    }
+
     /// The worst case, as a sentence, in whole tokens of a token with `decimals` decimals.
     #[must_use]
     pub fn worst_case(&self, decimals: u8, symbol: &str) -> String {
-        match self.terms.filter(|_| self.window > Tokens::ZERO) {
-            Some(terms) => format!(
-                "with this neighbour you can lose at most {} {symbol}, for up to {} carried on trust",
-                self.window.display(decimals),
-                terms.window
-            ),
-            None => "with this neighbour you can lose nothing you have carried or paid for".to_owned(),
+        if self.at_risk == AtRisk::default() {
+            return "with this neighbour you can lose nothing you have carried or paid for".to_owned();
         }
+        let [unpaid, unwritten, each_day, window] =
+            [self.at_risk.unpaid, self.at_risk.unwritten, self.at_risk.each_day, self.window]
+                .map(|amount| amount.display(decimals).to_string());
+        format!(
+            "with this neighbour you can lose at most {unpaid} {symbol} carried on trust ({window} at once), \
+             {unwritten} of receipts not yet written if the power fails, and {each_day} a day after that"
+        )
     }
 }
 

@@ -100,6 +100,15 @@ impl Terms {
         self.price_up.max(self.price_down).of(bytes).unwrap_or(Tokens::MAX)
     }
 
+    /// How many bytes can be carried for `amount` in the dearer direction, rounded down; all there are when it is free.
+    #[must_use]
+    pub fn carried_for(&self, amount: Tokens) -> Bytes {
+        let price = u128::from(self.price_up.max(self.price_down).get());
+        // Below 2^96 + 2^30: it fits.
+        let bytes = (amount.get() << 30).checked_div(price).and_then(|bytes| u64::try_from(bytes).ok());
+        bytes.map_or(Bytes::MAX, Bytes::new)
+    }
+
     /// The window in money. One base unit is added, the grain of money: at a price so low that a window is worth less
     /// than a base unit, nothing could be paid for otherwise.
     #[must_use]

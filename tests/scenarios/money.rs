@@ -16,11 +16,12 @@ fn download(world: &mut World, household: StationId) {
     world.flow(Flow { from: household, to: gateway, internet: true, every, burst: 1, len: 300 });
 }
 
-/// What a payer of [`download`] can take without paying: the window, what passes until the provider looks at its meters
-/// again, and the loss that is not counted as owed. In base units.
+/// What a payer of [`download`] can take in half a minute without paying: the window, what passes until the provider
+/// looks at its meters again, the lifeline, and the loss that is not counted as owed. In base units.
 fn at_risk() -> u128 {
     let per_look = 2 * 460_000 / 20;
-    let bytes = metering::Bytes::new((OFFER.window.get() + per_look) * 100 / 94);
+    let lifeline = 30 * metering::credit::LIFELINE.get();
+    let bytes = metering::Bytes::new((OFFER.window.get() + per_look + lifeline) * 100 / 94);
     OFFER.price_down.of(bytes).expect("small").get()
 }
 
@@ -103,7 +104,7 @@ fn old_journal(seed: u64, age: Option<Duration>) -> World {
 }
 
 #[test]
-fn whoever_does_not_pay_is_carried_for_one_window_and_others_do_not_notice() {
+fn whoever_settles_nothing_gets_little_and_a_lifeline_and_others_do_not_notice() {
     tell("cheat", 1..4, |seed| {
         // Two households at one relay; the second one sends no settlement at all.
         let mut world = World::new(seed);
@@ -119,7 +120,8 @@ fn whoever_does_not_pay_is_carried_for_one_window_and_others_do_not_notice() {
         world.run_for(SECOND * 30);
         let taken = world.carried_worth(cheat).get();
         assert!(taken <= at_risk(), "{taken} taken, where {} was at risk", at_risk());
-        assert!(taken > at_risk() / 2, "the cheat was not even carried for a window: {taken}");
+        let little = OFFER.price_down.of(metering::Bytes::new(OFFER.window.get() / 16)).expect("small").get();
+        assert!(taken > little, "the cheat was not even carried until the terms would have been agreed on: {taken}");
         assert_eq!(world.signed(cheat), Tokens::ZERO);
         assert!(world.dropped(DropReason::Unpaid) > 0);
         let (sent, delivered) = world.progress(FlowId(0));

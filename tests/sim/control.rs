@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use metering::credit::LIFELINE;
 use metering::exchange::{Alarm, Event as SettlementEvent};
 use metering::wire::{Message, PORT as SETTLEMENT_PORT};
-use metering::{ChannelId, Limits, NodeId, Restored, Role, Side, Snapshot, Tokens};
+use metering::{Bytes, ChannelId, Limits, NodeId, Restored, Role, Side, Snapshot, Tokens};
 use node::datapath::packet::parse_control;
 use node::{Event, LinkId, Transmit};
 
@@ -149,10 +150,7 @@ impl World {
                 self.ask_ledger(at, link, LedgerJob::Fund(payee, at_least));
             }
             SettlementEvent::LookUpChannel(channel) => self.ask_ledger(at, link, LedgerJob::LookUp(channel)),
-            SettlementEvent::TermsAgreed(_) => {
-                self.settlement.segments += 1;
-                self.accounts[self.stations[at.0].wires[link.index()]].starts += 1;
-            }
+            SettlementEvent::TermsAgreed(_) => self.settlement.segments += 1,
             SettlementEvent::Alarm(Alarm::ReceiptAboveCeiling { .. }) => self.settlement.above_ceiling += 1,
             SettlementEvent::Alarm(Alarm::Exhausted { .. }) => self.settlement.exhausted += 1,
             SettlementEvent::Alarm(Alarm::ChannelClosing { .. }) => {}
@@ -268,7 +266,8 @@ impl World {
         self.check(conserved, format_args!("{minted} minted, but {held} held and {locked} locked"));
     }
 
-    /// No neighbour owes a provider more than the window, and what was carried since the control core last looked.
+    /// No neighbour owes a provider more than the window, the lifeline, and what was carried since the control core last
+    /// looked.
     fn check_money(&mut self, at: StationId) {
         let Some(running) = &self.stations[at.0].running else { return };
         let settlements: Vec<(LinkId, Snapshot)> =
@@ -280,13 +279,14 @@ impl World {
                 continue;
             };
             account.unseen = Tokens::ZERO;
-            let bound = terms.window_value().saturating_add(account.unseen_max);
+            let lifeline = terms.value_of(Bytes::new(LIFELINE.get() * (self.now.as_secs() + 1)));
+            let bound = terms.window_value().saturating_add(account.unseen_max).saturating_add(lifeline);
             let owed = snapshot.owed_to_us;
             self.check(owed <= bound, format_args!("{owed} is owed on wire {wire}, where {bound} was to be risked"));
             let (held, worth) = (snapshot.held, self.accounts[wire].worth(&terms.offer()));
             self.check(held <= worth, format_args!("{held} is held on wire {wire}, but {worth} was delivered"));
             let unsigned = worth.saturating_sub(self.accounts[wire].signed);
-            let bound = self.accounts[wire].unsigned_max(&terms.offer());
+            let bound = self.accounts[wire].unsigned_max(&terms.offer(), self.now);
             let text = format_args!("{unsigned} of {worth} on wire {wire} was never signed for, more than {bound}");
             self.check(unsigned <= bound, text);
         }

@@ -60,7 +60,7 @@ impl World {
         self.plan_life(at, life);
         let wires = self.stations[at.0].wires.clone();
         for (index, wire) in (0..).zip(wires) {
-            self.accounts[wire].starts += 1;
+            self.accounts[wire].lives += u64::from(self.wires[wire].end_of(at, LinkId(index)) == 0);
             self.add_link(at, LinkId(index), wire);
             self.queue.plan(self.now + HANDSHAKE_TIME, Happening::Session { wire });
         }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::net::Ipv6Addr;
+use std::time::Duration;
 
+use metering::credit::given_each_day;
 use metering::{Bytes, Offer, Tokens};
 use node::LinkId;
 use node::datapath::{Fib, NextHop};
@@ -119,8 +121,8 @@ pub(crate) struct Account {
     pub(crate) accepted: [Bytes; 2],
     /// The highest amount in a receipt that was seen on the wire.
     pub(crate) signed: Tokens,
-    /// Fresh starts of settlement: lives of either end, and agreements on terms. At each, what is unpaid is written off.
-    pub(crate) starts: u64,
+    /// Lives of the provider: what it knows of a payer's arrears ends with it.
+    pub(crate) lives: u64,
     /// What the provider counted since its control core last looked, in money.
     pub(crate) unseen: Tokens,
     /// The most that ever was.
@@ -135,14 +137,16 @@ impl Account {
         up.saturating_add(down)
     }
 
-    /// The most that may have been delivered and never signed for: at each fresh start one window, with what passed
-    /// before the control core looked, and the loss that the provider does not take for owed.
-    pub(crate) fn unsigned_max(&self, offer: &Offer) -> Tokens {
-        let window = offer.price_up.max(offer.price_down).of(offer.window).unwrap_or(Tokens::MAX);
-        let once = window.saturating_add(self.unseen_max).saturating_add(self.unseen_max).get();
+    /// The most that may have been delivered and never signed for, after so long: in each life of the provider one full
+    /// window, with what passed before the control core looked; what was worked off by paying; what is given away each
+    /// day; and the loss that the provider does not take for owed.
+    pub(crate) fn unsigned_max(&self, offer: &Offer, age: Duration) -> Tokens {
+        let value = |bytes: Bytes| offer.price_up.max(offer.price_down).of(bytes).unwrap_or(Tokens::MAX);
+        let in_a_life = value(offer.window).saturating_add(self.unseen_max).saturating_add(self.unseen_max);
+        let given = value(given_each_day()).get() * u128::from(age.as_secs() + 60) / 86_400;
+        let lost = in_a_life.get().saturating_mul(u128::from(self.lives)) + self.signed.get() / 8 + given + 1;
         let counted = u128::from(1_000_000 - offer.loss_allowance_ppm);
-        let bound = once.saturating_mul(1_000_000) / counted * u128::from(self.starts);
-        Tokens::new(bound).unwrap_or(Tokens::MAX)
+        Tokens::new(lost.saturating_mul(1_000_000) / counted).unwrap_or(Tokens::MAX)
     }
 
     /// The provider counted packets, in either direction.

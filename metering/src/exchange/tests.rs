@@ -31,6 +31,8 @@ struct Plan {
     crashes: f64,
     /// Whether the payer's messages reach the provider once terms are agreed.
     payer_is_silent: bool,
+    /// Whether the payer signs nothing at all.
+    payer_signs_nothing: bool,
     /// Whether there is a channel from the start.
     channel: bool,
 }
@@ -48,23 +50,25 @@ impl Plan {
             journal: Duration::from_millis(20),
             crashes: 0.0,
             payer_is_silent: false,
+            payer_signs_nothing: false,
             channel: true,
         }
     }
 
-    /// Anything an honest pair may meet. The window is what the design says: two ticks and a round trip at full rate.
+    /// Anything an honest pair may meet. In all so much may be unpaid as four times what the design says for a window: two
+    /// ticks and a round trip at full rate.
     fn rough(seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         let mut upto = |most: f64| rng.f64() * most;
         let slowest = Duration::from_secs_f64(0.001 + upto(2.0) * upto(1.0));
         let rate = [upto(2e6) as u64, upto(2e7) as u64 + 1000];
         let seconds = 2.0 * TICK.as_secs_f64() + 2.0 * slowest.as_secs_f64();
-        let window = ((rate[0] + rate[1]) as f64 * seconds) as u64 + (1 << 20);
+        let window = 4 * ((rate[0] + rate[1]) as f64 * seconds) as u64 + (4 << 20);
         let offer = Offer {
             price_up: Price::new(upto(1e6) as u64),
             price_down: Price::new(upto(1e7) as u64 + 1),
             window: Bytes::new(window),
-            loss_allowance_ppm: 250_000,
+            loss_allowance_ppm: Offer::DEFAULT_LOSS_ALLOWANCE_PPM,
         };
         Self {
             sides: paid(offer),
@@ -123,6 +127,7 @@ struct World {
     plan: Plan,
     rng: fastrand::Rng,
     now: Instant,
+    began: Instant,
     parties: [Party; 2],
     air: BTreeMap<(Instant, u64), (usize, Delivery)>,
     posted: u64,
@@ -131,7 +136,13 @@ struct World {
     news: Vec<(Instant, usize)>,
     /// The truth: what reached the provider, and the payer.
     delivered: [u64; 2],
-    crashes: u64,
+    crashes: [u64; 2],
+    /// How much of its rate the traffic has reached, as TCP would: it begins slowly, and anew when it was stopped.
+    ramp: f64,
+    /// What may pass while the provider paces.
+    ration: u64,
+    /// Bytes that credit kept from passing.
+    refused: u64,
     highest_sent: Tokens,
     /// Of the payer's present life.
     last_sent: Tokens,
@@ -165,13 +176,17 @@ impl World {
         let mut world = Self {
             rng: fastrand::Rng::with_seed(plan.seed),
             now,
+            began: now,
             parties: [party(), party()],
             air: BTreeMap::new(),
             posted: 0,
             ledger,
             news: Vec::new(),
             delivered: [0; 2],
-            crashes: 0,
+            crashes: [0; 2],
+            ramp: 0.0,
+            ration: 0,
+            refused: 0,
             highest_sent: Tokens::ZERO,
             last_sent: Tokens::ZERO,
             traffic: true,
@@ -211,7 +226,9 @@ impl World {
             self.crash_someone();
             for who in [PROVIDER, PAYER] {
                 let counts = self.parties[who].counts;
+                let lost = (self.plan.packet_loss * 1e6) as u32;
                 self.change(who, |exchange, now| {
+                    exchange.handle_link_loss(lost);
                     exchange.handle_counts(now, counts);
                     if exchange.poll_timeout().is_some_and(|at| at <= now) {
                         exchange.handle_timeout(now);
@@ -262,7 +279,7 @@ impl World {
         let party = &mut self.parties[who];
         let Some(exchange) = party.exchange.take() else { return };
         party.written_off = party.written_off.saturating_add(exchange.snapshot().written_off);
-        self.crashes += 1;
+        self.crashes[who] += 1;
         if who == PAYER {
             self.last_sent = Tokens::ZERO;
         }
@@ -278,14 +295,19 @@ impl World {
     fn carry(&mut self) {
         let alive = self.parties.iter().all(|party| party.exchange.is_some());
         if !alive || !self.traffic {
+            self.ramp = 0.0;
             return;
         }
+        self.add_ration();
+        // Doubled each round trip of the link, or each tenth of a second.
+        let round_trip = (self.plan.delay[0] + self.plan.delay[1]).max(Duration::from_millis(100));
+        self.ramp = (self.ramp * 2_f64.powf(POLL.as_secs_f64() / round_trip.as_secs_f64())).clamp(0.01, 1.0);
         for (from, rate) in [(PAYER, self.plan.rate[0]), (PROVIDER, self.plan.rate[1])] {
-            let bytes = rate * POLL.as_millis() as u64 / 1000;
+            let bytes = (rate as f64 * self.ramp) as u64 * POLL.as_millis() as u64 / 1000;
             for share in [bytes / 3, bytes - bytes / 3] {
                 let counts = self.parties[from].counts;
-                let refused = from == PROVIDER && self.of(PROVIDER).credit() != Credit::Open;
-                if refused || share == 0 {
+                let share = if from == PROVIDER { self.pass(share) } else { share };
+                if share == 0 {
                     continue;
                 }
                 self.parties[from].counts.sent = counts.sent.saturating_add(Bytes::new(share));
@@ -294,6 +316,26 @@ impl World {
                 }
             }
         }
+    }
+
+    fn add_ration(&mut self) {
+        let added = match self.of(PROVIDER).credit() {
+            Credit::Open => return,
+            Credit::Paced { left } => left.get() / 16,
+            Credit::Exhausted { .. } => LIFELINE.get() * POLL.as_millis() as u64 / 1000,
+        };
+        self.ration = (self.ration + added).min((4 * added).max(4096));
+    }
+
+    /// How much of it the provider's datapath carries.
+    fn pass(&mut self, bytes: u64) -> u64 {
+        if self.of(PROVIDER).credit() == Credit::Open {
+            return bytes;
+        }
+        let passes = self.ration.min(bytes);
+        self.ration -= passes;
+        self.refused += bytes - passes;
+        passes
     }
 
     fn post(&mut self, to: usize, what: Delivery) {
@@ -310,12 +352,16 @@ impl World {
             }
             let (to, what) = entry.remove();
             let now = self.now;
-            let refused =
-                to == PROVIDER && self.parties[to].exchange.as_ref().is_some_and(|e| e.credit() != Credit::Open);
+            if self.parties[to].exchange.is_none() {
+                continue;
+            }
+            let what = match what {
+                Delivery::Packet(bytes) if to == PROVIDER => Delivery::Packet(self.pass(bytes)),
+                Delivery::Packet(_) | Delivery::Message(_) => what,
+            };
             let party = &mut self.parties[to];
             let Some(exchange) = &mut party.exchange else { continue };
             match what {
-                Delivery::Packet(_) if refused => {}
                 Delivery::Packet(bytes) => {
                     party.counts.received = party.counts.received.saturating_add(Bytes::new(bytes));
                     self.delivered[to] += bytes;
@@ -385,6 +431,7 @@ impl World {
         }
         for event in events {
             match event {
+                Event::Reserve { .. } if self.plan.payer_signs_nothing => {}
                 Event::Reserve { .. } | Event::Hold(_) => {
                     let delay = self.plan.journal.mul_f64(self.rng.f64());
                     self.parties[who].writing.push((now + delay, event));
@@ -435,6 +482,23 @@ impl World {
         for party in &self.parties {
             assert_eq!(party.rejected, [], "seed {seed}");
         }
+    }
+
+    /// Nobody lost more than the printed bound: what may be unpaid in all and what may be unwritten, once in each life of
+    /// the provider; what payments work off; and what is given away each hour. Returns what was lost.
+    fn check_loss(&self) -> u128 {
+        let seed = self.plan.seed;
+        let terms = self.parties[PROVIDER].exchange.as_ref().and_then(Exchange::terms).unwrap();
+        let paid = self.of(PROVIDER).snapshot().signed;
+        let lost = self.worth_of_deliveries(&terms).saturating_sub(paid).get();
+        let lives = u128::from(self.crashes[PROVIDER] + 1);
+        let hours = self.now.duration_since(self.began).as_secs_f64() / 3600.0;
+        let given = terms.value_of(credit::given_each_day()).get() as f64 * hours / 24.0;
+        // Before the first reading of the counters nothing is known of what passed.
+        let unseen = terms.value_of(Bytes::new((self.plan.rate[0] + self.plan.rate[1]) / 5)).get();
+        let bound = (2 * terms.window_value().get() + unseen) * lives + paid.get() / 8 + given as u128 + 1;
+        assert!(lost <= bound, "seed {seed}: lost {lost}, at most {bound}");
+        lost
     }
 
     fn worth_of_deliveries(&self, terms: &Terms) -> Tokens {
@@ -507,24 +571,62 @@ fn honest_neighbours_over_bad_links_with_crashes_never_lose_throttle_or_overpay(
         assert!(provider.agreed && payer.agreed, "seed {seed}");
         assert_eq!(payer.owed_by_us, Tokens::ZERO, "seed {seed}");
         assert_eq!(provider.signed, payer.signed, "seed {seed}");
-        let terms = world.terms().unwrap();
-        let unpaid = world.worth_of_deliveries(&terms).saturating_sub(provider.signed);
-        let bound = terms.window_value().get() * u128::from(world.crashes + 1);
-        assert!(unpaid.get() <= bound, "seed {seed}: lost {unpaid}, at most {bound}");
-        crashes += world.crashes;
+        // Nothing is ever slowed while both live; around a crash, on the worst links, a hundredth at most.
+        let carried = world.delivered[PROVIDER] + world.delivered[PAYER];
+        let most = if world.crashes == [0, 0] { 0 } else { carried / 100 };
+        assert!(world.refused <= most, "seed {seed}: {} of {carried} refused: {:?}", world.refused, world.plan);
+        world.check_loss();
+        crashes += world.crashes.iter().sum::<u64>();
     }
     assert!(crashes > 500, "only {crashes} crashes: the runs prove little");
+}
+
+/// Each payer ends its life every two seconds, and pays in between.
+#[test]
+fn a_payer_that_dies_every_two_seconds_is_neither_throttled_nor_a_loss_beyond_the_bound() {
+    for seed in 0..5 {
+        let mut world = World::new(Plan { rate: [1 << 18, 1_250_000], ..Plan::quiet(seed) });
+        for _ in 0..300 {
+            world.run(2.0);
+            world.crash(PAYER);
+            world.parties[PAYER].revives_at = world.now + Duration::from_millis(100);
+        }
+        assert_eq!(world.parties[PROVIDER].alarms, [], "seed {seed}");
+        assert_eq!(world.refused, 0, "seed {seed}");
+        world.check_loss();
+    }
+}
+
+/// It signs nothing, and begins a new session whenever it likes: at best when the window is nearly full.
+#[test]
+fn a_payer_that_begins_anew_each_time_gains_one_window_in_all_and_a_little_each_hour() {
+    let mut most = 0;
+    for seed in 0..12 {
+        let every = 0.5 + seed as f64 / 3.0;
+        let mut world = World::new(Plan { payer_signs_nothing: true, rate: [1 << 18, 1 << 23], ..Plan::quiet(seed) });
+        for _ in 0..600 {
+            world.run(every);
+            world.crash(PAYER);
+            world.parties[PAYER].revives_at = world.now;
+        }
+        assert_eq!(world.highest_sent, Tokens::ZERO);
+        let taken = world.check_loss();
+        most = most.max(taken);
+    }
+    let window = offer(1 << 20, 64).window.get() >> 10;
+    assert!(most > u128::from(window) / 2, "the cheat was not even tried: {most}");
 }
 
 #[test]
 fn a_payer_who_stops_paying_gets_one_window() {
     let mut world = World::new(Plan { payer_is_silent: true, ..Plan::quiet(3) });
     world.run(300.0);
-    let window = offer(1 << 20, 64).window.get();
+    let window = credit::FIRST_WINDOW.get();
+    let lifeline = LIFELINE.get() * 300;
     let batch = (world.plan.rate[0] + world.plan.rate[1]) / 10;
     let carried = world.delivered[PROVIDER] + world.delivered[PAYER];
-    // Beyond the window: what was carried while the terms were agreed on, and between two readings of the counters.
-    assert!(carried >= window && carried <= window + 3 * batch, "{carried}");
+    // Beyond the window: the lifeline, what was carried while the terms were agreed on, and between two readings.
+    assert!(carried >= window * 9 / 10 && carried <= window + lifeline + 3 * batch, "{carried}");
     let alarms = &world.parties[PROVIDER].alarms;
     assert!(matches!(alarms.as_slice(), [Alarm::Exhausted { .. }]), "{alarms:?}");
     world.plan.payer_is_silent = false;
@@ -541,7 +643,7 @@ fn a_fast_link_with_a_64_mebibyte_window_never_stalls() {
     world.traffic = true;
     world.run(60.0);
     assert_eq!(world.parties[PROVIDER].alarms, []);
-    assert!(world.delivered[PAYER] > 14_900_000_000);
+    assert!(world.delivered[PAYER] > 14_700_000_000);
     let ppm = world.message_bytes * 1_000_000 / world.delivered[PAYER];
     assert!(ppm < 50, "settlement took {ppm} ppm");
 }
@@ -647,7 +749,9 @@ fn a_provider_restored_from_an_old_journal_gets_its_receipt_back() {
     world.parties[PROVIDER].journal.held = None;
     world.traffic = false;
     world.run(10.0);
-    assert_eq!(world.of(PROVIDER).snapshot().signed, before);
+    let [provider, payer] = [PROVIDER, PAYER].map(|who| world.of(who).snapshot().signed);
+    assert_eq!(provider, payer);
+    assert!(provider >= before);
     assert_eq!(world.parties[PAYER].alarms, []);
 }
 
@@ -766,7 +870,8 @@ fn the_worst_case_can_be_said_in_a_sentence() {
     world.run(10.0);
     assert_eq!(
         world.of(PROVIDER).snapshot().worst_case(6, "WAY"),
-        "with this neighbour you can lose at most 0.065537 WAY, for up to 64.0 MiB carried on trust"
+        "with this neighbour you can lose at most 0.065537 WAY carried on trust (0.053783 at once), 0.065537 of receipts \
+         not yet written if the power fails, and 0.197376 a day after that"
     );
     assert_eq!(
         world.of(PAYER).snapshot().worst_case(6, "WAY"),
@@ -779,14 +884,16 @@ fn receipts_the_journal_has_not_written_extend_no_credit() {
     let mut world = World::new(Plan::quiet(15));
     world.run(1.0);
     world.plan.journal = Duration::from_secs(1_000_000);
-    world.run(120.0);
+    world.run(300.0);
     let snapshot = world.of(PROVIDER).snapshot();
     assert!(snapshot.signed > snapshot.held);
     assert!(matches!(snapshot.credit, Credit::Exhausted { .. }));
-    let window = offer(1 << 20, 64).window.get();
+    // One window on trust, and one of receipts that are not written.
+    let windows = 2 * offer(1 << 20, 64).window.get();
+    let lifeline = LIFELINE.get() * 300;
     let batch = (world.plan.rate[0] + world.plan.rate[1]) / 10;
     let carried = world.delivered[PROVIDER] + world.delivered[PAYER];
-    assert!(carried <= window + 3 * batch, "{carried}");
+    assert!(carried <= windows + lifeline + 3 * batch, "{carried}");
 }
 
 #[test]
@@ -829,8 +936,11 @@ impl Forger {
     fn next(&self) -> ReceiptMessage {
         let provider = self.world.of(PROVIDER);
         let reported = provider.till.reported;
-        let payer = Counts { sent: reported.received, received: reported.sent };
         let segment = provider.segment().unwrap();
+        let payer = Counts {
+            sent: reported.received.max(segment.theirs.sent),
+            received: reported.sent.max(segment.theirs.received),
+        };
         let charge = charge(segment.terms.terms(), reported, payer).unwrap();
         let message = ReceiptMessage {
             segment: segment.id,
@@ -931,7 +1041,7 @@ fn a_receipt_far_above_its_counts_pays_for_them_and_for_nothing_later() {
 #[test]
 fn a_payer_who_signs_little_after_a_restart_has_paid_little() {
     let mut forger = Forger::new();
-    forger.world.run(10.0);
+    forger.world.run(13.0);
     forger.world.crash(PAYER);
     forger.world.traffic = false;
     forger.world.run(4.0);
@@ -1038,8 +1148,8 @@ fn a_payer_who_signs_half_is_cut_off_within_a_window() {
         let told = Message::Receipt(half).encode();
         forger.world.change(PROVIDER, |provider, _| provider.handle_message(now, &told).unwrap());
         if let Credit::Exhausted { unpaid, window: limit } = forger.world.of(PROVIDER).credit() {
-            assert_eq!(limit, window);
-            assert!(unpaid.get() <= window.get() + 200);
+            assert!(limit <= window);
+            assert!(unpaid.get() <= limit.get() + 200);
             return;
         }
     }

@@ -6,10 +6,10 @@ use crate::meter::Counts;
 use crate::{ChannelId, Receipt, Tokens};
 
 /// A receipt is made durable at this age at the latest; before that, when enough of them wait.
-const HOLD_AGE: Duration = Duration::from_secs(30);
+const HOLD_AGE: Duration = Duration::from_secs(120);
 
-/// The share of the window that may wait to be made durable.
-const HOLD_SHARE: u128 = 8;
+/// One part in so many of the full window waits before it is made durable: half of what may wait before it costs credit.
+const HOLD_SHARE: u128 = 2;
 
 /// The payee's book for one payer.
 #[derive(Debug)]
@@ -20,11 +20,10 @@ pub(super) struct Till {
     base: Option<Tokens>,
     /// What `best` pays for in this segment.
     paid: Tokens,
-    /// The receipt the journal is writing, and what it pays for in this segment.
-    holding: Option<(Receipt, Tokens)>,
-    /// The highest amount the journal has, and what of it pays for this segment.
+    /// The receipt the journal is writing.
+    holding: Option<Receipt>,
+    /// The highest amount the journal has.
     durable: Option<(ChannelId, Tokens)>,
-    durable_paid: Tokens,
     hold_at: Option<Instant>,
     /// The counts of the last report, and when it was made.
     pub(super) reported: Counts,
@@ -40,7 +39,6 @@ impl Till {
             paid: Tokens::ZERO,
             holding: None,
             durable: held.map(|receipt| (receipt.channel(), receipt.amount())),
-            durable_paid: Tokens::ZERO,
             hold_at: None,
             reported: Counts::ZERO,
             reported_at: None,
@@ -51,10 +49,6 @@ impl Till {
     pub(super) fn end_segment(&mut self) {
         self.base = None;
         self.paid = Tokens::ZERO;
-        self.durable_paid = Tokens::ZERO;
-        if let Some((_, paid)) = &mut self.holding {
-            *paid = Tokens::ZERO;
-        }
         self.reported = Counts::ZERO;
         self.reported_at = None;
         self.reported_earned = Tokens::ZERO;
@@ -84,9 +78,10 @@ impl Till {
         self.paid
     }
 
-    /// What durable receipts pay for in this segment.
-    pub(super) const fn durable_paid(&self) -> Tokens {
-        self.durable_paid
+    /// What of the best receipt the journal does not have yet.
+    pub(super) fn unwritten(&self) -> Tokens {
+        let unwritten = |best: Receipt| best.amount().saturating_sub(self.durable_on(best.channel()));
+        self.best.map_or(Tokens::ZERO, unwritten)
     }
 
     /// Adopts a verified receipt higher than `best`.
@@ -121,13 +116,13 @@ impl Till {
         amount == self.best_on(receipt) && self.base.is_some() && self.worth(amount, charge) > self.paid
     }
 
-    /// The receipt to make durable: when an eighth of the window waits, one is old enough, or `flush` asks.
+    /// The receipt to make durable: when half of the full window waits, one is old enough, or `flush` asks.
     pub(super) fn hold(&mut self, now: Instant, window: Tokens, flush: bool) -> Option<Receipt> {
         let best = self.best?;
         if flush {
             self.hold_at = Some(now);
         }
-        let waiting = best.amount().saturating_sub(self.durable_on(best.channel()));
+        let waiting = self.unwritten();
         let many = waiting.get() >= window.get() / HOLD_SHARE;
         let due = self.hold_at.is_some_and(|at| at <= now);
         if waiting == Tokens::ZERO {
@@ -136,7 +131,7 @@ impl Till {
         if self.holding.is_some() || waiting == Tokens::ZERO || !(many || due) {
             return None;
         }
-        self.holding = Some((best, self.paid));
+        self.holding = Some(best);
         self.hold_at = None;
         Some(best)
     }
@@ -159,22 +154,13 @@ impl Till {
         if self.durable_on(channel) <= amount {
             self.durable = Some((channel, amount));
         }
-        match (self.best, self.holding) {
-            (Some(best), _) if covers(channel, amount, &best) => {
-                self.durable_paid = self.durable_paid.max(self.paid);
-                self.holding = None;
-                self.hold_at = None;
-            }
-            (_, Some((held, paid))) if covers(channel, amount, &held) => {
-                self.durable_paid = self.durable_paid.max(paid);
-                self.holding = None;
-                self.hold_at.get_or_insert(now + HOLD_AGE);
-            }
-            _ => {}
+        let covers = |receipt: Receipt| receipt.channel() == channel && receipt.amount() <= amount;
+        if self.best.is_some_and(covers) {
+            self.holding = None;
+            self.hold_at = None;
+        } else if self.holding.is_some_and(covers) {
+            self.holding = None;
+            self.hold_at.get_or_insert(now + HOLD_AGE);
         }
     }
-}
-
-fn covers(channel: ChannelId, amount: Tokens, receipt: &Receipt) -> bool {
-    receipt.channel() == channel && receipt.amount() <= amount
 }

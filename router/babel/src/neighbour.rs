@@ -93,6 +93,11 @@ impl Neighbour {
         self.multicast.heard
     }
 
+    /// The share of its multicast Hellos that are lost, in parts per million.
+    pub(crate) fn lost_ppm(&self) -> u32 {
+        self.multicast.lost_ppm()
+    }
+
     pub(crate) fn rtt(&self) -> Option<Duration> {
         self.rtt.get()
     }

@@ -188,6 +188,11 @@ impl HelloHistory {
         missed
     }
 
+    /// The share of the neighbour's Hellos that are lost, in parts per million.
+    pub(crate) fn lost_ppm(&self) -> u32 {
+        self.loss.ppm()
+    }
+
     /// The cost of hearing the neighbour; infinite while too few of its Hellos arrive.
     pub(crate) fn rxcost(&self, config: &InterfaceConfig) -> Cost {
         let heard = |of_last: u16| (self.heard & of_last).count_ones();
@@ -246,6 +251,10 @@ impl Loss {
         self.samples = Self::SAMPLES_MAX.min(self.samples + 1);
         let sample = if lost { Self::ALL } else { 0 };
         self.lost = (self.lost * (self.samples - 1) + sample) / self.samples;
+    }
+
+    fn ppm(&self) -> u32 {
+        u32::try_from(u64::from(self.lost) * 1_000_000 / u64::from(Self::ALL)).unwrap_or(1_000_000)
     }
 
     /// The expected number of transmissions times `base`.
@@ -344,6 +353,8 @@ mod tests {
                 }
             }
             let expected = 96 * 100 / (100 - u16::try_from(percent).unwrap());
+            let lost = u64::from(history.lost_ppm());
+            assert!(lost.abs_diff(percent * 10_000) <= 100_000, "{percent} %: {lost} ppm");
             assert!(in_use.get().abs_diff(expected) <= 20, "{percent} %: {in_use} against {expected}");
             assert!(moves <= 20_000 / 200, "{percent} %: {moves} moves in 20,000 Hellos");
         }

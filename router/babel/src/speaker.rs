@@ -319,6 +319,7 @@ impl Speaker {
             interface: neighbour.interface,
             address: neighbour.address,
             reach: neighbour.reach(),
+            lost_ppm: neighbour.lost_ppm(),
             rxcost: neighbour.rxcost,
             txcost: neighbour.txcost(),
             cost: neighbour.cost,

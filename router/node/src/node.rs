@@ -9,11 +9,12 @@ use babel::{
     Carry, Cost, Destination, Fee, InterfaceConfig, InterfaceId, IpPrefix, LinkSensing, Metric, NeighbourView, Policy,
     Prefix, PrefixPair, RouteView, RouterId, Seqno, Speaker,
 };
+use metering::credit::LIFELINE;
 use metering::exchange;
 use metering::wire::PORT as SETTLEMENT_PORT;
 use metering::{
-    AccountKey, ChannelId, ChannelState, Counts, Credit, Exchange, Identity, LedgerDomain, NodeCard, NodeId, Receipt,
-    Restored, Setup, Side, Snapshot, Terms, Tokens, link_local, mesh_address, mesh_prefix,
+    AccountKey, Bytes, ChannelId, ChannelState, Counts, Credit, Exchange, Identity, LedgerDomain, NodeCard, NodeId,
+    Receipt, Restored, Setup, Side, Snapshot, Terms, Tokens, link_local, mesh_address, mesh_prefix,
 };
 use thiserror::Error;
 
@@ -27,6 +28,15 @@ use crate::{DropReason, LinkId};
 pub const BABEL_PORT: u16 = 6696;
 /// Babel's packets are not longer: the shortest MTU of IPv6 (RFC 8200, section 5).
 const CONTROL_MTU: u16 = 1280;
+/// What is left of a nearly full window is carried in such times, over and over: ever slower, so that a receipt that is
+/// late costs speed instead of packets.
+const PACE: Duration = Duration::from_millis(800);
+/// The time a ration is added for at once, at most, and the longest it can be saved for.
+const RATION_MOST: Duration = Duration::from_millis(200);
+/// How often settlement learns what links lose.
+const LOSSES_INTERVAL: Duration = Duration::from_secs(1);
+/// What can be saved of a lifeline: one packet of any length, and a few short ones.
+const LIFELINE_BURST: Bytes = Bytes::new(4096);
 /// Events that wait for the shell at most: a handful per link. Beyond it the shell has stopped.
 const EVENTS_MAX: usize = 16 * MAX_LINKS;
 
@@ -202,6 +212,8 @@ pub struct Node {
     fib: Arc<Fib>,
     transmits: VecDeque<Transmit>,
     events: VecDeque<Event>,
+    metered_at: Option<Instant>,
+    losses_told_at: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -243,6 +255,7 @@ impl Link {
             Peer::Babel { .. } if self.up => LinkPolicy::Mesh,
             Peer::Mesh { .. } if self.is_admitted() => match self.exchange.as_ref().map(Exchange::credit) {
                 Some(Credit::Open) => LinkPolicy::Mesh,
+                Some(Credit::Paced { .. }) => LinkPolicy::Paced,
                 Some(Credit::Exhausted { .. }) => LinkPolicy::Exhausted,
                 None => LinkPolicy::Closed,
             },
@@ -279,6 +292,8 @@ impl Node {
             fib: Arc::default(),
             transmits: VecDeque::new(),
             events: VecDeque::new(),
+            metered_at: None,
+            losses_told_at: None,
             config,
         };
         node.settle(now);
@@ -515,13 +530,31 @@ impl Node {
 
     /// What the datapath has carried so far. To be called often enough that no window fills unseen.
     pub fn handle_meters(&mut self, now: Instant, meters: &Meters) {
+        let since = self.metered_at.replace(now).map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        let since = since.min(RATION_MOST);
+        self.tell_losses(now);
         for (link, known) in &mut self.links {
             if let Some(exchange) = &mut known.exchange {
                 let count = meters.read(*link);
                 exchange.handle_counts(now, Counts { sent: count.sent, received: count.received });
+                ration(meters, *link, exchange.credit(), since);
             }
         }
         self.settle(now);
+    }
+
+    /// Settlement does not take for owed what the links lose.
+    fn tell_losses(&mut self, now: Instant) {
+        if self.losses_told_at.is_some_and(|at| now < at + LOSSES_INTERVAL) {
+            return;
+        }
+        self.losses_told_at = Some(now);
+        for neighbour in self.speaker.neighbours() {
+            let known = self.links.get_mut(&LinkId(neighbour.interface.0));
+            if let Some(exchange) = known.and_then(|known| known.exchange.as_mut()) {
+                exchange.handle_link_loss(neighbour.lost_ppm);
+            }
+        }
     }
 
     /// The ledger's view of a channel with this neighbour.
@@ -752,6 +785,26 @@ impl Node {
         }
         self.events.push_back(event);
     }
+}
+
+/// Adds to what may be carried where credit is short, for the time that has passed.
+fn ration(meters: &Meters, link: LinkId, credit: Credit, since: Duration) {
+    let lifeline = share_of(LIFELINE, since, Duration::from_secs(1));
+    let (bytes, most) = match credit {
+        Credit::Open => return,
+        Credit::Paced { left } => {
+            let paced = share_of(left, since, PACE);
+            (paced.max(lifeline), share_of(left, RATION_MOST, PACE).max(LIFELINE_BURST))
+        }
+        Credit::Exhausted { .. } => (lifeline, LIFELINE_BURST),
+    };
+    meters.add_ration(link, bytes, most);
+}
+
+/// `bytes` for each `whole`, for `part` of it.
+fn share_of(bytes: Bytes, part: Duration, whole: Duration) -> Bytes {
+    let share = u128::from(bytes.get()) * part.as_micros() / whole.as_micros().max(1);
+    Bytes::new(u64::try_from(share).unwrap_or(u64::MAX))
 }
 
 /// What a neighbour pays us, in base units per GiB; in Babel, the highest price stands for all that are higher.

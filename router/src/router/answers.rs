@@ -73,7 +73,7 @@ impl Control {
             unit: self.money.unit.clone(),
             owed_by_us: sum(&|snapshot| snapshot.owed_by_us),
             owed_to_us: sum(&|snapshot| snapshot.owed_to_us),
-            value_at_risk: sum(&|snapshot| snapshot.window),
+            value_at_risk: sum(&Snapshot::at_risk_in_all),
             drops: counted.filter(|(_, packets)| *packets > 0).collect(),
             // It was opened at the start, and has not failed since.
             ledger_reachable: self.ledger.as_ref().map(|_| self.ledger_reachable.unwrap_or(true)),
@@ -144,7 +144,7 @@ impl Control {
             let snapshot = view.settlement;
             let theirs = snapshot.filter(|snapshot| snapshot.agreed).map(|snapshot| snapshot.theirs);
             let amount = |of: &dyn Fn(&Snapshot) -> Tokens| snapshot.as_ref().map_or(Tokens::ZERO, of);
-            let at_risk = amount(&|snapshot| snapshot.window);
+            let at_risk = amount(&Snapshot::at_risk_in_all);
             Some(Meter {
                 neighbour: known.name.clone(),
                 id: known.account(),

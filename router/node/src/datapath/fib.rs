@@ -32,7 +32,10 @@ pub enum LinkPolicy {
     Leaf(Vec<Prefix>),
     /// Not admitted: control packets only.
     Closed,
-    /// Admitted, but the window of credit is used up: control packets only, until a receipt comes.
+    /// Admitted, and the window of credit is nearly full: as [`LinkPolicy::Mesh`], while the link's ration lasts.
+    Paced,
+    /// Admitted, but the window of credit is full: as [`LinkPolicy::Paced`], with a ration for a lifeline, and little that
+    /// comes is so much as opened.
     Exhausted,
 }
 

@@ -188,7 +188,7 @@ impl Datapath {
     /// Whether a link's packets are carried; else only its control packets are of use.
     pub fn carries_for(&self, link: LinkId) -> bool {
         self.fib.link(link).is_some_and(|entry| match entry.policy {
-            LinkPolicy::Mesh | LinkPolicy::Leaf(_) => true,
+            LinkPolicy::Mesh | LinkPolicy::Leaf(_) | LinkPolicy::Paced => true,
             LinkPolicy::Closed | LinkPolicy::Exhausted => false,
         })
     }
@@ -255,11 +255,13 @@ impl Datapath {
         };
         match &self.fib.link(link).ok_or(DropReason::LinkDown)?.policy {
             LinkPolicy::Closed => Err(DropReason::NotAdmitted),
-            LinkPolicy::Exhausted => Err(DropReason::Unpaid),
             LinkPolicy::Leaf(prefixes) if prefixes.iter().any(|prefix| prefix.contains(source)) => Ok(()),
             LinkPolicy::Leaf(_) => Err(DropReason::SourceNotAllowed),
-            LinkPolicy::Mesh if self.fib.is_own_exclusively(source) => Err(DropReason::SourceSpoofed),
+            LinkPolicy::Mesh | LinkPolicy::Paced | LinkPolicy::Exhausted if self.fib.is_own_exclusively(source) => {
+                Err(DropReason::SourceSpoofed)
+            }
             LinkPolicy::Mesh => Ok(()),
+            LinkPolicy::Paced | LinkPolicy::Exhausted => self.take_ration(link, header),
         }
     }
 
@@ -277,12 +279,18 @@ impl Datapath {
                 let entry = self.fib.link(link).ok_or(DropReason::LinkDown)?;
                 match entry.policy {
                     LinkPolicy::Closed => Err(DropReason::NotAdmitted),
-                    LinkPolicy::Exhausted => Err(DropReason::Unpaid),
-                    LinkPolicy::Mesh | LinkPolicy::Leaf(_) if header.len > entry.mtu => Err(DropReason::TooBig),
+                    _ if header.len > entry.mtu => Err(DropReason::TooBig),
                     LinkPolicy::Mesh | LinkPolicy::Leaf(_) => Ok(Port::Link(link)),
+                    LinkPolicy::Paced | LinkPolicy::Exhausted => {
+                        self.take_ration(link, header).map(|()| Port::Link(link))
+                    }
                 }
             }
         }
+    }
+
+    fn take_ration(&self, link: LinkId, header: &Header) -> Result<(), DropReason> {
+        if self.meters.take_ration(link, header.len) { Ok(()) } else { Err(DropReason::Unpaid) }
     }
 
     /// The ICMPv6 error about a dropped packet, with the port its sender is reached by.
@@ -295,7 +303,7 @@ impl Datapath {
             NextHop::Unreachable => return None,
             NextHop::Local => Port::Local,
             NextHop::Link(link) => match self.fib.link(link)?.policy {
-                LinkPolicy::Mesh | LinkPolicy::Leaf(_) => Port::Link(link),
+                LinkPolicy::Mesh | LinkPolicy::Leaf(_) | LinkPolicy::Paced => Port::Link(link),
                 LinkPolicy::Closed | LinkPolicy::Exhausted => return None,
             },
         };
@@ -520,6 +528,34 @@ mod tests {
             assert_eq!(control, Verdict::Control(A));
             assert_eq!(node.meters.read(A).received, Bytes::ZERO);
         }
+    }
+
+    #[test]
+    fn where_credit_is_short_both_ways_share_a_ration_and_only_what_passes_is_counted() {
+        for policy in [LinkPolicy::Paced, LinkPolicy::Exhausted] {
+            let mut node = datapath(policy);
+            let billed = metering::billed_length(100);
+            node.meters.add_ration(A, billed.saturating_add(billed), Bytes::new(1 << 20));
+            let towards = run(&mut node, Port::Link(B), &ip("fd0b::1", "fd0a::1", 9, 100)).0;
+            let from = run(&mut node, Port::Link(A), &ip("fd0a::1", "fd0b::1", 9, 100)).0;
+            let spoofed = run(&mut node, Port::Link(A), &ip("fd01::5", "fd0b::1", 9, 100)).0;
+            let third = run(&mut node, Port::Link(A), &ip("fd0a::1", "fd0b::1", 9, 100)).0;
+            assert_eq!((towards, from), (Verdict::Forward(Port::Link(A)), Verdict::Forward(Port::Link(B))));
+            assert_eq!(spoofed, Verdict::Drop(DropReason::SourceSpoofed));
+            assert_eq!(third, Verdict::Drop(DropReason::Unpaid));
+            assert_eq!(node.meters.read(A).received, billed);
+        }
+    }
+
+    #[test]
+    fn a_ration_grows_to_its_limit_and_no_further() {
+        let meters = Meters::default();
+        for _ in 0..100 {
+            meters.add_ration(A, Bytes::new(100), Bytes::new(250));
+        }
+        // 64 bytes are billed 96.
+        assert_eq!((0..10).filter(|_| meters.take_ration(A, 64)).count(), 2);
+        assert!(!meters.take_ration(LinkId(u32::MAX), 64));
     }
 
     #[test]

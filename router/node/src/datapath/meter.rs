@@ -5,7 +5,7 @@ use portable_atomic::{AtomicU64, Ordering};
 
 use super::LinkId;
 
-/// The most links one node can have. 128 links of 32 bytes are one 4 KiB page.
+/// The most links one node can have.
 pub const MAX_LINKS: usize = 128;
 
 /// One direction-pair of a link's counters.
@@ -15,6 +15,7 @@ struct Row {
     sent_packets: AtomicU64,
     received_bytes: AtomicU64,
     received_packets: AtomicU64,
+    ration: AtomicU64,
 }
 
 /// Billed bytes and packets per link and direction, since the start of the process.
@@ -22,6 +23,9 @@ struct Row {
 /// Only data packets count: routing and settlement packets are never billed, and nothing is counted before the
 /// link's cryptography has authenticated it. *Received* counts what an open link brought from a source that may use it,
 /// whether or not it could be carried on; *sent* what was sealed and handed to the link.
+///
+/// Beside them each link has a *ration*: what may be carried, both ways together, where credit is short. The control
+/// side adds to it as time passes, and workers take from it, so that no worker needs a clock for it.
 #[derive(Debug)]
 pub struct Meters(Box<[Row]>);
 
@@ -95,6 +99,22 @@ impl Meters {
             row.received_bytes.add(tally.billed, Ordering::Relaxed);
             row.received_packets.add(tally.packets, Ordering::Relaxed);
         }
+    }
+
+    /// Adds `bytes` to the ration of `link`, up to `most`.
+    pub fn add_ration(&self, link: LinkId, bytes: Bytes, most: Bytes) {
+        if let Some(row) = self.0.get(link.index()) {
+            let added = |ration: u64| Some(ration.saturating_add(bytes.get()).min(most.get()));
+            // It never says no.
+            let _before = row.ration.fetch_update(Ordering::Relaxed, Ordering::Relaxed, added);
+        }
+    }
+
+    /// Takes what a packet of `ip_len` bytes is billed from the ration of `link`, if there is as much.
+    pub fn take_ration(&self, link: LinkId, ip_len: usize) -> bool {
+        let take = |ration: u64| ration.checked_sub(billed_length(ip_len).get());
+        let row = self.0.get(link.index());
+        row.is_some_and(|row| row.ration.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok())
     }
 
     /// The counters of `link`.
