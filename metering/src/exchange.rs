@@ -76,6 +76,8 @@ pub struct Exchange {
     purse: Purse,
     till: Till,
     trust: Trust,
+    /// Of the segments that have ended.
+    ended: Sums,
     written_off: Tokens,
     receipts_signed: u64,
     receipts_verified: u64,
@@ -315,6 +317,8 @@ pub struct Snapshot {
     pub deposit: Tokens,
     /// Payee: the most the neighbour can come to owe before we stop carrying for it; nothing when carrying is free.
     pub window: Tokens,
+    /// What all segments came to.
+    pub sums: Sums,
     /// Payee: the most that can be lost with the neighbour.
     pub at_risk: AtRisk,
     /// Payee: what of [`Snapshot::written_off`] still shortens the window.
@@ -329,6 +333,19 @@ pub struct Snapshot {
     pub credit: Credit,
     /// The channel, once it is known.
     pub channel: Option<ChannelId>,
+}
+
+/// What segments came to, since the exchange began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sums {
+    /// How many there were.
+    pub segments: u64,
+    /// What we counted in them.
+    pub ours: Counts,
+    /// What the neighbour reported of them.
+    pub theirs: Counts,
+    /// What was signed for in them, by whichever of the two pays.
+    pub signed: Tokens,
 }
 
 /// The most that can be lost with a payer, whatever it does and whenever the power fails.
@@ -401,6 +418,7 @@ impl Exchange {
             purse: Purse::new(setup.restored.ceiling),
             till: Till::new(setup.restored.held),
             trust: Trust::default(),
+            ended: Sums::default(),
             written_off: Tokens::ZERO,
             receipts_signed: 0,
             receipts_verified: 0,
@@ -608,6 +626,7 @@ impl Exchange {
             held: on(&|id| self.till.durable_on(id)),
             deposit: self.channel.map_or(Tokens::ZERO, |channel| channel.deposit),
             window,
+            sums: self.sums(),
             at_risk,
             arrears: self.trust.arrears(),
             written_off: self.written_off,
@@ -709,6 +728,7 @@ impl Exchange {
     /// Ends the segment and begins again with `Resume`.
     fn restart(&mut self, now: Instant) {
         self.write_off();
+        self.ended = self.sums();
         self.purse.end_segment();
         self.till.end_segment();
         self.meter.restart();
@@ -1173,6 +1193,21 @@ impl Exchange {
     /// Payee: what may be unpaid at present.
     fn window(&self, terms: &Terms) -> Tokens {
         self.trust.window(terms, self.security(), self.segment().is_some())
+    }
+
+    fn sums(&self) -> Sums {
+        let Some(segment) = self.segment() else { return self.ended };
+        let add = |a: Counts, b: Counts| Counts {
+            sent: a.sent.saturating_add(b.sent),
+            received: a.received.saturating_add(b.received),
+        };
+        let signed = if self.is_provider() { self.till.paid() } else { self.purse.paid() };
+        Sums {
+            segments: self.ended.segments.saturating_add(1),
+            ours: add(self.ended.ours, self.meter.counts()),
+            theirs: add(self.ended.theirs, segment.theirs),
+            signed: self.ended.signed.saturating_add(signed),
+        }
     }
 
     fn at_risk(&self, terms: &Terms) -> AtRisk {

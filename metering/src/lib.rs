@@ -19,7 +19,7 @@ pub mod wire;
 
 pub use cbor::DecodeError;
 pub use credit::Credit;
-pub use exchange::{Alarm, ChannelState, Event, Exchange, Limits, Restored, Setup, Side, Snapshot};
+pub use exchange::{Alarm, AtRisk, ChannelState, Event, Exchange, Limits, Restored, Setup, Side, Snapshot, Sums};
 pub use exchange::{Incompatibility, Misbehaviour, Rejected};
 pub use identity::{AccountKey, Identity, NodeCard, NodeId, Seed, Signature, TlsKey, WireguardKey};
 pub use identity::{link_local, mesh_address, mesh_prefix};

@@ -59,6 +59,13 @@ pub enum Request {
     Routes,
     /// What was carried for whom?
     Meters,
+    /// What came of each day with a neighbour, and why?
+    Why {
+        /// The neighbour, by name or id.
+        neighbour: String,
+        /// How many days, the last of them today.
+        days: u32,
+    },
     /// Which receipts are held?
     Receipts,
     /// Turn receipts into tokens.
@@ -87,6 +94,8 @@ pub enum Response {
     Routes(Routes),
     /// To [`Request::Meters`].
     Meters(Meters),
+    /// To [`Request::Why`].
+    Why(Box<Why>),
     /// To [`Request::Receipts`].
     Receipts(Receipts),
     /// To [`Request::Redeem`].
@@ -274,6 +283,77 @@ pub struct Meter {
     pub value_at_risk: Tokens,
     /// The same for people: "with this neighbour you can lose at most ...".
     pub sentence: String,
+}
+
+/// What came of each day with a neighbour, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Why {
+    /// What the amounts count.
+    pub unit: Unit,
+    /// Its name in our config.
+    pub neighbour: String,
+    /// Its account.
+    #[serde(with = "text")]
+    pub id: NodeId,
+    /// What it is to us: "provider", "subscriber" or "peer".
+    pub role: String,
+    /// The terms agreed on, or asked; `None` while there are none.
+    pub terms: Option<TermsLine>,
+    /// Owed to us for agreements that have ended, and shortening its credit until it is worked off.
+    #[serde(with = "text")]
+    pub arrears: Tokens,
+    /// Carried for it on trust at most, at present, in money.
+    #[serde(with = "text")]
+    pub window: Tokens,
+    /// The worst case for people: "with this neighbour you can lose at most ...".
+    pub sentence: String,
+    /// The days on which anything was counted, newest first.
+    pub days: Vec<WhyDay>,
+}
+
+/// What was agreed on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TermsLine {
+    /// Whether both sides know of them.
+    pub agreed: bool,
+    /// Base units per GiB of what the payer sends.
+    #[serde(with = "text")]
+    pub price_up: u64,
+    /// Base units per GiB of what the payer receives.
+    #[serde(with = "text")]
+    pub price_down: u64,
+    /// Parts per million that may be lost before it counts as unpaid.
+    pub loss_allowance_ppm: u32,
+}
+
+/// One day with a neighbour. Bytes are billed bytes, counted while terms were agreed on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WhyDay {
+    /// The day, UTC: "2026-11-26".
+    pub day: String,
+    /// What we sent, by our count.
+    #[serde(with = "bytes")]
+    pub sent_bytes: Bytes,
+    /// What it received of that, by its report.
+    #[serde(with = "bytes")]
+    pub reported_received_bytes: Bytes,
+    /// What it sent, by its report.
+    #[serde(with = "bytes")]
+    pub reported_sent_bytes: Bytes,
+    /// What we received of that, by our count.
+    #[serde(with = "bytes")]
+    pub received_bytes: Bytes,
+    /// What it signed for.
+    #[serde(with = "text")]
+    pub earned: Tokens,
+    /// What we signed for.
+    #[serde(with = "text")]
+    pub spent: Tokens,
+    /// What it owed when an agreement ended, and did not pay.
+    #[serde(with = "text")]
+    pub written_off: Tokens,
+    /// Agreements that began.
+    pub agreements: u64,
 }
 
 /// The receipts this router holds and has signed.

@@ -110,6 +110,7 @@ async fn serve(
                 | Request::Neighbours
                 | Request::Routes
                 | Request::Meters
+                | Request::Why { .. }
                 | Request::Receipts
                 | Request::Redeem { .. }
                 | Request::Wallet => return asker.ask(request).await,

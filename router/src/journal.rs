@@ -10,6 +10,7 @@
 //! journal is begun, `NAME.new`.
 
 mod anchor;
+mod day;
 mod files;
 mod state;
 mod store;
@@ -18,18 +19,24 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use metering::{Bytes, ChannelId, LedgerDomain, NodeId, Receipt, Tokens};
 use rusqlite::Connection;
 
+pub use day::Day;
+
 use anchor::{Anchor, AnchorFiles};
 use files::{io_error, lock_of};
-use state::{BOOT, Row, State, VERSION};
+use state::{BOOT, DAY, JOURNAL, Row, State, VERSION, day_key, heading};
 use store::Found;
 
 /// How many channels, and how many neighbours, one journal remembers: far more than a router meets, and a bound on
 /// what a damaged or hostile file can make us hold in memory.
 const CHANNELS_MAX: usize = 16_384;
+
+/// How many lines of days one journal keeps: two neighbours for some five years, 20 for half a year.
+pub const DAYS_MAX: usize = 4096;
 
 /// What a node must not forget. Begin with [`Journal::open`], then [`Journal::next_boot`] before the first packet;
 /// from then on [`Journal::commit`], and act on a record only after it returned.
@@ -95,11 +102,38 @@ pub enum Record {
         /// The amount, cumulative.
         amount: Tokens,
     },
+    /// A channel as the ledger last showed it; the newest counts. While the ledger is away, this is what is known.
+    Channel {
+        /// Which.
+        channel: ChannelId,
+        /// How it stands.
+        known: KnownChannel,
+    },
+    /// What a day with a neighbour has come to; the newest counts.
+    Day {
+        /// Days since 1970-01-01, UTC.
+        day: u32,
+        /// The neighbour.
+        peer: NodeId,
+        /// What it came to.
+        line: Day,
+    },
     /// Babel's own sequence number; the newest counts, for it wraps around (RFC 8966, section 3.2.1).
     Seqno {
         /// The number.
         seqno: u16,
     },
+}
+
+/// A channel as the ledger showed it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KnownChannel {
+    /// What the payer locked, in all.
+    pub deposit: Tokens,
+    /// What the payee took out of it, in all.
+    pub redeemed: Tokens,
+    /// Whether the payer gave notice.
+    pub closing: bool,
 }
 
 /// Billed bytes between us and one neighbour.
@@ -266,7 +300,11 @@ impl Journal {
             found => rebuild(path, domain, found, anchor.as_ref())?,
         };
         store::make_safe(path, &connection)?;
-        let journal = Self { path: path.to_owned(), domain: *domain, connection, anchors, state, _lock: lock };
+        let mut journal = Self { path: path.to_owned(), domain: *domain, connection, anchors, state, _lock: lock };
+        if journal.state.version < VERSION {
+            journal.write_rows(&[Row::new(JOURNAL, &[], &heading(domain))])?;
+            journal.state.version = VERSION;
+        }
         Ok((journal, opened))
     }
 
@@ -336,6 +374,32 @@ impl Journal {
     #[must_use]
     pub fn redeemed(&self, channel: &ChannelId) -> Tokens {
         self.state.redeemed.get(channel).copied().unwrap_or(Tokens::ZERO)
+    }
+
+    /// The channels the ledger showed us, as it last did.
+    pub fn channels(&self) -> impl Iterator<Item = (ChannelId, KnownChannel)> + '_ {
+        self.state.channels.iter().map(|(channel, known)| (*channel, *known))
+    }
+
+    /// What each day with each neighbour came to, oldest first.
+    pub fn days(&self) -> impl DoubleEndedIterator<Item = (u32, NodeId, Day)> + '_ {
+        self.state.days.iter().map(|((day, peer), line)| (*day, *peer, *line))
+    }
+
+    /// Forgets the days before `first`, and of the rest the oldest, so that at most [`DAYS_MAX`] lines stay.
+    ///
+    /// # Errors
+    /// As [`Journal::commit`]; nothing is forgotten then.
+    pub fn forget_days(&mut self, first: u32) -> Result<(), JournalError> {
+        let too_many = self.state.days.len().saturating_sub(DAYS_MAX);
+        let first = self.state.days.keys().nth(too_many).map_or(first, |(day, _)| first.max(*day));
+        if self.state.days.keys().next().is_none_or(|(oldest, _)| *oldest >= first) {
+            return Ok(());
+        }
+        store::forget(&self.connection, DAY, &day_key(first, &NodeId([0; 20])))
+            .map_err(|error| store::Fault::from_sqlite("write", &self.path, error).into_error(&self.path))?;
+        Arc::make_mut(&mut self.state.days).retain(|(day, _), _| *day >= first);
+        Ok(())
     }
 
     /// Billed bytes, by neighbour.
@@ -444,7 +508,14 @@ mod tests {
 
     fn some_of_everything() -> Vec<Record> {
         let redeemed = Record::Redeemed { channel: earned(2), amount: tokens(150) };
-        let mut records = vec![redeemed, Record::Seqno { seqno: 65_535 }];
+        let known = KnownChannel { deposit: tokens(900), redeemed: tokens(150), closing: true };
+        let line = Day { segments: 2, earned: tokens(150), ..Day::default() };
+        let mut records = vec![
+            redeemed,
+            Record::Seqno { seqno: 65_535 },
+            Record::Channel { channel: earned(2), known },
+            Record::Day { day: 20_783, peer: neighbour(2).node_id(), line },
+        ];
         for n in 2..6 {
             records.extend([ceiling(n, 1000), held(n, 200), totals(n, 10, 20)]);
         }
@@ -472,6 +543,42 @@ mod tests {
         let state = journal.state.clone();
         drop(journal);
         (directory, path, state)
+    }
+
+    #[test]
+    fn days_are_forgotten_from_the_oldest_on() {
+        let (_directory, path, _) = written();
+        let (mut journal, _) = open(&path);
+        let peer = neighbour(2).node_id();
+        let line = Day { segments: 1, ..Day::default() };
+        let records: Vec<Record> =
+            (0..DAYS_MAX + 3).map(|n| Record::Day { day: 10_000 + u32::try_from(n).unwrap(), peer, line }).collect();
+        journal.commit(&records).unwrap();
+        journal.forget_days(10_002).unwrap();
+        let kept: Vec<u32> = journal.days().map(|(day, ..)| day).collect();
+        assert_eq!((kept.len(), kept.first()), (DAYS_MAX, Some(&10_004)));
+        journal.forget_days(20_000).unwrap();
+        drop(journal);
+        let (journal, opened) = open(&path);
+        assert_eq!(opened, Opened::Restored);
+        assert_eq!(journal.days().map(|(day, ..)| day).collect::<Vec<_>>(), [20_783]);
+    }
+
+    #[test]
+    fn a_journal_of_an_older_version_is_read_and_says_from_then_on_that_it_is_of_this_one() {
+        let (_directory, path, state) = written();
+        let mut value = heading(&DOMAIN);
+        value[..2].copy_from_slice(&1_u16.to_be_bytes());
+        let connection = Connection::open(&path).unwrap();
+        connection.execute(UPSERT, (JOURNAL, [0_u8; 0], &value, seal(None, JOURNAL, &[], &value))).unwrap();
+        drop(connection);
+        let (journal, opened) = open(&path);
+        assert_eq!((opened, &journal.state), (Opened::Restored, &state));
+        drop(journal);
+        let connection = Connection::open(&path).unwrap();
+        let query = "SELECT value FROM record WHERE kind = ?1";
+        let value: Vec<u8> = connection.query_row(query, [JOURNAL], |row| row.get(0)).unwrap();
+        assert_eq!(value, heading(&DOMAIN));
     }
 
     /// What must hold whatever happened to the file.
@@ -704,12 +811,12 @@ mod tests {
         assert_eq!(open(&path).0.state, before, "a look with the wrong configuration changes nothing");
 
         let mut newer = heading(&DOMAIN);
-        newer[1] = 2;
+        newer[1] = 3;
         let database = Connection::open(&path).unwrap();
         database.execute(UPSERT, (JOURNAL, [0_u8; 0], &newer, seal(None, JOURNAL, &[], &newer))).unwrap();
         database.close().unwrap();
         let error = Journal::open(&path, &DOMAIN).unwrap_err();
-        assert!(matches!(error, JournalError::Newer { version: 2, .. }), "{error}");
+        assert!(matches!(error, JournalError::Newer { version: 3, .. }), "{error}");
 
         fs::remove_file(&path).unwrap();
         let database = Connection::open(&path).unwrap();

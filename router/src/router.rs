@@ -14,6 +14,7 @@
 //! sends. Nothing in it blocks: the journal and the ledger sit at desks of their own.
 
 mod answers;
+mod history;
 mod links;
 mod money;
 
@@ -29,7 +30,7 @@ use std::time::{Duration, Instant};
 use ledger_client::Ledger;
 use metering::exchange;
 use metering::{
-    ChannelId, ChannelState, Counts, Identity, LedgerDomain, Limits, NodeId, Offer, Receipt, Restored, Tokens,
+    ChannelId, ChannelState, Counts, Identity, LedgerDomain, Limits, NodeId, Offer, Receipt, Restored, Snapshot, Tokens,
 };
 use node::datapath::{Fib, LinkCount, MAX_LINKS};
 use node::{Event, LinkId, Node, Policy, Prefix, PriceWeight};
@@ -45,6 +46,7 @@ use crate::link::LinkStatus;
 use crate::link::wireguard::WireGuard;
 use crate::tun::Local;
 use crate::worker::{self, FromWorker, Inbox, Mailbox, Shared, ToWorker, WorkerHandle};
+use history::{DAYS_KEPT, History};
 use money::Redemption;
 
 /// How often meters and link states are read: at 2 Gb/s, 12 MB pass between two looks, a fifth of the default window.
@@ -60,6 +62,10 @@ const TRY_AGAIN: Duration = Duration::from_secs(5);
 const WRITE_AGAIN: Duration = Duration::from_secs(1);
 /// How often the totals per neighbour are written. They are for people; money never rests on them.
 const TOTALS_INTERVAL: Duration = Duration::from_secs(300);
+/// How often the days' sums are brought up to date: a day ends as exactly.
+const HISTORY_INTERVAL: Duration = Duration::from_secs(60);
+/// How often the ledger is asked for the channels that pay us: a payer that leaves gives days of notice.
+const CHANNELS_INTERVAL: Duration = Duration::from_secs(600);
 /// How often host names of links that are down are looked up again.
 const RESOLVE_INTERVAL: Duration = Duration::from_secs(30);
 /// A WireGuard neighbour unheard for this long may have restarted without our endpoint: it is called anew. Babel takes
@@ -258,6 +264,7 @@ impl Router {
         };
         let worker = worker::start(&setup.name, mailbox, parts).map_err(StartError::Worker)?;
         let totals = journal.totals().collect();
+        let history = History::new(history::today(), journal.days());
         let (journal, journal_thread) = Desk::start("journal", journal).map_err(StartError::Worker)?;
         let mut desks = vec![journal_thread];
         let ledger = match setup.ledger {
@@ -297,6 +304,9 @@ impl Router {
             retired: BTreeSet::new(),
             resolve_at: now,
             totals_at: now + TOTALS_INTERVAL,
+            history,
+            history_at: now + HISTORY_INTERVAL,
+            channels_at: now + CHANNELS_INTERVAL,
             carrier: Carrier::watch().ok(),
         };
         if let Opened::SetAside { to, why } = opened {
@@ -504,6 +514,9 @@ struct Control {
     retired: BTreeSet<LinkId>,
     resolve_at: Instant,
     totals_at: Instant,
+    history: History,
+    history_at: Instant,
+    channels_at: Instant,
     /// `None` where the system does not tell.
     carrier: Option<Carrier>,
 }
@@ -534,7 +547,9 @@ impl Control {
         self.node.handle_flush(clock());
         self.node.handle_goodbye(clock());
         self.drain(clock());
+        self.look_at_history();
         let mut records = self.totals_records();
+        records.extend(self.history.records());
         records.extend(self.node.held().map(|receipt| Record::Held { receipt }));
         match self.journal.ask(move |journal| journal.commit(&records)).await {
             Ok(Ok(())) => {}
@@ -593,14 +608,50 @@ impl Control {
             self.resolve_at = now + RESOLVE_INTERVAL;
             self.resolve();
         }
+        if now >= self.history_at {
+            self.history_at = now + HISTORY_INTERVAL;
+            self.look_at_history();
+        }
+        if now >= self.channels_at {
+            self.channels_at = now + CHANNELS_INTERVAL;
+            self.look_at_channels();
+        }
         if now >= self.totals_at {
             self.totals_at = now + TOTALS_INTERVAL;
-            let records = self.totals_records();
+            let mut records = self.totals_records();
+            records.extend(self.history.records());
             self.spawn(self.journal.ask(move |journal| journal.commit(&records)), |answer| match answer {
                 Ok(Ok(())) => None,
                 Ok(Err(error)) => Some(Done::Warning(error.to_string())),
                 Err(error) => Some(Done::Warning(error.to_string())),
             });
+        }
+    }
+
+    /// Brings the days' sums up to date; a day that has ended is written, and the oldest are forgotten.
+    fn look_at_history(&mut self) {
+        let today = history::today();
+        let ended = self.history.look(today, self.node.links().filter_map(|view| view.settlement));
+        if ended.is_empty() {
+            return;
+        }
+        let first = today.saturating_sub(DAYS_KEPT);
+        let write = move |journal: &mut Journal| journal.commit(&ended).and_then(|()| journal.forget_days(first));
+        self.spawn(self.journal.ask(write), |answer| match answer {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(Done::Warning(error.to_string())),
+            Err(error) => Some(Done::Warning(error.to_string())),
+        });
+    }
+
+    /// Asks the ledger how the channels stand that pay us: whoever leaves with its deposit does not tell us.
+    fn look_at_channels(&mut self) {
+        let settled: Vec<(LinkId, Snapshot)> =
+            self.node.links().filter_map(|view| Some((view.link, view.settlement?))).collect();
+        for (link, snapshot) in settled {
+            if let (Some(channel), metering::Role::Provider) = (snapshot.channel, snapshot.role) {
+                self.look_up(link, channel);
+            }
         }
     }
 
@@ -693,6 +744,7 @@ impl Control {
             Done::Restored { link, .. } => tracing::debug!(link = link.0, "an answer for a neighbour that is gone"),
             Done::Channel { link, channel, state } => {
                 self.ledger_reachable = Some(true);
+                self.remember_channel(channel, &state);
                 if self.parties(link) == Some((channel.payer, channel.payee)) {
                     self.node.handle_channel(now, link, state);
                 }

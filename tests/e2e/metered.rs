@@ -61,6 +61,18 @@ fn what_is_billed_is_what_tcpdump_saw_arrive() {
     assert_eq!(before, (Meter::default(), Meter::default()), "something was carried before the test began");
     let price = |bytes: u64| (u128::from(bytes) * ASK * TOKEN) >> 30;
     assert_eq!(receipt.amount, price(up_billed) + price(down_billed));
+
+    // Both can say what the day came to, and say the same.
+    let day = |router: &Router, neighbour: &Router| {
+        let why = router.why(neighbour).expect("an answer");
+        let days = why["days"].as_array().expect("days");
+        assert!(!days.is_empty(), "{why}");
+        let sum = |name: &str| -> u128 { days.iter().map(|day| amount(&day[name])).sum() };
+        ["sent_bytes", "reported_received_bytes", "reported_sent_bytes", "received_bytes", "earned", "spent"].map(sum)
+    };
+    let [there, back] = [up_billed, down_billed].map(u128::from);
+    assert_eq!(day(r1, r2), [there, there, back, back, 0, receipt.amount]);
+    assert_eq!(day(r2, r1), [back, back, there, there, receipt.amount, 0]);
     lab.figures(&format!(
         "{} packets up, {} down; billed {} + {} bytes = {} base units, exactly what tcpdump saw",
         up.packets.len(),
@@ -69,4 +81,10 @@ fn what_is_billed_is_what_tcpdump_saw_arrive() {
         down_billed,
         receipt.amount,
     ));
+}
+
+/// A number, or a string of digits, which amounts are.
+fn amount(value: &serde_json::Value) -> u128 {
+    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    text.parse().unwrap_or_else(|_| panic!("no number: {value}"))
 }

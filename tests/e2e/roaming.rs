@@ -75,12 +75,24 @@ fn new_keys_under_load_lose_nothing() {
             &format!("table inet keys {{ counter begun {{ }}; chain input {{ type filter hook input priority 0; {rule}; }}; }}"),
         ]);
     }
+    let unread = unread_datagrams(&r3.host);
     let (there, lost) =
         iperf_udp(&lab, &r1.host, &r3.host, &r3.address, &["-l", "1200", "-b", "60M"], REKEY_AFTER_S + 10);
+    // What came to the host and iperf3 did not read in time, where others use the processors too, nobody's keys lost.
+    let unread = unread_datagrams(&r3.host) - unread;
     let begun: Vec<u64> = line.iter().map(|router| handshakes(&router.host)).collect();
-    lab.figures(&format!("{there} datagrams of 60 Mbit/s while handshakes came in: {begun:?}; {lost} lost"));
+    lab.figures(&format!(
+        "{there} datagrams of 60 Mbit/s while handshakes came in: {begun:?}; {lost} lost, {unread} of them at iperf3"
+    ));
     assert!(begun.iter().sum::<u64>() >= 2, "keys were not renewed");
-    assert_eq!(lost, 0);
+    assert_eq!(lost, unread);
+}
+
+/// Datagrams that found a socket's buffer full.
+fn unread_datagrams(host: &Host) -> u64 {
+    let counters = host.must(&["cat", "/proc/net/snmp6"]);
+    let line = counters.lines().find_map(|line| line.strip_prefix("Udp6RcvbufErrors"));
+    line.and_then(|count| count.trim().parse().ok()).expect("a counter")
 }
 
 fn handshakes(host: &Host) -> u64 {

@@ -233,8 +233,13 @@ impl Router {
 
     /// The answer to `waybill WHAT --json`.
     pub(crate) fn show(&self, what: &str) -> Result<Value, String> {
+        self.show_of(what, &[])
+    }
+
+    fn show_of(&self, what: &str, more: &[&str]) -> Result<Value, String> {
         let socket = self.control_socket();
-        let line = [text(&self.waybill), what, "--json", "--socket", text(&socket)];
+        let mut line = vec![text(&self.waybill), what, "--json", "--socket", text(&socket)];
+        line.extend(more);
         let output = Command::new(line[0]).args(&line[1..]).output().map_err(|error| error.to_string())?;
         let said = said(&line, &output)?;
         serde_json::from_str(&said).map_err(|error| format!("{line:?}: {error}: {said}"))
@@ -268,6 +273,11 @@ impl Router {
         let line = lines.find(|line| line["prefix"] == *prefix && line["selected"] == true);
         let via = line.and_then(|line| line["via"].as_str());
         via.map(str::to_owned).ok_or_else(|| format!("{} has no route to {}: {answer}", self.name, to.name))
+    }
+
+    /// What each day with a neighbour came to.
+    pub(crate) fn why(&self, neighbour: &Self) -> Result<Value, String> {
+        self.show_of("why", &[neighbour.name])
     }
 
     pub(crate) fn meter(&self, neighbour: &Self) -> Result<Meter, String> {

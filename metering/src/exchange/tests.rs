@@ -819,6 +819,21 @@ fn another_price_is_another_segment_and_paid_on_top() {
 }
 
 #[test]
+fn sums_go_on_over_segments_and_are_what_was_signed() {
+    let mut world = World::new(Plan::quiet(28));
+    world.run(30.0);
+    world.change(PROVIDER, |exchange, now| exchange.handle_side(now, Side::Provider(offer(1 << 22, 64))));
+    world.run(30.0);
+    world.traffic = false;
+    world.run(12.0);
+    let [provider, payer] = [PROVIDER, PAYER].map(|who| world.of(who).snapshot());
+    assert_eq!((provider.sums.segments, payer.sums.segments), (2, 2));
+    assert_eq!((provider.sums.signed, payer.sums.signed), (provider.signed, payer.signed));
+    assert_eq!(provider.sums.ours.sent, payer.sums.ours.received);
+    assert!(provider.sums.ours.sent > provider.ours.sent && provider.sums.theirs.sent > provider.theirs.sent);
+}
+
+#[test]
 fn the_next_channel_starts_at_zero_and_the_last_receipt_of_the_old_one_is_kept() {
     let mut world = World::new(Plan::quiet(10));
     world.run(33.0);

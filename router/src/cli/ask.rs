@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use metering::Tokens;
 use serde::Serialize;
 
 use super::table::Side::{Left, Right};
@@ -10,7 +11,7 @@ use super::table::{Table, amount, facts, harmless, money, round_trip, short_id, 
 use super::{Ask, Failure};
 use crate::control::{
     self, Direction, LinkState, Meters, Neighbour, Receipts, RedeemedReceipts, Request, Response, Routes, Status,
-    Wallet,
+    Wallet, Why,
 };
 
 /// Asks, and renders the answer for a person or a program.
@@ -31,6 +32,7 @@ fn as_json(response: &Response) -> String {
         Response::Neighbours(neighbours) => pretty(neighbours),
         Response::Routes(routes) => pretty(routes),
         Response::Meters(meters) => pretty(meters),
+        Response::Why(why) => pretty(why),
         Response::Receipts(receipts) => pretty(receipts),
         Response::Redeemed(redeemed) => pretty(redeemed),
         Response::Wallet(wallet) => pretty(wallet),
@@ -45,6 +47,7 @@ fn as_text(response: &Response) -> String {
         Response::Neighbours(answer) => neighbours(answer),
         Response::Routes(answer) => routes(answer),
         Response::Meters(answer) => meters(answer),
+        Response::Why(answer) => why(answer),
         Response::Receipts(answer) => receipts(answer),
         Response::Redeemed(answer) => redeemed(answer),
         Response::Wallet(answer) => wallet(answer),
@@ -142,7 +145,7 @@ fn routes(answer: &Routes) -> String {
     let mut table =
         Table::new(&[("", Left), ("PREFIX", Left), ("VIA", Left), ("METRIC", Right), (&price, Right), ("FROM", Left)]);
     for route in &answer.routes {
-        let per_gib = |price: u64| metering::Tokens::new(price.into()).unwrap_or(metering::Tokens::MAX);
+        let per_gib = |price: u64| Tokens::new(price.into()).unwrap_or(Tokens::MAX);
         table.row([
             if route.selected { ">" } else { "" }.to_owned(),
             route.prefix.clone(),
@@ -197,6 +200,83 @@ fn meters(answer: &Meters) -> String {
         text.push_str(&format!("{}: {}\n", harmless(&meter.neighbour), harmless(&meter.sentence)));
     }
     text
+}
+
+fn why(answer: &Why) -> String {
+    let name = harmless(&answer.neighbour);
+    let per_gib = |price: u64| amount(Tokens::new(price.into()).unwrap_or(Tokens::MAX), &answer.unit);
+    let symbol = &answer.unit.symbol;
+    let mut text = match (&answer.terms, answer.role.as_str()) {
+        (None, _) => format!("Nothing is agreed on with {name} yet.\n"),
+        (Some(terms), _) if terms.price_up.max(terms.price_down) == 0 => {
+            format!("{name} is your {}: nobody pays, both count.\n", answer.role)
+        }
+        (Some(terms), role) => {
+            let pays = if role == "provider" { format!("You pay {name}") } else { format!("{name} pays you") };
+            let agreed = if terms.agreed { "" } else { " (not agreed on yet)" };
+            format!(
+                "{name} is your {role}. {pays} {} {symbol} per GiB sent and {} {symbol} per GiB \
+                 received, for what arrived by both sides' counts{agreed}.\n",
+                per_gib(terms.price_up),
+                per_gib(terms.price_down),
+            )
+        }
+    };
+    if answer.arrears > Tokens::ZERO {
+        text.push_str(&format!(
+            "{name} left {} unpaid when agreements ended; that shortens its credit until it is worked off.\n",
+            money(answer.arrears, &answer.unit)
+        ));
+    }
+    text.push_str(&format!("{}\n\n", harmless(&answer.sentence)));
+    if answer.days.is_empty() {
+        text.push_str("Nothing was counted in these days.\n");
+        return text;
+    }
+    let mut table = Table::new(&[
+        ("DAY", Left),
+        ("SENT", Right),
+        ("THEY RECEIVED", Right),
+        ("LOST", Right),
+        ("THEY SENT", Right),
+        ("RECEIVED", Right),
+        ("LOST", Right),
+        ("EARNED", Right),
+        ("SPENT", Right),
+        ("WRITTEN OFF", Right),
+    ]);
+    for day in &answer.days {
+        table.row([
+            day.day.clone(),
+            day.sent_bytes.to_string(),
+            day.reported_received_bytes.to_string(),
+            lost(day.sent_bytes, day.reported_received_bytes),
+            day.reported_sent_bytes.to_string(),
+            day.received_bytes.to_string(),
+            lost(day.reported_sent_bytes, day.received_bytes),
+            amount(day.earned, &answer.unit),
+            amount(day.spent, &answer.unit),
+            amount(day.written_off, &answer.unit),
+        ]);
+    }
+    text.push_str(&table.render());
+    text.push_str(
+        "\nBytes are billed bytes, counted while terms were agreed on; THEY columns are what the neighbour reports.",
+    );
+    if !symbol.is_empty() {
+        text.push_str(&format!(" Amounts are in {symbol}."));
+    }
+    text.push('\n');
+    text
+}
+
+/// The share of what was sent that did not arrive, as far as counts that are read at different moments can say.
+fn lost(sent: metering::Bytes, arrived: metering::Bytes) -> String {
+    let missing = u128::from(sent.saturating_sub(arrived).get());
+    match (missing * 1000).checked_div(u128::from(sent.get())) {
+        None => "-".to_owned(),
+        Some(tenths) => format!("{}.{} %", tenths / 10, tenths % 10),
+    }
 }
 
 fn receipts(answer: &Receipts) -> String {

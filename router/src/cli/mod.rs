@@ -98,6 +98,9 @@ enum Command {
     /// Show what was carried for whom, and the most that can be lost with each neighbour
     #[command(after_help = "Example:\n  waybill meters")]
     Meters(Ask),
+    /// Show what each day with a neighbour came to, and what was signed for it
+    #[command(after_help = "Examples:\n  waybill why roof\n  waybill why roof --days 90 --json")]
+    Why(WhyArguments),
     /// Show the newest receipt of each channel
     #[command(after_help = "Example:\n  waybill receipts --json")]
     Receipts(Ask),
@@ -160,6 +163,17 @@ struct Ask {
 }
 
 #[derive(Debug, Args)]
+struct WhyArguments {
+    /// The neighbour: its name or account
+    neighbour: String,
+    /// How many days, the last of them today
+    #[arg(long, value_name = "N", default_value_t = 14, value_parser = clap::value_parser!(u32).range(1..=400))]
+    days: u32,
+    #[command(flatten)]
+    ask: Ask,
+}
+
+#[derive(Debug, Args)]
 struct RedeemArguments {
     /// Only what this neighbour signed: its name or account
     neighbour: Option<String>,
@@ -215,6 +229,7 @@ fn execute(command: Command) -> Result<Outcome, Failure> {
         Command::Neighbours(arguments) => ask::ask(&arguments, &Request::Neighbours)?,
         Command::Routes(arguments) => ask::ask(&arguments, &Request::Routes)?,
         Command::Meters(arguments) => ask::ask(&arguments, &Request::Meters)?,
+        Command::Why(WhyArguments { neighbour, days, ask }) => ask::ask(&ask, &Request::Why { neighbour, days })?,
         Command::Receipts(arguments) => ask::ask(&arguments, &Request::Receipts)?,
         Command::Redeem(RedeemArguments { neighbour, ask }) => ask::ask(&ask, &Request::Redeem { neighbour })?,
         Command::Wallet(arguments) => ask::ask(&arguments, &Request::Wallet)?,

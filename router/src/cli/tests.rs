@@ -35,6 +35,7 @@ Commands:
   neighbours  Show the links to neighbours
   routes      Show where packets go, and what that costs
   meters      Show what was carried for whom, and the most that can be lost with each neighbour
+  why         Show what each day with a neighbour came to, and what was signed for it
   receipts    Show the newest receipt of each channel
   redeem      Turn the receipts held into tokens
   wallet      Show the tokens of this router

@@ -25,6 +25,7 @@ fn answer(request: Request) -> Response {
         | Request::Receipts
         | Request::Redeem { neighbour: None }
         | Request::Reload
+        | Request::Why { .. }
         | Request::Shutdown => Response::Done,
     }
 }

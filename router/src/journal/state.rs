@@ -1,15 +1,18 @@
 //! What a journal knows, and the rows it is written down in.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use metering::{Bytes, ChannelId, LedgerDomain, NodeId, Receipt, Tokens, Unverified};
 use sha2::{Digest, Sha256};
 
 use super::anchor::Anchor;
-use super::{Record, Totals};
+use super::day::Day;
+use super::{KnownChannel, Record, Totals};
 
 /// The version of what the rows mean. A newer one is refused, for its rows cannot be judged.
-pub(super) const VERSION: u16 = 1;
+/// Version 2 added channels and days.
+pub(super) const VERSION: u16 = 2;
 
 /// Kinds of rows.
 pub(super) const JOURNAL: &str = "journal";
@@ -19,6 +22,8 @@ pub(super) const CEILING: &str = "ceiling";
 pub(super) const HELD: &str = "held";
 pub(super) const REDEEMED: &str = "redeemed";
 pub(super) const TOTALS: &str = "totals";
+pub(super) const CHANNEL: &str = "channel";
+pub(super) const DAY: &str = "day";
 
 /// One row of the table, before it is sealed.
 pub(super) struct Row {
@@ -36,12 +41,17 @@ impl Row {
 /// All rows, understood.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct State {
+    /// Of what the rows mean where they stand.
+    pub(super) version: u16,
     pub(super) boot: u64,
     pub(super) seqno: Option<u16>,
     pub(super) ceilings: BTreeMap<ChannelId, Tokens>,
     pub(super) held: BTreeMap<ChannelId, Receipt>,
     pub(super) redeemed: BTreeMap<ChannelId, Tokens>,
     pub(super) totals: BTreeMap<NodeId, Totals>,
+    pub(super) channels: BTreeMap<ChannelId, KnownChannel>,
+    /// Shared, for it is large, and a commit copies the rest.
+    pub(super) days: Arc<BTreeMap<(u32, NodeId), Day>>,
 }
 
 impl State {
@@ -66,6 +76,14 @@ impl State {
                 known != Some(totals)
             }
             Record::Seqno { seqno } => self.seqno.replace(seqno) != Some(seqno),
+            Record::Channel { channel, known } => self.channels.insert(channel, known) != Some(known),
+            Record::Day { day, peer, line } => {
+                let is_news = self.days.get(&(day, peer)) != Some(&line);
+                if is_news {
+                    Arc::make_mut(&mut self.days).insert((day, peer), line);
+                }
+                is_news
+            }
         }
     }
 
@@ -90,6 +108,8 @@ impl State {
                 Row::new(TOTALS, &peer.0, &value)
             }
             Record::Seqno { seqno } => Row::new(SEQNO, &[], &seqno.to_be_bytes()),
+            Record::Channel { channel, known } => Row::new(CHANNEL, &channel_to_bytes(channel), &known.to_bytes()),
+            Record::Day { day, peer, line } => Row::new(DAY, &day_key(*day, peer), &line.to_bytes()),
         }
     }
 
@@ -101,7 +121,9 @@ impl State {
         let totals =
             self.totals.iter().map(|(&peer, &Totals { sent, received })| Record::Totals { peer, sent, received });
         let seqno = self.seqno.map(|seqno| Record::Seqno { seqno });
-        let records = ceilings.chain(redeemed).chain(held).chain(totals).chain(seqno);
+        let channels = self.channels.iter().map(|(&channel, &known)| Record::Channel { channel, known });
+        let days = self.days.iter().map(|(&(day, peer), &line)| Record::Day { day, peer, line });
+        let records = ceilings.chain(redeemed).chain(held).chain(totals).chain(seqno).chain(channels).chain(days);
         let mut rows = vec![Row::new(JOURNAL, &[], &heading(domain)), Row::new(BOOT, &[], &self.boot.to_be_bytes())];
         rows.extend(records.map(|record| self.row(&record)));
         rows
@@ -117,7 +139,15 @@ impl State {
     }
 
     pub(super) fn entries_max(&self) -> usize {
-        [self.ceilings.len(), self.held.len(), self.redeemed.len(), self.totals.len()].into_iter().max().unwrap_or(0)
+        let lens = [
+            self.ceilings.len(),
+            self.held.len(),
+            self.redeemed.len(),
+            self.totals.len(),
+            self.channels.len(),
+            self.days.len(),
+        ];
+        lens.into_iter().max().unwrap_or(0)
     }
 
     /// Understands one row whose seal is intact.
@@ -151,6 +181,18 @@ impl State {
                     received: Bytes::new(received),
                 }
             }
+            CHANNEL => Record::Channel {
+                channel: channel_from_bytes(key.try_into().ok()?),
+                known: KnownChannel::from_bytes(value)?,
+            },
+            DAY => {
+                let (day, peer) = key.split_first_chunk()?;
+                Record::Day {
+                    day: u32::from_be_bytes(*day),
+                    peer: NodeId(peer.try_into().ok()?),
+                    line: Day::from_bytes(value)?,
+                }
+            }
             _ => return None,
         };
         self.learn(&record);
@@ -164,6 +206,29 @@ fn raise(amounts: &mut BTreeMap<ChannelId, Tokens>, channel: ChannelId, amount: 
         amounts.insert(channel, amount);
     }
     is_news
+}
+
+/// The key of a day with a neighbour; in order of days.
+pub(super) fn day_key(day: u32, peer: &NodeId) -> Vec<u8> {
+    [&day.to_be_bytes()[..], &peer.0].concat()
+}
+
+impl KnownChannel {
+    fn to_bytes(self) -> Vec<u8> {
+        [&self.deposit.to_be_bytes12()[..], &self.redeemed.to_be_bytes12(), &[self.closing.into()]].concat()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (deposit, rest) = bytes.split_first_chunk()?;
+        let (redeemed, closing) = rest.split_first_chunk()?;
+        let closing = match closing {
+            [0] => false,
+            [1] => true,
+            _ => return None,
+        };
+        let amount = |bytes: &[u8; 12]| Tokens::from_be_bytes12(*bytes);
+        Some(Self { deposit: amount(deposit), redeemed: amount(redeemed), closing })
+    }
 }
 
 /// Binds a row's parts to each other and to the ledger, against flipped bits and not against a thief: SQLite has no

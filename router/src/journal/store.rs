@@ -137,7 +137,7 @@ fn examine(path: &Path, connection: &Connection, domain: &LedgerDomain, state: &
     if strings(connection, tables).map_err(of)? != [SCHEMA] {
         return Err(Fault::damage("it holds other tables than a journal"));
     }
-    read_heading(path, connection, domain)?;
+    state.version = read_heading(path, connection, domain)?;
     let damaged_rows = read_rows(connection, domain, state).map_err(of)?;
     if damaged_rows > 0 {
         return Err(Fault::damage(format!("{damaged_rows} of its rows are damaged")));
@@ -153,7 +153,7 @@ fn examine(path: &Path, connection: &Connection, domain: &LedgerDomain, state: &
 }
 
 /// The heading says what the other rows mean; it is the only row that is sealed without a ledger.
-fn read_heading(path: &Path, connection: &Connection, wanted: &LedgerDomain) -> Result<(), Fault> {
+fn read_heading(path: &Path, connection: &Connection, wanted: &LedgerDomain) -> Result<u16, Fault> {
     let query = "SELECT value, seal FROM record WHERE kind = ?1";
     let (value, sealed): (Vec<u8>, Vec<u8>) =
         connection.query_row(query, [JOURNAL], |row| Ok((row.get(0)?, row.get(1)?))).map_err(|error| {
@@ -169,7 +169,8 @@ fn read_heading(path: &Path, connection: &Connection, wanted: &LedgerDomain) -> 
     if version > VERSION {
         return Err(Fault::Refuse(JournalError::Newer { path: path.to_owned(), version }));
     }
-    refuse_other_ledger(path, &found, wanted).map_err(Fault::Refuse)
+    refuse_other_ledger(path, &found, wanted).map_err(Fault::Refuse)?;
+    Ok(version)
 }
 
 /// Reads every row that is intact; answers how many are not.
@@ -245,6 +246,11 @@ fn insert_rows(connection: &Connection, domain: &LedgerDomain, rows: &[Row]) -> 
         statement.execute((kind, key, value, seal(ledger, kind, key, value)))?;
     }
     Ok(())
+}
+
+/// Deletes the rows of a kind whose keys are below `first`.
+pub(super) fn forget(connection: &Connection, kind: &str, first: &[u8]) -> rusqlite::Result<()> {
+    connection.execute("DELETE FROM record WHERE kind = ?1 AND key < ?2", (kind, first)).map(|_| ())
 }
 
 pub(super) fn refuse_other_ledger(

@@ -12,9 +12,9 @@ use super::money::NAME_A_LEDGER;
 use super::{Control, Known};
 use crate::control::{
     Direction, LinkState, Meter, Meters, Neighbour, ReceiptLine, Receipts, Refusal, Request, Response, Route, Routes,
-    Status, Unit, Wallet, WalletChannel,
+    Status, TermsLine, Unit, Wallet, WalletChannel, Why, WhyDay,
 };
-use crate::journal::{Journal, Record, Totals};
+use crate::journal::{Day, Journal, Record, Totals};
 
 impl Control {
     pub(super) fn handle_request(&mut self, now: Instant, request: Request, answer: oneshot::Sender<Response>) {
@@ -23,15 +23,16 @@ impl Control {
             Request::Neighbours => Response::Neighbours(self.neighbours(now)),
             Request::Routes => Response::Routes(self.routes()),
             Request::Meters => Response::Meters(self.meters()),
+            Request::Why { neighbour, days } => match self.account_of(&neighbour) {
+                Some(peer) => return self.why(peer, days, answer),
+                None => no_neighbour(&neighbour),
+            },
             Request::Receipts => return self.receipts(answer),
             Request::Wallet => return self.wallet(answer),
             Request::Redeem { neighbour: None } => return self.redeem(now, None, Some(answer)),
             Request::Redeem { neighbour: Some(name) } => match self.account_of(&name) {
                 Some(payer) => return self.redeem(now, Some(payer), Some(answer)),
-                None => Response::Failed(Refusal {
-                    cause: format!("there is no neighbour {name}"),
-                    next: Some("`waybill neighbours` lists them".to_owned()),
-                }),
+                None => no_neighbour(&name),
             },
             Request::Reload | Request::Shutdown => {
                 Response::Failed(Refusal { cause: "only `waybill up` can do this".to_owned(), next: None })
@@ -165,6 +166,51 @@ impl Control {
         Meters { unit: self.money.unit.clone(), meters: lines.collect() }
     }
 
+    /// What each day with a neighbour came to.
+    fn why(&mut self, peer: NodeId, days: u32, answer: oneshot::Sender<Response>) {
+        self.look_at_history();
+        let (today, line) = self.history.today(peer);
+        let Some((link, known)) = self.links.iter().find(|(_, known)| known.account() == peer) else { return };
+        let snapshot = self.node.links().find(|view| view.link == *link).and_then(|view| view.settlement);
+        let terms = snapshot.and_then(|snapshot| {
+            let terms = snapshot.terms?;
+            Some(TermsLine {
+                agreed: snapshot.agreed,
+                price_up: terms.price_up.get(),
+                price_down: terms.price_down.get(),
+                loss_allowance_ppm: terms.loss_allowance_ppm,
+            })
+        });
+        let mut why = Why {
+            unit: self.money.unit.clone(),
+            neighbour: known.name.clone(),
+            id: peer,
+            role: known.role().to_owned(),
+            terms,
+            arrears: snapshot.map_or(Tokens::ZERO, |snapshot| snapshot.arrears),
+            window: snapshot.map_or(Tokens::ZERO, |snapshot| snapshot.window),
+            sentence: self.sentence(snapshot.as_ref()),
+            days: Vec::new(),
+        };
+        let first = today.saturating_sub(days.saturating_sub(1));
+        let earlier = self.journal.ask(move |journal| -> Vec<(u32, Day)> {
+            let with_peer = journal.days().rev().filter(|(_, known, _)| *known == peer);
+            let days = with_peer.map(|(day, _, line)| (day, line));
+            days.filter(|(day, _)| (first..today).contains(day)).collect()
+        });
+        tokio::spawn(async move {
+            let response = match earlier.await {
+                Ok(earlier) => {
+                    let lines = [(today, line)].into_iter().filter(|(_, line)| *line != Day::default()).chain(earlier);
+                    why.days = lines.map(|(day, line)| why_day(day, &line)).collect();
+                    Response::Why(Box::new(why))
+                }
+                Err(error) => Response::Failed(Refusal { cause: error.to_string(), next: None }),
+            };
+            let _gone = answer.send(response);
+        });
+    }
+
     /// Both sides' worst case, in words (DESIGN section 7).
     fn sentence(&self, snapshot: Option<&Snapshot>) -> String {
         let Unit { symbol, decimals } = &self.money.unit;
@@ -269,6 +315,39 @@ impl Known {
     }
 }
 
+fn no_neighbour(name: &str) -> Response {
+    let next = Some("`waybill neighbours` lists them".to_owned());
+    Response::Failed(Refusal { cause: format!("there is no neighbour {name}"), next })
+}
+
+fn why_day(day: u32, line: &Day) -> WhyDay {
+    WhyDay {
+        day: date(day),
+        sent_bytes: line.ours.sent,
+        reported_received_bytes: line.theirs.received,
+        reported_sent_bytes: line.theirs.sent,
+        received_bytes: line.ours.received,
+        earned: line.earned,
+        spent: line.spent,
+        written_off: line.written_off,
+        agreements: line.segments,
+    }
+}
+
+/// The day of the Gregorian calendar that is so many days after 1970-01-01.
+fn date(day: u32) -> String {
+    // Counted from 0000-03-01, so that a leap day ends a year; 146,097 days are 400 years.
+    let days = u64::from(day) + 719_468;
+    let (era, of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * of_year + 2) / 153;
+    let day_of_month = of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = 400 * era + year_of_era + u64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day_of_month:02}")
+}
+
 fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
@@ -348,4 +427,24 @@ fn wallet(
 
 fn whole_micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::date;
+
+    #[test]
+    fn days_are_dates() {
+        let dates = [
+            (0, "1970-01-01"),
+            (59, "1970-03-01"),
+            (11_016, "2000-02-29"),
+            (20_783, "2026-11-26"),
+            (47_540, "2100-02-28"),
+        ];
+        for (day, text) in dates {
+            assert_eq!(date(day), text);
+        }
+        assert_eq!(date(47_541), "2100-03-01");
+    }
 }

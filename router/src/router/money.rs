@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use super::{Control, Done, Known, LedgerDesk, TRY_AGAIN};
 use crate::control::{Redeemed, RedeemedReceipts, Refusal, Response};
 use crate::desk::Desk;
-use crate::journal::{Journal, Record};
+use crate::journal::{Journal, KnownChannel, Record};
 
 /// How long a redemption waits for the last receipts: many round trips, and less than the person's patience.
 const SETTLE_TIME: Duration = Duration::from_secs(2);
@@ -34,7 +34,7 @@ impl Control {
     /// Gathers what journal and ledger know of an admitted neighbour.
     pub(super) fn restore(&mut self, link: LinkId, peer: NodeId) {
         let us = self.node.id();
-        let journal = self.journal.clone();
+        let (journal, journal_again) = (self.journal.clone(), self.journal.clone());
         let pays_us = self.is_subscriber(link);
         let (payer, payee) = if pays_us { (peer, us) } else { (us, peer) };
         let ledger = self.ledger.as_ref().map(|desk| desk.ask(move |ledger| newest_channel(ledger, payer, payee)));
@@ -49,18 +49,24 @@ impl Control {
             let id = channel.map(|(id, _)| id);
             // Without what the journal knows nothing is settled: an exchange that has forgotten carries twice.
             let mut restored = loop {
-                match journal.ask(move |journal| remembered(journal, us, peer, id)).await {
+                match journal.ask(move |journal| remembered(journal, (payer, payee), us, id)).await {
                     Ok(restored) => break restored,
                     Err(error) => tracing::warn!(%error, "waiting for what was remembered of a neighbour"),
                 }
                 tokio::time::sleep(TRY_AGAIN).await;
             };
-            restored.channel = channel.map(|(id, channel)| state(id, &channel));
-            (restored, failed)
+            // Where the ledger is away, what it last said has to do.
+            if failed.is_none() {
+                restored.channel = channel.map(|(id, channel)| state(id, &channel));
+            }
+            (restored, channel, failed)
         };
         let done = self.done.clone();
         tokio::spawn(async move {
-            let (restored, failed) = gathered.await;
+            let (restored, channel, failed) = gathered.await;
+            if let Some((id, channel)) = channel {
+                remember(&journal_again, id, &state(id, &channel)).await;
+            }
             // The control task is gone only when the router is stopping.
             let _stopping = done.send(Done::Restored { link, peer, restored }).await;
             if let Some(error) = failed {
@@ -114,6 +120,12 @@ impl Control {
             Ok(Err(error)) => Some(ledger_failed("cannot read a channel", &error)),
             Err(error) => Some(ledger_failed("cannot read a channel", &error)),
         });
+    }
+
+    /// Keeps what the ledger said of a channel, for when it is away.
+    pub(super) fn remember_channel(&self, channel: ChannelId, state: &ChannelState) {
+        let (journal, state) = (self.journal.clone(), *state);
+        tokio::spawn(async move { remember(&journal, channel, &state).await });
     }
 
     /// Tells the node what the ledger holds of a channel after it was redeemed.
@@ -210,18 +222,39 @@ impl Known {
     }
 }
 
-/// What the journal knows of the pair's channels, either way: of the one the ledger calls the newest, or, where the
-/// ledger says nothing, of the newest the journal knows.
-fn remembered(journal: &mut Journal, us: NodeId, peer: NodeId, newest: Option<ChannelId>) -> Restored {
-    let counts = |channel: ChannelId| newest.is_none_or(|newest| newest == channel);
-    let ours = |channel: ChannelId| channel.payer == us && channel.payee == peer && counts(channel);
-    let theirs = |channel: ChannelId| channel.payer == peer && channel.payee == us && counts(channel);
-    let ceilings = journal.ceilings().filter(|(channel, _)| ours(*channel));
-    let held = journal.held().filter(|receipt| theirs(receipt.channel()));
+/// What the journal knows of the channels from a payer to a payee, of whom we are one: of the one the ledger calls the
+/// newest, or, where the ledger says nothing, of the newest the journal knows.
+fn remembered(
+    journal: &mut Journal,
+    (payer, payee): (NodeId, NodeId),
+    us: NodeId,
+    newest: Option<ChannelId>,
+) -> Restored {
+    let is_theirs = |channel: ChannelId| {
+        (channel.payer, channel.payee) == (payer, payee) && newest.is_none_or(|newest| newest == channel)
+    };
+    let known = journal.channels().filter(|(channel, _)| is_theirs(*channel));
+    let ceilings = journal.ceilings().filter(|(channel, _)| payer == us && is_theirs(*channel));
+    let held = journal.held().filter(|receipt| payee == us && is_theirs(receipt.channel()));
+    let state = |(id, known): (ChannelId, KnownChannel)| ChannelState {
+        nonce: id.nonce,
+        deposit: known.deposit,
+        redeemed: known.redeemed,
+        closing: known.closing,
+    };
     Restored {
-        channel: None,
+        channel: known.max_by_key(|(channel, _)| channel.nonce).map(state),
         ceiling: ceilings.max_by_key(|(channel, _)| channel.nonce),
         held: held.max_by_key(|receipt| receipt.channel().nonce).copied(),
+    }
+}
+
+/// Keeps what the ledger said, for when it is away. Where it cannot be kept, it is asked for again.
+async fn remember(journal: &Desk<Journal>, channel: ChannelId, state: &ChannelState) {
+    let known = KnownChannel { deposit: state.deposit, redeemed: state.redeemed, closing: state.closing };
+    let record = Record::Channel { channel, known };
+    if !matches!(journal.ask(move |journal| journal.commit(&[record])).await, Ok(Ok(()))) {
+        tracing::debug!(?channel, "a channel was not noted");
     }
 }
 

@@ -3,7 +3,7 @@ use std::net::Ipv6Addr;
 use metering::{Bytes, ChannelId, NodeId, Tokens};
 
 use super::*;
-use crate::control::{Meter, ReceiptLine, Redeemed, Refusal, Route, Unit, WalletChannel};
+use crate::control::{Meter, ReceiptLine, Redeemed, Refusal, Route, TermsLine, Unit, WalletChannel, WhyDay};
 
 fn way() -> Unit {
     Unit { symbol: "WAY".to_owned(), decimals: 6 }
@@ -174,6 +174,54 @@ Amounts are in WAY. Bytes are billed bytes; THEY columns are what the neighbour 
 roof: with this neighbour you can lose at most 0.050000 WAY
 "
     );
+}
+
+fn reasons(role: &str, terms: Option<TermsLine>, days: Vec<WhyDay>) -> Why {
+    Why {
+        unit: way(),
+        neighbour: "roof".to_owned(),
+        id: NodeId([2; 20]),
+        role: role.to_owned(),
+        terms,
+        arrears: Tokens::ZERO,
+        window: Tokens::ZERO,
+        sentence: "with this neighbour you can lose nothing you have carried or paid for".to_owned(),
+        days,
+    }
+}
+
+#[test]
+fn why_shows_both_sides_counts_what_was_lost_and_what_was_signed() {
+    let terms = TermsLine { agreed: true, price_up: 250_000, price_down: 500_000, loss_allowance_ppm: 50_000 };
+    let day = WhyDay {
+        day: "2026-11-26".to_owned(),
+        sent_bytes: Bytes::new(1 << 20),
+        reported_received_bytes: Bytes::new(1 << 19),
+        reported_sent_bytes: Bytes::new(3 << 30),
+        received_bytes: Bytes::new(3 << 30),
+        earned: Tokens::ZERO,
+        spent: tokens(1_500_122),
+        written_off: Tokens::ZERO,
+        agreements: 1,
+    };
+    assert_eq!(
+        why(&reasons("provider", Some(terms.clone()), vec![day])),
+        "roof is your provider. You pay roof 0.250000 WAY per GiB sent and 0.500000 WAY per GiB received, for what arrived by both sides' counts.
+with this neighbour you can lose nothing you have carried or paid for
+
+DAY            SENT  THEY RECEIVED    LOST  THEY SENT  RECEIVED   LOST    EARNED     SPENT  WRITTEN OFF
+2026-11-26  1.0 MiB      512.0 KiB  50.0 %    3.0 GiB   3.0 GiB  0.0 %  0.000000  1.500122     0.000000
+
+Bytes are billed bytes, counted while terms were agreed on; THEY columns are what the neighbour reports. Amounts are in WAY.
+"
+    );
+    let free = TermsLine { price_up: 0, price_down: 0, ..terms };
+    let text = why(&reasons("peer", Some(free), Vec::new()));
+    assert!(text.starts_with("roof is your peer: nobody pays, both count.\n"), "{text}");
+    let mut owing = reasons("subscriber", None, Vec::new());
+    owing.arrears = tokens(20);
+    let text = why(&owing);
+    assert!(text.starts_with("Nothing is agreed on with roof yet.\nroof left 0.000020 WAY unpaid"), "{text}");
 }
 
 #[test]

@@ -1,0 +1,159 @@
+//! What each day with each neighbour came to, from the sums that settlement keeps: for people who ask what they pay for,
+//! and for what they may spend. Money never rests on it; what a power cut takes is what the last minutes counted.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use metering::{NodeId, Role, Snapshot, Tokens};
+
+use crate::journal::{Day, Record};
+
+/// How many days are kept.
+pub(super) const DAYS_KEPT: u32 = 400;
+
+/// The days, as far as they are not yet past.
+#[derive(Debug)]
+pub(super) struct History {
+    day: u32,
+    /// What this day has come to, with each neighbour.
+    today: BTreeMap<NodeId, Day>,
+    /// What the sums of each neighbour were when they were last looked at.
+    seen: BTreeMap<NodeId, Day>,
+}
+
+impl History {
+    /// Goes on where the journal ends.
+    pub(super) fn new(day: u32, known: impl Iterator<Item = (u32, NodeId, Day)>) -> Self {
+        let today = known.filter(|(known, ..)| *known == day).map(|(_, peer, line)| (peer, line));
+        Self { day, today: today.collect(), seen: BTreeMap::new() }
+    }
+
+    /// Adds what came on top since the last call. A clock that is set back a little does not open yesterday again.
+    /// Returns the lines of the day that has ended, if one has.
+    pub(super) fn look(&mut self, now: u32, settled: impl Iterator<Item = Snapshot>) -> Vec<Record> {
+        let set_back = now < self.day && self.day - now <= 1;
+        let mut ended = Vec::new();
+        for snapshot in settled {
+            let sums = sums_of(&snapshot);
+            let seen = self.seen.insert(snapshot.peer, sums).unwrap_or_default();
+            // An exchange that began anew counts from zero.
+            let seen = if sums.segments < seen.segments { Day::default() } else { seen };
+            let line = self.today.entry(snapshot.peer).or_default();
+            *line = line.plus(sums.since(seen));
+        }
+        if now != self.day && !set_back {
+            ended = self.records();
+            self.day = now;
+            self.today.clear();
+        }
+        ended
+    }
+
+    /// The lines of today.
+    pub(super) fn records(&self) -> Vec<Record> {
+        let used = self.today.iter().filter(|(_, line)| **line != Day::default());
+        used.map(|(peer, line)| Record::Day { day: self.day, peer: *peer, line: *line }).collect()
+    }
+
+    /// Today, and what it has come to with a neighbour.
+    pub(super) fn today(&self, peer: NodeId) -> (u32, Day) {
+        (self.day, self.today.get(&peer).copied().unwrap_or_default())
+    }
+}
+
+fn sums_of(snapshot: &Snapshot) -> Day {
+    let signed = snapshot.sums.signed;
+    let (earned, spent) = match snapshot.role {
+        Role::Provider => (signed, Tokens::ZERO),
+        Role::Subscriber => (Tokens::ZERO, signed),
+        Role::Peer => (Tokens::ZERO, Tokens::ZERO),
+    };
+    Day {
+        segments: snapshot.sums.segments,
+        ours: snapshot.sums.ours,
+        theirs: snapshot.sums.theirs,
+        earned,
+        spent,
+        written_off: snapshot.written_off,
+    }
+}
+
+/// Days since 1970-01-01, UTC, by the system's clock.
+#[expect(clippy::disallowed_methods, reason = "the shell's clock; people count days by it")]
+pub(super) fn today() -> u32 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u32::try_from(since.as_secs() / 86_400).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use metering::{
+        AccountKey, Bytes, Counts, Exchange, Identity, LedgerDomain, Limits, Price, Restored, Seed, Setup, Side,
+    };
+
+    use super::*;
+
+    #[expect(clippy::disallowed_methods, reason = "an exchange wants a moment to begin at")]
+    fn snapshot() -> Snapshot {
+        let [us, peer] = [1, 2].map(|n| Identity::new(&Seed::from_bytes([n; 32])));
+        let account: AccountKey = us.account().clone();
+        let setup = Setup {
+            account,
+            peer: peer.node_id(),
+            domain: LedgerDomain { chain_id: 0, contract: NodeId([0; 20]) },
+            side: Side::Subscriber(Limits { max_price: Price::FREE }),
+            session: 1,
+            counts: Counts::ZERO,
+            restored: Restored::default(),
+        };
+        Exchange::new(setup, Instant::now()).snapshot()
+    }
+
+    fn sums(segments: u64, sent: u64, signed: u128) -> Snapshot {
+        let mut snapshot = snapshot();
+        snapshot.sums.segments = segments;
+        snapshot.sums.ours.sent = Bytes::new(sent);
+        snapshot.sums.signed = Tokens::new(signed).expect("small");
+        snapshot
+    }
+
+    fn line(records: &[Record]) -> (u32, u64, u128) {
+        match records {
+            [Record::Day { day, line, .. }] => (*day, line.ours.sent.get(), line.spent.get()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn sums_are_split_by_days_and_go_on_after_a_restart_of_either() {
+        let mut history = History::new(10, std::iter::empty());
+        assert_eq!(history.look(10, [sums(1, 100, 5)].into_iter()), []);
+        assert_eq!(line(&history.records()), (10, 100, 5));
+        assert_eq!(line(&history.look(11, [sums(1, 130, 6)].into_iter())), (10, 130, 6));
+        assert_eq!(history.look(11, [sums(1, 150, 9)].into_iter()), []);
+        assert_eq!(line(&history.records()), (11, 20, 3));
+        // The neighbour was removed and came again: its sums begin anew.
+        history.look(11, [sums(0, 0, 0)].into_iter());
+        history.look(11, [sums(1, 7, 1)].into_iter());
+        assert_eq!(line(&history.records()), (11, 27, 4));
+        let known = history.records().into_iter().map(|record| match record {
+            Record::Day { day, peer, line } => (day, peer, line),
+            other => panic!("{other:?}"),
+        });
+        let mut again = History::new(11, known);
+        again.look(11, [sums(1, 3, 0)].into_iter());
+        assert_eq!(line(&again.records()), (11, 30, 4));
+    }
+
+    #[test]
+    fn a_clock_set_back_a_day_does_not_open_yesterday_again_and_one_that_was_wrong_by_years_is_believed() {
+        let mut history = History::new(10, std::iter::empty());
+        history.look(10, [sums(1, 1, 0)].into_iter());
+        assert_eq!(history.look(9, [sums(1, 2, 0)].into_iter()), []);
+        assert_eq!(line(&history.records()), (10, 2, 0));
+        assert_eq!(line(&history.look(2, [sums(1, 3, 0)].into_iter())), (10, 3, 0));
+        assert_eq!(history.records(), []);
+    }
+}
