@@ -12,9 +12,9 @@ use crate::{Bytes, Tokens};
 /// Carried on trust while it is not yet known what the payer has locked: enough to reach a ledger, not worth stealing.
 pub const UNSECURED_WINDOW: Bytes = Bytes::from_mebibytes(1);
 
-/// The window of a payer that has not paid lately: a third of a second at 100 Mbit/s, so that reports and receipts
-/// keep ahead of a download that begins.
-pub const FIRST_WINDOW: Bytes = Bytes::from_mebibytes(4);
+/// A payer that has not paid lately gets one part in so many of what may be lost in all: of the default 64 MiB as much as
+/// passes at 1 Gbit/s in an eighth of a second, so that reports and receipts keep ahead of a download that begins.
+const FIRST: u128 = 4;
 
 /// What of the arrears is forgiven each hour: as much as a payer without a channel may take.
 pub const FORGIVEN_EACH_HOUR: Bytes = UNSECURED_WINDOW;
@@ -101,6 +101,11 @@ impl Trust {
         self.arrears = self.arrears.saturating_sub(part(paid, WORKS_OFF));
     }
 
+    /// The payer paid for what had been written off.
+    pub(crate) fn handle_late_payment(&mut self, paid: Tokens) {
+        self.arrears = self.arrears.saturating_sub(paid);
+    }
+
     /// Something was carried that nobody will pay for, because its segment has ended or never began.
     pub(crate) fn handle_unpaid(&mut self, unpaid: Tokens) {
         self.arrears = self.arrears.saturating_add(unpaid);
@@ -140,13 +145,14 @@ impl Trust {
         if terms.is_free() {
             return most;
         }
-        let first = one_more(terms.value_of(FIRST_WINDOW));
+        // Rounded up, so that something is carried while anything may be.
+        let of_most = |parts| Tokens::new(most.get().div_ceil(parts)).unwrap_or(most);
         if agreed {
+            let first = of_most(FIRST);
             let grown = Tokens::new(self.paid_lately.get() * GROWS).unwrap_or(Tokens::MAX);
             most.min(first.saturating_add(grown))
         } else {
-            // Rounded up, so that something is carried while anything may be.
-            Tokens::new(most.get().div_ceil(BEFORE_TERMS)).unwrap_or(most)
+            of_most(BEFORE_TERMS)
         }
     }
 }
@@ -273,7 +279,7 @@ mod tests {
         let locked = Security::Locked(Tokens::MAX);
         let mut trust = Trust::default();
         let first = trust.window(&terms, locked, true).get();
-        assert_eq!(first, (4 << 10) + 1);
+        assert_eq!(first, (1 << 14) + 1);
         trust.handle_payment(Tokens::new(1 << 12).unwrap());
         assert_eq!(trust.window(&terms, locked, true).get(), first + 7 * (1 << 12));
         trust.handle_break();

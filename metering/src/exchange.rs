@@ -78,6 +78,8 @@ pub struct Exchange {
     trust: Trust,
     /// Of the segments that have ended.
     ended: Sums,
+    /// Payee: what was signed for since the exchange began.
+    signed: Tokens,
     written_off: Tokens,
     receipts_signed: u64,
     receipts_verified: u64,
@@ -89,7 +91,9 @@ pub struct Exchange {
     /// Payer: whether terms came in this session, acceptable or not.
     terms_came: bool,
     looked_up_at: Option<Instant>,
-    was_exhausted: bool,
+    exhausted_since: Option<Instant>,
+    /// Whether the operator was told of it.
+    exhaustion_told: bool,
     /// Provider: what the link is known to lose, parts per million.
     link_loss_ppm: u32,
 }
@@ -196,7 +200,7 @@ pub enum Alarm {
         /// The durable ceiling.
         ceiling: Tokens,
     },
-    /// The window is full, so the neighbour is no longer carried for.
+    /// The window has been full for longer than a report and a receipt take, so the neighbour has its lifeline only.
     #[error("{unpaid} unpaid, with a window of {window}")]
     Exhausted {
         /// What was carried and is not covered.
@@ -419,6 +423,7 @@ impl Exchange {
             till: Till::new(setup.restored.held),
             trust: Trust::default(),
             ended: Sums::default(),
+            signed: Tokens::ZERO,
             written_off: Tokens::ZERO,
             receipts_signed: 0,
             receipts_verified: 0,
@@ -429,7 +434,8 @@ impl Exchange {
             retries: 0,
             terms_came: false,
             looked_up_at: None,
-            was_exhausted: false,
+            exhausted_since: None,
+            exhaustion_told: false,
             link_loss_ppm: 0,
         }
     }
@@ -460,7 +466,7 @@ impl Exchange {
         if self.report_is_urgent(now) {
             self.report(now);
         }
-        self.notice_exhaustion();
+        self.notice_exhaustion(now);
     }
 
     /// Provider: takes what the link loses of what is sent, in parts per million, as others than the payer's counts say:
@@ -487,7 +493,7 @@ impl Exchange {
         }
         self.outbox.resume |= self.note() != self.their_channel && !self.is_free();
         self.pay(now);
-        self.notice_exhaustion();
+        self.notice_exhaustion(now);
     }
 
     /// Payer: the journal made `ceiling` durable.
@@ -500,7 +506,7 @@ impl Exchange {
     pub fn handle_held(&mut self, now: Instant, channel: ChannelId, amount: Tokens) {
         self.till.handle_held(now, channel, amount);
         self.hold(now, false);
-        self.notice_exhaustion();
+        self.notice_exhaustion(now);
     }
 
     /// Takes other prices or limits, or another role: a new session, so new terms and a new segment. With another role
@@ -698,14 +704,28 @@ impl Exchange {
         Ok(Some(verified.map_err(Misbehaviour::ForgedReceipt)?))
     }
 
+    /// Payee: adds what a receipt is above the best one known of its channel. Of the first that is known nobody can say
+    /// how much is new.
+    fn note_signed(&mut self, receipt: &Receipt) -> Tokens {
+        let known = self.till.best_on(receipt.channel());
+        let more = if known == Tokens::ZERO { known } else { receipt.amount().saturating_sub(known) };
+        self.signed = self.signed.saturating_add(more);
+        more
+    }
+
     fn adopt_resumed(&mut self, now: Instant, receipt: Option<Receipt>) {
         let Some(receipt) = receipt else { return };
         if self.is_provider() {
             // On a channel our ledger has not shown us, a receipt proves nothing; it comes again once we know the channel.
             if self.channel_id() == Some(receipt.channel()) {
                 // In a segment that has begun, it pays for the segment, though its counts are not known yet.
+                let late = self.note_signed(&receipt);
                 if let (Phase::Agreed(_), Some(channel)) = (&self.phase, self.channel) {
                     self.till.fix_base(receipt.channel(), channel.redeemed);
+                } else {
+                    // It was signed for a segment that has ended, and paid for what was written off.
+                    self.trust.handle_late_payment(late);
+                    self.written_off = self.written_off.saturating_sub(late);
                 }
                 self.till.adopt(now, receipt);
             }
@@ -926,7 +946,7 @@ impl Exchange {
         }
         self.note_counts(message.payer)?;
         self.note_answered(message.provider.sent);
-        self.notice_exhaustion();
+        self.notice_exhaustion(now);
         Ok(())
     }
 
@@ -963,8 +983,14 @@ impl Exchange {
         let charge = charge.unwrap_or(Tokens::MAX);
         self.receipts_verified = self.receipts_verified.saturating_add(1);
         let before = self.till.paid();
+        let is_first = self.till.best_on(receipt.channel()) == Tokens::ZERO;
+        self.note_signed(&receipt);
         self.till.adopt_payment(now, receipt, channel.redeemed, charge);
-        self.trust.handle_payment(self.till.paid().saturating_sub(before));
+        let paid = self.till.paid().saturating_sub(before);
+        if is_first {
+            self.signed = self.signed.saturating_add(paid);
+        }
+        self.trust.handle_payment(paid);
         Ok(())
     }
 
@@ -1069,15 +1095,17 @@ impl Exchange {
         }
     }
 
-    fn notice_exhaustion(&mut self) {
-        let credit = self.credit();
-        if let Credit::Exhausted { unpaid, window } = credit
-            && !self.was_exhausted
-        {
+    fn notice_exhaustion(&mut self, now: Instant) {
+        let Credit::Exhausted { unpaid, window } = self.credit() else {
+            (self.exhausted_since, self.exhaustion_told) = (None, false);
+            return;
+        };
+        let since = *self.exhausted_since.get_or_insert(now);
+        if !self.exhaustion_told && now >= since + TICK {
+            self.exhaustion_told = true;
             let alarm = Alarm::Exhausted { unpaid, window };
             self.events.push_back(Event::Alarm(alarm));
         }
-        self.was_exhausted = matches!(credit, Credit::Exhausted { .. });
     }
 
     fn look_up(&mut self, now: Instant) {
@@ -1196,17 +1224,20 @@ impl Exchange {
     }
 
     fn sums(&self) -> Sums {
-        let Some(segment) = self.segment() else { return self.ended };
+        let Some(segment) = self.segment() else {
+            let signed = if self.is_provider() { self.signed } else { self.ended.signed };
+            return Sums { signed, ..self.ended };
+        };
         let add = |a: Counts, b: Counts| Counts {
             sent: a.sent.saturating_add(b.sent),
             received: a.received.saturating_add(b.received),
         };
-        let signed = if self.is_provider() { self.till.paid() } else { self.purse.paid() };
+        let signed = if self.is_provider() { self.signed } else { self.ended.signed.saturating_add(self.purse.paid()) };
         Sums {
             segments: self.ended.segments.saturating_add(1),
             ours: add(self.ended.ours, self.meter.counts()),
             theirs: add(self.ended.theirs, segment.theirs),
-            signed: self.ended.signed.saturating_add(signed),
+            signed,
         }
     }
 

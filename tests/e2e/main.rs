@@ -30,4 +30,5 @@ mod quic;
 mod refusals;
 mod ring;
 mod roaming;
+mod trust;
 mod wireguard;

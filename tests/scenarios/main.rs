@@ -14,11 +14,11 @@ use sim::World;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A relay that asks 20 tokens (of 6 decimals) for a GiB in either direction, and risks one MiB.
+/// A relay that asks 20 tokens (of 6 decimals) for a GiB in either direction, and risks four MiB.
 const OFFER: Offer = Offer {
     price_up: Price::new(20_000_000),
     price_down: Price::new(20_000_000),
-    window: Bytes::from_mebibytes(1),
+    window: Bytes::from_mebibytes(4),
     loss_allowance_ppm: Offer::DEFAULT_LOSS_ALLOWANCE_PPM,
 };
 

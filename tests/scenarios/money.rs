@@ -120,7 +120,8 @@ fn whoever_settles_nothing_gets_little_and_a_lifeline_and_others_do_not_notice()
         world.run_for(SECOND * 30);
         let taken = world.carried_worth(cheat).get();
         assert!(taken <= at_risk(), "{taken} taken, where {} was at risk", at_risk());
-        let little = OFFER.price_down.of(metering::Bytes::new(OFFER.window.get() / 16)).expect("small").get();
+        let unsecured = metering::credit::UNSECURED_WINDOW.get();
+        let little = OFFER.price_down.of(metering::Bytes::new(unsecured / 16)).expect("small").get();
         assert!(taken > little, "the cheat was not even carried until the terms would have been agreed on: {taken}");
         assert_eq!(world.signed(cheat), Tokens::ZERO);
         assert!(world.dropped(DropReason::Unpaid) > 0);

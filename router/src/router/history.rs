@@ -120,10 +120,8 @@ mod tests {
     }
 
     fn line(records: &[Record]) -> (u32, u64, u128) {
-        match records {
-            [Record::Day { day, line, .. }] => (*day, line.ours.sent.get(), line.spent.get()),
-            other => panic!("{other:?}"),
-        }
+        let [Record::Day { day, line, .. }] = records else { panic!("{records:?}") };
+        (*day, line.ours.sent.get(), line.spent.get())
     }
 
     #[test]
@@ -138,9 +136,9 @@ mod tests {
         history.look(11, [sums(0, 0, 0)].into_iter());
         history.look(11, [sums(1, 7, 1)].into_iter());
         assert_eq!(line(&history.records()), (11, 27, 4));
-        let known = history.records().into_iter().map(|record| match record {
-            Record::Day { day, peer, line } => (day, peer, line),
-            other => panic!("{other:?}"),
+        let known = history.records().into_iter().map(|record| {
+            let Record::Day { day, peer, line } = record else { panic!("{record:?}") };
+            (day, peer, line)
         });
         let mut again = History::new(11, known);
         again.look(11, [sums(1, 3, 0)].into_iter());
