@@ -177,6 +177,8 @@ pub(crate) struct Parts {
     pub(crate) local: Local,
     pub(crate) local_mtu: usize,
     pub(crate) address: std::net::Ipv6Addr,
+    /// The UDP ports of all links.
+    pub(crate) link_ports: Vec<u16>,
     pub(crate) control: tokio::sync::mpsc::Sender<FromWorker>,
     pub(crate) shared: Arc<Shared>,
 }
@@ -351,7 +353,8 @@ impl Worker {
                 wireguard,
                 local,
                 to_control: parts.control.clone(),
-                datapath: Datapath::new(parts.address, parts.local_mtu, meters, drops, now),
+                datapath: Datapath::new(parts.address, parts.local_mtu, meters, drops, now)
+                    .with_link_ports(parts.link_ports.clone()),
                 waiting: Waiting::new(packet_len_max(parts.local_mtu), QUEUE_ROOM / count),
                 shared: Arc::clone(&parts.shared),
                 train: vec![0; RECEIVE_MAX].into_boxed_slice(),
@@ -466,7 +469,8 @@ impl Worker {
             return self.datapath.count_drop(DropReason::UnpaidFlood);
         }
         let datagram_len = datagram.len();
-        match self.wireguard.open(received.from, &self.train[datagram], batch.spare()) {
+        let opened = self.wireguard.open(self.datapath.fib(), received.from, &self.train[datagram], batch.spare());
+        match opened {
             Opened::Packet(link, len) => {
                 self.charge(link, kind, datagram_len);
                 if take_over_ecn(&mut batch.spare()[..len], received.class.ecn) {

@@ -2,11 +2,12 @@
 //!
 //! [`WireGuard::open`] turns a datagram into an IP packet of a known link, [`WireGuard::carry`] IP packets into trains of
 //! datagrams, [`WireGuard::handle_timers`] keeps sessions alive. On the wire it is plain WireGuard: the other end may be
-//! the kernel or any client. Endpoints follow authenticated packets (roaming), never unauthenticated ones.
+//! the kernel or any client. Endpoints follow authenticated packets (roaming), never unauthenticated ones, and never into the
+//! mesh: a link that is reached over links would carry its own packets for ever.
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +20,7 @@ use boringtun::noise::{Packet, Tunn, TunnResult};
 use metering::identity::WireguardKey;
 use mio::net::UdpSocket;
 use node::datapath::packet::{Class, Ecn, is_control};
-use node::datapath::{MAX_LINKS, Tally};
+use node::datapath::{Fib, MAX_LINKS, NextHop, Tally};
 use node::{DropReason, LinkId};
 use x25519_dalek::{PublicKey, StaticSecret};
 
@@ -68,6 +69,8 @@ struct Peer {
     tunn: Tunn,
     key: WireguardKey,
     endpoint: Option<SocketAddr>,
+    /// As the owner wrote it.
+    configured: Option<SocketAddr>,
     tells_congestion: bool,
     attempted: Option<Instant>,
     /// `None` on kernels that allow no second socket of an address.
@@ -179,6 +182,7 @@ impl WireGuard {
         match &mut *known {
             Some(peer) if peer.key == config.key => {
                 peer.endpoint = config.endpoint.or(peer.endpoint);
+                peer.configured = config.endpoint;
                 peer.tells_congestion = config.tells_congestion;
             }
             slot => {
@@ -194,6 +198,7 @@ impl WireGuard {
                     tunn,
                     key: config.key,
                     endpoint: config.endpoint,
+                    configured: config.endpoint,
                     tells_congestion: config.tells_congestion,
                     attempted: None,
                     exit: Exit::new(&self.socket, self.packet_len_max + OVERHEAD),
@@ -245,8 +250,9 @@ impl WireGuard {
         Some(LinkId(u32::from_le_bytes(*index) >> 8))
     }
 
-    /// Opens a datagram. `slot` must be at least as long as the datagram. Answers of the protocol are sent at once.
-    pub(crate) fn open(&mut self, from: SocketAddr, datagram: &[u8], slot: &mut [u8]) -> Opened {
+    /// Opens a datagram. `slot` must be at least as long as the datagram. Answers of the protocol are sent at once. What
+    /// comes from where `fib` leads into the mesh is of no link, unless the owner wrote that it is.
+    pub(crate) fn open(&mut self, fib: &Fib, from: SocketAddr, datagram: &[u8], slot: &mut [u8]) -> Opened {
         let mut cookie = [0; COOKIE_REPLY_LEN];
         let peers = &self.peers;
         let link = match peers.limiter.verify_packet(Some(from.ip()), datagram, &mut cookie) {
@@ -267,6 +273,9 @@ impl WireGuard {
         let (Some((link, peer)), true) = (link.zip(peer), slot.len() >= datagram.len().max(MESSAGE_LEN_MAX)) else {
             return Opened::Nothing;
         };
+        if ![peer.endpoint, peer.configured].contains(&Some(from)) && leads_into_mesh(fib, from.ip()) {
+            return Opened::Nothing;
+        }
         let opened = match peer.tunn.decapsulate(Some(from.ip()), datagram, slot) {
             TunnResult::WriteToTunnelV6(packet, _) | TunnResult::WriteToTunnelV4(packet, _) => {
                 Opened::Packet(link, packet.len())
@@ -585,6 +594,14 @@ fn forget_key(by_key: &mut HashMap<[u8; 32], LinkId>, key: WireguardKey, link: L
     }
 }
 
+/// Whether what is sent there would leave over a link. Only in the range that meshes take their prefixes from: no kernel
+/// route is made for another prefix with an endpoint in it, and a neighbour may announce the network that others are reached
+/// through.
+fn leads_into_mesh(fib: &Fib, to: IpAddr) -> bool {
+    let IpAddr::V6(to) = to else { return false };
+    to.is_unique_local() && matches!(fib.lookup(to), Some(NextHop::Link(_)))
+}
+
 /// Tries whether there is a way again, with an empty packet (WireGuard paper, section 6.5).
 fn keep_alive(peer: &mut Peer, socket: &TrainSocket, message: &mut [u8]) {
     if let (Some(endpoint), TunnResult::WriteToNetwork(datagram)) = (peer.endpoint, peer.tunn.encapsulate(&[], message))
@@ -609,6 +626,8 @@ fn initiate(peer: &mut Peer, socket: &TrainSocket, message: &mut [u8], now: Inst
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "a test's clock starts now")]
 mod tests {
+    use node::datapath::FibBuilder;
+
     use super::super::train::RECEIVE_MAX;
     use super::*;
 
@@ -644,7 +663,7 @@ mod tests {
         let mut packets = Vec::new();
         while let Ok(received) = node.receive(&mut train) {
             for datagram in train[..received.len].chunks(received.stride) {
-                if let Opened::Packet(link, len) = node.open(received.from, datagram, &mut slot) {
+                if let Opened::Packet(link, len) = node.open(&Fib::default(), received.from, datagram, &mut slot) {
                     packets.push((link, slot[..len].to_vec()));
                 }
             }
@@ -778,7 +797,7 @@ mod tests {
             if let Some(index) = datagram.get_mut(4..8).filter(|_| rng.bool()) {
                 index.copy_from_slice(&(5_u32 << 8).to_le_bytes());
             }
-            assert_eq!(b.open(stranger, &datagram, &mut slot), Opened::Nothing);
+            assert_eq!(b.open(&Fib::default(), stranger, &datagram, &mut slot), Opened::Nothing);
         }
         let mut unknown = node(7);
         unknown.set_peer(&PeerConfig {
@@ -791,7 +810,7 @@ mod tests {
         until(&mut a, &mut b, |_, b| {
             let mut datagram = vec![0; 2048];
             b.receive(&mut datagram)
-                .is_ok_and(|got| b.open(got.from, &datagram[..got.len], &mut slot) == Opened::Nothing)
+                .is_ok_and(|got| b.open(&Fib::default(), got.from, &datagram[..got.len], &mut slot) == Opened::Nothing)
         });
         assert_eq!(b.statuses().next().expect("one peer").1.endpoint, endpoint);
         sends(&mut a, 3, &[packet(100)]);
@@ -801,6 +820,43 @@ mod tests {
             !got.is_empty()
         });
         assert_eq!(got, [(LinkId(5), packet(100))]);
+    }
+
+    /// A datagram of the peer's own session reaches us through the mesh: our kernel delivers it like any other.
+    #[test]
+    fn an_address_of_the_mesh_is_never_learnt_as_a_way_to_a_neighbour_unless_the_owner_wrote_it() {
+        let (mut a, mut b) = pair();
+        connect(&mut a, &mut b);
+        let prefix = |text: &str| node::Prefix::new(text.parse().expect("an address"), 48).expect("a prefix");
+        let fib = FibBuilder::default()
+            .own(prefix("fd01::"))
+            .route(prefix("fd0a::"), LinkId(5))
+            .route(prefix("2001:db8::"), LinkId(5))
+            .build(Vec::new());
+        let (mut train, mut slot) = (vec![0; RECEIVE_MAX], vec![0; 2048]);
+        let mut learns = |a: &mut WireGuard, b: &mut WireGuard, from: &str| {
+            let from = from.parse().expect("an address");
+            sends(a, 3, &[packet(100)]);
+            let mut len = 0;
+            until(a, b, |_, b| {
+                len = b.receive(&mut train).map_or(0, |received| received.len);
+                len > 0
+            });
+            let taken = b.open(&fib, from, &train[..len], &mut slot) == Opened::Packet(LinkId(5), 100);
+            let learnt = b.statuses().next().is_some_and(|(_, status)| status.endpoint == Some(from));
+            assert_eq!(taken, learnt, "{from}");
+            learnt
+        };
+        assert!(!learns(&mut a, &mut b, "[fd0a::1]:51820"));
+        // Below the mesh are our own LAN, and a network whose kernel route into the mesh goes when an endpoint is in it.
+        for from in ["[fd0b::1]:51820", "[fd01::9]:51820", "[2001:db8::1]:51820"] {
+            assert!(learns(&mut a, &mut b, from), "{from}");
+        }
+        let endpoint = "[fd0a::1]:51820".parse().ok();
+        b.set_peer(&PeerConfig { link: LinkId(5), key: key(1), endpoint, tells_congestion: true });
+        for from in ["10.0.0.1:51820", "[fd0a::1]:51820"] {
+            assert!(learns(&mut a, &mut b, from), "{from}");
+        }
     }
 
     /// A stranger who recorded one initiation of an honest peer and repeats it makes the node ask for cookies; the honest
@@ -828,7 +884,7 @@ mod tests {
             now += Duration::from_millis(1100);
             b.handle_timers(now);
             for _ in 0..2 * HANDSHAKES_PER_SECOND {
-                b.open(stranger, &recorded, &mut slot);
+                b.open(&Fib::default(), stranger, &recorded, &mut slot);
             }
             let mut known = a.peers.lock(LinkId(3)).expect("a link");
             let peer = known.as_mut().expect("the peer at b");
@@ -844,10 +900,10 @@ mod tests {
             while !answered {
                 assert!(Instant::now() < deadline, "no answer");
                 while let Ok(received) = b.receive(&mut datagram) {
-                    b.open(received.from, &datagram[..received.len], &mut slot);
+                    b.open(&Fib::default(), received.from, &datagram[..received.len], &mut slot);
                 }
                 while let Ok(received) = a.receive(&mut datagram) {
-                    a.open(received.from, &datagram[..received.len], &mut slot);
+                    a.open(&Fib::default(), received.from, &datagram[..received.len], &mut slot);
                     answered = true;
                 }
                 std::thread::yield_now();

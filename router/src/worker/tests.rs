@@ -84,6 +84,7 @@ impl Relay {
             local: Local::packets(OwnedFd::from(local)),
             local_mtu: MTU,
             address: OURS,
+            link_ports: Vec::new(),
             control: to_control,
             shared: Arc::new(Shared::new()),
         };
@@ -131,7 +132,8 @@ impl Neighbour {
         let (mut train, mut slot, mut packets) = (vec![0; RECEIVE_MAX], vec![0; 2048], Vec::new());
         while let Ok(received) = self.wireguard.receive(&mut train) {
             for datagram in train[..received.len].chunks(received.stride) {
-                if let Opened::Packet(_, len) = self.wireguard.open(received.from, datagram, &mut slot) {
+                if let Opened::Packet(_, len) = self.wireguard.open(&Fib::default(), received.from, datagram, &mut slot)
+                {
                     packets.push(slot[..len].to_vec());
                 }
             }

@@ -136,13 +136,21 @@ pub struct Datapath {
     meters: Arc<Meters>,
     drops: Arc<Drops>,
     errors: Budget,
+    link_ports: Vec<u16>,
 }
 
 impl Datapath {
     /// A datapath that answers from `address` and delivers packets of at most `local_mtu` bytes to the own side.
     pub fn new(address: Ipv6Addr, local_mtu: usize, meters: Arc<Meters>, drops: Arc<Drops>, now: Instant) -> Self {
         let destinations = Destinations::default();
-        Self { address, local_mtu, fib: Arc::default(), destinations, meters, drops, errors: Budget::new(now) }
+        let errors = Budget::new(now);
+        Self { address, local_mtu, fib: Arc::default(), destinations, meters, drops, errors, link_ports: Vec::new() }
+    }
+
+    /// The UDP ports that this node's links use below the mesh.
+    #[must_use]
+    pub fn with_link_ports(self, link_ports: Vec<u16>) -> Self {
+        Self { link_ports, ..self }
     }
 
     /// Uses another table from the next batch on.
@@ -223,6 +231,9 @@ impl Datapath {
             };
         }
         self.check_source(ingress, &header)?;
+        if ingress == Port::Local && header.source == self.address && self.is_of_a_link(packet) {
+            return Err(DropReason::LinkInMesh);
+        }
         // Counted whatever becomes of it further on: if a relay did not count what it drops for a household that does
         // not pay, its own provider would see a loss, and stop carrying for the households that do.
         received.add(header.len);
@@ -234,6 +245,11 @@ impl Datapath {
             mss::clamp(&mut packet[..header.len], self.mtu_between(ingress, egress));
         }
         Ok((Verdict::Forward(egress), header.len))
+    }
+
+    /// Whether our own kernel sends this for one of our links. Sealed again it would come back for ever.
+    fn is_of_a_link(&self, packet: &[u8]) -> bool {
+        packet::udp_source_port(packet).is_some_and(|port| self.link_ports.contains(&port))
     }
 
     /// The longest packet that passes from one to the other.
@@ -410,6 +426,23 @@ mod tests {
         assert_eq!((verdict, bytes[7]), (Verdict::Forward(Port::Local), 1));
         let (verdict, bytes, _) = run(&mut node, Port::Local, &ip("fd01::5", "fd0b::1", 64, 100));
         assert_eq!((verdict, bytes[7]), (Verdict::Forward(Port::Link(B)), 64));
+    }
+
+    #[test]
+    fn what_our_kernel_sends_for_a_link_does_not_go_over_links() {
+        let mut node = datapath(LinkPolicy::Mesh).with_link_ports(vec![51820, 443]);
+        let from_port = |source, port| packet::control_packet(address(source), address("fd0b::1"), port, &[7; 60]);
+        for port in [51820, 443] {
+            let (verdict, ..) = run(&mut node, Port::Local, &from_port("fd01::1", port));
+            assert_eq!(verdict, Verdict::Drop(DropReason::LinkInMesh));
+        }
+        let mut tcp = from_port("fd01::1", 443);
+        tcp[6] = 6;
+        for other in [from_port("fd01::1", 80), from_port("fd01::5", 51820), tcp] {
+            assert_eq!(run(&mut node, Port::Local, &other).0, Verdict::Forward(Port::Link(B)));
+        }
+        let (relayed, ..) = run(&mut node, Port::Link(A), &ip("fd0a::1", "fd0b::1", 9, 100));
+        assert_eq!(relayed, Verdict::Forward(Port::Link(B)));
     }
 
     #[test]

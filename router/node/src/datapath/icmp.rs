@@ -84,6 +84,7 @@ pub(super) fn answer(
         | DropReason::SourceNotAllowed
         | DropReason::SourceNotOurs
         | DropReason::DestinationNotRoutable
+        | DropReason::LinkInMesh
         | DropReason::NotAdmitted
         | DropReason::Unpaid
         | DropReason::LinkDown
