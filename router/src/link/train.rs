@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 use libc::c_int;
 use mio::net::UdpSocket;
 use node::datapath::packet::Class;
-use socket2::{Domain, MaybeUninitSlice, MsgHdr, MsgHdrMut, Protocol, SockAddr, SockRef, Socket, Type};
+use socket2::{Domain, MaybeUninitSlice, MsgHdr, MsgHdrMut, Protocol, SockAddr, SockFilter, SockRef, Socket, Type};
 
 /// Datagrams in one train at most: 64 (`UDP_MAX_SEGMENTS` of the kernel), and one less for kernels before 5.16, which count
 /// the headers too.
@@ -72,7 +72,7 @@ impl TrainSocket {
     /// the socket of that number, counted around; first messages of strangers at the first.
     pub(crate) fn bind_all(listen: SocketAddr, offloads: bool, count: usize) -> io::Result<Vec<Self>> {
         let mut first = Self::bind(listen, offloads)?;
-        let others: io::Result<Vec<_>> = (1..count).map(|_| first.sibling()).collect();
+        let others: io::Result<Vec<_>> = (1..count).map(|_| first.sibling(true)).collect();
         let others = others.and_then(|others| {
             first.receivers = count;
             if count > 1 { first.steer().map(|()| others) } else { Ok(others) }
@@ -126,12 +126,12 @@ impl TrainSocket {
 
     /// Another socket of the same address that only sends: its queue is its own, and what arrives is for those bound before.
     pub(crate) fn exit(&self) -> io::Result<Self> {
-        let exit = self.sibling()?;
+        let exit = self.sibling(false)?;
         self.steer()?;
         Ok(exit)
     }
 
-    fn sibling(&self) -> io::Result<Self> {
+    fn sibling(&self, receives: bool) -> io::Result<Self> {
         let first = SockRef::from(&self.socket);
         // Only now, so that another program on this port is an error when the first is bound.
         first.set_reuse_port(true)?;
@@ -142,7 +142,13 @@ impl TrainSocket {
         }
         socket.set_nonblocking(true)?;
         socket.set_reuse_port(true)?;
-        let _clipped = socket.set_recv_buffer_size(SOCKET_BUFFER);
+        if receives {
+            let _clipped = socket.set_recv_buffer_size(SOCKET_BUFFER);
+        } else {
+            // Of a broadcast the kernel gives each socket of the port a copy, whoever was to receive; nobody would ever read
+            // this one's. A filter that keeps no byte drops it.
+            socket.attach_filter(&[SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, 0)])?;
+        }
         socket.bind(&listen.into())?;
         let (socket, unspecified) = (UdpSocket::from_std(socket.into()), self.unspecified.clone());
         let Self { is_v6, cuts, joins, receivers, .. } = *self;
@@ -512,6 +518,26 @@ mod tests {
                 receive(&first, 2, Class::default());
             }
             assert!(TrainSocket::bind(at, true).is_err(), "two programs on one port");
+        }
+    }
+
+    #[test]
+    fn what_is_sent_to_everybody_does_not_stay_in_sockets_that_nobody_reads() {
+        for address in [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)] {
+            let (first, at) = socket(address, true);
+            let exits = [first.exit().expect("an exit"), first.prober().expect("another")];
+            let (other, _) = socket(Ipv4Addr::LOCALHOST.into(), true);
+            SockRef::from(&other.socket).set_broadcast(true).expect("allowed to all");
+            let everybody = SocketAddr::from(([127, 255, 255, 255], at.port()));
+            // Once the second is here, all have had the first.
+            for _ in 0..2 {
+                assert_eq!(other.send_one(everybody, b"hear"), Sent::Taken);
+                receive(&first, 4, Class::default());
+            }
+            for exit in &exits {
+                let nothing = exit.receive(&mut [0; 10]).map_err(|error| error.kind());
+                assert_eq!(nothing, Err(ErrorKind::WouldBlock), "{address}");
+            }
         }
     }
 
