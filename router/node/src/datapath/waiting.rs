@@ -1,17 +1,19 @@
 //! Packets that wait for a link which is slower than what comes for it.
 //!
 //! While a link's socket takes everything, nothing waits. Once it is full, packets for it wait here: control packets
-//! first, and behind them a queue for each side they came from, which take turns by bytes (deficit round robin, Shreedhar
-//! and Varghese 1995), so that who floods the link makes nobody else wait. Within a queue flows take turns in the same way,
-//! so that a download does not make its owner's call wait. What comes from this node's own side gets half of a full link:
-//! its owner bought it, and neighbours pay for the rest. All that enters by one worker shares one room, given at the start,
-//! and takes turns; workers do not know of each other's packets.
+//! first, and behind them a queue for each side they came from, which take turns by bytes on the wire (deficit round robin,
+//! Shreedhar and Varghese 1995), so that who floods the link makes nobody else wait. Within a queue flows take turns in the
+//! same way, so that a download does not make its owner's call wait. What comes from this node's own side gets half of a
+//! full link: its owner bought it, and neighbours pay for the rest. All that enters by one worker shares one room, given at
+//! the start, and takes turns; workers do not know of each other's packets.
 //!
 //! The room is a number of places, whatever the length of what is in them. When it is full, the sender who has most places
 //! loses the oldest packet of its longest flow, so that neither many flows nor short packets push others out. A packet that
 //! has waited for [`AGE_MAX`] is not sent any more, since its sender should learn that it sends too much while that is news.
 
 use std::time::{Duration, Instant};
+
+use metering::units::billed_length;
 
 use super::packet::flow_number;
 use super::{LinkId, Port};
@@ -28,8 +30,11 @@ const LEAVING_MAX: u32 = 64;
 pub const QUEUE_ROOM: usize = 768 << 10;
 /// What is needed beside it at most: a queue and a place for each packet of the shortest MTU there is.
 pub const QUEUES_MAX: usize = QUEUE_ROOM / 1280 * (size_of::<Queue>() + size_of::<Place>());
+/// What surrounds a sealed packet, bytes: IPv6 (RFC 8200) and UDP (RFC 768). What a radio adds nobody tells us.
+const OUTER_HEADERS: u32 = 48;
 /// A turn: one long packet.
-const QUANTUM: u32 = 1500;
+const QUANTUM: u32 = 1600;
+const _: () = assert!(billed_length(1500).get() as u32 + OUTER_HEADERS <= QUANTUM);
 /// Flows of one queue are told apart by so many lines: those that share one by chance wait for each other.
 const FLOWS: usize = 32;
 
@@ -90,7 +95,7 @@ struct Queue {
     packets: u32,
     /// The flow whose turn it is.
     turn: usize,
-    /// Bytes it may send in its turn.
+    /// Bytes it may put on the wire in its turn.
     deficit: u32,
 }
 
@@ -176,12 +181,12 @@ impl Waiting {
                 this.queues.swap_remove(this.turn);
                 continue;
             };
-            let Place { len, .. } = places[first as usize];
+            let charge = places[first as usize].charge();
             if places[first as usize].is_old(now, AGE_MAX) {
                 queue.pop(places, flow);
                 old.push(places, first);
-            } else if let Some(left) = queue.deficit.checked_sub(len) {
-                queue.flows[flow].deficit -= len;
+            } else if let Some(left) = queue.deficit.checked_sub(charge) {
+                queue.flows[flow].deficit -= charge;
                 queue.deficit = left;
                 queue.pop(places, flow);
                 this.leaving.push(places, first);
@@ -327,7 +332,7 @@ impl Queue {
         loop {
             let flow = &mut self.flows[self.turn];
             match flow.line.first() {
-                Some(first) if places[first as usize].len <= flow.deficit => return Some((self.turn, first)),
+                Some(first) if places[first as usize].charge() <= flow.deficit => return Some((self.turn, first)),
                 Some(_) => flow.deficit += QUANTUM,
                 None => flow.deficit = QUANTUM,
             }
@@ -337,6 +342,12 @@ impl Queue {
 }
 
 impl Place {
+    /// Bytes on the wire. By its own length, tiny packets would get three times their share.
+    fn charge(&self) -> u32 {
+        let billed = billed_length(self.len as usize).get();
+        u32::try_from(billed).unwrap_or(u32::MAX).saturating_add(OUTER_HEADERS)
+    }
+
     fn is_old(&self, now: Instant, age_max: Duration) -> bool {
         self.since.is_some_and(|since| now.saturating_duration_since(since) > age_max)
     }
@@ -465,6 +476,28 @@ mod tests {
         let of = |sender: u8| packets.iter().filter(|packet| **packet == sender).count();
         let neighbours: Vec<_> = (1..=4).map(of).collect();
         assert!((44..=52).contains(&of(9)) && neighbours.iter().all(|count| (10..=14).contains(count)), "{packets:?}");
+    }
+
+    #[test]
+    fn who_sends_tiny_packets_gets_no_more_of_the_wire() {
+        let (mut waiting, now) = (Waiting::new(1488, QUEUE_ROOM), Instant::now());
+        let (mut tiny, mut long) = (0, 0);
+        for _ in 0..50 {
+            for port in 0..200 {
+                waiting.push(now, LINK, neighbour(1), &packet_of(port, 48));
+            }
+            for _ in 0..20 {
+                waiting.push(now, LINK, neighbour(2), &packet_of(7, 1400));
+            }
+            waiting.take_turns(now, LINK, 12_000);
+            let lens: Vec<usize> = waiting.leaving(LINK).map(<[u8]>::len).collect();
+            waiting.left(LINK, lens.len());
+            long += lens.iter().filter(|len| **len == 1400).count();
+            tiny += lens.iter().filter(|len| **len == 48).count();
+        }
+        // WireGuard adds 32 bytes and fills up to 16; IPv6 and UDP add 48.
+        let (tiny, long) = (tiny * (48 + 80), long * (1408 + 80));
+        assert!(tiny.abs_diff(long) < (tiny + long) / 20, "bytes on the wire: {tiny} and {long}");
     }
 
     #[test]
