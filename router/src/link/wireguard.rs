@@ -33,6 +33,8 @@ const COOKIE_REPLY_LEN: usize = 64;
 const MESSAGE_LEN_MAX: usize = 148;
 /// The first bytes of a transport data message (WireGuard paper, section 5.4.6).
 const TRANSPORT_DATA: [u8; 4] = [4, 0, 0, 0];
+/// The first bytes of a cookie reply (section 5.4.7).
+const COOKIE_REPLY: [u8; 4] = [3, 0, 0, 0];
 /// What a transport data message adds to an IP packet.
 pub(crate) const OVERHEAD: usize = 32;
 /// Handshakes a second before cookies are demanded. A node has at most 128 links, each of which may start one, and each
@@ -292,7 +294,10 @@ impl WireGuard {
                 }
                 Opened::Alive(link)
             }
-            // A keepalive; a cookie reply also ends here, and proves that it answers our own initiation.
+            // A cookie reply: whoever saw our initiation and knows the peer's public key can have made it.
+            TunnResult::Done if datagram.starts_with(&COOKIE_REPLY) => {
+                return Opened::Nothing;
+            }
             TunnResult::Done => Opened::Alive(link),
             TunnResult::Err(_) => return Opened::Nothing,
         };
@@ -611,12 +616,16 @@ fn keep_alive(peer: &mut Peer, socket: &TrainSocket, message: &mut [u8]) {
     }
 }
 
-/// Starts a handshake with a peer whose endpoint is known, at most every [`RETRY`].
+/// Starts a handshake with a peer whose endpoint is known, at most every [`RETRY`]. Where it sent from last comes first, and
+/// then where the owner wrote that it is.
 fn initiate(peer: &mut Peer, socket: &TrainSocket, message: &mut [u8], now: Instant) {
-    let Some(endpoint) = peer.endpoint else { return };
     if peer.attempted.is_some_and(|at| now.saturating_duration_since(at) < RETRY) {
         return;
     }
+    if peer.attempted.is_some() {
+        peer.endpoint = peer.configured.or(peer.endpoint);
+    }
+    let Some(endpoint) = peer.endpoint else { return };
     peer.attempted = Some(now);
     if let TunnResult::WriteToNetwork(datagram) = peer.tunn.format_handshake_initiation(message, true) {
         peer.unreachable = socket.send_one(endpoint, datagram) == Sent::Unreachable;
@@ -857,6 +866,41 @@ mod tests {
         for from in ["10.0.0.1:51820", "[fd0a::1]:51820"] {
             assert!(learns(&mut a, &mut b, from), "{from}");
         }
+    }
+
+    /// Somebody who listens on the way and knows b's public key answers a's call while b is away.
+    #[test]
+    fn a_forged_cookie_moves_no_endpoint() {
+        let (mut a, b) = pair();
+        let (mut datagram, mut slot) = (vec![0; RECEIVE_MAX], vec![0; 2048]);
+        a.handle_timers(Instant::now());
+        let mut call = Vec::new();
+        until(&mut node(8), &mut node(9), |_, _| {
+            call = b.receive(&mut datagram).map_or(Vec::new(), |received| datagram[..received.len].to_vec());
+            !call.is_empty()
+        });
+        let stranger = SocketAddr::from(([127, 0, 0, 9], 9));
+        let forger = RateLimiter::new(&PublicKey::from(key(2).0), 0);
+        let mut cookie = [0; COOKIE_REPLY_LEN];
+        let forged = forger.verify_packet(Some(stranger.ip()), &call, &mut cookie);
+        let Err(TunnResult::WriteToNetwork(cookie)) = forged else { panic!("a limit of nothing asks for a cookie") };
+        assert_eq!(a.open(&Fib::default(), stranger, cookie, &mut slot), Opened::Nothing);
+        assert_eq!(a.statuses().next().and_then(|(_, status)| status.endpoint), b.local_addr().ok());
+    }
+
+    #[test]
+    fn who_is_not_where_it_sent_from_last_is_looked_for_where_the_owner_wrote() {
+        let (mut a, b) = pair();
+        let (mut datagram, mut now) = (vec![0; RECEIVE_MAX], Instant::now());
+        let elsewhere = node(8).local_addr().ok();
+        a.peers.lock(LinkId(3)).expect("a link").as_mut().expect("the peer at b").endpoint = elsewhere;
+        let endpoint = |a: &WireGuard| a.statuses().next().and_then(|(_, status)| status.endpoint);
+        a.handle_timers(now);
+        assert_eq!(endpoint(&a), elsewhere);
+        now += RETRY;
+        a.handle_timers(now);
+        assert_eq!(endpoint(&a), b.local_addr().ok());
+        until(&mut node(9), &mut node(10), |_, _| b.receive(&mut datagram).is_ok());
     }
 
     /// A stranger who recorded one initiation of an honest peer and repeats it makes the node ask for cookies; the honest
