@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::destinations::Destinations;
 use super::fib::{Fib, LinkPolicy, NextHop};
-use super::icmp::{self, Budget};
+use super::icmp::{self, Budgets};
 use super::meter::{Meters, Tally};
 use super::mss;
 use super::packet::{self, Header};
@@ -135,7 +135,7 @@ pub struct Datapath {
     destinations: Destinations,
     meters: Arc<Meters>,
     drops: Arc<Drops>,
-    errors: Budget,
+    errors: Budgets,
     link_ports: Vec<u16>,
 }
 
@@ -143,7 +143,7 @@ impl Datapath {
     /// A datapath that answers from `address` and delivers packets of at most `local_mtu` bytes to the own side.
     pub fn new(address: Ipv6Addr, local_mtu: usize, meters: Arc<Meters>, drops: Arc<Drops>, now: Instant) -> Self {
         let destinations = Destinations::default();
-        let errors = Budget::new(now);
+        let errors = Budgets::new(now);
         Self { address, local_mtu, fib: Arc::default(), destinations, meters, drops, errors, link_ports: Vec::new() }
     }
 
@@ -183,7 +183,7 @@ impl Datapath {
                 }
                 Err(reason) => {
                     self.drops.count(reason);
-                    batch.answers.extend(self.answer(now, packet, reason));
+                    batch.answers.extend(self.answer(now, ingress, packet, reason));
                     Verdict::Drop(reason)
                 }
             };
@@ -310,7 +310,7 @@ impl Datapath {
     }
 
     /// The ICMPv6 error about a dropped packet, with the port its sender is reached by.
-    fn answer(&mut self, now: Instant, packet: &[u8], reason: DropReason) -> Option<(Port, Vec<u8>)> {
+    fn answer(&mut self, now: Instant, ingress: Port, packet: &[u8], reason: DropReason) -> Option<(Port, Vec<u8>)> {
         if !matches!(reason, DropReason::NoRoute | DropReason::HopLimit | DropReason::TooBig) {
             return None;
         }
@@ -327,7 +327,8 @@ impl Datapath {
             Some(NextHop::Link(link)) => self.fib.link(link).map_or(self.local_mtu, |entry| entry.mtu),
             Some(NextHop::Local | NextHop::Unreachable) | None => self.local_mtu,
         };
-        icmp::answer(&mut self.errors, now, self.address, &header, packet, reason, mtu).map(|error| (back, error))
+        icmp::answer(&mut self.errors, now, ingress, self.address, &header, packet, reason, mtu)
+            .map(|error| (back, error))
     }
 }
 
@@ -483,6 +484,28 @@ mod tests {
         let (verdict, _, answers) = run(&mut node, Port::Link(A), &ip("fd0a::1", "fd0b::1", 1, 100));
         assert_eq!(verdict, Verdict::Drop(DropReason::HopLimit));
         assert_icmp(&answers, Port::Link(A), Icmpv6Message::TimeExceeded);
+    }
+
+    #[test]
+    fn no_neighbour_uses_up_the_errors_of_another_and_packet_too_big_has_its_own() {
+        let mut node = datapath(LinkPolicy::Mesh);
+        let now = Instant::now();
+        let mut batch = Batch::new(64, 2048);
+        let mut told = |ingress, packet: &[u8], times: usize| {
+            let mut told = 0;
+            for _ in 0..times {
+                batch.clear();
+                assert!(batch.push(packet));
+                node.handle_batch(now, ingress, &mut batch);
+                told += batch.answers().count();
+            }
+            told
+        };
+        let (nowhere, long) = (ip("fd0a::1", "fd0c::1", 9, 100), ip("fd0a::1", "fd0b::1", 9, 1500));
+        assert_eq!(told(Port::Link(A), &nowhere, 300), 100);
+        assert_eq!(told(Port::Link(A), &long, 300), 100);
+        assert_eq!(told(Port::Link(B), &ip("fd0b::1", "fd0a::1", 9, 1500), 20), 20);
+        assert_eq!(told(Port::Local, &ip("fd01::5", "fd0b::1", 9, 1500), 20), 20);
     }
 
     #[test]
