@@ -43,6 +43,7 @@ use zeroize::Zeroizing;
 
 use self::tls::{Credentials, Pins};
 use super::LinkId;
+use super::train::canonical;
 
 /// How long one dial may take, a Retry and lost packets included.
 const DIAL_TIME: Duration = Duration::from_secs(10);
@@ -787,8 +788,7 @@ impl Link {
 
 /// The peer's address, IPv4 as such where our socket is an IPv6 one.
 fn remote(connection: &Connection) -> SocketAddr {
-    let address = connection.remote_address();
-    SocketAddr::new(address.ip().to_canonical(), address.port())
+    canonical(connection.remote_address())
 }
 
 fn close_superseded(connections: &[Connection]) {

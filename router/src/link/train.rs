@@ -234,7 +234,7 @@ impl TrainSocket {
         let control_len = message.control_len().min(control.0.len());
         let from = from.as_socket().ok_or(ErrorKind::InvalidData)?;
         let Told { stride, class } = told(&control.0[..control_len]);
-        let from = SocketAddr::new(from.ip().to_canonical(), from.port());
+        let from = canonical(from);
         Ok(Received { from, len, stride: stride.unwrap_or(len), class })
     }
 
@@ -295,6 +295,15 @@ impl TrainSocket {
             (_, Some(libc::EINVAL | libc::EMSGSIZE), Some(stride)) => Sent::Uncut(stride),
             _ => Sent::Refused,
         }
+    }
+}
+
+/// An IPv4 address in IPv6's clothes as what it is. A link-local one keeps the number of its interface, for without it nobody
+/// could be answered there.
+pub(super) fn canonical(from: SocketAddr) -> SocketAddr {
+    match from.ip().to_canonical() {
+        ip @ IpAddr::V4(_) => SocketAddr::new(ip, from.port()),
+        IpAddr::V6(_) => from,
     }
 }
 
@@ -586,6 +595,35 @@ mod tests {
         let (datagrams, _) = receive(&there, 2 * long.len(), Class::default());
         let lens: Vec<_> = datagrams.iter().map(Vec::len).collect();
         assert_eq!(lens, [1240, 1240, 1127, 1200, 1200, 1200, 7]);
+    }
+
+    #[test]
+    fn who_sends_from_a_link_local_address_is_answered() {
+        if !in_own_namespace("link::train::tests::who_sends_from_a_link_local_address_is_answered") {
+            return;
+        }
+        const INDEX: u32 = 77;
+        for args in [
+            &format!("link add cable index {INDEX} type veth peer name end"),
+            "link set lo up",
+            "link set cable up",
+            "link set end up",
+            "address add fe80::1/64 dev cable nodad",
+        ] {
+            assert!(std::process::Command::new("ip").args(args.split(' ')).status().unwrap().success());
+        }
+        let ((here, at), (there, to)) =
+            (socket(Ipv6Addr::UNSPECIFIED.into(), true), socket(Ipv6Addr::UNSPECIFIED.into(), true));
+        let on_cable = |at: SocketAddr| format!("[fe80::1%{INDEX}]:{}", at.port()).parse().expect("an address");
+        assert_eq!(here.send_one(on_cable(to), b"who is there"), Sent::Taken);
+        let mut buffer = [0; 20];
+        let received = (0..5_000).find_map(|_| {
+            std::thread::sleep(Duration::from_millis(1));
+            there.receive(&mut buffer).ok()
+        });
+        assert_eq!(received.map(|received| received.from), Some(on_cable(at)));
+        assert_eq!(there.send_one(on_cable(at), b"I"), Sent::Taken);
+        receive(&here, 1, Class::default());
     }
 
     #[test]
