@@ -34,12 +34,8 @@ impl Budgets {
     }
 
     fn take(&mut self, now: Instant, ingress: Port, reason: DropReason) -> bool {
-        let index = match ingress {
-            Port::Link(link) => link.index(),
-            Port::Local => MAX_LINKS,
-        };
         let kind = usize::from(reason == DropReason::TooBig);
-        self.0.get_mut(index).is_some_and(|budgets| budgets[kind].take(now))
+        self.0.get_mut(ingress.index()).is_some_and(|budgets| budgets[kind].take(now))
     }
 }
 

@@ -8,7 +8,7 @@
 //! the start, and takes turns; workers do not know of each other's packets.
 //!
 //! The room is a number of places, whatever the length of what is in them. When it is full, the sender who has most places
-//! loses the oldest packet of its longest flow, so that neither many flows nor short packets push others out. A packet that
+//! at all links together loses the oldest packet of its longest flow, so that neither many flows nor short packets push others out. A packet that
 //! has waited for [`AGE_MAX`], or on a slow link for a few times as long as its socket takes to have room again, is not sent
 //! any more, since its sender should learn that it sends too much while that is news.
 
@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use metering::units::billed_length;
 
+use super::meter::MAX_LINKS;
 use super::packet::flow_number;
 use super::{LinkId, Port};
 
@@ -39,6 +40,8 @@ const OUTER_HEADERS: u32 = 48;
 /// A turn: one long packet.
 const QUANTUM: u32 = 1600;
 const _: () = assert!(billed_length(1500).get() as u32 + OUTER_HEADERS <= QUANTUM);
+/// Who can have packets here: all links, and the own side.
+const SENDERS: usize = MAX_LINKS + 1;
 /// Flows of one queue are told apart by so many lines: those that share one by chance wait for each other.
 const FLOWS: usize = 32;
 
@@ -162,9 +165,15 @@ impl Waiting {
 
     /// Of all senders at all links, control and those whose turn it was among them.
     fn lose_of_the_fullest(&mut self) {
-        let Some(fullest) = self.links.iter_mut().max_by_key(|link| link.fullest()) else { return };
+        let mut held = [0; SENDERS];
+        for queue in self.links.iter().flat_map(|link| &link.queues) {
+            if let Some(held) = held.get_mut(queue.from.index()) {
+                *held += queue.packets;
+            }
+        }
+        let Some(fullest) = self.links.iter_mut().max_by_key(|link| link.fullest(&held)) else { return };
         let link = fullest.link;
-        if let Some(place) = fullest.lose(&mut self.places) {
+        if let Some(place) = fullest.lose(&held, &mut self.places) {
             self.give_back(place);
         }
         self.forget_if_empty(link);
@@ -300,17 +309,18 @@ impl Link {
         queue.flows[usize::from(flow_number(packet)) % FLOWS].line.push(places, place);
     }
 
-    /// Places of whoever has most of them here.
-    fn fullest(&self) -> u32 {
-        let queues = self.queues.iter().map(|queue| queue.packets).max();
-        self.control.packets.max(self.leaving.packets).max(queues.unwrap_or(0))
+    /// Of those who have places here, who has most at all links together: how many those are, and how many are here.
+    fn fullest(&self, held: &[u32; SENDERS]) -> (u32, u32) {
+        let queues = self.queues.iter().map(|queue| queue.places(held));
+        let lines = [self.control, self.leaving].map(|line| (line.packets, line.packets));
+        queues.chain(lines).max().unwrap_or_default()
     }
 
     /// A packet of whoever has most.
-    fn lose(&mut self, places: &mut [Place]) -> Option<u32> {
-        let most = self.fullest();
-        let Some(known) = self.queues.iter().position(|queue| queue.packets == most) else {
-            let line = if self.leaving.packets == most { &mut self.leaving } else { &mut self.control };
+    fn lose(&mut self, held: &[u32; SENDERS], places: &mut [Place]) -> Option<u32> {
+        let most = self.fullest(held);
+        let Some(known) = self.queues.iter().position(|queue| queue.places(held) == most) else {
+            let line = if self.leaving.packets == most.0 { &mut self.leaving } else { &mut self.control };
             return line.pop(places);
         };
         let queue = &mut self.queues[known];
@@ -324,6 +334,11 @@ impl Link {
 }
 
 impl Queue {
+    /// How many its sender has at all links, and here.
+    fn places(&self, held: &[u32; SENDERS]) -> (u32, u32) {
+        (held.get(self.from.index()).copied().unwrap_or(0), self.packets)
+    }
+
     fn pop(&mut self, places: &mut [Place], flow: usize) -> Option<u32> {
         let place = self.flows[flow].line.pop(places)?;
         self.packets -= 1;
@@ -552,6 +567,18 @@ mod tests {
                 waiting.links.iter().flat_map(|link| &link.queues).filter(|queue| queue.from == Port::Link(LinkId(2)));
             assert_eq!(theirs.map(|queue| queue.packets).sum::<u32>(), 40, "beside a flood of {flood} bytes each");
         }
+    }
+
+    #[test]
+    fn who_floods_many_links_a_little_each_pushes_nobody_out() {
+        let (mut waiting, now) = (Waiting::new(1488, QUEUE_ROOM), Instant::now());
+        for port in 0..60 {
+            waiting.push(now, LINK, neighbour(2), &packet_of(port, 1300));
+        }
+        for port in 0..1000 {
+            waiting.push(now, LinkId(10 + u32::from(port % 20)), neighbour(1), &packet_of(port, 60));
+        }
+        assert_eq!(waiting.link(LINK).map(|link| link.queues[0].packets), Some(60));
     }
 
     #[test]
