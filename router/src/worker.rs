@@ -132,7 +132,7 @@ impl Shared {
         table.get(link.index()).copied().unwrap_or_default()
     }
 
-    /// Says how a link stands that is not the worker's own.
+    /// Says how a link stands that is not, or not any more, among the worker's own.
     pub(crate) fn set_status(&self, link: LinkId, status: LinkStatus) {
         let mut table = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(row) = table.get_mut(link.index()) {
@@ -586,6 +586,8 @@ impl Worker {
                 Ok(ToWorker::Renew(link)) => self.wireguard.renew(link),
                 Ok(ToWorker::RemovePeer(link)) => {
                     self.wireguard.remove_peer(link);
+                    // Here, since until now the timer may have written anew how it stands.
+                    self.shared.set_status(link, LinkStatus::default());
                     let lost = self.waiting.forget(link);
                     self.datapath.count_drops(DropReason::LinkDown, lost);
                 }

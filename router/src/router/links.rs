@@ -10,7 +10,6 @@ use node::{LinkId, LinkMeasure, LinkSensing, Peer};
 
 use super::{Control, Done, Known, Links, StartError};
 use crate::config::{self, Endpoint, LinkKind, Role};
-use crate::link::LinkStatus;
 use crate::link::wireguard::PeerConfig;
 use crate::worker::ToWorker;
 
@@ -28,7 +27,6 @@ impl Control {
         for link in gone {
             tracing::info!(node = %self.name, neighbour = %self.name_of(link), "link removed");
             self.inbox.send(ToWorker::RemovePeer(link));
-            self.shared.set_status(link, LinkStatus::default());
             self.node.handle_link_removed(now, link);
             if self.links.remove(&link).is_some_and(|known| known.is_quic()) {
                 self.retired.insert(link);
@@ -158,6 +156,7 @@ impl Control {
     /// Starts the QUIC links, dialling the addresses known at this moment. Returns where they listen.
     #[cfg(feature = "quic")]
     pub(super) async fn start_quic(&mut self) -> Result<Option<SocketAddr>, StartError> {
+        use crate::link::LinkStatus;
         use crate::link::quic::{QuicConfig, QuicEvent, QuicLinks, QuicPeer};
 
         let Some(listen) = self.quic_listen else { return Ok(None) };

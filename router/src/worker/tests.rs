@@ -49,6 +49,7 @@ struct Neighbour {
 /// A relay between two neighbours, and the other end of its own side.
 struct Relay {
     worker: Worker,
+    inbox: Inbox,
     batch: Batch,
     frame: Vec<u8>,
     neighbours: [Neighbour; 2],
@@ -88,10 +89,12 @@ impl Relay {
             control: to_control,
             shared: Arc::new(Shared::new()),
         };
-        let mut worker = Worker::all(Mailbox::new().unwrap(), parts).unwrap().remove(0);
+        let mailbox = Mailbox::new().unwrap();
+        let inbox = mailbox.inbox.clone();
+        let mut worker = Worker::all(mailbox, parts).unwrap().remove(0);
         worker.datapath.set_fib(Arc::new(fib(&neighbours, &LinkPolicy::Mesh)));
         let batch = Batch::new(BATCH, packet_len_max(MTU));
-        let mut relay = Self { worker, batch, frame: vec![0; FRAME_MAX], neighbours, own_side, from_worker };
+        let mut relay = Self { worker, inbox, batch, frame: vec![0; FRAME_MAX], neighbours, own_side, from_worker };
         relay.until(|relay| relay.neighbours.iter().all(|neighbour| neighbour.is_up()));
         relay
     }
@@ -184,6 +187,17 @@ fn nothing_is_allocated_while_packets_are_carried() {
         assert!(relayed.iter().all(|sent| from_left.next().is_some_and(|got| got[8..] == sent[8..])), "in order");
         assert!(asked == 0 || round < 5, "asked {asked} times in round {round}");
     }
+}
+
+#[test]
+fn a_removed_peer_is_down_however_late_the_timer_came_before() {
+    let mut relay = Relay::new();
+    let link = relay.neighbours[0].link;
+    assert!(relay.inbox.send(ToWorker::RemovePeer(link)));
+    relay.worker.handle_timers(clock());
+    assert!(relay.worker.shared.status(link).up);
+    relay.worker.read_orders(clock());
+    assert_eq!(relay.worker.shared.status(link), LinkStatus::default());
 }
 
 #[test]
