@@ -454,7 +454,8 @@ impl Worker {
         more
     }
 
-    /// Opens a datagram of the train into the batch. A batch has one ingress, and ends before one of another link.
+    /// Opens a datagram of the train into the batch. A batch has one ingress, and ends before a packet of another link: not
+    /// before it has proved to be one, or strangers could end batches.
     fn open(
         &mut self,
         now: Instant,
@@ -464,8 +465,7 @@ impl Worker {
         batch: &mut Batch,
     ) {
         let claimed = WireGuard::claimed_link(&self.train[datagram.clone()]);
-        // What carries no packet ends no batch.
-        if batch.is_full() || claimed.is_some_and(|link| *ingress != Some(link)) {
+        if batch.is_full() {
             self.finish_udp(now, ingress.take(), batch);
         }
         let kind = if received.class.control { 0 } else { 1 + usize::from(datagram.len() > SHORT) };
@@ -477,6 +477,11 @@ impl Worker {
         match opened {
             Opened::Packet(link, len) => {
                 self.charge(link, kind, datagram_len);
+                if *ingress != Some(link) && !batch.is_empty() {
+                    let before = batch.len();
+                    self.finish_udp(now, ingress.take(), batch);
+                    batch.bring_forward(before, len);
+                }
                 if take_over_ecn(&mut batch.spare()[..len], received.class.ecn) {
                     batch.commit(len);
                 } else {

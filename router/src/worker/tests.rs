@@ -201,6 +201,37 @@ fn a_removed_peer_is_down_however_late_the_timer_came_before() {
 }
 
 #[test]
+fn a_batch_ends_before_a_packet_of_another_link_and_not_before_what_only_says_so() {
+    let mut relay = Relay::new();
+    let [left, right] = [relay.neighbours[0].address, relay.neighbours[1].address];
+    let (mut ingress, mut batch) = (None, Batch::new(BATCH, packet_len_max(MTU)));
+    let mut open = |relay: &mut Relay, received: &Received, batch: &mut Batch| {
+        relay.worker.open(clock(), received, 0..received.len, &mut ingress, batch);
+        (ingress, batch.packets().map(|(_, packet)| packet.to_vec()).collect::<Vec<_>>())
+    };
+    let arrived = |relay: &mut Relay| {
+        let deadline = clock() + Duration::from_secs(10);
+        loop {
+            assert!(clock() < deadline, "nothing arrived in 10 s");
+            if let Ok(received) = relay.worker.wireguard.receive(&mut relay.worker.train) {
+                return received;
+            }
+        }
+    };
+    let (first, other) = (packet(left, right, 1), packet(right, left, 2));
+    relay.neighbours[0].send(std::slice::from_ref(&first));
+    let received = arrived(&mut relay);
+    assert_eq!(open(&mut relay, &received, &mut batch), (Some(LinkId(2)), vec![first.clone()]));
+    let forged = [&[4, 0, 0, 0, 0, 3, 0, 0][..], &[9; 60]].concat();
+    relay.worker.train[..forged.len()].copy_from_slice(&forged);
+    let claims = Received { len: forged.len(), stride: forged.len(), ..received };
+    assert_eq!(open(&mut relay, &claims, &mut batch), (Some(LinkId(2)), vec![first]));
+    relay.neighbours[1].send(std::slice::from_ref(&other));
+    let received = arrived(&mut relay);
+    assert_eq!(open(&mut relay, &received, &mut batch), (Some(LinkId(3)), vec![other]));
+}
+
+#[test]
 fn of_a_flood_that_is_not_paid_for_little_is_opened_and_short_datagrams_still_are() {
     let mut relay = Relay::new();
     relay.worker.datapath.set_fib(Arc::new(fib(&relay.neighbours, &LinkPolicy::Exhausted)));

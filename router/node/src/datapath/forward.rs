@@ -79,6 +79,20 @@ impl Batch {
         }
     }
 
+    /// How many packets are in the batch.
+    pub fn len(&self) -> usize {
+        self.packets.len()
+    }
+
+    /// Brings what was written into [`Self::spare`] behind `before` packets, which have been cleared since, into the first
+    /// slot.
+    pub fn bring_forward(&mut self, before: usize, len: usize) {
+        let (start, len) = (before * self.slot, len.min(self.slot));
+        if before < self.capacity && self.is_empty() {
+            self.buffer.copy_within(start..start + len, 0);
+        }
+    }
+
     /// The same for a packet that met congestion inside its link and that no mark can be put on: it came, and goes no
     /// further.
     pub fn commit_congested(&mut self, len: usize) {
