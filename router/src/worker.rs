@@ -666,7 +666,7 @@ impl Worker {
     ) -> Tally {
         #[cfg(feature = "quic")]
         if !self.wireguard.has_peer(link) {
-            return self.transmit_quic(link, packets);
+            return self.transmit_quic(link, from, packets);
         }
         let waits = self.waiting.has(link);
         let carried = if waits { Carried::default() } else { self.wireguard.carry(now, link, packets.clone()) };
@@ -718,12 +718,16 @@ impl Worker {
     }
 
     #[cfg(feature = "quic")]
-    fn transmit_quic<'a>(&self, link: LinkId, packets: impl Iterator<Item = &'a [u8]>) -> Tally {
+    fn transmit_quic<'a>(&self, link: LinkId, from: Sender, packets: impl Iterator<Item = &'a [u8]>) -> Tally {
         let quic = self.shared.quic.load();
         let mut sent = Tally::default();
         for packet in packets {
             let taken = quic.as_ref().ok_or(DropReason::LinkDown).and_then(|links| {
-                links.send(link, packet).map_err(|error| match error {
+                let sent = match from {
+                    Sender::Control => links.send_control(link, packet),
+                    Sender::Port(_) => links.send(link, packet),
+                };
+                sent.map_err(|error| match error {
                     SendError::NotConnected => DropReason::LinkDown,
                     SendError::Congested => DropReason::QueueFull,
                     SendError::TooLarge => DropReason::TooBig,
