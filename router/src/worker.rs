@@ -145,6 +145,8 @@ impl Shared {
 #[derive(Clone)]
 pub(crate) struct Inbox {
     orders: SyncSender<ToWorker>,
+    /// What nobody would repeat. Without a bound of its own: each reading of the configuration brings a few for each link.
+    settings: std::sync::mpsc::Sender<ToWorker>,
     /// Packets of QUIC links wait elsewhere, so that a fast one does not crowd out orders and control packets.
     #[cfg(feature = "quic")]
     packets: SyncSender<(LinkId, bytes::Bytes)>,
@@ -155,6 +157,11 @@ impl Inbox {
     /// Hands a message over without waiting. False when the inbox is full or the worker has ended.
     pub(crate) fn send(&self, message: ToWorker) -> bool {
         self.orders.try_send(message).is_ok() && self.wake()
+    }
+
+    /// Hands over what must not be lost, however full the inbox is. False when the worker has ended.
+    pub(crate) fn set(&self, message: ToWorker) -> bool {
+        self.settings.send(message).is_ok() && self.wake()
     }
 
     /// Hands over an IP packet that a QUIC link received.
@@ -216,6 +223,7 @@ impl WorkerHandle {
 pub(crate) struct Mailbox {
     poll: Poll,
     orders: Receiver<ToWorker>,
+    settings: Receiver<ToWorker>,
     #[cfg(feature = "quic")]
     packets: Receiver<(LinkId, bytes::Bytes)>,
     pub(crate) inbox: Inbox,
@@ -226,10 +234,12 @@ impl Mailbox {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
         let (order_sender, orders) = std::sync::mpsc::sync_channel(INBOX);
+        let (setting_sender, settings) = std::sync::mpsc::channel();
         #[cfg(feature = "quic")]
         let (packet_sender, packets) = std::sync::mpsc::sync_channel(INBOX);
         let inbox = Inbox {
             orders: order_sender,
+            settings: setting_sender,
             #[cfg(feature = "quic")]
             packets: packet_sender,
             waker,
@@ -237,6 +247,7 @@ impl Mailbox {
         Ok(Self {
             poll,
             orders,
+            settings,
             #[cfg(feature = "quic")]
             packets,
             inbox,
@@ -297,6 +308,7 @@ struct Worker {
 /// What others have asked of the workers.
 struct Requests {
     orders: Receiver<ToWorker>,
+    settings: Receiver<ToWorker>,
     #[cfg(feature = "quic")]
     packets: Receiver<(LinkId, bytes::Bytes)>,
 }
@@ -321,6 +333,7 @@ impl Worker {
         let Mailbox {
             poll,
             orders,
+            settings,
             inbox: _,
             #[cfg(feature = "quic")]
             packets,
@@ -330,6 +343,7 @@ impl Worker {
             poll,
             Requests {
                 orders,
+                settings,
                 #[cfg(feature = "quic")]
                 packets,
             },
@@ -582,7 +596,7 @@ impl Worker {
     fn read_orders(&mut self, now: Instant) -> bool {
         for _ in 0..BATCH {
             let Some(requests) = &self.requests else { return false };
-            match requests.orders.try_recv() {
+            match requests.settings.try_recv().or_else(|_| requests.orders.try_recv()) {
                 Ok(ToWorker::Send { link, packet }) => {
                     self.transmit(now, link, Sender::Control, std::iter::once(&packet[..]));
                 }

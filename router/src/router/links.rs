@@ -26,7 +26,7 @@ impl Control {
         let gone: Vec<LinkId> = self.links.keys().copied().filter(|link| !wanted.contains(link)).collect();
         for link in gone {
             tracing::info!(node = %self.name, neighbour = %self.name_of(link), "link removed");
-            self.inbox.send(ToWorker::RemovePeer(link));
+            self.inbox.set(ToWorker::RemovePeer(link));
             self.node.handle_link_removed(now, link);
             if self.links.remove(&link).is_some_and(|known| known.is_quic()) {
                 self.retired.insert(link);
@@ -101,7 +101,7 @@ impl Control {
         };
         if let Some(key) = known.wireguard_key() {
             let (endpoint, tells_congestion) = (known.resolved, known.peer.is_some());
-            self.inbox.send(ToWorker::SetPeer(PeerConfig { link, key, endpoint, tells_congestion }));
+            self.inbox.set(ToWorker::SetPeer(PeerConfig { link, key, endpoint, tells_congestion }));
         }
     }
 
@@ -136,7 +136,7 @@ impl Control {
         known.resolved = Some(address);
         if let Some(key) = known.wireguard_key() {
             let (endpoint, tells_congestion) = (Some(address), known.peer.is_some());
-            self.inbox.send(ToWorker::SetPeer(PeerConfig { link, key, endpoint, tells_congestion }));
+            self.inbox.set(ToWorker::SetPeer(PeerConfig { link, key, endpoint, tells_congestion }));
         }
     }
 

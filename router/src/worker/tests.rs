@@ -193,7 +193,7 @@ fn nothing_is_allocated_while_packets_are_carried() {
 fn a_removed_peer_is_down_however_late_the_timer_came_before() {
     let mut relay = Relay::new();
     let link = relay.neighbours[0].link;
-    assert!(relay.inbox.send(ToWorker::RemovePeer(link)));
+    assert!(relay.inbox.set(ToWorker::RemovePeer(link)));
     relay.worker.handle_timers(clock());
     assert!(relay.worker.shared.status(link).up);
     relay.worker.read_orders(clock());
@@ -229,6 +229,19 @@ fn a_batch_ends_before_a_packet_of_another_link_and_not_before_what_only_says_so
     relay.neighbours[1].send(std::slice::from_ref(&other));
     let received = arrived(&mut relay);
     assert_eq!(open(&mut relay, &received, &mut batch), (Some(LinkId(3)), vec![other]));
+}
+
+#[test]
+fn a_full_inbox_loses_no_peer() {
+    let mut relay = Relay::new();
+    let control = |link| ToWorker::Send { link, packet: vec![0; 40] };
+    let sent = (0..).take_while(|_| relay.inbox.send(control(LinkId(9)))).count();
+    assert_eq!(sent, INBOX);
+    let link = LinkId(4);
+    let key = WireguardKey([7; 32]);
+    assert!(relay.inbox.set(ToWorker::SetPeer(PeerConfig { link, key, endpoint: None, tells_congestion: true })));
+    while relay.worker.read_orders(clock()) {}
+    assert!(relay.worker.wireguard.statuses().any(|(known, _)| known == link));
 }
 
 #[test]
