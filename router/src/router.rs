@@ -259,6 +259,7 @@ impl Router {
             local: setup.local,
             local_mtu: setup.mtu.into(),
             address,
+            link_ports: std::iter::once(wireguard_addr).chain(setup.quic).map(|at| at.port()).collect(),
             control: control_sender,
             shared: Arc::clone(&shared),
         };

@@ -132,7 +132,7 @@ impl Shared {
         table.get(link.index()).copied().unwrap_or_default()
     }
 
-    /// Says how a link stands that is not the worker's own.
+    /// Says how a link stands that is not, or not any more, among the worker's own.
     pub(crate) fn set_status(&self, link: LinkId, status: LinkStatus) {
         let mut table = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(row) = table.get_mut(link.index()) {
@@ -145,6 +145,8 @@ impl Shared {
 #[derive(Clone)]
 pub(crate) struct Inbox {
     orders: SyncSender<ToWorker>,
+    /// What nobody would repeat. Without a bound of its own: each reading of the configuration brings a few for each link.
+    settings: std::sync::mpsc::Sender<ToWorker>,
     /// Packets of QUIC links wait elsewhere, so that a fast one does not crowd out orders and control packets.
     #[cfg(feature = "quic")]
     packets: SyncSender<(LinkId, bytes::Bytes)>,
@@ -155,6 +157,11 @@ impl Inbox {
     /// Hands a message over without waiting. False when the inbox is full or the worker has ended.
     pub(crate) fn send(&self, message: ToWorker) -> bool {
         self.orders.try_send(message).is_ok() && self.wake()
+    }
+
+    /// Hands over what must not be lost, however full the inbox is. False when the worker has ended.
+    pub(crate) fn set(&self, message: ToWorker) -> bool {
+        self.settings.send(message).is_ok() && self.wake()
     }
 
     /// Hands over an IP packet that a QUIC link received.
@@ -177,6 +184,8 @@ pub(crate) struct Parts {
     pub(crate) local: Local,
     pub(crate) local_mtu: usize,
     pub(crate) address: std::net::Ipv6Addr,
+    /// The UDP ports of all links.
+    pub(crate) link_ports: Vec<u16>,
     pub(crate) control: tokio::sync::mpsc::Sender<FromWorker>,
     pub(crate) shared: Arc<Shared>,
 }
@@ -214,6 +223,7 @@ impl WorkerHandle {
 pub(crate) struct Mailbox {
     poll: Poll,
     orders: Receiver<ToWorker>,
+    settings: Receiver<ToWorker>,
     #[cfg(feature = "quic")]
     packets: Receiver<(LinkId, bytes::Bytes)>,
     pub(crate) inbox: Inbox,
@@ -224,10 +234,12 @@ impl Mailbox {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
         let (order_sender, orders) = std::sync::mpsc::sync_channel(INBOX);
+        let (setting_sender, settings) = std::sync::mpsc::channel();
         #[cfg(feature = "quic")]
         let (packet_sender, packets) = std::sync::mpsc::sync_channel(INBOX);
         let inbox = Inbox {
             orders: order_sender,
+            settings: setting_sender,
             #[cfg(feature = "quic")]
             packets: packet_sender,
             waker,
@@ -235,6 +247,7 @@ impl Mailbox {
         Ok(Self {
             poll,
             orders,
+            settings,
             #[cfg(feature = "quic")]
             packets,
             inbox,
@@ -295,6 +308,7 @@ struct Worker {
 /// What others have asked of the workers.
 struct Requests {
     orders: Receiver<ToWorker>,
+    settings: Receiver<ToWorker>,
     #[cfg(feature = "quic")]
     packets: Receiver<(LinkId, bytes::Bytes)>,
 }
@@ -319,6 +333,7 @@ impl Worker {
         let Mailbox {
             poll,
             orders,
+            settings,
             inbox: _,
             #[cfg(feature = "quic")]
             packets,
@@ -328,6 +343,7 @@ impl Worker {
             poll,
             Requests {
                 orders,
+                settings,
                 #[cfg(feature = "quic")]
                 packets,
             },
@@ -351,7 +367,8 @@ impl Worker {
                 wireguard,
                 local,
                 to_control: parts.control.clone(),
-                datapath: Datapath::new(parts.address, parts.local_mtu, meters, drops, now),
+                datapath: Datapath::new(parts.address, parts.local_mtu, meters, drops, now)
+                    .with_link_ports(parts.link_ports.clone()),
                 waiting: Waiting::new(packet_len_max(parts.local_mtu), QUEUE_ROOM / count),
                 shared: Arc::clone(&parts.shared),
                 train: vec![0; RECEIVE_MAX].into_boxed_slice(),
@@ -383,7 +400,11 @@ impl Worker {
                     UDP => ready.udp = true,
                     LOCAL => ready.local = true,
                     WAKE => ready.inbox = true,
-                    Token(exit) => self.send_waiting(now, LinkId((exit - EXITS) as u32)),
+                    Token(exit) => {
+                        let link = LinkId((exit - EXITS) as u32);
+                        self.wireguard.handle_room(now, link);
+                        self.send_waiting(now, link);
+                    }
                 }
             }
             if now >= self.timers_at {
@@ -447,7 +468,8 @@ impl Worker {
         more
     }
 
-    /// Opens a datagram of the train into the batch. A batch has one ingress, and ends before one of another link.
+    /// Opens a datagram of the train into the batch. A batch has one ingress, and ends before a packet of another link: not
+    /// before it has proved to be one, or strangers could end batches.
     fn open(
         &mut self,
         now: Instant,
@@ -457,8 +479,7 @@ impl Worker {
         batch: &mut Batch,
     ) {
         let claimed = WireGuard::claimed_link(&self.train[datagram.clone()]);
-        // What carries no packet ends no batch.
-        if batch.is_full() || claimed.is_some_and(|link| *ingress != Some(link)) {
+        if batch.is_full() {
             self.finish_udp(now, ingress.take(), batch);
         }
         let kind = if received.class.control { 0 } else { 1 + usize::from(datagram.len() > SHORT) };
@@ -466,9 +487,15 @@ impl Worker {
             return self.datapath.count_drop(DropReason::UnpaidFlood);
         }
         let datagram_len = datagram.len();
-        match self.wireguard.open(received.from, &self.train[datagram], batch.spare()) {
+        let opened = self.wireguard.open(self.datapath.fib(), received.from, &self.train[datagram], batch.spare());
+        match opened {
             Opened::Packet(link, len) => {
                 self.charge(link, kind, datagram_len);
+                if *ingress != Some(link) && !batch.is_empty() {
+                    let before = batch.len();
+                    self.finish_udp(now, ingress.take(), batch);
+                    batch.bring_forward(before, len);
+                }
                 if take_over_ecn(&mut batch.spare()[..len], received.class.ecn) {
                     batch.commit(len);
                 } else {
@@ -569,7 +596,7 @@ impl Worker {
     fn read_orders(&mut self, now: Instant) -> bool {
         for _ in 0..BATCH {
             let Some(requests) = &self.requests else { return false };
-            match requests.orders.try_recv() {
+            match requests.settings.try_recv().or_else(|_| requests.orders.try_recv()) {
                 Ok(ToWorker::Send { link, packet }) => {
                     self.transmit(now, link, Sender::Control, std::iter::once(&packet[..]));
                 }
@@ -578,6 +605,8 @@ impl Worker {
                 Ok(ToWorker::Renew(link)) => self.wireguard.renew(link),
                 Ok(ToWorker::RemovePeer(link)) => {
                     self.wireguard.remove_peer(link);
+                    // Here, since until now the timer may have written anew how it stands.
+                    self.shared.set_status(link, LinkStatus::default());
                     let lost = self.waiting.forget(link);
                     self.datapath.count_drops(DropReason::LinkDown, lost);
                 }
@@ -651,7 +680,7 @@ impl Worker {
     ) -> Tally {
         #[cfg(feature = "quic")]
         if !self.wireguard.has_peer(link) {
-            return self.transmit_quic(link, packets);
+            return self.transmit_quic(link, from, packets);
         }
         let waits = self.waiting.has(link);
         let carried = if waits { Carried::default() } else { self.wireguard.carry(now, link, packets.clone()) };
@@ -676,15 +705,15 @@ impl Worker {
         });
     }
 
-    /// Sends what waits for a link that has room again.
+    /// Sends what waits for a link, as far as it has room again.
     fn send_waiting(&mut self, now: Instant, link: LinkId) {
         let registry = self.poll.registry();
         self.wireguard.with_exit(link, |exit| {
             let _unknown = registry.deregister(&mut SourceFd(&exit));
         });
-        let room = self.wireguard.handle_room(now, link);
+        let (room, drained_in) = self.wireguard.room(link);
         while self.waiting.has(link) {
-            let too_old = self.waiting.take_turns(now, link, room);
+            let too_old = self.waiting.take_turns(now, link, room, drained_in);
             self.datapath.count_drops(DropReason::TooOld, too_old);
             let carried = self.wireguard.carry(now, link, self.waiting.control(link));
             count_lost(&self.datapath, &carried);
@@ -703,12 +732,16 @@ impl Worker {
     }
 
     #[cfg(feature = "quic")]
-    fn transmit_quic<'a>(&self, link: LinkId, packets: impl Iterator<Item = &'a [u8]>) -> Tally {
+    fn transmit_quic<'a>(&self, link: LinkId, from: Sender, packets: impl Iterator<Item = &'a [u8]>) -> Tally {
         let quic = self.shared.quic.load();
         let mut sent = Tally::default();
         for packet in packets {
             let taken = quic.as_ref().ok_or(DropReason::LinkDown).and_then(|links| {
-                links.send(link, packet).map_err(|error| match error {
+                let sent = match from {
+                    Sender::Control => links.send_control(link, packet),
+                    Sender::Port(_) => links.send(link, packet),
+                };
+                sent.map_err(|error| match error {
                     SendError::NotConnected => DropReason::LinkDown,
                     SendError::Congested => DropReason::QueueFull,
                     SendError::TooLarge => DropReason::TooBig,

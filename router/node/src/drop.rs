@@ -39,6 +39,8 @@ drop_reasons! {
     SourceNotOurs = "source-not-ours",
     /// The destination is a multicast, unspecified or loopback address, or a link-local one of another link.
     DestinationNotRoutable = "destination-not-routable",
+    /// A datagram of one of our own links, on its way into the mesh: a link's own packets must not be led over links.
+    LinkInMesh = "link-in-mesh",
     /// No route (answered by ICMPv6 Destination Unreachable, code 0).
     NoRoute = "no-route",
     /// The hop limit ran out (answered by ICMPv6 Time Exceeded).

@@ -43,6 +43,11 @@ use zeroize::Zeroizing;
 
 use self::tls::{Credentials, Pins};
 use super::LinkId;
+use super::train::canonical;
+
+/// Of the datagrams that may wait to be sent, this many bytes are for control packets: more than the routes of 1,000 nodes
+/// need. Without Hellos a full link would be taken for dead, and without receipts for unpaid.
+const CONTROL_ROOM: usize = 64 << 10;
 
 /// How long one dial may take, a Retry and lost packets included.
 const DIAL_TIME: Duration = Duration::from_secs(10);
@@ -295,7 +300,16 @@ impl QuicLinks {
     /// Says why the packet is dropped.
     pub fn send(&self, link: LinkId, packet: &[u8]) -> Result<(), SendError> {
         let link = self.links.get(&link).ok_or(SendError::NotConnected)?;
-        link.send(packet)
+        link.send(packet, CONTROL_ROOM)
+    }
+
+    /// The same for a control packet, for which room is kept free however much else is to be sent.
+    ///
+    /// # Errors
+    /// Says why the packet is dropped.
+    pub fn send_control(&self, link: LinkId, packet: &[u8]) -> Result<(), SendError> {
+        let link = self.links.get(&link).ok_or(SendError::NotConnected)?;
+        link.send(packet, 0)
     }
 
     /// What the link has done; `None` if there is no such link.
@@ -604,12 +618,16 @@ impl Link {
         }
     }
 
-    fn send(&self, packet: &[u8]) -> Result<(), SendError> {
+    /// Leaves `free` bytes of what may wait to others.
+    fn send(&self, packet: &[u8], free: usize) -> Result<(), SendError> {
         if packet.is_empty() || packet.len() > self.mtu {
             return Err(SendError::TooLarge);
         }
         let active = self.active.load();
         let connection = active.as_deref().ok_or(SendError::NotConnected)?;
+        if connection.datagram_send_buffer_space() < free {
+            return Err(self.congested());
+        }
         let datagram = connection.send_datagram_wait(Bytes::copy_from_slice(packet));
         match at_once(datagram) {
             Some(Ok(())) => {
@@ -787,8 +805,7 @@ impl Link {
 
 /// The peer's address, IPv4 as such where our socket is an IPv6 one.
 fn remote(connection: &Connection) -> SocketAddr {
-    let address = connection.remote_address();
-    SocketAddr::new(address.ip().to_canonical(), address.port())
+    canonical(connection.remote_address())
 }
 
 fn close_superseded(connections: &[Connection]) {

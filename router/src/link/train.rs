@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 use libc::c_int;
 use mio::net::UdpSocket;
 use node::datapath::packet::Class;
-use socket2::{Domain, MaybeUninitSlice, MsgHdr, MsgHdrMut, Protocol, SockAddr, SockRef, Socket, Type};
+use socket2::{Domain, MaybeUninitSlice, MsgHdr, MsgHdrMut, Protocol, SockAddr, SockFilter, SockRef, Socket, Type};
 
 /// Datagrams in one train at most: 64 (`UDP_MAX_SEGMENTS` of the kernel), and one less for kernels before 5.16, which count
 /// the headers too.
@@ -72,7 +72,7 @@ impl TrainSocket {
     /// the socket of that number, counted around; first messages of strangers at the first.
     pub(crate) fn bind_all(listen: SocketAddr, offloads: bool, count: usize) -> io::Result<Vec<Self>> {
         let mut first = Self::bind(listen, offloads)?;
-        let others: io::Result<Vec<_>> = (1..count).map(|_| first.sibling()).collect();
+        let others: io::Result<Vec<_>> = (1..count).map(|_| first.sibling(true)).collect();
         let others = others.and_then(|others| {
             first.receivers = count;
             if count > 1 { first.steer().map(|()| others) } else { Ok(others) }
@@ -126,12 +126,12 @@ impl TrainSocket {
 
     /// Another socket of the same address that only sends: its queue is its own, and what arrives is for those bound before.
     pub(crate) fn exit(&self) -> io::Result<Self> {
-        let exit = self.sibling()?;
+        let exit = self.sibling(false)?;
         self.steer()?;
         Ok(exit)
     }
 
-    fn sibling(&self) -> io::Result<Self> {
+    fn sibling(&self, receives: bool) -> io::Result<Self> {
         let first = SockRef::from(&self.socket);
         // Only now, so that another program on this port is an error when the first is bound.
         first.set_reuse_port(true)?;
@@ -142,7 +142,13 @@ impl TrainSocket {
         }
         socket.set_nonblocking(true)?;
         socket.set_reuse_port(true)?;
-        let _clipped = socket.set_recv_buffer_size(SOCKET_BUFFER);
+        if receives {
+            let _clipped = socket.set_recv_buffer_size(SOCKET_BUFFER);
+        } else {
+            // Of a broadcast the kernel gives each socket of the port a copy, whoever was to receive; nobody would ever read
+            // this one's. A filter that keeps no byte drops it.
+            socket.attach_filter(&[SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, 0)])?;
+        }
         socket.bind(&listen.into())?;
         let (socket, unspecified) = (UdpSocket::from_std(socket.into()), self.unspecified.clone());
         let Self { is_v6, cuts, joins, receivers, .. } = *self;
@@ -228,7 +234,7 @@ impl TrainSocket {
         let control_len = message.control_len().min(control.0.len());
         let from = from.as_socket().ok_or(ErrorKind::InvalidData)?;
         let Told { stride, class } = told(&control.0[..control_len]);
-        let from = SocketAddr::new(from.ip().to_canonical(), from.port());
+        let from = canonical(from);
         Ok(Received { from, len, stride: stride.unwrap_or(len), class })
     }
 
@@ -289,6 +295,15 @@ impl TrainSocket {
             (_, Some(libc::EINVAL | libc::EMSGSIZE), Some(stride)) => Sent::Uncut(stride),
             _ => Sent::Refused,
         }
+    }
+}
+
+/// An IPv4 address in IPv6's clothes as what it is. A link-local one keeps the number of its interface, for without it nobody
+/// could be answered there.
+pub(super) fn canonical(from: SocketAddr) -> SocketAddr {
+    match from.ip().to_canonical() {
+        ip @ IpAddr::V4(_) => SocketAddr::new(ip, from.port()),
+        IpAddr::V6(_) => from,
     }
 }
 
@@ -516,6 +531,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_sent_to_everybody_does_not_stay_in_sockets_that_nobody_reads() {
+        for address in [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)] {
+            let (first, at) = socket(address, true);
+            let exits = [first.exit().expect("an exit"), first.prober().expect("another")];
+            let (other, _) = socket(Ipv4Addr::LOCALHOST.into(), true);
+            SockRef::from(&other.socket).set_broadcast(true).expect("allowed to all");
+            let everybody = SocketAddr::from(([127, 255, 255, 255], at.port()));
+            // Once the second is here, all have had the first.
+            for _ in 0..2 {
+                assert_eq!(other.send_one(everybody, b"hear"), Sent::Taken);
+                receive(&first, 4, Class::default());
+            }
+            for exit in &exits {
+                let nothing = exit.receive(&mut [0; 10]).map_err(|error| error.kind());
+                assert_eq!(nothing, Err(ErrorKind::WouldBlock), "{address}");
+            }
+        }
+    }
+
+    #[test]
     fn each_worker_receives_what_belongs_to_its_links_and_the_first_what_is_nobodys() {
         let listen = SocketAddr::new(Ipv6Addr::LOCALHOST.into(), 0);
         let receivers = TrainSocket::bind_all(listen, true, 3).expect("three sockets");
@@ -560,6 +595,35 @@ mod tests {
         let (datagrams, _) = receive(&there, 2 * long.len(), Class::default());
         let lens: Vec<_> = datagrams.iter().map(Vec::len).collect();
         assert_eq!(lens, [1240, 1240, 1127, 1200, 1200, 1200, 7]);
+    }
+
+    #[test]
+    fn who_sends_from_a_link_local_address_is_answered() {
+        if !in_own_namespace("link::train::tests::who_sends_from_a_link_local_address_is_answered") {
+            return;
+        }
+        const INDEX: u32 = 77;
+        for args in [
+            &format!("link add cable index {INDEX} type veth peer name end"),
+            "link set lo up",
+            "link set cable up",
+            "link set end up",
+            "address add fe80::1/64 dev cable nodad",
+        ] {
+            assert!(std::process::Command::new("ip").args(args.split(' ')).status().unwrap().success());
+        }
+        let ((here, at), (there, to)) =
+            (socket(Ipv6Addr::UNSPECIFIED.into(), true), socket(Ipv6Addr::UNSPECIFIED.into(), true));
+        let on_cable = |at: SocketAddr| format!("[fe80::1%{INDEX}]:{}", at.port()).parse().expect("an address");
+        assert_eq!(here.send_one(on_cable(to), b"who is there"), Sent::Taken);
+        let mut buffer = [0; 20];
+        let received = (0..5_000).find_map(|_| {
+            std::thread::sleep(Duration::from_millis(1));
+            there.receive(&mut buffer).ok()
+        });
+        assert_eq!(received.map(|received| received.from), Some(on_cable(at)));
+        assert_eq!(there.send_one(on_cable(at), b"I"), Sent::Taken);
+        receive(&here, 1, Class::default());
     }
 
     #[test]

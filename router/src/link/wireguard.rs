@@ -2,11 +2,12 @@
 //!
 //! [`WireGuard::open`] turns a datagram into an IP packet of a known link, [`WireGuard::carry`] IP packets into trains of
 //! datagrams, [`WireGuard::handle_timers`] keeps sessions alive. On the wire it is plain WireGuard: the other end may be
-//! the kernel or any client. Endpoints follow authenticated packets (roaming), never unauthenticated ones.
+//! the kernel or any client. Endpoints follow authenticated packets (roaming), never unauthenticated ones, and never into the
+//! mesh: a link that is reached over links would carry its own packets for ever.
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +20,7 @@ use boringtun::noise::{Packet, Tunn, TunnResult};
 use metering::identity::WireguardKey;
 use mio::net::UdpSocket;
 use node::datapath::packet::{Class, Ecn, is_control};
-use node::datapath::{MAX_LINKS, Tally};
+use node::datapath::{Fib, MAX_LINKS, NextHop, Tally};
 use node::{DropReason, LinkId};
 use x25519_dalek::{PublicKey, StaticSecret};
 
@@ -32,6 +33,8 @@ const COOKIE_REPLY_LEN: usize = 64;
 const MESSAGE_LEN_MAX: usize = 148;
 /// The first bytes of a transport data message (WireGuard paper, section 5.4.6).
 const TRANSPORT_DATA: [u8; 4] = [4, 0, 0, 0];
+/// The first bytes of a cookie reply (section 5.4.7).
+const COOKIE_REPLY: [u8; 4] = [3, 0, 0, 0];
 /// What a transport data message adds to an IP packet.
 pub(crate) const OVERHEAD: usize = 32;
 /// Handshakes a second before cookies are demanded. A node has at most 128 links, each of which may start one, and each
@@ -68,6 +71,8 @@ struct Peer {
     tunn: Tunn,
     key: WireguardKey,
     endpoint: Option<SocketAddr>,
+    /// As the owner wrote it.
+    configured: Option<SocketAddr>,
     tells_congestion: bool,
     attempted: Option<Instant>,
     /// `None` on kernels that allow no second socket of an address.
@@ -87,6 +92,8 @@ struct Exit {
     /// Never narrower.
     narrowest: usize,
     full_since: Option<Instant>,
+    /// How long it was full lately before it had room again.
+    drained_in: Duration,
 }
 
 /// The peers of all workers.
@@ -179,6 +186,7 @@ impl WireGuard {
         match &mut *known {
             Some(peer) if peer.key == config.key => {
                 peer.endpoint = config.endpoint.or(peer.endpoint);
+                peer.configured = config.endpoint;
                 peer.tells_congestion = config.tells_congestion;
             }
             slot => {
@@ -194,6 +202,7 @@ impl WireGuard {
                     tunn,
                     key: config.key,
                     endpoint: config.endpoint,
+                    configured: config.endpoint,
                     tells_congestion: config.tells_congestion,
                     attempted: None,
                     exit: Exit::new(&self.socket, self.packet_len_max + OVERHEAD),
@@ -245,8 +254,9 @@ impl WireGuard {
         Some(LinkId(u32::from_le_bytes(*index) >> 8))
     }
 
-    /// Opens a datagram. `slot` must be at least as long as the datagram. Answers of the protocol are sent at once.
-    pub(crate) fn open(&mut self, from: SocketAddr, datagram: &[u8], slot: &mut [u8]) -> Opened {
+    /// Opens a datagram. `slot` must be at least as long as the datagram. Answers of the protocol are sent at once. What
+    /// comes from where `fib` leads into the mesh is of no link, unless the owner wrote that it is.
+    pub(crate) fn open(&mut self, fib: &Fib, from: SocketAddr, datagram: &[u8], slot: &mut [u8]) -> Opened {
         let mut cookie = [0; COOKIE_REPLY_LEN];
         let peers = &self.peers;
         let link = match peers.limiter.verify_packet(Some(from.ip()), datagram, &mut cookie) {
@@ -267,6 +277,9 @@ impl WireGuard {
         let (Some((link, peer)), true) = (link.zip(peer), slot.len() >= datagram.len().max(MESSAGE_LEN_MAX)) else {
             return Opened::Nothing;
         };
+        if ![peer.endpoint, peer.configured].contains(&Some(from)) && leads_into_mesh(fib, from.ip()) {
+            return Opened::Nothing;
+        }
         let opened = match peer.tunn.decapsulate(Some(from.ip()), datagram, slot) {
             TunnResult::WriteToTunnelV6(packet, _) | TunnResult::WriteToTunnelV4(packet, _) => {
                 Opened::Packet(link, packet.len())
@@ -283,7 +296,10 @@ impl WireGuard {
                 }
                 Opened::Alive(link)
             }
-            // A keepalive; a cookie reply also ends here, and proves that it answers our own initiation.
+            // A cookie reply: whoever saw our initiation and knows the peer's public key can have made it.
+            TunnResult::Done if datagram.starts_with(&COOKIE_REPLY) => {
+                return Opened::Nothing;
+            }
             TunnResult::Done => Opened::Alive(link),
             TunnResult::Err(_) => return Opened::Nothing,
         };
@@ -365,11 +381,20 @@ impl WireGuard {
         }
     }
 
-    /// The link's socket has room again. How many bytes it should be given at once.
-    pub(crate) fn handle_room(&mut self, now: Instant, link: LinkId) -> usize {
+    /// The link's socket has room again.
+    pub(crate) fn handle_room(&mut self, now: Instant, link: LinkId) {
         let mut known = self.peers.lock(link);
         let peer = known.as_deref_mut().and_then(Option::as_mut);
-        peer.and_then(|peer| peer.exit.as_mut()).map_or(TRAIN_MAX, |exit| exit.handle_room(now))
+        if let Some(exit) = peer.and_then(|peer| peer.exit.as_mut()) {
+            exit.handle_room(now);
+        }
+    }
+
+    /// How many bytes the link's socket should be given at once, and how long it lately took to have room again.
+    pub(crate) fn room(&self, link: LinkId) -> (usize, Duration) {
+        let known = self.peers.lock(link);
+        let exit = known.as_deref().and_then(Option::as_ref).and_then(|peer| peer.exit.as_ref());
+        exit.map_or((TRAIN_MAX, Duration::ZERO), |exit| (exit.room, exit.drained_in))
     }
 
     /// Runs the timers of all peers; harmless to call early. One worker's business.
@@ -453,6 +478,9 @@ impl Peer {
         let all = std::mem::take(&mut train.tally);
         (train.len, train.stride) = (0, 0);
         if answer == Sent::Taken {
+            if let Some(exit) = &mut self.exit {
+                exit.full_since = None;
+            }
             return carried.send(all);
         }
         // All but the last, which was not taken, are of one length.
@@ -460,7 +488,8 @@ impl Peer {
         let rest = all.packets() - taken as u64;
         match (answer, &mut self.exit) {
             (Sent::Full, Some(exit)) => {
-                exit.full_since = Some(now);
+                // Tried in vain, it has been full all the while.
+                exit.full_since = exit.full_since.filter(|_| taken == 0).or(Some(now));
                 carried.full = true;
             }
             (Sent::Unreachable, _) => carried.lose(DropReason::LinkDown, rest),
@@ -479,12 +508,13 @@ impl Exit {
         socket.set_room(room);
         // In a narrower one the kernel refuses for ever what it has to send in fragments.
         let narrowest = longest.clamp(*EXIT_ROOM.start(), room);
-        Some(Self { socket, room, narrowest, full_since: None })
+        Some(Self { socket, room, narrowest, full_since: None, drained_in: Duration::ZERO })
     }
 
-    fn handle_room(&mut self, now: Instant) -> usize {
+    fn handle_room(&mut self, now: Instant) {
         if let Some(since) = self.full_since.take() {
             let took = now.saturating_duration_since(since).max(Duration::from_micros(1));
+            self.drained_in = took;
             // Half of what the kernel grants has left, and it grants twice what it is asked for.
             let fitting = (self.room as u128 * EXIT_TIME.as_micros() / took.as_micros().max(1)) as usize;
             let room = fitting.clamp(self.room / 2, self.room * 2).clamp(self.narrowest, *EXIT_ROOM.end());
@@ -493,7 +523,6 @@ impl Exit {
                 self.socket.set_room(room);
             }
         }
-        self.room
     }
 }
 
@@ -585,6 +614,14 @@ fn forget_key(by_key: &mut HashMap<[u8; 32], LinkId>, key: WireguardKey, link: L
     }
 }
 
+/// Whether what is sent there would leave over a link. Only in the range that meshes take their prefixes from: no kernel
+/// route is made for another prefix with an endpoint in it, and a neighbour may announce the network that others are reached
+/// through.
+fn leads_into_mesh(fib: &Fib, to: IpAddr) -> bool {
+    let IpAddr::V6(to) = to else { return false };
+    to.is_unique_local() && matches!(fib.lookup(to), Some(NextHop::Link(_)))
+}
+
 /// Tries whether there is a way again, with an empty packet (WireGuard paper, section 6.5).
 fn keep_alive(peer: &mut Peer, socket: &TrainSocket, message: &mut [u8]) {
     if let (Some(endpoint), TunnResult::WriteToNetwork(datagram)) = (peer.endpoint, peer.tunn.encapsulate(&[], message))
@@ -594,12 +631,16 @@ fn keep_alive(peer: &mut Peer, socket: &TrainSocket, message: &mut [u8]) {
     }
 }
 
-/// Starts a handshake with a peer whose endpoint is known, at most every [`RETRY`].
+/// Starts a handshake with a peer whose endpoint is known, at most every [`RETRY`]. Where it sent from last comes first, and
+/// then where the owner wrote that it is.
 fn initiate(peer: &mut Peer, socket: &TrainSocket, message: &mut [u8], now: Instant) {
-    let Some(endpoint) = peer.endpoint else { return };
     if peer.attempted.is_some_and(|at| now.saturating_duration_since(at) < RETRY) {
         return;
     }
+    if peer.attempted.is_some() {
+        peer.endpoint = peer.configured.or(peer.endpoint);
+    }
+    let Some(endpoint) = peer.endpoint else { return };
     peer.attempted = Some(now);
     if let TunnResult::WriteToNetwork(datagram) = peer.tunn.format_handshake_initiation(message, true) {
         peer.unreachable = socket.send_one(endpoint, datagram) == Sent::Unreachable;
@@ -609,6 +650,8 @@ fn initiate(peer: &mut Peer, socket: &TrainSocket, message: &mut [u8], now: Inst
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "a test's clock starts now")]
 mod tests {
+    use node::datapath::FibBuilder;
+
     use super::super::train::RECEIVE_MAX;
     use super::*;
 
@@ -644,7 +687,7 @@ mod tests {
         let mut packets = Vec::new();
         while let Ok(received) = node.receive(&mut train) {
             for datagram in train[..received.len].chunks(received.stride) {
-                if let Opened::Packet(link, len) = node.open(received.from, datagram, &mut slot) {
+                if let Opened::Packet(link, len) = node.open(&Fib::default(), received.from, datagram, &mut slot) {
                     packets.push((link, slot[..len].to_vec()));
                 }
             }
@@ -714,7 +757,7 @@ mod tests {
                     now += drained_in;
                     exit.handle_room(now);
                 }
-                assert_eq!(exit.room, room, "packets of {longest}, {drained_in:?}");
+                assert_eq!((exit.room, exit.drained_in), (room, drained_in), "packets of {longest}");
             }
         }
     }
@@ -778,7 +821,7 @@ mod tests {
             if let Some(index) = datagram.get_mut(4..8).filter(|_| rng.bool()) {
                 index.copy_from_slice(&(5_u32 << 8).to_le_bytes());
             }
-            assert_eq!(b.open(stranger, &datagram, &mut slot), Opened::Nothing);
+            assert_eq!(b.open(&Fib::default(), stranger, &datagram, &mut slot), Opened::Nothing);
         }
         let mut unknown = node(7);
         unknown.set_peer(&PeerConfig {
@@ -791,7 +834,7 @@ mod tests {
         until(&mut a, &mut b, |_, b| {
             let mut datagram = vec![0; 2048];
             b.receive(&mut datagram)
-                .is_ok_and(|got| b.open(got.from, &datagram[..got.len], &mut slot) == Opened::Nothing)
+                .is_ok_and(|got| b.open(&Fib::default(), got.from, &datagram[..got.len], &mut slot) == Opened::Nothing)
         });
         assert_eq!(b.statuses().next().expect("one peer").1.endpoint, endpoint);
         sends(&mut a, 3, &[packet(100)]);
@@ -801,6 +844,78 @@ mod tests {
             !got.is_empty()
         });
         assert_eq!(got, [(LinkId(5), packet(100))]);
+    }
+
+    /// A datagram of the peer's own session reaches us through the mesh: our kernel delivers it like any other.
+    #[test]
+    fn an_address_of_the_mesh_is_never_learnt_as_a_way_to_a_neighbour_unless_the_owner_wrote_it() {
+        let (mut a, mut b) = pair();
+        connect(&mut a, &mut b);
+        let prefix = |text: &str| node::Prefix::new(text.parse().expect("an address"), 48).expect("a prefix");
+        let fib = FibBuilder::default()
+            .own(prefix("fd01::"))
+            .route(prefix("fd0a::"), LinkId(5))
+            .route(prefix("2001:db8::"), LinkId(5))
+            .build(Vec::new());
+        let (mut train, mut slot) = (vec![0; RECEIVE_MAX], vec![0; 2048]);
+        let mut learns = |a: &mut WireGuard, b: &mut WireGuard, from: &str| {
+            let from = from.parse().expect("an address");
+            sends(a, 3, &[packet(100)]);
+            let mut len = 0;
+            until(a, b, |_, b| {
+                len = b.receive(&mut train).map_or(0, |received| received.len);
+                len > 0
+            });
+            let taken = b.open(&fib, from, &train[..len], &mut slot) == Opened::Packet(LinkId(5), 100);
+            let learnt = b.statuses().next().is_some_and(|(_, status)| status.endpoint == Some(from));
+            assert_eq!(taken, learnt, "{from}");
+            learnt
+        };
+        assert!(!learns(&mut a, &mut b, "[fd0a::1]:51820"));
+        // Below the mesh are our own LAN, and a network whose kernel route into the mesh goes when an endpoint is in it.
+        for from in ["[fd0b::1]:51820", "[fd01::9]:51820", "[2001:db8::1]:51820"] {
+            assert!(learns(&mut a, &mut b, from), "{from}");
+        }
+        let endpoint = "[fd0a::1]:51820".parse().ok();
+        b.set_peer(&PeerConfig { link: LinkId(5), key: key(1), endpoint, tells_congestion: true });
+        for from in ["10.0.0.1:51820", "[fd0a::1]:51820"] {
+            assert!(learns(&mut a, &mut b, from), "{from}");
+        }
+    }
+
+    /// Somebody who listens on the way and knows b's public key answers a's call while b is away.
+    #[test]
+    fn a_forged_cookie_moves_no_endpoint() {
+        let (mut a, b) = pair();
+        let (mut datagram, mut slot) = (vec![0; RECEIVE_MAX], vec![0; 2048]);
+        a.handle_timers(Instant::now());
+        let mut call = Vec::new();
+        until(&mut node(8), &mut node(9), |_, _| {
+            call = b.receive(&mut datagram).map_or(Vec::new(), |received| datagram[..received.len].to_vec());
+            !call.is_empty()
+        });
+        let stranger = SocketAddr::from(([127, 0, 0, 9], 9));
+        let forger = RateLimiter::new(&PublicKey::from(key(2).0), 0);
+        let mut cookie = [0; COOKIE_REPLY_LEN];
+        let forged = forger.verify_packet(Some(stranger.ip()), &call, &mut cookie);
+        let Err(TunnResult::WriteToNetwork(cookie)) = forged else { panic!("a limit of nothing asks for a cookie") };
+        assert_eq!(a.open(&Fib::default(), stranger, cookie, &mut slot), Opened::Nothing);
+        assert_eq!(a.statuses().next().and_then(|(_, status)| status.endpoint), b.local_addr().ok());
+    }
+
+    #[test]
+    fn who_is_not_where_it_sent_from_last_is_looked_for_where_the_owner_wrote() {
+        let (mut a, b) = pair();
+        let (mut datagram, mut now) = (vec![0; RECEIVE_MAX], Instant::now());
+        let elsewhere = node(8).local_addr().ok();
+        a.peers.lock(LinkId(3)).expect("a link").as_mut().expect("the peer at b").endpoint = elsewhere;
+        let endpoint = |a: &WireGuard| a.statuses().next().and_then(|(_, status)| status.endpoint);
+        a.handle_timers(now);
+        assert_eq!(endpoint(&a), elsewhere);
+        now += RETRY;
+        a.handle_timers(now);
+        assert_eq!(endpoint(&a), b.local_addr().ok());
+        until(&mut node(9), &mut node(10), |_, _| b.receive(&mut datagram).is_ok());
     }
 
     /// A stranger who recorded one initiation of an honest peer and repeats it makes the node ask for cookies; the honest
@@ -828,7 +943,7 @@ mod tests {
             now += Duration::from_millis(1100);
             b.handle_timers(now);
             for _ in 0..2 * HANDSHAKES_PER_SECOND {
-                b.open(stranger, &recorded, &mut slot);
+                b.open(&Fib::default(), stranger, &recorded, &mut slot);
             }
             let mut known = a.peers.lock(LinkId(3)).expect("a link");
             let peer = known.as_mut().expect("the peer at b");
@@ -844,10 +959,10 @@ mod tests {
             while !answered {
                 assert!(Instant::now() < deadline, "no answer");
                 while let Ok(received) = b.receive(&mut datagram) {
-                    b.open(received.from, &datagram[..received.len], &mut slot);
+                    b.open(&Fib::default(), received.from, &datagram[..received.len], &mut slot);
                 }
                 while let Ok(received) = a.receive(&mut datagram) {
-                    a.open(received.from, &datagram[..received.len], &mut slot);
+                    a.open(&Fib::default(), received.from, &datagram[..received.len], &mut slot);
                     answered = true;
                 }
                 std::thread::yield_now();

@@ -10,7 +10,6 @@ use node::{LinkId, LinkMeasure, LinkSensing, Peer};
 
 use super::{Control, Done, Known, Links, StartError};
 use crate::config::{self, Endpoint, LinkKind, Role};
-use crate::link::LinkStatus;
 use crate::link::wireguard::PeerConfig;
 use crate::worker::ToWorker;
 
@@ -27,8 +26,7 @@ impl Control {
         let gone: Vec<LinkId> = self.links.keys().copied().filter(|link| !wanted.contains(link)).collect();
         for link in gone {
             tracing::info!(node = %self.name, neighbour = %self.name_of(link), "link removed");
-            self.inbox.send(ToWorker::RemovePeer(link));
-            self.shared.set_status(link, LinkStatus::default());
+            self.inbox.set(ToWorker::RemovePeer(link));
             self.node.handle_link_removed(now, link);
             if self.links.remove(&link).is_some_and(|known| known.is_quic()) {
                 self.retired.insert(link);
@@ -103,7 +101,7 @@ impl Control {
         };
         if let Some(key) = known.wireguard_key() {
             let (endpoint, tells_congestion) = (known.resolved, known.peer.is_some());
-            self.inbox.send(ToWorker::SetPeer(PeerConfig { link, key, endpoint, tells_congestion }));
+            self.inbox.set(ToWorker::SetPeer(PeerConfig { link, key, endpoint, tells_congestion }));
         }
     }
 
@@ -138,7 +136,7 @@ impl Control {
         known.resolved = Some(address);
         if let Some(key) = known.wireguard_key() {
             let (endpoint, tells_congestion) = (Some(address), known.peer.is_some());
-            self.inbox.send(ToWorker::SetPeer(PeerConfig { link, key, endpoint, tells_congestion }));
+            self.inbox.set(ToWorker::SetPeer(PeerConfig { link, key, endpoint, tells_congestion }));
         }
     }
 
@@ -158,6 +156,7 @@ impl Control {
     /// Starts the QUIC links, dialling the addresses known at this moment. Returns where they listen.
     #[cfg(feature = "quic")]
     pub(super) async fn start_quic(&mut self) -> Result<Option<SocketAddr>, StartError> {
+        use crate::link::LinkStatus;
         use crate::link::quic::{QuicConfig, QuicEvent, QuicLinks, QuicPeer};
 
         let Some(listen) = self.quic_listen else { return Ok(None) };

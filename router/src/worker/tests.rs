@@ -49,6 +49,7 @@ struct Neighbour {
 /// A relay between two neighbours, and the other end of its own side.
 struct Relay {
     worker: Worker,
+    inbox: Inbox,
     batch: Batch,
     frame: Vec<u8>,
     neighbours: [Neighbour; 2],
@@ -84,13 +85,16 @@ impl Relay {
             local: Local::packets(OwnedFd::from(local)),
             local_mtu: MTU,
             address: OURS,
+            link_ports: Vec::new(),
             control: to_control,
             shared: Arc::new(Shared::new()),
         };
-        let mut worker = Worker::all(Mailbox::new().unwrap(), parts).unwrap().remove(0);
+        let mailbox = Mailbox::new().unwrap();
+        let inbox = mailbox.inbox.clone();
+        let mut worker = Worker::all(mailbox, parts).unwrap().remove(0);
         worker.datapath.set_fib(Arc::new(fib(&neighbours, &LinkPolicy::Mesh)));
         let batch = Batch::new(BATCH, packet_len_max(MTU));
-        let mut relay = Self { worker, batch, frame: vec![0; FRAME_MAX], neighbours, own_side, from_worker };
+        let mut relay = Self { worker, inbox, batch, frame: vec![0; FRAME_MAX], neighbours, own_side, from_worker };
         relay.until(|relay| relay.neighbours.iter().all(|neighbour| neighbour.is_up()));
         relay
     }
@@ -131,7 +135,8 @@ impl Neighbour {
         let (mut train, mut slot, mut packets) = (vec![0; RECEIVE_MAX], vec![0; 2048], Vec::new());
         while let Ok(received) = self.wireguard.receive(&mut train) {
             for datagram in train[..received.len].chunks(received.stride) {
-                if let Opened::Packet(_, len) = self.wireguard.open(received.from, datagram, &mut slot) {
+                if let Opened::Packet(_, len) = self.wireguard.open(&Fib::default(), received.from, datagram, &mut slot)
+                {
                     packets.push(slot[..len].to_vec());
                 }
             }
@@ -182,6 +187,61 @@ fn nothing_is_allocated_while_packets_are_carried() {
         assert!(relayed.iter().all(|sent| from_left.next().is_some_and(|got| got[8..] == sent[8..])), "in order");
         assert!(asked == 0 || round < 5, "asked {asked} times in round {round}");
     }
+}
+
+#[test]
+fn a_removed_peer_is_down_however_late_the_timer_came_before() {
+    let mut relay = Relay::new();
+    let link = relay.neighbours[0].link;
+    assert!(relay.inbox.set(ToWorker::RemovePeer(link)));
+    relay.worker.handle_timers(clock());
+    assert!(relay.worker.shared.status(link).up);
+    relay.worker.read_orders(clock());
+    assert_eq!(relay.worker.shared.status(link), LinkStatus::default());
+}
+
+#[test]
+fn a_batch_ends_before_a_packet_of_another_link_and_not_before_what_only_says_so() {
+    let mut relay = Relay::new();
+    let [left, right] = [relay.neighbours[0].address, relay.neighbours[1].address];
+    let (mut ingress, mut batch) = (None, Batch::new(BATCH, packet_len_max(MTU)));
+    let mut open = |relay: &mut Relay, received: &Received, batch: &mut Batch| {
+        relay.worker.open(clock(), received, 0..received.len, &mut ingress, batch);
+        (ingress, batch.packets().map(|(_, packet)| packet.to_vec()).collect::<Vec<_>>())
+    };
+    let arrived = |relay: &mut Relay| {
+        let deadline = clock() + Duration::from_secs(10);
+        loop {
+            assert!(clock() < deadline, "nothing arrived in 10 s");
+            if let Ok(received) = relay.worker.wireguard.receive(&mut relay.worker.train) {
+                return received;
+            }
+        }
+    };
+    let (first, other) = (packet(left, right, 1), packet(right, left, 2));
+    relay.neighbours[0].send(std::slice::from_ref(&first));
+    let received = arrived(&mut relay);
+    assert_eq!(open(&mut relay, &received, &mut batch), (Some(LinkId(2)), vec![first.clone()]));
+    let forged = [&[4, 0, 0, 0, 0, 3, 0, 0][..], &[9; 60]].concat();
+    relay.worker.train[..forged.len()].copy_from_slice(&forged);
+    let claims = Received { len: forged.len(), stride: forged.len(), ..received };
+    assert_eq!(open(&mut relay, &claims, &mut batch), (Some(LinkId(2)), vec![first]));
+    relay.neighbours[1].send(std::slice::from_ref(&other));
+    let received = arrived(&mut relay);
+    assert_eq!(open(&mut relay, &received, &mut batch), (Some(LinkId(3)), vec![other]));
+}
+
+#[test]
+fn a_full_inbox_loses_no_peer() {
+    let mut relay = Relay::new();
+    let control = |link| ToWorker::Send { link, packet: vec![0; 40] };
+    let sent = (0..).take_while(|_| relay.inbox.send(control(LinkId(9)))).count();
+    assert_eq!(sent, INBOX);
+    let link = LinkId(4);
+    let key = WireguardKey([7; 32]);
+    assert!(relay.inbox.set(ToWorker::SetPeer(PeerConfig { link, key, endpoint: None, tells_congestion: true })));
+    while relay.worker.read_orders(clock()) {}
+    assert!(relay.worker.wireguard.statuses().any(|(known, _)| known == link));
 }
 
 #[test]

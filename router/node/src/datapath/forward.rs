@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::destinations::Destinations;
 use super::fib::{Fib, LinkPolicy, NextHop};
-use super::icmp::{self, Budget};
+use super::icmp::{self, Budgets};
 use super::meter::{Meters, Tally};
 use super::mss;
 use super::packet::{self, Header};
@@ -79,6 +79,20 @@ impl Batch {
         }
     }
 
+    /// How many packets are in the batch.
+    pub fn len(&self) -> usize {
+        self.packets.len()
+    }
+
+    /// Brings what was written into [`Self::spare`] behind `before` packets, which have been cleared since, into the first
+    /// slot.
+    pub fn bring_forward(&mut self, before: usize, len: usize) {
+        let (start, len) = (before * self.slot, len.min(self.slot));
+        if before < self.capacity && self.is_empty() {
+            self.buffer.copy_within(start..start + len, 0);
+        }
+    }
+
     /// The same for a packet that met congestion inside its link and that no mark can be put on: it came, and goes no
     /// further.
     pub fn commit_congested(&mut self, len: usize) {
@@ -135,14 +149,22 @@ pub struct Datapath {
     destinations: Destinations,
     meters: Arc<Meters>,
     drops: Arc<Drops>,
-    errors: Budget,
+    errors: Budgets,
+    link_ports: Vec<u16>,
 }
 
 impl Datapath {
     /// A datapath that answers from `address` and delivers packets of at most `local_mtu` bytes to the own side.
     pub fn new(address: Ipv6Addr, local_mtu: usize, meters: Arc<Meters>, drops: Arc<Drops>, now: Instant) -> Self {
         let destinations = Destinations::default();
-        Self { address, local_mtu, fib: Arc::default(), destinations, meters, drops, errors: Budget::new(now) }
+        let errors = Budgets::new(now);
+        Self { address, local_mtu, fib: Arc::default(), destinations, meters, drops, errors, link_ports: Vec::new() }
+    }
+
+    /// The UDP ports that this node's links use below the mesh.
+    #[must_use]
+    pub fn with_link_ports(self, link_ports: Vec<u16>) -> Self {
+        Self { link_ports, ..self }
     }
 
     /// Uses another table from the next batch on.
@@ -175,7 +197,7 @@ impl Datapath {
                 }
                 Err(reason) => {
                     self.drops.count(reason);
-                    batch.answers.extend(self.answer(now, packet, reason));
+                    batch.answers.extend(self.answer(now, ingress, packet, reason));
                     Verdict::Drop(reason)
                 }
             };
@@ -223,6 +245,9 @@ impl Datapath {
             };
         }
         self.check_source(ingress, &header)?;
+        if ingress == Port::Local && header.source == self.address && self.is_of_a_link(packet) {
+            return Err(DropReason::LinkInMesh);
+        }
         // Counted whatever becomes of it further on: if a relay did not count what it drops for a household that does
         // not pay, its own provider would see a loss, and stop carrying for the households that do.
         received.add(header.len);
@@ -234,6 +259,11 @@ impl Datapath {
             mss::clamp(&mut packet[..header.len], self.mtu_between(ingress, egress));
         }
         Ok((Verdict::Forward(egress), header.len))
+    }
+
+    /// Whether our own kernel sends this for one of our links. Sealed again it would come back for ever.
+    fn is_of_a_link(&self, packet: &[u8]) -> bool {
+        packet::udp_source_port(packet).is_some_and(|port| self.link_ports.contains(&port))
     }
 
     /// The longest packet that passes from one to the other.
@@ -294,7 +324,7 @@ impl Datapath {
     }
 
     /// The ICMPv6 error about a dropped packet, with the port its sender is reached by.
-    fn answer(&mut self, now: Instant, packet: &[u8], reason: DropReason) -> Option<(Port, Vec<u8>)> {
+    fn answer(&mut self, now: Instant, ingress: Port, packet: &[u8], reason: DropReason) -> Option<(Port, Vec<u8>)> {
         if !matches!(reason, DropReason::NoRoute | DropReason::HopLimit | DropReason::TooBig) {
             return None;
         }
@@ -311,7 +341,8 @@ impl Datapath {
             Some(NextHop::Link(link)) => self.fib.link(link).map_or(self.local_mtu, |entry| entry.mtu),
             Some(NextHop::Local | NextHop::Unreachable) | None => self.local_mtu,
         };
-        icmp::answer(&mut self.errors, now, self.address, &header, packet, reason, mtu).map(|error| (back, error))
+        icmp::answer(&mut self.errors, now, ingress, self.address, &header, packet, reason, mtu)
+            .map(|error| (back, error))
     }
 }
 
@@ -413,6 +444,23 @@ mod tests {
     }
 
     #[test]
+    fn what_our_kernel_sends_for_a_link_does_not_go_over_links() {
+        let mut node = datapath(LinkPolicy::Mesh).with_link_ports(vec![51820, 443]);
+        let from_port = |source, port| packet::control_packet(address(source), address("fd0b::1"), port, &[7; 60]);
+        for port in [51820, 443] {
+            let (verdict, ..) = run(&mut node, Port::Local, &from_port("fd01::1", port));
+            assert_eq!(verdict, Verdict::Drop(DropReason::LinkInMesh));
+        }
+        let mut tcp = from_port("fd01::1", 443);
+        tcp[6] = 6;
+        for other in [from_port("fd01::1", 80), from_port("fd01::5", 51820), tcp] {
+            assert_eq!(run(&mut node, Port::Local, &other).0, Verdict::Forward(Port::Link(B)));
+        }
+        let (relayed, ..) = run(&mut node, Port::Link(A), &ip("fd0a::1", "fd0b::1", 9, 100));
+        assert_eq!(relayed, Verdict::Forward(Port::Link(B)));
+    }
+
+    #[test]
     fn connections_between_here_and_the_mesh_ask_for_segments_that_fit() {
         let mut node = datapath(LinkPolicy::Mesh);
         let syn = |from: &str, to: &str| {
@@ -450,6 +498,28 @@ mod tests {
         let (verdict, _, answers) = run(&mut node, Port::Link(A), &ip("fd0a::1", "fd0b::1", 1, 100));
         assert_eq!(verdict, Verdict::Drop(DropReason::HopLimit));
         assert_icmp(&answers, Port::Link(A), Icmpv6Message::TimeExceeded);
+    }
+
+    #[test]
+    fn no_neighbour_uses_up_the_errors_of_another_and_packet_too_big_has_its_own() {
+        let mut node = datapath(LinkPolicy::Mesh);
+        let now = Instant::now();
+        let mut batch = Batch::new(64, 2048);
+        let mut told = |ingress, packet: &[u8], times: usize| {
+            let mut told = 0;
+            for _ in 0..times {
+                batch.clear();
+                assert!(batch.push(packet));
+                node.handle_batch(now, ingress, &mut batch);
+                told += batch.answers().count();
+            }
+            told
+        };
+        let (nowhere, long) = (ip("fd0a::1", "fd0c::1", 9, 100), ip("fd0a::1", "fd0b::1", 9, 1500));
+        assert_eq!(told(Port::Link(A), &nowhere, 300), 100);
+        assert_eq!(told(Port::Link(A), &long, 300), 100);
+        assert_eq!(told(Port::Link(B), &ip("fd0b::1", "fd0a::1", 9, 1500), 20), 20);
+        assert_eq!(told(Port::Local, &ip("fd01::5", "fd0b::1", 9, 1500), 20), 20);
     }
 
     #[test]

@@ -8,6 +8,8 @@ use smoltcp::wire::{
     Icmpv6DstUnreachable, Icmpv6Packet, Icmpv6Repr, Icmpv6TimeExceeded, IpProtocol, Ipv6Packet, Ipv6Repr,
 };
 
+use super::Port;
+use super::meter::MAX_LINKS;
 use super::packet::{Header, IPV6_HEADER_LEN, is_link_local};
 use crate::drop::DropReason;
 
@@ -17,18 +19,34 @@ const HOP_LIMIT: u8 = 64;
 const ERROR_LEN_MAX: usize = 1280;
 /// An ICMPv6 error's header: type, code, checksum and 32 bits of its own.
 const ICMP_HEADER_LEN: usize = 8;
-/// Errors a second, and at once (RFC 4443, section 2.4 (f) requires a limit; Linux's default is of this order).
+/// Errors of one budget a second, and at once (RFC 4443, section 2.4 (f) requires a limit; Linux's default is of this order).
 const ERRORS_PER_SECOND: u32 = 100;
 
-/// The limit on how many errors we send.
+/// The limits on how many errors we send: of the packets of one ingress no errors are used up by another's, and Packet Too
+/// Big, without which connections stall, has a limit of its own beside all other errors.
 #[derive(Debug)]
-pub(super) struct Budget {
+pub(super) struct Budgets(Box<[[Budget; 2]]>);
+
+impl Budgets {
+    pub(super) fn new(now: Instant) -> Self {
+        // The last one is the own side's.
+        Self(vec![[Budget::new(now); 2]; MAX_LINKS + 1].into_boxed_slice())
+    }
+
+    fn take(&mut self, now: Instant, ingress: Port, reason: DropReason) -> bool {
+        let kind = usize::from(reason == DropReason::TooBig);
+        self.0.get_mut(ingress.index()).is_some_and(|budgets| budgets[kind].take(now))
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Budget {
     left: u32,
     refilled: Instant,
 }
 
 impl Budget {
-    pub(super) fn new(now: Instant) -> Self {
+    fn new(now: Instant) -> Self {
         Self { left: ERRORS_PER_SECOND, refilled: now }
     }
 
@@ -45,8 +63,9 @@ impl Budget {
 /// The error that answers a packet dropped for `reason`, or nothing where none may be sent: for other reasons, about
 /// ICMPv6 errors, multicast or sourceless packets (RFC 4443, section 2.4 (e)), or beyond the budget.
 pub(super) fn answer(
-    budget: &mut Budget,
+    budgets: &mut Budgets,
     now: Instant,
+    ingress: Port,
     from: Ipv6Addr,
     header: &Header,
     packet: &[u8],
@@ -84,6 +103,7 @@ pub(super) fn answer(
         | DropReason::SourceNotAllowed
         | DropReason::SourceNotOurs
         | DropReason::DestinationNotRoutable
+        | DropReason::LinkInMesh
         | DropReason::NotAdmitted
         | DropReason::Unpaid
         | DropReason::LinkDown
@@ -94,7 +114,7 @@ pub(super) fn answer(
         | DropReason::UnpaidFlood
         | DropReason::UnexpectedControl => return None,
     };
-    budget.take(now).then(|| emit(from, header.source, &error))
+    budgets.take(now, ingress, reason).then(|| emit(from, header.source, &error))
 }
 
 /// Whether the packet is itself an ICMPv6 error, type below 128, or hides its protocol behind an extension header.

@@ -42,3 +42,13 @@ pub enum Port {
     /// This node's own side: the TUN, and the LAN and kernel behind it.
     Local,
 }
+
+impl Port {
+    /// The index into tables of [`MAX_LINKS`] links and, at the end, the own side.
+    fn index(self) -> usize {
+        match self {
+            Self::Link(link) => link.index(),
+            Self::Local => MAX_LINKS,
+        }
+    }
+}

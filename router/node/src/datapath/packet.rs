@@ -59,6 +59,12 @@ pub(super) fn set_hop_limit(packet: &mut [u8], hop_limit: u8) {
     packet[7] = hop_limit;
 }
 
+/// The port a UDP packet comes from, unless the packet is a fragment.
+pub(super) fn udp_source_port(packet: &[u8]) -> Option<u16> {
+    let port = packet.get(IPV6_HEADER_LEN..)?.first_chunk().filter(|_| packet[6] == UDP)?;
+    Some(u16::from_be_bytes(*port))
+}
+
 /// A number that all packets of one flow share: of its addresses and protocol, and of the ports of TCP and UDP.
 pub(super) fn flow_number(packet: &[u8]) -> u8 {
     let has_ports = matches!(packet.get(6), Some(&(TCP | UDP)));

@@ -1,23 +1,30 @@
 //! Packets that wait for a link which is slower than what comes for it.
 //!
 //! While a link's socket takes everything, nothing waits. Once it is full, packets for it wait here: control packets
-//! first, and behind them a queue for each side they came from, which take turns by bytes (deficit round robin, Shreedhar
-//! and Varghese 1995), so that who floods the link makes nobody else wait. Within a queue flows take turns in the same way,
-//! so that a download does not make its owner's call wait. What comes from this node's own side gets half of a full link:
-//! its owner bought it, and neighbours pay for the rest. All that enters by one worker shares one room, given at the start,
-//! and takes turns; workers do not know of each other's packets.
+//! first, and behind them a queue for each side they came from, which take turns by bytes on the wire (deficit round robin,
+//! Shreedhar and Varghese 1995), so that who floods the link makes nobody else wait. Within a queue flows take turns in the
+//! same way, so that a download does not make its owner's call wait. What comes from this node's own side gets half of a
+//! full link: its owner bought it, and neighbours pay for the rest. All that enters by one worker shares one room, given at
+//! the start, and takes turns; workers do not know of each other's packets.
 //!
 //! The room is a number of places, whatever the length of what is in them. When it is full, the sender who has most places
-//! loses the oldest packet of its longest flow, so that neither many flows nor short packets push others out. A packet that
-//! has waited for [`AGE_MAX`] is not sent any more, since its sender should learn that it sends too much while that is news.
+//! at all links together loses the oldest packet of its longest flow, so that neither many flows nor short packets push others out. A packet that
+//! has waited for [`AGE_MAX`], or on a slow link for a few times as long as its socket takes to have room again, is not sent
+//! any more, since its sender should learn that it sends too much while that is news.
 
 use std::time::{Duration, Instant};
 
+use metering::units::billed_length;
+
+use super::meter::MAX_LINKS;
 use super::packet::flow_number;
 use super::{LinkId, Port};
 
-/// Longer waits no packet: what people on a call notice begins above.
+/// Longer waits no packet, unless the link is slow: what people on a call notice begins above.
 pub const AGE_MAX: Duration = Duration::from_millis(50);
+/// On a slow link a packet may wait for the room the link makes this many times: once for the room, and while those leave
+/// whose turn it was before. Below, packets of who sends little would die beside a flood.
+const ROOMS_WAITED_FOR: u32 = 3;
 /// Longer waits no control packet: by then the next of its kind has been made.
 const CONTROL_AGE_MAX: Duration = Duration::from_secs(1);
 /// Control packets of one link: more than the routes of 1,000 nodes need.
@@ -28,8 +35,13 @@ const LEAVING_MAX: u32 = 64;
 pub const QUEUE_ROOM: usize = 768 << 10;
 /// What is needed beside it at most: a queue and a place for each packet of the shortest MTU there is.
 pub const QUEUES_MAX: usize = QUEUE_ROOM / 1280 * (size_of::<Queue>() + size_of::<Place>());
+/// What surrounds a sealed packet, bytes: IPv6 (RFC 8200) and UDP (RFC 768). What a radio adds nobody tells us.
+const OUTER_HEADERS: u32 = 48;
 /// A turn: one long packet.
-const QUANTUM: u32 = 1500;
+const QUANTUM: u32 = 1600;
+const _: () = assert!(billed_length(1500).get() as u32 + OUTER_HEADERS <= QUANTUM);
+/// Who can have packets here: all links, and the own side.
+const SENDERS: usize = MAX_LINKS + 1;
 /// Flows of one queue are told apart by so many lines: those that share one by chance wait for each other.
 const FLOWS: usize = 32;
 
@@ -90,7 +102,7 @@ struct Queue {
     packets: u32,
     /// The flow whose turn it is.
     turn: usize,
-    /// Bytes it may send in its turn.
+    /// Bytes it may put on the wire in its turn.
     deficit: u32,
 }
 
@@ -153,20 +165,28 @@ impl Waiting {
 
     /// Of all senders at all links, control and those whose turn it was among them.
     fn lose_of_the_fullest(&mut self) {
-        let Some(fullest) = self.links.iter_mut().max_by_key(|link| link.fullest()) else { return };
+        let mut held = [0; SENDERS];
+        for queue in self.links.iter().flat_map(|link| &link.queues) {
+            if let Some(held) = held.get_mut(queue.from.index()) {
+                *held += queue.packets;
+            }
+        }
+        let Some(fullest) = self.links.iter_mut().max_by_key(|link| link.fullest(&held)) else { return };
         let link = fullest.link;
-        if let Some(place) = fullest.lose(&mut self.places) {
+        if let Some(place) = fullest.lose(&held, &mut self.places) {
             self.give_back(place);
         }
         self.forget_if_empty(link);
     }
 
-    /// Lets queues take their turns until about `bytes` are to leave. Returns how many packets were too old by then.
-    pub fn take_turns(&mut self, now: Instant, link: LinkId, bytes: usize) -> u64 {
+    /// Lets queues take their turns until about `bytes` are to leave. The link's socket lately took `drained_in` to have room
+    /// again. Returns how many packets were too old by then.
+    pub fn take_turns(&mut self, now: Instant, link: LinkId, bytes: usize, drained_in: Duration) -> u64 {
+        let age_max = drained_in.saturating_mul(ROOMS_WAITED_FOR).clamp(AGE_MAX, CONTROL_AGE_MAX);
         let Some(known) = self.position(link) else { return 0 };
         let (this, places) = (&mut self.links[known], &mut self.places);
         let mut old = this.control.take_old(places, now, CONTROL_AGE_MAX);
-        let left_over = this.leaving.take_old(places, now, AGE_MAX);
+        let left_over = this.leaving.take_old(places, now, age_max);
         old.join(places, left_over);
         while (this.leaving.bytes as usize) < bytes && this.leaving.packets < LEAVING_MAX && !this.queues.is_empty() {
             this.turn = if this.turn < this.queues.len() { this.turn } else { 0 };
@@ -176,12 +196,12 @@ impl Waiting {
                 this.queues.swap_remove(this.turn);
                 continue;
             };
-            let Place { len, .. } = places[first as usize];
-            if places[first as usize].is_old(now, AGE_MAX) {
+            let charge = places[first as usize].charge();
+            if places[first as usize].is_old(now, age_max) {
                 queue.pop(places, flow);
                 old.push(places, first);
-            } else if let Some(left) = queue.deficit.checked_sub(len) {
-                queue.flows[flow].deficit -= len;
+            } else if let Some(left) = queue.deficit.checked_sub(charge) {
+                queue.flows[flow].deficit -= charge;
                 queue.deficit = left;
                 queue.pop(places, flow);
                 this.leaving.push(places, first);
@@ -289,17 +309,18 @@ impl Link {
         queue.flows[usize::from(flow_number(packet)) % FLOWS].line.push(places, place);
     }
 
-    /// Places of whoever has most of them here.
-    fn fullest(&self) -> u32 {
-        let queues = self.queues.iter().map(|queue| queue.packets).max();
-        self.control.packets.max(self.leaving.packets).max(queues.unwrap_or(0))
+    /// Of those who have places here, who has most at all links together: how many those are, and how many are here.
+    fn fullest(&self, held: &[u32; SENDERS]) -> (u32, u32) {
+        let queues = self.queues.iter().map(|queue| queue.places(held));
+        let lines = [self.control, self.leaving].map(|line| (line.packets, line.packets));
+        queues.chain(lines).max().unwrap_or_default()
     }
 
     /// A packet of whoever has most.
-    fn lose(&mut self, places: &mut [Place]) -> Option<u32> {
-        let most = self.fullest();
-        let Some(known) = self.queues.iter().position(|queue| queue.packets == most) else {
-            let line = if self.leaving.packets == most { &mut self.leaving } else { &mut self.control };
+    fn lose(&mut self, held: &[u32; SENDERS], places: &mut [Place]) -> Option<u32> {
+        let most = self.fullest(held);
+        let Some(known) = self.queues.iter().position(|queue| queue.places(held) == most) else {
+            let line = if self.leaving.packets == most.0 { &mut self.leaving } else { &mut self.control };
             return line.pop(places);
         };
         let queue = &mut self.queues[known];
@@ -313,6 +334,11 @@ impl Link {
 }
 
 impl Queue {
+    /// How many its sender has at all links, and here.
+    fn places(&self, held: &[u32; SENDERS]) -> (u32, u32) {
+        (held.get(self.from.index()).copied().unwrap_or(0), self.packets)
+    }
+
     fn pop(&mut self, places: &mut [Place], flow: usize) -> Option<u32> {
         let place = self.flows[flow].line.pop(places)?;
         self.packets -= 1;
@@ -327,7 +353,7 @@ impl Queue {
         loop {
             let flow = &mut self.flows[self.turn];
             match flow.line.first() {
-                Some(first) if places[first as usize].len <= flow.deficit => return Some((self.turn, first)),
+                Some(first) if places[first as usize].charge() <= flow.deficit => return Some((self.turn, first)),
                 Some(_) => flow.deficit += QUANTUM,
                 None => flow.deficit = QUANTUM,
             }
@@ -337,6 +363,12 @@ impl Queue {
 }
 
 impl Place {
+    /// Bytes on the wire. By its own length, tiny packets would get three times their share.
+    fn charge(&self) -> u32 {
+        let billed = billed_length(self.len as usize).get();
+        u32::try_from(billed).unwrap_or(u32::MAX).saturating_add(OUTER_HEADERS)
+    }
+
     fn is_old(&self, now: Instant, age_max: Duration) -> bool {
         self.since.is_some_and(|since| now.saturating_duration_since(since) > age_max)
     }
@@ -396,6 +428,7 @@ mod tests {
     use proptest::prelude::*;
 
     const LINK: LinkId = LinkId(7);
+    const AT_ONCE: Duration = Duration::ZERO;
 
     fn neighbour(number: u32) -> Sender {
         Sender::Port(Port::Link(LinkId(number)))
@@ -403,7 +436,7 @@ mod tests {
 
     /// Packets that leave next, at most about so many bytes: their first bytes.
     fn leave(waiting: &mut Waiting, now: Instant, bytes: usize) -> (Vec<u8>, u64) {
-        let lost = waiting.take_turns(now, LINK, bytes);
+        let lost = waiting.take_turns(now, LINK, bytes, AT_ONCE);
         let mut packets: Vec<u8> = waiting.control(LINK).map(|packet| packet[0]).collect();
         waiting.control_left(LINK, packets.len());
         let turns: Vec<u8> = waiting.leaving(LINK).map(|packet| packet[0]).collect();
@@ -426,7 +459,7 @@ mod tests {
             waiting.push(now, LINK, neighbour(1), &bulk);
         }
         waiting.push(now, LINK, neighbour(1), &call);
-        waiting.take_turns(now, LINK, 5000);
+        waiting.take_turns(now, LINK, 5000, AT_ONCE);
         let lens: Vec<_> = waiting.leaving(LINK).map(<[u8]>::len).collect();
         assert!(lens[..3].contains(&200), "{lens:?}");
     }
@@ -465,6 +498,28 @@ mod tests {
         let of = |sender: u8| packets.iter().filter(|packet| **packet == sender).count();
         let neighbours: Vec<_> = (1..=4).map(of).collect();
         assert!((44..=52).contains(&of(9)) && neighbours.iter().all(|count| (10..=14).contains(count)), "{packets:?}");
+    }
+
+    #[test]
+    fn who_sends_tiny_packets_gets_no_more_of_the_wire() {
+        let (mut waiting, now) = (Waiting::new(1488, QUEUE_ROOM), Instant::now());
+        let (mut tiny, mut long) = (0, 0);
+        for _ in 0..50 {
+            for port in 0..200 {
+                waiting.push(now, LINK, neighbour(1), &packet_of(port, 48));
+            }
+            for _ in 0..20 {
+                waiting.push(now, LINK, neighbour(2), &packet_of(7, 1400));
+            }
+            waiting.take_turns(now, LINK, 12_000, AT_ONCE);
+            let lens: Vec<usize> = waiting.leaving(LINK).map(<[u8]>::len).collect();
+            waiting.left(LINK, lens.len());
+            long += lens.iter().filter(|len| **len == 1400).count();
+            tiny += lens.iter().filter(|len| **len == 48).count();
+        }
+        // WireGuard adds 32 bytes and fills up to 16; IPv6 and UDP add 48.
+        let (tiny, long) = (tiny * (48 + 80), long * (1408 + 80));
+        assert!(tiny.abs_diff(long) < (tiny + long) / 20, "bytes on the wire: {tiny} and {long}");
     }
 
     #[test]
@@ -515,6 +570,18 @@ mod tests {
     }
 
     #[test]
+    fn who_floods_many_links_a_little_each_pushes_nobody_out() {
+        let (mut waiting, now) = (Waiting::new(1488, QUEUE_ROOM), Instant::now());
+        for port in 0..60 {
+            waiting.push(now, LINK, neighbour(2), &packet_of(port, 1300));
+        }
+        for port in 0..1000 {
+            waiting.push(now, LinkId(10 + u32::from(port % 20)), neighbour(1), &packet_of(port, 60));
+        }
+        assert_eq!(waiting.link(LINK).map(|link| link.queues[0].packets), Some(60));
+    }
+
+    #[test]
     fn a_dead_link_holds_no_room_that_another_needs() {
         let (mut waiting, now) = (Waiting::new(1488, QUEUE_ROOM), Instant::now());
         let other = LinkId(9);
@@ -522,7 +589,7 @@ mod tests {
             waiting.push(now, LINK, Sender::Control, &packet_of(port, 60));
             waiting.push(now, LINK, neighbour(1), &packet_of(port, 60));
         }
-        waiting.take_turns(now, LINK, 65_536);
+        waiting.take_turns(now, LINK, 65_536, AT_ONCE);
         assert_eq!(waiting.link(LINK).map(|link| (link.control.packets, link.leaving.packets)), Some((64, 64)));
         for from in [Sender::Control, neighbour(2)] {
             let before = waiting.packets_of(waiting.free.first()).count();
@@ -544,11 +611,11 @@ mod tests {
             waiting.push(now, LINK, neighbour(1), &packet_of(port, 1400));
             waiting.push(now, LINK, Sender::Control, &packet_of(port, 100));
         }
-        waiting.take_turns(now, LINK, 65_536);
+        waiting.take_turns(now, LINK, 65_536, AT_ONCE);
         let later = now + AGE_MAX + Duration::from_millis(1);
-        assert_eq!(waiting.take_turns(later, LINK, 65_536), 40);
+        assert_eq!(waiting.take_turns(later, LINK, 65_536, AT_ONCE), 40);
         assert_eq!((waiting.leaving(LINK).count(), waiting.control(LINK).count()), (0, 40));
-        assert_eq!(waiting.take_turns(later + CONTROL_AGE_MAX, LINK, 65_536), 40);
+        assert_eq!(waiting.take_turns(later + CONTROL_AGE_MAX, LINK, 65_536, AT_ONCE), 40);
         assert!(!waiting.has(LINK));
     }
 
@@ -559,6 +626,79 @@ mod tests {
         waiting.push(now + AGE_MAX, LINK, neighbour(1), &[2; 100]);
         assert_eq!(leave(&mut waiting, now + AGE_MAX + Duration::from_millis(1), 1000), (vec![2], 1));
         assert!(!waiting.has(LINK));
+    }
+
+    /// What a slow link's socket holds, in the kernel's count: a datagram and what it keeps beside it.
+    struct Socket {
+        bits_per_second: u64,
+        /// Bytes on the wire and in the kernel's count, first come first.
+        datagrams: std::collections::VecDeque<(u64, u64)>,
+        used: u64,
+        free_at: Duration,
+    }
+
+    impl Socket {
+        /// The narrowest there is, and the kernel grants twice.
+        const ROOM: u64 = 24_000;
+
+        fn drain(&mut self, at: Duration) {
+            while let Some((bytes, used)) = self.datagrams.front() {
+                let gone_at = self.free_at + Duration::from_secs(bytes * 8) / self.bits_per_second as u32;
+                if gone_at > at {
+                    return;
+                }
+                (self.free_at, self.used) = (gone_at, self.used - used);
+                self.datagrams.pop_front();
+            }
+            self.free_at = at;
+        }
+
+        fn takes(&mut self, len: usize) -> bool {
+            let fits = self.used < Self::ROOM;
+            if fits {
+                let used = if len > 500 { 2304 } else { 768 };
+                self.datagrams.push_back((len as u64 + 80, used));
+                self.used += used;
+            }
+            fits
+        }
+    }
+
+    #[test]
+    fn a_call_that_fits_its_share_of_a_slow_link_loses_nothing_beside_a_flood() {
+        for kilobits in [2000, 1000, 500, 256] {
+            let (mut waiting, start) = (Waiting::new(1488, QUEUE_ROOM), Instant::now());
+            let (bits_per_second, datagrams) = (kilobits * 1000, std::collections::VecDeque::new());
+            let mut socket = Socket { bits_per_second, datagrams, used: 0, free_at: Duration::ZERO };
+            let (mut sent, mut arrived, mut full_since, mut drained_in) = (0, 0, None, AT_ONCE);
+            for ms in 0..60_000 {
+                let at = Duration::from_millis(ms);
+                let now = start + at;
+                socket.drain(at);
+                // 5.6 Mbit/s of a neighbour, and the call of another: 200 bytes each 20 ms.
+                let flood = (ms % 2 == 0).then(|| (neighbour(1), packet_of(1, 1400)));
+                let call = (ms % 20 == 1).then(|| (neighbour(2), packet_of(9, 200)));
+                sent += usize::from(call.is_some());
+                for (from, packet) in flood.into_iter().chain(call) {
+                    waiting.push(now, LINK, from, &packet);
+                }
+                match full_since {
+                    Some(_) if socket.used >= Socket::ROOM / 2 => continue,
+                    Some(since) => drained_in = at - since,
+                    None => {}
+                }
+                full_since = None;
+                while waiting.has(LINK) && full_since.is_none() {
+                    waiting.take_turns(now, LINK, Socket::ROOM as usize / 2, drained_in);
+                    let lens: Vec<usize> = waiting.leaving(LINK).map(<[u8]>::len).collect();
+                    let taken: Vec<usize> = lens.iter().copied().take_while(|len| socket.takes(*len)).collect();
+                    arrived += taken.iter().filter(|len| **len == 200).count();
+                    full_since = (taken.len() < lens.len()).then_some(at);
+                    waiting.left(LINK, taken.len());
+                }
+            }
+            assert!(arrived * 100 >= sent * 99, "at {kilobits} kbit/s {arrived} of {sent}, room after {drained_in:?}");
+        }
     }
 
     proptest! {
@@ -579,7 +719,7 @@ mod tests {
                 lost += waiting.push(now, link, sender, &packet);
                 now += Duration::from_millis(1);
                 if leaves {
-                    lost += waiting.take_turns(now, link, 4000);
+                    lost += waiting.take_turns(now, link, 4000, AT_ONCE);
                     let packets: Vec<Vec<u8>> = waiting.leaving(link).take(3).map(<[u8]>::to_vec).collect();
                     let control: Vec<Vec<u8>> = waiting.control(link).take(2).map(<[u8]>::to_vec).collect();
                     waiting.left(link, packets.len());

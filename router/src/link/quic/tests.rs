@@ -191,6 +191,18 @@ async fn every_packet_of_a_burst_is_delivered_or_counted_as_dropped() {
     assert!(delivered > 500);
 }
 
+/// Nothing leaves meanwhile: the runtime has but this thread.
+#[tokio::test]
+async fn control_packets_find_room_in_a_congested_link() {
+    let (one, _two) = pair().await;
+    let taken = (0..10_000).take_while(|n| one.send(2, &packet(*n, 1100)).is_ok()).count();
+    assert!((500..5_000).contains(&taken), "{taken} taken");
+    for n in 0..40 {
+        assert_eq!(one.send(2, &packet(n, 100)), Err(SendError::Congested));
+        assert_eq!(one.links.send_control(LinkId(2), &packet(n, 1100)), Ok(()));
+    }
+}
+
 #[tokio::test]
 async fn a_neighbour_with_another_key_is_refused_and_the_reason_names_both() {
     let mut two = Node::start(2, loopback(0), &[(1, None)]);
