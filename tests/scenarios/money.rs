@@ -115,6 +115,8 @@ fn whoever_settles_nothing_gets_little_and_a_lifeline_and_others_do_not_notice()
         world.cheat(cheat);
         world.start();
         connect(&mut world, SECOND * 20);
+        // Until terms and a channel are there, little is carried for anybody.
+        world.run_for(SECOND * 3);
         download(&mut world, ids[2]);
         download(&mut world, ids[3]);
         world.run_for(SECOND * 30);
