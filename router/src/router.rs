@@ -66,6 +66,10 @@ const TOTALS_INTERVAL: Duration = Duration::from_secs(300);
 const HISTORY_INTERVAL: Duration = Duration::from_secs(60);
 /// How often the ledger is asked for the channels that pay us: a payer that leaves gives days of notice.
 const CHANNELS_INTERVAL: Duration = Duration::from_secs(600);
+/// How often all receipts are redeemed, however little they are worth: what a channel holds is safest in the account.
+const REDEEM_INTERVAL: Duration = Duration::from_secs(86_400);
+/// When that is done first: a router that is switched off each night redeems too.
+const REDEEM_FIRST: Duration = Duration::from_secs(600);
 /// How often host names of links that are down are looked up again.
 const RESOLVE_INTERVAL: Duration = Duration::from_secs(30);
 /// A WireGuard neighbour unheard for this long may have restarted without our endpoint: it is called anew. Babel takes
@@ -308,6 +312,7 @@ impl Router {
             history,
             history_at: now + HISTORY_INTERVAL,
             channels_at: now + CHANNELS_INTERVAL,
+            redeem_at: now + REDEEM_FIRST,
             carrier: Carrier::watch().ok(),
         };
         if let Opened::SetAside { to, why } = opened {
@@ -429,6 +434,7 @@ enum Done {
     Reserved { link: LinkId, channel: ChannelId, ceiling: Tokens },
     Held { link: LinkId, receipt: Receipt, redeemed: Tokens },
     Channel { link: LinkId, channel: ChannelId, state: ChannelState },
+    Funded { link: LinkId, channel: ChannelId, state: ChannelState, left: Tokens },
     Resolved { link: LinkId, endpoint: Endpoint, address: SocketAddr },
     Redeemed { paid: Vec<(ChannelId, Tokens)> },
     LedgerFailed { what: &'static str, error: String },
@@ -518,6 +524,7 @@ struct Control {
     history: History,
     history_at: Instant,
     channels_at: Instant,
+    redeem_at: Instant,
     /// `None` where the system does not tell.
     carrier: Option<Carrier>,
 }
@@ -616,6 +623,12 @@ impl Control {
         if now >= self.channels_at {
             self.channels_at = now + CHANNELS_INTERVAL;
             self.look_at_channels();
+        }
+        if now >= self.redeem_at {
+            self.redeem_at = now + REDEEM_INTERVAL;
+            if self.ledger.is_some() {
+                self.redeem(now, None, None);
+            }
         }
         if now >= self.totals_at {
             self.totals_at = now + TOTALS_INTERVAL;
@@ -749,6 +762,10 @@ impl Control {
                 if self.parties(link) == Some((channel.payer, channel.payee)) {
                     self.node.handle_channel(now, link, state);
                 }
+            }
+            Done::Funded { link, channel, state, left } => {
+                self.look_at_balance(link, &state, left);
+                self.handle_done(now, Done::Channel { link, channel, state });
             }
             Done::Resolved { link, endpoint, address } => self.set_endpoint(link, &endpoint, address),
             Done::Redeemed { paid } => {

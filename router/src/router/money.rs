@@ -9,7 +9,7 @@ use node::LinkId;
 use tokio::sync::oneshot;
 
 use super::{Control, Done, Known, LedgerDesk, TRY_AGAIN};
-use crate::control::{Redeemed, RedeemedReceipts, Refusal, Response};
+use crate::control::{Redeemed, RedeemedReceipts, Refusal, Response, Unit};
 use crate::desk::Desk;
 use crate::journal::{Journal, KnownChannel, Record};
 
@@ -102,7 +102,7 @@ impl Control {
         let answer = desk.ask(move |ledger| funded(ledger, us, payee, deposit, at_least));
         self.spawn(answer, move |answer| {
             Some(match answer {
-                Ok(Ok((channel, state))) => Done::Channel { link, channel, state },
+                Ok(Ok((channel, state, left))) => Done::Funded { link, channel, state, left },
                 Ok(Err(error)) => ledger_failed("cannot lock tokens for a provider", &error),
                 Err(error) => ledger_failed("cannot lock tokens for a provider", &error),
             })
@@ -120,6 +120,21 @@ impl Control {
             Ok(Err(error)) => Some(ledger_failed("cannot read a channel", &error)),
             Err(error) => Some(ledger_failed("cannot read a channel", &error)),
         });
+    }
+
+    /// Says in time that tokens run low: the next time a channel needs more, there is not as much as is locked at a time.
+    pub(super) fn look_at_balance(&mut self, link: LinkId, state: &ChannelState, left: Tokens) {
+        if left >= self.money.deposit {
+            return;
+        }
+        let Unit { symbol, decimals } = self.money.unit.clone();
+        let [left, locked] =
+            [left, state.deposit.saturating_sub(state.redeemed)].map(|amount| amount.display(decimals));
+        self.warn(format!(
+            "tokens run low: {left} {symbol} are left in the account, and {locked} locked for {}; when they are used, it \
+             carries no more",
+            self.name_of(link)
+        ));
     }
 
     /// Keeps what the ledger said of a channel, for when it is away.
@@ -280,18 +295,20 @@ fn newest_channel(
 }
 
 /// Brings our newest channel to `payee` to a deposit of `at_least`, by steps of `deposit`; with less in the account, as
-/// far as that goes. With nothing in it, the ledger refuses and names the rule.
+/// far as that goes. With nothing in it, the ledger refuses and names the rule. What is left in the account comes last.
 fn funded(
     ledger: &mut Box<dyn Ledger>,
     payer: NodeId,
     payee: NodeId,
     deposit: Tokens,
     at_least: Tokens,
-) -> Result<(ChannelId, ChannelState), Error> {
+) -> Result<(ChannelId, ChannelState, Tokens), Error> {
     let balance = ledger.balance(payer)?;
     let affordable = |wanted: Tokens| if balance == Tokens::ZERO { wanted } else { wanted.min(balance) };
     let id = match newest_channel(ledger, payer, payee)?.filter(|(_, channel)| channel.phase == Phase::Open) {
-        Some((id, channel)) if channel.deposit >= at_least => return Ok((id, state(id, &channel))),
+        Some((id, channel)) if channel.deposit >= at_least => {
+            return Ok((id, state(id, &channel), balance));
+        }
         Some((id, channel)) => {
             ledger.top_up(id, affordable(at_least.saturating_sub(channel.deposit).max(deposit)))?;
             id
@@ -299,7 +316,7 @@ fn funded(
         None => ledger.open_channel(payer, payee, affordable(at_least.max(deposit)))?,
     };
     let channel = ledger.channel(id)?.unwrap_or_else(|| Channel::open(Tokens::ZERO));
-    Ok((id, state(id, &channel)))
+    Ok((id, state(id, &channel), ledger.balance(payer)?))
 }
 
 /// Redeems the best receipt of each channel and remembers what was paid. Returns what each brought.
