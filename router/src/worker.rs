@@ -400,11 +400,7 @@ impl Worker {
                     UDP => ready.udp = true,
                     LOCAL => ready.local = true,
                     WAKE => ready.inbox = true,
-                    Token(exit) => {
-                        let link = LinkId((exit - EXITS) as u32);
-                        self.wireguard.handle_room(now, link);
-                        self.send_waiting(now, link);
-                    }
+                    Token(exit) => self.send_waiting(now, LinkId((exit - EXITS) as u32)),
                 }
             }
             if now >= self.timers_at {
@@ -705,15 +701,15 @@ impl Worker {
         });
     }
 
-    /// Sends what waits for a link, as far as it has room again.
+    /// Sends what waits for a link that has room again.
     fn send_waiting(&mut self, now: Instant, link: LinkId) {
         let registry = self.poll.registry();
         self.wireguard.with_exit(link, |exit| {
             let _unknown = registry.deregister(&mut SourceFd(&exit));
         });
-        let (room, drained_in) = self.wireguard.room(link);
+        let room = self.wireguard.handle_room(now, link);
         while self.waiting.has(link) {
-            let too_old = self.waiting.take_turns(now, link, room, drained_in);
+            let too_old = self.waiting.take_turns(now, link, room);
             self.datapath.count_drops(DropReason::TooOld, too_old);
             let carried = self.wireguard.carry(now, link, self.waiting.control(link));
             count_lost(&self.datapath, &carried);

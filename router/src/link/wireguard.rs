@@ -92,8 +92,6 @@ struct Exit {
     /// Never narrower.
     narrowest: usize,
     full_since: Option<Instant>,
-    /// How long it was full lately before it had room again.
-    drained_in: Duration,
 }
 
 /// The peers of all workers.
@@ -381,20 +379,11 @@ impl WireGuard {
         }
     }
 
-    /// The link's socket has room again.
-    pub(crate) fn handle_room(&mut self, now: Instant, link: LinkId) {
+    /// The link's socket has room again. How many bytes it should be given at once.
+    pub(crate) fn handle_room(&mut self, now: Instant, link: LinkId) -> usize {
         let mut known = self.peers.lock(link);
         let peer = known.as_deref_mut().and_then(Option::as_mut);
-        if let Some(exit) = peer.and_then(|peer| peer.exit.as_mut()) {
-            exit.handle_room(now);
-        }
-    }
-
-    /// How many bytes the link's socket should be given at once, and how long it lately took to have room again.
-    pub(crate) fn room(&self, link: LinkId) -> (usize, Duration) {
-        let known = self.peers.lock(link);
-        let exit = known.as_deref().and_then(Option::as_ref).and_then(|peer| peer.exit.as_ref());
-        exit.map_or((TRAIN_MAX, Duration::ZERO), |exit| (exit.room, exit.drained_in))
+        peer.and_then(|peer| peer.exit.as_mut()).map_or(TRAIN_MAX, |exit| exit.handle_room(now))
     }
 
     /// Runs the timers of all peers; harmless to call early. One worker's business.
@@ -478,9 +467,6 @@ impl Peer {
         let all = std::mem::take(&mut train.tally);
         (train.len, train.stride) = (0, 0);
         if answer == Sent::Taken {
-            if let Some(exit) = &mut self.exit {
-                exit.full_since = None;
-            }
             return carried.send(all);
         }
         // All but the last, which was not taken, are of one length.
@@ -488,8 +474,7 @@ impl Peer {
         let rest = all.packets() - taken as u64;
         match (answer, &mut self.exit) {
             (Sent::Full, Some(exit)) => {
-                // Tried in vain, it has been full all the while.
-                exit.full_since = exit.full_since.filter(|_| taken == 0).or(Some(now));
+                exit.full_since = Some(now);
                 carried.full = true;
             }
             (Sent::Unreachable, _) => carried.lose(DropReason::LinkDown, rest),
@@ -508,13 +493,12 @@ impl Exit {
         socket.set_room(room);
         // In a narrower one the kernel refuses for ever what it has to send in fragments.
         let narrowest = longest.clamp(*EXIT_ROOM.start(), room);
-        Some(Self { socket, room, narrowest, full_since: None, drained_in: Duration::ZERO })
+        Some(Self { socket, room, narrowest, full_since: None })
     }
 
-    fn handle_room(&mut self, now: Instant) {
+    fn handle_room(&mut self, now: Instant) -> usize {
         if let Some(since) = self.full_since.take() {
             let took = now.saturating_duration_since(since).max(Duration::from_micros(1));
-            self.drained_in = took;
             // Half of what the kernel grants has left, and it grants twice what it is asked for.
             let fitting = (self.room as u128 * EXIT_TIME.as_micros() / took.as_micros().max(1)) as usize;
             let room = fitting.clamp(self.room / 2, self.room * 2).clamp(self.narrowest, *EXIT_ROOM.end());
@@ -523,6 +507,7 @@ impl Exit {
                 self.socket.set_room(room);
             }
         }
+        self.room
     }
 }
 
@@ -757,7 +742,7 @@ mod tests {
                     now += drained_in;
                     exit.handle_room(now);
                 }
-                assert_eq!((exit.room, exit.drained_in), (room, drained_in), "packets of {longest}");
+                assert_eq!(exit.room, room, "packets of {longest}, {drained_in:?}");
             }
         }
     }

@@ -341,8 +341,8 @@ impl Datapath {
             Some(NextHop::Link(link)) => self.fib.link(link).map_or(self.local_mtu, |entry| entry.mtu),
             Some(NextHop::Local | NextHop::Unreachable) | None => self.local_mtu,
         };
-        icmp::answer(&mut self.errors, now, ingress, self.address, &header, packet, reason, mtu)
-            .map(|error| (back, error))
+        let allowed = || self.errors.take(now, ingress, reason);
+        icmp::answer(allowed, self.address, &header, packet, reason, mtu).map(|error| (back, error))
     }
 }
 

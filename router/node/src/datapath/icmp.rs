@@ -33,7 +33,7 @@ impl Budgets {
         Self(vec![[Budget::new(now); 2]; MAX_LINKS + 1].into_boxed_slice())
     }
 
-    fn take(&mut self, now: Instant, ingress: Port, reason: DropReason) -> bool {
+    pub(super) fn take(&mut self, now: Instant, ingress: Port, reason: DropReason) -> bool {
         let kind = usize::from(reason == DropReason::TooBig);
         self.0.get_mut(ingress.index()).is_some_and(|budgets| budgets[kind].take(now))
     }
@@ -61,11 +61,10 @@ impl Budget {
 }
 
 /// The error that answers a packet dropped for `reason`, or nothing where none may be sent: for other reasons, about
-/// ICMPv6 errors, multicast or sourceless packets (RFC 4443, section 2.4 (e)), or beyond the budget.
+/// ICMPv6 errors, multicast or sourceless packets (RFC 4443, section 2.4 (e)), or beyond the budget, which `allowed` asks
+/// last.
 pub(super) fn answer(
-    budgets: &mut Budgets,
-    now: Instant,
-    ingress: Port,
+    allowed: impl FnOnce() -> bool,
     from: Ipv6Addr,
     header: &Header,
     packet: &[u8],
@@ -114,7 +113,7 @@ pub(super) fn answer(
         | DropReason::UnpaidFlood
         | DropReason::UnexpectedControl => return None,
     };
-    budgets.take(now, ingress, reason).then(|| emit(from, header.source, &error))
+    allowed().then(|| emit(from, header.source, &error))
 }
 
 /// Whether the packet is itself an ICMPv6 error, type below 128, or hides its protocol behind an extension header.

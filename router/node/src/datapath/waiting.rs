@@ -9,8 +9,7 @@
 //!
 //! The room is a number of places, whatever the length of what is in them. When it is full, the sender who has most places
 //! at all links together loses the oldest packet of its longest flow, so that neither many flows nor short packets push others out. A packet that
-//! has waited for [`AGE_MAX`], or on a slow link for a few times as long as its socket takes to have room again, is not sent
-//! any more, since its sender should learn that it sends too much while that is news.
+//! has waited for [`AGE_MAX`] is not sent any more, since its sender should learn that it sends too much while that is news.
 
 use std::time::{Duration, Instant};
 
@@ -20,11 +19,8 @@ use super::meter::MAX_LINKS;
 use super::packet::flow_number;
 use super::{LinkId, Port};
 
-/// Longer waits no packet, unless the link is slow: what people on a call notice begins above.
+/// Longer waits no packet: what people on a call notice begins above.
 pub const AGE_MAX: Duration = Duration::from_millis(50);
-/// On a slow link a packet may wait for the room the link makes this many times: once for the room, and while those leave
-/// whose turn it was before. Below, packets of who sends little would die beside a flood.
-const ROOMS_WAITED_FOR: u32 = 3;
 /// Longer waits no control packet: by then the next of its kind has been made.
 const CONTROL_AGE_MAX: Duration = Duration::from_secs(1);
 /// Control packets of one link: more than the routes of 1,000 nodes need.
@@ -179,14 +175,12 @@ impl Waiting {
         self.forget_if_empty(link);
     }
 
-    /// Lets queues take their turns until about `bytes` are to leave. The link's socket lately took `drained_in` to have room
-    /// again. Returns how many packets were too old by then.
-    pub fn take_turns(&mut self, now: Instant, link: LinkId, bytes: usize, drained_in: Duration) -> u64 {
-        let age_max = drained_in.saturating_mul(ROOMS_WAITED_FOR).clamp(AGE_MAX, CONTROL_AGE_MAX);
+    /// Lets queues take their turns until about `bytes` are to leave. Returns how many packets were too old by then.
+    pub fn take_turns(&mut self, now: Instant, link: LinkId, bytes: usize) -> u64 {
         let Some(known) = self.position(link) else { return 0 };
         let (this, places) = (&mut self.links[known], &mut self.places);
         let mut old = this.control.take_old(places, now, CONTROL_AGE_MAX);
-        let left_over = this.leaving.take_old(places, now, age_max);
+        let left_over = this.leaving.take_old(places, now, AGE_MAX);
         old.join(places, left_over);
         while (this.leaving.bytes as usize) < bytes && this.leaving.packets < LEAVING_MAX && !this.queues.is_empty() {
             this.turn = if this.turn < this.queues.len() { this.turn } else { 0 };
@@ -197,7 +191,7 @@ impl Waiting {
                 continue;
             };
             let charge = places[first as usize].charge();
-            if places[first as usize].is_old(now, age_max) {
+            if places[first as usize].is_old(now, AGE_MAX) {
                 queue.pop(places, flow);
                 old.push(places, first);
             } else if let Some(left) = queue.deficit.checked_sub(charge) {
@@ -428,7 +422,6 @@ mod tests {
     use proptest::prelude::*;
 
     const LINK: LinkId = LinkId(7);
-    const AT_ONCE: Duration = Duration::ZERO;
 
     fn neighbour(number: u32) -> Sender {
         Sender::Port(Port::Link(LinkId(number)))
@@ -436,7 +429,7 @@ mod tests {
 
     /// Packets that leave next, at most about so many bytes: their first bytes.
     fn leave(waiting: &mut Waiting, now: Instant, bytes: usize) -> (Vec<u8>, u64) {
-        let lost = waiting.take_turns(now, LINK, bytes, AT_ONCE);
+        let lost = waiting.take_turns(now, LINK, bytes);
         let mut packets: Vec<u8> = waiting.control(LINK).map(|packet| packet[0]).collect();
         waiting.control_left(LINK, packets.len());
         let turns: Vec<u8> = waiting.leaving(LINK).map(|packet| packet[0]).collect();
@@ -459,7 +452,7 @@ mod tests {
             waiting.push(now, LINK, neighbour(1), &bulk);
         }
         waiting.push(now, LINK, neighbour(1), &call);
-        waiting.take_turns(now, LINK, 5000, AT_ONCE);
+        waiting.take_turns(now, LINK, 5000);
         let lens: Vec<_> = waiting.leaving(LINK).map(<[u8]>::len).collect();
         assert!(lens[..3].contains(&200), "{lens:?}");
     }
@@ -511,7 +504,7 @@ mod tests {
             for _ in 0..20 {
                 waiting.push(now, LINK, neighbour(2), &packet_of(7, 1400));
             }
-            waiting.take_turns(now, LINK, 12_000, AT_ONCE);
+            waiting.take_turns(now, LINK, 12_000);
             let lens: Vec<usize> = waiting.leaving(LINK).map(<[u8]>::len).collect();
             waiting.left(LINK, lens.len());
             long += lens.iter().filter(|len| **len == 1400).count();
@@ -589,7 +582,7 @@ mod tests {
             waiting.push(now, LINK, Sender::Control, &packet_of(port, 60));
             waiting.push(now, LINK, neighbour(1), &packet_of(port, 60));
         }
-        waiting.take_turns(now, LINK, 65_536, AT_ONCE);
+        waiting.take_turns(now, LINK, 65_536);
         assert_eq!(waiting.link(LINK).map(|link| (link.control.packets, link.leaving.packets)), Some((64, 64)));
         for from in [Sender::Control, neighbour(2)] {
             let before = waiting.packets_of(waiting.free.first()).count();
@@ -611,11 +604,11 @@ mod tests {
             waiting.push(now, LINK, neighbour(1), &packet_of(port, 1400));
             waiting.push(now, LINK, Sender::Control, &packet_of(port, 100));
         }
-        waiting.take_turns(now, LINK, 65_536, AT_ONCE);
+        waiting.take_turns(now, LINK, 65_536);
         let later = now + AGE_MAX + Duration::from_millis(1);
-        assert_eq!(waiting.take_turns(later, LINK, 65_536, AT_ONCE), 40);
+        assert_eq!(waiting.take_turns(later, LINK, 65_536), 40);
         assert_eq!((waiting.leaving(LINK).count(), waiting.control(LINK).count()), (0, 40));
-        assert_eq!(waiting.take_turns(later + CONTROL_AGE_MAX, LINK, 65_536, AT_ONCE), 40);
+        assert_eq!(waiting.take_turns(later + CONTROL_AGE_MAX, LINK, 65_536), 40);
         assert!(!waiting.has(LINK));
     }
 
@@ -626,79 +619,6 @@ mod tests {
         waiting.push(now + AGE_MAX, LINK, neighbour(1), &[2; 100]);
         assert_eq!(leave(&mut waiting, now + AGE_MAX + Duration::from_millis(1), 1000), (vec![2], 1));
         assert!(!waiting.has(LINK));
-    }
-
-    /// What a slow link's socket holds, in the kernel's count: a datagram and what it keeps beside it.
-    struct Socket {
-        bits_per_second: u64,
-        /// Bytes on the wire and in the kernel's count, first come first.
-        datagrams: std::collections::VecDeque<(u64, u64)>,
-        used: u64,
-        free_at: Duration,
-    }
-
-    impl Socket {
-        /// The narrowest there is, and the kernel grants twice.
-        const ROOM: u64 = 24_000;
-
-        fn drain(&mut self, at: Duration) {
-            while let Some((bytes, used)) = self.datagrams.front() {
-                let gone_at = self.free_at + Duration::from_secs(bytes * 8) / self.bits_per_second as u32;
-                if gone_at > at {
-                    return;
-                }
-                (self.free_at, self.used) = (gone_at, self.used - used);
-                self.datagrams.pop_front();
-            }
-            self.free_at = at;
-        }
-
-        fn takes(&mut self, len: usize) -> bool {
-            let fits = self.used < Self::ROOM;
-            if fits {
-                let used = if len > 500 { 2304 } else { 768 };
-                self.datagrams.push_back((len as u64 + 80, used));
-                self.used += used;
-            }
-            fits
-        }
-    }
-
-    #[test]
-    fn a_call_that_fits_its_share_of_a_slow_link_loses_nothing_beside_a_flood() {
-        for kilobits in [2000, 1000, 500, 256] {
-            let (mut waiting, start) = (Waiting::new(1488, QUEUE_ROOM), Instant::now());
-            let (bits_per_second, datagrams) = (kilobits * 1000, std::collections::VecDeque::new());
-            let mut socket = Socket { bits_per_second, datagrams, used: 0, free_at: Duration::ZERO };
-            let (mut sent, mut arrived, mut full_since, mut drained_in) = (0, 0, None, AT_ONCE);
-            for ms in 0..60_000 {
-                let at = Duration::from_millis(ms);
-                let now = start + at;
-                socket.drain(at);
-                // 5.6 Mbit/s of a neighbour, and the call of another: 200 bytes each 20 ms.
-                let flood = (ms % 2 == 0).then(|| (neighbour(1), packet_of(1, 1400)));
-                let call = (ms % 20 == 1).then(|| (neighbour(2), packet_of(9, 200)));
-                sent += usize::from(call.is_some());
-                for (from, packet) in flood.into_iter().chain(call) {
-                    waiting.push(now, LINK, from, &packet);
-                }
-                match full_since {
-                    Some(_) if socket.used >= Socket::ROOM / 2 => continue,
-                    Some(since) => drained_in = at - since,
-                    None => {}
-                }
-                full_since = None;
-                while waiting.has(LINK) && full_since.is_none() {
-                    waiting.take_turns(now, LINK, Socket::ROOM as usize / 2, drained_in);
-                    let lens: Vec<usize> = waiting.leaving(LINK).map(<[u8]>::len).collect();
-                    let taken: Vec<usize> = lens.iter().copied().take_while(|len| socket.takes(*len)).collect();
-                    arrived += taken.iter().filter(|len| **len == 200).count();
-                    full_since = (taken.len() < lens.len()).then_some(at);
-                    waiting.left(LINK, taken.len());
-                }
-            }
-            assert!(arrived * 100 >= sent * 99, "at {kilobits} kbit/s {arrived} of {sent}, room after {drained_in:?}");
-        }
     }
 
     proptest! {
@@ -719,7 +639,7 @@ mod tests {
                 lost += waiting.push(now, link, sender, &packet);
                 now += Duration::from_millis(1);
                 if leaves {
-                    lost += waiting.take_turns(now, link, 4000, AT_ONCE);
+                    lost += waiting.take_turns(now, link, 4000);
                     let packets: Vec<Vec<u8>> = waiting.leaving(link).take(3).map(<[u8]>::to_vec).collect();
                     let control: Vec<Vec<u8>> = waiting.control(link).take(2).map(<[u8]>::to_vec).collect();
                     waiting.left(link, packets.len());
