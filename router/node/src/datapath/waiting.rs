@@ -9,7 +9,8 @@
 //!
 //! The room is a number of places, whatever the length of what is in them. When it is full, the sender who has most places
 //! at all links together loses the oldest packet of its longest flow, so that neither many flows nor short packets push others out. A packet that
-//! has waited for [`AGE_MAX`] is not sent any more, since its sender should learn that it sends too much while that is news.
+//! has waited for [`AGE_MAX`] is not sent any more, since its sender should learn that it sends too much while that is news;
+//! but who has only a few packets waiting does not send too much, the link is slow.
 
 use std::time::{Duration, Instant};
 
@@ -19,10 +20,12 @@ use super::meter::MAX_LINKS;
 use super::packet::flow_number;
 use super::{LinkId, Port};
 
-/// Longer waits no packet: what people on a call notice begins above.
+/// Longer waits no packet of a sender who has more than a [`FEW`] waiting: what people on a call notice begins above.
 pub const AGE_MAX: Duration = Duration::from_millis(50);
-/// Longer waits no control packet: by then the next of its kind has been made.
-const CONTROL_AGE_MAX: Duration = Duration::from_secs(1);
+/// Longer waits no control packet, for by then the next of its kind has been made, and nothing else.
+const SLOW_AGE_MAX: Duration = Duration::from_secs(1);
+/// A call sends as many in 0.6 s: below 1 Mbit/s a link's socket takes as long to have room again.
+const FEW: u32 = 32;
 /// Control packets of one link: more than the routes of 1,000 nodes need.
 const CONTROL_MAX: u32 = 64;
 /// Packets whose turn it was, at most: as many as one call hands over.
@@ -179,8 +182,9 @@ impl Waiting {
     pub fn take_turns(&mut self, now: Instant, link: LinkId, bytes: usize) -> u64 {
         let Some(known) = self.position(link) else { return 0 };
         let (this, places) = (&mut self.links[known], &mut self.places);
-        let mut old = this.control.take_old(places, now, CONTROL_AGE_MAX);
-        let left_over = this.leaving.take_old(places, now, AGE_MAX);
+        let mut old = this.control.take_old(places, now, SLOW_AGE_MAX);
+        // It had its turn: a slow link's socket has not had room since.
+        let left_over = this.leaving.take_old(places, now, SLOW_AGE_MAX);
         old.join(places, left_over);
         while (this.leaving.bytes as usize) < bytes && this.leaving.packets < LEAVING_MAX && !this.queues.is_empty() {
             this.turn = if this.turn < this.queues.len() { this.turn } else { 0 };
@@ -191,7 +195,8 @@ impl Waiting {
                 continue;
             };
             let charge = places[first as usize].charge();
-            if places[first as usize].is_old(now, AGE_MAX) {
+            let age_max = if queue.packets > FEW { AGE_MAX } else { SLOW_AGE_MAX };
+            if places[first as usize].is_old(now, age_max) {
                 queue.pop(places, flow);
                 old.push(places, first);
             } else if let Some(left) = queue.deficit.checked_sub(charge) {
@@ -605,20 +610,98 @@ mod tests {
             waiting.push(now, LINK, Sender::Control, &packet_of(port, 100));
         }
         waiting.take_turns(now, LINK, 65_536);
-        let later = now + AGE_MAX + Duration::from_millis(1);
-        assert_eq!(waiting.take_turns(later, LINK, 65_536), 40);
-        assert_eq!((waiting.leaving(LINK).count(), waiting.control(LINK).count()), (0, 40));
-        assert_eq!(waiting.take_turns(later + CONTROL_AGE_MAX, LINK, 65_536), 40);
+        assert_eq!(waiting.take_turns(now + SLOW_AGE_MAX, LINK, 65_536), 0);
+        assert_eq!((waiting.leaving(LINK).count(), waiting.control(LINK).count()), (40, 40));
+        assert_eq!(waiting.take_turns(now + SLOW_AGE_MAX + Duration::from_millis(1), LINK, 65_536), 80);
         assert!(!waiting.has(LINK));
     }
 
     #[test]
-    fn what_is_old_is_not_sent() {
+    fn what_is_old_is_not_sent_unless_few_wait() {
         let (mut waiting, now) = (Waiting::new(1500, QUEUE_ROOM), Instant::now());
-        waiting.push(now, LINK, neighbour(1), &[1; 100]);
-        waiting.push(now + AGE_MAX, LINK, neighbour(1), &[2; 100]);
-        assert_eq!(leave(&mut waiting, now + AGE_MAX + Duration::from_millis(1), 1000), (vec![2], 1));
+        for _ in 0..FEW + 3 {
+            waiting.push(now, LINK, neighbour(1), &packet_of(7, 100));
+        }
+        let left_and_lost = |waiting: &mut Waiting, now| {
+            let (left, lost) = leave(waiting, now, 200);
+            (left.len(), lost)
+        };
+        let later = now + AGE_MAX + Duration::from_millis(1);
+        assert_eq!(left_and_lost(&mut waiting, later), (2, 3), "all but a few");
+        let late = now + SLOW_AGE_MAX + Duration::from_millis(1);
+        assert_eq!(left_and_lost(&mut waiting, late), (0, u64::from(FEW) - 2));
         assert!(!waiting.has(LINK));
+    }
+
+    /// What a slow link's socket holds, in the kernel's count: a datagram and what it keeps beside it.
+    struct Socket {
+        bits_per_second: u32,
+        /// Bytes on the wire and in the kernel's count, first come first.
+        datagrams: std::collections::VecDeque<(u64, u64)>,
+        used: u64,
+        free_at: Duration,
+    }
+
+    impl Socket {
+        /// The narrowest there is, and the kernel grants twice.
+        const ROOM: u64 = 24_000;
+
+        fn drain(&mut self, at: Duration) {
+            while let Some((bytes, used)) = self.datagrams.front() {
+                let gone_at = self.free_at + Duration::from_secs(bytes * 8) / self.bits_per_second;
+                if gone_at > at {
+                    return;
+                }
+                (self.free_at, self.used) = (gone_at, self.used - used);
+                self.datagrams.pop_front();
+            }
+            self.free_at = at;
+        }
+
+        fn takes(&mut self, len: usize) -> bool {
+            let fits = self.used < Self::ROOM;
+            if fits {
+                let used = if len > 500 { 2304 } else { 768 };
+                self.datagrams.push_back((len as u64 + 80, used));
+                self.used += used;
+            }
+            fits
+        }
+    }
+
+    #[test]
+    fn a_call_that_fits_its_share_of_a_slow_link_loses_little_beside_a_flood() {
+        for kilobits in [2000, 1000, 500, 256] {
+            let (mut waiting, start) = (Waiting::new(1488, QUEUE_ROOM), Instant::now());
+            let (bits_per_second, datagrams) = (kilobits * 1000, std::collections::VecDeque::new());
+            let mut socket = Socket { bits_per_second, datagrams, used: 0, free_at: Duration::ZERO };
+            let (mut sent, mut arrived, mut full) = (0, 0, false);
+            for ms in 0..60_000 {
+                let at = Duration::from_millis(ms);
+                let now = start + at;
+                socket.drain(at);
+                // 5.6 Mbit/s of a neighbour, and the call of another: 200 bytes each 20 ms.
+                let flood = (ms % 2 == 0).then(|| (neighbour(1), packet_of(1, 1400)));
+                let call = (ms % 20 == 1).then(|| (neighbour(2), packet_of(9, 200)));
+                sent += usize::from(call.is_some());
+                for (from, packet) in flood.into_iter().chain(call) {
+                    waiting.push(now, LINK, from, &packet);
+                }
+                if full && socket.used >= Socket::ROOM / 2 {
+                    continue;
+                }
+                full = false;
+                while waiting.has(LINK) && !full {
+                    waiting.take_turns(now, LINK, Socket::ROOM as usize / 2);
+                    let lens: Vec<usize> = waiting.leaving(LINK).map(<[u8]>::len).collect();
+                    let taken: Vec<usize> = lens.iter().copied().take_while(|len| socket.takes(*len)).collect();
+                    arrived += taken.iter().filter(|len| **len == 200).count();
+                    full = taken.len() < lens.len();
+                    waiting.left(LINK, taken.len());
+                }
+            }
+            assert!(arrived * 100 >= sent * 99, "at {kilobits} kbit/s {arrived} of {sent}");
+        }
     }
 
     proptest! {
