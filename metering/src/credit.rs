@@ -81,13 +81,13 @@ pub(crate) struct Trust {
     paid_lately: Tokens,
     /// What was unpaid when segments ended, and is not worked off.
     arrears: Tokens,
-    /// Ticks since anything was forgiven.
+    /// Ticks of this hour.
     ticks: u32,
 }
 
 /// Ticks from one forgiveness to the next, and how many of them are in an hour.
 const FORGIVE_TICKS: u32 = 12;
-const FORGIVE_STEPS: u128 = 60;
+const FORGIVE_STEPS: u32 = 60;
 
 impl Trust {
     /// What was unpaid when segments ended, and is not worked off.
@@ -119,11 +119,11 @@ impl Trust {
     /// Another tick has passed.
     pub(crate) fn tick(&mut self, terms: &Terms) {
         self.paid_lately = self.paid_lately.saturating_sub(part(self.paid_lately, FORGETS));
-        self.ticks += 1;
-        if self.ticks >= FORGIVE_TICKS {
-            self.ticks = 0;
-            // At least one base unit, the grain of money.
-            let step = part(terms.value_of(FORGIVEN_EACH_HOUR), FORGIVE_STEPS).max(ONE);
+        self.ticks = (self.ticks + 1) % (FORGIVE_TICKS * FORGIVE_STEPS);
+        if self.ticks.is_multiple_of(FORGIVE_TICKS) {
+            let minute = u128::from(self.ticks / FORGIVE_TICKS);
+            let by = |minute: u128| (forgiven_each_hour(terms).get() * minute).div_ceil(FORGIVE_STEPS.into());
+            let step = Tokens::new(by(minute + 1) - by(minute)).unwrap_or(Tokens::MAX);
             self.arrears = self.arrears.saturating_sub(step);
         }
     }
@@ -155,6 +155,17 @@ impl Trust {
             of_most(BEFORE_TERMS)
         }
     }
+}
+
+/// What of the arrears is forgiven each hour, in money: at least one base unit, its grain.
+fn forgiven_each_hour(terms: &Terms) -> Tokens {
+    terms.value_of(FORGIVEN_EACH_HOUR).max(ONE)
+}
+
+/// The same for a day, in money.
+pub(crate) fn lost_each_day(terms: &Terms) -> Tokens {
+    let forgiven = Tokens::new(forgiven_each_hour(terms).get() * 24).unwrap_or(Tokens::MAX);
+    forgiven.saturating_add(terms.value_of(Bytes::new(LIFELINE.get() * 86_400)))
 }
 
 /// What a payer that never pays again is carried for each day, once its window is used up.
@@ -310,7 +321,18 @@ mod tests {
             trust.tick(&terms);
         }
         let hour = terms.value_of(FORGIVEN_EACH_HOUR).get();
-        assert!((hour * 9 / 10..=hour).contains(&trust.most(&terms, locked).get()));
+        assert_eq!(trust.most(&terms, locked).get(), hour);
+    }
+
+    #[test]
+    fn what_is_worth_less_than_a_base_unit_is_not_forgiven_a_unit_each_minute() {
+        let terms = terms(1000, 1000, 0);
+        let mut trust = Trust::default();
+        trust.handle_unpaid(Tokens::new(1000).unwrap());
+        for _ in 0..24 * 720 {
+            trust.tick(&terms);
+        }
+        assert_eq!(trust.arrears().get(), 1000 - 24);
     }
 
     #[test]

@@ -1245,7 +1245,7 @@ impl Exchange {
         AtRisk {
             unpaid: self.trust.most(terms, self.security()),
             unwritten: terms.window_value(),
-            each_day: terms.value_of(credit::given_each_day()),
+            each_day: credit::lost_each_day(terms),
         }
     }
 
