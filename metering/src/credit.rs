@@ -282,6 +282,8 @@ mod tests {
         assert_eq!(window(Security::Locked(ONE)), ONE);
         assert_eq!(window(Security::Closing), Tokens::ZERO);
         assert_eq!(window(Security::Unknown).get(), (1 << 10) + 1);
+        let before_terms = trust.window(&terms, Security::Locked(Tokens::MAX), false).get();
+        assert_eq!(before_terms, (1 << 12) + 1, "a sixteenth, rounded up");
     }
 
     #[test]
