@@ -68,12 +68,11 @@ fn watch(what: &str, plan: Plan) -> Vec<HalfHour> {
 }
 
 /// What is seen: no move at 1 %, 15 per node and hour at 5 %, 60 at 20 %; a false down every four link-hours at 20 %,
-/// none at 10 %. At 20 % somebody is out of reach for 0 to 3 s of the half hour; for 57 s with seed 1795704866, one of some
-/// thirty fresh ones, and why that long is not known.
+/// none at 10 %.
 #[test]
 fn steady_loss_moves_few_routes_and_takes_hardly_any_living_link_for_dead() {
     for (loss, moves, false_downs, broken_s) in
-        [(0, 0.0, 0.0, 0), (10, 1.0, 0.0, 0), (50, 50.0, 0.1, 5), (100, 100.0, 0.25, 10), (200, 150.0, 1.0, 90)]
+        [(0, 0.0, 0.0, 0), (10, 1.0, 0.0, 0), (50, 50.0, 0.1, 5), (100, 100.0, 0.25, 10), (200, 150.0, 1.0, 20)]
     {
         for seed in seeds(1) {
             let seen = watch(&format!("{} % lost", loss / 10), Plan { loss, ..Plan::new(seed) });
