@@ -29,8 +29,8 @@ pub(crate) struct Route {
     pub(crate) refmetric: Metric,
     pub(crate) interval: Interval,
     originator: Slot,
-    /// The neighbour was asked to repeat the route, which is about to expire.
-    pub(crate) refresh_asked: bool,
+    /// How often the neighbour was asked to repeat the route, which is about to expire.
+    pub(crate) refreshes_asked: u8,
 }
 
 /// The same as it is heard.
@@ -61,12 +61,14 @@ impl Route {
         !self.refmetric.is_finite()
     }
 
-    fn refresh_at(&self) -> Tenths {
-        refresh_at(self.expires, self.interval)
+    /// When the neighbour is to be asked to repeat it; `None`: not any more.
+    fn refresh_at(&self) -> Option<Tenths> {
+        let may_be_asked = self.refreshes_asked < REFRESHES && !self.is_retracted();
+        may_be_asked.then(|| refresh_at(self.expires, self.interval, self.refreshes_asked))
     }
 
     fn next_timeout(&self) -> Tenths {
-        if self.refresh_asked || self.is_retracted() { self.expires } else { self.refresh_at() }
+        self.refresh_at().unwrap_or(self.expires)
     }
 }
 
@@ -76,9 +78,13 @@ pub(crate) fn route_expiry(interval: Interval) -> Duration {
     interval.as_duration() * 7 / 2
 }
 
-/// When to ask for a route again: an eighth of its life before it expires.
-pub(crate) fn refresh_at(expires: Tenths, interval: Interval) -> Tenths {
-    expires.before(route_expiry(interval) / 8)
+/// A route is asked for again so often before it expires. On a link that loses a fifth, three updates in a row and one
+/// question or its answer are lost every few node-hours, and a route that has expired is missed until the next update.
+const REFRESHES: u8 = 4;
+
+/// When to ask for a route again: an eighth of its life before it expires, and then whenever half of the rest has passed.
+pub(crate) fn refresh_at(expires: Tenths, interval: Interval, asked: u8) -> Tenths {
+    expires.before(route_expiry(interval) / (8 << asked.min(REFRESHES)))
 }
 
 /// The way to a prefix that is in use, and what is told to neighbours about it.
@@ -198,7 +204,7 @@ impl Entry {
             refmetric: told.metric,
             interval: told.interval,
             originator,
-            refresh_asked: false,
+            refreshes_asked: 0,
         };
         let next_hop_changed = self.next_hop(told.neighbour) != told.next_hop;
         if next_hop_changed {
@@ -230,7 +236,7 @@ impl Entry {
             interval: route.interval,
         };
         if known == *told {
-            (route.expires, route.refresh_asked) = (expires, false);
+            (route.expires, route.refreshes_asked) = (expires, 0);
         }
         known == *told
     }
@@ -566,8 +572,8 @@ fn sweep_entry(now: Tenths, pair: PrefixPair, entry: &mut Entry, swept: &mut Swe
                 }
                 route.refmetric = Metric::INFINITY;
                 route.expires = now.after(route_expiry(route.interval));
-            } else if !route.refresh_asked && !route.is_retracted() && route.refresh_at() <= now {
-                route.refresh_asked = true;
+            } else if route.refresh_at().is_some_and(|at| at <= now) {
+                route.refreshes_asked += 1;
                 swept.expiring.extend((used == Some(route.neighbour)).then_some((pair, route.neighbour)));
             }
             true
@@ -634,7 +640,7 @@ mod tests {
         let mut table = RouteTable::new(10, 10);
         let entry = table.entry(pair).unwrap();
         entry.put(&told(NeighbourId::FIRST), at(1000));
-        entry.candidates[0].refresh_asked = true;
+        entry.candidates[0].refreshes_asked = REFRESHES;
         assert_eq!(table.sweep(at(10)).next, Some(at(1000)));
         table.get_mut(pair).unwrap().candidates[0].expires = at(20);
         assert_eq!(table.sweep(at(19)).next, Some(at(20)));

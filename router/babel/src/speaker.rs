@@ -598,7 +598,7 @@ impl Speaker {
             // What the neighbour told before does not hold any more.
             return self.retract(now, neighbour, pair);
         }
-        self.sweep_routes_by(self.epoch.instant(refresh_at(expires, told.interval)));
+        self.sweep_routes_by(self.epoch.instant(refresh_at(expires, told.interval, 0)));
         self.pending.heard(pair, router_id, told.seqno, neighbour);
         self.reselect(now, pair);
         if !feasible && self.is_wanted(pair, &told) {
