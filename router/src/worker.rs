@@ -426,7 +426,7 @@ impl Worker {
         self.control_budget = [CONTROL_BUDGET; MAX_LINKS];
         self.lifelines = [[LIFELINE; 3]; MAX_LINKS];
         if self.requests.is_some() {
-            self.wireguard.handle_timers(now);
+            self.wireguard.handle_timers(now, self.datapath.fib());
             let mut table = self.shared.status.lock().unwrap_or_else(PoisonError::into_inner);
             for (link, status) in self.wireguard.statuses() {
                 if let Some(row) = table.get_mut(link.index()) {

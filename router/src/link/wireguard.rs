@@ -386,8 +386,9 @@ impl WireGuard {
         peer.and_then(|peer| peer.exit.as_mut()).map_or(TRAIN_MAX, |exit| exit.handle_room(now))
     }
 
-    /// Runs the timers of all peers; harmless to call early. One worker's business.
-    pub(crate) fn handle_timers(&mut self, now: Instant) {
+    /// Runs the timers of all peers; harmless to call early. One worker's business. An address that was learnt before `fib`
+    /// led it into the mesh is forgotten.
+    pub(crate) fn handle_timers(&mut self, now: Instant, fib: &Fib) {
         if now.saturating_duration_since(self.limiter_reset) >= Duration::from_secs(1) {
             self.peers.limiter.reset_count();
             self.limiter_reset = now;
@@ -399,6 +400,9 @@ impl WireGuard {
         for link in &self.peers.links {
             let mut known = link.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(peer) = known.as_mut() else { continue };
+            if peer.endpoint != peer.configured && peer.endpoint.is_some_and(|at| leads_into_mesh(fib, at.ip())) {
+                peer.endpoint = peer.configured;
+            }
             if forget_ways {
                 peer.uncut = None;
             }
@@ -691,8 +695,8 @@ mod tests {
         let deadline = Instant::now() + PATIENCE;
         while !done(a, b) {
             assert!(Instant::now() < deadline, "it did not happen in {PATIENCE:?}");
-            a.handle_timers(Instant::now());
-            b.handle_timers(Instant::now());
+            a.handle_timers(Instant::now(), &Fib::default());
+            b.handle_timers(Instant::now(), &Fib::default());
             std::thread::yield_now();
         }
     }
@@ -815,7 +819,7 @@ mod tests {
             endpoint: b.local_addr().ok(),
             tells_congestion: true,
         });
-        unknown.handle_timers(Instant::now());
+        unknown.handle_timers(Instant::now(), &Fib::default());
         until(&mut a, &mut b, |_, b| {
             let mut datagram = vec![0; 2048];
             b.receive(&mut datagram)
@@ -861,6 +865,14 @@ mod tests {
         for from in ["[fd0b::1]:51820", "[fd01::9]:51820", "[2001:db8::1]:51820"] {
             assert!(learns(&mut a, &mut b, from), "{from}");
         }
+        // A neighbour announces afterwards what lies there.
+        let learnt = "[fd0b::1]:51820";
+        assert!(learns(&mut a, &mut b, learnt));
+        b.handle_timers(Instant::now(), &fib);
+        assert_eq!(b.statuses().next().and_then(|(_, status)| status.endpoint), learnt.parse().ok());
+        let fib_by_then = FibBuilder::default().route(prefix("fd0b::"), LinkId(5)).build(Vec::new());
+        b.handle_timers(Instant::now(), &fib_by_then);
+        assert_eq!(b.statuses().next().and_then(|(_, status)| status.endpoint), None);
         let endpoint = "[fd0a::1]:51820".parse().ok();
         b.set_peer(&PeerConfig { link: LinkId(5), key: key(1), endpoint, tells_congestion: true });
         for from in ["10.0.0.1:51820", "[fd0a::1]:51820"] {
@@ -873,7 +885,7 @@ mod tests {
     fn a_forged_cookie_moves_no_endpoint() {
         let (mut a, b) = pair();
         let (mut datagram, mut slot) = (vec![0; RECEIVE_MAX], vec![0; 2048]);
-        a.handle_timers(Instant::now());
+        a.handle_timers(Instant::now(), &Fib::default());
         let mut call = Vec::new();
         until(&mut node(8), &mut node(9), |_, _| {
             call = b.receive(&mut datagram).map_or(Vec::new(), |received| datagram[..received.len].to_vec());
@@ -895,10 +907,10 @@ mod tests {
         let elsewhere = node(8).local_addr().ok();
         a.peers.lock(LinkId(3)).expect("a link").as_mut().expect("the peer at b").endpoint = elsewhere;
         let endpoint = |a: &WireGuard| a.statuses().next().and_then(|(_, status)| status.endpoint);
-        a.handle_timers(now);
+        a.handle_timers(now, &Fib::default());
         assert_eq!(endpoint(&a), elsewhere);
         now += RETRY;
-        a.handle_timers(now);
+        a.handle_timers(now, &Fib::default());
         assert_eq!(endpoint(&a), b.local_addr().ok());
         until(&mut node(9), &mut node(10), |_, _| b.receive(&mut datagram).is_ok());
     }
@@ -909,7 +921,7 @@ mod tests {
     fn a_replayed_initiation_does_not_keep_the_honest_peer_out() {
         let (mut a, mut b) = pair();
         let (mut datagram, mut slot) = (vec![0; 2048], vec![0; 2048]);
-        a.handle_timers(Instant::now());
+        a.handle_timers(Instant::now(), &Fib::default());
         let mut recorded = Vec::new();
         until(&mut node(8), &mut b, |_, b| match b.receive(&mut datagram) {
             Ok(received) => {
@@ -926,7 +938,7 @@ mod tests {
             assert!(tries <= 5, "five calls, and no session");
             // A new second at b: its count begins anew, and the flood comes first.
             now += Duration::from_millis(1100);
-            b.handle_timers(now);
+            b.handle_timers(now, &Fib::default());
             for _ in 0..2 * HANDSHAKES_PER_SECOND {
                 b.open(&Fib::default(), stranger, &recorded, &mut slot);
             }

@@ -106,7 +106,9 @@ impl Relay {
             assert!(clock() < deadline, "it did not happen in 10 s");
             self.neighbours.iter_mut().for_each(|neighbour| drop(neighbour.hear()));
             self.worker.read_udp(clock(), &mut self.batch);
-            self.neighbours.iter_mut().for_each(|neighbour| neighbour.wireguard.handle_timers(clock()));
+            self.neighbours
+                .iter_mut()
+                .for_each(|neighbour| neighbour.wireguard.handle_timers(clock(), &Fib::default()));
             std::thread::yield_now();
         }
     }
