@@ -102,7 +102,7 @@ pub enum Record {
         /// The amount, cumulative.
         amount: Tokens,
     },
-    /// A channel as the ledger last showed it; the newest counts. While the ledger is away, this is what is known.
+    /// The newest channel of two as the ledger last showed it. While the ledger is away, this is what is known.
     Channel {
         /// Which.
         channel: ChannelId,
@@ -376,9 +376,11 @@ impl Journal {
         self.state.redeemed.get(channel).copied().unwrap_or(Tokens::ZERO)
     }
 
-    /// The channels the ledger showed us, as it last did.
-    pub fn channels(&self) -> impl Iterator<Item = (ChannelId, KnownChannel)> + '_ {
-        self.state.channels.iter().map(|(channel, known)| (*channel, *known))
+    /// The newest channel from a payer to a payee, as the ledger last showed it.
+    #[must_use]
+    pub fn channel(&self, payer: NodeId, payee: NodeId) -> Option<(ChannelId, KnownChannel)> {
+        let (nonce, known) = *self.state.channels.get(&(payer, payee))?;
+        Some((ChannelId { payer, payee, nonce }, known))
     }
 
     /// What each day with each neighbour came to, oldest first.
@@ -543,6 +545,23 @@ mod tests {
         let state = journal.state.clone();
         drop(journal);
         (directory, path, state)
+    }
+
+    #[test]
+    fn of_the_channels_between_two_the_newest_is_kept() {
+        let (_directory, path, _) = written();
+        let (mut journal, _) = open(&path);
+        let (payer, payee) = (neighbour(9).node_id(), us().node_id());
+        for nonce in [1, 3, 2] {
+            let known = KnownChannel { deposit: tokens(nonce), ..KnownChannel::default() };
+            journal.commit(&[Record::Channel { channel: ChannelId { payer, payee, nonce }, known }]).unwrap();
+        }
+        drop(journal);
+        let (journal, opened) = open(&path);
+        assert_eq!(opened, Opened::Restored);
+        let (channel, known) = journal.channel(payer, payee).unwrap();
+        assert_eq!((channel.nonce, known.deposit), (3, tokens(3)));
+        assert_eq!(journal.channel(payee, payer), None);
     }
 
     #[test]

@@ -49,7 +49,8 @@ pub(super) struct State {
     pub(super) held: BTreeMap<ChannelId, Receipt>,
     pub(super) redeemed: BTreeMap<ChannelId, Tokens>,
     pub(super) totals: BTreeMap<NodeId, Totals>,
-    pub(super) channels: BTreeMap<ChannelId, KnownChannel>,
+    /// By payer and payee, the newest between them: a payer can open as many as it likes.
+    pub(super) channels: BTreeMap<(NodeId, NodeId), (u64, KnownChannel)>,
     /// Shared, for it is large, and a commit copies the rest.
     pub(super) days: Arc<BTreeMap<(u32, NodeId), Day>>,
 }
@@ -76,7 +77,11 @@ impl State {
                 known != Some(totals)
             }
             Record::Seqno { seqno } => self.seqno.replace(seqno) != Some(seqno),
-            Record::Channel { channel, known } => self.channels.insert(channel, known) != Some(known),
+            Record::Channel { channel, known } => {
+                let pair = (channel.payer, channel.payee);
+                let newer = self.channels.get(&pair).is_some_and(|(nonce, _)| *nonce > channel.nonce);
+                !newer && self.channels.insert(pair, (channel.nonce, known)) != Some((channel.nonce, known))
+            }
             Record::Day { day, peer, line } => {
                 let is_news = self.days.get(&(day, peer)) != Some(&line);
                 if is_news {
@@ -108,7 +113,10 @@ impl State {
                 Row::new(TOTALS, &peer.0, &value)
             }
             Record::Seqno { seqno } => Row::new(SEQNO, &[], &seqno.to_be_bytes()),
-            Record::Channel { channel, known } => Row::new(CHANNEL, &channel_to_bytes(channel), &known.to_bytes()),
+            Record::Channel { channel, known } => {
+                let key = [channel.payer.0, channel.payee.0].concat();
+                Row::new(CHANNEL, &key, &[&channel.nonce.to_be_bytes()[..], &known.to_bytes()].concat())
+            }
             Record::Day { day, peer, line } => Row::new(DAY, &day_key(*day, peer), &line.to_bytes()),
         }
     }
@@ -121,7 +129,10 @@ impl State {
         let totals =
             self.totals.iter().map(|(&peer, &Totals { sent, received })| Record::Totals { peer, sent, received });
         let seqno = self.seqno.map(|seqno| Record::Seqno { seqno });
-        let channels = self.channels.iter().map(|(&channel, &known)| Record::Channel { channel, known });
+        let channels = self.channels.iter().map(|(&(payer, payee), &(nonce, known))| {
+            let channel = ChannelId { payer, payee, nonce };
+            Record::Channel { channel, known }
+        });
         let days = self.days.iter().map(|(&(day, peer), &line)| Record::Day { day, peer, line });
         let records = ceilings.chain(redeemed).chain(held).chain(totals).chain(seqno).chain(channels).chain(days);
         let mut rows = vec![Row::new(JOURNAL, &[], &heading(domain)), Row::new(BOOT, &[], &self.boot.to_be_bytes())];
@@ -181,10 +192,16 @@ impl State {
                     received: Bytes::new(received),
                 }
             }
-            CHANNEL => Record::Channel {
-                channel: channel_from_bytes(key.try_into().ok()?),
-                known: KnownChannel::from_bytes(value)?,
-            },
+            CHANNEL => {
+                let (payer, payee) = key.split_first_chunk()?;
+                let (nonce, known) = value.split_first_chunk()?;
+                let channel = ChannelId {
+                    payer: NodeId(*payer),
+                    payee: NodeId(payee.try_into().ok()?),
+                    nonce: u64::from_be_bytes(*nonce),
+                };
+                Record::Channel { channel, known: KnownChannel::from_bytes(known)? }
+            }
             DAY => {
                 let (day, peer) = key.split_first_chunk()?;
                 Record::Day {

@@ -248,7 +248,7 @@ fn remembered(
     let is_theirs = |channel: ChannelId| {
         (channel.payer, channel.payee) == (payer, payee) && newest.is_none_or(|newest| newest == channel)
     };
-    let known = journal.channels().filter(|(channel, _)| is_theirs(*channel));
+    let known = journal.channel(payer, payee).filter(|(channel, _)| is_theirs(*channel));
     let ceilings = journal.ceilings().filter(|(channel, _)| payer == us && is_theirs(*channel));
     let held = journal.held().filter(|receipt| payee == us && is_theirs(receipt.channel()));
     let state = |(id, known): (ChannelId, KnownChannel)| ChannelState {
@@ -258,7 +258,7 @@ fn remembered(
         closing: known.closing,
     };
     Restored {
-        channel: known.max_by_key(|(channel, _)| channel.nonce).map(state),
+        channel: known.map(state),
         ceiling: ceilings.max_by_key(|(channel, _)| channel.nonce),
         held: held.max_by_key(|receipt| receipt.channel().nonce).copied(),
     }
