@@ -162,10 +162,10 @@ fn forgiven_each_hour(terms: &Terms) -> Tokens {
     terms.value_of(FORGIVEN_EACH_HOUR).max(ONE)
 }
 
-/// The same for a day, in money.
+/// What [`given_each_day`] is worth, with the base unit that an hour may be rounded up by.
 pub(crate) fn lost_each_day(terms: &Terms) -> Tokens {
-    let forgiven = Tokens::new(forgiven_each_hour(terms).get() * 24).unwrap_or(Tokens::MAX);
-    forgiven.saturating_add(terms.value_of(Bytes::new(LIFELINE.get() * 86_400)))
+    const HOURS: Tokens = Tokens::new(24).expect("24 is below 2^96");
+    terms.value_of(given_each_day()).saturating_add(HOURS)
 }
 
 /// What a payer that never pays again is carried for each day, once its window is used up.

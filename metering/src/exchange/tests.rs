@@ -888,7 +888,7 @@ fn the_worst_case_can_be_said_in_a_sentence() {
     assert_eq!(
         world.of(PROVIDER).snapshot().worst_case(6, "WAY"),
         "with this neighbour you can lose at most 0.065537 WAY carried on trust (0.065537 at once), 0.065537 of receipts \
-         not yet written if the power fails, and 0.197376 a day after that"
+         not yet written if the power fails, and 0.197400 a day after that"
     );
     assert_eq!(
         world.of(PAYER).snapshot().worst_case(6, "WAY"),
