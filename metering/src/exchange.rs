@@ -92,6 +92,8 @@ pub struct Exchange {
     terms_came: bool,
     looked_up_at: Option<Instant>,
     exhausted_since: Option<Instant>,
+    /// Provider: until then, each receipt goes to the journal at once.
+    flush_until: Option<Instant>,
     /// Whether the operator was told of it.
     exhaustion_told: bool,
     /// Provider: what the link is known to lose, parts per million.
@@ -344,7 +346,7 @@ pub struct Snapshot {
 pub struct Sums {
     /// How many there were.
     pub segments: u64,
-    /// What we counted in them.
+    /// What we counted in them, until the neighbour's last report.
     pub ours: Counts,
     /// What the neighbour reported of them.
     pub theirs: Counts,
@@ -378,6 +380,8 @@ struct Segment {
     terms: SignedTerms,
     id: Word,
     theirs: Counts,
+    /// What we had counted when those came: only what was on its way then makes the two differ.
+    ours_by_then: Counts,
     /// Provider: how much of what we sent the payer's latest receipt answers for.
     answered: Bytes,
 }
@@ -435,6 +439,7 @@ impl Exchange {
             terms_came: false,
             looked_up_at: None,
             exhausted_since: None,
+            flush_until: None,
             exhaustion_told: false,
             link_loss_ppm: 0,
         }
@@ -455,7 +460,7 @@ impl Exchange {
             Message::MeterReport(report) => self.handle_meter_report(now, &report)?,
             Message::Receipt(message) => self.handle_receipt(now, message)?,
         }
-        self.hold(now, false);
+        self.hold(now);
         Ok(())
     }
 
@@ -505,7 +510,7 @@ impl Exchange {
     /// Payee: the journal made the receipt of `amount` durable. Credit extends.
     pub fn handle_held(&mut self, now: Instant, channel: ChannelId, amount: Tokens) {
         self.till.handle_held(now, channel, amount);
-        self.hold(now, false);
+        self.hold(now);
         self.notice_exhaustion(now);
     }
 
@@ -525,11 +530,12 @@ impl Exchange {
         self.side = side;
     }
 
-    /// Settles as far as can be without waiting for the next tick: a report, and the highest receipt to the journal.
-    /// For a redemption that is about to happen, and before a shutdown.
+    /// Settles as far as can be without waiting for the next tick: a report, and the highest receipt to the journal, the
+    /// one that answers the report too. For a redemption that is about to happen, and before a shutdown.
     pub fn handle_flush(&mut self, now: Instant) {
+        self.flush_until = Some(now + TICK);
         self.report(now);
-        self.hold(now, true);
+        self.hold(now);
     }
 
     /// Does what is due. Harmless to call early.
@@ -544,7 +550,7 @@ impl Exchange {
         if self.report_is_urgent(now) {
             self.report(now);
         }
-        self.hold(now, false);
+        self.hold(now);
     }
 
     /// When to call [`Exchange::handle_timeout`] next.
@@ -869,6 +875,7 @@ impl Exchange {
         self.phase = Phase::Agreed(Segment {
             id: terms.terms().segment(&self.domain, payer_session),
             theirs: Counts::ZERO,
+            ours_by_then: Counts::ZERO,
             answered: Bytes::ZERO,
             terms,
         });
@@ -909,6 +916,7 @@ impl Exchange {
         };
         if segment.theirs.within(counts) {
             segment.theirs = counts;
+            segment.ours_by_then = self.meter.counts();
         } else if !counts.within(segment.theirs) {
             return Err(Misbehaviour::CountsWentBack.into());
         }
@@ -1088,7 +1096,9 @@ impl Exchange {
         self.till.reported_at.map(|at| at + URGENT)
     }
 
-    fn hold(&mut self, now: Instant, flush: bool) {
+    fn hold(&mut self, now: Instant) {
+        self.flush_until = self.flush_until.filter(|until| now < *until);
+        let flush = self.flush_until.is_some();
         if let Some(terms) = self.terms().filter(|_| self.is_provider()) {
             let receipt = self.till.hold(now, terms.window_value(), flush);
             self.events.extend(receipt.map(Event::Hold));
@@ -1235,7 +1245,7 @@ impl Exchange {
         let signed = if self.is_provider() { self.signed } else { self.ended.signed.saturating_add(self.purse.paid()) };
         Sums {
             segments: self.ended.segments.saturating_add(1),
-            ours: add(self.ended.ours, self.meter.counts()),
+            ours: add(self.ended.ours, segment.ours_by_then),
             theirs: add(self.ended.theirs, segment.theirs),
             signed,
         }

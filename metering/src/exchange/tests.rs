@@ -819,6 +819,37 @@ fn another_price_is_another_segment_and_paid_on_top() {
 }
 
 #[test]
+fn the_receipt_that_answers_a_flush_goes_to_the_journal_at_once() {
+    let mut world = World::new(Plan::quiet(29));
+    world.run(14.0);
+    world.traffic = false;
+    // What is on its way arrives; no report is due.
+    world.run(0.5);
+    let before = world.of(PROVIDER).snapshot();
+    assert!(before.owed_to_us > Tokens::ZERO);
+    world.change(PROVIDER, Exchange::handle_flush);
+    world.run(1.0);
+    let after = world.of(PROVIDER).snapshot();
+    assert!(after.signed > before.signed);
+    assert_eq!((after.owed_to_us, after.held), (Tokens::ZERO, after.signed));
+}
+
+#[test]
+fn what_sums_compare_was_counted_at_about_the_same_time() {
+    let mut world = World::new(Plan::quiet(30));
+    for _ in 0..80 {
+        world.run(0.25);
+        let [provider, payer] = [PROVIDER, PAYER].map(|who| world.of(who).snapshot());
+        let apart = |a: Bytes, b: Bytes| a.saturating_sub(b).max(b.saturating_sub(a)).get();
+        let a_fifth_of_a_second = (world.plan.rate[0] + world.plan.rate[1]) / 5;
+        for sums in [provider.sums, payer.sums] {
+            assert!(apart(sums.ours.sent, sums.theirs.received) < a_fifth_of_a_second, "{sums:?}");
+            assert!(apart(sums.ours.received, sums.theirs.sent) < a_fifth_of_a_second, "{sums:?}");
+        }
+    }
+}
+
+#[test]
 fn sums_go_on_over_segments_and_are_what_was_signed() {
     let mut world = World::new(Plan::quiet(28));
     world.run(30.0);
