@@ -43,6 +43,9 @@ const FORGETS: u128 = 64;
 /// for certain, for segments start at zero.
 const BEFORE_TERMS: u128 = 16;
 
+/// The grain of money.
+const ONE: Tokens = Tokens::new(1).expect("1 is below 2^96");
+
 /// Whether the datapath may carry for this neighbour. It never concerns routing, receipts, ledger or DNS traffic.
 /// What is refused for want of credit must not be counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,21 +188,38 @@ fn part(amount: Tokens, parts: u128) -> Tokens {
     Tokens::new(amount.get() / parts).unwrap_or(amount)
 }
 
+/// What a payer has told its own count for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Answered {
+    /// So much of what the provider sent.
+    sent: Bytes,
+    /// So much of that counts as delivered at least.
+    least: Bytes,
+}
+
+impl Answered {
+    /// The payer told what it counted of the first `sent` bytes. What may be lost of those that it had not told of before is
+    /// settled by what is allowed now: a link that loses less later on makes no debt of what it lost before.
+    pub(crate) fn note(&mut self, sent: Bytes, allowance_ppm: u32) {
+        let more = sent.saturating_sub(self.sent);
+        self.least = self.least.saturating_add(expected(more, allowance_ppm));
+        self.sent = self.sent.max(sent);
+    }
+}
+
 /// What the provider's own counts say it is owed in this segment.
 ///
-/// Upstream its received count. Downstream what it sent, less the loss it allows; of the first `answered` bytes of that,
-/// which the payer has told its own count for, that count, if it is higher. So of what nobody has told anything about
-/// only the allowed share is given away, however long the segment has lasted.
-pub(crate) fn earned(terms: &Terms, own: Counts, answered: Bytes, payer: Counts, allowance_ppm: u32) -> Tokens {
-    let expected = |sent: Bytes| sent.saturating_sub(allowed_loss(allowance_ppm, sent));
-    let told = expected(answered).max(payer.received);
-    let delivered = told.saturating_add(expected(own.sent.saturating_sub(answered))).min(own.sent);
+/// Upstream its received count. Downstream what it sent, less the loss it allows; of that part which the payer has
+/// told its own count for, that count, if it is higher. So of what nobody has told anything about only the allowed
+/// share is given away, however long the segment has lasted.
+pub(crate) fn earned(terms: &Terms, own: Counts, answered: Answered, payer: Counts, allowance_ppm: u32) -> Tokens {
+    let told = answered.least.max(payer.received);
+    let untold = expected(own.sent.saturating_sub(answered.sent), allowance_ppm);
+    let delivered = told.saturating_add(untold).min(own.sent);
     let up = terms.price_up.of(own.received).unwrap_or(Tokens::MAX);
     let down = terms.price_down.of(delivered).unwrap_or(Tokens::MAX);
     up.saturating_add(down)
 }
-
-const ONE: Tokens = Tokens::new(1).expect("1 is below 2^96");
 
 /// The loss that is not taken for owed: what the terms say, and half as much again as the link is known to lose, for
 /// the next packets may fare worse than those it was measured by; but never beyond [`LOSS_MOST_PPM`], or whoever says
@@ -210,9 +230,10 @@ pub(crate) fn allowance(terms: &Terms, link_loss_ppm: u32) -> u32 {
     allowed.max(terms.loss_allowance_ppm)
 }
 
-fn allowed_loss(allowance_ppm: u32, sent: Bytes) -> Bytes {
+/// What arrives of so much at least, with no more than the allowed loss.
+fn expected(sent: Bytes, allowance_ppm: u32) -> Bytes {
     let lost = u128::from(sent.get()) * u128::from(allowance_ppm) / 1_000_000;
-    Bytes::new(u64::try_from(lost).unwrap_or(u64::MAX))
+    sent.saturating_sub(Bytes::new(u64::try_from(lost).unwrap_or(u64::MAX)))
 }
 
 #[cfg(test)]
@@ -238,11 +259,29 @@ mod tests {
         Counts { sent: Bytes::new(sent << 30), received: Bytes::new(received << 30) }
     }
 
+    /// With a tenth allowed.
+    fn answered(gibibytes: u64) -> Answered {
+        let mut answered = Answered::default();
+        answered.note(Bytes::new(gibibytes << 30), 100_000);
+        answered
+    }
+
+    #[test]
+    fn what_a_link_lost_before_is_not_owed_when_it_loses_less() {
+        let terms = terms(0, 1000, 0);
+        let mut answered = Answered::default();
+        answered.note(Bytes::new(100 << 30), 250_000);
+        let earned = |answered, sent| earned(&terms, gibibytes(sent, 0), answered, gibibytes(0, 75), 0).get();
+        assert_eq!((earned(answered, 100), earned(answered, 110)), (75_000, 85_000));
+        answered.note(Bytes::new(110 << 30), 0);
+        answered.note(Bytes::new(105 << 30), 250_000);
+        assert_eq!(earned(answered, 110), 85_000);
+    }
+
     #[test]
     fn allowed_loss_is_not_owed_and_more_is() {
         let terms = terms(0, 1000, 100_000);
-        let earned =
-            |received| earned(&terms, gibibytes(100, 0), Bytes::new(100 << 30), gibibytes(0, received), 100_000).get();
+        let earned = |received| earned(&terms, gibibytes(100, 0), answered(100), gibibytes(0, received), 100_000).get();
         assert_eq!(earned(95), 95_000);
         assert_eq!(earned(50), 90_000);
         assert_eq!(earned(200), 100_000);
@@ -251,8 +290,7 @@ mod tests {
     #[test]
     fn a_long_time_without_loss_gives_no_credit_for_loss() {
         let terms = terms(0, 1000, 100_000);
-        let earned =
-            |sent| earned(&terms, gibibytes(sent, 0), Bytes::new(1000 << 30), gibibytes(0, 1000), 100_000).get();
+        let earned = |sent| earned(&terms, gibibytes(sent, 0), answered(1000), gibibytes(0, 1000), 100_000).get();
         assert_eq!(earned(1000), 1_000_000);
         assert_eq!(earned(1010), 1_009_000);
     }
@@ -261,7 +299,7 @@ mod tests {
     fn what_was_received_is_owed_in_full() {
         let terms = terms(1000, 0, 100_000);
         let lied = gibibytes(0, 0);
-        assert_eq!(earned(&terms, gibibytes(0, 10), Bytes::ZERO, lied, 100_000).get(), 10_000);
+        assert_eq!(earned(&terms, gibibytes(0, 10), answered(0), lied, 100_000).get(), 10_000);
     }
 
     #[test]
@@ -355,6 +393,6 @@ mod tests {
         let trust = Trust { arrears: Tokens::MAX, ..Trust::default() };
         assert_eq!(trust.window(&free, Security::Unknown, false), Tokens::MAX);
         free.window = Offer::FREE.window;
-        assert_eq!(earned(&free, gibibytes(9, 9), Bytes::ZERO, gibibytes(9, 9), 0), Tokens::ZERO);
+        assert_eq!(earned(&free, gibibytes(9, 9), answered(0), gibibytes(9, 9), 0), Tokens::ZERO);
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use crate::credit::{self, Credit, LIFELINE, Security, Trust};
+use crate::credit::{self, Answered, Credit, LIFELINE, Security, Trust};
 use crate::eip712::Word;
 use crate::identity::SignatureError;
 use crate::meter::{Counts, Meter, charge, meter_hash};
@@ -383,7 +383,7 @@ struct Segment {
     /// What we had counted when those came: only what was on its way then makes the two differ.
     ours_by_then: Counts,
     /// Provider: how much of what we sent the payer's latest receipt answers for.
-    answered: Bytes,
+    answered: Answered,
 }
 
 /// What is to be sent. Flags, not a queue: each message holds all that is known when it leaves, and nobody can make
@@ -876,7 +876,7 @@ impl Exchange {
             id: terms.terms().segment(&self.domain, payer_session),
             theirs: Counts::ZERO,
             ours_by_then: Counts::ZERO,
-            answered: Bytes::ZERO,
+            answered: Answered::default(),
             terms,
         });
         self.events.push_back(Event::TermsAgreed(*terms.terms()));
@@ -925,7 +925,8 @@ impl Exchange {
 
     fn note_answered(&mut self, sent: Bytes) {
         if let Phase::Agreed(segment) = &mut self.phase {
-            segment.answered = segment.answered.max(sent);
+            let allowance = credit::allowance(segment.terms.terms(), self.link_loss_ppm);
+            segment.answered.note(sent, allowance);
         }
     }
 
@@ -1223,7 +1224,7 @@ impl Exchange {
     fn earned(&self, terms: &Terms) -> Tokens {
         let segment = self.segment();
         let theirs = segment.map_or(Counts::ZERO, |segment| segment.theirs);
-        let answered = segment.map_or(Bytes::ZERO, |segment| segment.answered);
+        let answered = segment.map_or(Answered::default(), |segment| segment.answered);
         let allowance = credit::allowance(terms, self.link_loss_ppm);
         credit::earned(terms, self.meter.counts(), answered, theirs, allowance)
     }

@@ -581,6 +581,17 @@ fn honest_neighbours_over_bad_links_with_crashes_never_lose_throttle_or_overpay(
     assert!(crashes > 500, "only {crashes} crashes: the runs prove little");
 }
 
+#[test]
+fn a_link_that_stops_losing_makes_no_debt_of_what_it_lost() {
+    let sides = paid(Offer { loss_allowance_ppm: Offer::DEFAULT_LOSS_ALLOWANCE_PPM, ..offer(1 << 20, 8) });
+    let mut world = World::new(Plan { sides, packet_loss: 0.15, rate: [1 << 16, 1 << 20], ..Plan::quiet(31) });
+    world.run(300.0);
+    world.plan.packet_loss = 0.0;
+    world.run(60.0);
+    assert_eq!(world.parties[PROVIDER].alarms, []);
+    assert_eq!(world.refused, 0);
+}
+
 /// Each payer ends its life every two seconds, and pays in between.
 #[test]
 fn a_payer_that_dies_every_two_seconds_is_neither_throttled_nor_a_loss_beyond_the_bound() {
