@@ -37,7 +37,10 @@ impl History {
             let sums = sums_of(&snapshot);
             let seen = self.seen.insert(snapshot.peer, sums).unwrap_or_default();
             // An exchange that began anew counts from zero.
-            let seen = if sums.segments < seen.segments { Day::default() } else { seen };
+            let began_anew = sums.segments < seen.segments
+                || sums.ours.sent < seen.ours.sent
+                || sums.ours.received < seen.ours.received;
+            let seen = if began_anew { Day::default() } else { seen };
             let line = self.today.entry(snapshot.peer).or_default();
             *line = line.plus(sums.since(seen));
         }
@@ -134,15 +137,17 @@ mod tests {
         assert_eq!(line(&history.records()), (11, 20, 3));
         // The neighbour was removed and came again: its sums begin anew.
         history.look(11, [sums(0, 0, 0)].into_iter());
+        history.look(11, [sums(1, 9, 2)].into_iter());
+        // And once more, before anybody looked.
         history.look(11, [sums(1, 7, 1)].into_iter());
-        assert_eq!(line(&history.records()), (11, 27, 4));
+        assert_eq!(line(&history.records()), (11, 36, 6));
         let known = history.records().into_iter().map(|record| {
             let Record::Day { day, peer, line } = record else { panic!("{record:?}") };
             (day, peer, line)
         });
         let mut again = History::new(11, known);
         again.look(11, [sums(1, 3, 0)].into_iter());
-        assert_eq!(line(&again.records()), (11, 30, 4));
+        assert_eq!(line(&again.records()), (11, 39, 6));
     }
 
     #[test]
