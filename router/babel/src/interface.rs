@@ -8,6 +8,7 @@ use crate::price::Price;
 use crate::sensing::RttRange;
 use crate::seqno::Seqno;
 use crate::seqno_request::Wanted;
+use crate::trade::Trade;
 use crate::views::Destination;
 use crate::wire::{AnyPrefix, Interval, Writer};
 use std::collections::{BTreeMap, VecDeque};
@@ -45,7 +46,7 @@ pub enum LinkSensing {
 /// What this speaker asks for sending traffic out through an interface's peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Fee {
-    /// Added to the price of every route announced on the interface.
+    /// Added to the price of every route announced on the interface; where a [`Trade`] is agreed, told in its place.
     pub price: Price,
     /// The tariff it belongs to.
     pub epoch: u16,
@@ -77,6 +78,8 @@ pub struct InterfaceConfig {
     pub mtu: u16,
     /// What neighbours there pay.
     pub fee: Fee,
+    /// How the link bills, where it does so by itself; `None`: prices are paid along the way.
+    pub trade: Option<Trade>,
     /// What it costs us to be sent something there, in units of metric: neighbours are told so much more than the
     /// link costs, so that what comes back to us prefers links for which we do not pay.
     pub toll: u16,
@@ -99,6 +102,7 @@ impl InterfaceConfig {
             update_interval: Duration::from_secs(60),
             mtu: 1280,
             fee: Fee::default(),
+            trade: None,
             toll: 0,
         }
     }

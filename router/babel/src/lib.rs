@@ -56,6 +56,9 @@
 //! Prices do not swing for ever: a price that moved by less than an eighth waits for the next full update, a cheaper
 //! route must stay so for two update intervals, and after each move by price comes a rest that doubles while the traffic
 //! is moved to and fro. Fees are not rounded, since what is told is what neighbours are billed by.
+//!
+//! By default a price is the sum of what the hops ask. A link that bills by itself says so with [`Trade`]: then routes
+//! through it count what is agreed there, whatever is told, and ways that cost money are kept from those who do not pay.
 
 #![forbid(unsafe_code)]
 
@@ -79,6 +82,7 @@ mod seqno_request;
 mod source;
 mod speaker;
 mod time;
+mod trade;
 mod update;
 mod views;
 pub mod wire;
@@ -97,6 +101,7 @@ pub use router_id::RouterId;
 pub use sensing::RttRange;
 pub use seqno::Seqno;
 pub use speaker::Speaker;
+pub use trade::{Payer, Trade};
 pub use views::{
     Carry, Config, Counters, Destination, Event, Limits, NeighbourView, RouteView, SourceView, Transmit, Usage,
 };

@@ -166,6 +166,12 @@ impl IpPrefix {
             Self::V4(prefix) => prefix.len(),
         }
     }
+
+    /// Whether it is everybody: the way out of the mesh.
+    #[must_use]
+    pub fn is_default(self) -> bool {
+        self.len() == 0
+    }
 }
 
 impl From<Prefix> for IpPrefix {

@@ -17,6 +17,7 @@ use crate::selection::{self, Candidate, Moment};
 use crate::seqno::Seqno;
 use crate::source::Distance;
 use crate::time::{Epoch, Tenths};
+use crate::trade::Trade;
 use crate::views::{Config, Counters, Destination, Event, NeighbourView, RouteView, SourceView, Usage};
 use crate::wire::{Acknowledgment, AnyPrefix, DecodeError, Hello, Ihu, Packet, RouteRequest, Tlv, Update};
 use std::collections::{BTreeMap, BTreeSet};
@@ -190,6 +191,30 @@ impl Speaker {
     pub fn handle_fee(&mut self, id: InterfaceId, fee: Fee) {
         if let Some(interface) = self.interfaces.get_mut(&id) {
             interface.config.fee = fee;
+        }
+    }
+
+    /// How a link bills from here on, and what we ask there. Routes through it are weighed anew at once; everybody whom
+    /// it concerns is told within a second or two.
+    pub fn handle_trade(&mut self, now: Instant, id: InterfaceId, trade: Option<Trade>, fee: Fee) {
+        let Some(interface) = self.interfaces.get_mut(&id) else { return };
+        let before = std::mem::replace(&mut interface.config.trade, trade);
+        let fee_before = std::mem::replace(&mut interface.config.fee, fee);
+        if fee_before != fee {
+            self.dump_soon(now, id);
+        }
+        if before == trade {
+            return;
+        }
+        for neighbour in self.neighbours_on(id) {
+            for pair in self.routes.told_by(neighbour) {
+                self.reselect(now, pair);
+            }
+        }
+        // Who pays decides what is told to whom.
+        let others: Vec<InterfaceId> = self.interfaces.keys().copied().collect();
+        for other in others {
+            self.dump_soon(now, other);
         }
     }
 
@@ -425,7 +450,7 @@ impl Speaker {
             seqno: route.seqno,
             refmetric: route.refmetric,
             metric: route.refmetric.through(neighbour.cost),
-            price: route.price,
+            price: self.counted(pair, route.neighbour, route.price).unwrap_or(route.price),
             feasible: entry.is_route_feasible(route),
             selected: entry.selects(route.neighbour),
         })
@@ -658,7 +683,8 @@ impl Speaker {
     /// Whether an unfeasible route would be better than what is in use (RFC 8966, section 3.8.2.2).
     fn is_wanted(&self, pair: PrefixPair, told: &Told) -> bool {
         let metric = told.metric.through(self.cost(told.neighbour));
-        metric.is_finite() && self.routes.selected(pair).is_none_or(|selected| metric < selected.metric)
+        let usable = metric.is_finite() && self.counted(pair, told.neighbour, told.price).is_some();
+        usable && self.routes.selected(pair).is_none_or(|selected| metric < selected.metric)
     }
 
     fn retract(&mut self, now: Instant, neighbour: NeighbourId, pair: PrefixPair) {
@@ -681,16 +707,32 @@ impl Speaker {
         }
     }
 
-    /// Routes to a prefix that are not retracted, through neighbours who are up.
+    /// Routes to a prefix that are not retracted, through neighbours who are up, and
+    /// that may be used at the price they count.
     fn candidates(&self, pair: PrefixPair) -> impl Iterator<Item = Candidate<NeighbourId>> {
         self.routes.get(pair).into_iter().flat_map(move |entry| {
             entry.candidates().iter().filter_map(move |route| {
                 let metric = route.refmetric.through(self.cost(route.neighbour));
                 let feasible = entry.is_route_feasible(route);
-                let candidate = Candidate { key: route.neighbour, metric, price: route.price, feasible };
-                metric.is_finite().then_some(candidate)
+                let price = self.counted(pair, route.neighbour, route.price).filter(|_| metric.is_finite())?;
+                Some(Candidate { key: route.neighbour, metric, price, feasible })
             })
         })
+    }
+
+    /// What a route counts that a neighbour told with a price, by how the link to it bills: the outer `None` is for one
+    /// that may not be used, the inner one for an unknown price.
+    #[expect(clippy::option_option, reason = "two questions, two answers")]
+    fn counted(&self, pair: PrefixPair, neighbour: NeighbourId, told: Option<Price>) -> Option<Option<Price>> {
+        match self.trade_with(neighbour) {
+            None => Some(told),
+            Some(trade) => trade.counted(told, pair.to.is_default()).map(Some),
+        }
+    }
+
+    fn trade_with(&self, neighbour: NeighbourId) -> Option<Trade> {
+        let interface = self.neighbours.get(&neighbour)?.interface;
+        self.interfaces.get(&interface)?.config.trade
     }
 
     /// What should be in use. Asks for a newer seqno where a cheaper route lacks only that.
@@ -731,7 +773,7 @@ impl Speaker {
             router_id: entry.originator(route),
             seqno: route.seqno,
             metric: route.refmetric.through(self.cost(neighbour)),
-            price: route.price,
+            price: self.counted(pair, neighbour, route.price)?,
         })
     }
 

@@ -6,6 +6,7 @@ use crate::prefix::PrefixPair;
 use crate::route::{Entry, Selected};
 use crate::source::GC_TIME;
 use crate::speaker::Speaker;
+use crate::trade::Origin;
 use crate::views::{Destination, Transmit};
 use crate::wire::{
     AcknowledgmentRequest, AnyPrefix, Hello, HelloTimestamp, Ihu, Interval, Quote, RouteRequest, Tlv, Update, Writer,
@@ -98,12 +99,18 @@ impl Speaker {
         if selected.interface() == Some(id) && interface.config.split_horizon() {
             return poison.then(|| self.retraction(interface, Some(pair)));
         }
+        if interface.config.trade.is_some_and(|trade| !trade.shares(self.origin_of(pair, &selected))) {
+            return Some(self.retraction(interface, Some(pair)));
+        }
         Some(self.advertisement(interface, pair, &selected))
     }
 
     fn advertisement(&self, interface: &Interface, pair: PrefixPair, selected: &Selected) -> Update {
         let fee = interface.config.fee;
-        let price = selected.price.map(|price| price.plus(fee.price));
+        let price = match interface.config.trade {
+            None => selected.price.map(|price| price.plus(fee.price)),
+            Some(trade) => Some(trade.told(fee.price, self.origin_of(pair, selected))),
+        };
         Update {
             prefix: Some(interface.config.encoding_of(pair.to)),
             interval: interface.config.update_interval(),
@@ -114,6 +121,11 @@ impl Speaker {
             source_prefix: source_of(interface, Some(pair)),
             quote: Some(Quote { unit: self.config.policy.price_unit, epoch: fee.epoch, price }),
         }
+    }
+
+    fn origin_of(&self, pair: PrefixPair, selected: &Selected) -> Origin {
+        let via = selected.interface().and_then(|id| self.interfaces.get(&id));
+        Origin { is_default: pair.to.is_default(), trade: via.and_then(|interface| interface.config.trade) }
     }
 
     fn retraction(&self, interface: &Interface, pair: Option<PrefixPair>) -> Update {

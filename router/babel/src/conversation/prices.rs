@@ -1,7 +1,9 @@
 //! Prices: told, capped, asked for, and powerless against feasibility.
 
 use super::*;
+use crate::interface::Fee;
 use crate::policy::{Policy, PriceWeight};
+use crate::trade::{Payer, Trade};
 use std::num::NonZeroU32;
 
 /// A thousand of price weighs as much as a wired hop.
@@ -109,4 +111,76 @@ fn a_price_that_clearly_moves_is_told_before_the_next_full_update_and_a_little_o
     talk.tell(LEFT, Update { quote: asks(1300), ..update(1, 100) });
     talk.after(millis(500));
     assert_eq!(talk.told(RIGHT, far()), [Metric(196)]);
+}
+
+/// The price told on an interface about a prefix, last; `None`: nothing finite was.
+fn quoted(talk: &mut Talk, on: InterfaceId, prefix: Prefix) -> Option<Option<u32>> {
+    let of = |update: Update| (update.prefix == Some(AnyPrefix::V6(prefix))).then_some(update);
+    let told = talk.hear().into_iter().filter_map(|(at, _, tlv)| match tlv {
+        Tlv::Update(update) if at == on => of(update),
+        _ => None,
+    });
+    let last = told.last()?;
+    last.metric.is_finite().then(|| last.quote.and_then(|quote| quote.price).map(Price::get))
+}
+
+fn everybody() -> Prefix {
+    Prefix::new(Ipv6Addr::UNSPECIFIED, 0).unwrap()
+}
+
+fn default_update(price: u32) -> Update {
+    Update { prefix: Some(AnyPrefix::V6(everybody())), quote: asks(price), ..update(1, 100) }
+}
+
+fn guarded(payer: Payer) -> Option<Trade> {
+    Some(Trade { payer, guarded: true })
+}
+
+const FREE: Payer = Payer::Nobody { at_least: Price::ZERO };
+
+fn fee(price: u32) -> Fee {
+    Fee { price: Price::new(price), epoch: 0 }
+}
+
+#[test]
+fn what_is_agreed_for_a_link_counts_instead_of_what_is_told_and_is_told_on_in_place_of_the_sum() {
+    let mut talk = priced(Policy { price_max: Price::new(500), ..Policy::default() });
+    talk.speaker.handle_trade(talk.now, LEFT, guarded(FREE), fee(900));
+    talk.speaker.handle_trade(talk.now, RIGHT, guarded(FREE), fee(300));
+    talk.tell(LEFT, default_update(250));
+    let price = |talk: &Talk| talk.speaker.selected(everybody()).and_then(|view| view.price).map(Price::get);
+    assert_eq!(price(&talk), Some(250));
+    let agreed = |price| guarded(Payer::Us { price: Price::new(price), agreed: true });
+    talk.speaker.handle_trade(talk.now, LEFT, agreed(280), fee(900));
+    assert_eq!(price(&talk), Some(280), "it bills more than it told");
+    talk.after(millis(1500));
+    assert_eq!(quoted(&mut talk, RIGHT, everybody()), Some(Some(300)));
+    talk.speaker.handle_trade(talk.now, RIGHT, guarded(FREE), fee(310));
+    talk.after(millis(1500));
+    assert_eq!(quoted(&mut talk, RIGHT, everybody()), Some(Some(310)), "another price is told at once");
+    talk.speaker.handle_trade(talk.now, LEFT, agreed(501), fee(900));
+    assert_eq!(price(&talk), None, "more than we pay");
+    talk.after(millis(500));
+    assert_eq!(talk.told(RIGHT, everybody()).last(), Some(&Metric::INFINITY));
+    talk.speaker.handle_trade(talk.now, LEFT, guarded(Payer::Nobody { at_least: Price::new(400) }), fee(900));
+    assert_eq!(price(&talk), Some(400), "what it is known to bill is remembered");
+}
+
+#[test]
+fn whoever_is_paid_is_not_told_of_a_peer_and_a_peer_that_pays_nothing_does_not_get_a_way_that_costs() {
+    let mut talk = priced(Policy::default());
+    talk.speaker.handle_trade(talk.now, LEFT, guarded(FREE), fee(20));
+    talk.speaker.handle_trade(talk.now, RIGHT, guarded(FREE), fee(20));
+    talk.tell(RIGHT, Update { quote: asks(0), ..update(1, 100) });
+    talk.after(millis(1500));
+    assert_eq!(quoted(&mut talk, LEFT, far()), Some(Some(0)));
+    let us = guarded(Payer::Us { price: Price::new(15), agreed: true });
+    talk.speaker.handle_trade(talk.now, LEFT, us, fee(20));
+    talk.after(millis(1500));
+    assert_eq!(talk.told(LEFT, far()).last(), Some(&Metric::INFINITY), "a peer's traffic would be at our expense");
+    talk.speaker.handle_trade(talk.now, RIGHT, guarded(Payer::Them), fee(20));
+    talk.after(millis(1500));
+    assert_eq!(quoted(&mut talk, LEFT, far()), Some(Some(0)), "a customer's is not");
+    talk.tell(RIGHT, Update { quote: asks(7), ..update(1, 90) });
+    assert_eq!(talk.way(far()), None, "and a customer is no way to somebody it pays");
 }
