@@ -37,6 +37,9 @@ const RETRIES: u32 = 16;
 /// No session reaches it: a count of boots that does is no count of boots, and a neighbour must not use ours up.
 const SESSIONS_END: u64 = 1 << 63;
 
+/// How long a provider that is to ask another price, or to be something else, waits for what is owed until then.
+const LEAVE_WITHIN: Duration = Duration::from_secs(1);
+
 /// The least time between two requests to look a channel up: the neighbour can cause them.
 const LOOK_UP_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -70,6 +73,10 @@ pub struct Exchange {
     /// The highest of our sessions they are known to know.
     their_echo: u64,
     their_channel: Option<ChannelNote>,
+    /// What the neighbour last took itself for.
+    their_role: Option<Role>,
+    /// Payer: what the provider's latest terms ask, accepted or not.
+    asked: Option<Price>,
     channel: Option<ChannelState>,
     meter: Meter,
     phase: Phase,
@@ -94,6 +101,8 @@ pub struct Exchange {
     exhausted_since: Option<Instant>,
     /// Provider: until then, each receipt goes to the journal at once.
     flush_until: Option<Instant>,
+    /// Provider: what it is to be, once it is paid, or at that time.
+    leaving: Option<(Side, Instant)>,
     /// Whether the operator was told of it.
     exhaustion_told: bool,
     /// Provider: what the link is known to lose, parts per million.
@@ -350,8 +359,10 @@ pub struct Sums {
     pub ours: Counts,
     /// What the neighbour reported of them.
     pub theirs: Counts,
-    /// What was signed for in them, by whichever of the two pays.
-    pub signed: Tokens,
+    /// Payee: what was signed for in them.
+    pub earned: Tokens,
+    /// Payer: what we signed for in them.
+    pub spent: Tokens,
 }
 
 /// The most that can be lost with a payer, whatever it does and whenever the power fails.
@@ -420,6 +431,8 @@ impl Exchange {
             their_session: 0,
             their_echo: 0,
             their_channel: None,
+            their_role: None,
+            asked: None,
             channel: setup.restored.channel,
             meter: Meter::new(setup.counts),
             phase: Phase::Resuming,
@@ -440,6 +453,7 @@ impl Exchange {
             looked_up_at: None,
             exhausted_since: None,
             flush_until: None,
+            leaving: None,
             exhaustion_told: false,
             link_loss_ppm: 0,
         }
@@ -460,6 +474,7 @@ impl Exchange {
             Message::MeterReport(report) => self.handle_meter_report(now, &report)?,
             Message::Receipt(message) => self.handle_receipt(now, message)?,
         }
+        self.leave(now);
         self.hold(now);
         Ok(())
     }
@@ -517,17 +532,86 @@ impl Exchange {
     /// Takes other prices or limits, or another role: a new session, so new terms and a new segment. With another role
     /// the channel is another one too, to be handed in by [`Exchange::handle_channel`].
     ///
-    /// What is unpaid at this moment is written off: a provider flushes first, and waits for the answer.
+    /// A provider to whom something is owed reports first, and changes when that is paid, or after a second: what has
+    /// been carried since then is written off.
     pub fn handle_side(&mut self, now: Instant, side: Side) {
         if side == self.side {
+            self.leaving = None;
             return;
         }
+        if let Some((next, _)) = &mut self.leaving {
+            *next = side;
+            return;
+        }
+        self.leaving = Some((side, now + LEAVE_WITHIN));
+        self.report(now);
+        self.leave(now);
+    }
+
+    /// Becomes what it is to be, if nothing is worth waiting for.
+    fn leave(&mut self, now: Instant) {
+        let Some((side, until)) = self.leaving else { return };
+        let waits = matches!(self.phase, Phase::Agreed(_)) && self.is_provider() && !self.is_free();
+        if waits && now < until && self.till.signed_for != self.till.reported {
+            return;
+        }
+        self.leaving = None;
+        self.become_side(now, side);
+    }
+
+    fn become_side(&mut self, now: Instant, side: Side) {
         self.restart_session(now, self.session);
         if side.role() != self.side.role() {
             self.events.extend(self.till.retire().map(Event::Hold));
             self.channel = None;
         }
         self.side = side;
+    }
+
+    /// Takes what the journal and the ledger know of the channel that the present [`Side`] makes matter: after
+    /// [`Exchange::handle_side`] has made another role of it.
+    pub fn handle_restored(&mut self, now: Instant, restored: Restored) {
+        let parties = self.parties();
+        let ours = |channel: ChannelId| (channel.payer, channel.payee) == parties;
+        if let Some((channel, ceiling)) = restored.ceiling.filter(|(channel, _)| ours(*channel)) {
+            self.purse.handle_reserved(channel, ceiling);
+        }
+        if let Some(held) = restored.held.filter(|held| self.is_provider() && ours(held.channel())) {
+            self.till.restore(held);
+        }
+        if let Some(channel) = restored.channel {
+            self.handle_channel(now, channel);
+        }
+    }
+
+    /// What we are at present.
+    #[must_use]
+    pub const fn side(&self) -> Side {
+        self.side
+    }
+
+    /// What the neighbour last took itself for.
+    #[must_use]
+    pub const fn their_role(&self) -> Option<Role> {
+        self.their_role
+    }
+
+    /// Payer: the dearer price of the provider's latest terms, accepted or not.
+    #[must_use]
+    pub const fn asked(&self) -> Option<Price> {
+        self.asked
+    }
+
+    /// The terms of the running segment.
+    #[must_use]
+    pub fn agreed(&self) -> Option<&Terms> {
+        Some(self.segment()?.terms.terms())
+    }
+
+    /// Payer: what both counts say was delivered, less what is signed for it.
+    #[must_use]
+    pub fn owed(&self) -> Tokens {
+        self.owed_by_us()
     }
 
     /// Settles as far as can be without waiting for the next tick: a report, and the highest receipt to the journal, the
@@ -550,6 +634,7 @@ impl Exchange {
         if self.report_is_urgent(now) {
             self.report(now);
         }
+        self.leave(now);
         self.hold(now);
     }
 
@@ -561,7 +646,8 @@ impl Exchange {
             Phase::Offered(_) | Phase::Resuming => Some(self.retry_at),
         };
         let urgent = self.urgent_at().filter(|_| self.much_is_unpaid());
-        [Some(self.tick_at), retry, urgent, self.till.hold_at()].into_iter().flatten().min()
+        let leaving = self.leaving.map(|(_, until)| until);
+        [Some(self.tick_at), retry, urgent, leaving, self.till.hold_at()].into_iter().flatten().min()
     }
 
     /// The payload of the next datagram to the neighbour, if there is one.
@@ -653,6 +739,9 @@ impl Exchange {
 /// Sessions and terms.
 impl Exchange {
     fn handle_resume(&mut self, now: Instant, resume: &Resume) -> Result<(), Rejected> {
+        if resume.session >= self.their_session {
+            self.their_role = Some(resume.role);
+        }
         self.check_role(resume.role)?;
         let ours_lost = resume.echo > self.session;
         if resume.session == 0 || resume.session.max(resume.echo) >= SESSIONS_END {
@@ -699,7 +788,9 @@ impl Exchange {
             return Err(Misbehaviour::OtherChannel.into());
         }
         let known = if self.is_provider() { self.till.best_on(channel) } else { self.purse.signed_on(channel) };
-        let newest = self.channel.map(|known| known.nonce).max(self.purse.newest_nonce());
+        // A provider may have been the payer before, on channels that count for themselves.
+        let reserved = self.purse.newest_nonce().filter(|_| !self.is_provider());
+        let newest = self.channel.map(|known| known.nonce).max(reserved);
         let replaced = Some(channel.nonce) < newest;
         // Above the deposit we know of: the neighbour's note makes us look it up, and the receipt comes again.
         let unsecured = self.check_deposit(receipt).is_err();
@@ -854,7 +945,7 @@ impl Exchange {
         Ok(())
     }
 
-    fn check_terms(&self, terms: &Terms) -> Result<(), Rejected> {
+    fn check_terms(&mut self, terms: &Terms) -> Result<(), Rejected> {
         let peers = self.side == Side::Peer;
         let parties = (terms.payer, terms.provider);
         if parties != self.parties() || terms.peers != peers {
@@ -865,6 +956,7 @@ impl Exchange {
             Side::Peer | Side::Provider(_) => Price::FREE,
         };
         let asked = terms.price_up.max(terms.price_down);
+        self.asked = Some(asked);
         if asked > limit {
             return Err(Incompatibility::PriceAboveLimit { asked, limit }.into());
         }
@@ -955,6 +1047,7 @@ impl Exchange {
         }
         self.note_counts(message.payer)?;
         self.note_answered(message.provider.sent);
+        self.till.signed_for = message.provider;
         self.notice_exhaustion(now);
         Ok(())
     }
@@ -1235,20 +1328,18 @@ impl Exchange {
     }
 
     fn sums(&self) -> Sums {
-        let Some(segment) = self.segment() else {
-            let signed = if self.is_provider() { self.signed } else { self.ended.signed };
-            return Sums { signed, ..self.ended };
-        };
+        let Some(segment) = self.segment() else { return Sums { earned: self.signed, ..self.ended } };
         let add = |a: Counts, b: Counts| Counts {
             sent: a.sent.saturating_add(b.sent),
             received: a.received.saturating_add(b.received),
         };
-        let signed = if self.is_provider() { self.signed } else { self.ended.signed.saturating_add(self.purse.paid()) };
+        let spending = if self.is_provider() { Tokens::ZERO } else { self.purse.paid() };
         Sums {
             segments: self.ended.segments.saturating_add(1),
             ours: add(self.ended.ours, segment.ours_by_then),
             theirs: add(self.ended.theirs, segment.theirs),
-            signed,
+            earned: self.signed,
+            spent: self.ended.spent.saturating_add(spending),
         }
     }
 

@@ -830,6 +830,76 @@ fn another_price_is_another_segment_and_paid_on_top() {
 }
 
 #[test]
+fn what_was_carried_before_another_price_is_paid_but_for_a_moment_s_worth() {
+    let mut world = World::new(Plan::quiet(31));
+    world.run(14.9);
+    let owed = world.of(PROVIDER).snapshot().owed_to_us;
+    world.change(PROVIDER, |exchange, now| exchange.handle_side(now, Side::Provider(offer((1 << 20) + 1, 64))));
+    assert_eq!(world.of(PROVIDER).snapshot().terms.unwrap().price_down, Price::new(1 << 20), "it waits to be paid");
+    world.run(1.5);
+    let after = world.of(PROVIDER).snapshot();
+    assert_eq!(after.terms.unwrap().price_down, Price::new((1 << 20) + 1));
+    assert!(after.written_off.get() * 8 < owed.get(), "{} of {owed}", after.written_off);
+}
+
+#[test]
+fn a_payer_that_signs_nothing_does_not_put_off_another_price() {
+    let mut world = World::new(Plan { payer_signs_nothing: true, ..Plan::quiet(32) });
+    world.run(14.9);
+    world.change(PROVIDER, |exchange, now| exchange.handle_side(now, Side::Provider(offer(1 << 24, 64))));
+    world.run(2.0);
+    assert_eq!(world.of(PROVIDER).snapshot().terms.unwrap().price_down, Price::new(1 << 24));
+}
+
+#[test]
+fn whoever_was_the_payer_before_takes_a_lower_nonce_of_the_other_direction_and_knows_its_own_again() {
+    let mut world = World::new(Plan::quiet(33));
+    world.ledger = Some(ChannelState { nonce: 7, ..world.ledger.unwrap() });
+    world.news = vec![(world.now, PAYER), (world.now, PROVIDER)];
+    world.run(20.0);
+    let turned = [world.plan.sides[1], world.plan.sides[0]];
+    let there_and_back = [turned, world.plan.sides];
+    world.traffic = false;
+    world.run(8.0);
+    let (before, ceiling) =
+        (world.highest_sent, world.of(PAYER).purse.ceiling_on(world.of(PAYER).channel_id().unwrap()));
+    let first = ChannelState { nonce: 1, ..world.ledger.unwrap() };
+    for (sides, channel) in there_and_back.into_iter().zip([first, world.ledger.unwrap()]) {
+        let held = world.parties[PROVIDER].journal.held.filter(|held| held.channel().nonce == channel.nonce);
+        for who in [PROVIDER, PAYER] {
+            world.change(who, |exchange, now| exchange.handle_side(now, sides[who]));
+        }
+        for _ in 0..200 {
+            world.now += POLL;
+            world.deliver();
+            world.finish_writes();
+            for who in [PROVIDER, PAYER] {
+                world.change(who, |exchange, now| {
+                    exchange.handle_timeout(now);
+                    if exchange.side() == sides[who] && exchange.channel.is_none() {
+                        let held = held.filter(|_| who == PROVIDER);
+                        exchange.handle_restored(now, Restored { channel: Some(channel), held, ..Restored::default() });
+                    }
+                });
+            }
+        }
+        assert!([PROVIDER, PAYER].iter().all(|who| world.of(*who).snapshot().agreed));
+        assert!([PROVIDER, PAYER].iter().all(|who| world.of(*who).channel.unwrap().nonce == channel.nonce));
+    }
+    let provider = world.of(PROVIDER).snapshot();
+    assert_eq!((provider.signed, provider.held), (before, before), "what was held is known again");
+    assert!(ceiling >= before);
+    let of_roles = |why: &Rejected| matches!(why, Rejected::Incompatible(Incompatibility::Roles { .. }));
+    for who in [PROVIDER, PAYER] {
+        let rejected = std::mem::take(&mut world.parties[who].rejected);
+        assert!(rejected.iter().all(of_roles), "{rejected:?}");
+    }
+    world.traffic = true;
+    world.run(20.0);
+    assert!(world.of(PROVIDER).snapshot().signed > before, "and business goes on");
+}
+
+#[test]
 fn the_receipt_that_answers_a_flush_goes_to_the_journal_at_once() {
     let mut world = World::new(Plan::quiet(29));
     world.run(14.0);
@@ -870,7 +940,7 @@ fn sums_go_on_over_segments_and_are_what_was_signed() {
     world.run(12.0);
     let [provider, payer] = [PROVIDER, PAYER].map(|who| world.of(who).snapshot());
     assert_eq!((provider.sums.segments, payer.sums.segments), (2, 2));
-    assert_eq!((provider.sums.signed, payer.sums.signed), (provider.signed, payer.signed));
+    assert_eq!((provider.sums.earned, payer.sums.spent), (provider.signed, payer.signed));
     // The payer's segments begin a little earlier.
     let (sent, received) = (provider.sums.ours.sent, payer.sums.ours.received);
     assert!(sent <= received && received.saturating_sub(sent) < Bytes::new(200_000), "{sent}, {received}");
@@ -970,8 +1040,10 @@ fn roles_can_change_sides() {
         world.now += POLL;
         world.deliver();
         world.finish_writes();
+        world.change(PROVIDER, |exchange, now| exchange.handle_timeout(now));
     }
-    assert_eq!(world.parties[PROVIDER].journal.held.unwrap().amount(), old);
+    let held = world.parties[PROVIDER].journal.held.unwrap().amount();
+    assert!(held >= old && held == world.highest_sent, "{held} of {}, {old} before", world.highest_sent);
     let [former, payee] = [PROVIDER, PAYER].map(|who| world.of(who).snapshot());
     assert!(former.agreed && payee.agreed);
     assert_eq!((former.role, payee.role), (Role::Subscriber, Role::Provider));

@@ -29,6 +29,8 @@ pub(super) struct Till {
     pub(super) reported: Counts,
     pub(super) reported_at: Option<Instant>,
     pub(super) reported_earned: Tokens,
+    /// Those counts of ours that the latest receipt of the segment was signed for.
+    pub(super) signed_for: Counts,
 }
 
 impl Till {
@@ -43,6 +45,7 @@ impl Till {
             reported: Counts::ZERO,
             reported_at: None,
             reported_earned: Tokens::ZERO,
+            signed_for: Counts::ZERO,
         }
     }
 
@@ -52,6 +55,7 @@ impl Till {
         self.reported = Counts::ZERO;
         self.reported_at = None;
         self.reported_earned = Tokens::ZERO;
+        self.signed_for = Counts::ZERO;
     }
 
     /// The highest receipt verified, durable or not.
@@ -134,6 +138,16 @@ impl Till {
         self.holding = Some(best);
         self.hold_at = None;
         Some(best)
+    }
+
+    /// Takes back what the journal has of the channel, after another was of interest.
+    pub(super) fn restore(&mut self, held: Receipt) {
+        if self.best_on(held.channel()) < held.amount() {
+            self.best = Some(held);
+        }
+        if self.durable_on(held.channel()) < held.amount() {
+            self.durable = Some((held.channel(), held.amount()));
+        }
     }
 
     /// Leaves the channel, which another has replaced. Its best receipt is returned if the journal may not have it.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use metering::{NodeId, Role, Snapshot, Tokens};
+use metering::{NodeId, Snapshot};
 
 use crate::journal::{Day, Record};
 
@@ -65,18 +65,12 @@ impl History {
 }
 
 fn sums_of(snapshot: &Snapshot) -> Day {
-    let signed = snapshot.sums.signed;
-    let (earned, spent) = match snapshot.role {
-        Role::Provider => (signed, Tokens::ZERO),
-        Role::Subscriber => (Tokens::ZERO, signed),
-        Role::Peer => (Tokens::ZERO, Tokens::ZERO),
-    };
     Day {
         segments: snapshot.sums.segments,
         ours: snapshot.sums.ours,
         theirs: snapshot.sums.theirs,
-        earned,
-        spent,
+        earned: snapshot.sums.earned,
+        spent: snapshot.sums.spent,
         written_off: snapshot.written_off,
     }
 }
@@ -118,7 +112,7 @@ mod tests {
         let mut snapshot = snapshot();
         snapshot.sums.segments = segments;
         snapshot.sums.ours.sent = Bytes::new(sent);
-        snapshot.sums.signed = Tokens::new(signed).expect("small");
+        snapshot.sums.spent = Tokens::new(signed).expect("small");
         snapshot
     }
 

@@ -116,11 +116,11 @@ fn a_price_that_clearly_moves_is_told_before_the_next_full_update_and_a_little_o
 /// The price told on an interface about a prefix, last; `None`: nothing finite was.
 fn quoted(talk: &mut Talk, on: InterfaceId, prefix: Prefix) -> Option<Option<u32>> {
     let of = |update: Update| (update.prefix == Some(AnyPrefix::V6(prefix))).then_some(update);
-    let told = talk.hear().into_iter().filter_map(|(at, _, tlv)| match tlv {
+    let mut told = talk.hear().into_iter().filter_map(|(at, _, tlv)| match tlv {
         Tlv::Update(update) if at == on => of(update),
         _ => None,
     });
-    let last = told.last()?;
+    let last = told.next_back()?;
     last.metric.is_finite().then(|| last.quote.and_then(|quote| quote.price).map(Price::get))
 }
 
