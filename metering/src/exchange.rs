@@ -956,7 +956,9 @@ impl Exchange {
             Side::Peer | Side::Provider(_) => Price::FREE,
         };
         let asked = terms.price_up.max(terms.price_down);
-        self.asked = Some(asked);
+        if !peers {
+            self.asked = Some(asked);
+        }
         if asked > limit {
             return Err(Incompatibility::PriceAboveLimit { asked, limit }.into());
         }

@@ -107,14 +107,20 @@ pub struct RoutingOptions {
 /// `[price]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PriceOptions {
-    /// Tokens asked of subscribers, per GiB.
+    /// Tokens asked of subscribers, per GiB, where there is no `fee`.
     pub ask: Amount,
+    /// Tokens asked of subscribers, per GiB, on top of what the own way out of the mesh costs.
+    pub fee: Option<Amount>,
     /// Tokens paid to providers, per GiB, at most.
     pub max: Amount,
     /// How far to carry on trust before the next receipt.
     pub window: Bytes,
     /// Tokens per GiB for which a route may be one hop longer.
     pub hop_worth: Amount,
+    /// Tokens paid to providers in a day, at most.
+    pub budget_day: Option<Amount>,
+    /// Tokens paid to providers in a month, at most.
+    pub budget_month: Option<Amount>,
 }
 
 /// `[ledger]`
@@ -177,6 +183,7 @@ impl Role {
     /// Its name in the config file and in tables.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Auto => "auto",
             Self::Provider => "provider",
             Self::Subscriber => "subscriber",
             Self::Peer => "peer",
@@ -187,6 +194,8 @@ impl Role {
 /// What a neighbour is to us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
+    /// What follows from the ways out of the mesh: whoever's way out leads over the link, and costs something, pays.
+    Auto,
     /// It carries for us and is paid.
     Provider,
     /// We carry for it and are paid.
@@ -242,9 +251,12 @@ pub const OPTIONS: &[OptionDoc] = &[
     optional("[routing]", "hello_interval", "a time from \"100ms\" to \"60s\"", "\"1s\""),
     optional("[routing]", "update_interval", "a time from \"100ms\" to \"600s\"", "\"60s\""),
     optional("[price]", "ask", AMOUNT, "\"0\""),
+    absent("[price]", "fee", AMOUNT),
     optional("[price]", "max", AMOUNT, "\"0\""),
     optional("[price]", "window", "a size from \"1 MiB\" to \"64 GiB\"", "\"64 MiB\""),
     optional("[price]", "hop_worth", AMOUNT, "\"0\""),
+    absent("[price]", "budget_day", AMOUNT),
+    absent("[price]", "budget_month", AMOUNT),
     required("[ledger]", "path", PATH),
     optional("[ledger]", "deposit", AMOUNT, "\"1\""),
     optional("[ledger]", "redeem_at", AMOUNT, "\"1\""),
@@ -252,7 +264,7 @@ pub const OPTIONS: &[OptionDoc] = &[
     required("[[peer]]", "card", "what `waybill key` prints on that router, \"waybill-card1:...\""),
     absent("[[peer]]", "endpoint", ENDPOINT),
     optional("[[peer]]", "link", "\"wireguard\" or \"quic\"", "\"wireguard\""),
-    optional("[[peer]]", "role", "\"provider\", \"subscriber\" or \"peer\"", "\"peer\""),
+    optional("[[peer]]", "role", "\"auto\", \"provider\", \"subscriber\" or \"peer\"", "\"auto\""),
     optional("[[peer]]", "cost", "1 to 65534", "96"),
     optional("[[peer]]", "sensing", "\"measured\", \"wired\" or \"lossy\"", "\"measured\""),
     required("[[leaf]]", "name", NAME),
@@ -542,18 +554,28 @@ fn read_routing(reader: &mut Reader<'_>, mut table: Table<'_>) -> Option<Routing
 }
 
 fn read_price(reader: &mut Reader<'_>, mut table: Table<'_>, has_ledger: bool) -> Option<PriceOptions> {
+    let has_ask = table.has("ask");
     let ask = reader.option(&mut table, "ask", text(str::parse::<Amount>));
+    let fee = reader.option(&mut table, "fee", text(str::parse::<Amount>));
     let max = reader.option(&mut table, "max", text(str::parse::<Amount>));
     let window = reader.option(&mut table, "window", text(window));
     let hop_worth = reader.option(&mut table, "hop_worth", text(str::parse::<Amount>));
+    let budget_day = reader.option(&mut table, "budget_day", text(str::parse::<Amount>));
+    let budget_month = reader.option(&mut table, "budget_month", text(str::parse::<Amount>));
     let spans = reader.refuse_unknown(table);
-    for (key, amount) in [("ask", &ask), ("max", &max), ("hop_worth", &hop_worth)] {
+    if has_ask && fee.is_some() {
+        let problem =
+            "[price] fee: what is asked is either `ask` or what the own way out costs and `fee`; leave one out";
+        reader.mistake(spans.of("fee"), problem);
+    }
+    for (key, amount) in [("ask", &ask), ("fee", &fee), ("max", &max), ("hop_worth", &hop_worth)] {
         if !has_ledger && amount.as_ref().is_some_and(|amount| !amount.is_zero()) {
             let problem = format!("[price] {key}: without a [ledger] nothing can be paid; add one, or set \"0\"");
             reader.mistake(spans.of(key), problem);
         }
     }
-    Some(PriceOptions { ask: ask?, max: max?, window: window?, hop_worth: hop_worth? })
+    let (ask, max, window, hop_worth) = (ask?, max?, window?, hop_worth?);
+    Some(PriceOptions { ask, fee, max, window, hop_worth, budget_day, budget_month })
 }
 
 fn read_ledger(reader: &mut Reader<'_>, mut table: Table<'_>) -> Option<LedgerOptions> {
@@ -770,6 +792,7 @@ fn sensing(text: &str) -> Result<LinkSensing, &'static str> {
 
 fn role(text: &str) -> Result<Role, &'static str> {
     match text {
+        "auto" => Ok(Role::Auto),
         "provider" => Ok(Role::Provider),
         "subscriber" => Ok(Role::Subscriber),
         "peer" => Ok(Role::Peer),

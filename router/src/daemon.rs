@@ -29,7 +29,7 @@ use crate::config::{Amount, Config, LogLevel};
 use crate::control::{ControlSocket, Request, Response, Unit};
 use crate::identity;
 use crate::netlink::{Netlink, NetlinkError};
-use crate::router::{Links, Money, Router, Setup, StartError, WORKERS_MAX};
+use crate::router::{BudgetLimits, Links, Money, Router, Setup, StartError, WORKERS_MAX};
 use crate::tun::Tun;
 
 /// Decimals of amounts in the config file where no ledger says otherwise; only price 0 makes sense then.
@@ -227,6 +227,7 @@ fn money(config: &Config, ledger: Option<&dyn Ledger>) -> Result<Money, Failure>
         Ok(Price::new(price))
     };
     let ask = price("ask in [price]", &config.price.ask)?;
+    let budget = |option: &str, amount: Option<&Amount>| amount.map(|amount| tokens(option, amount)).transpose();
     let (deposit, redeem_at) = match &config.ledger {
         Some(ledger) => {
             (tokens("deposit in [ledger]", &ledger.deposit)?, tokens("redeem_at in [ledger]", &ledger.redeem_at)?)
@@ -246,7 +247,12 @@ fn money(config: &Config, ledger: Option<&dyn Ledger>) -> Result<Money, Failure>
             window: config.price.window,
             loss_allowance_ppm: Offer::DEFAULT_LOSS_ALLOWANCE_PPM,
         },
+        fee: config.price.fee.as_ref().map(|fee| price("fee in [price]", fee)).transpose()?,
         limits: Limits { max_price: price("max in [price]", &config.price.max)? },
+        budget: BudgetLimits {
+            day: budget("budget_day in [price]", config.price.budget_day.as_ref())?,
+            month: budget("budget_month in [price]", config.price.budget_month.as_ref())?,
+        },
         hop_worth,
         unit,
         domain,

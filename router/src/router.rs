@@ -14,6 +14,7 @@
 //! sends. Nothing in it blocks: the journal and the ledger sit at desks of their own.
 
 mod answers;
+mod budget;
 mod history;
 mod links;
 mod money;
@@ -30,15 +31,16 @@ use std::time::{Duration, Instant};
 use ledger_client::Ledger;
 use metering::exchange;
 use metering::{
-    ChannelId, ChannelState, Counts, Identity, LedgerDomain, Limits, NodeId, Offer, Receipt, Restored, Snapshot, Tokens,
+    ChannelId, ChannelState, Counts, Identity, LedgerDomain, Limits, NodeId, Offer, Price, Receipt, Restored, Snapshot,
+    Tokens,
 };
 use node::datapath::{Fib, LinkCount, MAX_LINKS};
-use node::{Event, LinkId, Node, Policy, Prefix, PriceWeight};
+use node::{Event, LinkId, Node, Policy, Prefix, PriceWeight, Prices};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::carrier::Carrier;
-use crate::config::{self, Endpoint, LinkKind, Role, RoutingOptions};
+use crate::config::{self, Endpoint, LinkKind, RoutingOptions};
 use crate::control::{Refusal, Request, Response, Unit};
 use crate::desk::Desk;
 use crate::journal::{Journal, JournalError, Opened, Record, Totals};
@@ -46,8 +48,11 @@ use crate::link::LinkStatus;
 use crate::link::wireguard::WireGuard;
 use crate::tun::Local;
 use crate::worker::{self, FromWorker, Inbox, Mailbox, Shared, ToWorker, WorkerHandle};
+use budget::{Budget, News, Span};
 use history::{DAYS_KEPT, History};
 use money::Redemption;
+
+pub use budget::BudgetLimits;
 
 /// How often meters and link states are read: at 2 Gb/s, 12 MB pass between two looks, a fifth of the default window.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
@@ -64,6 +69,9 @@ const WRITE_AGAIN: Duration = Duration::from_secs(1);
 const TOTALS_INTERVAL: Duration = Duration::from_secs(300);
 /// How often the days' sums are brought up to date: a day ends as exactly.
 const HISTORY_INTERVAL: Duration = Duration::from_secs(60);
+/// How often it is looked at what was spent. The budget is overdrawn by what passes in the meantime at most, and by what was
+/// not signed for yet.
+const BUDGET_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the ledger is asked for the channels that pay us: a payer that leaves gives days of notice.
 const CHANNELS_INTERVAL: Duration = Duration::from_secs(600);
 /// How often all receipts are redeemed, however little they are worth: what a channel holds is safest in the account.
@@ -133,10 +141,14 @@ pub struct Money {
     pub unit: Unit,
     /// The ledger receipts are signed for.
     pub domain: LedgerDomain,
-    /// Asked of subscribers.
+    /// Asked of subscribers; its prices only where there is no `fee`.
     pub offer: Offer,
+    /// Asked of subscribers on top of what the own way out of the mesh costs.
+    pub fee: Option<Price>,
     /// Paid to providers at most.
     pub limits: Limits,
+    /// Spent at most.
+    pub budget: BudgetLimits,
     /// Locked into a new channel.
     pub deposit: Tokens,
     /// Redeemed unasked from this much on.
@@ -151,7 +163,13 @@ impl Money {
     fn policy(&self) -> Policy {
         let weight =
             NonZeroU32::new(self.hop_worth).map_or(PriceWeight::NONE, |per| PriceWeight { metric: HOP_METRIC, per });
-        Policy { weight, ..Policy::default() }
+        // Routing counts prices in 32 bits: the highest stands for all that are higher.
+        let price_max = node::Price::new(u32::try_from(self.limits.max_price.get()).unwrap_or(u32::MAX));
+        Policy { weight, price_max, ..Policy::default() }
+    }
+
+    fn prices(&self) -> Prices {
+        Prices { offer: self.offer, fee: self.fee, limits: self.limits }
     }
 }
 
@@ -249,6 +267,7 @@ impl Router {
                 hello_interval: setup.routing.hello_interval,
                 update_interval: setup.routing.update_interval,
                 policy: setup.money.policy(),
+                prices: setup.money.prices(),
                 domain: setup.money.domain,
                 seed: fastrand::u64(..),
             },
@@ -270,6 +289,8 @@ impl Router {
         let worker = worker::start(&setup.name, mailbox, parts).map_err(StartError::Worker)?;
         let totals = journal.totals().collect();
         let history = History::new(history::today(), journal.days());
+        let spent = journal.days().map(|(day, _, line)| (day, line.spent));
+        let budget = Budget::new(setup.money.budget, history::today(), spent);
         let (journal, journal_thread) = Desk::start("journal", journal).map_err(StartError::Worker)?;
         let mut desks = vec![journal_thread];
         let ledger = match setup.ledger {
@@ -311,6 +332,8 @@ impl Router {
             totals_at: now + TOTALS_INTERVAL,
             history,
             history_at: now + HISTORY_INTERVAL,
+            budget,
+            budget_at: now,
             channels_at: now + CHANNELS_INTERVAL,
             redeem_at: now + REDEEM_FIRST,
             carrier: Carrier::watch().ok(),
@@ -430,14 +453,47 @@ struct Inputs {
 
 /// What a desk or a look-up has done.
 enum Done {
-    Restored { link: LinkId, peer: NodeId, restored: Restored },
-    Reserved { link: LinkId, channel: ChannelId, ceiling: Tokens },
-    Held { link: LinkId, receipt: Receipt, redeemed: Tokens },
-    Channel { link: LinkId, channel: ChannelId, state: ChannelState },
-    Funded { link: LinkId, channel: ChannelId, state: ChannelState, left: Tokens },
-    Resolved { link: LinkId, endpoint: Endpoint, address: SocketAddr },
-    Redeemed { paid: Vec<(ChannelId, Tokens)> },
-    LedgerFailed { what: &'static str, error: String },
+    /// What was asked for in a role of ours, of a neighbour that was just admitted or to whom we are something else now.
+    Restored {
+        link: LinkId,
+        peer: NodeId,
+        role: metering::Role,
+        admitted: bool,
+        restored: Restored,
+    },
+    Reserved {
+        link: LinkId,
+        channel: ChannelId,
+        ceiling: Tokens,
+    },
+    Held {
+        link: LinkId,
+        receipt: Receipt,
+        redeemed: Tokens,
+    },
+    Channel {
+        link: LinkId,
+        channel: ChannelId,
+        state: ChannelState,
+    },
+    Funded {
+        link: LinkId,
+        channel: ChannelId,
+        state: ChannelState,
+        left: Tokens,
+    },
+    Resolved {
+        link: LinkId,
+        endpoint: Endpoint,
+        address: SocketAddr,
+    },
+    Redeemed {
+        paid: Vec<(ChannelId, Tokens)>,
+    },
+    LedgerFailed {
+        what: &'static str,
+        error: String,
+    },
     Warning(String),
 }
 
@@ -523,6 +579,8 @@ struct Control {
     totals_at: Instant,
     history: History,
     history_at: Instant,
+    budget: Budget,
+    budget_at: Instant,
     channels_at: Instant,
     redeem_at: Instant,
     /// `None` where the system does not tell.
@@ -620,6 +678,10 @@ impl Control {
             self.history_at = now + HISTORY_INTERVAL;
             self.look_at_history();
         }
+        if now >= self.budget_at {
+            self.budget_at = now + BUDGET_INTERVAL;
+            self.look_at_budget(now);
+        }
         if now >= self.channels_at {
             self.channels_at = now + CHANNELS_INTERVAL;
             self.look_at_channels();
@@ -656,6 +718,33 @@ impl Control {
             Ok(Err(error)) => Some(Done::Warning(error.to_string())),
             Err(error) => Some(Done::Warning(error.to_string())),
         });
+    }
+
+    /// Compares what was spent, and what is owed, with what may be.
+    fn look_at_budget(&mut self, now: Instant) {
+        if self.money.budget == BudgetLimits::default() {
+            return;
+        }
+        self.look_at_history();
+        let owed = self.node.links().filter_map(|view| view.settlement).map(|snapshot| snapshot.owed_by_us);
+        let (today, spent) = self.history.spent_today();
+        let news = self.budget.look(today, owed.fold(spent, Tokens::saturating_add));
+        self.node.handle_spending(now, self.budget.allows());
+        let Some(news) = news else { return };
+        let said = |span| {
+            let (spent, limit) = self.budget.of(span);
+            let Unit { symbol, decimals } = &self.money.unit;
+            let [spent, limit] = [spent, limit.unwrap_or(Tokens::ZERO)].map(|amount| amount.display(*decimals));
+            format!("{spent} of {limit} {symbol} for this {}", if span == Span::Day { "day" } else { "month" })
+        };
+        match news {
+            News::Low(span) => self.warn(format!("the budget runs low: {} are used", said(span))),
+            News::Used(span) => self.warn(format!(
+                "the budget is used: {}; ways that cost anything are not taken until the next one begins (UTC)",
+                said(span)
+            )),
+            News::Renewed => tracing::info!(node = %self.name, "there is a budget again"),
+        }
     }
 
     /// Asks the ledger how the channels stand that pay us: whoever leaves with its deposit does not tell us.
@@ -695,9 +784,13 @@ impl Control {
                 self.shared.fib.store(Arc::clone(&fib));
                 self.fib.send_replace(fib);
             }
-            Event::Admitted { link, peer } => {
+            Event::Admitted { link, peer, role } => {
                 tracing::info!(node = %self.name, neighbour = %self.name_of(link), %peer, "neighbour admitted");
-                self.restore(link, peer);
+                self.restore(link, peer, role, true);
+            }
+            Event::Role { link, peer, role } => {
+                tracing::info!(node = %self.name, neighbour = %self.name_of(link), ?role, "we are something else to it");
+                self.restore(link, peer, role, false);
             }
             Event::Refused { link, reason } => {
                 if let node::Refusal::Packet(reason) = reason {
@@ -743,9 +836,13 @@ impl Control {
     fn handle_done(&mut self, now: Instant, done: Done) {
         match done {
             // A reload may have given the link to another neighbour, or the neighbour another role, in the meantime.
-            Done::Restored { link, peer, restored } if self.peer_of(link) == Some(peer) => {
-                let counts = counts(self.shared.meters.read(link));
-                self.node.handle_restored(now, link, counts, restored);
+            Done::Restored { link, peer, role, admitted, restored } if self.peer_of(link) == Some(peer) => {
+                if admitted {
+                    let counts = counts(self.shared.meters.read(link));
+                    self.node.handle_restored(now, link, counts, role, restored);
+                } else {
+                    self.node.handle_role_restored(now, link, role, restored);
+                }
             }
             Done::Reserved { link, channel, ceiling } => self.node.handle_reserved(now, link, channel, ceiling),
             Done::Held { link, receipt, redeemed } => {
@@ -793,11 +890,11 @@ impl Control {
 
     /// Payer and payee on a link, by the roles of this moment.
     fn parties(&self, link: LinkId) -> Option<(NodeId, NodeId)> {
-        let (us, peer) = (self.node.id(), self.links.get(&link)?.peer.as_ref()?);
-        match peer.role {
-            Role::Provider => Some((us, peer.card.account())),
-            Role::Subscriber => Some((peer.card.account(), us)),
-            Role::Peer => None,
+        let (us, peer) = (self.node.id(), self.peer_of(link)?);
+        match self.node.role(link)? {
+            metering::Role::Subscriber => Some((us, peer)),
+            metering::Role::Provider => Some((peer, us)),
+            metering::Role::Peer => None,
         }
     }
 

@@ -4,6 +4,7 @@
 mod city;
 mod hostile;
 mod money;
+mod roles;
 mod shapes;
 
 use std::fmt::Display;

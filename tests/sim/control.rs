@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use babel::wire::PRICE_SUB_TLV;
 use metering::credit::LIFELINE;
 use metering::exchange::{Alarm, Event as SettlementEvent};
 use metering::wire::{Message, PORT as SETTLEMENT_PORT};
 use metering::{Bytes, ChannelId, Limits, NodeId, Restored, Role, Side, Snapshot, Tokens};
-use node::datapath::packet::parse_control;
-use node::{Event, LinkId, Transmit};
+use node::datapath::packet::{control_packet, parse_control};
+use node::{BABEL_PORT, Deal, Event, LinkId, Transmit};
 
 use crate::carry::{Cargo, Flight};
 use crate::journal::Write;
@@ -26,8 +27,8 @@ const WAKES_MAX: u32 = 100;
 /// What is asked of the ledger.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum LedgerJob {
-    /// What is known of an admitted neighbour.
-    Restore(NodeId),
+    /// What is known of a neighbour, in a role of ours: one that was just admitted, or to whom we are something else now.
+    Restore { peer: NodeId, role: Role, admitted: bool },
     /// A channel with at least this deposit.
     Fund(NodeId, Tokens),
     /// A channel's record.
@@ -99,6 +100,7 @@ impl World {
         if !self.wires[wire].ends[end].up {
             return;
         }
+        let packet = self.stations[at.0].tells.map_or_else(|| packet.clone(), |price| with_price(&packet, price));
         let settles = parse_control(&packet).ok().filter(|datagram| datagram.port == SETTLEMENT_PORT);
         if let Some(datagram) = settles {
             if self.wires[wire].ends[end].cheats {
@@ -135,7 +137,13 @@ impl World {
                 }
                 self.table_changed(at);
             }
-            Event::Admitted { link, peer } => self.ask_ledger(at, link, LedgerJob::Restore(peer)),
+            Event::Admitted { link, peer, role } => {
+                self.ask_ledger(at, link, LedgerJob::Restore { peer, role, admitted: true });
+            }
+            Event::Role { link, peer, role } => {
+                self.settlement.roles += 1;
+                self.ask_ledger(at, link, LedgerJob::Restore { peer, role, admitted: false });
+            }
             Event::Settlement { link, peer: _, event } => self.handle_settlement(at, link, event),
             Event::Refused { .. } => self.settlement.refused += 1,
             Event::Neighbour { up, .. } => self.settlement.neighbours_lost += u64::from(!up),
@@ -218,7 +226,7 @@ impl World {
     pub(crate) fn answer_ledger(&mut self, at: StationId, life: u64, link: LinkId, job: LedgerJob) {
         let us = self.stations[at.0].identity.node_id();
         let channel = match job {
-            LedgerJob::Restore(peer) => return self.restore(at, life, link, peer),
+            LedgerJob::Restore { peer, role, admitted } => return self.restore(at, life, link, peer, role, admitted),
             LedgerJob::Fund(payee, at_least) => self.bank.fund(self.now, us, payee, at_least),
             LedgerJob::LookUp(channel) => self.bank.state(channel),
         };
@@ -228,10 +236,9 @@ impl World {
         }
     }
 
-    fn restore(&mut self, at: StationId, life: u64, link: LinkId, peer: NodeId) {
-        let wire = self.stations[at.0].wires[link.index()];
+    fn restore(&mut self, at: StationId, life: u64, link: LinkId, peer: NodeId, role: Role, admitted: bool) {
         let us = self.stations[at.0].identity.node_id();
-        let pays = self.side(wire, self.wires[wire].end_of(at, link)).role() != Role::Provider;
+        let pays = role != Role::Provider;
         let (payer, payee) = if pays { (us, peer) } else { (peer, us) };
         let channel = self.bank.newest_state(payer, payee);
         let station = &mut self.stations[at.0];
@@ -243,18 +250,23 @@ impl World {
         };
         if station.life(life).is_some() {
             self.with_node(at, |now, running| {
-                running.node.handle_restored(now, link, running.counts(link), restored);
+                if admitted {
+                    running.node.handle_restored(now, link, running.counts(link), role, restored);
+                } else {
+                    running.node.handle_role_restored(now, link, role, restored);
+                }
             });
         }
     }
 
-    /// What this end is to the other.
-    pub(crate) fn side(&self, wire: usize, end: usize) -> Side {
-        match (self.wires[wire].bond, end) {
-            (Bond::Peers, _) => Side::Peer,
+    /// What decides what this end is to the other.
+    pub(crate) fn deal(&self, wire: usize, end: usize) -> Deal {
+        Deal::Agreed(match (self.wires[wire].bond, end) {
+            (Bond::ByRoutes, _) | (Bond::Freeloader, 0) => return Deal::ByRoutes,
+            (Bond::Peers, _) | (Bond::Freeloader, _) => Side::Peer,
             (Bond::Provides(offer), 0) => Side::Provider(offer),
             (Bond::Provides(offer), _) => Side::Subscriber(Limits { max_price: offer.price_up.max(offer.price_down) }),
-        }
+        })
     }
 
     /// Every token is somewhere, and only those that were minted.
@@ -274,6 +286,9 @@ impl World {
             running.node.links().filter_map(|view| Some((view.link, view.settlement?))).collect();
         for (link, snapshot) in settlements {
             let wire = self.stations[at.0].wires[link.index()];
+            if !matches!(self.wires[wire].bond, Bond::Provides(_)) {
+                continue; // What was carried at which price is not known from outside.
+            }
             let account = &mut self.accounts[wire];
             let Some(terms) = snapshot.terms.filter(|terms| snapshot.role == Role::Provider && !terms.is_free()) else {
                 continue;
@@ -298,4 +313,23 @@ impl World {
         let first: Time = self.now + first;
         self.queue.plan(first, Happening::Meters { station: at, life });
     }
+}
+
+/// The packet with another price in each price sub-TLV of each Update that asks one.
+fn with_price(packet: &[u8], price: u32) -> Vec<u8> {
+    let Some(datagram) = parse_control(packet).ok().filter(|datagram| datagram.port == BABEL_PORT) else {
+        return packet.to_vec();
+    };
+    let mut payload = datagram.payload.to_vec();
+    // A quote begins with its type, its length, its version and flags, and its unit.
+    let quote = [PRICE_SUB_TLV, 8, 0, 0];
+    let places: Vec<usize> =
+        payload.windows(12).enumerate().filter(|(_, at)| at.starts_with(&quote)).map(|(at, _)| at).collect();
+    for at in places {
+        let told = &mut payload[at + 6..at + 10];
+        if told != [0; 4] {
+            told.copy_from_slice(&price.to_be_bytes());
+        }
+    }
+    control_packet(datagram.source, datagram.destination, datagram.port, &payload)
 }

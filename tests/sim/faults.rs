@@ -47,7 +47,8 @@ impl World {
             boot: u64::from(boots),
             session: u64::from(boots) << 32 | random,
             announce: station.announce.clone(),
-            policy: Policy::default(),
+            policy: Policy { weight: self.weight, price_max: station.price_max(), ..Policy::default() },
+            prices: station.prices,
             hello_interval: Duration::from_secs(1),
             update_interval: Duration::from_secs(16),
             domain,
@@ -72,7 +73,7 @@ impl World {
         let card = *self.stations[neighbour.0].identity.card();
         let measure =
             LinkMeasure { cost: self.wires[wire].quality.cost, sensing: LinkSensing::Measured, path_mtu: true };
-        let peer = Peer::Mesh { card, side: self.side(wire, end), measure };
+        let peer = Peer::Mesh { card, deal: self.deal(wire, end), measure };
         self.with_node(at, |now, running| running.node.handle_link(now, link, peer, MTU));
     }
 
@@ -161,12 +162,13 @@ impl World {
         self.wires[wire.0].ends[1].cheats = true;
     }
 
-    /// What the provider of a wire carried for its payer, in money, by what both ends accepted.
+    /// What the provider of a wire carried for its payer, in money, by what both ends accepted, where one provides by the
+    /// owners' agreement.
     #[must_use]
     pub fn carried_worth(&self, wire: WireId) -> Tokens {
         match self.wires[wire.0].bond {
             crate::Bond::Provides(offer) => self.accounts[wire.0].worth(&offer),
-            crate::Bond::Peers => Tokens::ZERO,
+            crate::Bond::Peers | crate::Bond::ByRoutes | crate::Bond::Freeloader => Tokens::ZERO,
         }
     }
 

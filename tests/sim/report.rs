@@ -26,6 +26,8 @@ pub struct Settlement {
     pub exhausted: u64,
     /// Receipts that came back to a payer whose journal knew no such ceiling.
     pub above_ceiling: u64,
+    /// Times a node became something else to a neighbour.
+    pub roles: u64,
     /// Control packets refused.
     pub refused: u64,
     /// Times Babel lost a neighbour.

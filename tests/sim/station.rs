@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use metering::{Bytes, Counts, Identity};
 use node::datapath::{Datapath, Meters, Port};
-use node::{Drops, LinkId, Node, Prefix};
+use node::{Drops, LinkId, Node, Prefix, Prices};
 
 use crate::Time;
 use crate::journal::Journal;
@@ -15,6 +15,10 @@ use crate::journal::Journal;
 pub(crate) struct Station {
     pub(crate) identity: Identity,
     pub(crate) announce: Vec<Prefix>,
+    /// What it asks and pays where roles follow from routes.
+    pub(crate) prices: Prices,
+    /// Tells its neighbours another price with routes than it bills.
+    pub(crate) tells: Option<u32>,
     /// Which wire each link is, by [`LinkId`].
     pub(crate) wires: Vec<usize>,
     pub(crate) journal: Journal,
@@ -52,6 +56,12 @@ impl Running {
 }
 
 impl Station {
+    /// What routes may cost it.
+    pub(crate) fn price_max(&self) -> node::Price {
+        let max = self.prices.limits.max_price.get();
+        node::Price::new(u32::try_from(max).unwrap_or(u32::MAX))
+    }
+
     pub(crate) fn address(&self) -> Ipv6Addr {
         metering::mesh_address(&self.identity.wireguard_key())
     }

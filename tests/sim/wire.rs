@@ -56,6 +56,10 @@ pub enum Bond {
     Peers,
     /// The first end provides to the second.
     Provides(Offer),
+    /// What they are to each other follows from where their ways out of the mesh lead, at the prices of the stations.
+    ByRoutes,
+    /// The same at the first end; the second takes itself for a peer wherever its packets go.
+    Freeloader,
 }
 
 /// One end of a wire.

@@ -5,9 +5,9 @@ use std::fmt::Display;
 use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
-use metering::{Identity, NodeId, Offer, Seed, Tokens};
-use node::datapath::{Batch, LinkPolicy};
-use node::{LinkId, Prefix};
+use metering::{Identity, Limits, NodeId, Offer, Price, Role, Seed, Snapshot, Tokens};
+use node::datapath::{Batch, LinkPolicy, NextHop};
+use node::{LinkId, Prefix, PriceWeight, Prices};
 use sha2::{Digest, Sha256};
 
 use crate::bank::Bank;
@@ -74,6 +74,7 @@ pub struct World {
     pub(crate) bank: Bank,
     pub(crate) redeemed: BTreeMap<NodeId, Tokens>,
     pub(crate) settlement: Settlement,
+    pub(crate) weight: PriceWeight,
     pub(crate) lives: u64,
     pub(crate) batch: Batch,
     pub(crate) digest: Sha256,
@@ -102,6 +103,7 @@ impl World {
             bank: Bank::new(&identity(seed, u64::MAX)),
             redeemed: BTreeMap::new(),
             settlement: Settlement::default(),
+            weight: PriceWeight::NONE,
             lives: 0,
             batch: Batch::new(BATCH, MTU + 64),
             digest: Sha256::new(),
@@ -180,7 +182,8 @@ impl World {
         let everything = Prefix::new(Ipv6Addr::UNSPECIFIED, 0);
         let announce = everything.filter(|_| id.0 == 0).into_iter().collect();
         let (wires, journal) = (Vec::new(), Journal::default());
-        self.stations.push(Station { identity, announce, wires, journal, running: None });
+        let prices = Prices { limits: Limits { max_price: Price::new(u64::MAX) }, ..Prices::default() };
+        self.stations.push(Station { identity, announce, prices, tells: None, wires, journal, running: None });
         id
     }
 
@@ -197,6 +200,56 @@ impl World {
         self.wires.push(Wire::new(ends, bond, quality, seed));
         self.accounts.push(Account::default());
         WireId(wire)
+    }
+
+    /// What a station asks and pays on wires whose roles follow from routes. Before [`World::start`].
+    pub fn set_prices(&mut self, at: StationId, prices: Prices) {
+        self.stations[at.0].prices = prices;
+    }
+
+    /// What prices weigh in choosing routes. Before [`World::start`].
+    pub fn set_weight(&mut self, weight: PriceWeight) {
+        self.weight = weight;
+    }
+
+    /// A station tells its neighbours this price with its routes, whatever it bills.
+    pub fn tell_price(&mut self, at: StationId, price: u32) {
+        self.stations[at.0].tells = Some(price);
+    }
+
+    /// A second way out of the mesh. Before [`World::start`].
+    pub fn offer_internet(&mut self, at: StationId) {
+        self.stations[at.0].announce.extend(Prefix::new(Ipv6Addr::UNSPECIFIED, 0));
+    }
+
+    /// What a station is to its neighbour on a wire.
+    #[must_use]
+    pub fn role(&self, at: StationId, wire: WireId) -> Option<Role> {
+        self.settled(at, wire).map(|snapshot| snapshot.role)
+    }
+
+    /// How settlement with the neighbour on a wire stands.
+    #[must_use]
+    pub fn settled(&self, at: StationId, wire: WireId) -> Option<Snapshot> {
+        let running = self.stations[at.0].running.as_ref()?;
+        let end = self.wires[wire.0].ends.iter().find(|end| end.station == at)?;
+        running.node.links().find(|view| view.link == end.link)?.settlement
+    }
+
+    /// What a station asks of its customers.
+    #[must_use]
+    pub fn ask(&self, at: StationId) -> Option<Price> {
+        Some(self.stations[at.0].running.as_ref()?.node.ask())
+    }
+
+    /// Over which wire a station's packets leave the mesh.
+    #[must_use]
+    pub fn way_out(&self, at: StationId) -> Option<WireId> {
+        let fib = self.stations[at.0].running.as_ref()?.datapath.fib();
+        match fib.lookup(INTERNET)? {
+            NextHop::Link(link) => Some(WireId(self.stations[at.0].wires[link.index()])),
+            NextHop::Local | NextHop::Unreachable => None,
+        }
     }
 
     fn are_connected(&self, a: StationId, b: StationId) -> bool {

@@ -9,11 +9,12 @@ use crate::mac::{MacCounters, MacKeys};
 use crate::metric::{Cost, Metric};
 use crate::neighbour::{Neighbour, NeighbourId, Silence};
 use crate::pending::{Asked, PendingTable};
+use crate::policy::Policy;
 use crate::prefix::{IpPrefix, PrefixPair};
 use crate::price::Price;
 use crate::route::{Announced, Entry, Put, Route, RouteTable, Selected, Told, Via, refresh_at, route_expiry};
 use crate::router_id::RouterId;
-use crate::selection::{self, Candidate, Moment};
+use crate::selection::{self, Candidate, Moment, Pace};
 use crate::seqno::Seqno;
 use crate::source::Distance;
 use crate::time::{Epoch, Tenths};
@@ -194,8 +195,21 @@ impl Speaker {
         }
     }
 
-    /// How a link bills from here on, and what we ask there. Routes through it are weighed anew at once; everybody whom
-    /// it concerns is told within a second or two.
+    /// How prices take part in choosing from here on. Every route is weighed anew.
+    pub fn handle_policy(&mut self, now: Instant, policy: Policy) {
+        if self.config.policy == policy {
+            return;
+        }
+        self.config.policy = policy;
+        let neighbours: Vec<NeighbourId> = self.neighbours.keys().copied().collect();
+        let pairs: BTreeSet<PrefixPair> = neighbours.into_iter().flat_map(|id| self.routes.told_by(id)).collect();
+        for pair in pairs {
+            self.reselect(now, pair);
+        }
+    }
+
+    /// How a link bills from here on, and what we ask there. Routes through it are weighed anew at once, without patience if
+    /// they are clearly dearer than was told: whoever bills more than it tells does not keep what that brought it.
     pub fn handle_trade(&mut self, now: Instant, id: InterfaceId, trade: Option<Trade>, fee: Fee) {
         let Some(interface) = self.interfaces.get_mut(&id) else { return };
         let before = std::mem::replace(&mut interface.config.trade, trade);
@@ -208,13 +222,33 @@ impl Speaker {
         }
         for neighbour in self.neighbours_on(id) {
             for pair in self.routes.told_by(neighbour) {
-                self.reselect(now, pair);
+                self.weigh_anew(now, pair, neighbour, before);
             }
         }
-        // Who pays decides what is told to whom.
-        let others: Vec<InterfaceId> = self.interfaces.keys().copied().collect();
-        for other in others {
-            self.dump_soon(now, other);
+        // Who pays decides what is told.
+        self.dump_soon(now, id);
+    }
+
+    /// A link by which a prefix may be reached bills in another way.
+    fn weigh_anew(&mut self, now: Instant, pair: PrefixPair, neighbour: NeighbourId, before: Option<Trade>) {
+        let Some(entry) = self.routes.get(pair) else { return };
+        let selected = entry.selects(neighbour);
+        let told = entry.candidate(neighbour).and_then(|route| route.price);
+        let counted = |trade: Option<Trade>| match trade {
+            Some(trade) => trade.counted(told, pair.to.is_default()),
+            None => told,
+        };
+        let dearer = match (counted(before), counted(self.trade_with(neighbour))) {
+            (Some(before), Some(after)) => after > before && after.is_far_from(before),
+            _ => false,
+        };
+        if selected && dearer {
+            self.reselect_afresh(now, pair);
+        } else {
+            self.reselect(now, pair);
+        }
+        if selected && self.routes.get(pair).is_some_and(|entry| entry.selects(neighbour)) {
+            self.trigger_everywhere(now, pair, Trigger::default());
         }
     }
 
@@ -735,14 +769,16 @@ impl Speaker {
         self.interfaces.get(&interface)?.config.trade
     }
 
-    /// What should be in use. Asks for a newer seqno where a cheaper route lacks only that.
-    fn choose(&mut self, now: Instant, pair: PrefixPair) -> Option<Selected> {
+    /// What should be in use. Asks for a newer seqno where a cheaper route lacks only that. Of what is in use at present
+    /// `keeps` says whether it is given up reluctantly.
+    fn choose(&mut self, now: Instant, pair: PrefixPair, keeps: bool) -> Option<Selected> {
         let entry = self.routes.get(pair)?;
         if let Some(metric) = entry.origin() {
             let (router_id, seqno) = (self.config.router_id, self.seqno);
             return Some(Selected { via: None, router_id, seqno, metric, price: Some(Price::ZERO) });
         }
-        let mut pace = entry.pace();
+        let mut pace = if keeps { entry.pace() } else { Pace::default() };
+        let current = entry.selected_neighbour().filter(|_| keeps);
         let stretch = self.rng.u8(75..=125);
         let moment = Moment {
             now: self.epoch.tenths(now),
@@ -750,7 +786,7 @@ impl Speaker {
             update_interval: self.update_interval(),
             stretch,
         };
-        let decision = selection::decide(moment, self.candidates(pair), entry.selected_neighbour(), &mut pace);
+        let decision = selection::decide(moment, self.candidates(pair), current, &mut pace);
         let selected = decision.used.and_then(|neighbour| self.selected_through(pair, neighbour));
         if let Some(neighbour) = decision.ask {
             self.ask_for_cheaper(now, pair, neighbour);
@@ -792,7 +828,17 @@ impl Speaker {
     /// Selects anew, and tells whom it concerns. To be called after any change to a prefix's routes,
     /// their links or their feasibility.
     pub(crate) fn reselect(&mut self, now: Instant, pair: PrefixPair) {
-        let after = self.choose(now, pair);
+        let after = self.choose(now, pair, true);
+        self.select(now, pair, after);
+    }
+
+    /// The same without patience.
+    fn reselect_afresh(&mut self, now: Instant, pair: PrefixPair) {
+        let after = self.choose(now, pair, false);
+        self.select(now, pair, after);
+    }
+
+    fn select(&mut self, now: Instant, pair: PrefixPair, after: Option<Selected>) {
         let Some(entry) = self.routes.get_mut(pair) else { return };
         let before = entry.selected();
         entry.select(after);

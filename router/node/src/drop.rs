@@ -53,6 +53,9 @@ drop_reasons! {
     Unpaid = "unpaid",
     /// The same, or a neighbour who is not admitted, sending more than it could need to change that: not even opened.
     UnpaidFlood = "unpaid-flood",
+    /// Its neighbour pays nothing, and this would be carried at our expense: to or from somebody we pay, or out of the mesh
+    /// (answered by ICMPv6 Destination Unreachable, code 1).
+    AtOurExpense = "at-our-expense",
     /// The link is down or its session is not established.
     LinkDown = "link-down",
     /// The next hop's queue was full.

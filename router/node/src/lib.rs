@@ -8,12 +8,14 @@
 
 pub mod admission;
 pub mod datapath;
+mod deal;
 mod drop;
 mod node;
 mod path_mtu;
 
 pub use babel::{LinkSensing, NeighbourView, Policy, Prefix, PrefixPair, Price, PriceWeight};
 pub use datapath::LinkId;
+pub use deal::{Deal, Prices};
 pub use drop::{DropReason, Drops};
 
 pub use node::{BABEL_PORT, Config, Event, LinkMeasure, LinkView, Node, Peer, Refusal, Transmit};

@@ -7,20 +7,21 @@ use std::time::{Duration, Instant};
 
 use babel::{
     Carry, Cost, Destination, Fee, InterfaceConfig, InterfaceId, IpPrefix, LinkSensing, Metric, NeighbourView, Policy,
-    Prefix, PrefixPair, RouteView, RouterId, Seqno, Speaker,
+    Prefix, PrefixPair, RouteView, RouterId, Seqno, Speaker, Trade,
 };
 use metering::credit::LIFELINE;
 use metering::exchange;
 use metering::wire::PORT as SETTLEMENT_PORT;
 use metering::{
     AccountKey, Bytes, ChannelId, ChannelState, Counts, Credit, Exchange, Identity, LedgerDomain, NodeCard, NodeId,
-    Receipt, Restored, Setup, Side, Snapshot, Terms, Tokens, link_local, mesh_address, mesh_prefix,
+    Price, Receipt, Restored, Role, Setup, Side, Snapshot, Terms, Tokens, link_local, mesh_address, mesh_prefix,
 };
 use thiserror::Error;
 
 use crate::admission::{ADMISSION_PORT, Admission, AdmissionError};
 use crate::datapath::packet::{ControlDatagram, control_packet, parse_control};
-use crate::datapath::{Fib, FibBuilder, LinkEntry, LinkPolicy, MAX_LINKS, Meters};
+use crate::datapath::{Fib, FibBuilder, LinkEntry, LinkPolicy, MAX_LINKS, Meters, Standing};
+use crate::deal::{self, Asking, Deal, Dealing, Prices, Situation};
 use crate::path_mtu::{MTU_PORT, NoMessage, PathMtu};
 use crate::{DropReason, LinkId};
 
@@ -56,6 +57,8 @@ pub struct Config {
     pub update_interval: Duration,
     /// How prices take part in choosing routes.
     pub policy: Policy,
+    /// What is asked and paid.
+    pub prices: Prices,
     /// The ledger receipts are signed for.
     pub domain: LedgerDomain,
     /// Seeds jitter; two nodes with equal arguments and seeds do the same for ever.
@@ -69,8 +72,8 @@ pub enum Peer {
     Mesh {
         /// Who it must be.
         card: NodeCard,
-        /// What we are to it, at which price.
-        side: Side,
+        /// What decides what we are to it.
+        deal: Deal,
         /// How the link is measured.
         measure: LinkMeasure,
     },
@@ -130,6 +133,8 @@ pub enum Event {
         link: LinkId,
         /// The neighbour.
         peer: NodeId,
+        /// What we are to it.
+        role: Role,
     },
     /// What somebody at the other end of a link did wrong; nothing was done.
     Refused {
@@ -146,6 +151,16 @@ pub enum Event {
         peer: NodeId,
         /// What.
         event: exchange::Event,
+    },
+    /// We are something else to this neighbour than before, so another channel matters. Answer with
+    /// [`Node::handle_role_restored`].
+    Role {
+        /// On which link.
+        link: LinkId,
+        /// The neighbour.
+        peer: NodeId,
+        /// What we are to it.
+        role: Role,
     },
     /// Babel can use the link to this neighbour, or cannot any more.
     Neighbour {
@@ -214,6 +229,9 @@ pub struct Node {
     events: VecDeque<Event>,
     metered_at: Option<Instant>,
     losses_told_at: Option<Instant>,
+    asking: Asking,
+    /// Whether ways that cost money are taken.
+    spends: bool,
 }
 
 #[derive(Debug)]
@@ -227,9 +245,48 @@ struct Link {
     path: Option<PathMtu>,
     /// What being sent something over it costs us, in units of metric.
     toll: u16,
+    dealing: Dealing,
+    /// What we were to the neighbour when the shell was last told, or asked what it knows.
+    role: Role,
+    /// How routing sees the link, and what is told there.
+    trade: Option<(Trade, Fee)>,
 }
 
 impl Link {
+    fn new(peer: Peer, mtu: usize) -> Self {
+        Self {
+            peer,
+            mtu,
+            up: false,
+            admission: None,
+            exchange: None,
+            path: None,
+            toll: 0,
+            dealing: Dealing::default(),
+            role: Role::Peer,
+            trade: None,
+        }
+    }
+
+    /// Whether its neighbour is our customer.
+    fn is_paid_for(&self) -> bool {
+        self.exchange.as_ref().is_some_and(|exchange| exchange.side().role() == Role::Provider)
+    }
+
+    /// Whether we pay, by the owners' agreement, for whatever passes: no route keeps the neighbour from sending to us.
+    fn costs(&self) -> bool {
+        let Peer::Mesh { deal: Deal::Agreed(Side::Subscriber(limits)), .. } = &self.peer else { return false };
+        let price = self.exchange.as_ref().and_then(|exchange| exchange.agreed().map(deal::dearer));
+        self.is_admitted() && price.unwrap_or(limits.max_price) > Price::FREE
+    }
+
+    fn standing(&self, ask: Price) -> Standing {
+        match (&self.peer, self.trade) {
+            (Peer::Mesh { deal, .. }, Some((trade, _))) => deal::standing(*deal, trade, ask),
+            (Peer::Mesh { .. } | Peer::Babel { .. } | Peer::Leaf { .. }, _) => Standing::Partner,
+        }
+    }
+
     fn is_admitted(&self) -> bool {
         self.admission.as_ref().is_some_and(Admission::is_admitted)
     }
@@ -294,6 +351,8 @@ impl Node {
             events: VecDeque::new(),
             metered_at: None,
             losses_told_at: None,
+            asking: Asking::new(&config.prices),
+            spends: true,
             config,
         };
         node.settle(now);
@@ -324,19 +383,16 @@ impl Node {
         match self.links.get_mut(&link) {
             Some(known) if known.peer == peer && known.mtu == mtu => {}
             Some(known) if known.mtu == mtu && known.peer.is_same_node(&peer) => {
-                if let (Peer::Mesh { side, .. }, Some(exchange)) = (&peer, &mut known.exchange) {
-                    exchange.handle_side(now, *side);
-                }
                 known.peer = peer;
-                if known.may_route() {
+                self.deal(now);
+                if self.links.get(&link).is_some_and(Link::may_route) {
                     self.start_routing(now, link);
                 }
             }
             Some(_) | None => {
                 let was_up = self.links.get(&link).is_some_and(|known| known.up);
                 self.handle_link_removed(now, link);
-                self.links
-                    .insert(link, Link { peer, mtu, up: false, admission: None, exchange: None, path: None, toll: 0 });
+                self.links.insert(link, Link::new(peer, mtu));
                 self.routes_changed = true;
                 if was_up {
                     self.handle_link_up(now, link);
@@ -460,22 +516,23 @@ impl Node {
     /// answer, for until then the link carries nothing.
     fn admit(&mut self, now: Instant, link: LinkId) {
         let Some(known) = self.links.get_mut(&link) else { return };
-        let Peer::Mesh { card, measure, .. } = &known.peer else { return };
+        let Peer::Mesh { card, measure, deal } = &known.peer else { return };
         let (peer, max) = (card.account(), known.mtu);
+        let role = known.exchange.as_ref().map_or(deal.first_role(), |exchange| exchange.side().role());
         match &mut known.path {
             Some(path) => path.handle_way_changed(now),
             path @ None => *path = measure.path_mtu.then(|| PathMtu::new(now, max)),
         }
-        self.push_event(Event::Admitted { link, peer });
+        self.push_event(Event::Admitted { link, peer, role });
     }
 
     fn start_routing(&mut self, now: Instant, link: LinkId) {
-        let Some(known) = self.links.get(&link) else { return };
-        let (measure, price) = match &known.peer {
-            Peer::Mesh { measure, side, .. } => (measure, asked(side)),
-            Peer::Babel { measure } => (measure, babel::Price::ZERO),
+        let Some(known) = self.links.get(&link).filter(|known| self.spends || !known.costs()) else { return };
+        let measure = match &known.peer {
+            Peer::Mesh { measure, .. } | Peer::Babel { measure } => measure,
             Peer::Leaf { .. } => return,
         };
+        let (trade, fee) = known.trade.map_or((None, Fee::default()), |(trade, fee)| (Some(trade), fee));
         let tunnel = InterfaceConfig::tunnel(self.ours);
         let config = InterfaceConfig {
             cost: Cost::new(measure.cost),
@@ -485,33 +542,126 @@ impl Node {
             update_interval: self.config.update_interval,
             // Of what the mesh needs most, nothing is longer than any way may be.
             mtu: u16::try_from(known.mtu).unwrap_or(u16::MAX).min(CONTROL_MTU),
-            fee: Fee { price, epoch: 0 },
+            fee,
+            trade,
             toll: known.toll,
             ..tunnel
         };
         self.speaker.handle_interface_up(now, InterfaceId(link.0), config);
     }
 
-    /// What the shell knows of an admitted neighbour's account: the answer to [`Event::Admitted`]. Routing begins. A neighbour that
+    /// What the shell knows of an admitted neighbour's account, in that role of ours: the answer to [`Event::Admitted`]. Routing begins. A neighbour that
     /// was admitted before, in this run, goes on where it stood; `counts` are the link's counters at this moment.
-    pub fn handle_restored(&mut self, now: Instant, link: LinkId, counts: Counts, restored: Restored) {
+    pub fn handle_restored(&mut self, now: Instant, link: LinkId, counts: Counts, role: Role, restored: Restored) {
         let Some(known) = self.links.get_mut(&link) else { return };
-        if let (Peer::Mesh { card, side, .. }, None) = (&known.peer, &known.exchange) {
+        if let (Peer::Mesh { card, deal, .. }, None) = (&known.peer, &known.exchange) {
+            let side = known.dealing.side(now, *deal, &self.config.prices, self.asking.current(), Situation::NEW);
+            // Another role than the shell was asked about: what it knows of that one is asked for next.
+            let restored = if side.role() == role { restored } else { Restored::default() };
+            known.role = role;
             let setup = Setup {
                 account: self.account.clone(),
                 peer: card.account(),
                 domain: self.config.domain,
-                side: *side,
+                side,
                 session: self.config.session,
                 counts,
                 restored,
             };
             known.exchange = Some(Exchange::new(setup, now));
+        } else {
+            self.take_restored(now, link, role, restored);
         }
-        if known.is_admitted() {
+        self.deal(now);
+        if self.links.get(&link).is_some_and(Link::is_admitted) {
             self.start_routing(now, link);
         }
         self.settle(now);
+    }
+
+    /// What the shell knows of the channel that matters now: the answer to [`Event::Role`].
+    pub fn handle_role_restored(&mut self, now: Instant, link: LinkId, role: Role, restored: Restored) {
+        self.take_restored(now, link, role, restored);
+        self.settle(now);
+    }
+
+    /// An answer for what we were before is of no use any more; the one for what we are is on its way.
+    fn take_restored(&mut self, now: Instant, link: LinkId, role: Role, restored: Restored) {
+        let exchange = self.links.get_mut(&link).and_then(|known| known.exchange.as_mut());
+        if let Some(exchange) = exchange.filter(|exchange| exchange.side().role() == role) {
+            exchange.handle_restored(now, restored);
+        }
+    }
+
+    /// Whether ways that cost money may be taken. What was carried until now is paid in any case.
+    pub fn handle_spending(&mut self, now: Instant, allowed: bool) {
+        if self.spends == allowed {
+            return;
+        }
+        self.spends = allowed;
+        let policy = self.config.policy;
+        let price_max = if allowed { policy.price_max } else { babel::Price::ZERO };
+        self.speaker.handle_policy(now, Policy { price_max, ..policy });
+        let agreed: Vec<LinkId> = self.links.iter().filter(|(_, known)| known.costs()).map(|(link, _)| *link).collect();
+        for link in agreed {
+            if allowed {
+                self.start_routing(now, link);
+            } else {
+                self.speaker.handle_interface_down(now, InterfaceId(link.0));
+            }
+        }
+        self.settle(now);
+    }
+
+    /// What we are to the neighbour on a link, as far as that is settled.
+    pub fn role(&self, link: LinkId) -> Option<Role> {
+        Some(self.links.get(&link)?.exchange.as_ref()?.side().role())
+    }
+
+    /// What we ask of customers at present.
+    pub fn ask(&self) -> Price {
+        self.asking.current()
+    }
+
+    /// Decides what neighbours are to us, and at which price, and tells settlement, routing and the shell.
+    fn deal(&mut self, now: Instant) {
+        let way_out = self.speaker.selected(way_out());
+        let upstream = way_out.as_ref().map(|route| Price::new(route.price.map_or(0, babel::Price::get).into()));
+        let over = way_out.and_then(|route| route.neighbour).map(|(interface, _)| LinkId(interface.0));
+        let costs = upstream.is_some_and(|price| price > Price::FREE);
+        let somebody_pays = self.links.values().any(Link::is_paid_for);
+        self.asking.look(now, &self.config.prices, upstream, somebody_pays);
+        let ask = self.asking.current();
+        let mut events = Vec::new();
+        for (link, known) in &mut self.links {
+            let (Peer::Mesh { card, deal, .. }, Some(exchange)) = (&known.peer, &mut known.exchange) else { continue };
+            let situation = Situation {
+                needed: costs && over == Some(*link),
+                theirs: exchange.their_role(),
+                ours: exchange.side().role(),
+                owing: exchange.owed() > Tokens::ZERO,
+            };
+            let side = known.dealing.side(now, *deal, &self.config.prices, ask, situation);
+            exchange.handle_side(now, side);
+            known.dealing.note_asked(now, exchange.asked());
+            if let Some(terms) = exchange.agreed().filter(|terms| !terms.peers && terms.payer == self.card.account()) {
+                known.dealing.note_agreed(now, deal::dearer(terms));
+            }
+            let ours = exchange.side().role();
+            if ours != known.role {
+                known.role = ours;
+                events.push(Event::Role { link: *link, peer: card.account(), role: ours });
+            }
+            let trade = known.dealing.trade(*deal, ours, exchange.agreed());
+            let fee = deal::fee(*deal, exchange.side(), ask);
+            if known.trade != Some((trade, fee)) {
+                known.trade = Some((trade, fee));
+                self.speaker.handle_trade(now, InterfaceId(link.0), Some(trade), fee);
+            }
+        }
+        for event in events {
+            self.push_event(event);
+        }
     }
 
     /// Settles as far as can be without waiting for the next tick: before a redemption, and before a shutdown.
@@ -650,6 +800,7 @@ impl Node {
 
     /// Drains the children: packets to send, events to tell, and the table if it has changed.
     fn settle(&mut self, now: Instant) {
+        self.deal(now);
         self.drain_links(now);
         self.drain_babel(now);
         self.refresh_fib();
@@ -758,7 +909,8 @@ impl Node {
         let len = self.links.keys().next_back().map_or(0, |last| last.index() + 1);
         let mut entries = vec![None; len];
         for (link, known) in &self.links {
-            entries[link.index()] = Some(LinkEntry { policy: known.policy(), mtu: known.path_mtu() });
+            let standing = known.standing(self.asking.current());
+            entries[link.index()] = Some(LinkEntry { policy: known.policy(), standing, mtu: known.path_mtu() });
         }
         entries
     }
@@ -807,14 +959,9 @@ fn share_of(bytes: Bytes, part: Duration, whole: Duration) -> Bytes {
     Bytes::new(u64::try_from(share).unwrap_or(u64::MAX))
 }
 
-/// What a neighbour pays us, in base units per GiB; in Babel, the highest price stands for all that are higher.
-fn asked(side: &Side) -> babel::Price {
-    match side {
-        Side::Provider(offer) => {
-            babel::Price::new(u32::try_from(offer.price_up.max(offer.price_down).get()).unwrap_or(u32::MAX))
-        }
-        Side::Subscriber(_) | Side::Peer => babel::Price::ZERO,
-    }
+/// Everybody: where a route to it leads, the mesh ends.
+fn way_out() -> PrefixPair {
+    Prefix::new(Ipv6Addr::UNSPECIFIED, 0).expect("0 is a length").into()
 }
 
 /// A router-id for this run of the router: the start of its account and the count of its starts. New at each start, so

@@ -119,7 +119,7 @@ fn every_default_can_be_read() {
     );
     let config = parse(&text).unwrap();
     let peer = &config.peers[0];
-    assert_eq!((peer.link, peer.role, peer.cost, &peer.endpoint), (LinkKind::Wireguard, Role::Peer, 96, &None));
+    assert_eq!((peer.link, peer.role, peer.cost, &peer.endpoint), (LinkKind::Wireguard, Role::Auto, 96, &None));
     assert_eq!(config.ledger.unwrap().deposit.to_string(), "1");
 }
 
@@ -250,6 +250,21 @@ fn neighbours_and_leaves_do_not_share_names_keys_or_addresses() {
             "line 23, column 13: [[leaf]] addresses: a leaf without an address cannot be reached; give it one, or babel = true",
         ]
     );
+}
+
+#[test]
+#[cfg(feature = "ledger-host")]
+fn what_is_asked_is_said_once() {
+    let text = "[node]\nname = \"a\"\n[ledger]\npath = \"/l\"\n[price]\nask = \"1\"\nfee = \"0.5\"\n";
+    assert_eq!(
+        refused(text),
+        [
+            "line 7, column 7: [price] fee: what is asked is either `ask` or what the own way out costs and `fee`; leave one \
+          out"
+        ]
+    );
+    let price = parse(&text.replace("ask = \"1\"\n", "budget_month = \"30\"\n")).unwrap().price;
+    assert!(price.fee.is_some() && price.budget_month.is_some() && price.budget_day.is_none());
 }
 
 #[test]

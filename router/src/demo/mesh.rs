@@ -23,7 +23,7 @@ use super::{CUT_AT_PERCENT, File, reached};
 use crate::cli::{DemoOptions, Failure};
 use crate::config::{Endpoint, LinkKind, Peer, Role, RoutingOptions};
 use crate::control::{LinkState, Meter, Receipts, Request, Response, Unit};
-use crate::router::{Links, Money, Router, Setup};
+use crate::router::{BudgetLimits, Links, Money, Router, Setup};
 use crate::tun::Local;
 
 /// The token of the demo's community: six decimals, as most.
@@ -249,7 +249,9 @@ impl Mesh {
                 unit: unit(),
                 domain: self.ledger.genesis().domain(),
                 offer: Offer { price_up: price, price_down: price, window: WINDOW, ..Offer::FREE },
+                fee: None,
                 limits: Limits { max_price: RELAY_PRICE },
+                budget: BudgetLimits::default(),
                 deposit: DEPOSIT,
                 redeem_at: Tokens::ZERO,
                 hop_worth: 0,

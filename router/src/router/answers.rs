@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use super::money::NAME_A_LEDGER;
 use super::{Control, Known};
+use crate::config;
 use crate::control::{
     Direction, LinkState, Meter, Meters, Neighbour, ReceiptLine, Receipts, Refusal, Request, Response, Route, Routes,
     Status, TermsLine, Unit, Wallet, WalletChannel, Why, WhyDay,
@@ -99,7 +100,7 @@ impl Control {
                     (true, false) => LinkState::Connecting,
                     (true, true) => LinkState::Up,
                 },
-                role: known.role().to_owned(),
+                role: self.role(*link, known).to_owned(),
                 cost: heard.get(&link.0).map(|view| view.cost.get()),
                 rtt_us: self.quic_rtt(*link).or(heard.get(&link.0).and_then(|view| view.rtt)).map(whole_micros),
                 last_heard_s: known.last_heard.map(|at| now.saturating_duration_since(at).as_secs()),
@@ -149,7 +150,7 @@ impl Control {
             Some(Meter {
                 neighbour: known.name.clone(),
                 id: known.account(),
-                role: known.role().to_owned(),
+                role: self.role(view.link, known).to_owned(),
                 sent_bytes: totals.sent,
                 received_bytes: totals.received,
                 reported_sent_bytes: theirs.map(|theirs| theirs.sent),
@@ -185,7 +186,7 @@ impl Control {
             unit: self.money.unit.clone(),
             neighbour: known.name.clone(),
             id: peer,
-            role: known.role().to_owned(),
+            role: self.role(*link, known).to_owned(),
             terms,
             arrears: snapshot.map_or(Tokens::ZERO, |snapshot| snapshot.arrears),
             window: snapshot.map_or(Tokens::ZERO, |snapshot| snapshot.window),
@@ -295,6 +296,18 @@ impl Control {
         });
     }
 
+    /// What a neighbour is to us at present.
+    fn role(&self, link: LinkId, known: &Known) -> &'static str {
+        match (&known.peer, self.node.role(link)) {
+            (Some(_), Some(Role::Provider)) => config::Role::Subscriber.name(),
+            (Some(_), Some(Role::Subscriber)) => config::Role::Provider.name(),
+            (Some(_), Some(Role::Peer)) => config::Role::Peer.name(),
+            (Some(peer), None) => peer.role.name(),
+            (None, _) if known.is_leaf() => "leaf",
+            (None, _) => "babel",
+        }
+    }
+
     fn names(&self) -> BTreeMap<NodeId, String> {
         self.links.values().filter_map(Known::named).collect()
     }
@@ -304,14 +317,6 @@ impl Known {
     /// The neighbour's account; a leaf has none and shows as zero.
     fn account(&self) -> NodeId {
         self.peer.as_ref().map_or(NodeId([0; 20]), |peer| peer.card.account())
-    }
-
-    fn role(&self) -> &'static str {
-        match &self.peer {
-            Some(peer) => peer.role.name(),
-            None if self.is_leaf() => "leaf",
-            None => "babel",
-        }
     }
 }
 

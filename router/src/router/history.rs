@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use metering::{NodeId, Snapshot};
+use metering::{NodeId, Snapshot, Tokens};
 
 use crate::journal::{Day, Record};
 
@@ -56,6 +56,12 @@ impl History {
     pub(super) fn records(&self) -> Vec<Record> {
         let used = self.today.iter().filter(|(_, line)| **line != Day::default());
         used.map(|(peer, line)| Record::Day { day: self.day, peer: *peer, line: *line }).collect()
+    }
+
+    /// Today, and what we have signed for with everybody.
+    pub(super) fn spent_today(&self) -> (u32, Tokens) {
+        let spent = self.today.values().fold(Tokens::ZERO, |sum, line| sum.saturating_add(line.spent));
+        (self.day, spent)
     }
 
     /// Today, and what it has come to with a neighbour.

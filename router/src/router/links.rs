@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use metering::Side;
 use node::datapath::MAX_LINKS;
-use node::{LinkId, LinkMeasure, LinkSensing, Peer};
+use node::{Deal, LinkId, LinkMeasure, LinkSensing, Peer};
 
 use super::{Control, Done, Known, Links, StartError};
 use crate::config::{self, Endpoint, LinkKind, Role};
@@ -41,7 +41,7 @@ impl Control {
         let link = self.place(&same)?;
         let measure =
             LinkMeasure { cost: peer.cost, sensing: peer.sensing, path_mtu: peer.link == LinkKind::Wireguard };
-        let node_peer = Peer::Mesh { card: peer.card, side: self.side(peer.role), measure };
+        let node_peer = Peer::Mesh { card: peer.card, deal: self.deal(peer.role), measure };
         self.node.handle_link(now, link, node_peer, self.mtu);
         let known = self.known(link);
         let moved = known.peer.as_ref().is_none_or(|known| known.endpoint != peer.endpoint);
@@ -105,12 +105,13 @@ impl Control {
         }
     }
 
-    /// What we are to a neighbour, at which price.
-    fn side(&self, role: Role) -> Side {
+    /// What decides what we are to a neighbour.
+    fn deal(&self, role: Role) -> Deal {
         match role {
-            Role::Provider => Side::Subscriber(self.money.limits),
-            Role::Subscriber => Side::Provider(self.money.offer),
-            Role::Peer => Side::Peer,
+            Role::Auto => Deal::ByRoutes,
+            Role::Provider => Deal::Agreed(Side::Subscriber(self.money.limits)),
+            Role::Subscriber => Deal::Agreed(Side::Provider(self.money.offer)),
+            Role::Peer => Deal::Agreed(Side::Peer),
         }
     }
 

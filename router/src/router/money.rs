@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use ledger_client::{Channel, Error, Ledger, Phase};
-use metering::{ChannelId, ChannelState, NodeId, Receipt, Restored, Tokens};
+use metering::{ChannelId, ChannelState, NodeId, Receipt, Restored, Role, Tokens};
 use node::LinkId;
 use tokio::sync::oneshot;
 
@@ -31,12 +31,19 @@ pub(super) struct Redemption {
 }
 
 impl Control {
-    /// Gathers what journal and ledger know of an admitted neighbour.
-    pub(super) fn restore(&mut self, link: LinkId, peer: NodeId) {
+    /// Gathers what journal and ledger know of a neighbour's account, in that role of ours.
+    pub(super) fn restore(&mut self, link: LinkId, peer: NodeId, role: Role, admitted: bool) {
         let us = self.node.id();
         let (journal, journal_again) = (self.journal.clone(), self.journal.clone());
-        let pays_us = self.is_subscriber(link);
-        let (payer, payee) = if pays_us { (peer, us) } else { (us, peer) };
+        let (payer, payee) = match role {
+            Role::Provider => (peer, us),
+            Role::Subscriber => (us, peer),
+            Role::Peer => {
+                // Between peers there is no channel.
+                let nothing = Done::Restored { link, peer, role, admitted, restored: Restored::default() };
+                return self.spawn(std::future::ready(nothing), Some);
+            }
+        };
         let ledger = self.ledger.as_ref().map(|desk| desk.ask(move |ledger| newest_channel(ledger, payer, payee)));
         let gathered = async move {
             let (mut channel, mut failed) = (None, None);
@@ -68,16 +75,11 @@ impl Control {
                 remember(&journal_again, id, &state(id, &channel)).await;
             }
             // The control task is gone only when the router is stopping.
-            let _stopping = done.send(Done::Restored { link, peer, restored }).await;
+            let _stopping = done.send(Done::Restored { link, peer, role, admitted, restored }).await;
             if let Some(error) = failed {
                 let _stopping = done.send(Done::LedgerFailed { what: "cannot read the ledger", error }).await;
             }
         });
-    }
-
-    fn is_subscriber(&self, link: LinkId) -> bool {
-        let peer = self.links.get(&link).and_then(|known| known.peer.as_ref());
-        peer.is_some_and(|peer| peer.role == crate::config::Role::Subscriber)
     }
 
     /// Makes a receipt durable, and learns how much of its channel was redeemed.
@@ -168,7 +170,7 @@ impl Control {
             .links()
             .filter_map(|link| link.settlement)
             .filter(|known| {
-                known.owed_to_us > Tokens::ZERO || (known.role == metering::Role::Provider && known.signed > known.held)
+                known.owed_to_us > Tokens::ZERO || (known.role == Role::Provider && known.signed > known.held)
             })
             .map(|known| known.peer)
             .collect();

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixDatagram;
 
 use metering::identity::WireguardKey;
 use node::datapath::packet::control_packet;
-use node::datapath::{FibBuilder, LinkEntry, LinkPolicy};
+use node::datapath::{FibBuilder, LinkEntry, LinkPolicy, Standing};
 use x25519_dalek::{PublicKey, StaticSecret};
 
 use super::*;
@@ -152,7 +152,8 @@ fn fib(neighbours: &[Neighbour], policy: &LinkPolicy) -> Fib {
     let mut links = vec![None; MAX_LINKS];
     let mut fib = FibBuilder::default().own(prefix(OURS));
     for neighbour in neighbours {
-        links[neighbour.link.index()] = Some(LinkEntry { policy: policy.clone(), mtu: MTU });
+        links[neighbour.link.index()] =
+            Some(LinkEntry { policy: policy.clone(), standing: Standing::Partner, mtu: MTU });
         fib = fib.route(prefix(neighbour.address), neighbour.link);
     }
     fib.build(links)

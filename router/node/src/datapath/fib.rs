@@ -39,11 +39,26 @@ pub enum LinkPolicy {
     Exhausted,
 }
 
+/// What a neighbour is to us, where that decides between which links packets pass.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Standing {
+    /// Whatever it sends, or is sent, passes.
+    #[default]
+    Partner,
+    /// We pay it for all that passes the link.
+    Provider,
+    /// It pays nothing, and nothing is carried for it at our expense: not to a provider, not from one, and not out of
+    /// the mesh.
+    Guest,
+}
+
 /// One link, as the datapath sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkEntry {
     /// What may pass.
     pub policy: LinkPolicy,
+    /// What the neighbour is to us.
+    pub standing: Standing,
     /// The largest IP packet the link carries, bytes.
     pub mtu: usize,
 }
@@ -92,6 +107,16 @@ impl Fib {
     /// Whether the address belongs to one of our prefixes other than a default route, which contains everybody.
     pub fn is_own_exclusively(&self, address: Ipv6Addr) -> bool {
         self.own.iter().any(|prefix| prefix.len() > 0 && prefix.contains(address))
+    }
+
+    /// Whether nothing but a default route leads there: out of the mesh.
+    pub fn is_by_default(&self, address: Ipv6Addr) -> bool {
+        self.routes.lookup(address).is_some_and(|(len, _)| len == 0)
+    }
+
+    /// What the neighbour on a link is to us.
+    pub fn standing(&self, link: LinkId) -> Standing {
+        self.link(link).map_or(Standing::Partner, |entry| entry.standing)
     }
 
     /// Every route, in order of prefix.

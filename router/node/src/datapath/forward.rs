@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::destinations::Destinations;
-use super::fib::{Fib, LinkPolicy, NextHop};
+use super::fib::{Fib, LinkPolicy, NextHop, Standing};
 use super::icmp::{self, Budgets};
 use super::meter::{Meters, Tally};
 use super::mss;
@@ -300,7 +300,9 @@ impl Datapath {
         if to.is_multicast() || to.is_unspecified() || to.is_loopback() {
             return Err(DropReason::DestinationNotRoutable);
         }
-        match self.destinations.lookup(&self.fib, to).ok_or(DropReason::NoRoute)? {
+        let next_hop = self.destinations.lookup(&self.fib, to).ok_or(DropReason::NoRoute)?;
+        self.check_standing(ingress, next_hop, to)?;
+        match next_hop {
             NextHop::Unreachable => Err(DropReason::NoRoute),
             NextHop::Local if ingress == Port::Local => Err(DropReason::NoRoute),
             NextHop::Local if header.len > self.local_mtu => Err(DropReason::TooBig),
@@ -319,13 +321,29 @@ impl Datapath {
         }
     }
 
+    /// Nobody who pays nothing is carried at our expense.
+    fn check_standing(&self, ingress: Port, next_hop: NextHop, to: Ipv6Addr) -> Result<(), DropReason> {
+        let Port::Link(from) = ingress else { return Ok(()) };
+        let onwards = match next_hop {
+            NextHop::Link(link) => self.fib.standing(link),
+            NextHop::Local | NextHop::Unreachable => Standing::Partner,
+        };
+        let allowed = match (self.fib.standing(from), onwards) {
+            (Standing::Guest, Standing::Provider) | (Standing::Provider, Standing::Guest) => false,
+            (Standing::Guest, Standing::Guest | Standing::Partner) => !self.fib.is_by_default(to),
+            (Standing::Provider | Standing::Partner, _) => true,
+        };
+        if allowed { Ok(()) } else { Err(DropReason::AtOurExpense) }
+    }
+
     fn take_ration(&self, link: LinkId, header: &Header) -> Result<(), DropReason> {
         if self.meters.take_ration(link, header.len) { Ok(()) } else { Err(DropReason::Unpaid) }
     }
 
     /// The ICMPv6 error about a dropped packet, with the port its sender is reached by.
     fn answer(&mut self, now: Instant, ingress: Port, packet: &[u8], reason: DropReason) -> Option<(Port, Vec<u8>)> {
-        if !matches!(reason, DropReason::NoRoute | DropReason::HopLimit | DropReason::TooBig) {
+        use DropReason::{AtOurExpense, HopLimit, NoRoute, TooBig};
+        if !matches!(reason, NoRoute | AtOurExpense | HopLimit | TooBig) {
             return None;
         }
         let header = packet::parse(packet).ok()?;
@@ -386,7 +404,7 @@ mod tests {
     }
 
     fn entry(policy: LinkPolicy) -> Option<LinkEntry> {
-        Some(LinkEntry { policy, mtu: 1420 })
+        Some(LinkEntry { policy, standing: Standing::Partner, mtu: 1420 })
     }
 
     /// We are `fd01::1`; `fd0a::/48` is over A, `fd0b::/48` over B, and a leaf has `fd01:0:0:9::/64`.
@@ -432,6 +450,44 @@ mod tests {
         let billed = Bytes::new(32 + 16 * 89);
         assert_eq!(node.meters.read(A).received, billed);
         assert_eq!(node.meters.read(B).sent, billed);
+    }
+
+    #[test]
+    fn who_pays_nothing_is_carried_neither_to_nor_from_whom_we_pay_nor_out_of_the_mesh() {
+        const GUEST: LinkId = LinkId(0);
+        const PAID: LinkId = LinkId(1);
+        const CUSTOMER: LinkId = LinkId(2);
+        let link = |standing| Some(LinkEntry { policy: LinkPolicy::Mesh, standing, mtu: 1420 });
+        let links = vec![link(Standing::Guest), link(Standing::Provider), link(Standing::Partner)];
+        let fib = FibBuilder::default()
+            .own(prefix("fd01::", 48))
+            .own(prefix("::", 0))
+            .route(prefix("fd0a::", 48), GUEST)
+            .route(prefix("fd0b::", 48), PAID)
+            .route(prefix("fd0c::", 48), CUSTOMER);
+        let mut node = Datapath::new(address("fd01::1"), 1420, Arc::default(), Arc::default(), Instant::now());
+        node.set_fib(Arc::new(fib.build(links)));
+        let mut verdict = |from, source, to| run(&mut node, Port::Link(from), &ip(source, to, 64, 100));
+        let refused = Verdict::Drop(DropReason::AtOurExpense);
+        for (from, source, to) in
+            [(GUEST, "fd0a::1", "fd0b::1"), (PAID, "fd0b::1", "fd0a::1"), (GUEST, "fd0a::1", "2001:db8::1")]
+        {
+            let (was, _, answers) = verdict(from, source, to);
+            assert_eq!(was, refused, "{source} to {to}");
+            let [(port, error)] = &answers[..] else { panic!("{answers:?}") };
+            assert_eq!(*port, Port::Link(from));
+            assert_eq!((error[40], error[41]), (1, 1), "unreachable, administratively prohibited");
+        }
+        for (from, source, to, onwards) in [
+            (GUEST, "fd0a::1", "fd0c::1", Port::Link(CUSTOMER)),
+            (GUEST, "fd0a::1", "fd01::1", Port::Local),
+            (CUSTOMER, "fd0c::1", "fd0b::1", Port::Link(PAID)),
+            (PAID, "fd0b::1", "fd0c::1", Port::Link(CUSTOMER)),
+            (CUSTOMER, "fd0c::1", "fd0a::1", Port::Link(GUEST)),
+            (CUSTOMER, "fd0c::1", "2001:db8::1", Port::Local),
+        ] {
+            assert_eq!(verdict(from, source, to).0, Verdict::Forward(onwards), "{source} to {to}");
+        }
     }
 
     #[test]

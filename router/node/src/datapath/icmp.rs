@@ -89,6 +89,9 @@ pub(super) fn answer(
         DropReason::NoRoute => {
             Icmpv6Repr::DstUnreachable { reason: Icmpv6DstUnreachable::NoRoute, header: original, data }
         }
+        DropReason::AtOurExpense => {
+            Icmpv6Repr::DstUnreachable { reason: Icmpv6DstUnreachable::AdminProhibit, header: original, data }
+        }
         DropReason::HopLimit => {
             Icmpv6Repr::TimeExceeded { reason: Icmpv6TimeExceeded::HopLimitExceeded, header: original, data }
         }

@@ -1,0 +1,175 @@
+//! What may be spent: a sum for each day and one for each month, UTC. When it is used, ways that cost money are not taken
+//! until the next day or month begins; what was carried before that is paid.
+
+use std::collections::BTreeMap;
+
+use metering::Tokens;
+
+/// The owner's limits; `None`: there is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BudgetLimits {
+    /// In a day.
+    pub day: Option<Tokens>,
+    /// In a month.
+    pub month: Option<Tokens>,
+}
+
+/// What a span of time has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Span {
+    Day,
+    Month,
+}
+
+/// What the owner is to be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum News {
+    /// Four fifths are used.
+    Low(Span),
+    /// All is used.
+    Used(Span),
+    /// There is something again.
+    Renewed,
+}
+
+/// What was spent, and whether more may be.
+#[derive(Debug)]
+pub(super) struct Budget {
+    limits: BudgetLimits,
+    /// The days of this month that are over, and what each came to.
+    earlier: BTreeMap<u32, Tokens>,
+    today: (u32, Tokens),
+    told: Option<News>,
+}
+
+impl Budget {
+    /// Goes on from what earlier days came to, as far as they are of this month.
+    pub(super) fn new(limits: BudgetLimits, today: u32, days: impl Iterator<Item = (u32, Tokens)>) -> Self {
+        let mut earlier = BTreeMap::new();
+        for (day, spent) in days.filter(|(day, _)| *day < today && month(*day) == month(today)) {
+            let sum: &mut Tokens = earlier.entry(day).or_default();
+            *sum = sum.saturating_add(spent);
+        }
+        Self { limits, earlier, today: (today, Tokens::ZERO), told: None }
+    }
+
+    /// This day has come to so much, what is owed included. What is new about it; and whether ways that cost money may be
+    /// taken is what [`Budget::allows`] says from here on.
+    pub(super) fn look(&mut self, today: u32, spent: Tokens) -> Option<News> {
+        if today != self.today.0 {
+            let (day, spent) = self.today;
+            self.earlier.insert(day, spent);
+            self.earlier.retain(|day, _| *day < today && month(*day) == month(today));
+        }
+        self.today = (today, spent);
+        let news = self.state();
+        if news == self.told {
+            return None;
+        }
+        let renewed = matches!(self.told, Some(News::Used(_))) && !matches!(news, Some(News::Used(_)));
+        self.told = news;
+        if renewed { Some(News::Renewed) } else { news }
+    }
+
+    /// Whether ways that cost money may be taken.
+    pub(super) const fn allows(&self) -> bool {
+        !matches!(self.told, Some(News::Used(_)))
+    }
+
+    /// What was spent in a span, and the limit, if there is one.
+    pub(super) fn of(&self, span: Span) -> (Tokens, Option<Tokens>) {
+        let today = self.today.1;
+        match span {
+            Span::Day => (today, self.limits.day),
+            Span::Month => (self.earlier.values().fold(today, |sum, day| sum.saturating_add(*day)), self.limits.month),
+        }
+    }
+
+    fn state(&self) -> Option<News> {
+        let used = |span, fifths: u128| {
+            let (spent, limit) = self.of(span);
+            limit.is_some_and(|limit| spent.get() * 5 >= limit.get() * fifths).then_some(span)
+        };
+        let any = |fifths| used(Span::Month, fifths).or_else(|| used(Span::Day, fifths));
+        any(5).map(News::Used).or_else(|| any(4).map(News::Low))
+    }
+}
+
+/// The month of a day since 1970-01-01, counted from year 0: the civil calendar.
+pub(super) fn month(day: u32) -> u64 {
+    // Years begin in March here, so that the odd day is the last one; eras have 400 of them, 146,097 days.
+    let days = u64::from(day) + 719_468;
+    let (era, of_era) = (days / 146_097, days % 146_097);
+    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let months_after_march = (5 * of_year + 2) / 153;
+    (era * 400 + year) * 12 + months_after_march + 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tokens(amount: u128) -> Tokens {
+        Tokens::new(amount).unwrap()
+    }
+
+    /// 2026-11-26.
+    const TODAY: u32 = 20_783;
+
+    fn budget(day: Option<u128>, month: Option<u128>, days: &[(u32, u128)]) -> Budget {
+        let limits = BudgetLimits { day: day.map(tokens), month: month.map(tokens) };
+        Budget::new(limits, TODAY, days.iter().map(|(day, spent)| (*day, tokens(*spent))))
+    }
+
+    /// Computed with Python's `datetime`.
+    #[test]
+    fn months_are_those_of_the_calendar() {
+        let same = |a: u32, b: u32| month(a) == month(b);
+        assert_eq!(month(0), 1970 * 12);
+        assert!(same(TODAY, TODAY - 25) && !same(TODAY, TODAY - 26), "November begins at 20758");
+        assert!(same(TODAY, TODAY + 4) && !same(TODAY, TODAY + 5));
+        assert_eq!(month(19_782), 2024 * 12 + 1, "2024-02-29");
+        assert_eq!(month(19_783), 2024 * 12 + 2);
+        assert_eq!(month(47_540), 2100 * 12 + 1, "2100-02-28");
+        assert_eq!(month(47_541), 2100 * 12 + 2, "no leap year");
+    }
+
+    #[test]
+    fn a_day_s_budget_warns_is_used_and_is_there_again_the_next_day() {
+        let mut budget = budget(Some(100), None, &[]);
+        assert_eq!(budget.look(TODAY, tokens(79)), None);
+        assert_eq!(budget.look(TODAY, tokens(80)), Some(News::Low(Span::Day)));
+        assert_eq!(budget.look(TODAY, tokens(99)), None);
+        assert!(budget.allows());
+        assert_eq!(budget.look(TODAY, tokens(100)), Some(News::Used(Span::Day)));
+        assert_eq!(budget.look(TODAY, tokens(107)), None);
+        assert!(!budget.allows());
+        assert_eq!(budget.look(TODAY + 1, tokens(0)), Some(News::Renewed));
+        assert!(budget.allows());
+    }
+
+    #[test]
+    fn a_month_s_budget_counts_its_days_and_not_those_of_others() {
+        let days = [(TODAY - 26, 1000), (TODAY - 25, 30), (TODAY - 1, 20), (TODAY - 1, 25), (TODAY, 5000)];
+        let mut budget = budget(Some(100), Some(100), &days);
+        assert_eq!(budget.look(TODAY, tokens(4)), None);
+        assert_eq!(budget.of(Span::Month), (tokens(79), Some(tokens(100))));
+        assert_eq!(budget.look(TODAY, tokens(10)), Some(News::Low(Span::Month)));
+        assert_eq!(budget.look(TODAY, tokens(25)), Some(News::Used(Span::Month)));
+        assert_eq!(budget.look(TODAY + 4, tokens(0)), None, "it is still November");
+        assert!(!budget.allows());
+        assert_eq!(budget.look(TODAY + 5, tokens(0)), Some(News::Renewed));
+        assert_eq!(budget.of(Span::Month), (Tokens::ZERO, Some(tokens(100))));
+    }
+
+    #[test]
+    fn nothing_is_spent_where_the_budget_is_nothing_and_everything_where_there_is_none() {
+        let mut nothing = budget(Some(0), None, &[]);
+        nothing.look(TODAY, Tokens::ZERO);
+        assert!(!nothing.allows());
+        let mut everything = budget(None, None, &[]);
+        assert_eq!(everything.look(TODAY, Tokens::MAX), None);
+        assert!(everything.allows());
+    }
+}
