@@ -101,6 +101,9 @@ pub struct Exchange {
     exhausted_since: Option<Instant>,
     /// Provider: until then, each receipt goes to the journal at once.
     flush_until: Option<Instant>,
+    /// Another role, and it is not known yet what journal and ledger know of its channel: whoever goes on without what was
+    /// signed before would be paid for it twice, or not at all.
+    awaits_restored: bool,
     /// Provider: what it is to be, once it is paid, or at that time.
     leaving: Option<(Side, Instant)>,
     /// Whether the operator was told of it.
@@ -453,6 +456,7 @@ impl Exchange {
             looked_up_at: None,
             exhausted_since: None,
             flush_until: None,
+            awaits_restored: false,
             leaving: None,
             exhaustion_told: false,
             link_loss_ppm: 0,
@@ -468,6 +472,12 @@ impl Exchange {
             MessageError::Unknown { .. } => Rejected::from(Incompatibility::Protocol(error)),
             MessageError::TooLong { .. } | MessageError::Decode(_) => Misbehaviour::Malformed(error).into(),
         })?;
+        if self.awaits_restored {
+            if let Message::Resume(resume) = message {
+                self.note_role(&resume);
+            }
+            return Ok(());
+        }
         match message {
             Message::Resume(resume) => self.handle_resume(now, &resume)?,
             Message::Terms(message) => self.handle_terms(now, &message)?,
@@ -530,7 +540,7 @@ impl Exchange {
     }
 
     /// Takes other prices or limits, or another role: a new session, so new terms and a new segment. With another role
-    /// the channel is another one too, to be handed in by [`Exchange::handle_channel`].
+    /// the channel is another one too: what is known of it is to be handed in by [`Exchange::handle_restored`].
     ///
     /// A provider to whom something is owed reports first, and changes when that is paid, or after a second: what has
     /// been carried since then is written off.
@@ -564,13 +574,18 @@ impl Exchange {
         if side.role() != self.side.role() {
             self.events.extend(self.till.retire().map(Event::Hold));
             self.channel = None;
+            self.awaits_restored = true;
         }
         self.side = side;
     }
 
     /// Takes what the journal and the ledger know of the channel that the present [`Side`] makes matter: after
-    /// [`Exchange::handle_side`] has made another role of it.
+    /// [`Exchange::handle_side`] has made another role of it. Until then nothing is said, nor listened to.
     pub fn handle_restored(&mut self, now: Instant, restored: Restored) {
+        if std::mem::take(&mut self.awaits_restored) {
+            self.outbox.resume = true;
+            (self.retries, self.retry_at) = (0, now + RETRY);
+        }
         let parties = self.parties();
         let ours = |channel: ChannelId| (channel.payer, channel.payee) == parties;
         if let Some((channel, ceiling)) = restored.ceiling.filter(|(channel, _)| ours(*channel)) {
@@ -624,7 +639,7 @@ impl Exchange {
 
     /// Does what is due. Harmless to call early.
     pub fn handle_timeout(&mut self, now: Instant) {
-        if self.retry_at <= now && !matches!(self.phase, Phase::Agreed(_)) {
+        if self.retry_at <= now && !self.awaits_restored && !matches!(self.phase, Phase::Agreed(_)) {
             self.retry(now);
         }
         if self.tick_at <= now {
@@ -643,7 +658,7 @@ impl Exchange {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let retry = match &self.phase {
             Phase::Agreed(_) => None,
-            Phase::Offered(_) | Phase::Resuming => Some(self.retry_at),
+            Phase::Offered(_) | Phase::Resuming => Some(self.retry_at).filter(|_| !self.awaits_restored),
         };
         let urgent = self.urgent_at().filter(|_| self.much_is_unpaid());
         let leaving = self.leaving.map(|(_, until)| until);
@@ -652,7 +667,9 @@ impl Exchange {
 
     /// The payload of the next datagram to the neighbour, if there is one.
     pub fn poll_transmit(&mut self) -> Option<Vec<u8>> {
-        let message = if std::mem::take(&mut self.outbox.resume) {
+        let message = if self.awaits_restored {
+            None
+        } else if std::mem::take(&mut self.outbox.resume) {
             Some(self.resume())
         } else if std::mem::take(&mut self.outbox.terms) {
             self.terms_message()
@@ -739,9 +756,7 @@ impl Exchange {
 /// Sessions and terms.
 impl Exchange {
     fn handle_resume(&mut self, now: Instant, resume: &Resume) -> Result<(), Rejected> {
-        if resume.session >= self.their_session {
-            self.their_role = Some(resume.role);
-        }
+        self.note_role(resume);
         self.check_role(resume.role)?;
         let ours_lost = resume.echo > self.session;
         if resume.session == 0 || resume.session.max(resume.echo) >= SESSIONS_END {
@@ -769,6 +784,12 @@ impl Exchange {
             self.offer(now);
         }
         Ok(())
+    }
+
+    fn note_role(&mut self, resume: &Resume) {
+        if resume.session >= self.their_session {
+            self.their_role = Some(resume.role);
+        }
     }
 
     fn check_role(&self, theirs: Role) -> Result<(), Rejected> {

@@ -69,9 +69,6 @@ const WRITE_AGAIN: Duration = Duration::from_secs(1);
 const TOTALS_INTERVAL: Duration = Duration::from_secs(300);
 /// How often the days' sums are brought up to date: a day ends as exactly.
 const HISTORY_INTERVAL: Duration = Duration::from_secs(60);
-/// How often it is looked at what was spent. The budget is overdrawn by what passes in the meantime at most, and by what was
-/// not signed for yet.
-const BUDGET_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the ledger is asked for the channels that pay us: a payer that leaves gives days of notice.
 const CHANNELS_INTERVAL: Duration = Duration::from_secs(600);
 /// How often all receipts are redeemed, however little they are worth: what a channel holds is safest in the account.
@@ -333,7 +330,6 @@ impl Router {
             history,
             history_at: now + HISTORY_INTERVAL,
             budget,
-            budget_at: now,
             channels_at: now + CHANNELS_INTERVAL,
             redeem_at: now + REDEEM_FIRST,
             carrier: Carrier::watch().ok(),
@@ -580,7 +576,6 @@ struct Control {
     history: History,
     history_at: Instant,
     budget: Budget,
-    budget_at: Instant,
     channels_at: Instant,
     redeem_at: Instant,
     /// `None` where the system does not tell.
@@ -678,10 +673,7 @@ impl Control {
             self.history_at = now + HISTORY_INTERVAL;
             self.look_at_history();
         }
-        if now >= self.budget_at {
-            self.budget_at = now + BUDGET_INTERVAL;
-            self.look_at_budget(now);
-        }
+        self.look_at_budget(now);
         if now >= self.channels_at {
             self.channels_at = now + CHANNELS_INTERVAL;
             self.look_at_channels();
@@ -720,7 +712,8 @@ impl Control {
         });
     }
 
-    /// Compares what was spent, and what is owed, with what may be.
+    /// Compares what was spent, and what is owed, with what may be. It is overdrawn by what the provider has not reported yet
+    /// at most, an eighth of a window.
     fn look_at_budget(&mut self, now: Instant) {
         if self.money.budget == BudgetLimits::default() {
             return;

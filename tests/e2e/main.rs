@@ -30,5 +30,6 @@ mod quic;
 mod refusals;
 mod ring;
 mod roaming;
+mod roles;
 mod trust;
 mod wireguard;

@@ -43,6 +43,8 @@ pub(crate) struct Router {
 pub(crate) struct Options {
     /// Tokens asked per GiB.
     pub(crate) ask: &'static str,
+    /// Lines of [price] instead of what is asked.
+    pub(crate) price: Option<String>,
     /// Tokens per GiB for which a route may be a hop longer.
     pub(crate) hop_worth: &'static str,
     /// Tokens locked in a channel.
@@ -72,6 +74,8 @@ pub(crate) struct Joint {
 pub(crate) const PAYS: Joint = Joint { link: "wireguard", second_is: "provider", cost: 96 };
 /// Neither pays.
 pub(crate) const PEERS: Joint = Joint { link: "wireguard", second_is: "peer", cost: 96 };
+/// Who pays follows from the ways out of the mesh.
+pub(crate) const BY_ROUTES: Joint = Joint { link: "wireguard", second_is: "auto", cost: 96 };
 
 /// The count kept with one neighbour, in billed bytes; what is owed and not signed for yet, in base units.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -153,7 +157,8 @@ impl Router {
 
     /// The config file. The intervals are the shorter ones a community with short outages would choose.
     pub(crate) fn config(&self) -> String {
-        let Options { ask, hop_worth, deposit, ledger, quic, without_offloads, announce, tables } = &self.options;
+        let Options { ask, price, hop_worth, deposit, ledger, quic, without_offloads, announce, tables } =
+            &self.options;
         let offloads = !without_offloads;
         let mut config = format!(
             "[node]\nname = \"{}\"\nkey_file = \"{}\"\nstate_dir = \"{}\"\ncontrol_socket = \"{}\"\ntun = \"{TUN}\"\n\
@@ -168,7 +173,8 @@ impl Router {
             config += &format!("[quic]\nlisten = \"[::]:{QUIC_PORT}\"\n\n");
         }
         if let Some(path) = ledger {
-            config += &format!("[price]\nask = \"{ask}\"\nmax = \"1000000\"\nhop_worth = \"{hop_worth}\"\n\n");
+            let asked = price.clone().unwrap_or_else(|| format!("ask = \"{ask}\""));
+            config += &format!("[price]\n{asked}\nmax = \"1000000\"\nhop_worth = \"{hop_worth}\"\n\n");
             let path = text(path);
             config += &format!("[ledger]\npath = \"{path}\"\ndeposit = \"{deposit}\"\nredeem_at = \"1000000\"\n\n");
         }

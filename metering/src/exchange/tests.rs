@@ -865,6 +865,7 @@ fn whoever_was_the_payer_before_takes_a_lower_nonce_of_the_other_direction_and_k
         (world.highest_sent, world.of(PAYER).purse.ceiling_on(world.of(PAYER).channel_id().unwrap()));
     let first = ChannelState { nonce: 1, ..world.ledger.unwrap() };
     for (sides, channel) in there_and_back.into_iter().zip([first, world.ledger.unwrap()]) {
+        let waits_until = world.now + Duration::from_secs(3);
         let held = world.parties[PROVIDER].journal.held.filter(|held| held.channel().nonce == channel.nonce);
         for who in [PROVIDER, PAYER] {
             world.change(who, |exchange, now| exchange.handle_side(now, sides[who]));
@@ -876,7 +877,8 @@ fn whoever_was_the_payer_before_takes_a_lower_nonce_of_the_other_direction_and_k
             for who in [PROVIDER, PAYER] {
                 world.change(who, |exchange, now| {
                     exchange.handle_timeout(now);
-                    if exchange.side() == sides[who] && exchange.channel.is_none() {
+                    // Journal and ledger take their time: nothing is agreed on before they answer.
+                    if exchange.side() == sides[who] && exchange.channel.is_none() && now >= waits_until {
                         let held = held.filter(|_| who == PROVIDER);
                         exchange.handle_restored(now, Restored { channel: Some(channel), held, ..Restored::default() });
                     }
@@ -1040,7 +1042,14 @@ fn roles_can_change_sides() {
         world.now += POLL;
         world.deliver();
         world.finish_writes();
-        world.change(PROVIDER, |exchange, now| exchange.handle_timeout(now));
+        for who in [PROVIDER, PAYER] {
+            world.change(who, |exchange, now| {
+                exchange.handle_timeout(now);
+                if exchange.side() == sides[who] {
+                    exchange.handle_restored(now, Restored::default());
+                }
+            });
+        }
     }
     let held = world.parties[PROVIDER].journal.held.unwrap().amount();
     assert!(held >= old && held == world.highest_sent, "{held} of {}, {old} before", world.highest_sent);
