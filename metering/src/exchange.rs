@@ -14,7 +14,7 @@ use crate::identity::SignatureError;
 use crate::meter::{Counts, Meter, charge, meter_hash};
 use crate::terms::{Offer, Role, SignedTerms, Terms};
 use crate::wire::{ChannelNote, Message, MessageError, MeterReport, ReceiptMessage, Resume, TermsMessage};
-use crate::{AccountKey, Bytes, ChannelId, LedgerDomain, NodeId, Price, Receipt, Tokens, Unverified};
+use crate::{AccountKey, Bytes, ChannelId, Close, LedgerDomain, NodeId, Price, Receipt, Tokens, Unverified};
 
 use purse::{Claim, Purse};
 use till::Till;
@@ -101,6 +101,12 @@ pub struct Exchange {
     exhausted_since: Option<Instant>,
     /// Provider: until then, each receipt goes to the journal at once.
     flush_until: Option<Instant>,
+    /// Payer: the offer to end the channel. Nothing is signed after it.
+    closing: Option<Close>,
+    /// Payer: the channel was closed by agreement, so the next one is opened when something is owed, not before.
+    opens_late: bool,
+    /// Payee: when the ledger was last told of such an offer.
+    close_told_at: Option<Instant>,
     /// Another role, and it is not known yet what journal and ledger know of its channel: whoever goes on without what was
     /// signed before would be paid for it twice, or not at all.
     awaits_restored: bool,
@@ -196,6 +202,14 @@ pub enum Event {
     },
     /// The neighbour knows of a channel or deposit we do not: ask the ledger, and call [`Exchange::handle_channel`].
     LookUpChannel(ChannelId),
+    /// Payee: the payer offers to end the channel with so much for us, which is no less than we hold: tell the ledger, and
+    /// call [`Exchange::handle_channel_closed`].
+    CloseOffered {
+        /// Which channel.
+        channel: ChannelId,
+        /// What we have of it in all.
+        total: Tokens,
+    },
     /// A segment began.
     TermsAgreed(Terms),
     /// The operator should know.
@@ -264,6 +278,17 @@ pub enum Misbehaviour {
         /// The deposit.
         deposit: Tokens,
     },
+    /// An offer to close with less for us than a receipt we hold.
+    #[error("an offer to close with {total}, where {held} is signed for")]
+    CloseTooLow {
+        /// What it offers.
+        total: Tokens,
+        /// What is signed for.
+        held: Tokens,
+    },
+    /// An offer to close that the payer did not sign.
+    #[error("a forged offer to close: {0}")]
+    ForgedClose(SignatureError),
     /// The receipt's meter is not the hash of the counts beside it.
     #[error("a receipt for other counts than it came with")]
     MeterMismatch,
@@ -407,6 +432,7 @@ struct Outbox {
     resume: bool,
     terms: bool,
     counts: bool,
+    close: bool,
 }
 
 impl Side {
@@ -456,6 +482,9 @@ impl Exchange {
             looked_up_at: None,
             exhausted_since: None,
             flush_until: None,
+            closing: None,
+            opens_late: false,
+            close_told_at: None,
             awaits_restored: false,
             leaving: None,
             exhaustion_told: false,
@@ -483,6 +512,7 @@ impl Exchange {
             Message::Terms(message) => self.handle_terms(now, &message)?,
             Message::MeterReport(report) => self.handle_meter_report(now, &report)?,
             Message::Receipt(message) => self.handle_receipt(now, message)?,
+            Message::Close(close) => self.handle_offer_to_close(now, &close)?,
         }
         self.leave(now);
         self.hold(now);
@@ -524,6 +554,31 @@ impl Exchange {
         self.outbox.resume |= self.note() != self.their_channel && !self.is_free();
         self.pay(now);
         self.notice_exhaustion(now);
+    }
+
+    /// Payer: offers the payee to end the channel at once with what is signed, again each [`TICK`], until
+    /// [`Exchange::handle_channel_closed`]. From here on nothing is signed, so settle before. `false`: there is no channel
+    /// of ours, or nothing is known of it yet.
+    pub fn handle_close(&mut self) -> bool {
+        let Some((channel, id)) = self.channel.zip(self.channel_id()).filter(|_| !self.is_provider()) else {
+            return false;
+        };
+        let total = self.purse.signed_on(id).max(channel.redeemed);
+        self.closing = Some(Close::sign(&self.account, &self.domain, id, total));
+        self.outbox.close = true;
+        true
+    }
+
+    /// The ledger has closed a channel: what was signed on it is history.
+    pub fn handle_channel_closed(&mut self, now: Instant, nonce: u64) {
+        if self.channel.is_none_or(|known| known.nonce != nonce) {
+            return;
+        }
+        self.opens_late = self.closing.take().is_some();
+        // What is not written was paid by the ledger.
+        let _paid = self.till.retire();
+        self.channel = None;
+        self.restart_session(now, self.session);
     }
 
     /// Payer: the journal made `ceiling` durable.
@@ -675,6 +730,8 @@ impl Exchange {
             self.terms_message()
         } else if std::mem::take(&mut self.outbox.counts) {
             self.counts_message()
+        } else if std::mem::take(&mut self.outbox.close) {
+            self.closing.map(|close| Message::Close(close.into_unverified()))
         } else {
             None
         };
@@ -1075,6 +1132,31 @@ impl Exchange {
         Ok(())
     }
 
+    /// Payee: takes an offer to end the channel.
+    fn handle_offer_to_close(&mut self, now: Instant, close: &Close<Unverified>) -> Result<(), Rejected> {
+        if !self.is_provider() {
+            return Err(Misbehaviour::WrongRole(Role::Subscriber).into());
+        }
+        let (channel, total) = (close.channel(), close.total());
+        let told_lately = self.close_told_at.is_some_and(|at| now < at + TICK);
+        let Some(known) = self.channel.filter(|_| !told_lately) else { return Ok(()) };
+        if !self.is_on_our_channel(now, channel)? {
+            return Ok(());
+        }
+        let held = self.till.best_on(channel).max(known.redeemed);
+        if total < held {
+            return Err(Misbehaviour::CloseTooLow { total, held }.into());
+        }
+        if total > known.deposit {
+            let (amount, deposit) = (total, known.deposit);
+            return Err(Misbehaviour::AboveDeposit { amount, deposit }.into());
+        }
+        close.verify(&self.domain).map_err(Misbehaviour::ForgedClose)?;
+        self.close_told_at = Some(now);
+        self.events.push_back(Event::CloseOffered { channel, total });
+        Ok(())
+    }
+
     /// Whether a receipt's channel is the one known. One we have not heard of is looked up; its receipt comes again.
     fn is_on_our_channel(&mut self, now: Instant, channel: ChannelId) -> Result<bool, Rejected> {
         let known = self.channel.map(|known| known.nonce);
@@ -1137,12 +1219,15 @@ impl Exchange {
             return;
         };
         let terms = *segment.terms.terms();
-        if terms.is_free() {
+        if terms.is_free() || self.closing.is_some() {
             return;
         }
         let claim = Claim { terms: &terms, segment: segment.id, provider: segment.theirs, payer: self.meter.counts() };
         let Some((channel, id)) = self.channel.zip(self.channel_id()) else {
-            self.need_channel(now, &terms, Tokens::ZERO);
+            let owed = charge(&terms, claim.provider, claim.payer).unwrap_or(Tokens::MAX);
+            if !self.opens_late || owed > Tokens::ZERO {
+                self.need_channel(now, &terms, Tokens::ZERO);
+            }
             return;
         };
         let Some(owed) = self.purse.owed(id, channel.redeemed, &claim) else {
@@ -1167,6 +1252,7 @@ impl Exchange {
     fn tick(&mut self, now: Instant) {
         self.look_up(now);
         self.pay(now);
+        self.outbox.close |= self.closing.is_some();
         self.outbox.resume |=
             self.synced() && !self.is_free() && self.channel.is_some() && self.note() != self.their_channel;
         let Some(terms) = self.terms() else { return };

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod cbor;
+pub mod close;
 pub mod credit;
 pub mod eip712;
 pub mod exchange;
@@ -18,6 +19,7 @@ pub mod units;
 pub mod wire;
 
 pub use cbor::DecodeError;
+pub use close::Close;
 pub use credit::Credit;
 pub use exchange::{Alarm, AtRisk, ChannelState, Event, Exchange, Limits, Restored, Setup, Side, Snapshot, Sums};
 pub use exchange::{Incompatibility, Misbehaviour, Rejected};

@@ -9,7 +9,7 @@ use crate::cbor::{self, DecodeError, Statement, Writer, decode_statement, encode
 use crate::eip712::Word;
 use crate::meter::Counts;
 use crate::terms::{Role, SignedTerms};
-use crate::{Bytes, Receipt, Tokens, Unverified};
+use crate::{Bytes, Close, Receipt, Tokens, Unverified};
 
 /// The link-local UDP port of the exchange.
 pub const PORT: u16 = 6698;
@@ -32,6 +32,8 @@ pub enum Message {
     MeterReport(MeterReport),
     /// Payer to provider: what I counted, what you said you counted, and what I owe for it.
     Receipt(ReceiptMessage),
+    /// Payer to provider: let us end the channel at once, with so much of it for you.
+    Close(Close<Unverified>),
 }
 
 /// See [`Message::Resume`].
@@ -131,7 +133,7 @@ impl Message {
         match decode_statement(bytes) {
             Ok(message) => Ok(message),
             Err(error) => match version_and_kind(bytes) {
-                Some((version, kind)) if version != VERSION || kind > RECEIPT => {
+                Some((version, kind)) if version != VERSION || kind > CLOSE => {
                     Err(MessageError::Unknown { version, kind })
                 }
                 _ => Err(error.into()),
@@ -144,6 +146,7 @@ const RESUME: u8 = 0;
 const TERMS: u8 = 1;
 const METER_REPORT: u8 = 2;
 const RECEIPT: u8 = 3;
+const CLOSE: u8 = 4;
 
 fn version_and_kind(bytes: &[u8]) -> Option<(u8, u8)> {
     let mut from = Decoder::new(bytes);
@@ -179,6 +182,10 @@ impl Statement for Message {
                 message.provider.write(to)?;
                 message.receipt.write(to)
             }
+            Self::Close(close) => {
+                head(to, CLOSE, 1)?;
+                close.write(to)
+            }
         }
     }
 
@@ -207,6 +214,7 @@ impl Statement for Message {
                 provider: Counts::read(from)?,
                 receipt: Receipt::read(from)?,
             })),
+            (VERSION, CLOSE, Some(3)) => Ok(Self::Close(Close::read(from)?)),
             _ => Err(decode::Error::message("no such message")),
         }
     }
@@ -317,7 +325,7 @@ mod tests {
         ReceiptMessage { segment, payer: payer_counts, provider, receipt: receipt.into_unverified() }
     }
 
-    fn examples() -> [Message; 5] {
+    fn examples() -> [Message; 6] {
         let receipt = receipt_message();
         let first =
             Resume { role: Role::Subscriber, session: PAYER_SESSION, echo: 0, ask: true, channel: None, receipt: None };
@@ -340,7 +348,13 @@ mod tests {
             Message::Terms(terms),
             Message::MeterReport(report),
             Message::Receipt(receipt),
+            Message::Close(close().into_unverified()),
         ]
+    }
+
+    fn close() -> Close {
+        let receipt = receipt_message().receipt;
+        Close::sign(payer().account(), &DOMAIN, receipt.channel(), receipt.amount())
     }
 
     /// `PROTOCOL.md` is enough to write another implementation from; its examples are these.
@@ -380,7 +394,7 @@ mod tests {
     fn versions_and_kinds_not_known_are_told_from_noise() {
         let unknown = |version, kind| Err(MessageError::Unknown { version, kind });
         assert_eq!(Message::decode(&[0x82, 2, 0]), unknown(2, 0));
-        assert_eq!(Message::decode(&[0x82, 1, 4]), unknown(1, 4));
+        assert_eq!(Message::decode(&[0x82, 1, 5]), unknown(1, 5));
         let malformed = DecodeError::Malformed { what: "message" };
         for noise in [[].as_slice(), &[0xff], &[0x82, 1], &[0x84, 1, 2, 0x40, 0]] {
             assert_eq!(Message::decode(noise), Err(malformed.into()));

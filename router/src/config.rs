@@ -554,7 +554,6 @@ fn read_routing(reader: &mut Reader<'_>, mut table: Table<'_>) -> Option<Routing
 }
 
 fn read_price(reader: &mut Reader<'_>, mut table: Table<'_>, has_ledger: bool) -> Option<PriceOptions> {
-    let has_ask = table.has("ask");
     let ask = reader.option(&mut table, "ask", text(str::parse::<Amount>));
     let fee = reader.option(&mut table, "fee", text(str::parse::<Amount>));
     let max = reader.option(&mut table, "max", text(str::parse::<Amount>));
@@ -563,7 +562,7 @@ fn read_price(reader: &mut Reader<'_>, mut table: Table<'_>, has_ledger: bool) -
     let budget_day = reader.option(&mut table, "budget_day", text(str::parse::<Amount>));
     let budget_month = reader.option(&mut table, "budget_month", text(str::parse::<Amount>));
     let spans = reader.refuse_unknown(table);
-    if has_ask && fee.is_some() {
+    if fee.is_some() && ask.as_ref().is_some_and(|ask| !ask.is_zero()) {
         let problem =
             "[price] fee: what is asked is either `ask` or what the own way out costs and `fee`; leave one out";
         reader.mistake(spans.of("fee"), problem);

@@ -74,6 +74,11 @@ pub enum Request {
         #[serde(default)]
         neighbour: Option<String>,
     },
+    /// End the channel to a neighbour that is paid.
+    Close {
+        /// The neighbour, by name or id.
+        neighbour: String,
+    },
     /// What does this router own?
     Wallet,
     /// Read the config file again.
@@ -100,6 +105,8 @@ pub enum Response {
     Receipts(Receipts),
     /// To [`Request::Redeem`].
     Redeemed(RedeemedReceipts),
+    /// To [`Request::Close`].
+    Closed(Closed),
     /// To [`Request::Wallet`].
     Wallet(Wallet),
     /// To [`Request::Reload`] and [`Request::Shutdown`]: it is done, or begun.
@@ -416,6 +423,23 @@ pub struct Redeemed {
     /// What came into our account.
     #[serde(with = "text")]
     pub paid: Tokens,
+}
+
+/// How a channel of ours ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Closed {
+    /// What amounts count.
+    pub unit: Unit,
+    /// The payee's name in our config.
+    pub neighbour: String,
+    /// The channel.
+    #[serde(with = "channel")]
+    pub channel: ChannelId,
+    /// What came back, where it has ended.
+    #[serde(with = "text_option")]
+    pub refunded: Option<Tokens>,
+    /// When what is left can come back, in seconds since 1970-01-01 UTC, where notice was given.
+    pub notice_until: Option<u64>,
 }
 
 /// What the router owns.
@@ -852,12 +876,14 @@ impl From<AskError> for Failure {
     }
 }
 
-/// Asks the daemon at the socket. Blocks for five seconds at most for each step; [`Request::Redeem`] for a minute.
+/// Asks the daemon at the socket. Blocks for five seconds at most for each step; [`Request::Redeem`] and [`Request::Close`]
+/// for a minute.
 ///
 /// # Errors
 /// See [`AskError`]; [`Response::Failed`] is turned into [`AskError::Refused`].
 pub fn ask(path: &Path, request: &Request) -> Result<Response, AskError> {
-    let patience = if matches!(request, Request::Redeem { .. }) { PATIENCE_WITH_LEDGER } else { PATIENCE };
+    let with_ledger = matches!(request, Request::Redeem { .. } | Request::Close { .. });
+    let patience = if with_ledger { PATIENCE_WITH_LEDGER } else { PATIENCE };
     ask_within(patience, path, request)
 }
 

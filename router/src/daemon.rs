@@ -113,6 +113,7 @@ async fn serve(
                 | Request::Why { .. }
                 | Request::Receipts
                 | Request::Redeem { .. }
+                | Request::Close { .. }
                 | Request::Wallet => return asker.ask(request).await,
             };
             // A full queue means that the same is about to be done.

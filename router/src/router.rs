@@ -15,6 +15,7 @@
 
 mod answers;
 mod budget;
+mod closing;
 mod history;
 mod links;
 mod money;
@@ -28,7 +29,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use ledger_client::Ledger;
+use ledger_client::{Channel, Ledger};
 use metering::exchange;
 use metering::{
     ChannelId, ChannelState, Counts, Identity, LedgerDomain, Limits, NodeId, Offer, Price, Receipt, Restored, Snapshot,
@@ -49,10 +50,12 @@ use crate::link::wireguard::WireGuard;
 use crate::tun::Local;
 use crate::worker::{self, FromWorker, Inbox, Mailbox, Shared, ToWorker, WorkerHandle};
 use budget::{Budget, News, Span};
+use closing::{Closing, Unused};
 use history::{DAYS_KEPT, History};
 use money::Redemption;
 
 pub use budget::BudgetLimits;
+pub(crate) use history::moment;
 
 /// How often meters and link states are read: at 2 Gb/s, 12 MB pass between two looks, a fifth of the default window.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
@@ -324,6 +327,7 @@ impl Router {
             endpoints: endpoints_sender,
             warnings: VecDeque::new(),
             redemptions: Vec::new(),
+            closings: Vec::new(),
             retired: BTreeSet::new(),
             resolve_at: now,
             totals_at: now + TOTALS_INTERVAL,
@@ -478,6 +482,16 @@ enum Done {
         state: ChannelState,
         left: Tokens,
     },
+    /// The ledger has closed it.
+    Closed {
+        link: LinkId,
+        channel: ChannelId,
+        state: Channel,
+    },
+    /// What became of channels that are not used.
+    Unused {
+        ended: Vec<(ChannelId, Unused)>,
+    },
     Resolved {
         link: LinkId,
         endpoint: Endpoint,
@@ -569,6 +583,7 @@ struct Control {
     endpoints: watch::Sender<BTreeSet<IpAddr>>,
     warnings: VecDeque<String>,
     redemptions: Vec<Redemption>,
+    closings: Vec<Closing>,
     /// Links that were QUIC links: their neighbours may still be connected, so nobody else gets the id in this run.
     retired: BTreeSet<LinkId>,
     resolve_at: Instant,
@@ -665,6 +680,7 @@ impl Control {
         }
         self.node.handle_meters(now, &self.shared.meters);
         self.redeem_settled(now);
+        self.look_at_closings(now);
         if now >= self.resolve_at {
             self.resolve_at = now + RESOLVE_INTERVAL;
             self.resolve();
@@ -677,6 +693,7 @@ impl Control {
         if now >= self.channels_at {
             self.channels_at = now + CHANNELS_INTERVAL;
             self.look_at_channels();
+            self.look_at_unused();
         }
         if now >= self.redeem_at {
             self.redeem_at = now + REDEEM_INTERVAL;
@@ -813,6 +830,7 @@ impl Control {
             exchange::Event::Hold(receipt) => self.hold(link, receipt),
             exchange::Event::NeedChannel { payee, at_least } => self.fund(link, payee, at_least),
             exchange::Event::LookUpChannel(channel) => self.look_up(link, channel),
+            exchange::Event::CloseOffered { channel, total } => self.accept_close(link, channel, total),
             exchange::Event::TermsAgreed(terms) => {
                 let (up, down) = (terms.price_up, terms.price_down);
                 tracing::info!(node = %self.name, neighbour = %self.name_of(link), %up, %down, "terms agreed");
@@ -857,6 +875,8 @@ impl Control {
                 self.look_at_balance(link, &state, left);
                 self.handle_done(now, Done::Channel { link, channel, state });
             }
+            Done::Closed { link, channel, state } => self.handle_closed(now, link, channel, &state),
+            Done::Unused { ended } => self.handle_unused(ended),
             Done::Resolved { link, endpoint, address } => self.set_endpoint(link, &endpoint, address),
             Done::Redeemed { paid } => {
                 self.ledger_reachable = Some(true);

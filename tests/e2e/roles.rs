@@ -3,7 +3,7 @@
 use crate::lab::{Lab, now, secs, until};
 use crate::ledger::{Ledger, TOKEN, base_units};
 use crate::line::conserved;
-use crate::router::{BY_ROUTES, Router, join, settled};
+use crate::router::{BY_ROUTES, PAYS, Router, join, settled};
 use crate::traffic::{WebServer, ping, reachable};
 
 const FILE: u64 = 20_000_000;
@@ -121,4 +121,47 @@ fn is_peer(one: &Router, other: &Router) -> Result<(), String> {
 /// What so many bytes cost at so many base units per GiB.
 fn price(bytes: u64, per_gib: u128) -> u128 {
     (u128::from(bytes) * per_gib) >> 30
+}
+
+/// A channel ends at its owner's word, with what is signed for the payee and the rest for the payer; without the payee by
+/// notice.
+#[test]
+fn a_channel_ends_by_agreement_and_without_the_payee_by_notice() {
+    let name = "a_channel_ends_by_agreement_and_without_the_payee_by_notice";
+    let Some(mut lab) = Lab::open(name, &["ping", "curl", "python3"]) else { return };
+    let ledger = Ledger::create(&lab);
+    let mut pair = ["payer", "payee"].map(|name| Router::new(&mut lab, name));
+    for router in &mut pair {
+        router.join_community(&ledger, "1");
+        ledger.mint(router, 20);
+    }
+    let [payer, payee] = &mut pair;
+    join(&mut lab, payer, payee, PAYS);
+    pair.iter_mut().for_each(Router::start);
+    let [payer, payee] = &mut pair;
+    reachable(&payer.host, &payee.address, secs(30));
+    let web = WebServer::start(&lab, &payee.host, &payee.address, FILE);
+    web.must_fetch(&payer.host);
+    let began = now();
+    let answer = payer.close(payee).unwrap_or_else(|error| panic!("{error}"));
+    let took = began.elapsed();
+    let refunded = base_units(&answer["refunded"]).unwrap_or_else(|| panic!("{answer}"));
+    let earned = 5 * TOKEN - refunded;
+    assert!((price(FILE, TOKEN)..price(2 * FILE, TOKEN)).contains(&earned), "{answer}");
+    assert_eq!(payer.wallet(), (20 * TOKEN - earned, 0));
+    assert_eq!(payee.wallet().0, 20 * TOKEN + earned);
+    assert_eq!(payee.redeem(), 0, "the ledger has paid it");
+    // The next one is opened when something is owed.
+    web.must_fetch(&payer.host);
+    assert_eq!(settled(payer, payee).nonce, 2);
+    payee.redeem();
+
+    payee.kill();
+    let answer = payer.close(payee).unwrap_or_else(|error| panic!("{error}"));
+    assert!(answer["refunded"].is_null() && answer["notice_until"].as_u64().is_some(), "{answer}");
+    let answer = payer.close(payee).unwrap_or_else(|error| panic!("{error}"));
+    assert!(answer["notice_until"].as_u64().is_some(), "asked again, it says the same: {answer}");
+    lab.figures(&format!("closed by agreement in {took:.1?}"));
+    payee.start();
+    conserved(&ledger, &pair);
 }

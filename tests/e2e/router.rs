@@ -281,6 +281,11 @@ impl Router {
         via.map(str::to_owned).ok_or_else(|| format!("{} has no route to {}: {answer}", self.name, to.name))
     }
 
+    /// Ends the channel to a neighbour.
+    pub(crate) fn close(&self, payee: &Self) -> Result<Value, String> {
+        self.show_of("close", &[payee.name])
+    }
+
     /// What each day with a neighbour came to.
     pub(crate) fn why(&self, neighbour: &Self) -> Result<Value, String> {
         self.show_of("why", &[neighbour.name])
@@ -313,8 +318,10 @@ impl Router {
 
     fn receipt(&self, neighbour: &Self, direction: &str) -> Result<Receipt, String> {
         let answer = self.show("receipts")?;
-        let mut lines = answer["receipts"].as_array().into_iter().flatten();
-        let line = lines.find(|line| line["neighbour"] == neighbour.name && line["direction"] == direction);
+        let lines = answer["receipts"].as_array().into_iter().flatten();
+        let of_both = lines.filter(|line| line["neighbour"] == neighbour.name && line["direction"] == direction);
+        let nonce = |line: &&Value| line["channel"]["nonce"].as_str().and_then(|nonce| nonce.parse::<u64>().ok());
+        let line = of_both.max_by_key(nonce);
         let receipt = line.and_then(|line| {
             Some(Receipt {
                 nonce: line["channel"]["nonce"].as_str()?.parse().ok()?,

@@ -159,6 +159,7 @@ impl World {
             }
             SettlementEvent::LookUpChannel(channel) => self.ask_ledger(at, link, LedgerJob::LookUp(channel)),
             SettlementEvent::TermsAgreed(_) => self.settlement.segments += 1,
+            SettlementEvent::CloseOffered { .. } => {} // Nobody here closes.
             SettlementEvent::Alarm(Alarm::ReceiptAboveCeiling { .. }) => self.settlement.above_ceiling += 1,
             SettlementEvent::Alarm(Alarm::Exhausted { .. }) => self.settlement.exhausted += 1,
             SettlementEvent::Alarm(Alarm::ChannelClosing { .. }) => {}

@@ -115,6 +115,8 @@ struct Party {
     alarms: Vec<Alarm>,
     rejected: Vec<Rejected>,
     agreed: Vec<Terms>,
+    /// Totals of offers to close.
+    offered: Vec<Tokens>,
     written_off: Tokens,
 }
 
@@ -133,6 +135,7 @@ struct World {
     posted: u64,
     /// The ledger's record, and who will hear of it when.
     ledger: Option<ChannelState>,
+    next_nonce: u64,
     news: Vec<(Instant, usize)>,
     /// The truth: what reached the provider, and the payer.
     delivered: [u64; 2],
@@ -171,6 +174,7 @@ impl World {
             alarms: Vec::new(),
             rejected: Vec::new(),
             agreed: Vec::new(),
+            offered: Vec::new(),
             written_off: Tokens::ZERO,
         };
         let mut world = Self {
@@ -181,6 +185,7 @@ impl World {
             air: BTreeMap::new(),
             posted: 0,
             ledger,
+            next_nonce: 1,
             news: Vec::new(),
             delivered: [0; 2],
             crashes: [0; 2],
@@ -387,7 +392,11 @@ impl World {
                 self.change(who, |exchange, now| match event {
                     Event::Reserve { channel, ceiling } => exchange.handle_reserved(now, channel, ceiling),
                     Event::Hold(receipt) => exchange.handle_held(now, receipt.channel(), receipt.amount()),
-                    Event::NeedChannel { .. } | Event::LookUpChannel(_) | Event::TermsAgreed(_) | Event::Alarm(_) => {
+                    Event::NeedChannel { .. }
+                    | Event::LookUpChannel(_)
+                    | Event::CloseOffered { .. }
+                    | Event::TermsAgreed(_)
+                    | Event::Alarm(_) => {
                         panic!("{event:?} is not a write")
                     }
                 });
@@ -438,7 +447,7 @@ impl World {
                 }
                 Event::NeedChannel { at_least, .. } => {
                     let channel = self.ledger.get_or_insert(ChannelState {
-                        nonce: 1,
+                        nonce: self.next_nonce,
                         deposit: Tokens::ZERO,
                         redeemed: Tokens::ZERO,
                         closing: false,
@@ -447,6 +456,7 @@ impl World {
                     self.hear_of_it(who);
                 }
                 Event::LookUpChannel(_) => self.hear_of_it(who),
+                Event::CloseOffered { total, .. } => self.parties[who].offered.push(total),
                 Event::TermsAgreed(terms) => self.parties[who].agreed.push(terms),
                 Event::Alarm(alarm) => self.parties[who].alarms.push(alarm),
             }
@@ -520,7 +530,11 @@ fn write(journal: &mut Restored, event: Event) {
                 journal.held = Some(receipt);
             }
         }
-        Event::NeedChannel { .. } | Event::LookUpChannel(_) | Event::TermsAgreed(_) | Event::Alarm(_) => {}
+        Event::NeedChannel { .. }
+        | Event::LookUpChannel(_)
+        | Event::CloseOffered { .. }
+        | Event::TermsAgreed(_)
+        | Event::Alarm(_) => {}
     }
 }
 
@@ -982,6 +996,65 @@ fn peers_and_free_providers_count_and_owe_nothing() {
         }
         assert_eq!(world.ledger, None);
     }
+}
+
+#[test]
+fn a_channel_ends_by_agreement_with_what_is_signed_and_the_next_one_waits_for_something_to_be_owed() {
+    let mut world = World::new(Plan { message_loss: 0.3, ..Plan::quiet(34) });
+    world.run(20.0);
+    world.traffic = false;
+    world.run(20.0);
+    let signed = world.of(PAYER).snapshot().signed;
+    assert!(signed > Tokens::ZERO && world.of(PAYER).snapshot().owed_by_us == Tokens::ZERO);
+    world.change(PAYER, |exchange, _| assert!(exchange.handle_close()));
+    world.run(30.0);
+    let offered = std::mem::take(&mut world.parties[PROVIDER].offered);
+    assert!(!offered.is_empty() && offered.len() <= 6, "again each tick: {offered:?}");
+    assert!(offered.iter().all(|total| *total == signed));
+    // The ledger has closed it.
+    (world.ledger, world.next_nonce) = (None, 2);
+    for who in [PROVIDER, PAYER] {
+        world.parties[who].journal = Restored::default();
+        world.change(who, |exchange, now| exchange.handle_channel_closed(now, 1));
+    }
+    world.highest_sent = Tokens::ZERO;
+    world.last_sent = Tokens::ZERO;
+    world.run(30.0);
+    assert_eq!(world.ledger, None, "nothing is locked before something is owed");
+    assert!([PROVIDER, PAYER].iter().all(|who| world.of(*who).snapshot().agreed));
+    world.traffic = true;
+    world.run(20.0);
+    assert!(world.ledger.is_some() && world.of(PROVIDER).snapshot().signed > Tokens::ZERO);
+}
+
+#[test]
+fn an_offer_to_close_that_is_too_low_forged_or_of_the_wrong_side_is_refused_by_name() {
+    let mut world = World::new(Plan::quiet(35));
+    world.run(20.0);
+    let id = world.of(PAYER).channel_id().unwrap();
+    let held = world.of(PROVIDER).till.best_on(id);
+    let offer = |who: usize, id: ChannelId, total: Tokens| {
+        let close = Close::sign(identity(who).account(), &DOMAIN, id, total);
+        Message::Close(close.into_unverified()).encode()
+    };
+    let now = world.now;
+    let mut refused = |to: usize, message: &[u8]| {
+        world.parties[to].exchange.as_mut().expect("alive").handle_message(now, message).unwrap_err()
+    };
+    let low = held.checked_sub(Tokens::new(1).unwrap()).unwrap();
+    assert_eq!(refused(PROVIDER, &offer(PAYER, id, low)), Misbehaviour::CloseTooLow { total: low, held }.into());
+    assert!(matches!(
+        refused(PROVIDER, &offer(PAYER, id, Tokens::MAX)),
+        Rejected::Misbehaved(Misbehaviour::AboveDeposit { .. })
+    ));
+    let turned = ChannelId { payer: id.payee, payee: id.payer, ..id };
+    assert_eq!(refused(PROVIDER, &offer(PROVIDER, turned, held)), Misbehaviour::OtherChannel.into());
+    assert_eq!(refused(PAYER, &offer(PAYER, id, held)), Misbehaviour::WrongRole(Role::Subscriber).into());
+    let mut forged = offer(PAYER, id, held);
+    let place = forged.len() - 40;
+    forged[place] ^= 1;
+    assert!(matches!(refused(PROVIDER, &forged), Rejected::Misbehaved(Misbehaviour::ForgedClose(_))));
+    world.change(PROVIDER, |exchange, _| assert!(exchange.poll_event().is_none()));
 }
 
 #[test]

@@ -712,6 +712,19 @@ impl Node {
         self.with_exchange(now, link, |exchange| exchange.handle_channel(now, channel));
     }
 
+    /// Offers the neighbour to end our channel to it at once. `false`: there is none.
+    pub fn handle_close(&mut self, now: Instant, link: LinkId) -> bool {
+        let exchange = self.links.get_mut(&link).and_then(|known| known.exchange.as_mut());
+        let offered = exchange.is_some_and(Exchange::handle_close);
+        self.settle(now);
+        offered
+    }
+
+    /// The ledger has closed a channel with this neighbour.
+    pub fn handle_channel_closed(&mut self, now: Instant, link: LinkId, nonce: u64) {
+        self.with_exchange(now, link, |exchange| exchange.handle_channel_closed(now, nonce));
+    }
+
     /// The journal made a ceiling durable: receipts up to it may be signed.
     pub fn handle_reserved(&mut self, now: Instant, link: LinkId, channel: ChannelId, ceiling: Tokens) {
         self.with_exchange(now, link, |exchange| exchange.handle_reserved(now, channel, ceiling));

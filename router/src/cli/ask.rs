@@ -10,8 +10,8 @@ use super::table::Side::{Left, Right};
 use super::table::{Table, amount, facts, harmless, money, round_trip, short_id, span};
 use super::{Ask, Failure};
 use crate::control::{
-    self, Direction, LinkState, Meters, Neighbour, Receipts, RedeemedReceipts, Request, Response, Routes, Status,
-    Wallet, Why,
+    self, Closed, Direction, LinkState, Meters, Neighbour, Receipts, RedeemedReceipts, Request, Response, Routes,
+    Status, Wallet, Why,
 };
 
 /// Asks, and renders the answer for a person or a program.
@@ -35,6 +35,7 @@ fn as_json(response: &Response) -> String {
         Response::Why(why) => pretty(why),
         Response::Receipts(receipts) => pretty(receipts),
         Response::Redeemed(redeemed) => pretty(redeemed),
+        Response::Closed(closed) => pretty(closed),
         Response::Wallet(wallet) => pretty(wallet),
         Response::Done => "{}\n".to_owned(),
         Response::Failed(refusal) => pretty(refusal),
@@ -50,6 +51,7 @@ fn as_text(response: &Response) -> String {
         Response::Why(answer) => why(answer),
         Response::Receipts(answer) => receipts(answer),
         Response::Redeemed(answer) => redeemed(answer),
+        Response::Closed(answer) => closed(answer),
         Response::Wallet(answer) => wallet(answer),
         Response::Done => String::new(),
         Response::Failed(refusal) => harmless(&refusal.cause),
@@ -317,6 +319,21 @@ fn redeemed(answer: &RedeemedReceipts) -> String {
         table.row([receipt.neighbour.clone(), receipt.channel.nonce.to_string(), amount(receipt.paid, &answer.unit)]);
     }
     table.render()
+}
+
+fn closed(answer: &Closed) -> String {
+    let (to, nonce) = (harmless(&answer.neighbour), answer.channel.nonce);
+    match (answer.refunded, answer.notice_until) {
+        (Some(refunded), _) => format!(
+            "The channel {nonce} to {to} has ended: {} came back.\n  The next one is opened when something is owed again.\n",
+            money(refunded, &answer.unit)
+        ),
+        (None, Some(until)) => format!(
+            "{to} does not answer, so notice was given on channel {nonce}.\n  What is left comes back by itself after {} UTC.\n",
+            crate::router::moment(until)
+        ),
+        (None, None) => format!("The channel {nonce} to {to} is ending.\n"),
+    }
 }
 
 fn wallet(wallet: &Wallet) -> String {

@@ -107,6 +107,9 @@ enum Command {
     /// Turn the receipts held into tokens
     #[command(after_help = "Examples:\n  waybill redeem\n  waybill redeem roof")]
     Redeem(RedeemArguments),
+    /// End the channel to a neighbour that is paid, and take back what is left in it
+    #[command(after_help = "Example:\n  waybill close roof")]
+    Close(CloseArguments),
     /// Show the tokens of this router
     #[command(after_help = "Example:\n  waybill wallet")]
     Wallet(Ask),
@@ -174,6 +177,14 @@ struct WhyArguments {
 }
 
 #[derive(Debug, Args)]
+struct CloseArguments {
+    /// The neighbour: its name or account
+    neighbour: String,
+    #[command(flatten)]
+    ask: Ask,
+}
+
+#[derive(Debug, Args)]
 struct RedeemArguments {
     /// Only what this neighbour signed: its name or account
     neighbour: Option<String>,
@@ -232,6 +243,7 @@ fn execute(command: Command) -> Result<Outcome, Failure> {
         Command::Why(WhyArguments { neighbour, days, ask }) => ask::ask(&ask, &Request::Why { neighbour, days })?,
         Command::Receipts(arguments) => ask::ask(&arguments, &Request::Receipts)?,
         Command::Redeem(RedeemArguments { neighbour, ask }) => ask::ask(&ask, &Request::Redeem { neighbour })?,
+        Command::Close(CloseArguments { neighbour, ask }) => ask::ask(&ask, &Request::Close { neighbour })?,
         Command::Wallet(arguments) => ask::ask(&arguments, &Request::Wallet)?,
         #[cfg(feature = "ledger-host")]
         Command::Ledger(command) => ledger::execute(&command)?,

@@ -38,6 +38,7 @@ Commands:
   why         Show what each day with a neighbour came to, and what was signed for it
   receipts    Show the newest receipt of each channel
   redeem      Turn the receipts held into tokens
+  close       End the channel to a neighbour that is paid, and take back what is left in it
   wallet      Show the tokens of this router
   ledger      Make and inspect a community's ledger
 

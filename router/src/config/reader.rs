@@ -62,11 +62,6 @@ impl<'a> Table<'a> {
         Self { heading, spans: Spans { table: span, values: BTreeMap::new() }, entries: entries.into_iter().collect() }
     }
 
-    /// Whether an option that has not been read yet stands in it.
-    pub(super) fn has(&self, key: &str) -> bool {
-        self.entries.iter().any(|(name, _)| name.get_ref() == key)
-    }
-
     /// Where the table begins.
     pub(super) fn start(&self) -> Span {
         self.spans.table.clone()

@@ -8,6 +8,7 @@ use metering::{ChannelId, NodeId, Role, Snapshot, Tokens};
 use node::{DropReason, LinkId, PrefixPair};
 use tokio::sync::oneshot;
 
+use super::history::civil;
 use super::money::NAME_A_LEDGER;
 use super::{Control, Known};
 use crate::config;
@@ -34,6 +35,10 @@ impl Control {
             Request::Redeem { neighbour: Some(name) } => match self.account_of(&name) {
                 Some(payer) => return self.redeem(now, Some(payer), Some(answer)),
                 None => no_neighbour(&name),
+            },
+            Request::Close { neighbour } => match self.account_of(&neighbour) {
+                Some(payee) => return self.close(now, payee, answer),
+                None => no_neighbour(&neighbour),
             },
             Request::Reload | Request::Shutdown => {
                 Response::Failed(Refusal { cause: "only `waybill up` can do this".to_owned(), next: None })
@@ -341,16 +346,8 @@ fn why_day(day: u32, line: &Day) -> WhyDay {
 
 /// The day of the Gregorian calendar that is so many days after 1970-01-01.
 fn date(day: u32) -> String {
-    // Counted from 0000-03-01, so that a leap day ends a year; 146,097 days are 400 years.
-    let days = u64::from(day) + 719_468;
-    let (era, of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * of_year + 2) / 153;
-    let day_of_month = of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = 400 * era + year_of_era + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day_of_month:02}")
+    let (year, month, day) = civil(day);
+    format!("{year:04}-{month:02}-{day:02}")
 }
 
 fn count(number: usize) -> u32 {

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use metering::Tokens;
 
+use super::history::civil;
+
 /// The owner's limits; `None`: there is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BudgetLimits {
@@ -95,15 +97,10 @@ impl Budget {
     }
 }
 
-/// The month of a day since 1970-01-01, counted from year 0: the civil calendar.
-pub(super) fn month(day: u32) -> u64 {
-    // Years begin in March here, so that the odd day is the last one; eras have 400 of them, 146,097 days.
-    let days = u64::from(day) + 719_468;
-    let (era, of_era) = (days / 146_097, days % 146_097);
-    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year + year / 4 - year / 100);
-    let months_after_march = (5 * of_year + 2) / 153;
-    (era * 400 + year) * 12 + months_after_march + 2
+/// The year and month of a day since 1970-01-01.
+fn month(day: u32) -> (u64, u64) {
+    let (year, month, _) = civil(day);
+    (year, month)
 }
 
 #[cfg(test)]
@@ -126,13 +123,13 @@ mod tests {
     #[test]
     fn months_are_those_of_the_calendar() {
         let same = |a: u32, b: u32| month(a) == month(b);
-        assert_eq!(month(0), 1970 * 12);
+        assert_eq!(month(0), (1970, 1));
         assert!(same(TODAY, TODAY - 25) && !same(TODAY, TODAY - 26), "November begins at 20758");
         assert!(same(TODAY, TODAY + 4) && !same(TODAY, TODAY + 5));
-        assert_eq!(month(19_782), 2024 * 12 + 1, "2024-02-29");
-        assert_eq!(month(19_783), 2024 * 12 + 2);
-        assert_eq!(month(47_540), 2100 * 12 + 1, "2100-02-28");
-        assert_eq!(month(47_541), 2100 * 12 + 2, "no leap year");
+        assert_eq!(month(19_782), (2024, 2), "2024-02-29");
+        assert_eq!(month(19_783), (2024, 3));
+        assert_eq!(month(47_540), (2100, 2), "2100-02-28");
+        assert_eq!(month(47_541), (2100, 3), "no leap year");
     }
 
     #[test]

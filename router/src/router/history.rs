@@ -88,6 +88,26 @@ pub(super) fn today() -> u32 {
     u32::try_from(since.as_secs() / 86_400).unwrap_or(u32::MAX)
 }
 
+/// A moment in seconds since 1970-01-01 UTC, for people: `2026-11-26 18:44`.
+pub(crate) fn moment(seconds: u64) -> String {
+    let (year, month, day) = civil(u32::try_from(seconds / 86_400).unwrap_or(u32::MAX));
+    let (hour, minute) = (seconds / 3600 % 24, seconds / 60 % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}")
+}
+
+/// The year, month and day of the month of a day since 1970-01-01, by the civil calendar.
+pub(super) fn civil(day: u32) -> (u64, u64, u64) {
+    // Counted from 0000-03-01, so that a leap day ends a year; 146,097 days are 400 years.
+    let days = u64::from(day) + 719_468;
+    let (era, of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * of_year + 2) / 153;
+    let day_of_month = of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    (400 * era + year_of_era + u64::from(month <= 2), month, day_of_month)
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Instant;

@@ -115,10 +115,10 @@ impl Control {
     pub(super) fn look_up(&self, link: LinkId, channel: ChannelId) {
         let Some(desk) = &self.ledger else { return };
         self.spawn(desk.ask(move |ledger| ledger.channel(channel)), move |answer| match answer {
-            Ok(Ok(found)) => {
-                let found = found.filter(|found| found.phase != Phase::Closed);
-                found.map(|found| Done::Channel { link, channel, state: state(channel, &found) })
-            }
+            Ok(Ok(found)) => found.map(|found| match found.phase {
+                Phase::Closed => Done::Closed { link, channel, state: found },
+                Phase::Open | Phase::Closing { .. } => Done::Channel { link, channel, state: state(channel, &found) },
+            }),
             Ok(Err(error)) => Some(ledger_failed("cannot read a channel", &error)),
             Err(error) => Some(ledger_failed("cannot read a channel", &error)),
         });
@@ -226,7 +226,7 @@ impl Control {
     }
 }
 
-fn refuse(answer: Option<oneshot::Sender<Response>>, cause: String, next: &str) {
+pub(super) fn refuse(answer: Option<oneshot::Sender<Response>>, cause: String, next: &str) {
     if let Some(answer) = answer {
         // Whoever asked may have gone.
         let _gone = answer.send(Response::Failed(Refusal { cause, next: Some(next.to_owned()) }));
@@ -359,6 +359,6 @@ async fn redeem_held(
     Ok(paid)
 }
 
-fn ledger_failed(what: &'static str, error: &dyn std::fmt::Display) -> Done {
+pub(super) fn ledger_failed(what: &'static str, error: &dyn std::fmt::Display) -> Done {
     Done::LedgerFailed { what, error: error.to_string() }
 }

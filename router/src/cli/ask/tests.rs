@@ -307,3 +307,24 @@ fn json_is_the_answer_alone() {
     assert_eq!(as_json(&Response::Neighbours(Vec::new())), "[]\n");
     assert_eq!(as_text(&Response::Failed(Refusal { cause: "a\u{7}b".to_owned(), next: None })), "a\u{fffd}b");
 }
+
+#[test]
+fn a_channel_s_end_says_what_came_back_or_when_it_will() {
+    let answer = |refunded, notice_until| Closed {
+        unit: way(),
+        neighbour: "roof".to_owned(),
+        channel: channel(3),
+        refunded,
+        notice_until,
+    };
+    assert_eq!(
+        closed(&answer(Some(tokens(1_500_000)), None)),
+        "The channel 3 to roof has ended: 1.500000 WAY came back.\n  The next one is opened when something is owed again.\n"
+    );
+    // Computed with Python's `datetime`.
+    assert_eq!(
+        closed(&answer(None, Some(1_795_718_640))),
+        "roof does not answer, so notice was given on channel 3.\n  What is left comes back by itself after 2026-11-26 \
+         18:44 UTC.\n"
+    );
+}

@@ -1,0 +1,287 @@
+//! How channels end that we pay on: by agreement at the owner's word; by notice where the payee does not answer, or where a
+//! channel has not been used for a month. What a notice gives back is taken when it is over.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use ledger_client::{Channel, Error, Ledger, Phase, UnixTime};
+use metering::{ChannelId, NodeId, Role, Tokens};
+use node::LinkId;
+use tokio::sync::oneshot;
+
+use super::money::{NAME_A_LEDGER, ledger_failed, refuse};
+use super::{Control, Done, history};
+use crate::control::{Closed, Response};
+use crate::journal::{Journal, Record};
+
+/// How long it is waited for what is still to be signed.
+const SETTLE_WITHIN: Duration = Duration::from_secs(6);
+/// How long the payee has to take the offer to the ledger. Then notice is given.
+const AGREE_WITHIN: Duration = Duration::from_secs(10);
+/// How often the ledger is asked whether it has.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Days after which a channel that was not used is closed.
+const UNUSED_DAYS: u32 = 30;
+
+/// A channel whose owner waits for its end.
+pub(super) struct Closing {
+    link: LinkId,
+    channel: ChannelId,
+    began: Instant,
+    look_at: Instant,
+    offered: bool,
+    answer: oneshot::Sender<Response>,
+}
+
+/// What became of a channel that was not used.
+pub(super) enum Unused {
+    /// Notice was given.
+    Notice(UnixTime),
+    /// The notice is over, and so much came back.
+    Back(Tokens),
+}
+
+impl Control {
+    /// Ends our channel to a neighbour, and answers when it has ended or notice was given.
+    pub(super) fn close(&mut self, now: Instant, payee: NodeId, answer: oneshot::Sender<Response>) {
+        if self.ledger.is_none() {
+            return refuse(Some(answer), "no ledger is configured".to_owned(), NAME_A_LEDGER);
+        }
+        let link = self.link_to(payee);
+        let settled = self.node.links().filter(|view| Some(view.link) == link && view.up && view.admitted);
+        let paying = settled.filter_map(|view| view.settlement).find(|known| known.role == Role::Subscriber);
+        match (link, paying.and_then(|known| known.channel)) {
+            (Some(link), Some(channel)) => {
+                self.node.handle_flush(now);
+                self.closings.push(Closing { link, channel, began: now, look_at: now, offered: false, answer });
+            }
+            // Nobody to agree with.
+            _ => self.give_notice(payee, answer),
+        }
+    }
+
+    /// Goes on with the channels whose owner waits.
+    pub(super) fn look_at_closings(&mut self, now: Instant) {
+        let owing: BTreeSet<LinkId> = self
+            .node
+            .links()
+            .filter(|view| view.settlement.is_some_and(|known| known.owed_by_us > Tokens::ZERO))
+            .map(|view| view.link)
+            .collect();
+        let mut late = Vec::new();
+        for closing in std::mem::take(&mut self.closings) {
+            let mut closing = closing;
+            if !closing.offered && (!owing.contains(&closing.link) || now >= closing.began + SETTLE_WITHIN) {
+                closing.offered = self.node.handle_close(now, closing.link);
+            }
+            if closing.offered && now >= closing.look_at {
+                closing.look_at = now + LOOK_AGAIN;
+                self.look_up(closing.link, closing.channel);
+            }
+            if now >= closing.began + AGREE_WITHIN { late.push(closing) } else { self.closings.push(closing) }
+        }
+        for closing in late {
+            self.give_notice(closing.channel.payee, closing.answer);
+        }
+    }
+
+    /// The ledger has closed a channel.
+    pub(super) fn handle_closed(&mut self, now: Instant, link: LinkId, id: ChannelId, channel: &Channel) {
+        if self.parties(link) == Some((id.payer, id.payee)) {
+            self.node.handle_channel_closed(now, link, id.nonce);
+        }
+        let refunded = channel.deposit.saturating_sub(channel.redeemed);
+        for closing in self.closings.extract_if(.., |closing| closing.channel == id).collect::<Vec<_>>() {
+            let closed = self.closed(id, Some(refunded), None);
+            // Whoever asked may have gone.
+            let _gone = closing.answer.send(Response::Closed(closed));
+        }
+    }
+
+    /// Takes a payer's offer to the ledger: what it offers is no less than what we hold.
+    pub(super) fn accept_close(&mut self, link: LinkId, channel: ChannelId, total: Tokens) {
+        let Some(desk) = &self.ledger else { return };
+        let journal = self.journal.clone();
+        let asked = desk.ask(move |ledger| {
+            ledger.mutual_close(channel, total)?;
+            ledger.channel(channel)
+        });
+        self.spawn(
+            async move {
+                let answer = asked.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+                let record = Record::Redeemed { channel, amount: total };
+                // If this is lost, the ledger says next time that the channel is closed.
+                let written = journal.ask(move |journal: &mut Journal| journal.commit(&[record])).await;
+                if !matches!(written, Ok(Ok(()))) {
+                    tracing::warn!(?channel, "the end of a channel was not noted");
+                }
+                Ok(answer)
+            },
+            move |answer: Result<Option<Channel>, String>| match answer {
+                Ok(found) => found.map(|state| Done::Closed { link, channel, state }),
+                Err(error) => Some(ledger_failed("cannot close a channel as its payer asks", &error)),
+            },
+        );
+    }
+
+    fn give_notice(&self, payee: NodeId, answer: oneshot::Sender<Response>) {
+        let Some(desk) = &self.ledger else { return };
+        let us = self.node.id();
+        let asked = desk.ask(move |ledger| noticed(ledger, us, payee));
+        let empty = self.closed(ChannelId { payer: us, payee, nonce: 0 }, None, None);
+        tokio::spawn(async move {
+            let refused = |cause: String| {
+                let next = "`waybill wallet` lists the channels; try again when the ledger is reachable";
+                Response::Failed(crate::control::Refusal { cause, next: Some(next.to_owned()) })
+            };
+            let response = match asked.await {
+                Ok(Ok(Some((channel, exit)))) => {
+                    Response::Closed(Closed { channel, notice_until: Some(exit.seconds()), ..empty })
+                }
+                Ok(Ok(None)) => refused("there is no open channel to this neighbour".to_owned()),
+                Ok(Err(error)) => refused(error.to_string()),
+                Err(error) => refused(error.to_string()),
+            };
+            let _gone = answer.send(response);
+        });
+    }
+
+    fn closed(&self, channel: ChannelId, refunded: Option<Tokens>, notice_until: Option<u64>) -> Closed {
+        let neighbour =
+            self.link_to(channel.payee).map_or_else(|| channel.payee.to_string(), |link| self.name_of(link));
+        Closed { unit: self.money.unit.clone(), neighbour, channel, refunded, notice_until }
+    }
+
+    /// Gives notice on channels that were not used for a month, and takes back what notices have set free.
+    pub(super) fn look_at_unused(&self) {
+        let Some(desk) = self.ledger.clone() else { return };
+        let (us, today) = (self.node.id(), history::today());
+        // Whoever carries for us at this moment is in use, whatever the clock says.
+        let in_use: BTreeSet<NodeId> = self.node.links().filter_map(|view| Some(view.settlement?.peer)).collect();
+        let known = self.journal.ask(move |journal| used_since(journal, today.saturating_sub(UNUSED_DAYS)));
+        self.spawn(
+            async move {
+                let Some(mut used) = known.await.map_err(|error| error.to_string())? else { return Ok(Vec::new()) };
+                used.extend(in_use);
+                let ended = desk.ask(move |ledger| end_unused(ledger, us, &used)).await;
+                ended.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+            },
+            |ended: Result<Vec<(ChannelId, Unused)>, String>| {
+                let done = ended.map_or_else(
+                    |error| ledger_failed("cannot end channels that are not used", &error),
+                    |ended| Done::Unused { ended },
+                );
+                Some(done)
+            },
+        );
+    }
+
+    /// Tells the owner of them.
+    pub(super) fn handle_unused(&mut self, ended: Vec<(ChannelId, Unused)>) {
+        for (channel, what) in ended {
+            let decimals = self.money.unit.decimals;
+            let to = self.closed(channel, None, None).neighbour;
+            self.warn(match what {
+                Unused::Notice(until) => format!(
+                    "the channel to {to} was not used for {UNUSED_DAYS} days: notice was given, and what is in it comes back \
+                     after {} UTC",
+                    history::moment(until.seconds())
+                ),
+                Unused::Back(amount) => {
+                    format!("{} {} came back from the channel to {to}", amount.display(decimals), self.money.unit.symbol)
+                }
+            });
+        }
+    }
+}
+
+/// With whom anything was agreed since a day. `None`: the journal does not reach back that far.
+fn used_since(journal: &Journal, first: u32) -> Option<BTreeSet<NodeId>> {
+    let (oldest, ..) = journal.days().next()?;
+    let since = journal.days().filter(|(day, ..)| *day >= first);
+    (oldest < first).then(|| since.map(|(_, peer, _)| peer).collect())
+}
+
+fn noticed(ledger: &mut Box<dyn Ledger>, us: NodeId, payee: NodeId) -> Result<Option<(ChannelId, UnixTime)>, Error> {
+    let Some(nonce) = ledger.latest_nonce(us, payee)? else { return Ok(None) };
+    let id = ChannelId { payer: us, payee, nonce };
+    match ledger.channel(id)?.map(|channel| channel.phase) {
+        Some(Phase::Open) => Ok(Some((id, ledger.start_close(id)?))),
+        Some(Phase::Closing { exit }) => Ok(Some((id, exit))),
+        Some(Phase::Closed) | None => Ok(None),
+    }
+}
+
+fn end_unused(
+    ledger: &mut Box<dyn Ledger>,
+    us: NodeId,
+    used: &BTreeSet<NodeId>,
+) -> Result<Vec<(ChannelId, Unused)>, Error> {
+    let mut ended = Vec::new();
+    for (id, channel) in ledger.channels_of(us)?.into_iter().filter(|(id, _)| id.payer == us) {
+        match channel.phase {
+            Phase::Open if !used.contains(&id.payee) => ended.push((id, Unused::Notice(ledger.start_close(id)?))),
+            Phase::Closing { .. } => match ledger.finalize(id) {
+                Ok(amount) => ended.push((id, Unused::Back(amount))),
+                // The notice is not over.
+                Err(Error::Refused(_)) => {}
+                Err(error) => return Err(error),
+            },
+            Phase::Open | Phase::Closed => {}
+        }
+    }
+    Ok(ended)
+}
+
+#[cfg(all(test, feature = "ledger-host"))]
+mod tests {
+    use ledger_client::{Embedded, Genesis, system_clock};
+    use metering::LedgerDomain;
+
+    use super::*;
+    use crate::journal::Day;
+
+    const TREASURER: NodeId = NodeId([9; 20]);
+    const US: NodeId = NodeId([1; 20]);
+    const USED: NodeId = NodeId([2; 20]);
+    const UNUSED: NodeId = NodeId([3; 20]);
+
+    fn tokens(amount: u128) -> Tokens {
+        Tokens::new(amount).expect("small")
+    }
+
+    #[test]
+    fn only_channels_nobody_uses_are_ended_and_what_is_in_them_comes_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let genesis = Genesis::new("Hilltop", "HILL", 6, TREASURER, system_clock()()).unwrap().with_close_notice(0);
+        let path = directory.path().join("ledger");
+        let mut ledger: Box<dyn Ledger> = Box::new(Embedded::create(&path, &genesis, system_clock()).unwrap());
+        for account in [US, UNUSED] {
+            ledger.mint(TREASURER, account, tokens(100)).unwrap();
+        }
+        ledger.open_channel(US, USED, tokens(30)).unwrap();
+        ledger.open_channel(US, UNUSED, tokens(20)).unwrap();
+        // Theirs to end, not ours.
+        ledger.open_channel(UNUSED, US, tokens(10)).unwrap();
+        let used = BTreeSet::from([USED]);
+        let ended = end_unused(&mut ledger, US, &used).unwrap();
+        assert!(matches!(&ended[..], [(id, Unused::Notice(_))] if id.payee == UNUSED));
+        let ended = end_unused(&mut ledger, US, &used).unwrap();
+        assert!(matches!(&ended[..], [(id, Unused::Back(amount))] if id.payee == UNUSED && *amount == tokens(20)));
+        assert!(end_unused(&mut ledger, US, &used).unwrap().is_empty());
+        assert_eq!(ledger.balance(US).unwrap(), tokens(70));
+    }
+
+    #[test]
+    fn a_journal_that_does_not_reach_back_a_month_says_nothing_about_use() {
+        let directory = tempfile::tempdir().unwrap();
+        let domain = LedgerDomain { chain_id: 0, contract: NodeId([0; 20]) };
+        let (mut journal, _) = Journal::open(&directory.path().join("journal"), &domain).unwrap();
+        let line = Day { segments: 1, ..Day::default() };
+        assert_eq!(used_since(&journal, 100), None);
+        journal.commit(&[Record::Day { day: 100, peer: USED, line }]).unwrap();
+        assert_eq!(used_since(&journal, 100), None);
+        journal.commit(&[Record::Day { day: 99, peer: UNUSED, line }]).unwrap();
+        assert_eq!(used_since(&journal, 100), Some(BTreeSet::from([USED])));
+    }
+}
