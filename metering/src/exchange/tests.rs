@@ -896,6 +896,28 @@ fn the_next_channel_starts_at_zero_and_the_last_receipt_of_the_old_one_is_kept()
     assert_eq!(world.of(PROVIDER).credit(), Credit::Open);
 }
 
+/// A journal may finish its writes in another order than it was given them.
+#[test]
+fn a_late_write_of_a_replaced_channel_takes_nothing_from_the_new_one() {
+    let mut world = World::new(Plan::quiet(32));
+    world.run(33.0);
+    let old = world.of(PAYER).channel_id().unwrap();
+    world.ledger = Some(ChannelState { nonce: 2, ..world.ledger.unwrap() });
+    world.news = vec![(world.now, PAYER), (world.now, PROVIDER)];
+    world.run(1.0);
+    (world.highest_sent, world.last_sent) = (Tokens::ZERO, Tokens::ZERO);
+    world.change(PROVIDER, Exchange::handle_flush);
+    world.run(10.0);
+    let [held, signed] = [world.of(PROVIDER).snapshot().held, world.of(PAYER).snapshot().signed];
+    assert!(held > Tokens::ZERO && signed > Tokens::ZERO);
+    let much = Tokens::new(1 << 40).unwrap();
+    world.change(PAYER, |payer, now| payer.handle_reserved(now, old, much));
+    world.change(PROVIDER, |provider, now| provider.handle_held(now, old, much));
+    assert_eq!(world.of(PROVIDER).snapshot().held, held);
+    world.run(10.0);
+    assert!(world.of(PAYER).snapshot().signed.get() > signed.get() * 3 / 2);
+}
+
 #[test]
 fn peers_and_free_providers_count_and_owe_nothing() {
     let free = offer(0, 1);
