@@ -116,6 +116,8 @@ struct Party {
     rejected: Vec<Rejected>,
     agreed: Vec<Terms>,
     written_off: Tokens,
+    /// Whether it cannot lock what its exchange asks for.
+    wallet_is_empty: bool,
 }
 
 enum Delivery {
@@ -172,6 +174,7 @@ impl World {
             rejected: Vec::new(),
             agreed: Vec::new(),
             written_off: Tokens::ZERO,
+            wallet_is_empty: false,
         };
         let mut world = Self {
             rng: fastrand::Rng::with_seed(plan.seed),
@@ -436,6 +439,7 @@ impl World {
                     let delay = self.plan.journal.mul_f64(self.rng.f64());
                     self.parties[who].writing.push((now + delay, event));
                 }
+                Event::NeedChannel { .. } if self.parties[who].wallet_is_empty => {}
                 Event::NeedChannel { at_least, .. } => {
                     let channel = self.ledger.get_or_insert(ChannelState {
                         nonce: 1,
@@ -916,6 +920,26 @@ fn a_late_write_of_a_replaced_channel_takes_nothing_from_the_new_one() {
     assert_eq!(world.of(PROVIDER).snapshot().held, held);
     world.run(10.0);
     assert!(world.of(PAYER).snapshot().signed.get() > signed.get() * 3 / 2);
+}
+
+#[test]
+fn a_deposit_bounds_what_is_signed_though_more_is_written_and_owed() {
+    let mut world = World::new(Plan::quiet(33));
+    let small = Tokens::new(10_000).unwrap();
+    world.ledger = world.ledger.map(|channel| ChannelState { deposit: small, ..channel });
+    let (payer, payee) = (identity(PAYER).node_id(), identity(PROVIDER).node_id());
+    for party in &mut world.parties {
+        party.journal.channel = world.ledger;
+        party.journal.ceiling = Some((ChannelId { payer, payee, nonce: 1 }, Tokens::MAX));
+    }
+    for who in [PROVIDER, PAYER] {
+        world.crash(who);
+    }
+    world.parties[PAYER].wallet_is_empty = true;
+    world.run(60.0);
+    let payer = world.of(PAYER).snapshot();
+    assert!(payer.owed_by_us > Tokens::ZERO);
+    assert_eq!((payer.signed, world.highest_sent), (small, small));
 }
 
 #[test]
