@@ -632,6 +632,37 @@ fn a_payer_that_begins_anew_each_time_gains_one_window_in_all_and_a_little_each_
     assert!(most > u128::from(window) / 2, "the cheat was not even tried: {most}");
 }
 
+/// All of its traffic falls between an agreement and the provider's first reading of its counters after it.
+#[test]
+fn a_payer_that_agrees_anew_after_each_reading_gains_one_window_in_all() {
+    let mut forger = Forger { world: World::new(Plan::quiet(34)) };
+    forger.world.run(0.1);
+    forger.world.crash(PAYER);
+    forger.world.parties[PAYER].revives_at += Duration::from_secs(1_000_000);
+    let mut counts = forger.world.parties[PROVIDER].counts;
+    let (mut taken, mut bursts) = (0, 0);
+    for session in 10..10_000 {
+        let echo = forger.world.of(PROVIDER).session;
+        let resume = Resume { role: Role::Subscriber, session, echo, ask: false, channel: None, receipt: None };
+        assert_eq!(forger.tell(PROVIDER, Message::Resume(resume)), Ok(()));
+        let segment = forger.world.of(PROVIDER).terms().unwrap().segment(&DOMAIN, session);
+        let report = MeterReport { segment, counts: Counts::ZERO };
+        assert_eq!(forger.tell(PROVIDER, Message::MeterReport(report)), Ok(()));
+        assert!(forger.world.of(PROVIDER).snapshot().agreed);
+        if forger.world.of(PROVIDER).credit() == Credit::Open {
+            taken += 100_000;
+            bursts += 1;
+            counts.received = counts.received.saturating_add(Bytes::new(100_000));
+        }
+        forger.world.now += POLL;
+        forger.world.change(PROVIDER, |exchange, now| exchange.handle_counts(now, counts));
+    }
+    let window = offer(1 << 20, 64).window.get();
+    assert!(taken > window / 2, "the cheat was not even tried: {taken}");
+    // What each burst is worth is rounded down to a base unit, here of a KiB.
+    assert!(taken <= window + 100_000 + bursts * 1024, "{taken}");
+}
+
 #[test]
 fn a_payer_who_stops_paying_gets_one_window() {
     let mut world = World::new(Plan { payer_is_silent: true, ..Plan::quiet(3) });
