@@ -226,7 +226,8 @@ fn honest_pairs_settle_whatever_the_weather() {
         });
         business.pair.settle();
         assert_eq!(business.pair.alarms(PROVIDER), [], "seed {seed}");
-        assert!(business.pair.paid() > 0, "seed {seed}: no business at all");
+        // When both lose their memory before a receipt is written, nothing stays paid.
+        assert!(business.pair.signed() > 0, "seed {seed}: no business at all");
         business.unpaid()
     });
 }
