@@ -20,13 +20,17 @@ use sim::pair::{DOMAIN, PAYER, POLL, PROVIDER, Pair, Weather, identity};
 
 use crate::clock;
 
-/// Of each story, in every build: a few seconds in all.
-const SEEDS: u64 = 30;
+/// Of each story, in every build: half a minute in all, nearly all of it signatures.
+const SEEDS: u64 = 20;
 
 /// How long a story lasts.
 const STORY: Duration = Duration::from_secs(40);
 
 const SECOND: Duration = Duration::from_secs(1);
+/// And what comes after it, twice: so many seconds, and so many bytes in each of them.
+const LATER_S: u32 = 300;
+const TRICKLE: u64 = 1 << 16;
+
 const A_DAY_S: f64 = 86_400.0;
 
 /// The payer pays at most so much for a GiB.
@@ -52,7 +56,7 @@ struct Outcome {
     window: u128,
     /// How often the provider was started.
     lives: u128,
-    /// The gain of the second half of the story alone, in bytes a day.
+    /// What the cheat still gains minutes later, at [`TRICKLE`] a second, in bytes a day.
     bytes_a_day: f64,
 }
 
@@ -116,12 +120,22 @@ impl Business {
         self.run_with(time, |_, _| {});
     }
 
-    /// The second half of a payer's story, and what came of all of it.
+    /// The second half of a payer's story, a time after it at [`TRICKLE`] a second, and what came of all of it.
     fn payer_gains(mut self, each: impl FnMut(&mut Pair, &mut fastrand::Rng)) -> Outcome {
-        let half = self.pair.unpaid();
         self.run_with(STORY / 2, each);
-        let more = self.pair.unpaid().saturating_sub(half);
-        Outcome { bytes_a_day: self.bytes_a_day(more), ..self.unpaid() }
+        let mut later = || {
+            let before = self.pair.unpaid();
+            for _ in 0..LATER_S {
+                self.pair.carry(PROVIDER, TRICKLE, false);
+                self.pair.wait(SECOND);
+            }
+            self.pair.unpaid().saturating_sub(before)
+        };
+        // First what is left of a window is used up.
+        later();
+        let gained = later();
+        let bytes = (gained << 30) as f64 / self.offer.price_down.get() as f64;
+        Outcome { bytes_a_day: bytes * A_DAY_S / f64::from(LATER_S), ..self.unpaid() }
     }
 
     /// What is not paid for.
@@ -134,18 +148,13 @@ impl Business {
         Outcome { gain, most, window: self.pair.window(), lives: self.pair.lives(), bytes_a_day: 0.0 }
     }
 
-    fn bytes_a_day(&self, gained: u128) -> f64 {
-        let dearer = self.offer.price_up.max(self.offer.price_down);
-        let bytes = (gained << 30) as f64 / dearer.get() as f64;
-        bytes * A_DAY_S / (STORY / 2).as_secs_f64()
-    }
-
     /// What a payer that has never paid, and whose provider has never died, may have in all: one window, what passed between
     /// two readings, the lifeline and what is forgiven, and what the provider takes for lost.
     fn one_window(&self) -> u128 {
         let dearer = self.offer.price_up.max(self.offer.price_down);
         let worth = |bytes: u64| dearer.of(Bytes::new(bytes)).expect("small").get() + 1;
-        let given = given_each_day().get() as f64 * (2 * STORY).as_secs_f64() / A_DAY_S;
+        let lasts = 2.0 * STORY.as_secs_f64() + 2.0 * f64::from(LATER_S);
+        let given = given_each_day().get() as f64 * lasts / A_DAY_S;
         let between = self.rate.iter().sum::<u64>() / 10;
         let counted = u128::from(1_000_000 - self.offer.loss_allowance_ppm);
         (self.pair.window() + worth(given as u64 + between)) * 1_000_000 / counted
@@ -171,7 +180,7 @@ fn tell(name: &str, story: impl Fn(u64) -> Outcome) {
     let each_second = seeds as f64 / began.elapsed().as_secs_f64();
     println!(
         "{name}: {seeds} seeds, {each_second:.0} a second; at most {windows:.2} windows in a life of the provider (seed {worst}), {:.0} % of the bound; \
-         {:.0} MiB a day after that",
+         {:.0} MiB a day minutes later",
         share * 100.0,
         bytes_a_day / f64::from(1 << 20),
     );
