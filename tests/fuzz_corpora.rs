@@ -4,10 +4,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use sim::fuzz::{babel_state, babel_tlv};
+use sim::fuzz::{babel_state, babel_tlv, exchange, metering_wire};
 
-/// Mutated inputs per seed and target: a few seconds.
+/// Mutated inputs per seed and target: a few seconds. Plays cost more than packets, and those with signatures most.
 const MUTANTS: usize = 200_000;
+const PLAYS: usize = MUTANTS / 50;
+const SIGNED_PLAYS: usize = MUTANTS / 1000;
 
 fn here() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -106,8 +108,30 @@ fn mutants_of_it_harm_nobody_either() {
         for _ in 0..MUTANTS {
             babel_tlv(&mutant(&mut rng, &packets));
         }
-        for _ in 0..MUTANTS / 50 {
+        for _ in 0..PLAYS {
             babel_state(&mutant(&mut rng, &plays));
+        }
+    }
+}
+
+#[test]
+fn neither_does_what_fuzzing_found_of_the_exchange() {
+    corpus("metering_wire.txt").iter().for_each(|bytes| metering_wire(bytes));
+    corpus("exchange.txt").iter().for_each(|bytes| exchange(bytes));
+}
+
+#[test]
+fn nor_do_mutants_of_that() {
+    let (messages, plays) = (corpus("metering_wire.txt"), corpus("exchange.txt"));
+    let fresh = std::env::var("SIM_SEED").ok().and_then(|seed| seed.parse().ok());
+    for seed in [Some(1), fresh].into_iter().flatten() {
+        println!("seed {seed}");
+        let mut rng = fastrand::Rng::with_seed(seed);
+        for _ in 0..MUTANTS {
+            metering_wire(&mutant(&mut rng, &messages));
+        }
+        for _ in 0..SIGNED_PLAYS {
+            exchange(&mutant(&mut rng, &plays));
         }
     }
 }

@@ -522,7 +522,8 @@ impl Exchange {
     /// Takes the link's counters, authenticated billed bytes since the link began. Call it at least every 50 ms while
     /// traffic flows: credit and reports are as fresh as the counts.
     pub fn handle_counts(&mut self, now: Instant, counts: Counts) {
-        self.meter.handle_counts(counts);
+        let unbilled = self.meter.handle_counts(counts);
+        self.give_away(unbilled);
         if self.report_is_urgent(now) {
             self.report(now);
         }
@@ -944,6 +945,17 @@ impl Exchange {
             if unpaid > Tokens::ZERO && self.segment().is_some() {
                 self.trust.handle_break();
             }
+        }
+    }
+
+    /// Provider: adds to the arrears what passed between the agreement and the first reading after it. It is of no segment,
+    /// so that nobody owes it; but whoever agrees anew after each reading would have all its traffic there.
+    fn give_away(&mut self, unbilled: Counts) {
+        if let Some(terms) = self.terms().filter(|_| self.is_provider() && unbilled != Counts::ZERO) {
+            let allowance = credit::allowance(&terms, self.link_loss_ppm);
+            let unpaid = credit::earned(&terms, unbilled, Answered::default(), Counts::ZERO, allowance);
+            self.written_off = self.written_off.saturating_add(unpaid);
+            self.trust.handle_unpaid(unpaid);
         }
     }
 

@@ -86,21 +86,26 @@ impl Meter {
     ///
     /// The two ends cannot start at the same packet. With the payer's start before the provider's, every byte the
     /// provider counts is one the payer counts too, so no gap stays between them that would look unpaid for ever; the
-    /// bytes between the two starts are the provider's gift.
+    /// bytes between the two starts are nobody's to pay: [`Meter::handle_counts`] says how many they are.
     pub(crate) const fn restart_late(&mut self) {
         self.segment = Counts::ZERO;
         self.restart_at_next_count = true;
     }
 
-    /// Takes the link's counters. One that went back belongs to a new link and starts over.
-    pub(crate) fn handle_counts(&mut self, link: Counts) {
-        if !self.restart_at_next_count {
-            let add = |sum: Bytes, from: Bytes, to: Bytes| sum.saturating_add(to.saturating_sub(from));
-            self.segment.sent = add(self.segment.sent, self.link.sent, link.sent);
-            self.segment.received = add(self.segment.received, self.link.received, link.received);
-        }
-        self.restart_at_next_count = false;
+    /// Takes the link's counters. One that went back belongs to a new link and starts over. Returns what they rose by if it
+    /// is of no segment.
+    pub(crate) fn handle_counts(&mut self, link: Counts) -> Counts {
+        let more = Counts {
+            sent: link.sent.saturating_sub(self.link.sent),
+            received: link.received.saturating_sub(self.link.received),
+        };
         self.link = link;
+        if std::mem::take(&mut self.restart_at_next_count) {
+            return more;
+        }
+        self.segment.sent = self.segment.sent.saturating_add(more.sent);
+        self.segment.received = self.segment.received.saturating_add(more.received);
+        Counts::ZERO
     }
 }
 
@@ -129,9 +134,9 @@ mod tests {
     fn the_provider_starts_at_the_counts_after_the_agreement() {
         let mut meter = Meter::new(Counts::ZERO);
         meter.restart_late();
-        meter.handle_counts(counts(900, 900));
+        assert_eq!(meter.handle_counts(counts(900, 900)), counts(900, 900));
         assert_eq!(meter.counts(), Counts::ZERO);
-        meter.handle_counts(counts(901, 902));
+        assert_eq!(meter.handle_counts(counts(901, 902)), Counts::ZERO);
         assert_eq!(meter.counts(), counts(1, 2));
     }
 

@@ -1,6 +1,7 @@
 //! Whole meshes on virtual time. Each story runs for fixed seeds and, where the variable `SIM_SEED` is set, for that one
 //! too. What must hold at every step is checked by the world itself (`tests/sim`); the stories say what must come of it.
 
+mod cheats;
 mod city;
 mod hostile;
 mod money;

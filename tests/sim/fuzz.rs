@@ -1,9 +1,10 @@
 //! What the fuzz targets in `tests/fuzz` run, and what `tests/fuzz_corpora.rs` runs again in every build: any bytes in,
 //! nothing but a panic comes out.
 
+mod settlement;
+
 use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use babel::wire::{Packet, Tlv, Writer};
@@ -11,6 +12,10 @@ use babel::{
     Config, Cost, Destination, Fee, InterfaceConfig, InterfaceId, Limits, Metric, Policy, Prefix, PrefixPair, Price,
     PriceWeight, RouterId, Seqno, Speaker,
 };
+
+pub use settlement::{exchange, metering_wire};
+
+use crate::pair::start;
 
 const US: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 /// So small that they fill up.
@@ -199,11 +204,4 @@ fn config(kind: u8) -> InterfaceConfig {
 
 fn home(number: u8) -> Prefix {
     Prefix::new(Ipv6Addr::new(0xfd00, number.into(), 0, 0, 0, 0, 0, 0), 48).expect("48 bits")
-}
-
-/// One instant for all plays: they are about differences.
-fn start() -> Instant {
-    static START: OnceLock<Instant> = OnceLock::new();
-    #[expect(clippy::disallowed_methods, reason = "an Instant has no other origin")]
-    *START.get_or_init(Instant::now)
 }

@@ -22,6 +22,7 @@ mod control;
 mod faults;
 pub mod fuzz;
 mod journal;
+pub mod pair;
 mod queue;
 mod report;
 mod station;

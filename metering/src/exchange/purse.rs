@@ -102,9 +102,10 @@ impl Purse {
         }
     }
 
-    /// The journal made `ceiling` durable.
+    /// The journal made `ceiling` durable. It may be done with one for a channel that was replaced later than with one for
+    /// the newest.
     pub(super) fn handle_reserved(&mut self, channel: ChannelId, ceiling: Tokens) {
-        if self.ceiling_on(channel) < ceiling {
+        if self.ceiling.map(|(known, ceiling)| (known.nonce, ceiling)) < Some((channel.nonce, ceiling)) {
             self.ceiling = Some((channel, ceiling));
         }
     }

@@ -118,6 +118,8 @@ struct Party {
     /// Totals of offers to close.
     offered: Vec<Tokens>,
     written_off: Tokens,
+    /// Whether it cannot lock what its exchange asks for.
+    wallet_is_empty: bool,
 }
 
 enum Delivery {
@@ -176,6 +178,7 @@ impl World {
             agreed: Vec::new(),
             offered: Vec::new(),
             written_off: Tokens::ZERO,
+            wallet_is_empty: false,
         };
         let mut world = Self {
             rng: fastrand::Rng::with_seed(plan.seed),
@@ -445,6 +448,7 @@ impl World {
                     let delay = self.plan.journal.mul_f64(self.rng.f64());
                     self.parties[who].writing.push((now + delay, event));
                 }
+                Event::NeedChannel { .. } if self.parties[who].wallet_is_empty => {}
                 Event::NeedChannel { at_least, .. } => {
                     let channel = self.ledger.get_or_insert(ChannelState {
                         nonce: self.next_nonce,
@@ -640,6 +644,37 @@ fn a_payer_that_begins_anew_each_time_gains_one_window_in_all_and_a_little_each_
     }
     let window = offer(1 << 20, 64).window.get() >> 10;
     assert!(most > u128::from(window) / 2, "the cheat was not even tried: {most}");
+}
+
+/// All of its traffic falls between an agreement and the provider's first reading of its counters after it.
+#[test]
+fn a_payer_that_agrees_anew_after_each_reading_gains_one_window_in_all() {
+    let mut forger = Forger { world: World::new(Plan::quiet(34)) };
+    forger.world.run(0.1);
+    forger.world.crash(PAYER);
+    forger.world.parties[PAYER].revives_at += Duration::from_secs(1_000_000);
+    let mut counts = forger.world.parties[PROVIDER].counts;
+    let (mut taken, mut bursts) = (0, 0);
+    for session in 10..10_000 {
+        let echo = forger.world.of(PROVIDER).session;
+        let resume = Resume { role: Role::Subscriber, session, echo, ask: false, channel: None, receipt: None };
+        assert_eq!(forger.tell(PROVIDER, Message::Resume(resume)), Ok(()));
+        let segment = forger.world.of(PROVIDER).terms().unwrap().segment(&DOMAIN, session);
+        let report = MeterReport { segment, counts: Counts::ZERO };
+        assert_eq!(forger.tell(PROVIDER, Message::MeterReport(report)), Ok(()));
+        assert!(forger.world.of(PROVIDER).snapshot().agreed);
+        if forger.world.of(PROVIDER).credit() == Credit::Open {
+            taken += 100_000;
+            bursts += 1;
+            counts.received = counts.received.saturating_add(Bytes::new(100_000));
+        }
+        forger.world.now += POLL;
+        forger.world.change(PROVIDER, |exchange, now| exchange.handle_counts(now, counts));
+    }
+    let window = offer(1 << 20, 64).window.get();
+    assert!(taken > window / 2, "the cheat was not even tried: {taken}");
+    // What each burst is worth is rounded down to a base unit, here of a KiB.
+    assert!(taken <= window + 100_000 + bursts * 1024, "{taken}");
 }
 
 #[test]
@@ -980,6 +1015,48 @@ fn the_next_channel_starts_at_zero_and_the_last_receipt_of_the_old_one_is_kept()
     assert_eq!(payer.channel.unwrap().nonce, 2);
     assert!(payer.signed > Tokens::ZERO && payer.signed < old);
     assert_eq!(world.of(PROVIDER).credit(), Credit::Open);
+}
+
+/// A journal may finish its writes in another order than it was given them.
+#[test]
+fn a_late_write_of_a_replaced_channel_takes_nothing_from_the_new_one() {
+    let mut world = World::new(Plan::quiet(32));
+    world.run(33.0);
+    let old = world.of(PAYER).channel_id().unwrap();
+    world.ledger = Some(ChannelState { nonce: 2, ..world.ledger.unwrap() });
+    world.news = vec![(world.now, PAYER), (world.now, PROVIDER)];
+    world.run(1.0);
+    (world.highest_sent, world.last_sent) = (Tokens::ZERO, Tokens::ZERO);
+    world.change(PROVIDER, Exchange::handle_flush);
+    world.run(10.0);
+    let [held, signed] = [world.of(PROVIDER).snapshot().held, world.of(PAYER).snapshot().signed];
+    assert!(held > Tokens::ZERO && signed > Tokens::ZERO);
+    let much = Tokens::new(1 << 40).unwrap();
+    world.change(PAYER, |payer, now| payer.handle_reserved(now, old, much));
+    world.change(PROVIDER, |provider, now| provider.handle_held(now, old, much));
+    assert_eq!(world.of(PROVIDER).snapshot().held, held);
+    world.run(10.0);
+    assert!(world.of(PAYER).snapshot().signed.get() > signed.get() * 3 / 2);
+}
+
+#[test]
+fn a_deposit_bounds_what_is_signed_though_more_is_written_and_owed() {
+    let mut world = World::new(Plan::quiet(33));
+    let small = Tokens::new(10_000).unwrap();
+    world.ledger = world.ledger.map(|channel| ChannelState { deposit: small, ..channel });
+    let (payer, payee) = (identity(PAYER).node_id(), identity(PROVIDER).node_id());
+    for party in &mut world.parties {
+        party.journal.channel = world.ledger;
+        party.journal.ceiling = Some((ChannelId { payer, payee, nonce: 1 }, Tokens::MAX));
+    }
+    for who in [PROVIDER, PAYER] {
+        world.crash(who);
+    }
+    world.parties[PAYER].wallet_is_empty = true;
+    world.run(60.0);
+    let payer = world.of(PAYER).snapshot();
+    assert!(payer.owed_by_us > Tokens::ZERO);
+    assert_eq!((payer.signed, world.highest_sent), (small, small));
 }
 
 #[test]

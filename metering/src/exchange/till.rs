@@ -163,9 +163,10 @@ impl Till {
         if self.holding.is_some() { None } else { self.hold_at }
     }
 
-    /// The journal made the receipt of `amount` durable.
+    /// The journal made the receipt of `amount` durable. It may be done with one of a channel that was replaced later than
+    /// with one of the newest.
     pub(super) fn handle_held(&mut self, now: Instant, channel: ChannelId, amount: Tokens) {
-        if self.durable_on(channel) <= amount {
+        if self.durable.map(|(known, amount)| (known.nonce, amount)) <= Some((channel.nonce, amount)) {
             self.durable = Some((channel, amount));
         }
         let covers = |receipt: Receipt| receipt.channel() == channel && receipt.amount() <= amount;
