@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use crate::credit::{self, Answered, Credit, LIFELINE, Security, Trust};
+use crate::credit::{self, Answered, Credit, LIFELINE, Security, Standing, Trust};
 use crate::eip712::Word;
 use crate::identity::SignatureError;
 use crate::meter::{Counts, Meter, charge, meter_hash};
@@ -148,6 +148,8 @@ pub struct Restored {
     pub ceiling: Option<(ChannelId, Tokens)>,
     /// Payee: the highest receipt made durable.
     pub held: Option<Receipt>,
+    /// Payee: how the payer stood when that was last written.
+    pub standing: Standing,
 }
 
 /// A channel as the ledger has it. Who pays whom follows from the [`Side`].
@@ -329,7 +331,9 @@ pub struct Snapshot {
     pub at_risk: AtRisk,
     /// Payee: what of [`Snapshot::written_off`] still shortens the window.
     pub arrears: Tokens,
-    /// Payee: what was unpaid when segments ended.
+    /// Payee: how the payer stands, for the journal. It goes into [`Restored`].
+    pub standing: Standing,
+    /// Payee: what was unpaid when segments ended, and when the last process did.
     pub written_off: Tokens,
     /// Payer: receipts signed since the exchange began.
     pub receipts_signed: u64,
@@ -411,6 +415,7 @@ impl Exchange {
     /// An exchange over a link that is up.
     #[must_use]
     pub fn new(setup: Setup, now: Instant) -> Self {
+        let trust = Trust::restored(&setup.restored.standing, setup.restored.held.as_ref());
         Self {
             account: setup.account,
             peer: setup.peer,
@@ -425,10 +430,10 @@ impl Exchange {
             phase: Phase::Resuming,
             purse: Purse::new(setup.restored.ceiling),
             till: Till::new(setup.restored.held),
-            trust: Trust::default(),
+            trust,
             ended: Sums::default(),
             signed: Tokens::ZERO,
-            written_off: Tokens::ZERO,
+            written_off: trust.late(),
             receipts_signed: 0,
             receipts_verified: 0,
             outbox: Outbox { resume: true, ..Outbox::default() },
@@ -641,6 +646,7 @@ impl Exchange {
             sums: self.sums(),
             at_risk,
             arrears: self.trust.arrears(),
+            standing: self.standing(),
             written_off: self.written_off,
             receipts_signed: self.receipts_signed,
             receipts_verified: self.receipts_verified,
@@ -1258,6 +1264,13 @@ impl Exchange {
             unwritten: terms.window_value(),
             each_day: credit::lost_each_day(terms),
         }
+    }
+
+    fn standing(&self) -> Standing {
+        let unpaid = self.terms().filter(|_| self.is_provider());
+        let unpaid = unpaid.map_or(Tokens::ZERO, |terms| self.earned(&terms).saturating_sub(self.till.paid()));
+        let signed = self.channel_id().map_or(Tokens::ZERO, |channel| self.till.best_on(channel));
+        self.trust.standing(self.channel.map_or(0, |channel| channel.nonce), signed, unpaid)
     }
 
     fn security(&self) -> Security {

@@ -21,7 +21,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use metering::{Bytes, ChannelId, LedgerDomain, NodeId, Receipt, Tokens};
+use metering::{Bytes, ChannelId, LedgerDomain, NodeId, Receipt, Standing, Tokens};
 use rusqlite::Connection;
 
 pub use day::Day;
@@ -118,11 +118,26 @@ pub enum Record {
         /// What it came to.
         line: Day,
     },
+    /// How a payer stands with us; the newest counts.
+    Standing {
+        /// The payer.
+        peer: NodeId,
+        /// How it stands.
+        standing: Standing,
+    },
     /// Babel's own sequence number; the newest counts, for it wraps around (RFC 8966, section 3.2.1).
     Seqno {
         /// The number.
         seqno: u16,
     },
+}
+
+impl Record {
+    /// Whose standing it is, and which.
+    #[must_use]
+    pub fn standing(&self) -> Option<(NodeId, Standing)> {
+        if let Self::Standing { peer, standing } = *self { Some((peer, standing)) } else { None }
+    }
 }
 
 /// A channel as the ledger showed it.
@@ -409,6 +424,12 @@ impl Journal {
         self.state.totals.iter().map(|(peer, totals)| (*peer, *totals))
     }
 
+    /// How a payer stood with us when that was last written; one that is not known owes nothing.
+    #[must_use]
+    pub fn standing(&self, peer: NodeId) -> Standing {
+        self.state.standings.get(&peer).copied().unwrap_or_default()
+    }
+
     /// Babel's own sequence number, if one was recorded.
     #[must_use]
     pub fn seqno(&self) -> Option<u16> {
@@ -508,6 +529,11 @@ mod tests {
         Record::Totals { peer: neighbour(n).node_id(), sent: Bytes::new(sent), received: Bytes::new(received) }
     }
 
+    fn standing(n: u8, arrears: u64) -> Record {
+        let standing = Standing { arrears: tokens(arrears), unpaid: tokens(7), nonce: 1, ..Standing::default() };
+        Record::Standing { peer: neighbour(n).node_id(), standing }
+    }
+
     fn some_of_everything() -> Vec<Record> {
         let redeemed = Record::Redeemed { channel: earned(2), amount: tokens(150) };
         let known = KnownChannel { deposit: tokens(900), redeemed: tokens(150), closing: true };
@@ -517,6 +543,7 @@ mod tests {
             Record::Seqno { seqno: 65_535 },
             Record::Channel { channel: earned(2), known },
             Record::Day { day: 20_783, peer: neighbour(2).node_id(), line },
+            standing(2, 40),
         ];
         for n in 2..6 {
             records.extend([ceiling(n, 1000), held(n, 200), totals(n, 10, 20)]);
@@ -585,19 +612,48 @@ mod tests {
 
     #[test]
     fn a_journal_of_an_older_version_is_read_and_says_from_then_on_that_it_is_of_this_one() {
-        let (_directory, path, state) = written();
-        let mut value = heading(&DOMAIN);
-        value[..2].copy_from_slice(&1_u16.to_be_bytes());
-        let connection = Connection::open(&path).unwrap();
-        connection.execute(UPSERT, (JOURNAL, [0_u8; 0], &value, seal(None, JOURNAL, &[], &value))).unwrap();
-        drop(connection);
-        let (journal, opened) = open(&path);
-        assert_eq!((opened, &journal.state), (Opened::Restored, &state));
+        for version in [1_u16, 2] {
+            let (_directory, path, mut state) = written();
+            // Neither knew how payers stand, nor what was paid late.
+            let mut value = heading(&DOMAIN);
+            value[..2].copy_from_slice(&version.to_be_bytes());
+            let connection = Connection::open(&path).unwrap();
+            connection.execute(UPSERT, (JOURNAL, [0_u8; 0], &value, seal(None, JOURNAL, &[], &value))).unwrap();
+            connection.execute("DELETE FROM record WHERE kind = 'standing'", []).unwrap();
+            let key = day_key(20_783, &neighbour(2).node_id());
+            let query = "SELECT value FROM record WHERE kind = ?1";
+            let mut day: Vec<u8> = connection.query_row(query, [DAY], |row| row.get(0)).unwrap();
+            day.truncate(day.len() - 12);
+            connection.execute(UPSERT, (DAY, &key, &day, seal(Some(&DOMAIN), DAY, &key, &day))).unwrap();
+            drop(connection);
+
+            state.standings.clear();
+            let (mut journal, opened) = open(&path);
+            assert_eq!((opened, &journal.state), (Opened::Restored, &state));
+            journal.commit(&[standing(3, 5)]).unwrap();
+            drop(journal);
+            let connection = Connection::open(&path).unwrap();
+            let value: Vec<u8> = connection.query_row(query, [JOURNAL], |row| row.get(0)).unwrap();
+            assert_eq!(value, heading(&DOMAIN));
+            drop(connection);
+            let (journal, _) = open(&path);
+            assert_eq!(journal.standing(neighbour(3).node_id()).arrears, tokens(5));
+            assert_eq!(journal.standing(neighbour(2).node_id()), Standing::default());
+        }
+    }
+
+    #[test]
+    fn of_standings_the_newest_counts_and_none_that_is_empty_is_written() {
+        let (directory, path, _) = written();
+        let (mut journal, _) = open(&path);
+        let before = files_of(directory.path());
+        let unknown = Record::Standing { peer: neighbour(9).node_id(), standing: Standing::default() };
+        journal.commit(&[unknown, standing(2, 40)]).unwrap();
+        assert_eq!(files_of(directory.path()), before);
+        journal.commit(&[standing(2, 3)]).unwrap();
         drop(journal);
-        let connection = Connection::open(&path).unwrap();
-        let query = "SELECT value FROM record WHERE kind = ?1";
-        let value: Vec<u8> = connection.query_row(query, [JOURNAL], |row| row.get(0)).unwrap();
-        assert_eq!(value, heading(&DOMAIN));
+        let (journal, _) = open(&path);
+        assert_eq!(journal.standing(neighbour(2).node_id()).debt(), tokens(10));
     }
 
     /// What must hold whatever happened to the file.
@@ -830,12 +886,12 @@ mod tests {
         assert_eq!(open(&path).0.state, before, "a look with the wrong configuration changes nothing");
 
         let mut newer = heading(&DOMAIN);
-        newer[1] = 3;
+        newer[1] = 4;
         let database = Connection::open(&path).unwrap();
         database.execute(UPSERT, (JOURNAL, [0_u8; 0], &newer, seal(None, JOURNAL, &[], &newer))).unwrap();
         database.close().unwrap();
         let error = Journal::open(&path, &DOMAIN).unwrap_err();
-        assert!(matches!(error, JournalError::Newer { version: 3, .. }), "{error}");
+        assert!(matches!(error, JournalError::Newer { version: 4, .. }), "{error}");
 
         fs::remove_file(&path).unwrap();
         let database = Connection::open(&path).unwrap();

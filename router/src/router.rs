@@ -30,7 +30,8 @@ use std::time::{Duration, Instant};
 use ledger_client::Ledger;
 use metering::exchange;
 use metering::{
-    ChannelId, ChannelState, Counts, Identity, LedgerDomain, Limits, NodeId, Offer, Receipt, Restored, Snapshot, Tokens,
+    ChannelId, ChannelState, Counts, Identity, LedgerDomain, Limits, NodeId, Offer, Receipt, Restored, Snapshot,
+    Standing, Tokens,
 };
 use node::datapath::{Fib, LinkCount, MAX_LINKS};
 use node::{Event, LinkId, Node, Policy, Prefix, PriceWeight};
@@ -62,6 +63,11 @@ const TRY_AGAIN: Duration = Duration::from_secs(5);
 const WRITE_AGAIN: Duration = Duration::from_secs(1);
 /// How often the totals per neighbour are written. They are for people; money never rests on them.
 const TOTALS_INTERVAL: Duration = Duration::from_secs(300);
+/// How often it is looked whether somebody owes clearly more than the journal knows.
+const STANDINGS_LOOK: Duration = Duration::from_secs(2);
+/// How soon after such a write there may be another: 1,440 a day wear the flash by 12 MiB at most, and only while
+/// neighbours owe more and more.
+const STANDINGS_INTERVAL: Duration = Duration::from_secs(60);
 /// How often the days' sums are brought up to date: a day ends as exactly.
 const HISTORY_INTERVAL: Duration = Duration::from_secs(60);
 /// How often the ledger is asked for the channels that pay us: a payer that leaves gives days of notice.
@@ -309,6 +315,8 @@ impl Router {
             retired: BTreeSet::new(),
             resolve_at: now,
             totals_at: now + TOTALS_INTERVAL,
+            standings: BTreeMap::new(),
+            standings_at: now + STANDINGS_LOOK,
             history,
             history_at: now + HISTORY_INTERVAL,
             channels_at: now + CHANNELS_INTERVAL,
@@ -521,6 +529,9 @@ struct Control {
     retired: BTreeSet<LinkId>,
     resolve_at: Instant,
     totals_at: Instant,
+    /// How those who pay us stood when that was last handed to the journal.
+    standings: BTreeMap<NodeId, Standing>,
+    standings_at: Instant,
     history: History,
     history_at: Instant,
     channels_at: Instant,
@@ -557,6 +568,7 @@ impl Control {
         self.drain(clock());
         self.look_at_history();
         let mut records = self.totals_records();
+        records.extend(self.standing_records());
         records.extend(self.history.records());
         records.extend(self.node.held().map(|receipt| Record::Held { receipt }));
         match self.journal.ask(move |journal| journal.commit(&records)).await {
@@ -634,12 +646,36 @@ impl Control {
             self.totals_at = now + TOTALS_INTERVAL;
             let mut records = self.totals_records();
             records.extend(self.history.records());
-            self.spawn(self.journal.ask(move |journal| journal.commit(&records)), |answer| match answer {
-                Ok(Ok(())) => None,
-                Ok(Err(error)) => Some(Done::Warning(error.to_string())),
-                Err(error) => Some(Done::Warning(error.to_string())),
-            });
+            self.write_standings(records);
         }
+        if now >= self.standings_at {
+            self.standings_at = now + STANDINGS_LOOK;
+            if self.debts_grew() {
+                self.standings_at = now + STANDINGS_INTERVAL;
+                self.write_standings(Vec::new());
+            }
+        }
+    }
+
+    /// Whether somebody owes clearly more than the journal knows.
+    fn debts_grew(&self) -> bool {
+        self.node.links().filter_map(|view| view.settlement).any(|snapshot| {
+            let full = snapshot.terms.map_or(Tokens::MAX, |terms| terms.window_value());
+            let written = self.standings.get(&snapshot.peer).copied().unwrap_or_default();
+            snapshot.standing.outgrew(&written, snapshot.window, full)
+        })
+    }
+
+    /// Writes how those stand who pay us, with other records. What fails is written five minutes later.
+    fn write_standings(&mut self, mut records: Vec<Record>) {
+        let standings = self.standing_records();
+        self.standings = standings.iter().filter_map(Record::standing).collect();
+        records.extend(standings);
+        self.spawn(self.journal.ask(move |journal| journal.commit(&records)), |answer| match answer {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(Done::Warning(error.to_string())),
+            Err(error) => Some(Done::Warning(error.to_string())),
+        });
     }
 
     /// Brings the days' sums up to date; a day that has ended is written, and the oldest are forgotten.

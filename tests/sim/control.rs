@@ -5,7 +5,7 @@ use std::time::Duration;
 use metering::credit::LIFELINE;
 use metering::exchange::{Alarm, Event as SettlementEvent};
 use metering::wire::{Message, PORT as SETTLEMENT_PORT};
-use metering::{Bytes, ChannelId, Limits, NodeId, Restored, Role, Side, Snapshot, Tokens};
+use metering::{Bytes, ChannelId, Limits, NodeId, Restored, Role, Side, Snapshot, Standing, Tokens};
 use node::datapath::packet::parse_control;
 use node::{Event, LinkId, Transmit};
 
@@ -240,6 +240,7 @@ impl World {
             channel,
             ceiling: records.ceiling(payer, payee).filter(|_| pays),
             held: records.held(payer, payee).filter(|_| !pays),
+            standing: Standing::default(),
         };
         if station.life(life).is_some() {
             self.with_node(at, |now, running| {

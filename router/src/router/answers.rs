@@ -231,6 +231,12 @@ impl Control {
         }
     }
 
+    /// How those stand who pay us. What is known of others is empty, and costs nothing to write.
+    pub(super) fn standing_records(&self) -> Vec<Record> {
+        let settled = self.node.links().filter_map(|view| view.settlement);
+        settled.map(|snapshot| Record::Standing { peer: snapshot.peer, standing: snapshot.standing }).collect()
+    }
+
     pub(super) fn totals_records(&self) -> Vec<Record> {
         let lines = self.links.iter().filter_map(|(link, known)| {
             let peer = known.peer.as_ref()?.card.account();

@@ -78,6 +78,7 @@ fn sums_of(snapshot: &Snapshot) -> Day {
         earned,
         spent,
         written_off: snapshot.written_off,
+        paid_late: Tokens::ZERO,
     }
 }
 

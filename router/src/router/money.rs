@@ -261,6 +261,7 @@ fn remembered(
         channel: known.map(state),
         ceiling: ceilings.max_by_key(|(channel, _)| channel.nonce),
         held: held.max_by_key(|receipt| receipt.channel().nonce).copied(),
+        standing: journal.standing(if payer == us { payee } else { payer }),
     }
 }
 
