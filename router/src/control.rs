@@ -349,9 +349,12 @@ pub struct WhyDay {
     /// What we signed for.
     #[serde(with = "text")]
     pub spent: Tokens,
-    /// What it owed when an agreement ended, and did not pay.
+    /// What it owed when an agreement ended, and did not pay later the same day.
     #[serde(with = "text")]
     pub written_off: Tokens,
+    /// What it paid of what was written off on earlier days.
+    #[serde(with = "text")]
+    pub paid_late: Tokens,
     /// Agreements that began.
     pub agreements: u64,
 }

@@ -260,6 +260,14 @@ fn why(answer: &Why) -> String {
         ]);
     }
     text.push_str(&table.render());
+    for day in answer.days.iter().filter(|day| day.paid_late > Tokens::ZERO) {
+        let paid = money(day.paid_late, &answer.unit);
+        text.push_str(&format!(
+            "\nOn {} {name} paid {paid} late, of what earlier days show as written off: those lines stay as they were.",
+            harmless(&day.day)
+        ));
+    }
+    text.push_str(if answer.days.iter().any(|day| day.paid_late > Tokens::ZERO) { "\n" } else { "" });
     text.push_str(
         "\nBytes are billed bytes, counted while terms were agreed on; THEY columns are what the neighbour reports.",
     );

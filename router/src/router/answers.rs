@@ -336,6 +336,7 @@ fn why_day(day: u32, line: &Day) -> WhyDay {
         earned: line.earned,
         spent: line.spent,
         written_off: line.written_off,
+        paid_late: line.paid_late,
         agreements: line.segments,
     }
 }
