@@ -122,7 +122,7 @@ impl Standing {
     #[must_use]
     pub fn outgrew(&self, written: &Self, window: Tokens, full: Tokens) -> bool {
         let more = self.debt().saturating_sub(written.debt());
-        more > part(window, 4).max(part(full, 64))
+        more > part(window, 4).max(part(full, 1024))
     }
 
     /// What is still unpaid of the segment that ran, where `held` is the best receipt there is.

@@ -17,7 +17,7 @@ use crate::wire::{ChannelNote, Message, MessageError, MeterReport, ReceiptMessag
 use crate::{AccountKey, Bytes, ChannelId, LedgerDomain, NodeId, Price, Receipt, Tokens, Unverified};
 
 use purse::{Claim, Purse};
-use till::Till;
+use till::{Till, UNWRITTEN_WINDOWS};
 
 /// How often a provider reports what it counted when nothing urges it.
 pub const TICK: Duration = Duration::from_secs(5);
@@ -76,6 +76,8 @@ pub struct Exchange {
     purse: Purse,
     till: Till,
     trust: Trust,
+    /// Payee: the epoch of the channel, and what was signed on it, when that was last written before this process.
+    written: (u64, Tokens),
     /// Of the segments that have ended.
     ended: Sums,
     /// Payee: what was signed for since the exchange began.
@@ -431,6 +433,7 @@ impl Exchange {
             purse: Purse::new(setup.restored.ceiling),
             till: Till::new(setup.restored.held),
             trust,
+            written: (setup.restored.standing.nonce, setup.restored.standing.signed),
             ended: Sums::default(),
             signed: Tokens::ZERO,
             written_off: trust.late(),
@@ -590,14 +593,14 @@ impl Exchange {
 
     /// Whether the datapath may carry for the neighbour. A payer always may.
     ///
-    /// Receipts count when they are verified; but beyond the worth of one full window they count only when they are
+    /// Receipts count when they are verified; but beyond the worth of three full windows they count only when they are
     /// durable, so that a power cut takes no more than that.
     #[must_use]
     pub fn credit(&self) -> Credit {
         let Some(terms) = self.terms().filter(|terms| self.is_provider() && !terms.is_free()) else {
             return Credit::Open;
         };
-        let unwritten = self.till.unwritten().saturating_sub(terms.window_value());
+        let unwritten = self.till.unwritten().saturating_sub(unwritten_most(&terms));
         let unpaid = self.earned(&terms).saturating_sub(self.till.paid()).saturating_add(unwritten);
         let window = self.window(&terms);
         let left = window.saturating_sub(unpaid);
@@ -718,11 +721,20 @@ impl Exchange {
 
     /// Payee: adds what a receipt is above the best one known of its channel. Of the first that is known nobody can say
     /// how much is new.
-    fn note_signed(&mut self, receipt: &Receipt) -> Tokens {
+    fn note_signed(&mut self, receipt: &Receipt) {
         let known = self.till.best_on(receipt.channel());
         let more = if known == Tokens::ZERO { known } else { receipt.amount().saturating_sub(known) };
         self.signed = self.signed.saturating_add(more);
-        more
+    }
+
+    /// Payee: what a receipt is above the best one known of its channel, held or not when the last process ended. Without
+    /// any, nobody can say.
+    fn above_what_was_known(&self, receipt: &Receipt) -> Tokens {
+        let channel = receipt.channel();
+        let (nonce, signed) = self.written;
+        let written = (nonce == channel.nonce).then_some(signed);
+        let best = self.till.best().filter(|best| best.channel() == channel).map(Receipt::amount);
+        best.max(written).map_or(Tokens::ZERO, |known| receipt.amount().saturating_sub(known))
     }
 
     fn adopt_resumed(&mut self, now: Instant, receipt: Option<Receipt>) {
@@ -731,7 +743,8 @@ impl Exchange {
             // On a channel our ledger has not shown us, a receipt proves nothing; it comes again once we know the channel.
             if self.channel_id() == Some(receipt.channel()) {
                 // In a segment that has begun, it pays for the segment, though its counts are not known yet.
-                let late = self.note_signed(&receipt);
+                let late = self.above_what_was_known(&receipt);
+                self.note_signed(&receipt);
                 if let (Phase::Agreed(_), Some(channel)) = (&self.phase, self.channel) {
                     self.till.fix_base(receipt.channel(), channel.redeemed);
                 } else {
@@ -1261,7 +1274,7 @@ impl Exchange {
     fn at_risk(&self, terms: &Terms) -> AtRisk {
         AtRisk {
             unpaid: self.trust.most(terms, self.security()),
-            unwritten: terms.window_value(),
+            unwritten: unwritten_most(terms),
             each_day: credit::lost_each_day(terms),
         }
     }
@@ -1292,6 +1305,11 @@ impl Exchange {
         let charge = charge(segment.terms.terms(), segment.theirs, self.meter.counts());
         charge.map_or(Tokens::MAX, |charge| charge.saturating_sub(self.purse.paid()))
     }
+}
+
+/// What receipts may be worth that the journal does not have yet.
+fn unwritten_most(terms: &Terms) -> Tokens {
+    Tokens::new(terms.window_value().get().saturating_mul(UNWRITTEN_WINDOWS)).unwrap_or(Tokens::MAX)
 }
 
 impl Snapshot {
