@@ -25,6 +25,8 @@ pub(super) const TOTALS: &str = "totals";
 pub(super) const CHANNEL: &str = "channel";
 pub(super) const DAY: &str = "day";
 pub(super) const STANDING: &str = "standing";
+/// Room in the file; there for a moment while a journal is opened, and longer when power fails in it.
+pub(super) const SPARE: &str = "spare";
 
 /// One row of the table, before it is sealed.
 pub(super) struct Row {
@@ -178,7 +180,7 @@ impl State {
     pub(super) fn read_row(&mut self, kind: &str, key: &[u8], value: &[u8], domain: &LedgerDomain) -> Option<()> {
         let record = match kind {
             // The heading was read before.
-            JOURNAL => return Some(()),
+            JOURNAL | SPARE => return Some(()),
             BOOT => {
                 self.boot = u64::from_be_bytes(value.try_into().ok()?);
                 return Some(());
