@@ -567,9 +567,7 @@ impl Control {
         self.node.handle_goodbye(clock());
         self.drain(clock());
         self.look_at_history();
-        let mut records = self.totals_records();
-        records.extend(self.standing_records());
-        records.extend(self.history.records());
+        let mut records = self.records_now_and_then();
         records.extend(self.node.held().map(|receipt| Record::Held { receipt }));
         match self.journal.ask(move |journal| journal.commit(&records)).await {
             Ok(Ok(())) => {}
@@ -643,16 +641,13 @@ impl Control {
             }
         }
         if now >= self.totals_at {
-            self.totals_at = now + TOTALS_INTERVAL;
-            let mut records = self.totals_records();
-            records.extend(self.history.records());
-            self.write_standings(records);
+            self.write_now_and_then();
         }
         if now >= self.standings_at {
             self.standings_at = now + STANDINGS_LOOK;
             if self.debts_grew() {
                 self.standings_at = now + STANDINGS_INTERVAL;
-                self.write_standings(Vec::new());
+                self.write_now_and_then();
             }
         }
     }
@@ -666,16 +661,22 @@ impl Control {
         })
     }
 
-    /// Writes how those stand who pay us, with other records. What fails is written five minutes later.
-    fn write_standings(&mut self, mut records: Vec<Record>) {
-        let standings = self.standing_records();
-        self.standings = standings.iter().filter_map(Record::standing).collect();
-        records.extend(standings);
+    /// Writes the totals, and what goes with them. What fails is written five minutes later.
+    fn write_now_and_then(&mut self) {
+        let records = self.records_now_and_then();
         self.spawn(self.journal.ask(move |journal| journal.commit(&records)), |answer| match answer {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(Done::Warning(error.to_string())),
             Err(error) => Some(Done::Warning(error.to_string())),
         });
+    }
+
+    /// The totals, how those stand who pay us, and the lines of today, about to be written.
+    fn records_now_and_then(&mut self) -> Vec<Record> {
+        self.totals_at = clock() + TOTALS_INTERVAL;
+        let standings = self.standing_records();
+        self.standings = standings.iter().filter_map(Record::standing).collect();
+        [self.totals_records(), standings, self.history.records()].concat()
     }
 
     /// Brings the days' sums up to date; a day that has ended is written, and the oldest are forgotten.
@@ -870,7 +871,7 @@ impl Control {
     }
 
     /// Writes a record, and hands in what follows from it.
-    fn write(&self, record: Record, then: Done) {
+    fn write(&mut self, record: Record, then: Done) {
         let (written, done) = (self.written(record), self.done.clone());
         tokio::spawn(async move {
             if written.await {
@@ -880,9 +881,12 @@ impl Control {
     }
 
     /// Resolves once the record is written: what waits for it waits as long. False when the router is stopping.
-    fn written(&self, record: Record) -> impl Future<Output = bool> + Send + use<> {
+    ///
+    /// All else that is to be written now and then goes with it: a commit wears the flash by whole sectors anyhow.
+    fn written(&mut self, record: Record) -> impl Future<Output = bool> + Send + use<> {
         let (journal, done) = (self.journal.clone(), self.done.clone());
-        let records: Vec<Record> = [record].into_iter().chain(self.totals_records()).collect();
+        let mut records = vec![record];
+        records.extend(self.records_now_and_then());
         let first = journal.ask(commit(records.clone()));
         async move {
             let mut answer = first.await;

@@ -81,7 +81,7 @@ impl Control {
     }
 
     /// Makes a receipt durable, and learns how much of its channel was redeemed.
-    pub(super) fn hold(&self, link: LinkId, receipt: Receipt) {
+    pub(super) fn hold(&mut self, link: LinkId, receipt: Receipt) {
         let redeemed = self.journal.ask(move |journal| journal.redeemed(&receipt.channel()));
         let (written, done) = (self.written(Record::Held { receipt }), self.done.clone());
         tokio::spawn(async move {
