@@ -17,6 +17,7 @@ mod answers;
 mod history;
 mod links;
 mod money;
+mod statement;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;

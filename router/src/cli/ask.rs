@@ -33,6 +33,7 @@ fn as_json(response: &Response) -> String {
         Response::Routes(routes) => pretty(routes),
         Response::Meters(meters) => pretty(meters),
         Response::Why(why) => pretty(why),
+        Response::Statement(statement) => pretty(statement),
         Response::Receipts(receipts) => pretty(receipts),
         Response::Redeemed(redeemed) => pretty(redeemed),
         Response::Wallet(wallet) => pretty(wallet),
@@ -51,7 +52,8 @@ fn as_text(response: &Response) -> String {
         Response::Receipts(answer) => receipts(answer),
         Response::Redeemed(answer) => redeemed(answer),
         Response::Wallet(answer) => wallet(answer),
-        Response::Done => String::new(),
+        // `waybill statement` adds what each household bears, and renders that.
+        Response::Statement(_) | Response::Done => String::new(),
         Response::Failed(refusal) => harmless(&refusal.cause),
     }
 }

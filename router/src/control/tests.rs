@@ -26,6 +26,7 @@ fn answer(request: Request) -> Response {
         | Request::Redeem { neighbour: None }
         | Request::Reload
         | Request::Why { .. }
+        | Request::Statement { .. }
         | Request::Shutdown => Response::Done,
     }
 }

@@ -27,6 +27,7 @@ impl Control {
                 Some(peer) => return self.why(peer, days, answer),
                 None => no_neighbour(&neighbour),
             },
+            Request::Statement { month } => return self.statement(month, answer),
             Request::Receipts => return self.receipts(answer),
             Request::Wallet => return self.wallet(answer),
             Request::Redeem { neighbour: None } => return self.redeem(now, None, Some(answer)),
@@ -312,7 +313,7 @@ impl Known {
         self.peer.as_ref().map_or(NodeId([0; 20]), |peer| peer.card.account())
     }
 
-    fn role(&self) -> &'static str {
+    pub(super) fn role(&self) -> &'static str {
         match &self.peer {
             Some(peer) => peer.role.name(),
             None if self.is_leaf() => "leaf",
@@ -342,7 +343,7 @@ fn why_day(day: u32, line: &Day) -> WhyDay {
 }
 
 /// The day of the Gregorian calendar that is so many days after 1970-01-01.
-fn date(day: u32) -> String {
+pub(super) fn date(day: u32) -> String {
     // Counted from 0000-03-01, so that a leap day ends a year; 146,097 days are 400 years.
     let days = u64::from(day) + 719_468;
     let (era, of_era) = (days / 146_097, days % 146_097);
@@ -359,7 +360,7 @@ fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
-fn name_in(names: &BTreeMap<NodeId, String>, id: NodeId) -> String {
+pub(super) fn name_in(names: &BTreeMap<NodeId, String>, id: NodeId) -> String {
     names.get(&id).cloned().unwrap_or_else(|| id.to_string())
 }
 

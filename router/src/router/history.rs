@@ -59,6 +59,12 @@ impl History {
         used.map(|(peer, line)| Record::Day { day: self.day, peer: *peer, line: *line }).collect()
     }
 
+    /// Today, and what it has come to with each neighbour.
+    pub(super) fn lines(&self) -> (u32, Vec<(NodeId, Day)>) {
+        let used = self.today.iter().filter(|(_, line)| **line != Day::default());
+        (self.day, used.map(|(peer, line)| (*peer, *line)).collect())
+    }
+
     /// Today, and what it has come to with a neighbour.
     pub(super) fn today(&self, peer: NodeId) -> (u32, Day) {
         (self.day, self.today.get(&peer).copied().unwrap_or_default())
