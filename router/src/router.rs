@@ -439,7 +439,7 @@ struct Inputs {
 
 /// What a desk or a look-up has done.
 enum Done {
-    Restored { link: LinkId, peer: NodeId, restored: Restored },
+    Restored { link: LinkId, peer: NodeId, restored: Box<Restored> },
     Reserved { link: LinkId, channel: ChannelId, ceiling: Tokens },
     Held { link: LinkId, receipt: Receipt, redeemed: Tokens },
     Channel { link: LinkId, channel: ChannelId, state: ChannelState },
@@ -783,7 +783,7 @@ impl Control {
             // A reload may have given the link to another neighbour, or the neighbour another role, in the meantime.
             Done::Restored { link, peer, restored } if self.peer_of(link) == Some(peer) => {
                 let counts = counts(self.shared.meters.read(link));
-                self.node.handle_restored(now, link, counts, restored);
+                self.node.handle_restored(now, link, counts, *restored);
             }
             Done::Reserved { link, channel, ceiling } => self.node.handle_reserved(now, link, channel, ceiling),
             Done::Held { link, receipt, redeemed } => {

@@ -68,6 +68,7 @@ impl Control {
                 remember(&journal_again, id, &state(id, &channel)).await;
             }
             // The control task is gone only when the router is stopping.
+            let restored = Box::new(restored);
             let _stopping = done.send(Done::Restored { link, peer, restored }).await;
             if let Some(error) = failed {
                 let _stopping = done.send(Done::LedgerFailed { what: "cannot read the ledger", error }).await;

@@ -87,6 +87,8 @@ impl Month {
     }
 }
 
+const PROVIDER: &str = "provider";
+
 /// One line for each neighbour, by name.
 fn households(
     lines: &[(NodeId, Day)],
@@ -103,14 +105,8 @@ fn households(
         .map(|(peer, (days, sum))| Household {
             neighbour: name_in(names, peer),
             id: peer,
-            // Of one that is gone, whoever was paid was a provider.
-            role: roles
-                .get(&peer)
-                .map_or_else(
-                    || if sum.spent > sum.earned { crate::config::Role::Provider.name() } else { "gone" },
-                    |role| role,
-                )
-                .to_owned(),
+            // Of those that are gone, whoever was paid was a provider.
+            role: (*roles.get(&peer).unwrap_or(if sum.spent > sum.earned { &PROVIDER } else { &"gone" })).to_owned(),
             days,
             sent_bytes: sum.ours.sent,
             reported_received_bytes: sum.theirs.received,
