@@ -883,12 +883,13 @@ impl Control {
 
     /// Resolves once the record is written: what waits for it waits as long. False when the router is stopping.
     ///
-    /// All else that is to be written now and then goes with it: a commit wears the flash by whole sectors anyhow.
+    /// All else that is to be written now and then goes with it, for a commit wears the flash by whole sectors anyhow; but not
+    /// when the write is tried again, for by then newer lines may be written.
     fn written(&mut self, record: Record) -> impl Future<Output = bool> + Send + use<> {
         let (journal, done) = (self.journal.clone(), self.done.clone());
-        let mut records = vec![record];
+        let mut records = vec![record.clone()];
         records.extend(self.records_now_and_then());
-        let first = journal.ask(commit(records.clone()));
+        let first = journal.ask(commit(records));
         async move {
             let mut answer = first.await;
             loop {
@@ -901,7 +902,7 @@ impl Control {
                     return false;
                 }
                 tokio::time::sleep(WRITE_AGAIN).await;
-                answer = journal.ask(commit(records.clone())).await;
+                answer = journal.ask(commit(vec![record.clone()])).await;
             }
         }
     }
