@@ -433,6 +433,11 @@ impl Journal {
         self.state.standings.get(&peer).copied().unwrap_or_default()
     }
 
+    /// How all payers stood with us when that was last written.
+    pub fn standings(&self) -> impl Iterator<Item = (NodeId, Standing)> + '_ {
+        self.state.standings.iter().map(|(peer, standing)| (*peer, *standing))
+    }
+
     /// Babel's own sequence number, if one was recorded.
     #[must_use]
     pub fn seqno(&self) -> Option<u16> {

@@ -66,9 +66,10 @@ const WRITE_AGAIN: Duration = Duration::from_secs(1);
 const TOTALS_INTERVAL: Duration = Duration::from_secs(300);
 /// How often it is looked whether somebody owes clearly more than the journal knows.
 const STANDINGS_LOOK: Duration = Duration::from_secs(2);
-/// How soon after such a write there may be another: 1,440 a day wear the flash by 12 MiB at most, and only while
-/// neighbours owe more and more.
-const STANDINGS_INTERVAL: Duration = Duration::from_secs(60);
+/// How often that may be written: by neighbours that owe more and more the flash is worn by 6 MiB a day at most, and some
+/// writes may come together.
+const STANDINGS_INTERVAL: Duration = Duration::from_secs(120);
+const STANDINGS_BURST: u32 = 5;
 /// How often the days' sums are brought up to date: a day ends as exactly.
 const HISTORY_INTERVAL: Duration = Duration::from_secs(60);
 /// How often the ledger is asked for the channels that pay us: a payer that leaves gives days of notice.
@@ -275,7 +276,7 @@ impl Router {
             shared: Arc::clone(&shared),
         };
         let worker = worker::start(&setup.name, mailbox, parts).map_err(StartError::Worker)?;
-        let totals = journal.totals().collect();
+        let (totals, standings) = (journal.totals().collect(), journal.standings().collect());
         let history = History::new(history::today(), journal.days());
         let (journal, journal_thread) = Desk::start("journal", journal).map_err(StartError::Worker)?;
         let mut desks = vec![journal_thread];
@@ -316,8 +317,9 @@ impl Router {
             retired: BTreeSet::new(),
             resolve_at: now,
             totals_at: now + TOTALS_INTERVAL,
-            standings: BTreeMap::new(),
+            standings,
             standings_at: now + STANDINGS_LOOK,
+            standings_paid_until: now,
             history,
             history_at: now + HISTORY_INTERVAL,
             channels_at: now + CHANNELS_INTERVAL,
@@ -533,6 +535,8 @@ struct Control {
     /// How those who pay us stood when that was last handed to the journal.
     standings: BTreeMap<NodeId, Standing>,
     standings_at: Instant,
+    /// Until when what was written of debts would have lasted, at one write each [`STANDINGS_INTERVAL`].
+    standings_paid_until: Instant,
     history: History,
     history_at: Instant,
     channels_at: Instant,
@@ -646,8 +650,9 @@ impl Control {
         }
         if now >= self.standings_at {
             self.standings_at = now + STANDINGS_LOOK;
-            if self.debts_grew() {
-                self.standings_at = now + STANDINGS_INTERVAL;
+            let due = self.standings_paid_until <= now + STANDINGS_INTERVAL * STANDINGS_BURST;
+            if due && self.debts_grew() {
+                self.standings_paid_until = self.standings_paid_until.max(now) + STANDINGS_INTERVAL;
                 self.write_now_and_then();
             }
         }
@@ -873,7 +878,7 @@ impl Control {
 
     /// Writes a record, and hands in what follows from it.
     fn write(&mut self, record: Record, then: Done) {
-        let (written, done) = (self.written(record), self.done.clone());
+        let (written, done) = (self.written(vec![record]), self.done.clone());
         tokio::spawn(async move {
             if written.await {
                 let _stopping = done.send(then).await;
@@ -881,15 +886,13 @@ impl Control {
         });
     }
 
-    /// Resolves once the record is written: what waits for it waits as long. False when the router is stopping.
+    /// Resolves once the records are written: what waits for them waits as long. False when the router is stopping.
     ///
-    /// All else that is to be written now and then goes with it, for a commit wears the flash by whole sectors anyhow; but not
+    /// All else that is to be written now and then goes with them, for a commit wears the flash by whole sectors anyhow; but not
     /// when the write is tried again, for by then newer lines may be written.
-    fn written(&mut self, record: Record) -> impl Future<Output = bool> + Send + use<> {
+    fn written(&mut self, records: Vec<Record>) -> impl Future<Output = bool> + Send + use<> {
         let (journal, done) = (self.journal.clone(), self.done.clone());
-        let mut records = vec![record.clone()];
-        records.extend(self.records_now_and_then());
-        let first = journal.ask(commit(records));
+        let first = journal.ask(commit([records.clone(), self.records_now_and_then()].concat()));
         async move {
             let mut answer = first.await;
             loop {
@@ -902,7 +905,7 @@ impl Control {
                     return false;
                 }
                 tokio::time::sleep(WRITE_AGAIN).await;
-                answer = journal.ask(commit(vec![record.clone()])).await;
+                answer = journal.ask(commit(records.clone())).await;
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Channels, receipts and redemption: between the node, the journal and the ledger.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use ledger_client::{Channel, Error, Ledger, Phase};
@@ -81,14 +81,28 @@ impl Control {
         peer.is_some_and(|peer| peer.role == crate::config::Role::Subscriber)
     }
 
-    /// Makes a receipt durable, and learns how much of its channel was redeemed.
+    /// Makes a receipt durable, and learns how much of its channel was redeemed. What others have signed since their last
+    /// write goes with it: many slow neighbours wear the flash no more than one.
     pub(super) fn hold(&mut self, link: LinkId, receipt: Receipt) {
-        let redeemed = self.journal.ask(move |journal| journal.redeemed(&receipt.channel()));
-        let (written, done) = (self.written(Record::Held { receipt }), self.done.clone());
+        let settled = self.node.links().filter_map(|view| Some((view.link, view.settlement?)));
+        let waiting = settled.filter(|(other, known)| *other != link && known.signed > known.held);
+        let links: BTreeMap<ChannelId, LinkId> =
+            waiting.filter_map(|(link, known)| Some((known.channel?, link))).collect();
+        let others = self.node.held().filter_map(|other| Some((*links.get(&other.channel())?, other)));
+        let held: Vec<(LinkId, Receipt)> = [(link, receipt)].into_iter().chain(others).collect();
+        let channels: Vec<ChannelId> = held.iter().map(|(_, receipt)| receipt.channel()).collect();
+        let redeemed = move |journal: &mut Journal| -> Vec<Tokens> {
+            channels.iter().map(|channel| journal.redeemed(channel)).collect()
+        };
+        let redeemed = self.journal.ask(redeemed);
+        let records = held.iter().map(|(_, receipt)| Record::Held { receipt: *receipt }).collect();
+        let (written, done) = (self.written(records), self.done.clone());
         tokio::spawn(async move {
-            let redeemed = redeemed.await.unwrap_or(Tokens::ZERO);
+            let redeemed = redeemed.await.unwrap_or_else(|_| vec![Tokens::ZERO; held.len()]);
             if written.await {
-                let _stopping = done.send(Done::Held { link, receipt, redeemed }).await;
+                for ((link, receipt), redeemed) in held.into_iter().zip(redeemed) {
+                    let _stopping = done.send(Done::Held { link, receipt, redeemed }).await;
+                }
             }
         });
     }
