@@ -1,0 +1,74 @@
+//! What a router writes, for flash wears by it: as the disk below its file system counts, with all that the file system adds.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use crate::disk::Disk;
+use crate::lab::{Lab, now, secs};
+use crate::ledger::Ledger;
+use crate::router::{PAYS, Router, join};
+use crate::traffic::{WebServer, mbit_per_s, reachable};
+
+/// Bytes a router may write a day.
+const BUDGET: u64 = 10 << 20;
+
+/// A household, a relay that is paid by it and pays a provider, and 10 Mbit/s through them. `FLASH_MINUTES` says for how
+/// long; six without it, for some of it is written each five.
+#[test]
+fn a_busy_day_is_within_the_flash_budget() {
+    let tools = ["ping", "curl", "python3", "mkfs.ext4", "findmnt"];
+    let Some(mut lab) = Lab::open("a_busy_day_is_within_the_flash_budget", &tools) else { return };
+    let minutes: u64 =
+        std::env::var("FLASH_MINUTES").map_or(6, |text| text.parse().expect("FLASH_MINUTES is a number"));
+    let ledger = Ledger::create(&lab);
+    let mut line = ["household", "relay", "provider"].map(|name| Router::new(&mut lab, name));
+    for router in &mut line {
+        router.join_community(&ledger, "1");
+        router.options.deposit = "100";
+        ledger.mint(router, 1000);
+    }
+    let disks = line.each_ref().map(|router| Disk::ext4(&lab, router));
+    let [household, relay, provider] = &mut line;
+    join(&mut lab, household, relay, PAYS);
+    join(&mut lab, relay, provider, PAYS);
+    line.iter_mut().for_each(Router::start);
+    let [household, relay, provider] = &line;
+    reachable(&household.host, &provider.address, secs(30));
+    let web = WebServer::start(&lab, &provider.host, &provider.address, 50_000_000);
+
+    let wanting = AtomicBool::new(true);
+    let (written, carried, took) = thread::scope(|scope| {
+        let download = scope.spawn(|| {
+            while wanting.load(Ordering::Relaxed) {
+                // The headers of packets are billed too: 10 Mbit/s in all.
+                web.fetch(&household.host, &["--limit-rate", "1080k"]).expect("a download");
+            }
+        });
+        // What is written once, at the start and for the first channel, is no part of a day.
+        thread::sleep(secs(60));
+        let look = || (disks.each_ref().map(Disk::written), relay.meter(household).expect("a meter").sent);
+        let (began, before) = (now(), look());
+        thread::sleep(secs(60 * minutes));
+        let (after, took) = (look(), began.elapsed());
+        wanting.store(false, Ordering::Relaxed);
+        download.join().expect("curl's thread ends");
+        ([0, 1, 2].map(|n| after.0[n] - before.0[n]), after.1 - before.1, took)
+    });
+    let a_day = |bytes: u64| (bytes as f64 * 86_400.0 / took.as_secs_f64()) as u64;
+    let rate = mbit_per_s(carried, took);
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    for (router, bytes) in line.iter().zip(written) {
+        lab.figures(&format!(
+            "{}: its disk took {bytes} bytes in {:.0} s at {rate:.1} Mbit/s, times 86,400 s: {:.1} MiB a day of {:.0}",
+            router.name,
+            took.as_secs_f64(),
+            mib(a_day(bytes)),
+            mib(BUDGET),
+        ));
+    }
+    assert!(rate > 9.0, "{rate} Mbit/s is no busy day");
+    for (router, bytes) in line.iter().zip(written) {
+        assert!(bytes > 0, "{} wrote nothing: that is not what was to be measured", router.name);
+        assert!(a_day(bytes) <= BUDGET, "{} writes {} bytes a day", router.name, a_day(bytes));
+    }
+}
