@@ -593,7 +593,7 @@ impl Exchange {
 
     /// Whether the datapath may carry for the neighbour. A payer always may.
     ///
-    /// Receipts count when they are verified; but beyond the worth of three full windows they count only when they are
+    /// Receipts count when they are verified; but beyond the worth of five full windows they count only when they are
     /// durable, so that a power cut takes no more than that.
     #[must_use]
     pub fn credit(&self) -> Credit {

@@ -994,7 +994,7 @@ fn the_worst_case_can_be_said_in_a_sentence() {
     world.run(10.0);
     assert_eq!(
         world.of(PROVIDER).snapshot().worst_case(6, "WAY"),
-        "with this neighbour you can lose at most 0.065537 WAY carried on trust (0.065537 at once), 0.196611 of receipts \
+        "with this neighbour you can lose at most 0.065537 WAY carried on trust (0.065537 at once), 0.327685 of receipts \
          not yet written if the power fails, and 0.197400 a day after that"
     );
     assert_eq!(
@@ -1008,13 +1008,13 @@ fn receipts_the_journal_has_not_written_extend_no_credit() {
     let mut world = World::new(Plan::quiet(15));
     world.run(1.0);
     world.plan.journal = Duration::from_secs(1_000_000);
-    world.run(300.0);
+    world.run(600.0);
     let snapshot = world.of(PROVIDER).snapshot();
     assert!(snapshot.signed > snapshot.held);
     assert!(matches!(snapshot.credit, Credit::Exhausted { .. }));
-    // One window on trust, and three of receipts that are not written.
-    let windows = 4 * offer(1 << 20, 64).window.get();
-    let lifeline = LIFELINE.get() * 300;
+    // One window on trust, and five of receipts that are not written.
+    let windows = 6 * offer(1 << 20, 64).window.get();
+    let lifeline = LIFELINE.get() * 600;
     let batch = (world.plan.rate[0] + world.plan.rate[1]) / 10;
     let carried = world.delivered[PROVIDER] + world.delivered[PAYER];
     assert!(carried <= windows + lifeline + 3 * batch, "{carried}");

@@ -6,14 +6,14 @@ use crate::meter::Counts;
 use crate::{ChannelId, Receipt, Tokens};
 
 /// A receipt is made durable at this age at the latest; before that, when enough of them wait.
-const HOLD_AGE: Duration = Duration::from_secs(120);
+const HOLD_AGE: Duration = Duration::from_secs(240);
 
-/// So many full windows of receipts may be unwritten before that costs credit. Each write wears the flash by two of its
-/// pages; at 10 Mbit/s and the default window of 64 MiB there are 800 a day.
-pub(super) const UNWRITTEN_WINDOWS: u128 = 3;
+/// So many full windows of receipts may be unwritten before that costs credit. Each write wears the flash by 8 to 17 KiB,
+/// however little it says; at 10 Mbit/s and the default window of 64 MiB there are 400 a day, of 10 MiB that there may be.
+pub(super) const UNWRITTEN_WINDOWS: u128 = 5;
 
 /// So many wait before they are made durable: what comes meanwhile has one more.
-const HOLD_WINDOWS: u128 = 2;
+const HOLD_WINDOWS: u128 = 4;
 
 /// The payee's book for one payer.
 #[derive(Debug)]
@@ -120,7 +120,7 @@ impl Till {
         amount == self.best_on(receipt) && self.base.is_some() && self.worth(amount, charge) > self.paid
     }
 
-    /// The receipt to make durable: when two full windows wait, one is old enough, or `flush` asks.
+    /// The receipt to make durable: when four full windows wait, one is old enough, or `flush` asks.
     pub(super) fn hold(&mut self, now: Instant, window: Tokens, flush: bool) -> Option<Receipt> {
         let best = self.best?;
         if flush {
