@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use crate::disk::Disk;
-use crate::lab::{Lab, now, secs};
-use crate::ledger::Ledger;
-use crate::router::{PAYS, Router, join};
+use crate::lab::{Lab, now, secs, until};
+use crate::ledger::{Ledger, base_units};
+use crate::router::{PAYS, Router, join, settled};
 use crate::traffic::{WebServer, mbit_per_s, reachable};
 
 /// Bytes a router may write a day.
@@ -71,4 +71,49 @@ fn a_busy_day_is_within_the_flash_budget() {
         assert!(bytes > 0, "{} wrote nothing: that is not what was to be measured", router.name);
         assert!(a_day(bytes) <= BUDGET, "{} writes {} bytes a day", router.name, a_day(bytes));
     }
+}
+
+/// Two households at a provider: one has downloaded a little, which would be written four minutes later.
+#[test]
+fn what_one_neighbour_s_receipts_cause_to_be_written_takes_the_others_along() {
+    let tools = ["ping", "curl", "python3"];
+    let name = "what_one_neighbour_s_receipts_cause_to_be_written_takes_the_others_along";
+    let Some(mut lab) = Lab::open(name, &tools) else { return };
+    let ledger = Ledger::create(&lab);
+    let mut routers = ["provider", "little", "much"].map(|name| Router::new(&mut lab, name));
+    for router in &mut routers {
+        router.join_community(&ledger, "1");
+        ledger.mint(router, 100);
+    }
+    let [provider, little, much] = &mut routers;
+    join(&mut lab, little, provider, PAYS);
+    join(&mut lab, much, provider, PAYS);
+    routers.iter_mut().for_each(Router::start);
+    let [provider, little, much] = &routers;
+    reachable(&little.host, &provider.address, secs(30));
+    reachable(&much.host, &provider.address, secs(30));
+    let web = WebServer::start(&lab, &provider.host, &provider.address, 10_000_000);
+    web.must_fetch(&little.host);
+    let began = now();
+    let signed = settled(little, provider).amount;
+    // What is durable at present, of what little has signed.
+    let durable = || -> Result<u128, String> {
+        let answer = provider.show("receipts")?;
+        let mut lines = answer["receipts"].as_array().into_iter().flatten();
+        let line = lines.find(|line| line["neighbour"] == little.name);
+        line.and_then(|line| base_units(&line["durable"])).ok_or_else(|| answer.to_string())
+    };
+    let before = durable().expect("a receipt");
+    assert!(before < signed, "{before} of {signed} is written already: that proves nothing");
+    // Five windows: some of it is written for its own sake.
+    for _ in 0..35 {
+        web.must_fetch(&much.host);
+    }
+    until("the receipt on disk", secs(20), || match durable()? {
+        written if written >= signed => Ok(()),
+        written => Err(format!("{written} of {signed} is written")),
+    });
+    let took = began.elapsed();
+    lab.figures(&format!("a receipt over {signed} was written after {took:.1?}, with another neighbour's"));
+    assert!(took < secs(200), "{took:?}: it may have been written by itself");
 }
