@@ -82,6 +82,8 @@ fn a_full_disk_stops_neither_packets_nor_payment() {
     web.must_fetch(&r1.host);
     let before = settled(r1, r2);
 
+    // The first download may have been faster than trust grew.
+    let refused = r2.drops("unpaid");
     // Filled under a download, to the last byte, by another file.
     let wanting = AtomicBool::new(true);
     let (fillers, carried) = thread::scope(|scope| {
@@ -107,7 +109,7 @@ fn a_full_disk_stops_neither_packets_nor_payment() {
         download.join().expect("curl's thread ends");
         (fillers, received - began)
     });
-    assert_eq!(r2.drops("unpaid"), 0, "packets were refused");
+    assert_eq!(r2.drops("unpaid"), refused, "packets were refused");
     for router in &pair {
         let said = format!("{}{}", router.show("status").expect("a status")["warnings"], router.log());
         assert!(!said.contains("disk is full"), "{}: {said}", router.name);
@@ -181,14 +183,19 @@ fn a_disk_that_fails_is_reported_bounds_credit_and_lets_pings_pass() {
     let sent = || r2.meter(r1).expect("a meter").sent;
     let before = sent();
     fs::write(&switch, "1").expect("the switch works");
-    until("the end of credit", secs(60), || {
-        // The last one hangs when nothing more is carried.
-        let _arrived = web.fetch(&r1.host, &["--max-time", "5"]);
-        if r2.drops("unpaid") > 0 { Ok(()) } else { Err(format!("{} bytes were carried", sent() - before)) }
+    let status = until("the end of credit", secs(60), || {
+        // It takes a second, unless nothing more is carried.
+        let arrived = web.fetch(&r1.host, &["--max-time", "6"]);
+        let status = r2.show("status")?;
+        let is_told = status["warnings"].to_string().contains("journal");
+        if is_told && arrived.is_err() {
+            Ok(status)
+        } else {
+            Err(format!("{} bytes were carried; {status}", sent() - before))
+        }
     });
     let carried = sent() - before;
-    let status = r2.show("status").expect("a status");
-    assert!(status["warnings"].to_string().contains("journal"), "{status}");
+    assert!(r2.drops("unpaid") > 0, "{status}");
     // Five windows of receipts that are not written, one on trust, and what was carried between two looks.
     assert!(carried <= 7 * (64 << 20), "{carried} bytes were carried");
     assert!(ping(&r1.host, &r2.address, 10, &[]).expect("ping runs").answered > 0);
