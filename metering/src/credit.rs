@@ -5,9 +5,11 @@
 //! whoever ended them: they stay, so that a payer that begins anew each time its window is full gains one window, and
 //! not one each time. And nothing is carried beyond what is locked on the channel.
 
+use std::cmp::Ordering;
+
 use crate::meter::Counts;
 use crate::terms::Terms;
-use crate::{Bytes, Tokens};
+use crate::{Bytes, Receipt, Tokens};
 
 /// Carried on trust while it is not yet known what the payer has locked: enough to reach a ledger, not worth stealing.
 pub const UNSECURED_WINDOW: Bytes = Bytes::from_mebibytes(1);
@@ -77,15 +79,61 @@ pub(crate) enum Security {
     Closing,
 }
 
-/// What a payer has earned by paying, and what it has left unpaid. It outlives sessions and segments.
+/// What a payer has earned by paying, and what it has left unpaid. It outlives sessions and segments, and as a
+/// [`Standing`] the process.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Trust {
     /// What it paid, forgotten by and by.
     paid_lately: Tokens,
     /// What was unpaid when segments ended, and is not worked off.
     arrears: Tokens,
+    /// What of the arrears receipts may still come for that were signed before.
+    late: Tokens,
     /// Ticks of this hour.
     ticks: u32,
+}
+
+/// How a payer stands with its provider: what the journal keeps, so that a provider that is restarted remembers. One that
+/// is a little old does no harm: what was unpaid by it is covered by receipts that came since.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// What was unpaid when segments ended, and is not worked off.
+    pub arrears: Tokens,
+    /// What is unpaid in the running segment, or was carried before terms.
+    pub unpaid: Tokens,
+    /// What it paid, forgotten by and by.
+    pub paid_lately: Tokens,
+    /// The channel's epoch at that moment; zero without one.
+    pub nonce: u64,
+    /// What was signed on the channel by then.
+    pub signed: Tokens,
+}
+
+impl Standing {
+    /// All that is not paid.
+    #[must_use]
+    pub const fn debt(&self) -> Tokens {
+        self.arrears.saturating_add(self.unpaid)
+    }
+
+    /// Whether a provider that forgot what came on top of `written` would carry clearly more than it should: a quarter of
+    /// the present window, for a payer that pays is asked to from an eighth on; but no small part of the `full` one, which
+    /// would wear the flash for little.
+    #[must_use]
+    pub fn outgrew(&self, written: &Self, window: Tokens, full: Tokens) -> bool {
+        let more = self.debt().saturating_sub(written.debt());
+        more > part(window, 4).max(part(full, 1024))
+    }
+
+    /// What is still unpaid of the segment that ran, where `held` is the best receipt there is.
+    fn unpaid_after(&self, held: Option<&Receipt>) -> Tokens {
+        let since = held.map_or(Tokens::ZERO, |held| match held.channel().nonce.cmp(&self.nonce) {
+            Ordering::Less => Tokens::ZERO,
+            Ordering::Equal => held.amount().saturating_sub(self.signed),
+            Ordering::Greater => held.amount(),
+        });
+        self.unpaid.saturating_sub(since)
+    }
 }
 
 /// Ticks from one forgiveness to the next, and how many of them are in an hour.
@@ -93,6 +141,25 @@ const FORGIVE_TICKS: u32 = 12;
 const FORGIVE_STEPS: u32 = 60;
 
 impl Trust {
+    /// Goes on from what the journal knows. Our end broke the segment off, and what is unpaid of it becomes arrears, as
+    /// by any other break; a receipt signed before pays for it when the payer shows it.
+    pub(crate) fn restored(standing: &Standing, held: Option<&Receipt>) -> Self {
+        let mut trust = Self { paid_lately: standing.paid_lately, arrears: standing.arrears, ..Self::default() };
+        trust.handle_unpaid(standing.unpaid_after(held));
+        trust.handle_break();
+        trust
+    }
+
+    /// What the journal keeps of it, and of the channel: its epoch, what is signed on it and what is unpaid.
+    pub(crate) const fn standing(&self, nonce: u64, signed: Tokens, unpaid: Tokens) -> Standing {
+        Standing { arrears: self.arrears, unpaid, paid_lately: self.paid_lately, nonce, signed }
+    }
+
+    /// What was unpaid when segments ended, and receipts may still come for that were signed before.
+    pub(crate) const fn late(&self) -> Tokens {
+        self.late
+    }
+
     /// What was unpaid when segments ended, and is not worked off.
     pub(crate) const fn arrears(&self) -> Tokens {
         self.arrears
@@ -104,14 +171,19 @@ impl Trust {
         self.arrears = self.arrears.saturating_sub(part(paid, WORKS_OFF));
     }
 
-    /// The payer paid for what had been written off.
+    /// The payer showed a receipt for segments that have ended. It pays for what was written off; beyond that it had been
+    /// paid in time, and we forgot the receipt by a restart.
     pub(crate) fn handle_late_payment(&mut self, paid: Tokens) {
-        self.arrears = self.arrears.saturating_sub(paid);
+        let late = paid.min(self.late);
+        self.late = self.late.saturating_sub(late);
+        let in_time = part(paid.saturating_sub(late), WORKS_OFF);
+        self.arrears = self.arrears.saturating_sub(late).saturating_sub(in_time);
     }
 
     /// Something was carried that nobody will pay for, because its segment has ended or never began.
     pub(crate) fn handle_unpaid(&mut self, unpaid: Tokens) {
         self.arrears = self.arrears.saturating_add(unpaid);
+        self.late = self.late.saturating_add(unpaid);
     }
 
     /// A segment broke off unpaid: its payer is trusted half as far beyond the first window.
@@ -240,7 +312,7 @@ fn expected(sent: Bytes, allowance_ppm: u32) -> Bytes {
 mod tests {
     use super::*;
     use crate::terms::Offer;
-    use crate::{NodeId, Price};
+    use crate::{ChannelId, Identity, LedgerDomain, NodeId, Price, Seed};
 
     fn terms(up: u64, down: u64, loss_allowance_ppm: u32) -> Terms {
         Terms {
@@ -385,6 +457,34 @@ mod tests {
         assert_eq!(trust.most(&terms, Security::Locked(Tokens::MAX)).get(), (1 << 16) + 1 - 500);
         trust.handle_payment(Tokens::MAX);
         assert_eq!(trust.arrears(), Tokens::ZERO);
+    }
+
+    #[test]
+    fn a_restored_trust_has_forgotten_no_arrears_and_takes_late_receipts_for_what_was_broken_off() {
+        let tokens = |n| Tokens::new(n).unwrap();
+        let standing =
+            Standing { arrears: tokens(100), unpaid: tokens(40), paid_lately: tokens(60), ..Standing::default() };
+        let mut trust = Trust::restored(&standing, None);
+        assert_eq!((trust.arrears(), trust.late()), (tokens(140), tokens(40)));
+        assert_eq!(trust.standing(0, Tokens::ZERO, Tokens::ZERO).paid_lately, tokens(30));
+        // Of this receipt 40 were not paid yet; the other 80 had been, before it was forgotten.
+        trust.handle_late_payment(tokens(120));
+        assert_eq!((trust.arrears(), trust.late()), (tokens(90), Tokens::ZERO));
+    }
+
+    #[test]
+    fn receipts_since_a_standing_was_written_pay_for_what_was_unpaid_by_it() {
+        let account = Identity::new(&Seed::from_bytes([2; 32]));
+        let receipt = |nonce, amount| {
+            let domain = LedgerDomain { chain_id: 0, contract: NodeId([9; 20]) };
+            let channel = ChannelId { payer: account.node_id(), payee: NodeId([1; 20]), nonce };
+            Receipt::sign(account.account(), &domain, channel, Tokens::new(amount).unwrap(), [0; 32])
+        };
+        let [unpaid, signed] = [50, 1000].map(|n| Tokens::new(n).unwrap());
+        let standing = Standing { unpaid, signed, nonce: 2, ..Standing::default() };
+        let left = |nonce, amount| Trust::restored(&standing, Some(&receipt(nonce, amount))).arrears().get();
+        assert_eq!([left(2, 990), left(2, 1020), left(2, 1050)], [50, 30, 0]);
+        assert_eq!([left(1, 5000), left(3, 20)], [50, 30], "another channel");
     }
 
     #[test]

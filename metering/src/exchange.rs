@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use crate::credit::{self, Answered, Credit, LIFELINE, Security, Trust};
+use crate::credit::{self, Answered, Credit, LIFELINE, Security, Standing, Trust};
 use crate::eip712::Word;
 use crate::identity::SignatureError;
 use crate::meter::{Counts, Meter, charge, meter_hash};
@@ -17,7 +17,7 @@ use crate::wire::{ChannelNote, Message, MessageError, MeterReport, ReceiptMessag
 use crate::{AccountKey, Bytes, ChannelId, Close, LedgerDomain, NodeId, Price, Receipt, Tokens, Unverified};
 
 use purse::{Claim, Purse};
-use till::Till;
+use till::{Till, UNWRITTEN_WINDOWS};
 
 /// How often a provider reports what it counted when nothing urges it.
 pub const TICK: Duration = Duration::from_secs(5);
@@ -83,6 +83,8 @@ pub struct Exchange {
     purse: Purse,
     till: Till,
     trust: Trust,
+    /// Payee: the epoch of the channel, and what was signed on it, when that was last written before this process.
+    written: (u64, Tokens),
     /// Of the segments that have ended.
     ended: Sums,
     /// Payee: what was signed for since the exchange began.
@@ -166,6 +168,8 @@ pub struct Restored {
     pub ceiling: Option<(ChannelId, Tokens)>,
     /// Payee: the highest receipt made durable.
     pub held: Option<Receipt>,
+    /// Payee: how the payer stood when that was last written.
+    pub standing: Standing,
 }
 
 /// A channel as the ledger has it. Who pays whom follows from the [`Side`].
@@ -366,7 +370,9 @@ pub struct Snapshot {
     pub at_risk: AtRisk,
     /// Payee: what of [`Snapshot::written_off`] still shortens the window.
     pub arrears: Tokens,
-    /// Payee: what was unpaid when segments ended.
+    /// Payee: how the payer stands, for the journal. It goes into [`Restored`].
+    pub standing: Standing,
+    /// Payee: what was unpaid when segments ended, and when the last process did.
     pub written_off: Tokens,
     /// Payer: receipts signed since the exchange began.
     pub receipts_signed: u64,
@@ -451,6 +457,7 @@ impl Exchange {
     /// An exchange over a link that is up.
     #[must_use]
     pub fn new(setup: Setup, now: Instant) -> Self {
+        let trust = Trust::restored(&setup.restored.standing, setup.restored.held.as_ref());
         Self {
             account: setup.account,
             peer: setup.peer,
@@ -467,10 +474,11 @@ impl Exchange {
             phase: Phase::Resuming,
             purse: Purse::new(setup.restored.ceiling),
             till: Till::new(setup.restored.held),
-            trust: Trust::default(),
+            trust,
+            written: (setup.restored.standing.nonce, setup.restored.standing.signed),
             ended: Sums::default(),
             signed: Tokens::ZERO,
-            written_off: Tokens::ZERO,
+            written_off: trust.late(),
             receipts_signed: 0,
             receipts_verified: 0,
             outbox: Outbox { resume: true, ..Outbox::default() },
@@ -746,14 +754,14 @@ impl Exchange {
 
     /// Whether the datapath may carry for the neighbour. A payer always may.
     ///
-    /// Receipts count when they are verified; but beyond the worth of one full window they count only when they are
+    /// Receipts count when they are verified; but beyond the worth of five full windows they count only when they are
     /// durable, so that a power cut takes no more than that.
     #[must_use]
     pub fn credit(&self) -> Credit {
         let Some(terms) = self.terms().filter(|terms| self.is_provider() && !terms.is_free()) else {
             return Credit::Open;
         };
-        let unwritten = self.till.unwritten().saturating_sub(terms.window_value());
+        let unwritten = self.till.unwritten().saturating_sub(unwritten_most(&terms));
         let unpaid = self.earned(&terms).saturating_sub(self.till.paid()).saturating_add(unwritten);
         let window = self.window(&terms);
         let left = window.saturating_sub(unpaid);
@@ -802,6 +810,7 @@ impl Exchange {
             sums: self.sums(),
             at_risk,
             arrears: self.trust.arrears(),
+            standing: self.standing(),
             written_off: self.written_off,
             receipts_signed: self.receipts_signed,
             receipts_verified: self.receipts_verified,
@@ -882,11 +891,20 @@ impl Exchange {
 
     /// Payee: adds what a receipt is above the best one known of its channel. Of the first that is known nobody can say
     /// how much is new.
-    fn note_signed(&mut self, receipt: &Receipt) -> Tokens {
+    fn note_signed(&mut self, receipt: &Receipt) {
         let known = self.till.best_on(receipt.channel());
         let more = if known == Tokens::ZERO { known } else { receipt.amount().saturating_sub(known) };
         self.signed = self.signed.saturating_add(more);
-        more
+    }
+
+    /// Payee: what a receipt is above the best one known of its channel, held or not when the last process ended. Without
+    /// any, nobody can say.
+    fn above_what_was_known(&self, receipt: &Receipt) -> Tokens {
+        let channel = receipt.channel();
+        let (nonce, signed) = self.written;
+        let written = (nonce == channel.nonce).then_some(signed);
+        let best = self.till.best().filter(|best| best.channel() == channel).map(Receipt::amount);
+        best.max(written).map_or(Tokens::ZERO, |known| receipt.amount().saturating_sub(known))
     }
 
     fn adopt_resumed(&mut self, now: Instant, receipt: Option<Receipt>) {
@@ -895,7 +913,8 @@ impl Exchange {
             // On a channel our ledger has not shown us, a receipt proves nothing; it comes again once we know the channel.
             if self.channel_id() == Some(receipt.channel()) {
                 // In a segment that has begun, it pays for the segment, though its counts are not known yet.
-                let late = self.note_signed(&receipt);
+                let late = self.above_what_was_known(&receipt);
+                self.note_signed(&receipt);
                 if let (Phase::Agreed(_), Some(channel)) = (&self.phase, self.channel) {
                     self.till.fix_base(receipt.channel(), channel.redeemed);
                 } else {
@@ -1467,9 +1486,16 @@ impl Exchange {
     fn at_risk(&self, terms: &Terms) -> AtRisk {
         AtRisk {
             unpaid: self.trust.most(terms, self.security()),
-            unwritten: terms.window_value(),
+            unwritten: unwritten_most(terms),
             each_day: credit::lost_each_day(terms),
         }
+    }
+
+    fn standing(&self) -> Standing {
+        let unpaid = self.terms().filter(|_| self.is_provider());
+        let unpaid = unpaid.map_or(Tokens::ZERO, |terms| self.earned(&terms).saturating_sub(self.till.paid()));
+        let signed = self.channel_id().map_or(Tokens::ZERO, |channel| self.till.best_on(channel));
+        self.trust.standing(self.channel.map_or(0, |channel| channel.nonce), signed, unpaid)
     }
 
     fn security(&self) -> Security {
@@ -1491,6 +1517,11 @@ impl Exchange {
         let charge = charge(segment.terms.terms(), segment.theirs, self.meter.counts());
         charge.map_or(Tokens::MAX, |charge| charge.saturating_sub(self.purse.paid()))
     }
+}
+
+/// What receipts may be worth that the journal does not have yet.
+fn unwritten_most(terms: &Terms) -> Tokens {
+    Tokens::new(terms.window_value().get().saturating_mul(UNWRITTEN_WINDOWS)).unwrap_or(Tokens::MAX)
 }
 
 impl Snapshot {

@@ -20,7 +20,7 @@ pub mod wire;
 
 pub use cbor::DecodeError;
 pub use close::Close;
-pub use credit::Credit;
+pub use credit::{Credit, Standing};
 pub use exchange::{Alarm, AtRisk, ChannelState, Event, Exchange, Limits, Restored, Setup, Side, Snapshot, Sums};
 pub use exchange::{Incompatibility, Misbehaviour, Rejected};
 pub use identity::{AccountKey, Identity, NodeCard, NodeId, Seed, Signature, TlsKey, WireguardKey};

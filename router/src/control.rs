@@ -66,6 +66,12 @@ pub enum Request {
         /// How many days, the last of them today.
         days: u32,
     },
+    /// What did a month come to with each household?
+    Statement {
+        /// The month, such as "2026-11"; the present one without it.
+        #[serde(default)]
+        month: Option<String>,
+    },
     /// Which receipts are held?
     Receipts,
     /// Turn receipts into tokens.
@@ -101,6 +107,8 @@ pub enum Response {
     Meters(Meters),
     /// To [`Request::Why`].
     Why(Box<Why>),
+    /// To [`Request::Statement`].
+    Statement(Box<Statement>),
     /// To [`Request::Receipts`].
     Receipts(Receipts),
     /// To [`Request::Redeem`].
@@ -356,11 +364,67 @@ pub struct WhyDay {
     /// What we signed for.
     #[serde(with = "text")]
     pub spent: Tokens,
-    /// What it owed when an agreement ended, and did not pay.
+    /// What it owed when an agreement ended, and did not pay later the same day.
     #[serde(with = "text")]
     pub written_off: Tokens,
+    /// What it paid of what was written off on earlier days.
+    #[serde(with = "text")]
+    pub paid_late: Tokens,
     /// Agreements that began.
     pub agreements: u64,
+}
+
+/// What a month came to with each household.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Statement {
+    /// What was paid counts this.
+    pub unit: Unit,
+    /// The router's name.
+    pub name: String,
+    /// Its account.
+    #[serde(with = "text")]
+    pub id: NodeId,
+    /// The month, UTC: "2026-11".
+    pub month: String,
+    /// Whether the month is over: until then it is what it came to so far.
+    pub is_over: bool,
+    /// Each neighbour with which anything was counted, by name.
+    pub households: Vec<Household>,
+}
+
+/// A month with one neighbour. Bytes are billed bytes, counted while terms were agreed on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Household {
+    /// Its name in our config, or its id.
+    pub neighbour: String,
+    /// Its account.
+    #[serde(with = "text")]
+    pub id: NodeId,
+    /// What it is to us at present: "provider", "subscriber", "peer", or "gone".
+    pub role: String,
+    /// Days on which anything was counted.
+    pub days: u32,
+    /// What we sent, by our count.
+    #[serde(with = "bytes")]
+    pub sent_bytes: Bytes,
+    /// What it received of that, by its report.
+    #[serde(with = "bytes")]
+    pub reported_received_bytes: Bytes,
+    /// What it sent, by its report.
+    #[serde(with = "bytes")]
+    pub reported_sent_bytes: Bytes,
+    /// What we received of that, by our count.
+    #[serde(with = "bytes")]
+    pub received_bytes: Bytes,
+    /// What it signed for.
+    #[serde(with = "text")]
+    pub earned: Tokens,
+    /// What we signed for.
+    #[serde(with = "text")]
+    pub spent: Tokens,
+    /// What it owed when agreements ended, and has not paid.
+    #[serde(with = "text")]
+    pub written_off: Tokens,
 }
 
 /// The receipts this router holds and has signed.

@@ -111,6 +111,7 @@ async fn serve(
                 | Request::Routes
                 | Request::Meters
                 | Request::Why { .. }
+                | Request::Statement { .. }
                 | Request::Receipts
                 | Request::Redeem { .. }
                 | Request::Close { .. }

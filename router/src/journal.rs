@@ -3,15 +3,17 @@
 //! The rules (and what breaks without them) in short: a payer's ceiling is durable before the receipt below it leaves;
 //! a receipt is durable before credit is built on it; the boot counter is durable before a boot's first packet. A
 //! commit returns when that is so. Power may fail at any moment, the file may be damaged by any cause, and the disk may
-//! be full: none of that stops the node from starting with all that can still be proven.
+//! be full: none of that stops the node from starting with all that can still be proven. Room is kept so that a journal also
+//! goes on being written when others fill the disk ([`reserve`]).
 //!
 //! Files, all beside each other: `NAME` and `NAME-wal` (SQLite's), `NAME.lock` (one daemon at a time),
-//! `NAME.anchor-a`, `NAME.anchor-b` (the ceilings once more), `NAME.damaged-1` (what was set aside) and, for a moment while a
-//! journal is begun, `NAME.new`.
+//! `NAME.anchor-a`, `NAME.anchor-b` (the ceilings once more), `NAME.spare` (room), `NAME.damaged-1` (what was set aside) and,
+//! for a moment while a journal is begun, `NAME.new`. Together they take some 0.8 MiB.
 
 mod anchor;
 mod day;
 mod files;
+mod reserve;
 mod state;
 mod store;
 
@@ -21,7 +23,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use metering::{Bytes, ChannelId, LedgerDomain, NodeId, Receipt, Tokens};
+use metering::{Bytes, ChannelId, LedgerDomain, NodeId, Receipt, Standing, Tokens};
 use rusqlite::Connection;
 
 pub use day::Day;
@@ -118,11 +120,26 @@ pub enum Record {
         /// What it came to.
         line: Day,
     },
+    /// How a payer stands with us; the newest counts.
+    Standing {
+        /// The payer.
+        peer: NodeId,
+        /// How it stands.
+        standing: Standing,
+    },
     /// Babel's own sequence number; the newest counts, for it wraps around (RFC 8966, section 3.2.1).
     Seqno {
         /// The number.
         seqno: u16,
     },
+}
+
+impl Record {
+    /// Whose standing it is, and which.
+    #[must_use]
+    pub fn standing(&self) -> Option<(NodeId, Standing)> {
+        if let Self::Standing { peer, standing } = *self { Some((peer, standing)) } else { None }
+    }
 }
 
 /// A channel as the ledger showed it.
@@ -292,7 +309,7 @@ impl Journal {
         if let Some(anchor) = &anchor {
             store::refuse_other_ledger(path, &anchor.domain, domain)?;
         }
-        let (connection, state, opened) = match store::find(path, domain)? {
+        let (mut connection, state, opened) = match store::find(path, domain)? {
             Some(Found { connection, state, fault: None }) => {
                 let state = state.with_anchor(anchor.as_ref());
                 (connection, state, Opened::Restored)
@@ -300,6 +317,7 @@ impl Journal {
             found => rebuild(path, domain, found, anchor.as_ref())?,
         };
         store::make_safe(path, &connection)?;
+        keep_room(path, &mut connection, domain);
         let mut journal = Self { path: path.to_owned(), domain: *domain, connection, anchors, state, _lock: lock };
         if journal.state.version < VERSION {
             journal.write_rows(&[Row::new(JOURNAL, &[], &heading(domain))])?;
@@ -409,6 +427,17 @@ impl Journal {
         self.state.totals.iter().map(|(peer, totals)| (*peer, *totals))
     }
 
+    /// How a payer stood with us when that was last written; one that is not known owes nothing.
+    #[must_use]
+    pub fn standing(&self, peer: NodeId) -> Standing {
+        self.state.standings.get(&peer).copied().unwrap_or_default()
+    }
+
+    /// How all payers stood with us when that was last written.
+    pub fn standings(&self) -> impl Iterator<Item = (NodeId, Standing)> + '_ {
+        self.state.standings.iter().map(|(peer, standing)| (*peer, *standing))
+    }
+
     /// Babel's own sequence number, if one was recorded.
     #[must_use]
     pub fn seqno(&self) -> Option<u16> {
@@ -423,12 +452,42 @@ impl Journal {
 
     fn write_anchor(&mut self, boot: u64, ceilings: BTreeMap<ChannelId, Tokens>) -> Result<(), JournalError> {
         let anchor = Anchor { domain: self.domain, boot, ceilings };
-        self.anchors.write(&anchor).map_err(|(path, source)| io_error("write", &path, source))
+        self.with_spare_room(|journal| {
+            journal.anchors.write(&anchor).map_err(|(path, source)| io_error("write", &path, source))
+        })
     }
 
     fn write_rows(&mut self, rows: &[Row]) -> Result<(), JournalError> {
-        store::insert(&mut self.connection, &self.domain, rows)
-            .map_err(|error| store::Fault::from_sqlite("write", &self.path, error).into_error(&self.path))
+        self.with_spare_room(|journal| {
+            store::insert(&mut journal.connection, &journal.domain, rows)
+                .map_err(|error| store::Fault::from_sqlite("write", &journal.path, error).into_error(&journal.path))
+        })
+    }
+
+    /// Writes, and where the disk is full once more in the room that was spared.
+    fn with_spare_room(&mut self, write: impl Fn(&mut Self) -> Result<(), JournalError>) -> Result<(), JournalError> {
+        match write(self) {
+            Err(JournalError::DiskFull { .. }) if reserve::give_up_spare(&self.path) => write(self),
+            written => written,
+        }
+    }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        if let Err(error) = store::fold_log(&self.path, &self.connection) {
+            // All is in the log, and the next start reads it.
+            tracing::debug!(%error, "the journal's log was left as it is");
+        }
+    }
+}
+
+/// Takes the room that the journal will need, as far as there is any.
+fn keep_room(path: &Path, connection: &mut Connection, domain: &LedgerDomain) {
+    let kept = reserve::keep_log(path).map_err(|error| error.to_string());
+    let kept = kept.and_then(|()| store::keep_free_pages(connection, domain).map_err(|error| error.to_string()));
+    if let Err(error) = kept.and_then(|()| reserve::keep_spare(path).map_err(|error| error.to_string())) {
+        tracing::warn!(path = %path.display(), %error, "no room is kept for the journal; a full disk would stop credit");
     }
 }
 
@@ -508,6 +567,11 @@ mod tests {
         Record::Totals { peer: neighbour(n).node_id(), sent: Bytes::new(sent), received: Bytes::new(received) }
     }
 
+    fn standing(n: u8, arrears: u64) -> Record {
+        let standing = Standing { arrears: tokens(arrears), unpaid: tokens(7), nonce: 1, ..Standing::default() };
+        Record::Standing { peer: neighbour(n).node_id(), standing }
+    }
+
     fn some_of_everything() -> Vec<Record> {
         let redeemed = Record::Redeemed { channel: earned(2), amount: tokens(150) };
         let known = KnownChannel { deposit: tokens(900), redeemed: tokens(150), closing: true };
@@ -517,6 +581,7 @@ mod tests {
             Record::Seqno { seqno: 65_535 },
             Record::Channel { channel: earned(2), known },
             Record::Day { day: 20_783, peer: neighbour(2).node_id(), line },
+            standing(2, 40),
         ];
         for n in 2..6 {
             records.extend([ceiling(n, 1000), held(n, 200), totals(n, 10, 20)]);
@@ -585,19 +650,48 @@ mod tests {
 
     #[test]
     fn a_journal_of_an_older_version_is_read_and_says_from_then_on_that_it_is_of_this_one() {
-        let (_directory, path, state) = written();
-        let mut value = heading(&DOMAIN);
-        value[..2].copy_from_slice(&1_u16.to_be_bytes());
-        let connection = Connection::open(&path).unwrap();
-        connection.execute(UPSERT, (JOURNAL, [0_u8; 0], &value, seal(None, JOURNAL, &[], &value))).unwrap();
-        drop(connection);
-        let (journal, opened) = open(&path);
-        assert_eq!((opened, &journal.state), (Opened::Restored, &state));
+        for version in [1_u16, 2] {
+            let (_directory, path, mut state) = written();
+            // Neither knew how payers stand, nor what was paid late.
+            let mut value = heading(&DOMAIN);
+            value[..2].copy_from_slice(&version.to_be_bytes());
+            let connection = Connection::open(&path).unwrap();
+            connection.execute(UPSERT, (JOURNAL, [0_u8; 0], &value, seal(None, JOURNAL, &[], &value))).unwrap();
+            connection.execute("DELETE FROM record WHERE kind = 'standing'", []).unwrap();
+            let key = day_key(20_783, &neighbour(2).node_id());
+            let query = "SELECT value FROM record WHERE kind = ?1";
+            let mut day: Vec<u8> = connection.query_row(query, [DAY], |row| row.get(0)).unwrap();
+            day.truncate(day.len() - 12);
+            connection.execute(UPSERT, (DAY, &key, &day, seal(Some(&DOMAIN), DAY, &key, &day))).unwrap();
+            drop(connection);
+
+            state.standings.clear();
+            let (mut journal, opened) = open(&path);
+            assert_eq!((opened, &journal.state), (Opened::Restored, &state));
+            journal.commit(&[standing(3, 5)]).unwrap();
+            drop(journal);
+            let connection = Connection::open(&path).unwrap();
+            let value: Vec<u8> = connection.query_row(query, [JOURNAL], |row| row.get(0)).unwrap();
+            assert_eq!(value, heading(&DOMAIN));
+            drop(connection);
+            let (journal, _) = open(&path);
+            assert_eq!(journal.standing(neighbour(3).node_id()).arrears, tokens(5));
+            assert_eq!(journal.standing(neighbour(2).node_id()), Standing::default());
+        }
+    }
+
+    #[test]
+    fn of_standings_the_newest_counts_and_none_that_is_empty_is_written() {
+        let (directory, path, _) = written();
+        let (mut journal, _) = open(&path);
+        let before = files_of(directory.path());
+        let unknown = Record::Standing { peer: neighbour(9).node_id(), standing: Standing::default() };
+        journal.commit(&[unknown, standing(2, 40)]).unwrap();
+        assert_eq!(files_of(directory.path()), before);
+        journal.commit(&[standing(2, 3)]).unwrap();
         drop(journal);
-        let connection = Connection::open(&path).unwrap();
-        let query = "SELECT value FROM record WHERE kind = ?1";
-        let value: Vec<u8> = connection.query_row(query, [JOURNAL], |row| row.get(0)).unwrap();
-        assert_eq!(value, heading(&DOMAIN));
+        let (journal, _) = open(&path);
+        assert_eq!(journal.standing(neighbour(2).node_id()).debt(), tokens(10));
     }
 
     /// What must hold whatever happened to the file.
@@ -753,7 +847,8 @@ mod tests {
                 Opened::Fresh => panic!("bit {bit}"),
             }
         }
-        assert!(set_aside > 500, "{set_aside}");
+        // Free pages hold nothing that could be damaged.
+        assert!(set_aside > 400, "{set_aside}");
     }
 
     #[test]
@@ -830,12 +925,12 @@ mod tests {
         assert_eq!(open(&path).0.state, before, "a look with the wrong configuration changes nothing");
 
         let mut newer = heading(&DOMAIN);
-        newer[1] = 3;
+        newer[1] = 4;
         let database = Connection::open(&path).unwrap();
         database.execute(UPSERT, (JOURNAL, [0_u8; 0], &newer, seal(None, JOURNAL, &[], &newer))).unwrap();
         database.close().unwrap();
         let error = Journal::open(&path, &DOMAIN).unwrap_err();
-        assert!(matches!(error, JournalError::Newer { version: 3, .. }), "{error}");
+        assert!(matches!(error, JournalError::Newer { version: 4, .. }), "{error}");
 
         fs::remove_file(&path).unwrap();
         let database = Connection::open(&path).unwrap();
@@ -971,10 +1066,54 @@ mod tests {
         assert!(acknowledged >= 20);
     }
 
+    /// Fills a disk to the last byte.
+    fn fill(ballast: &Path) {
+        let mut file = File::create(ballast).unwrap();
+        for block in [4096, 1] {
+            while file.write_all(&vec![0; block]).is_ok() {}
+        }
+        assert!(fs::write(ballast.with_extension("more"), [1]).is_err(), "there is room left");
+        let _ = fs::remove_file(ballast.with_extension("more"));
+    }
+
+    #[test]
+    fn a_journal_goes_on_for_months_on_a_disk_that_others_filled() {
+        let name = "journal::tests::a_journal_goes_on_for_months_on_a_disk_that_others_filled";
+        if !rerun_in_namespace(name, "--mount", "mount -t tmpfs -o size=2m none /mnt || exit 1") {
+            return;
+        }
+        let path = Path::new("/mnt/journal.db");
+        let (mut journal, _) = open(path);
+        journal.next_boot().unwrap();
+        // A first boot's first ceiling, when the disk is full already.
+        fill(Path::new("/mnt/ballast"));
+        let months = 90;
+        for day in 0..months {
+            let line = Day { segments: 1, earned: tokens(9), ..Day::default() };
+            for n in 1..=20 {
+                let amount = 1000 * u64::from(day + 1) + n;
+                let more = [ceiling(2, amount), held(2, amount), totals(3, amount, amount), standing(4, amount)];
+                journal.commit(&more).unwrap();
+            }
+            journal.commit(&[Record::Day { day: 20_000 + day, peer: neighbour(2).node_id(), line }]).unwrap();
+            if day % 10 == 9 {
+                // Without power for a moment, and in order.
+                let state = journal.state.clone();
+                drop(journal);
+                let (again, opened) = open(path);
+                assert_eq!((opened, &again.state), (Opened::Restored, &state));
+                journal = again;
+                journal.next_boot().unwrap();
+            }
+        }
+        assert_eq!(journal.days().count(), months as usize);
+        assert!(beside(path, ".spare").exists(), "it was not even needed");
+    }
+
     #[test]
     fn a_full_disk_refuses_by_name_and_half_writes_nothing() {
         let name = "journal::tests::a_full_disk_refuses_by_name_and_half_writes_nothing";
-        if !rerun_in_namespace(name, "--mount", "mount -t tmpfs -o size=256k none /mnt || exit 1") {
+        if !rerun_in_namespace(name, "--mount", "mount -t tmpfs -o size=2m none /mnt || exit 1") {
             return;
         }
         let path = Path::new("/mnt/journal.db");
@@ -982,39 +1121,37 @@ mod tests {
         journal.next_boot().unwrap();
         journal.commit(&some_of_everything()).unwrap();
         let ballast = Path::new("/mnt/ballast");
-        while fs::write(ballast, vec![0; fs::metadata(ballast).map_or(0, |meta| meta.len() as usize) + 4096]).is_ok() {}
+        fill(ballast);
 
-        let (mut amount, mut before) = (1000, journal.state.clone());
+        // Ever more channels need ever more room: first the free pages are used, then what was spared.
+        let (mut n, mut before) = (1, journal.state.clone());
+        let channel = |nonce| Record::Ceiling { channel: ChannelId { nonce, ..paid(2) }, amount: tokens(1) };
         let error = loop {
-            amount += 1;
-            match journal.commit(&[held(2, amount), ceiling(2, amount)]) {
+            n += 50;
+            match journal.commit(&(n..n + 50).map(channel).collect::<Vec<_>>()) {
                 Ok(()) => before = journal.state.clone(),
                 Err(error) => break error,
             }
-            assert!(amount < 2000, "the disk never filled up");
+            assert!(n < 16_000, "the disk never filled up");
         };
+        assert!(n > 400, "only {n} channels had room");
         assert!(matches!(error, JournalError::DiskFull { .. }), "{error}");
         assert!(error.next_step().contains("make room"));
+        assert!(!beside(path, ".spare").exists(), "it was of no use");
         assert_eq!(journal.state, before);
-        journal.commit(&[totals(2, 1, 1)]).unwrap();
-        assert!(journal.commit(&[held(2, amount)]).is_err(), "still full");
         drop(journal);
         let (mut journal, opened) = open(path);
         assert_eq!((opened, &journal.state.held), (Opened::Restored, &before.held));
 
         fs::remove_file(ballast).unwrap();
-        journal.commit(&[held(2, amount), ceiling(2, amount)]).unwrap();
+        journal.commit(&[held(2, 5000), ceiling(2, 5000)]).unwrap();
         drop(journal);
         let (journal, opened) = open(path);
-        assert_eq!((opened, journal.ceiling(&paid(2))), (Opened::Restored, tokens(amount)));
+        assert_eq!((opened, journal.ceiling(&paid(2))), (Opened::Restored, tokens(5000)));
 
         // No room for a first journal either.
-        let error = loop {
-            let more = fs::metadata(ballast).map_or(0, |meta| meta.len() as usize) + 4096;
-            if fs::write(ballast, vec![0; more]).is_err() {
-                break Journal::open(Path::new("/mnt/second.db"), &DOMAIN).unwrap_err();
-            }
-        };
+        fill(ballast);
+        let error = Journal::open(Path::new("/mnt/second.db"), &DOMAIN).unwrap_err();
         assert!(matches!(error, JournalError::DiskFull { .. }), "{error}");
         fs::remove_file(ballast).unwrap();
         assert_eq!(open(Path::new("/mnt/second.db")).1, Opened::Fresh);

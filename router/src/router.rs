@@ -19,6 +19,7 @@ mod closing;
 mod history;
 mod links;
 mod money;
+mod statement;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -33,7 +34,7 @@ use ledger_client::{Channel, Ledger};
 use metering::exchange;
 use metering::{
     ChannelId, ChannelState, Counts, Identity, LedgerDomain, Limits, NodeId, Offer, Price, Receipt, Restored, Snapshot,
-    Tokens,
+    Standing, Tokens,
 };
 use node::datapath::{Fib, LinkCount, MAX_LINKS};
 use node::{Event, LinkId, Node, Policy, Prefix, PriceWeight, Prices};
@@ -70,6 +71,12 @@ const TRY_AGAIN: Duration = Duration::from_secs(5);
 const WRITE_AGAIN: Duration = Duration::from_secs(1);
 /// How often the totals per neighbour are written. They are for people; money never rests on them.
 const TOTALS_INTERVAL: Duration = Duration::from_secs(300);
+/// How often it is looked whether somebody owes clearly more than the journal knows.
+const STANDINGS_LOOK: Duration = Duration::from_secs(2);
+/// How often that may be written: by neighbours that owe more and more the flash is worn by 6 MiB a day at most, and some
+/// writes may come together.
+const STANDINGS_INTERVAL: Duration = Duration::from_secs(120);
+const STANDINGS_BURST: u32 = 5;
 /// How often the days' sums are brought up to date: a day ends as exactly.
 const HISTORY_INTERVAL: Duration = Duration::from_secs(60);
 /// How often the ledger is asked for the channels that pay us: a payer that leaves gives days of notice.
@@ -287,7 +294,7 @@ impl Router {
             shared: Arc::clone(&shared),
         };
         let worker = worker::start(&setup.name, mailbox, parts).map_err(StartError::Worker)?;
-        let totals = journal.totals().collect();
+        let (totals, standings) = (journal.totals().collect(), journal.standings().collect());
         let history = History::new(history::today(), journal.days());
         let spent = journal.days().map(|(day, _, line)| (day, line.spent));
         let budget = Budget::new(setup.money.budget, history::today(), spent);
@@ -331,6 +338,9 @@ impl Router {
             retired: BTreeSet::new(),
             resolve_at: now,
             totals_at: now + TOTALS_INTERVAL,
+            standings,
+            standings_at: now + STANDINGS_LOOK,
+            standings_paid_until: now,
             history,
             history_at: now + HISTORY_INTERVAL,
             budget,
@@ -459,7 +469,7 @@ enum Done {
         peer: NodeId,
         role: metering::Role,
         admitted: bool,
-        restored: Restored,
+        restored: Box<Restored>,
     },
     Reserved {
         link: LinkId,
@@ -588,6 +598,11 @@ struct Control {
     retired: BTreeSet<LinkId>,
     resolve_at: Instant,
     totals_at: Instant,
+    /// How those who pay us stood when that was last handed to the journal.
+    standings: BTreeMap<NodeId, Standing>,
+    standings_at: Instant,
+    /// Until when what was written of debts would have lasted, at one write each [`STANDINGS_INTERVAL`].
+    standings_paid_until: Instant,
     history: History,
     history_at: Instant,
     budget: Budget,
@@ -624,8 +639,7 @@ impl Control {
         self.node.handle_goodbye(clock());
         self.drain(clock());
         self.look_at_history();
-        let mut records = self.totals_records();
-        records.extend(self.history.records());
+        let mut records = self.records_now_and_then();
         records.extend(self.node.held().map(|receipt| Record::Held { receipt }));
         match self.journal.ask(move |journal| journal.commit(&records)).await {
             Ok(Ok(())) => {}
@@ -702,15 +716,43 @@ impl Control {
             }
         }
         if now >= self.totals_at {
-            self.totals_at = now + TOTALS_INTERVAL;
-            let mut records = self.totals_records();
-            records.extend(self.history.records());
-            self.spawn(self.journal.ask(move |journal| journal.commit(&records)), |answer| match answer {
-                Ok(Ok(())) => None,
-                Ok(Err(error)) => Some(Done::Warning(error.to_string())),
-                Err(error) => Some(Done::Warning(error.to_string())),
-            });
+            self.write_now_and_then();
         }
+        if now >= self.standings_at {
+            self.standings_at = now + STANDINGS_LOOK;
+            let due = self.standings_paid_until <= now + STANDINGS_INTERVAL * STANDINGS_BURST;
+            if due && self.debts_grew() {
+                self.standings_paid_until = self.standings_paid_until.max(now) + STANDINGS_INTERVAL;
+                self.write_now_and_then();
+            }
+        }
+    }
+
+    /// Whether somebody owes clearly more than the journal knows.
+    fn debts_grew(&self) -> bool {
+        self.node.links().filter_map(|view| view.settlement).any(|snapshot| {
+            let full = snapshot.terms.map_or(Tokens::MAX, |terms| terms.window_value());
+            let written = self.standings.get(&snapshot.peer).copied().unwrap_or_default();
+            snapshot.standing.outgrew(&written, snapshot.window, full)
+        })
+    }
+
+    /// Writes the totals, and what goes with them. What fails is written five minutes later.
+    fn write_now_and_then(&mut self) {
+        let records = self.records_now_and_then();
+        self.spawn(self.journal.ask(move |journal| journal.commit(&records)), |answer| match answer {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(Done::Warning(error.to_string())),
+            Err(error) => Some(Done::Warning(error.to_string())),
+        });
+    }
+
+    /// The totals, how those stand who pay us, and the lines of today, about to be written.
+    fn records_now_and_then(&mut self) -> Vec<Record> {
+        self.totals_at = clock() + TOTALS_INTERVAL;
+        let standings = self.standing_records();
+        self.standings = standings.iter().filter_map(Record::standing).collect();
+        [self.totals_records(), standings, self.history.records()].concat()
     }
 
     /// Brings the days' sums up to date; a day that has ended is written, and the oldest are forgotten.
@@ -850,9 +892,9 @@ impl Control {
             Done::Restored { link, peer, role, admitted, restored } if self.peer_of(link) == Some(peer) => {
                 if admitted {
                     let counts = counts(self.shared.meters.read(link));
-                    self.node.handle_restored(now, link, counts, role, restored);
+                    self.node.handle_restored(now, link, counts, role, *restored);
                 } else {
-                    self.node.handle_role_restored(now, link, role, restored);
+                    self.node.handle_role_restored(now, link, role, *restored);
                 }
             }
             Done::Reserved { link, channel, ceiling } => self.node.handle_reserved(now, link, channel, ceiling),
@@ -944,8 +986,8 @@ impl Control {
     }
 
     /// Writes a record, and hands in what follows from it.
-    fn write(&self, record: Record, then: Done) {
-        let (written, done) = (self.written(record), self.done.clone());
+    fn write(&mut self, record: Record, then: Done) {
+        let (written, done) = (self.written(vec![record]), self.done.clone());
         tokio::spawn(async move {
             if written.await {
                 let _stopping = done.send(then).await;
@@ -953,11 +995,13 @@ impl Control {
         });
     }
 
-    /// Resolves once the record is written: what waits for it waits as long. False when the router is stopping.
-    fn written(&self, record: Record) -> impl Future<Output = bool> + Send + use<> {
+    /// Resolves once the records are written: what waits for them waits as long. False when the router is stopping.
+    ///
+    /// All else that is to be written now and then goes with them, for a commit wears the flash by whole sectors anyhow; but not
+    /// when the write is tried again, for by then newer lines may be written.
+    fn written(&mut self, records: Vec<Record>) -> impl Future<Output = bool> + Send + use<> {
         let (journal, done) = (self.journal.clone(), self.done.clone());
-        let records: Vec<Record> = [record].into_iter().chain(self.totals_records()).collect();
-        let first = journal.ask(commit(records.clone()));
+        let first = journal.ask(commit([records.clone(), self.records_now_and_then()].concat()));
         async move {
             let mut answer = first.await;
             loop {

@@ -9,6 +9,7 @@
 
 // The lab: what tests are built from.
 mod capture;
+mod disk;
 #[expect(dead_code, reason = "the interoperability tests use the rest")]
 mod lab;
 mod ledger;
@@ -18,6 +19,7 @@ mod traffic;
 
 // The tests, by theme.
 mod babel;
+mod flash;
 mod hostile;
 mod lifecycle;
 mod line;
@@ -31,5 +33,6 @@ mod refusals;
 mod ring;
 mod roaming;
 mod roles;
+mod statement;
 mod trust;
 mod wireguard;

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::lab::{Host, Lab, now, secs, until};
-use crate::ledger::{Ledger, TOKEN};
+use crate::ledger::{Ledger, TOKEN, base_units};
 use crate::line::conserved;
 use crate::router::{PAYS, PEERS, Router, join, settled};
 use crate::traffic::{WebServer, reachable};
@@ -93,6 +93,61 @@ fn while_wanted(wanted: &AtomicBool, host: &Host, web: &WebServer) {
         let _arrived = web.fetch(host, &["--max-time", "4"]);
         thread::sleep(Duration::from_millis(100));
     }
+}
+
+/// The provider loses power when a household that does not pay has used its window up.
+#[test]
+fn a_provider_that_is_restarted_remembers_who_has_not_paid() {
+    let tools = ["ping", "curl", "python3"];
+    let name = "a_provider_that_is_restarted_remembers_who_has_not_paid";
+    let Some(mut lab) = Lab::open(name, &tools) else { return };
+    let ledger = Ledger::create(&lab);
+    let mut pair = ["broke", "provider"].map(|name| Router::new(&mut lab, name));
+    for router in &mut pair {
+        router.join_community(&ledger, "1000");
+    }
+    let [broke, provider] = &mut pair;
+    join(&mut lab, broke, provider, PAYS);
+    pair.iter_mut().for_each(Router::start);
+    let [broke, provider] = &mut pair;
+    reachable(&broke.host, &provider.address, secs(30));
+    let web = WebServer::start(&lab, &provider.host, &provider.address, FILE);
+    let host = broke.host.clone();
+    let debt = |provider: &Router| -> u128 {
+        let why = provider.why(broke).expect("an answer");
+        let arrears = base_units(&why["arrears"]).unwrap_or_else(|| panic!("{why}"));
+        arrears + provider.meter(broke).expect("a meter").owed_to_us
+    };
+    let wanting = AtomicBool::new(true);
+    let debts = thread::scope(|scope| {
+        let download = scope.spawn(|| while_wanted(&wanting, &host, &web));
+        let mut debts = Vec::new();
+        for _ in 0..3 {
+            until("the window to fill", secs(30), || match provider.drops("unpaid") {
+                0 => Err(format!("nothing was refused yet; {} is owed", debt(provider))),
+                _ => Ok(()),
+            });
+            // It is written within two seconds after it has grown.
+            thread::sleep(secs(4));
+            let before = debt(provider);
+            provider.kill();
+            provider.start();
+            until("what was remembered", secs(30), || {
+                let why = provider.why(broke)?;
+                if why["terms"].is_null() { Err(why.to_string()) } else { Ok(()) }
+            });
+            let after = debt(provider);
+            debts.push((before, after));
+        }
+        wanting.store(false, Ordering::Relaxed);
+        download.join().expect("curl's thread ends");
+        debts
+    });
+    lab.figures(&format!("owed before and after three power cuts of the provider, base units: {debts:?}"));
+    for (before, after) in &debts {
+        assert!(*after * 2 > *before, "{debts:?}");
+    }
+    assert!(debts.is_sorted_by_key(|(_, after)| *after), "{debts:?}");
 }
 
 /// Either side is killed every two seconds under a download. `CRASH_LOOP_S` says for how long; half a minute without it.

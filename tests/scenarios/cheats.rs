@@ -208,7 +208,7 @@ fn instead(mut make: impl FnMut(&ReceiptMessage) -> Message + 'static) -> Box<dy
     Box::new(move |message| match &message {
         Message::Receipt(receipt) => vec![make(receipt)],
         Message::Resume(resume) => vec![without_receipt(resume)],
-        Message::Terms(_) | Message::MeterReport(_) => vec![message],
+        Message::Terms(_) | Message::MeterReport(_) | Message::Close(_) => vec![message],
     })
 }
 
@@ -315,7 +315,7 @@ fn who_hides_receipts_gains_a_window_or_two_with_each_power_cut_of_the_provider(
         business.pair.weather.write = Duration::from_secs_f64(business.dice.f64() * 5.0);
         let hide = |message| match &message {
             Message::Resume(resume) => vec![without_receipt(resume)],
-            Message::Receipt(_) | Message::Terms(_) | Message::MeterReport(_) => vec![message],
+            Message::Receipt(_) | Message::Terms(_) | Message::MeterReport(_) | Message::Close(_) => vec![message],
         };
         business.pair.cheat(PAYER, Box::new(hide));
         let every = SECOND * business.dice.u32(3..20);
@@ -460,7 +460,7 @@ fn a_provider_that_claims_more_gains_what_the_link_lost_upwards() {
                 report.counts = Counts { sent: more(report.counts.sent), received: more(report.counts.received) };
                 vec![Message::MeterReport(report)]
             }
-            Message::Resume(_) | Message::Terms(_) | Message::Receipt(_) => vec![message],
+            Message::Resume(_) | Message::Terms(_) | Message::Receipt(_) | Message::Close(_) => vec![message],
         };
         business.pair.cheat(PROVIDER, Box::new(claim));
         business.run(STORY);
@@ -485,7 +485,7 @@ fn who_black_holes_is_paid_for_what_it_is_sent_and_for_nothing_it_does_not_deliv
                 report.counts.sent = Bytes::MAX;
                 vec![Message::MeterReport(report)]
             }
-            Message::Resume(_) | Message::Terms(_) | Message::Receipt(_) => vec![message],
+            Message::Resume(_) | Message::Terms(_) | Message::Receipt(_) | Message::Close(_) => vec![message],
         };
         business.pair.cheat(PROVIDER, Box::new(claim));
         business.rate[1] = 0;

@@ -6,7 +6,7 @@ use babel::wire::PRICE_SUB_TLV;
 use metering::credit::LIFELINE;
 use metering::exchange::{Alarm, Event as SettlementEvent};
 use metering::wire::{Message, PORT as SETTLEMENT_PORT};
-use metering::{Bytes, ChannelId, Limits, NodeId, Restored, Role, Side, Snapshot, Tokens};
+use metering::{Bytes, ChannelId, Limits, NodeId, Restored, Role, Side, Snapshot, Standing, Tokens};
 use node::datapath::packet::{control_packet, parse_control};
 use node::{BABEL_PORT, Deal, Event, LinkId, Transmit};
 
@@ -248,6 +248,7 @@ impl World {
             channel,
             ceiling: records.ceiling(payer, payee).filter(|_| pays),
             held: records.held(payer, payee).filter(|_| !pays),
+            standing: Standing::default(),
         };
         if station.life(life).is_some() {
             self.with_node(at, |now, running| {

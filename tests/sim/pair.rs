@@ -616,6 +616,7 @@ impl Pair {
                 self.spread(who);
             }
             Event::LookUpChannel(_) => self.spread(who),
+            Event::CloseOffered { .. } => {} // Nobody here closes.
             Event::TermsAgreed(terms) if who == PAYER => {
                 let (began, sent) = (self.truth.payer_read, self.truth.sent.clone());
                 self.truth.segment = Some(Segment { terms, began, sent });
@@ -677,7 +678,11 @@ impl Pair {
                 self.change(who, |exchange, now| match event {
                     Event::Reserve { channel, ceiling } => exchange.handle_reserved(now, channel, ceiling),
                     Event::Hold(receipt) => exchange.handle_held(now, receipt.channel(), receipt.amount()),
-                    Event::NeedChannel { .. } | Event::LookUpChannel(_) | Event::TermsAgreed(_) | Event::Alarm(_) => {}
+                    Event::NeedChannel { .. }
+                    | Event::LookUpChannel(_)
+                    | Event::CloseOffered { .. }
+                    | Event::TermsAgreed(_)
+                    | Event::Alarm(_) => {}
                 });
             }
         }
@@ -822,6 +827,10 @@ fn write(journal: &mut Restored, event: Event) {
                 journal.held = Some(receipt);
             }
         }
-        Event::NeedChannel { .. } | Event::LookUpChannel(_) | Event::TermsAgreed(_) | Event::Alarm(_) => {}
+        Event::NeedChannel { .. }
+        | Event::LookUpChannel(_)
+        | Event::CloseOffered { .. }
+        | Event::TermsAgreed(_)
+        | Event::Alarm(_) => {}
     }
 }

@@ -8,8 +8,9 @@ use crate::terms::Terms;
 use crate::wire::ReceiptMessage;
 use crate::{AccountKey, Bytes, ChannelId, LedgerDomain, Receipt, Tokens};
 
-/// How far ahead of need an amount is made durable: one write of the journal per step, not per receipt.
-const RESERVE_STEP: Bytes = Bytes::from_mebibytes(64);
+/// How far ahead of need an amount is made durable: one write of the journal per half a step, not per receipt. At 10 Mbit/s
+/// that is each half hour.
+const RESERVE_STEP: Bytes = Bytes::from_mebibytes(4096);
 
 /// The window we lock tokens for at most: the provider names the window, and must not decide with it how much of our
 /// account is locked for it alone.

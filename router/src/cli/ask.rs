@@ -33,6 +33,7 @@ fn as_json(response: &Response) -> String {
         Response::Routes(routes) => pretty(routes),
         Response::Meters(meters) => pretty(meters),
         Response::Why(why) => pretty(why),
+        Response::Statement(statement) => pretty(statement),
         Response::Receipts(receipts) => pretty(receipts),
         Response::Redeemed(redeemed) => pretty(redeemed),
         Response::Closed(closed) => pretty(closed),
@@ -53,7 +54,8 @@ fn as_text(response: &Response) -> String {
         Response::Redeemed(answer) => redeemed(answer),
         Response::Closed(answer) => closed(answer),
         Response::Wallet(answer) => wallet(answer),
-        Response::Done => String::new(),
+        // `waybill statement` adds what each household bears, and renders that.
+        Response::Statement(_) | Response::Done => String::new(),
         Response::Failed(refusal) => harmless(&refusal.cause),
     }
 }
@@ -262,6 +264,14 @@ fn why(answer: &Why) -> String {
         ]);
     }
     text.push_str(&table.render());
+    for day in answer.days.iter().filter(|day| day.paid_late > Tokens::ZERO) {
+        let paid = money(day.paid_late, &answer.unit);
+        text.push_str(&format!(
+            "\nOn {} {name} paid {paid} late, of what earlier days show as written off: those lines stay as they were.",
+            harmless(&day.day)
+        ));
+    }
+    text.push_str(if answer.days.iter().any(|day| day.paid_late > Tokens::ZERO) { "\n" } else { "" });
     text.push_str(
         "\nBytes are billed bytes, counted while terms were agreed on; THEY columns are what the neighbour reports.",
     );

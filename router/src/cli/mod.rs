@@ -7,6 +7,7 @@ mod ask;
 mod key;
 #[cfg(feature = "ledger-host")]
 mod ledger;
+mod statement;
 pub(crate) mod table;
 
 use std::ffi::OsString;
@@ -101,6 +102,14 @@ enum Command {
     /// Show what each day with a neighbour came to, and what was signed for it
     #[command(after_help = "Examples:\n  waybill why roof\n  waybill why roof --days 90 --json")]
     Why(WhyArguments),
+    /// Show what a month came to with each household, and share its cost among them
+    #[command(after_help = "Examples:\n  waybill statement\n  \
+                            waybill statement --month 2026-11 --cost 120 --currency EUR --page november.html\n  \
+                            waybill statement --month 2026-11 --cost 120 --currency EUR --fee 5 --csv november.csv\n\n\
+                            The cost is shared by all neighbours that are no providers: a part equally, the rest by the bytes \
+                            carried for each. The parts add up to the cost to the last digit. The router's own household \
+                            is not counted: take its part off the cost.")]
+    Statement(statement::StatementArguments),
     /// Show the newest receipt of each channel
     #[command(after_help = "Example:\n  waybill receipts --json")]
     Receipts(Ask),
@@ -241,6 +250,7 @@ fn execute(command: Command) -> Result<Outcome, Failure> {
         Command::Routes(arguments) => ask::ask(&arguments, &Request::Routes)?,
         Command::Meters(arguments) => ask::ask(&arguments, &Request::Meters)?,
         Command::Why(WhyArguments { neighbour, days, ask }) => ask::ask(&ask, &Request::Why { neighbour, days })?,
+        Command::Statement(arguments) => statement::statement(&arguments)?,
         Command::Receipts(arguments) => ask::ask(&arguments, &Request::Receipts)?,
         Command::Redeem(RedeemArguments { neighbour, ask }) => ask::ask(&ask, &Request::Redeem { neighbour })?,
         Command::Close(CloseArguments { neighbour, ask }) => ask::ask(&ask, &Request::Close { neighbour })?,

@@ -36,6 +36,7 @@ Commands:
   routes      Show where packets go, and what that costs
   meters      Show what was carried for whom, and the most that can be lost with each neighbour
   why         Show what each day with a neighbour came to, and what was signed for it
+  statement   Show what a month came to with each household, and share its cost among them
   receipts    Show the newest receipt of each channel
   redeem      Turn the receipts held into tokens
   close       End the channel to a neighbour that is paid, and take back what is left in it
@@ -74,7 +75,9 @@ fn every_command_has_an_example_and_json() {
 
 #[test]
 fn the_examples_of_the_help_are_command_lines() {
-    for path in [&["demo"][..], &["up"], &["key"], &["redeem"], &["ledger", "create"], &["ledger", "mint"]] {
+    for path in
+        [&["demo"][..], &["up"], &["key"], &["redeem"], &["statement"], &["ledger", "create"], &["ledger", "mint"]]
+    {
         if path[0] == "ledger" && !cfg!(feature = "ledger-host") {
             continue;
         }

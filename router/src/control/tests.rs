@@ -27,6 +27,7 @@ fn answer(request: Request) -> Response {
         | Request::Reload
         | Request::Why { .. }
         | Request::Close { .. }
+        | Request::Statement { .. }
         | Request::Shutdown => Response::Done,
     }
 }

@@ -55,8 +55,14 @@ impl AnchorFiles {
         (Self { paths, next, generation: generation.unwrap_or(0) }, anchor)
     }
 
-    /// Makes the anchor durable. Where this fails, the one before it still stands.
+    /// Makes the anchor durable. Where this fails, the one before it still stands. The first goes to both files, so that
+    /// a disk that is full later has room for either.
     pub(super) fn write(&mut self, anchor: &Anchor) -> Result<(), (PathBuf, io::Error)> {
+        self.write_next(anchor)?;
+        if self.paths[self.next].exists() { Ok(()) } else { self.write_next(anchor) }
+    }
+
+    fn write_next(&mut self, anchor: &Anchor) -> Result<(), (PathBuf, io::Error)> {
         let generation = self.generation.saturating_add(1);
         let path = &self.paths[self.next];
         write(path, &anchor.encode(generation)).map_err(|source| (path.clone(), source))?;
@@ -165,14 +171,14 @@ mod tests {
             files.write(&anchor(boot)).unwrap();
             assert_eq!(AnchorFiles::open(&journal).1, Some(anchor(boot)));
         }
-        // The fifth went to the first file.
-        let torn = directory.path().join("journal.db.anchor-a");
+        // The first went to both files, the fifth to the second.
+        let torn = directory.path().join("journal.db.anchor-b");
         let whole = fs::read(&torn).unwrap();
         fs::write(&torn, &whole[..whole.len() / 2]).unwrap();
         let (mut files, newest) = AnchorFiles::open(&journal);
         assert_eq!(newest, Some(anchor(4)));
         files.write(&anchor(6)).unwrap();
-        assert_eq!(Anchor::decode(&fs::read(&torn).unwrap()).unwrap(), (5, anchor(6)), "the torn file was replaced");
+        assert_eq!(Anchor::decode(&fs::read(&torn).unwrap()).unwrap(), (6, anchor(6)), "the torn file was replaced");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use metering::{Bytes, ChannelId, LedgerDomain, NodeId, Receipt, Tokens, Unverified};
+use metering::{Bytes, ChannelId, LedgerDomain, NodeId, Receipt, Standing, Tokens, Unverified};
 use sha2::{Digest, Sha256};
 
 use super::anchor::Anchor;
@@ -11,8 +11,8 @@ use super::day::Day;
 use super::{KnownChannel, Record, Totals};
 
 /// The version of what the rows mean. A newer one is refused, for its rows cannot be judged.
-/// Version 2 added channels and days.
-pub(super) const VERSION: u16 = 2;
+/// Version 2 added channels and days, version 3 how payers stand and what of a day was paid late.
+pub(super) const VERSION: u16 = 3;
 
 /// Kinds of rows.
 pub(super) const JOURNAL: &str = "journal";
@@ -24,6 +24,9 @@ pub(super) const REDEEMED: &str = "redeemed";
 pub(super) const TOTALS: &str = "totals";
 pub(super) const CHANNEL: &str = "channel";
 pub(super) const DAY: &str = "day";
+pub(super) const STANDING: &str = "standing";
+/// Room in the file; there for a moment while a journal is opened, and longer when power fails in it.
+pub(super) const SPARE: &str = "spare";
 
 /// One row of the table, before it is sealed.
 pub(super) struct Row {
@@ -53,6 +56,7 @@ pub(super) struct State {
     pub(super) channels: BTreeMap<(NodeId, NodeId), (u64, KnownChannel)>,
     /// Shared, for it is large, and a commit copies the rest.
     pub(super) days: Arc<BTreeMap<(u32, NodeId), Day>>,
+    pub(super) standings: BTreeMap<NodeId, Standing>,
 }
 
 impl State {
@@ -89,6 +93,13 @@ impl State {
                 }
                 is_news
             }
+            Record::Standing { peer, standing } => {
+                let known = self.standings.get(&peer).copied().unwrap_or_default();
+                if known != standing {
+                    self.standings.insert(peer, standing);
+                }
+                known != standing
+            }
         }
     }
 
@@ -118,6 +129,7 @@ impl State {
                 Row::new(CHANNEL, &key, &[&channel.nonce.to_be_bytes()[..], &known.to_bytes()].concat())
             }
             Record::Day { day, peer, line } => Row::new(DAY, &day_key(*day, peer), &line.to_bytes()),
+            Record::Standing { peer, standing } => Row::new(STANDING, &peer.0, &standing_to_bytes(standing)),
         }
     }
 
@@ -134,7 +146,9 @@ impl State {
             Record::Channel { channel, known }
         });
         let days = self.days.iter().map(|(&(day, peer), &line)| Record::Day { day, peer, line });
+        let standings = self.standings.iter().map(|(&peer, &standing)| Record::Standing { peer, standing });
         let records = ceilings.chain(redeemed).chain(held).chain(totals).chain(seqno).chain(channels).chain(days);
+        let records = records.chain(standings);
         let mut rows = vec![Row::new(JOURNAL, &[], &heading(domain)), Row::new(BOOT, &[], &self.boot.to_be_bytes())];
         rows.extend(records.map(|record| self.row(&record)));
         rows
@@ -157,6 +171,7 @@ impl State {
             self.totals.len(),
             self.channels.len(),
             self.days.len(),
+            self.standings.len(),
         ];
         lens.into_iter().max().unwrap_or(0)
     }
@@ -165,7 +180,7 @@ impl State {
     pub(super) fn read_row(&mut self, kind: &str, key: &[u8], value: &[u8], domain: &LedgerDomain) -> Option<()> {
         let record = match kind {
             // The heading was read before.
-            JOURNAL => return Some(()),
+            JOURNAL | SPARE => return Some(()),
             BOOT => {
                 self.boot = u64::from_be_bytes(value.try_into().ok()?);
                 return Some(());
@@ -210,6 +225,7 @@ impl State {
                     line: Day::from_bytes(value)?,
                 }
             }
+            STANDING => Record::Standing { peer: NodeId(key.try_into().ok()?), standing: standing_from_bytes(value)? },
             _ => return None,
         };
         self.learn(&record);
@@ -246,6 +262,25 @@ impl KnownChannel {
         let amount = |bytes: &[u8; 12]| Tokens::from_be_bytes12(*bytes);
         Some(Self { deposit: amount(deposit), redeemed: amount(redeemed), closing })
     }
+}
+
+/// A standing as a value: arrears, unpaid, paid lately, signed (12 bytes each), nonce (8).
+fn standing_to_bytes(standing: &Standing) -> Vec<u8> {
+    let Standing { arrears, unpaid, paid_lately, nonce, signed } = standing;
+    let amounts = [arrears, unpaid, paid_lately, signed].map(|amount| amount.to_be_bytes12());
+    [&amounts.concat()[..], &nonce.to_be_bytes()].concat()
+}
+
+fn standing_from_bytes(bytes: &[u8]) -> Option<Standing> {
+    let (amounts, nonce) = bytes.split_at_checked(4 * 12)?;
+    let amount = |at: usize| Some(Tokens::from_be_bytes12(amounts.get(12 * at..12 * at + 12)?.try_into().ok()?));
+    Some(Standing {
+        arrears: amount(0)?,
+        unpaid: amount(1)?,
+        paid_lately: amount(2)?,
+        signed: amount(3)?,
+        nonce: u64::from_be_bytes(nonce.try_into().ok()?),
+    })
 }
 
 /// Binds a row's parts to each other and to the ledger, against flipped bits and not against a thief: SQLite has no

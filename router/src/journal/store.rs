@@ -14,17 +14,21 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 use super::files::{
     OWNER_ONLY, SIDECARS, beside, io_error, is_file, remove, remove_file, rename, set_aside, sync_directory_of,
 };
-use super::state::{JOURNAL, Row, State, VERSION, read_heading_value, seal};
+use super::reserve::{empty_log, noise};
+use super::state::{JOURNAL, Row, SPARE, State, VERSION, read_heading_value, seal};
 use super::{CHANNELS_MAX, JournalError};
 
 /// Marks an SQLite file as a journal (`PRAGMA application_id`): "WAYB".
 const APPLICATION_ID: i64 = 0x5741_5942;
 
 /// Small pages: a commit writes whole pages, and a router's flash wears by what is written.
-const PAGE_SIZE: i64 = 1024;
+pub(super) const PAGE_SIZE: i64 = 1024;
 
 /// The write-ahead log is folded into the file when it has this many pages (256 KiB).
-const WAL_PAGES: i64 = 256;
+pub(super) const WAL_PAGES: i64 = 256;
+
+/// Pages kept free in the file (see [`super::reserve`]): lines of the days of eight neighbours for a month.
+const FREE_PAGES: i64 = 64;
 
 /// `PRAGMA synchronous`: the log is flushed at every commit. `NORMAL` would lose acknowledged commits in a power cut.
 const SYNCHRONOUS_FULL: i64 = 2;
@@ -282,7 +286,7 @@ pub(super) fn connect(path: &Path) -> Result<Connection, JournalError> {
         connection.pragma_update(None, "cell_size_check", true)?;
         connection.pragma_update(None, "temp_store", "memory")?;
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
-        // A damaged file is kept as it was found.
+        // A damaged file is kept as it was found; and of a whole one the log keeps its length (see `fold_log`).
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
     };
     prepare().map_err(of)?;
@@ -294,11 +298,40 @@ pub(super) fn make_safe(path: &Path, connection: &Connection) -> Result<(), Jour
     let of = |error| Fault::from_sqlite("set up", path, error).into_error(path);
     connection.pragma_update(None, "synchronous", SYNCHRONOUS_FULL).map_err(of)?;
     connection.pragma_update(None, "wal_autocheckpoint", WAL_PAGES).map_err(of)?;
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map_err(of)?;
     demand(path, connection, "journal_mode", "wal".to_owned())?;
     demand(path, connection, "locking_mode", "exclusive".to_owned())?;
     demand(path, connection, "synchronous", SYNCHRONOUS_FULL)?;
     demand(path, connection, "page_size", PAGE_SIZE)
+}
+
+/// Sees to it that rows can be added without the file growing, where there is room.
+pub(super) fn keep_free_pages(connection: &mut Connection, domain: &LedgerDomain) -> rusqlite::Result<()> {
+    if pragma::<i64>(connection, "freelist_count")? >= FREE_PAGES / 2 {
+        return Ok(());
+    }
+    let len = usize::try_from(FREE_PAGES * PAGE_SIZE).unwrap_or_default();
+    let grown = insert(connection, domain, &[Row::new(SPARE, &[], &noise(len))]).and_then(|()| fold(connection));
+    connection.execute("DELETE FROM record WHERE kind = ?1", [SPARE])?;
+    fold(connection)?;
+    grown.map(|_| ())
+}
+
+/// Folds the log into the file, and leaves it empty and as long as it was: closing the connection would remove it, and on
+/// a full disk there would be no room for the next one.
+pub(super) fn fold_log(path: &Path, connection: &Connection) -> Result<(), JournalError> {
+    let of = |error| Fault::from_sqlite("fold in the log of", path, error).into_error(path);
+    if fold(connection).map_err(of)? {
+        empty_log(path).map_err(|source| io_error("empty the log of", path, source))?;
+    }
+    Ok(())
+}
+
+/// Folds the log into the file; says whether all of it is there.
+fn fold(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
+        let [busy, pages, folded] = [row.get::<_, i64>(0)?, row.get(1)?, row.get(2)?];
+        Ok(busy == 0 && pages >= 0 && pages == folded)
+    })
 }
 
 fn demand<T: FromSql + PartialEq + ToString>(

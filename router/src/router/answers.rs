@@ -29,6 +29,7 @@ impl Control {
                 Some(peer) => return self.why(peer, days, answer),
                 None => no_neighbour(&neighbour),
             },
+            Request::Statement { month } => return self.statement(month, answer),
             Request::Receipts => return self.receipts(answer),
             Request::Wallet => return self.wallet(answer),
             Request::Redeem { neighbour: None } => return self.redeem(now, None, Some(answer)),
@@ -237,6 +238,12 @@ impl Control {
         }
     }
 
+    /// How those stand who pay us. What is known of others is empty, and costs nothing to write.
+    pub(super) fn standing_records(&self) -> Vec<Record> {
+        let settled = self.node.links().filter_map(|view| view.settlement);
+        settled.map(|snapshot| Record::Standing { peer: snapshot.peer, standing: snapshot.standing }).collect()
+    }
+
     pub(super) fn totals_records(&self) -> Vec<Record> {
         let lines = self.links.iter().filter_map(|(link, known)| {
             let peer = known.peer.as_ref()?.card.account();
@@ -302,7 +309,7 @@ impl Control {
     }
 
     /// What a neighbour is to us at present.
-    fn role(&self, link: LinkId, known: &Known) -> &'static str {
+    pub(super) fn role(&self, link: LinkId, known: &Known) -> &'static str {
         match (&known.peer, self.node.role(link)) {
             (Some(_), Some(Role::Provider)) => config::Role::Subscriber.name(),
             (Some(_), Some(Role::Subscriber)) => config::Role::Provider.name(),
@@ -340,12 +347,13 @@ fn why_day(day: u32, line: &Day) -> WhyDay {
         earned: line.earned,
         spent: line.spent,
         written_off: line.written_off,
+        paid_late: line.paid_late,
         agreements: line.segments,
     }
 }
 
 /// The day of the Gregorian calendar that is so many days after 1970-01-01.
-fn date(day: u32) -> String {
+pub(super) fn date(day: u32) -> String {
     let (year, month, day) = civil(day);
     format!("{year:04}-{month:02}-{day:02}")
 }
@@ -354,7 +362,7 @@ fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
-fn name_in(names: &BTreeMap<NodeId, String>, id: NodeId) -> String {
+pub(super) fn name_in(names: &BTreeMap<NodeId, String>, id: NodeId) -> String {
     names.get(&id).cloned().unwrap_or_else(|| id.to_string())
 }
 

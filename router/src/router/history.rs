@@ -42,7 +42,8 @@ impl History {
                 || sums.ours.received < seen.ours.received;
             let seen = if began_anew { Day::default() } else { seen };
             let line = self.today.entry(snapshot.peer).or_default();
-            *line = line.plus(sums.since(seen));
+            let paid_late = seen.written_off.saturating_sub(sums.written_off);
+            *line = line.plus(sums.since(seen)).with_late_payment(paid_late);
         }
         if now != self.day && !set_back {
             ended = self.records();
@@ -64,6 +65,12 @@ impl History {
         (self.day, spent)
     }
 
+    /// Today, and what it has come to with each neighbour.
+    pub(super) fn lines(&self) -> (u32, Vec<(NodeId, Day)>) {
+        let used = self.today.iter().filter(|(_, line)| **line != Day::default());
+        (self.day, used.map(|(peer, line)| (*peer, *line)).collect())
+    }
+
     /// Today, and what it has come to with a neighbour.
     pub(super) fn today(&self, peer: NodeId) -> (u32, Day) {
         (self.day, self.today.get(&peer).copied().unwrap_or_default())
@@ -78,6 +85,7 @@ fn sums_of(snapshot: &Snapshot) -> Day {
         earned: snapshot.sums.earned,
         spent: snapshot.sums.spent,
         written_off: snapshot.written_off,
+        paid_late: Tokens::ZERO,
     }
 }
 
@@ -168,6 +176,26 @@ mod tests {
         let mut again = History::new(11, known);
         again.look(11, [sums(1, 3, 0)].into_iter());
         assert_eq!(line(&again.records()), (11, 39, 6));
+    }
+
+    #[test]
+    fn what_is_paid_late_is_written_off_no_more_on_the_same_day_and_said_on_the_next() {
+        let owing = |written_off| {
+            let written_off = Tokens::new(written_off).expect("small");
+            [Snapshot { written_off, ..sums(1, 1, 0) }].into_iter()
+        };
+        let off = |records: &[Record]| {
+            let [Record::Day { line, .. }] = records else { panic!("{records:?}") };
+            (line.written_off.get(), line.paid_late.get())
+        };
+        let mut history = History::new(10, std::iter::empty());
+        history.look(10, owing(9));
+        assert_eq!(off(&history.records()), (9, 0));
+        history.look(10, owing(5));
+        assert_eq!(off(&history.records()), (5, 0));
+        assert_eq!(off(&history.look(11, owing(6))), (6, 0));
+        history.look(11, owing(2));
+        assert_eq!(off(&history.records()), (0, 4));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Channels, receipts and redemption: between the node, the journal and the ledger.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use ledger_client::{Channel, Error, Ledger, Phase};
@@ -39,9 +39,13 @@ impl Control {
             Role::Provider => (peer, us),
             Role::Subscriber => (us, peer),
             Role::Peer => {
-                // Between peers there is no channel.
-                let nothing = Done::Restored { link, peer, role, admitted, restored: Restored::default() };
-                return self.spawn(std::future::ready(nothing), Some);
+                // Between peers there is no channel; but it is not forgotten how they stand if one becomes the other's payer.
+                let known = journal.ask(move |journal| remembered(journal, (peer, us), us, None));
+                return self.spawn(known, move |known| {
+                    let Restored { held, standing, .. } = known.unwrap_or_default();
+                    let restored = Box::new(Restored { held, standing, ..Restored::default() });
+                    Some(Done::Restored { link, peer, role, admitted, restored })
+                });
             }
         };
         let ledger = self.ledger.as_ref().map(|desk| desk.ask(move |ledger| newest_channel(ledger, payer, payee)));
@@ -75,6 +79,7 @@ impl Control {
                 remember(&journal_again, id, &state(id, &channel)).await;
             }
             // The control task is gone only when the router is stopping.
+            let restored = Box::new(restored);
             let _stopping = done.send(Done::Restored { link, peer, role, admitted, restored }).await;
             if let Some(error) = failed {
                 let _stopping = done.send(Done::LedgerFailed { what: "cannot read the ledger", error }).await;
@@ -82,14 +87,28 @@ impl Control {
         });
     }
 
-    /// Makes a receipt durable, and learns how much of its channel was redeemed.
-    pub(super) fn hold(&self, link: LinkId, receipt: Receipt) {
-        let redeemed = self.journal.ask(move |journal| journal.redeemed(&receipt.channel()));
-        let (written, done) = (self.written(Record::Held { receipt }), self.done.clone());
+    /// Makes a receipt durable, and learns how much of its channel was redeemed. What others have signed since their last
+    /// write goes with it: many slow neighbours wear the flash no more than one.
+    pub(super) fn hold(&mut self, link: LinkId, receipt: Receipt) {
+        let settled = self.node.links().filter_map(|view| Some((view.link, view.settlement?)));
+        let waiting = settled.filter(|(other, known)| *other != link && known.signed > known.held);
+        let links: BTreeMap<ChannelId, LinkId> =
+            waiting.filter_map(|(link, known)| Some((known.channel?, link))).collect();
+        let others = self.node.held().filter_map(|other| Some((*links.get(&other.channel())?, other)));
+        let held: Vec<(LinkId, Receipt)> = [(link, receipt)].into_iter().chain(others).collect();
+        let channels: Vec<ChannelId> = held.iter().map(|(_, receipt)| receipt.channel()).collect();
+        let redeemed = move |journal: &mut Journal| -> Vec<Tokens> {
+            channels.iter().map(|channel| journal.redeemed(channel)).collect()
+        };
+        let redeemed = self.journal.ask(redeemed);
+        let records = held.iter().map(|(_, receipt)| Record::Held { receipt: *receipt }).collect();
+        let (written, done) = (self.written(records), self.done.clone());
         tokio::spawn(async move {
-            let redeemed = redeemed.await.unwrap_or(Tokens::ZERO);
+            let redeemed = redeemed.await.unwrap_or_else(|_| vec![Tokens::ZERO; held.len()]);
             if written.await {
-                let _stopping = done.send(Done::Held { link, receipt, redeemed }).await;
+                for ((link, receipt), redeemed) in held.into_iter().zip(redeemed) {
+                    let _stopping = done.send(Done::Held { link, receipt, redeemed }).await;
+                }
             }
         });
     }
@@ -263,6 +282,7 @@ fn remembered(
         channel: known.map(state),
         ceiling: ceilings.max_by_key(|(channel, _)| channel.nonce),
         held: held.max_by_key(|receipt| receipt.channel().nonce).copied(),
+        standing: journal.standing(if payer == us { payee } else { payer }),
     }
 }
 

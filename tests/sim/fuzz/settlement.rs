@@ -188,6 +188,7 @@ fn altered(message: Message, by: usize, field: u8, number: u64) -> Message {
             Message::MeterReport(report)
         }
         Message::Receipt(message) => Message::Receipt(altered_receipt(message, by, field, number)),
+        Message::Close(close) => Message::Close(close), // Nobody here closes.
     }
 }
 

@@ -202,10 +202,11 @@ fn why_shows_both_sides_counts_what_was_lost_and_what_was_signed() {
         earned: Tokens::ZERO,
         spent: tokens(1_500_122),
         written_off: Tokens::ZERO,
+        paid_late: Tokens::ZERO,
         agreements: 1,
     };
     assert_eq!(
-        why(&reasons("provider", Some(terms.clone()), vec![day])),
+        why(&reasons("provider", Some(terms.clone()), vec![day.clone()])),
         "roof is your provider. You pay roof 0.250000 WAY per GiB sent and 0.500000 WAY per GiB received, for what arrived by both sides' counts.
 with this neighbour you can lose nothing you have carried or paid for
 
@@ -214,6 +215,14 @@ DAY            SENT  THEY RECEIVED    LOST  THEY SENT  RECEIVED   LOST    EARNED
 
 Bytes are billed bytes, counted while terms were agreed on; THEY columns are what the neighbour reports. Amounts are in WAY.
 "
+    );
+    let late = why(&reasons("subscriber", None, vec![WhyDay { paid_late: tokens(20), ..day }]));
+    assert!(
+        late.contains(
+            "\nOn 2026-11-26 roof paid 0.000020 WAY late, of what earlier days show as written off: those lines stay as \
+             they were.\n\nBytes are"
+        ),
+        "{late}"
     );
     let free = TermsLine { price_up: 0, price_down: 0, ..terms };
     let text = why(&reasons("peer", Some(free), Vec::new()));
