@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use crate::disk::Disk;
-use crate::lab::{Lab, now, secs, until};
+use crate::lab::{Lab, now, say, secs, until};
 use crate::ledger::{Ledger, base_units};
 use crate::router::{PAYS, Router, join, settled};
 use crate::traffic::{WebServer, mbit_per_s, reachable};
@@ -13,13 +13,15 @@ use crate::traffic::{WebServer, mbit_per_s, reachable};
 const BUDGET: u64 = 10 << 20;
 
 /// A household, a relay that is paid by it and pays a provider, and 10 Mbit/s through them. `FLASH_MINUTES` says for how
-/// long; six without it, for some of it is written each five.
+/// long, at least six, for some of it is written each five; without it nothing is measured, for so long nobody waits each time.
 #[test]
 fn a_busy_day_is_within_the_flash_budget() {
     let tools = ["ping", "curl", "python3", "mkfs.ext4", "findmnt"];
+    let Ok(minutes) = std::env::var("FLASH_MINUTES") else {
+        return say("skipped: a_busy_day_is_within_the_flash_budget: takes seven minutes; FLASH_MINUTES=6 runs it");
+    };
+    let minutes: u64 = minutes.parse().expect("FLASH_MINUTES is a number");
     let Some(mut lab) = Lab::open("a_busy_day_is_within_the_flash_budget", &tools) else { return };
-    let minutes: u64 =
-        std::env::var("FLASH_MINUTES").map_or(6, |text| text.parse().expect("FLASH_MINUTES is a number"));
     let ledger = Ledger::create(&lab);
     let mut line = ["household", "relay", "provider"].map(|name| Router::new(&mut lab, name));
     for router in &mut line {
