@@ -19,6 +19,7 @@ mod traffic;
 
 // The tests, by theme.
 mod babel;
+mod clock;
 mod flash;
 mod hostile;
 mod lifecycle;

@@ -203,7 +203,8 @@ impl Control {
         let earlier = self.journal.ask(move |journal| -> Vec<(u32, Day)> {
             let with_peer = journal.days().rev().filter(|(_, known, _)| *known == peer);
             let days = with_peer.map(|(day, _, line)| (day, line));
-            days.filter(|(day, _)| (first..today).contains(day)).collect()
+            // A clock that was ahead has left days that are still to come.
+            days.filter(|(day, _)| *day >= first && *day != today).collect()
         });
         tokio::spawn(async move {
             let response = match earlier.await {

@@ -11,12 +11,18 @@ use crate::journal::{Day, Record};
 /// How many days are kept.
 pub(super) const DAYS_KEPT: u32 = 400;
 
+/// Days that a clock may go back to: of a router that runs for years, the last few.
+const KEPT_MAX: usize = 4;
+
 /// The days, as far as they are not yet past.
 #[derive(Debug)]
 pub(super) struct History {
     day: u32,
     /// What this day has come to, with each neighbour.
     today: BTreeMap<NodeId, Day>,
+    /// Other days that a clock which is set may lead to: the journal's newest, and those there were since the start. A line
+    /// is written as a whole, so whoever forgot what a day had come to would take it away.
+    kept: BTreeMap<u32, BTreeMap<NodeId, Day>>,
     /// What the sums of each neighbour were when they were last looked at.
     seen: BTreeMap<NodeId, Day>,
 }
@@ -24,8 +30,14 @@ pub(super) struct History {
 impl History {
     /// Goes on where the journal ends.
     pub(super) fn new(day: u32, known: impl Iterator<Item = (u32, NodeId, Day)>) -> Self {
-        let today = known.filter(|(known, ..)| *known == day).map(|(_, peer, line)| (peer, line));
-        Self { day, today: today.collect(), seen: BTreeMap::new() }
+        let mut kept: BTreeMap<u32, BTreeMap<NodeId, Day>> = BTreeMap::new();
+        for (known, peer, line) in known {
+            // Oldest first: of the days other than this one, the newest stays.
+            kept.retain(|kept, _| *kept == day || *kept == known);
+            kept.entry(known).or_default().insert(peer, line);
+        }
+        let today = kept.remove(&day).unwrap_or_default();
+        Self { day, today, kept, seen: BTreeMap::new() }
     }
 
     /// Adds what came on top since the last call. A clock that is set back a little does not open yesterday again.
@@ -47,8 +59,12 @@ impl History {
         }
         if now != self.day && !set_back {
             ended = self.records();
+            let today = self.kept.remove(&now).unwrap_or_default();
+            self.kept.insert(self.day, std::mem::replace(&mut self.today, today));
             self.day = now;
-            self.today.clear();
+            while self.kept.len() > KEPT_MAX {
+                self.kept.pop_first();
+            }
         }
         ended
     }
@@ -206,5 +222,25 @@ mod tests {
         assert_eq!(line(&history.records()), (10, 2, 0));
         assert_eq!(line(&history.look(2, [sums(1, 3, 0)].into_iter())), (10, 3, 0));
         assert_eq!(history.records(), []);
+    }
+
+    #[test]
+    fn a_day_that_a_clock_goes_back_to_has_not_forgotten_what_it_came_to() {
+        let mut history = History::new(10, std::iter::empty());
+        history.look(10, [sums(1, 5, 1)].into_iter());
+        assert_eq!(line(&history.look(12, [sums(1, 6, 1)].into_iter())), (10, 6, 1));
+        assert_eq!(line(&history.look(10, [sums(1, 8, 1)].into_iter())), (12, 2, 0));
+        assert_eq!(line(&history.records()), (10, 6, 1));
+        history.look(10, [sums(1, 9, 2)].into_iter());
+        assert_eq!(line(&history.records()), (10, 7, 2));
+        // A router without a clock of its own starts in 1970, and finds the time later.
+        let day = |day: u32, sent: u64| {
+            let line = Day { ours: Counts { sent: Bytes::new(sent), received: Bytes::ZERO }, ..Day::default() };
+            (day, snapshot().peer, line)
+        };
+        let mut again = History::new(0, [day(0, 1), day(9, 7), day(10, 100)].into_iter());
+        again.look(10, [sums(1, 3, 0)].into_iter());
+        again.look(10, [sums(1, 5, 0)].into_iter());
+        assert_eq!(line(&again.records()), (10, 102, 0));
     }
 }
