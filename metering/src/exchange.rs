@@ -103,15 +103,18 @@ pub struct Exchange {
     exhausted_since: Option<Instant>,
     /// Provider: until then, each receipt goes to the journal at once.
     flush_until: Option<Instant>,
-    /// Payer: the offer to end the channel. Nothing is signed after it.
-    closing: Option<Close>,
-    /// Payer: the channel was closed by agreement, so the next one is opened when something is owed, not before.
+    /// Payer: the channel that the payee is offered to end. Nothing is signed on it any more.
+    closing: Option<ChannelId>,
+    /// Payer: the channel was closed by the owner's word, so the next one is opened when something is owed, not before.
     opens_late: bool,
-    /// Payee: when the ledger was last told of such an offer.
-    close_told_at: Option<Instant>,
+    /// Payee: the offer to close that was passed on: the channel's nonce, and what we have of it. What is signed beyond that
+    /// is worth nothing once the ledger has closed it.
+    close_taken: Option<(u64, Tokens)>,
     /// Another role, and it is not known yet what journal and ledger know of its channel: whoever goes on without what was
     /// signed before would be paid for it twice, or not at all.
     awaits_restored: bool,
+    /// Whether the journal was asked how the payer stands.
+    trust_known: bool,
     /// Provider: what it is to be, once it is paid, or at that time.
     leaving: Option<(Side, Instant)>,
     /// Whether the operator was told of it.
@@ -492,8 +495,9 @@ impl Exchange {
             flush_until: None,
             closing: None,
             opens_late: false,
-            close_told_at: None,
+            close_taken: None,
             awaits_restored: false,
+            trust_known: true,
             leaving: None,
             exhaustion_told: false,
             link_loss_ppm: 0,
@@ -555,6 +559,9 @@ impl Exchange {
             self.restart_session(now, self.session);
         }
         self.channel = Some(channel);
+        if channel.closing && self.closing.take().is_some() {
+            self.opens_late = true; // Notice was given instead.
+        }
         let was_closing = known.is_some_and(|known| known.nonce == channel.nonce && known.closing);
         if self.is_provider() && channel.closing && !was_closing {
             let nonce = channel.nonce;
@@ -569,13 +576,15 @@ impl Exchange {
     /// [`Exchange::handle_channel_closed`]. From here on nothing is signed, so settle before. `false`: there is no channel
     /// of ours, or nothing is known of it yet.
     pub fn handle_close(&mut self) -> bool {
-        let Some((channel, id)) = self.channel.zip(self.channel_id()).filter(|_| !self.is_provider()) else {
-            return false;
-        };
-        let total = self.purse.signed_on(id).max(channel.redeemed);
-        self.closing = Some(Close::sign(&self.account, &self.domain, id, total));
-        self.outbox.close = true;
-        true
+        let channel = self.channel_id().filter(|_| !self.is_provider());
+        self.closing = channel;
+        self.outbox.close = channel.is_some();
+        channel.is_some()
+    }
+
+    /// Payee: the ledger did not close the channel after [`Event::CloseOffered`]. Another offer may come.
+    pub fn handle_close_failed(&mut self) {
+        self.close_taken = None;
     }
 
     /// The ledger has closed a channel: what was signed on it is history.
@@ -583,7 +592,8 @@ impl Exchange {
         if self.channel.is_none_or(|known| known.nonce != nonce) {
             return;
         }
-        self.opens_late = self.closing.take().is_some();
+        self.opens_late |= self.closing.take().is_some();
+        self.close_taken = None;
         // What is not written was paid by the ledger.
         let _paid = self.till.retire();
         self.channel = None;
@@ -638,6 +648,8 @@ impl Exchange {
         if side.role() != self.side.role() {
             self.events.extend(self.till.retire().map(Event::Hold));
             self.channel = None;
+            self.closing = None;
+            self.asked = None;
             self.awaits_restored = true;
         }
         self.side = side;
@@ -650,6 +662,11 @@ impl Exchange {
             self.outbox.resume = true;
             (self.retries, self.retry_at) = (0, now + RETRY);
         }
+        if !std::mem::replace(&mut self.trust_known, true) {
+            self.trust = Trust::restored(&restored.standing, restored.held.as_ref());
+            self.written = (restored.standing.nonce, restored.standing.signed);
+            self.written_off = self.trust.late();
+        }
         let parties = self.parties();
         let ours = |channel: ChannelId| (channel.payer, channel.payee) == parties;
         if let Some((channel, ceiling)) = restored.ceiling.filter(|(channel, _)| ours(*channel)) {
@@ -661,6 +678,18 @@ impl Exchange {
         if let Some(channel) = restored.channel {
             self.handle_channel(now, channel);
         }
+    }
+
+    /// Begins without what journal and ledger know: they were asked about another role.
+    pub fn await_restored(&mut self) {
+        self.awaits_restored = true;
+        self.trust_known = false;
+    }
+
+    /// Whether [`Exchange::handle_restored`] is waited for; the session tells one waiting from another.
+    #[must_use]
+    pub fn awaits_restored(&self) -> Option<u64> {
+        self.awaits_restored.then_some(self.session)
     }
 
     /// What we are at present.
@@ -740,7 +769,7 @@ impl Exchange {
         } else if std::mem::take(&mut self.outbox.counts) {
             self.counts_message()
         } else if std::mem::take(&mut self.outbox.close) {
-            self.closing.map(|close| Message::Close(close.into_unverified()))
+            self.offer_to_close()
         } else {
             None
         };
@@ -824,7 +853,10 @@ impl Exchange {
 impl Exchange {
     fn handle_resume(&mut self, now: Instant, resume: &Resume) -> Result<(), Rejected> {
         self.note_role(resume);
-        self.check_role(resume.role)?;
+        if let Err(misfit) = self.check_role(resume.role) {
+            self.handle_misfit(now, resume);
+            return Err(misfit);
+        }
         let ours_lost = resume.echo > self.session;
         if resume.session == 0 || resume.session.max(resume.echo) >= SESSIONS_END {
             return Err(Misbehaviour::ImpossibleSession.into());
@@ -851,6 +883,18 @@ impl Exchange {
             self.offer(now);
         }
         Ok(())
+    }
+
+    /// The neighbour takes itself for something that does not fit. If it began anew, what ran with it is over, and it is
+    /// told what we are; if it has lost count of its sessions, it is told that too. Neither is repeated by its repeating it.
+    fn handle_misfit(&mut self, now: Instant, resume: &Resume) {
+        if resume.session > self.their_session && resume.session < SESSIONS_END {
+            self.their_session = resume.session;
+            self.their_echo = 0;
+            self.restart(now);
+        } else if resume.session < self.their_session {
+            self.outbox.resume |= resume.ask && self.synced();
+        }
     }
 
     fn note_role(&mut self, resume: &Resume) {
@@ -882,7 +926,8 @@ impl Exchange {
         let replaced = Some(channel.nonce) < newest;
         // Above the deposit we know of: the neighbour's note makes us look it up, and the receipt comes again.
         let unsecured = self.check_deposit(receipt).is_err();
-        if receipt.amount() <= known || replaced || unsecured {
+        let beyond = self.is_provider() && self.is_beyond_the_close(receipt);
+        if receipt.amount() <= known || replaced || unsecured || beyond {
             return Ok(None);
         }
         let verified = receipt.verify(&self.domain);
@@ -1143,7 +1188,7 @@ impl Exchange {
             return Ok(());
         }
         let receipt = message.receipt;
-        if !self.is_on_our_channel(now, receipt.channel())? {
+        if !self.is_on_our_channel(now, receipt.channel())? || self.is_beyond_the_close(&receipt) {
             return Ok(());
         }
         let hash = meter_hash(&message.segment, message.provider, message.payer);
@@ -1169,8 +1214,7 @@ impl Exchange {
             return Err(Misbehaviour::WrongRole(Role::Subscriber).into());
         }
         let (channel, total) = (close.channel(), close.total());
-        let told_lately = self.close_told_at.is_some_and(|at| now < at + TICK);
-        let Some(known) = self.channel.filter(|_| !told_lately) else { return Ok(()) };
+        let Some(known) = self.channel.filter(|_| self.close_taken.is_none()) else { return Ok(()) };
         if !self.is_on_our_channel(now, channel)? {
             return Ok(());
         }
@@ -1183,7 +1227,7 @@ impl Exchange {
             return Err(Misbehaviour::AboveDeposit { amount, deposit }.into());
         }
         close.verify(&self.domain).map_err(Misbehaviour::ForgedClose)?;
-        self.close_told_at = Some(now);
+        self.close_taken = Some((channel.nonce, total));
         self.events.push_back(Event::CloseOffered { channel, total });
         Ok(())
     }
@@ -1264,6 +1308,9 @@ impl Exchange {
         let Some(owed) = self.purse.owed(id, channel.redeemed, &claim) else {
             return;
         };
+        if channel.closing && self.opens_late && self.owed_by_us() == Tokens::ZERO {
+            return;
+        }
         let reserve = self.purse.reserve(id, channel.deposit, &terms, owed);
         self.events.extend(reserve);
         self.need_channel(now, &terms, owed);
@@ -1383,6 +1430,13 @@ impl Exchange {
         })
     }
 
+    fn offer_to_close(&self) -> Option<Message> {
+        let (id, channel) = self.closing.zip(self.channel)?;
+        // As much as is known to be signed at this moment: a payee that restarted may just have reminded us.
+        let total = self.purse.signed_on(id).max(channel.redeemed);
+        Some(Message::Close(Close::sign(&self.account, &self.domain, id, total).into_unverified()))
+    }
+
     fn terms_message(&self) -> Option<Message> {
         match &self.phase {
             Phase::Offered(terms) => {
@@ -1498,10 +1552,20 @@ impl Exchange {
         self.trust.standing(self.channel.map_or(0, |channel| channel.nonce), signed, unpaid)
     }
 
+    /// Whether an offer to close the channel was passed on to the ledger.
+    fn is_taken(&self, nonce: u64) -> bool {
+        self.close_taken.is_some_and(|(taken, _)| taken == nonce)
+    }
+
+    /// Whether a receipt is above what an offer to close leaves us.
+    fn is_beyond_the_close<S>(&self, receipt: &Receipt<S>) -> bool {
+        self.close_taken.is_some_and(|(nonce, total)| nonce == receipt.channel().nonce && receipt.amount() > total)
+    }
+
     fn security(&self) -> Security {
         match self.channel {
             None => Security::Unknown,
-            Some(channel) if channel.closing => Security::Closing,
+            Some(channel) if channel.closing || self.is_taken(channel.nonce) => Security::Closing,
             Some(channel) => {
                 let signed = self.till.best_on(self.channel_with(channel.nonce));
                 Security::Locked(channel.deposit.saturating_sub(signed.max(channel.redeemed)))

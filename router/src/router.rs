@@ -498,6 +498,11 @@ enum Done {
         channel: ChannelId,
         state: Channel,
     },
+    /// The ledger did not close it as its payer offered.
+    CloseFailed {
+        link: LinkId,
+        error: String,
+    },
     /// What became of channels that are not used.
     Unused {
         ended: Vec<(ChannelId, Unused)>,
@@ -918,6 +923,10 @@ impl Control {
                 self.handle_done(now, Done::Channel { link, channel, state });
             }
             Done::Closed { link, channel, state } => self.handle_closed(now, link, channel, &state),
+            Done::CloseFailed { link, error } => {
+                self.node.handle_close_failed(now, link);
+                self.warn(format!("cannot close a channel as {} asks: {error}", self.name_of(link)));
+            }
             Done::Unused { ended } => self.handle_unused(ended),
             Done::Resolved { link, endpoint, address } => self.set_endpoint(link, &endpoint, address),
             Done::Redeemed { paid } => {

@@ -110,6 +110,44 @@ fn along_a_line_everybody_pays_the_next_one_and_asks_what_that_costs_and_a_fee()
 }
 
 #[test]
+fn a_relay_that_is_back_before_its_customers_noticed_is_paid_again() {
+    tell("quick restart", 1..6, |seed| {
+        let mut world = World::new(seed);
+        let ids = world.stations(3);
+        let wires: Vec<WireId> =
+            ids.windows(2).map(|pair| world.connect(pair[1], pair[0], Bond::ByRoutes, Quality::GOOD)).collect();
+        world.set_prices(ids[0], asks(10));
+        for id in &ids[1..] {
+            world.set_prices(*id, adds(5));
+        }
+        world.start();
+        let agreed = |world: &World| {
+            price(world, ids[2], wires[1]) == Some(15 * TOKEN) && price(world, ids[1], wires[0]) == Some(10 * TOKEN)
+        };
+        until(&mut world, SECOND * 60, "prices", agreed);
+        world.run_for(SECOND);
+        for (who, away) in [(1, 500), (0, 700), (2, 500), (1, 50)] {
+            world.crash(ids[who]);
+            world.run_for(Duration::from_millis(away));
+            world.restart(ids[who]);
+            world.run_for(Duration::from_millis(500));
+            until(&mut world, SECOND * 20, "agreed again", agreed);
+            let [down, up] = call(&mut world, ids[2], ids[0]);
+            world.run_for(SECOND * 15);
+            let early = [down, up].map(|flow| world.progress(flow));
+            world.run_for(SECOND * 5);
+            let late = [down, up].map(|flow| world.progress(flow));
+            world.stop_flows();
+            world.run_for(SECOND * 6);
+            for (early, late) in early.into_iter().zip(late) {
+                assert!(late.1 - early.1 + 5 >= late.0 - early.0, "{early:?} {late:?}: {}", world.report());
+            }
+        }
+        world
+    });
+}
+
+#[test]
 fn a_peer_becomes_the_way_out_when_the_other_is_gone_and_a_peer_again_afterwards() {
     tell("other way out", 1..4, |seed| {
         // A gateway, two households at it, and a wire between them.

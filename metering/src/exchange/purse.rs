@@ -141,11 +141,13 @@ impl Purse {
     ) -> Option<Tokens> {
         let window = terms.window_value().min(terms.value_of(FUNDED_WINDOW_MAX));
         let two = window.saturating_add(window);
-        let closing = channel.is_some_and(|channel| channel.closing);
+        // A channel that is closing is followed by another one, on which nothing is owed yet.
+        let channel = channel.filter(|channel| !channel.closing);
+        let owed = channel.map_or(Tokens::ZERO, |_| owed);
         let deposit = channel.map_or(Tokens::ZERO, |channel| channel.deposit);
         let recently = |at: Instant| now < at + NEED_INTERVAL;
         let enough = deposit.saturating_sub(owed) >= two;
-        if terms.is_free() || closing || enough || self.needed_at.is_some_and(recently) {
+        if terms.is_free() || enough || self.needed_at.is_some_and(recently) {
             return None;
         }
         self.needed_at = Some(now);

@@ -153,6 +153,8 @@ struct World {
     /// Bytes that credit kept from passing.
     refused: u64,
     highest_sent: Tokens,
+    /// The channel it was sent on.
+    sent_nonce: u64,
     /// Of the payer's present life.
     last_sent: Tokens,
     traffic: bool,
@@ -200,6 +202,7 @@ impl World {
             ration: 0,
             refused: 0,
             highest_sent: Tokens::ZERO,
+            sent_nonce: 0,
             last_sent: Tokens::ZERO,
             traffic: true,
             messages: 0,
@@ -467,6 +470,7 @@ impl World {
                 }
                 Event::NeedChannel { .. } if self.parties[who].wallet_is_empty => {}
                 Event::NeedChannel { at_least, .. } => {
+                    self.ledger = self.ledger.filter(|known| !known.closing);
                     let channel = self.ledger.get_or_insert(ChannelState {
                         nonce: self.next_nonce,
                         deposit: Tokens::ZERO,
@@ -498,6 +502,11 @@ impl World {
         let ceiling = self.parties[PAYER].journal.ceiling;
         assert!(ceiling.is_some_and(|(_, ceiling)| receipt.amount() <= ceiling));
         assert!(receipt.amount() <= self.ledger.unwrap().deposit);
+        if receipt.channel().nonce > self.sent_nonce {
+            // Amounts are those of a channel.
+            self.sent_nonce = receipt.channel().nonce;
+            (self.highest_sent, self.last_sent) = (Tokens::ZERO, Tokens::ZERO);
+        }
         self.highest_sent = self.highest_sent.max(receipt.amount());
         assert!(receipt.amount() >= self.last_sent, "an amount went back");
         self.last_sent = receipt.amount();
@@ -1167,6 +1176,53 @@ fn a_channel_ends_by_agreement_with_what_is_signed_and_the_next_one_waits_for_so
     world.traffic = true;
     world.run(20.0);
     assert!(world.ledger.is_some() && world.of(PROVIDER).snapshot().signed > Tokens::ZERO);
+}
+
+/// The ledger takes its time, and the payer goes on as if nothing were: what it signs on top is worth nothing.
+#[test]
+fn nothing_is_carried_for_receipts_beyond_an_offer_to_close() {
+    let mut world = World::new(Plan::quiet(36));
+    world.run(20.0);
+    let id = world.of(PAYER).channel_id().unwrap();
+    let total = world.of(PROVIDER).till.best_on(id);
+    let close = Close::sign(identity(PAYER).account(), &DOMAIN, id, total);
+    let offer = Message::Close(close.into_unverified()).encode();
+    world.change(PROVIDER, |exchange, now| assert_eq!(exchange.handle_message(now, &offer), Ok(())));
+    assert!(matches!(world.of(PROVIDER).credit(), Credit::Exhausted { .. }));
+    let carried = world.delivered;
+    world.run(60.0);
+    assert_eq!(world.parties[PROVIDER].offered, [total]);
+    assert_eq!(world.of(PROVIDER).till.best_on(id), total, "no receipt beyond it");
+    let more = world.delivered[PAYER] - carried[PAYER];
+    // What was on its way, and the lifeline.
+    let on_its_way = (world.plan.rate[0] + world.plan.rate[1]) / 10;
+    assert!(more < LIFELINE.get() * 65 + on_its_way, "{more} bytes for nothing");
+    // The ledger refused: business goes on.
+    world.change(PROVIDER, |exchange, _| exchange.handle_close_failed());
+    world.run(30.0);
+    assert!(world.of(PROVIDER).till.best_on(id) > total);
+    assert_eq!(world.of(PROVIDER).credit(), Credit::Open);
+}
+
+#[test]
+fn a_channel_that_closes_by_notice_is_followed_by_another_when_something_is_owed() {
+    let mut world = World::new(Plan::quiet(37));
+    world.run(20.0);
+    world.traffic = false;
+    world.run(10.0);
+    world.change(PAYER, |exchange, _| assert!(exchange.handle_close()));
+    let closing = ChannelState { closing: true, ..world.ledger.unwrap() };
+    for who in [PROVIDER, PAYER] {
+        world.change(who, |exchange, now| exchange.handle_channel(now, closing));
+    }
+    (world.ledger, world.next_nonce) = (Some(closing), 2);
+    (world.highest_sent, world.last_sent) = (Tokens::ZERO, Tokens::ZERO);
+    world.run(20.0);
+    assert_eq!(world.ledger, Some(closing), "nothing is owed");
+    world.traffic = true;
+    world.run(60.0);
+    assert_eq!(world.of(PROVIDER).channel.map(|channel| channel.nonce), Some(2));
+    assert!(world.of(PROVIDER).snapshot().signed > Tokens::ZERO);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::prefix::{IpPrefix, PrefixPair};
 use crate::price::Price;
 use crate::route::{Announced, Entry, Put, Route, RouteTable, Selected, Told, Via, refresh_at, route_expiry};
 use crate::router_id::RouterId;
-use crate::selection::{self, Candidate, Moment, Pace};
+use crate::selection::{self, Candidate, Moment};
 use crate::seqno::Seqno;
 use crate::source::Distance;
 use crate::time::{Epoch, Tenths};
@@ -428,6 +428,16 @@ impl Speaker {
         Usage { neighbours, prefixes, routes, sources, pending: self.pending.len() }
     }
 
+    /// The price that neighbours on an interface told with a prefix, the lowest of them; `None`: nobody there reaches it, or
+    /// says what that costs.
+    #[must_use]
+    pub fn told(&self, pair: impl Into<PrefixPair>, on: InterfaceId) -> Option<Price> {
+        let entry = self.routes.get(pair.into())?;
+        let here = |route: &&Route| self.neighbours.get(&route.neighbour).is_some_and(|known| known.interface == on);
+        let told = entry.candidates().iter().filter(|route| !route.is_retracted()).filter(here);
+        told.filter_map(|route| route.price).min()
+    }
+
     /// What was received and not used.
     #[must_use]
     pub fn counters(&self) -> Counters {
@@ -777,7 +787,7 @@ impl Speaker {
             let (router_id, seqno) = (self.config.router_id, self.seqno);
             return Some(Selected { via: None, router_id, seqno, metric, price: Some(Price::ZERO) });
         }
-        let mut pace = if keeps { entry.pace() } else { Pace::default() };
+        let mut pace = entry.pace();
         let current = entry.selected_neighbour().filter(|_| keeps);
         let stretch = self.rng.u8(75..=125);
         let moment = Moment {

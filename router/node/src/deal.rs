@@ -23,8 +23,13 @@ const LINGER_MOST: Duration = Duration::from_secs(60);
 const RISES_AFTER: Duration = Duration::from_secs(10);
 /// The same for a lower one.
 const FALLS_AFTER: Duration = Duration::from_secs(120);
-/// How long it is remembered what a neighbour asked in terms: as long, it gains nothing by telling less with its routes.
+/// How long it is remembered what a neighbour asked in terms while it told less with its routes: as long, it gains nothing by
+/// that.
 const REMEMBERED: Duration = Duration::from_secs(3600);
+/// How long the two must differ for that: one who changes its price says so twice, and not at the same moment.
+const DIFFERS_FOR: Duration = Duration::from_secs(5);
+/// How soon a neighbour can make us something else to it again: each time costs the ledger and the journal a look.
+const FOLLOWS_EACH: Duration = Duration::from_secs(1);
 
 /// What decides what a neighbour is to us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,8 +130,14 @@ impl Situation {
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Dealing {
     needed_at: Option<Instant>,
-    /// What the neighbour's terms last asked, and when they were last seen.
+    /// What the neighbour's terms ask at present.
+    asking: Option<Price>,
+    /// Since when that is clearly more than it tells.
+    differs_since: Option<Instant>,
+    /// The most it asked while it told less, and when it last did.
     asked: Option<(Price, Instant)>,
+    /// When the neighbour last made us something else to it.
+    followed_at: Option<Instant>,
 }
 
 impl Dealing {
@@ -143,11 +154,17 @@ impl Dealing {
         }
         let customer = situation.theirs == Some(Role::Subscriber);
         if situation.needed || situation.ours == Role::Subscriber && !customer && self.lingers(now, situation.owing) {
-            Side::Subscriber(prices.limits)
-        } else if customer {
-            offer()
-        } else {
-            Side::Peer
+            return Side::Subscriber(prices.limits);
+        }
+        let follows = if customer { Role::Provider } else { Role::Peer };
+        let lately = self.followed_at.is_some_and(|at| now < at + FOLLOWS_EACH);
+        if follows != situation.ours && !lately {
+            self.followed_at = Some(now);
+        }
+        match if lately { situation.ours } else { follows } {
+            Role::Provider => offer(),
+            Role::Peer => Side::Peer,
+            Role::Subscriber => Side::Subscriber(prices.limits),
         }
     }
 
@@ -156,25 +173,28 @@ impl Dealing {
         self.needed_at.is_some_and(|at| now < at + most)
     }
 
-    /// Takes note of what the neighbour's terms ask, accepted or not.
-    pub(crate) fn note_asked(&mut self, now: Instant, asked: Option<Price>) {
-        let forgotten = |at: Instant| now >= at + REMEMBERED;
-        match (asked, self.asked) {
-            (Some(price), Some((known, _))) if price == known => {}
-            (Some(price), _) => self.asked = Some((price, now)),
-            (None, _) => {}
+    /// Takes note of what the neighbour's terms ask, accepted or not, and of what it tells with its way out.
+    pub(crate) fn note_asked(&mut self, now: Instant, asked: Option<Price>, told: Option<babel::Price>) {
+        self.asking = asked;
+        self.asked = self.asked.filter(|(_, at)| now < *at + REMEMBERED);
+        let lie = asked.zip(told).filter(|(asked, told)| {
+            let told = u64::from(told.get());
+            asked.get() > told.saturating_add(told / 8)
+        });
+        let Some((asked, _)) = lie else {
+            self.differs_since = None;
+            return;
+        };
+        if now >= *self.differs_since.get_or_insert(now) + DIFFERS_FOR {
+            let most = self.asked.map_or(asked, |(known, _)| known.max(asked));
+            self.asked = Some((most, now));
         }
-        self.asked = self.asked.filter(|(_, at)| !forgotten(*at));
-    }
-
-    /// The terms are in force: what they ask is as new as can be.
-    pub(crate) fn note_agreed(&mut self, now: Instant, price: Price) {
-        self.asked = Some((price, now));
     }
 
     /// How routing is to see the link.
     pub(crate) fn trade(&self, deal: Deal, ours: Role, agreed: Option<&Terms>) -> Trade {
-        let at_least = self.asked.map_or(babel::Price::ZERO, |(price, _)| in_routing(price));
+        let known = self.asked.map(|(price, _)| price).max(self.asking);
+        let at_least = known.map_or(babel::Price::ZERO, in_routing);
         let payer = match (ours, agreed) {
             (Role::Subscriber, Some(terms)) => Payer::Us { price: in_routing(dearer(terms)), agreed: true },
             (Role::Subscriber, None) => Payer::Us { price: at_least, agreed: false },

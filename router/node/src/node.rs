@@ -246,8 +246,8 @@ struct Link {
     /// What being sent something over it costs us, in units of metric.
     toll: u16,
     dealing: Dealing,
-    /// What we were to the neighbour when the shell was last told, or asked what it knows.
-    role: Role,
+    /// Whether the shell was asked what it knows of the channel, and for which session.
+    awaited: Option<u64>,
     /// How routing sees the link, and what is told there.
     trade: Option<(Trade, Fee)>,
 }
@@ -263,7 +263,7 @@ impl Link {
             path: None,
             toll: 0,
             dealing: Dealing::default(),
-            role: Role::Peer,
+            awaited: None,
             trade: None,
         }
     }
@@ -273,11 +273,16 @@ impl Link {
         self.exchange.as_ref().is_some_and(|exchange| exchange.side().role() == Role::Provider)
     }
 
-    /// Whether we pay, by the owners' agreement, for whatever passes: no route keeps the neighbour from sending to us.
+    /// Whether the owners agreed that we pay.
+    fn is_agreed_provider(&self) -> bool {
+        matches!(self.peer, Peer::Mesh { deal: Deal::Agreed(Side::Subscriber(_)), .. }) && self.is_admitted()
+    }
+
+    /// Whether we pay for whatever passes: no route keeps the neighbour from sending to us.
     fn costs(&self) -> bool {
-        let Peer::Mesh { deal: Deal::Agreed(Side::Subscriber(limits)), .. } = &self.peer else { return false };
-        let price = self.exchange.as_ref().and_then(|exchange| exchange.agreed().map(deal::dearer));
-        self.is_admitted() && price.unwrap_or(limits.max_price) > Price::FREE
+        let Some(exchange) = &self.exchange else { return false };
+        let Side::Subscriber(limits) = exchange.side() else { return false };
+        exchange.agreed().map_or(limits.max_price, deal::dearer) > Price::FREE
     }
 
     fn standing(&self, ask: Price) -> Standing {
@@ -527,7 +532,8 @@ impl Node {
     }
 
     fn start_routing(&mut self, now: Instant, link: LinkId) {
-        let Some(known) = self.links.get(&link).filter(|known| self.spends || !known.costs()) else { return };
+        let may = |known: &&Link| self.spends || !known.is_agreed_provider() || !known.costs();
+        let Some(known) = self.links.get(&link).filter(may) else { return };
         let measure = match &known.peer {
             Peer::Mesh { measure, .. } | Peer::Babel { measure } => measure,
             Peer::Leaf { .. } => return,
@@ -557,8 +563,8 @@ impl Node {
         if let (Peer::Mesh { card, deal, .. }, None) = (&known.peer, &known.exchange) {
             let side = known.dealing.side(now, *deal, &self.config.prices, self.asking.current(), Situation::NEW);
             // Another role than the shell was asked about: what it knows of that one is asked for next.
-            let restored = if side.role() == role { restored } else { Restored::default() };
-            known.role = role;
+            let fits = side.role() == role;
+            let restored = if fits { restored } else { Restored::default() };
             let setup = Setup {
                 account: self.account.clone(),
                 peer: card.account(),
@@ -568,7 +574,10 @@ impl Node {
                 counts,
                 restored,
             };
-            known.exchange = Some(Exchange::new(setup, now));
+            let exchange = known.exchange.insert(Exchange::new(setup, now));
+            if !fits {
+                exchange.await_restored();
+            }
         } else {
             self.take_restored(now, link, role, restored);
         }
@@ -602,11 +611,12 @@ impl Node {
         let policy = self.config.policy;
         let price_max = if allowed { policy.price_max } else { babel::Price::ZERO };
         self.speaker.handle_policy(now, Policy { price_max, ..policy });
-        let agreed: Vec<LinkId> = self.links.iter().filter(|(_, known)| known.costs()).map(|(link, _)| *link).collect();
-        for link in agreed {
+        let providers = self.links.iter().filter(|(_, known)| known.is_agreed_provider());
+        let providers: Vec<(LinkId, bool)> = providers.map(|(link, known)| (*link, known.costs())).collect();
+        for (link, costs) in providers {
             if allowed {
                 self.start_routing(now, link);
-            } else {
+            } else if costs {
                 self.speaker.handle_interface_down(now, InterfaceId(link.0));
             }
         }
@@ -625,9 +635,9 @@ impl Node {
 
     /// Decides what neighbours are to us, and at which price, and tells settlement, routing and the shell.
     fn deal(&mut self, now: Instant) {
-        let way_out = self.speaker.selected(way_out());
-        let upstream = way_out.as_ref().map(|route| Price::new(route.price.map_or(0, babel::Price::get).into()));
-        let over = way_out.and_then(|route| route.neighbour).map(|(interface, _)| LinkId(interface.0));
+        let out = self.speaker.selected(way_out());
+        let upstream = out.as_ref().map(|route| Price::new(route.price.map_or(0, babel::Price::get).into()));
+        let over = out.and_then(|route| route.neighbour).map(|(interface, _)| LinkId(interface.0));
         let costs = upstream.is_some_and(|price| price > Price::FREE);
         let somebody_pays = self.links.values().any(Link::is_paid_for);
         self.asking.look(now, &self.config.prices, upstream, somebody_pays);
@@ -643,15 +653,13 @@ impl Node {
             };
             let side = known.dealing.side(now, *deal, &self.config.prices, ask, situation);
             exchange.handle_side(now, side);
-            known.dealing.note_asked(now, exchange.asked());
-            if let Some(terms) = exchange.agreed().filter(|terms| !terms.peers && terms.payer == self.card.account()) {
-                known.dealing.note_agreed(now, deal::dearer(terms));
-            }
+            known.dealing.note_asked(now, exchange.asked(), self.speaker.told(way_out(), InterfaceId(link.0)));
             let ours = exchange.side().role();
-            if ours != known.role {
-                known.role = ours;
+            let awaited = exchange.awaits_restored();
+            if awaited.is_some() && awaited != known.awaited {
                 events.push(Event::Role { link: *link, peer: card.account(), role: ours });
             }
+            known.awaited = awaited;
             let trade = known.dealing.trade(*deal, ours, exchange.agreed());
             let fee = deal::fee(*deal, exchange.side(), ask);
             if known.trade != Some((trade, fee)) {
@@ -718,6 +726,11 @@ impl Node {
         let offered = exchange.is_some_and(Exchange::handle_close);
         self.settle(now);
         offered
+    }
+
+    /// The ledger did not close the channel that this neighbour offered to close.
+    pub fn handle_close_failed(&mut self, now: Instant, link: LinkId) {
+        self.with_exchange(now, link, Exchange::handle_close_failed);
     }
 
     /// The ledger has closed a channel with this neighbour.
@@ -923,7 +936,9 @@ impl Node {
         let mut entries = vec![None; len];
         for (link, known) in &self.links {
             let standing = known.standing(self.asking.current());
-            entries[link.index()] = Some(LinkEntry { policy: known.policy(), standing, mtu: known.path_mtu() });
+            // What is not to be spent is not carried either: whoever is paid would decide how much comes.
+            let policy = if self.spends || !known.costs() { known.policy() } else { LinkPolicy::Closed };
+            entries[link.index()] = Some(LinkEntry { policy, standing, mtu: known.path_mtu() });
         }
         entries
     }

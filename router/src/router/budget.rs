@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use metering::Tokens;
 
-use super::history::civil;
+use super::history::{DAYS_KEPT, civil};
 
 /// The owner's limits; `None`: there is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,21 +34,24 @@ pub(super) enum News {
     Renewed,
 }
 
+/// Days that are kept: as many as the journal keeps of one neighbour.
+const DAYS_MAX: usize = DAYS_KEPT as usize;
+
 /// What was spent, and whether more may be.
 #[derive(Debug)]
 pub(super) struct Budget {
     limits: BudgetLimits,
-    /// The days of this month that are over, and what each came to.
+    /// Other days, and what each came to: a clock that is set may lead to another month.
     earlier: BTreeMap<u32, Tokens>,
     today: (u32, Tokens),
     told: Option<News>,
 }
 
 impl Budget {
-    /// Goes on from what earlier days came to, as far as they are of this month.
+    /// Goes on from what other days came to.
     pub(super) fn new(limits: BudgetLimits, today: u32, days: impl Iterator<Item = (u32, Tokens)>) -> Self {
         let mut earlier = BTreeMap::new();
-        for (day, spent) in days.filter(|(day, _)| *day < today && month(*day) == month(today)) {
+        for (day, spent) in days.filter(|(day, _)| *day != today) {
             let sum: &mut Tokens = earlier.entry(day).or_default();
             *sum = sum.saturating_add(spent);
         }
@@ -61,7 +64,10 @@ impl Budget {
         if today != self.today.0 {
             let (day, spent) = self.today;
             self.earlier.insert(day, spent);
-            self.earlier.retain(|day, _| *day < today && month(*day) == month(today));
+            self.earlier.remove(&today);
+            while self.earlier.len() > DAYS_MAX {
+                self.earlier.pop_first();
+            }
         }
         self.today = (today, spent);
         let news = self.state();
@@ -83,7 +89,10 @@ impl Budget {
         let today = self.today.1;
         match span {
             Span::Day => (today, self.limits.day),
-            Span::Month => (self.earlier.values().fold(today, |sum, day| sum.saturating_add(*day)), self.limits.month),
+            Span::Month => {
+                let this = self.earlier.iter().filter(|(day, _)| month(**day) == month(self.today.0));
+                (this.fold(today, |sum, (_, spent)| sum.saturating_add(*spent)), self.limits.month)
+            }
         }
     }
 

@@ -48,15 +48,21 @@ impl Control {
             return refuse(Some(answer), "no ledger is configured".to_owned(), NAME_A_LEDGER);
         }
         let link = self.link_to(payee);
-        let settled = self.node.links().filter(|view| Some(view.link) == link && view.up && view.admitted);
-        let paying = settled.filter_map(|view| view.settlement).find(|known| known.role == Role::Subscriber);
+        let view = self.node.links().find(|view| Some(view.link) == link);
+        let up = view.as_ref().is_some_and(|view| view.up && view.admitted);
+        let paying = view.and_then(|view| view.settlement).filter(|known| known.role == Role::Subscriber);
         match (link, paying.and_then(|known| known.channel)) {
-            (Some(link), Some(channel)) => {
+            (Some(link), Some(channel)) if up => {
                 self.node.handle_flush(now);
                 self.closings.push(Closing { link, channel, began: now, look_at: now, offered: false, answer });
             }
             // Nobody to agree with.
-            _ => self.give_notice(payee, answer),
+            (link, channel) => {
+                self.give_notice(payee, answer);
+                if let Some((link, channel)) = link.zip(channel) {
+                    self.look_up(link, channel);
+                }
+            }
         }
     }
 
@@ -82,6 +88,8 @@ impl Control {
         }
         for closing in late {
             self.give_notice(closing.channel.payee, closing.answer);
+            // In this order at the ledger's desk: the exchange learns what became of it.
+            self.look_up(closing.link, closing.channel);
         }
     }
 
@@ -119,7 +127,7 @@ impl Control {
             },
             move |answer: Result<Option<Channel>, String>| match answer {
                 Ok(found) => found.map(|state| Done::Closed { link, channel, state }),
-                Err(error) => Some(ledger_failed("cannot close a channel as its payer asks", &error)),
+                Err(error) => Some(Done::CloseFailed { link, error }),
             },
         );
     }
@@ -156,8 +164,8 @@ impl Control {
     pub(super) fn look_at_unused(&self) {
         let Some(desk) = self.ledger.clone() else { return };
         let (us, today) = (self.node.id(), history::today());
-        // Whoever carries for us at this moment is in use, whatever the clock says.
-        let in_use: BTreeSet<NodeId> = self.node.links().filter_map(|view| Some(view.settlement?.peer)).collect();
+        // Whoever is configured may be back tomorrow, whatever the clock says.
+        let in_use: BTreeSet<NodeId> = self.links.values().filter_map(|known| Some(known.named()?.0)).collect();
         let known = self.journal.ask(move |journal| used_since(journal, today.saturating_sub(UNUSED_DAYS)));
         self.spawn(
             async move {
@@ -179,6 +187,7 @@ impl Control {
     /// Tells the owner of them.
     pub(super) fn handle_unused(&mut self, ended: Vec<(ChannelId, Unused)>) {
         for (channel, what) in ended {
+            self.refresh_channel(channel);
             let decimals = self.money.unit.decimals;
             let to = self.closed(channel, None, None).neighbour;
             self.warn(match what {

@@ -40,9 +40,8 @@ impl Control {
             Role::Subscriber => (us, peer),
             Role::Peer => {
                 // Between peers there is no channel; but it is not forgotten how they stand if one becomes the other's payer.
-                let known = journal.ask(move |journal| remembered(journal, (peer, us), us, None));
-                return self.spawn(known, move |known| {
-                    let Restored { held, standing, .. } = known.unwrap_or_default();
+                return self.spawn(known_of(journal, (peer, us), us, None), move |known| {
+                    let Restored { held, standing, .. } = known;
                     let restored = Box::new(Restored { held, standing, ..Restored::default() });
                     Some(Done::Restored { link, peer, role, admitted, restored })
                 });
@@ -58,14 +57,7 @@ impl Control {
                 None => {}
             }
             let id = channel.map(|(id, _)| id);
-            // Without what the journal knows nothing is settled: an exchange that has forgotten carries twice.
-            let mut restored = loop {
-                match journal.ask(move |journal| remembered(journal, (payer, payee), us, id)).await {
-                    Ok(restored) => break restored,
-                    Err(error) => tracing::warn!(%error, "waiting for what was remembered of a neighbour"),
-                }
-                tokio::time::sleep(TRY_AGAIN).await;
-            };
+            let mut restored = known_of(journal, (payer, payee), us, id).await;
             // Where the ledger is away, what it last said has to do.
             if failed.is_none() {
                 restored.channel = channel.map(|(id, channel)| state(id, &channel));
@@ -255,6 +247,22 @@ pub(super) fn refuse(answer: Option<oneshot::Sender<Response>>, cause: String, n
 impl Known {
     pub(super) fn named(&self) -> Option<(NodeId, String)> {
         self.peer.as_ref().map(|peer| (peer.card.account(), self.name.clone()))
+    }
+}
+
+/// Waits for what the journal knows: without it nothing is settled, for an exchange that has forgotten carries twice.
+async fn known_of(
+    journal: Desk<Journal>,
+    (payer, payee): (NodeId, NodeId),
+    us: NodeId,
+    newest: Option<ChannelId>,
+) -> Restored {
+    loop {
+        match journal.ask(move |journal| remembered(journal, (payer, payee), us, newest)).await {
+            Ok(restored) => return restored,
+            Err(error) => tracing::warn!(%error, "waiting for what was remembered of a neighbour"),
+        }
+        tokio::time::sleep(TRY_AGAIN).await;
     }
 }
 

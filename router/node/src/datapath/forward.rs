@@ -329,7 +329,8 @@ impl Datapath {
             NextHop::Local | NextHop::Unreachable => Standing::Partner,
         };
         let allowed = match (self.fib.standing(from), onwards) {
-            (Standing::Guest, Standing::Provider) | (Standing::Provider, Standing::Guest) => false,
+            // What we pay for is not carried on to somebody we pay, nor back.
+            (Standing::Guest | Standing::Provider, Standing::Provider) | (Standing::Provider, Standing::Guest) => false,
             (Standing::Guest, Standing::Guest | Standing::Partner) => !self.fib.is_by_default(to),
             (Standing::Provider | Standing::Partner, _) => true,
         };
@@ -469,9 +470,12 @@ mod tests {
         node.set_fib(Arc::new(fib.build(links)));
         let mut verdict = |from, source, to| run(&mut node, Port::Link(from), &ip(source, to, 64, 100));
         let refused = Verdict::Drop(DropReason::AtOurExpense);
-        for (from, source, to) in
-            [(GUEST, "fd0a::1", "fd0b::1"), (PAID, "fd0b::1", "fd0a::1"), (GUEST, "fd0a::1", "2001:db8::1")]
-        {
+        for (from, source, to) in [
+            (GUEST, "fd0a::1", "fd0b::1"),
+            (PAID, "fd0b::1", "fd0a::1"),
+            (GUEST, "fd0a::1", "2001:db8::1"),
+            (PAID, "fd0b::1", "fd0b::2"),
+        ] {
             let (was, _, answers) = verdict(from, source, to);
             assert_eq!(was, refused, "{source} to {to}");
             let [(port, error)] = &answers[..] else { panic!("{answers:?}") };
