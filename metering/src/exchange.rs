@@ -359,6 +359,8 @@ pub struct Snapshot {
     pub owed_by_us: Tokens,
     /// Payee: what we carried and no receipt covers.
     pub owed_to_us: Tokens,
+    /// Payer: nothing is owed, and the provider has reported all that we counted.
+    pub settled: bool,
     /// What is signed on the channel, cumulative, as far as we know.
     pub signed: Tokens,
     /// Payee: what durable receipts cover on the channel.
@@ -831,6 +833,7 @@ impl Exchange {
             ours: self.meter.counts(),
             theirs: self.segment().map_or(Counts::ZERO, |segment| segment.theirs),
             owed_by_us: self.owed_by_us(),
+            settled: self.is_settled(),
             owed_to_us,
             signed: on(&|id| if provider { self.till.best_on(id) } else { self.purse.signed_on(id) }),
             held: on(&|id| self.till.durable_on(id)),
@@ -1571,6 +1574,12 @@ impl Exchange {
                 Security::Locked(channel.deposit.saturating_sub(signed.max(channel.redeemed)))
             }
         }
+    }
+
+    /// Payer: nothing is owed, and the provider has reported all that we counted.
+    fn is_settled(&self) -> bool {
+        let reported = self.segment().is_none_or(|segment| segment.ours_by_then == self.meter.counts());
+        !self.is_provider() && reported && self.owed_by_us() == Tokens::ZERO
     }
 
     /// Payer: what both counts say was delivered in this segment, less what is signed for it.

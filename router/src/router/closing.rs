@@ -14,7 +14,7 @@ use super::{Control, Done, history};
 use crate::control::{Closed, Response};
 use crate::journal::{Journal, Record};
 
-/// How long it is waited for what is still to be signed.
+/// How long it is waited for the payee's report and for what is still to be signed.
 const SETTLE_WITHIN: Duration = Duration::from_secs(6);
 /// How long the payee has to take the offer to the ledger. Then notice is given.
 const AGREE_WITHIN: Duration = Duration::from_secs(10);
@@ -68,12 +68,8 @@ impl Control {
 
     /// Goes on with the channels whose owner waits.
     pub(super) fn look_at_closings(&mut self, now: Instant) {
-        let owing: BTreeSet<LinkId> = self
-            .node
-            .links()
-            .filter(|view| view.settlement.is_some_and(|known| known.owed_by_us > Tokens::ZERO))
-            .map(|view| view.link)
-            .collect();
+        let unsettled = self.node.links().filter(|view| view.settlement.is_some_and(|known| !known.settled));
+        let owing: BTreeSet<LinkId> = unsettled.map(|view| view.link).collect();
         let mut late = Vec::new();
         for closing in std::mem::take(&mut self.closings) {
             let mut closing = closing;
