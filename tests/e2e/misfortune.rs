@@ -159,7 +159,7 @@ fn a_full_disk_stops_neither_packets_nor_payment() {
 }
 
 /// Intervals of ten seconds under full disks.
-const FULL_TICKS: u32 = 7;
+const FULL_TICKS: u32 = 5;
 
 #[test]
 fn a_disk_that_fails_is_reported_bounds_credit_and_lets_pings_pass() {

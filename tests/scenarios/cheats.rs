@@ -21,7 +21,7 @@ use sim::pair::{DOMAIN, PAYER, POLL, PROVIDER, Pair, Weather, identity};
 use crate::clock;
 
 /// Of each story, in every build: half a minute in all, nearly all of it signatures.
-const SEEDS: u64 = 20;
+const SEEDS: u64 = 12;
 
 /// How long a story lasts.
 const STORY: Duration = Duration::from_secs(40);
