@@ -751,8 +751,8 @@ impl Speaker {
         }
     }
 
-    /// Routes to a prefix that are not retracted, through neighbours who are up, and
-    /// that may be used at the price they count.
+    /// Routes to a prefix that are not retracted, through neighbours who are up, and that may be used at the price they
+    /// count.
     fn candidates(&self, pair: PrefixPair) -> impl Iterator<Item = Candidate<NeighbourId>> {
         self.routes.get(pair).into_iter().flat_map(move |entry| {
             entry.candidates().iter().filter_map(move |route| {

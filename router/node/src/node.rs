@@ -556,8 +556,9 @@ impl Node {
         self.speaker.handle_interface_up(now, InterfaceId(link.0), config);
     }
 
-    /// What the shell knows of an admitted neighbour's account, in that role of ours: the answer to [`Event::Admitted`]. Routing begins. A neighbour that
-    /// was admitted before, in this run, goes on where it stood; `counts` are the link's counters at this moment.
+    /// What the shell knows of an admitted neighbour's account, in that role of ours: the answer to [`Event::Admitted`].
+    /// Routing begins. A neighbour that was admitted before, in this run, goes on where it stood; `counts` are the link's
+    /// counters at this moment.
     pub fn handle_restored(&mut self, now: Instant, link: LinkId, counts: Counts, role: Role, restored: Restored) {
         let Some(known) = self.links.get_mut(&link) else { return };
         if let (Peer::Mesh { card, deal, .. }, None) = (&known.peer, &known.exchange) {

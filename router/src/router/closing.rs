@@ -165,9 +165,9 @@ impl Control {
         let known = self.journal.ask(move |journal| used_since(journal, today.saturating_sub(UNUSED_DAYS)));
         self.spawn(
             async move {
-                let Some(mut used) = known.await.map_err(|error| error.to_string())? else { return Ok(Vec::new()) };
-                used.extend(in_use);
-                let ended = desk.ask(move |ledger| end_unused(ledger, us, &used)).await;
+                let mut used = known.await.map_err(|error| error.to_string())?;
+                used.iter_mut().for_each(|used| used.extend(&in_use));
+                let ended = desk.ask(move |ledger| end_unused(ledger, us, used.as_ref())).await;
                 ended.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
             },
             |ended: Result<Vec<(ChannelId, Unused)>, String>| {
@@ -217,15 +217,18 @@ fn noticed(ledger: &mut Box<dyn Ledger>, us: NodeId, payee: NodeId) -> Result<Op
     }
 }
 
+/// Without knowing who was used, only what is closing already is taken back.
 fn end_unused(
     ledger: &mut Box<dyn Ledger>,
     us: NodeId,
-    used: &BTreeSet<NodeId>,
+    used: Option<&BTreeSet<NodeId>>,
 ) -> Result<Vec<(ChannelId, Unused)>, Error> {
     let mut ended = Vec::new();
     for (id, channel) in ledger.channels_of(us)?.into_iter().filter(|(id, _)| id.payer == us) {
         match channel.phase {
-            Phase::Open if !used.contains(&id.payee) => ended.push((id, Unused::Notice(ledger.start_close(id)?))),
+            Phase::Open if used.is_some_and(|used| !used.contains(&id.payee)) => {
+                ended.push((id, Unused::Notice(ledger.start_close(id)?)))
+            }
             Phase::Closing { .. } => match ledger.finalize(id) {
                 Ok(amount) => ended.push((id, Unused::Back(amount))),
                 // The notice is not over.
@@ -268,12 +271,14 @@ mod tests {
         ledger.open_channel(US, UNUSED, tokens(20)).unwrap();
         // Theirs to end, not ours.
         ledger.open_channel(UNUSED, US, tokens(10)).unwrap();
+        assert!(end_unused(&mut ledger, US, None).unwrap().is_empty(), "a young journal cannot tell");
         let used = BTreeSet::from([USED]);
-        let ended = end_unused(&mut ledger, US, &used).unwrap();
+        let ended = end_unused(&mut ledger, US, Some(&used)).unwrap();
         assert!(matches!(&ended[..], [(id, Unused::Notice(_))] if id.payee == UNUSED));
-        let ended = end_unused(&mut ledger, US, &used).unwrap();
+        // What its owner closed comes back however young the journal is.
+        let ended = end_unused(&mut ledger, US, None).unwrap();
         assert!(matches!(&ended[..], [(id, Unused::Back(amount))] if id.payee == UNUSED && *amount == tokens(20)));
-        assert!(end_unused(&mut ledger, US, &used).unwrap().is_empty());
+        assert!(end_unused(&mut ledger, US, Some(&used)).unwrap().is_empty());
         assert_eq!(ledger.balance(US).unwrap(), tokens(70));
     }
 
