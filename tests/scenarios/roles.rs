@@ -16,27 +16,26 @@ const TOKEN: u64 = 1_000_000;
 /// Asks `ask` tokens per GiB, whatever its own way out costs.
 fn asks(ask: u64) -> Prices {
     let price = Price::new(ask * TOKEN);
-    Prices { offer: Offer { price_up: price, price_down: price, ..OFFER }, ..adds(0) }.with_fee(None)
+    Prices { offer: Offer { price_up: price, price_down: price, ..OFFER }, fee: None, ..adds(0) }
 }
 
 /// Asks `fee` tokens per GiB more than its own way out costs.
 fn adds(fee: u64) -> Prices {
-    Prices { offer: OFFER, fee: Some(Price::new(fee * TOKEN)), limits: Limits { max_price: Price::new(1000 * TOKEN) } }
+    Prices { offer: OFFER, fee: Some(Price::new(fee * TOKEN)), limits: pays(1000) }
 }
 
-trait WithFee {
-    fn with_fee(self, fee: Option<Price>) -> Self;
-    fn with_max(self, max: u64) -> Self;
+/// Pays so many tokens per GiB at most.
+fn pays(max: u64) -> Limits {
+    Limits { max_price: Price::new(max * TOKEN) }
 }
 
-impl WithFee for Prices {
-    fn with_fee(self, fee: Option<Price>) -> Self {
-        Self { fee, ..self }
+/// Starts a world whose first station is a gateway that asks 10 tokens; everybody else adds 5.
+fn start(world: &mut World, ids: &[StationId]) {
+    world.set_prices(ids[0], asks(10));
+    for id in &ids[1..] {
+        world.set_prices(*id, adds(5));
     }
-
-    fn with_max(self, max: u64) -> Self {
-        Self { limits: Limits { max_price: Price::new(max * TOKEN) }, ..self }
-    }
+    world.start();
 }
 
 /// 10 tokens per GiB are as bad as a hop.
@@ -75,11 +74,7 @@ fn along_a_line_everybody_pays_the_next_one_and_asks_what_that_costs_and_a_fee()
         let ids = world.stations(5);
         let wires: Vec<WireId> =
             ids.windows(2).map(|pair| world.connect(pair[1], pair[0], Bond::ByRoutes, Quality::GOOD)).collect();
-        world.set_prices(ids[0], asks(10));
-        for id in &ids[1..] {
-            world.set_prices(*id, adds(5));
-        }
-        world.start();
+        start(&mut world, &ids);
         let agreed =
             |world: &World| (0..4).all(|hop| price(world, ids[hop], wires[hop]) == Some((10 + 5 * hop as u64) * TOKEN));
         until(&mut world, SECOND * 60, "prices", agreed);
@@ -116,11 +111,7 @@ fn a_relay_that_is_back_before_its_customers_noticed_is_paid_again() {
         let ids = world.stations(3);
         let wires: Vec<WireId> =
             ids.windows(2).map(|pair| world.connect(pair[1], pair[0], Bond::ByRoutes, Quality::GOOD)).collect();
-        world.set_prices(ids[0], asks(10));
-        for id in &ids[1..] {
-            world.set_prices(*id, adds(5));
-        }
-        world.start();
+        start(&mut world, &ids);
         let agreed = |world: &World| {
             price(world, ids[2], wires[1]) == Some(15 * TOKEN) && price(world, ids[1], wires[0]) == Some(10 * TOKEN)
         };
@@ -156,11 +147,7 @@ fn a_peer_becomes_the_way_out_when_the_other_is_gone_and_a_peer_again_afterwards
         world.set_weight(weight());
         let [first, second, between] =
             [(0, 1), (0, 2), (1, 2)].map(|(a, b)| world.connect(ids[a], ids[b], Bond::ByRoutes, Quality::GOOD));
-        world.set_prices(ids[0], asks(10));
-        for id in &ids[1..] {
-            world.set_prices(*id, adds(5));
-        }
-        world.start();
+        start(&mut world, &ids);
         let settled = |world: &World| {
             let both =
                 [(1, first), (2, second)].iter().all(|(id, wire)| price(world, ids[*id], *wire) == Some(10 * TOKEN));
@@ -259,11 +246,7 @@ fn whoever_says_it_is_a_peer_is_not_led_out_of_the_mesh_nor_to_whom_the_relay_pa
         let up = world.connect(ids[1], ids[0], Bond::ByRoutes, Quality::GOOD);
         let honest = world.connect(ids[1], ids[2], Bond::ByRoutes, Quality::GOOD);
         let cheat = world.connect(ids[1], ids[3], Bond::Freeloader, Quality::GOOD);
-        world.set_prices(ids[0], asks(10));
-        for id in &ids[1..] {
-            world.set_prices(*id, adds(5));
-        }
-        world.start();
+        start(&mut world, &ids);
         until(&mut world, SECOND * 60, "an honest customer", |world| {
             price(world, ids[2], honest) == Some(15 * TOKEN) && price(world, ids[1], up) == Some(10 * TOKEN)
         });
@@ -304,7 +287,7 @@ fn bait(seed: u64, bills: u64, max: u64, time: Duration) -> (World, [u128; 2]) {
     world.set_prices(ids[1], adds(5));
     world.set_prices(ids[2], asks(bills));
     world.tell_price(ids[2], 11_000_000);
-    world.set_prices(ids[3], adds(0).with_max(max));
+    world.set_prices(ids[3], Prices { limits: pays(max), ..adds(0) });
     world.start();
     until(&mut world, SECOND * 60, "a way out", |world| world.way_out(ids[3]).is_some());
     call(&mut world, ids[3], ids[0]);
