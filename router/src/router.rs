@@ -501,6 +501,7 @@ enum Done {
     /// The ledger did not close it as its payer offered.
     CloseFailed {
         link: LinkId,
+        channel: ChannelId,
         error: String,
     },
     /// What became of channels that are not used.
@@ -923,8 +924,10 @@ impl Control {
                 self.handle_done(now, Done::Channel { link, channel, state });
             }
             Done::Closed { link, channel, state } => self.handle_closed(now, link, channel, &state),
-            Done::CloseFailed { link, error } => {
+            Done::CloseFailed { link, channel, error } => {
                 self.node.handle_close_failed(now, link);
+                // It may be closed already, and the answer was lost.
+                self.look_up(link, channel);
                 self.warn(format!("cannot close a channel as {} asks: {error}", self.name_of(link)));
             }
             Done::Unused { ended } => self.handle_unused(ended),

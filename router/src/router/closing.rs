@@ -123,7 +123,7 @@ impl Control {
             },
             move |answer: Result<Option<Channel>, String>| match answer {
                 Ok(found) => found.map(|state| Done::Closed { link, channel, state }),
-                Err(error) => Some(Done::CloseFailed { link, error }),
+                Err(error) => Some(Done::CloseFailed { link, channel, error }),
             },
         );
     }
