@@ -682,6 +682,17 @@ impl Exchange {
         }
     }
 
+    /// Payee: takes a receipt that others had kept for us, which the journal has by now. It counts like one that comes with a
+    /// `Resume`, if it is on the present channel and higher than what is known.
+    pub fn handle_found(&mut self, now: Instant, receipt: &Receipt) {
+        if self.is_provider() && !self.awaits_restored {
+            // One that does not fit is left to whoever redeems what the journal has.
+            let found = self.verify_resumed(&receipt.into_unverified()).ok().flatten();
+            self.adopt_resumed(now, found);
+            self.hold(now);
+        }
+    }
+
     /// Begins without what journal and ledger know: they were asked about another role.
     pub fn await_restored(&mut self) {
         self.awaits_restored = true;
@@ -810,6 +821,12 @@ impl Exchange {
     #[must_use]
     pub const fn best_receipt(&self) -> Option<&Receipt> {
         self.till.best()
+    }
+
+    /// What of the present channel was redeemed, as far as we know.
+    #[must_use]
+    pub fn redeemed(&self) -> Tokens {
+        self.channel.map_or(Tokens::ZERO, |channel| channel.redeemed)
     }
 
     /// Where the exchange stands.

@@ -2,7 +2,7 @@
 //!
 //! The crate is pure: bytes and time come in as arguments, what it wants comes out of `poll_*` calls. It knows no
 //! routes, sockets, files or clock. Read it in this order: [`units`], [`identity`], [`receipt`], [`meter`], [`terms`],
-//! [`credit`], [`wire`], and then [`exchange`], the protocol between two neighbours; `PROTOCOL.md` beside this crate
+//! [`credit`], [`wire`], and then [`exchange`], the protocol between two neighbours, and [`watch`]; `PROTOCOL.md` beside this crate
 //! says the same byte by byte.
 #![forbid(unsafe_code)]
 
@@ -16,6 +16,7 @@ pub mod meter;
 pub mod receipt;
 pub mod terms;
 pub mod units;
+pub mod watch;
 pub mod wire;
 
 pub use cbor::DecodeError;

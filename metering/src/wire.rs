@@ -287,7 +287,7 @@ mod tests {
     use crate::identity::{Identity, Seed};
     use crate::meter::{charge, meter_hash};
     use crate::terms::Terms;
-    use crate::{ChannelId, LedgerDomain, NodeId, Price};
+    use crate::{ChannelId, LedgerDomain, NodeId, Price, watch};
 
     const DOMAIN: LedgerDomain = LedgerDomain { chain_id: 31337, contract: NodeId([0xc0; 20]) };
 
@@ -368,8 +368,9 @@ mod tests {
             ("segment", terms().segment(&DOMAIN, PAYER_SESSION).to_vec()),
             ("meter", receipt_message().receipt.meter().to_vec()),
         ];
+        let keep = watch::Message::Keep(receipt_message().receipt).encode();
         let messages = examples().map(|message| ("message", message.encode()));
-        for (what, bytes) in facts.into_iter().chain(messages) {
+        for (what, bytes) in facts.into_iter().chain(messages).chain([("message of the watch", keep)]) {
             let text = hex::encode(&bytes);
             assert!(page.contains(&text), "the page lacks this {what}:\n{text}");
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use babel::wire::PRICE_SUB_TLV;
 use metering::credit::LIFELINE;
 use metering::exchange::{Alarm, Event as SettlementEvent};
+use metering::watch::Event as WatchEvent;
 use metering::wire::{Message, PORT as SETTLEMENT_PORT};
 use metering::{Bytes, ChannelId, Limits, NodeId, Restored, Role, Side, Snapshot, Standing, Tokens};
 use node::datapath::packet::{control_packet, parse_control};
@@ -145,6 +146,7 @@ impl World {
                 self.ask_ledger(at, link, LedgerJob::Restore { peer, role, admitted: false });
             }
             Event::Settlement { link, peer: _, event } => self.handle_settlement(at, link, event),
+            Event::Watch { link, event, .. } => self.handle_watch(at, link, event),
             Event::Refused { .. } => self.settlement.refused += 1,
             Event::Neighbour { up, .. } => self.settlement.neighbours_lost += u64::from(!up),
         }
@@ -163,6 +165,18 @@ impl World {
             SettlementEvent::Alarm(Alarm::ReceiptAboveCeiling { .. }) => self.settlement.above_ceiling += 1,
             SettlementEvent::Alarm(Alarm::Exhausted { .. }) => self.settlement.exhausted += 1,
             SettlementEvent::Alarm(Alarm::ChannelClosing { .. }) => {}
+        }
+    }
+
+    fn handle_watch(&mut self, at: StationId, link: LinkId, event: WatchEvent) {
+        match event {
+            // A keeper here writes at once, and forgets in a power cut.
+            WatchEvent::Keep(receipt) => {
+                self.with_node(at, |now, running| running.node.handle_kept(now, link, receipt))
+            }
+            WatchEvent::Found(receipt) => {
+                self.with_node(at, |now, running| running.node.handle_found(now, &receipt));
+            }
         }
     }
 

@@ -52,6 +52,7 @@ impl World {
             hello_interval: Duration::from_secs(1),
             update_interval: Duration::from_secs(16),
             domain,
+            watch: true,
             seed,
         };
         let (meters, drops) = (Arc::<Meters>::default(), Arc::<Drops>::default());

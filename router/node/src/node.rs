@@ -11,10 +11,11 @@ use babel::{
 };
 use metering::credit::LIFELINE;
 use metering::exchange;
+use metering::watch::{PORT as WATCH_PORT, Watch};
 use metering::wire::PORT as SETTLEMENT_PORT;
 use metering::{
     AccountKey, Bytes, ChannelId, ChannelState, Counts, Credit, Exchange, Identity, LedgerDomain, NodeCard, NodeId,
-    Price, Receipt, Restored, Role, Setup, Side, Snapshot, Terms, Tokens, link_local, mesh_address, mesh_prefix,
+    Price, Receipt, Restored, Role, Setup, Side, Snapshot, Terms, Tokens, link_local, mesh_address, mesh_prefix, watch,
 };
 use thiserror::Error;
 
@@ -36,6 +37,8 @@ const PACE: Duration = Duration::from_millis(800);
 const RATION_MOST: Duration = Duration::from_millis(200);
 /// How often settlement learns what links lose.
 const LOSSES_INTERVAL: Duration = Duration::from_secs(1);
+/// How many neighbours keep copies of our receipts: the watch fails only if all of them do.
+const KEEPERS: usize = 3;
 /// What can be saved of a lifeline: one packet of any length, and a few short ones.
 const LIFELINE_BURST: Bytes = Bytes::new(4096);
 /// Events that wait for the shell at most: a handful per link. Beyond it the shell has stopped.
@@ -61,6 +64,8 @@ pub struct Config {
     pub prices: Prices,
     /// The ledger receipts are signed for.
     pub domain: LedgerDomain,
+    /// Whether neighbours keep copies of our receipts, and we of theirs.
+    pub watch: bool,
     /// Seeds jitter; two nodes with equal arguments and seeds do the same for ever.
     pub seed: u64,
 }
@@ -162,6 +167,15 @@ pub enum Event {
         /// What we are to it.
         role: Role,
     },
+    /// The watch with this neighbour wants something done.
+    Watch {
+        /// On which link.
+        link: LinkId,
+        /// The neighbour.
+        peer: NodeId,
+        /// What.
+        event: watch::Event,
+    },
     /// Babel can use the link to this neighbour, or cannot any more.
     Neighbour {
         /// On which link.
@@ -186,6 +200,9 @@ pub enum Refusal {
     /// A settlement message was not accepted.
     #[error("settlement: {0}")]
     Settlement(exchange::Rejected),
+    /// A message of the watch was not accepted.
+    #[error("watch: {0}")]
+    Watch(watch::Rejected),
     /// It does not say how long packets may be.
     #[error(transparent)]
     PathMtu(NoMessage),
@@ -232,6 +249,8 @@ pub struct Node {
     asking: Asking,
     /// Whether ways that cost money are taken.
     spends: bool,
+    /// Receipts on disk that the ledger has not paid, whether their payers are there or not.
+    unredeemed: Vec<Receipt>,
 }
 
 #[derive(Debug)]
@@ -241,6 +260,8 @@ struct Link {
     up: bool,
     admission: Option<Admission>,
     exchange: Option<Exchange>,
+    /// Begins with the exchange.
+    watch: Option<Watch>,
     /// Once the neighbour has been admitted.
     path: Option<PathMtu>,
     /// What being sent something over it costs us, in units of metric.
@@ -260,6 +281,7 @@ impl Link {
             up: false,
             admission: None,
             exchange: None,
+            watch: None,
             path: None,
             toll: 0,
             dealing: Dealing::default(),
@@ -289,6 +311,22 @@ impl Link {
         match (&self.peer, self.trade) {
             (Peer::Mesh { deal, .. }, Some((trade, _))) => deal::standing(*deal, trade, ask),
             (Peer::Mesh { .. } | Peer::Babel { .. } | Peer::Leaf { .. }, _) => Standing::Partner,
+        }
+    }
+
+    /// The highest receipt of its neighbour, if the ledger has not paid it yet as far as we know.
+    fn unredeemed(&self) -> Option<&Receipt> {
+        let exchange = self.exchange.as_ref()?;
+        let redeemed = exchange.redeemed();
+        exchange.best_receipt().filter(|receipt| receipt.amount() > redeemed)
+    }
+
+    /// Whom of several to ask to keep copies: the lowest first.
+    fn keeps_well(&self) -> u8 {
+        match self.exchange.as_ref().map(|exchange| exchange.side().role()) {
+            Some(Role::Subscriber) => 0,
+            Some(Role::Peer) => 1,
+            Some(Role::Provider) | None => 2,
         }
     }
 
@@ -358,6 +396,7 @@ impl Node {
             losses_told_at: None,
             asking: Asking::new(&config.prices),
             spends: true,
+            unredeemed: Vec::new(),
             config,
         };
         node.settle(now);
@@ -498,8 +537,12 @@ impl Node {
             (SETTLEMENT_PORT, Some(admission), Some(exchange)) if admission.is_admitted() => {
                 exchange.handle_message(now, datagram.payload).map_err(Refusal::Settlement)
             }
+            (WATCH_PORT, Some(admission), _) if admission.is_admitted() => match &mut known.watch {
+                Some(watch) => watch.handle_message(now, datagram.payload).map_err(Refusal::Watch),
+                None => Ok(()),
+            },
             // Before admission, or before the shell has said what it knows: the neighbour repeats what matters.
-            (BABEL_PORT | SETTLEMENT_PORT | MTU_PORT, Some(_), _) => Ok(()),
+            (BABEL_PORT | SETTLEMENT_PORT | MTU_PORT | WATCH_PORT, Some(_), _) => Ok(()),
             _ => Err(Refusal::Packet(DropReason::UnexpectedControl)),
         }
     }
@@ -575,12 +618,17 @@ impl Node {
                 counts,
                 restored,
             };
+            let (us, peer) = (self.account.node_id(), card.account());
+            known.watch = self.config.watch.then(|| Watch::new(us, peer, self.config.domain, now));
             let exchange = known.exchange.insert(Exchange::new(setup, now));
             if !fits {
                 exchange.await_restored();
             }
         } else {
             self.take_restored(now, link, role, restored);
+            if let Some(watch) = self.links.get_mut(&link).and_then(|known| known.watch.as_mut()) {
+                watch.handle_met(now);
+            }
         }
         self.deal(now);
         if self.links.get(&link).is_some_and(Link::is_admitted) {
@@ -681,8 +729,13 @@ impl Node {
         self.settle(now);
     }
 
-    /// The node is about to end: neighbours are told that nothing is reached through it any more.
+    /// The node is about to end: neighbours are told that nothing is reached through it any more, and given the newest
+    /// receipts to keep.
     pub fn handle_goodbye(&mut self, now: Instant) {
+        self.tell_watches(now);
+        for watch in self.links.values_mut().filter_map(|known| known.watch.as_mut()) {
+            watch.handle_flush(now);
+        }
         self.speaker.handle_goodbye();
         self.settle(now);
     }
@@ -708,12 +761,71 @@ impl Node {
             return;
         }
         self.losses_told_at = Some(now);
+        self.tell_watches(now);
         for neighbour in self.speaker.neighbours() {
             let known = self.links.get_mut(&LinkId(neighbour.interface.0));
             if let Some(exchange) = known.and_then(|known| known.exchange.as_mut()) {
                 exchange.handle_link_loss(neighbour.lost_ppm);
             }
         }
+    }
+
+    /// Says what a few neighbours are to keep: our providers first, who are nearer to the ledger than we are.
+    fn tell_watches(&mut self, now: Instant) {
+        let mut copies: BTreeMap<ChannelId, Receipt> = BTreeMap::new();
+        for receipt in self.unredeemed.iter().chain(self.links.values().filter_map(Link::unredeemed)) {
+            let copy = copies.entry(receipt.channel()).or_insert(*receipt);
+            if receipt.amount() > copy.amount() {
+                *copy = *receipt;
+            }
+        }
+        let there = self.links.iter().filter(|(_, known)| known.watch.is_some() && known.is_admitted());
+        let mut keepers: Vec<(u8, LinkId)> = there.map(|(link, known)| (known.keeps_well(), *link)).collect();
+        keepers.sort_unstable();
+        keepers.truncate(KEEPERS);
+        for (link, known) in &mut self.links {
+            let keeps = keepers.iter().any(|(_, keeper)| keeper == link);
+            if let Some(watch) = &mut known.watch {
+                watch.handle_ours(now, copies.values().filter(|_| keeps).copied());
+            }
+        }
+    }
+
+    /// The receipts on disk that the ledger has not paid: neighbours keep copies of these too, wherever their payers are.
+    pub fn handle_unredeemed(&mut self, receipts: Vec<Receipt>) {
+        self.unredeemed = receipts;
+    }
+
+    /// A receipt that is kept for the neighbour on this link is on disk.
+    pub fn handle_kept(&mut self, now: Instant, link: LinkId, receipt: Receipt) {
+        if let Some(watch) = self.links.get_mut(&link).and_then(|known| known.watch.as_mut()) {
+            watch.handle_kept(receipt);
+        }
+        self.settle(now);
+    }
+
+    /// Nothing is kept on that channel for the neighbour on this link.
+    pub fn handle_not_kept(&mut self, now: Instant, link: LinkId, channel: &ChannelId) {
+        if let Some(watch) = self.links.get_mut(&link).and_then(|known| known.watch.as_mut()) {
+            watch.handle_not_kept(channel);
+        }
+        self.settle(now);
+    }
+
+    /// The journal has a receipt of ours that others had kept.
+    pub fn handle_found(&mut self, now: Instant, receipt: &Receipt) {
+        let payer = receipt.channel().payer;
+        let is_payer = |known: &&mut Link| matches!(&known.peer, Peer::Mesh { card, .. } if card.account() == payer);
+        if let Some(exchange) = self.links.values_mut().find(is_payer).and_then(|known| known.exchange.as_mut()) {
+            exchange.handle_found(now, receipt);
+        }
+        self.settle(now);
+    }
+
+    /// What neighbours say they keep of our receipts.
+    pub fn kept(&self) -> impl Iterator<Item = (LinkId, ChannelId, Tokens)> + '_ {
+        let watches = self.links.iter().filter_map(|(link, known)| Some((*link, known.watch.as_ref()?)));
+        watches.flat_map(|(link, watch)| watch.kept().map(move |(channel, amount)| (link, channel, amount)))
     }
 
     /// The ledger's view of a channel with this neighbour.
@@ -767,6 +879,9 @@ impl Node {
             if let Some(exchange) = &mut known.exchange {
                 exchange.handle_timeout(now);
             }
+            if let Some(watch) = &mut known.watch {
+                watch.handle_timeout(now);
+            }
             if let Some(path) = known.path.as_mut().filter(|_| known.up) {
                 path.handle_timeout(now);
             }
@@ -779,7 +894,9 @@ impl Node {
         let links = self.links.values().flat_map(|known| {
             let admission = known.admission.as_ref().and_then(Admission::poll_timeout);
             let path = known.path.as_ref().filter(|_| known.up).map(PathMtu::poll_timeout);
-            admission.into_iter().chain(known.exchange.as_ref().and_then(Exchange::poll_timeout)).chain(path)
+            let watch = known.watch.as_ref().and_then(Watch::poll_timeout);
+            let exchange = known.exchange.as_ref().and_then(Exchange::poll_timeout);
+            admission.into_iter().chain(exchange).chain(watch).chain(path)
         });
         links.chain(self.speaker.poll_timeout()).min()
     }
@@ -896,6 +1013,16 @@ impl Node {
                 }
                 while let Some(event) = exchange.poll_event() {
                     events.push(Event::Settlement { link: *link, peer, event });
+                }
+            }
+            if let Some(watch) = &mut known.watch {
+                while let Some(message) = watch.poll_transmit() {
+                    if known.up {
+                        send(WATCH_PORT, &message);
+                    }
+                }
+                while let Some(event) = watch.poll_event() {
+                    events.push(Event::Watch { link: *link, peer, event });
                 }
             }
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use metering::meter::{Counts, meter_hash};
 use metering::wire::{Message, ReceiptMessage, Resume, TermsMessage};
-use metering::{Bytes, LedgerDomain, NodeCard, Offer, Price, Receipt, Terms, Tokens};
+use metering::{Bytes, LedgerDomain, NodeCard, Offer, Price, Receipt, Terms, Tokens, watch};
 
 use crate::pair::{DOMAIN, Fate, PAYER, PROVIDER, Pair, identity};
 
@@ -41,6 +41,9 @@ const fn offer(up: u64, down: u64, window_mib: u32, loss_allowance_ppm: u32) -> 
 /// If it has another.
 pub fn metering_wire(bytes: &[u8]) {
     if let Ok(message) = Message::decode(bytes) {
+        assert_eq!(message.encode(), bytes);
+    }
+    if let Ok(message) = watch::Message::decode(bytes) {
         assert_eq!(message.encode(), bytes);
     }
     if let Ok(receipt) = Receipt::decode(bytes) {
