@@ -132,6 +132,8 @@ pub struct LedgerOptions {
     pub deposit: Amount,
     /// Tokens earned from one neighbour before they are redeemed unasked.
     pub redeem_at: Amount,
+    /// Whether neighbours keep copies of receipts for each other.
+    pub watch: bool,
 }
 
 /// `[[peer]]`: a neighbour.
@@ -260,6 +262,7 @@ pub const OPTIONS: &[OptionDoc] = &[
     required("[ledger]", "path", PATH),
     optional("[ledger]", "deposit", AMOUNT, "\"1\""),
     optional("[ledger]", "redeem_at", AMOUNT, "\"1\""),
+    optional("[ledger]", "watch", "true or false", "true"),
     required("[[peer]]", "name", NAME),
     required("[[peer]]", "card", "what `waybill key` prints on that router, \"waybill-card1:...\""),
     absent("[[peer]]", "endpoint", ENDPOINT),
@@ -584,8 +587,9 @@ fn read_ledger(reader: &mut Reader<'_>, mut table: Table<'_>) -> Option<LedgerOp
     let path = reader.option(&mut table, "path", text(absolute_path));
     let deposit = reader.option(&mut table, "deposit", text(positive_amount));
     let redeem_at = reader.option(&mut table, "redeem_at", text(positive_amount));
+    let watch = reader.option(&mut table, "watch", truth);
     reader.refuse_unknown(table);
-    Some(LedgerOptions { path: path?, deposit: deposit?, redeem_at: redeem_at? })
+    Some(LedgerOptions { path: path?, deposit: deposit?, redeem_at: redeem_at?, watch: watch? })
 }
 
 fn read_peer(reader: &mut Reader<'_>, mut table: Table<'_>, has_quic: bool) -> Option<(Peer, Spans)> {

@@ -434,6 +434,8 @@ pub struct Receipts {
     pub unit: Unit,
     /// The newest of each channel.
     pub receipts: Vec<ReceiptLine>,
+    /// What is kept for neighbours.
+    pub keeping: Vec<KeptLine>,
 }
 
 /// The newest receipt of one channel.
@@ -455,6 +457,40 @@ pub struct ReceiptLine {
     /// How much of it was redeemed.
     #[serde(with = "text")]
     pub redeemed: Tokens,
+    /// What neighbours keep of it, in case this router is away or loses it.
+    pub kept_by: Vec<KeptBy>,
+    /// Where we are paid: the receipt itself as far as it is on disk, in hexadecimal. Whoever brings it to the ledger
+    /// redeems it for us (`waybill ledger redeem`).
+    pub receipt: Option<String>,
+}
+
+/// What a neighbour keeps of a receipt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptBy {
+    /// Its name in our config.
+    pub neighbour: String,
+    /// The amount that it has on disk.
+    #[serde(with = "text")]
+    pub amount: Tokens,
+}
+
+/// A receipt kept for a neighbour.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptLine {
+    /// Whom it pays: the name in our config.
+    pub payee: String,
+    /// Who signed it: the name in our config, or the account.
+    pub payer: String,
+    /// The channel it draws on.
+    #[serde(with = "channel")]
+    pub channel: ChannelId,
+    /// The cumulative amount signed.
+    #[serde(with = "text")]
+    pub amount: Tokens,
+    /// Whether it is on our disk.
+    pub durable: bool,
+    /// The receipt itself, in hexadecimal.
+    pub receipt: String,
 }
 
 /// Which way the tokens of a channel go.

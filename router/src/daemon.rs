@@ -260,6 +260,7 @@ fn money(config: &Config, ledger: Option<&dyn Ledger>) -> Result<Money, Failure>
         domain,
         deposit,
         redeem_at,
+        watch: config.ledger.as_ref().is_some_and(|ledger| ledger.watch),
     })
 }
 

@@ -17,7 +17,7 @@ mod reserve;
 mod state;
 mod store;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -30,7 +30,7 @@ pub use day::Day;
 
 use anchor::{Anchor, AnchorFiles};
 use files::{io_error, lock_of};
-use state::{BOOT, DAY, JOURNAL, Row, State, VERSION, day_key, heading};
+use state::{BOOT, DAY, JOURNAL, KEPT, Row, State, VERSION, channel_to_bytes, day_key, heading};
 use store::Found;
 
 /// How many channels, and how many neighbours, one journal remembers: far more than a router meets, and a bound on
@@ -85,6 +85,11 @@ pub enum Record {
     },
     /// As payee: the best receipt of its channel.
     Held {
+        /// The receipt.
+        receipt: Receipt,
+    },
+    /// As keeper: the best receipt of a channel that pays a neighbour ([`metering::watch`]).
+    Kept {
         /// The receipt.
         receipt: Receipt,
     },
@@ -388,6 +393,54 @@ impl Journal {
         self.state.held.get(channel)
     }
 
+    /// The best receipt of each channel that is kept for others.
+    pub fn kept(&self) -> impl Iterator<Item = &Receipt> {
+        self.state.kept.values()
+    }
+
+    /// The channels of which anything is known that are not among the newest `newest` between their two parties: the ledger
+    /// may have closed them long ago.
+    #[must_use]
+    pub fn old_channels(&self, newest: usize) -> Vec<ChannelId> {
+        let State { ceilings, held, redeemed, .. } = &self.state;
+        let all: BTreeSet<ChannelId> = ceilings.keys().chain(held.keys()).chain(redeemed.keys()).copied().collect();
+        let mut seen: BTreeMap<(NodeId, NodeId), usize> = BTreeMap::new();
+        let is_old = |channel: &ChannelId| {
+            let seen = seen.entry((channel.payer, channel.payee)).or_default();
+            *seen += 1;
+            *seen > newest
+        };
+        all.into_iter().rev().filter(is_old).collect()
+    }
+
+    /// Forgets all that is about channels that the ledger has closed: nothing can be signed or redeemed on them any more, and
+    /// their nonces are used up.
+    ///
+    /// # Errors
+    /// As [`Journal::commit`]; nothing is forgotten then.
+    pub fn forget_channels(&mut self, closed: &[ChannelId]) -> Result<(), JournalError> {
+        let mut next = self.state.clone();
+        let forgotten =
+            closed.iter().flat_map(|channel| next.forget(channel).into_iter().map(move |kind| (kind, channel)));
+        let rows: Vec<(&str, [u8; 48])> = forgotten.map(|(kind, channel)| (kind, channel_to_bytes(channel))).collect();
+        store::delete(&mut self.connection, &rows)
+            .map_err(|error| store::Fault::from_sqlite("write", &self.path, error).into_error(&self.path))?;
+        self.state = next;
+        Ok(())
+    }
+
+    /// Forgets what was kept for others of a channel.
+    ///
+    /// # Errors
+    /// As [`Journal::commit`]; nothing is forgotten then.
+    pub fn forget_kept(&mut self, channels: &[ChannelId]) -> Result<(), JournalError> {
+        let rows: Vec<(&str, [u8; 48])> = channels.iter().map(|channel| (KEPT, channel_to_bytes(channel))).collect();
+        store::delete(&mut self.connection, &rows)
+            .map_err(|error| store::Fault::from_sqlite("write", &self.path, error).into_error(&self.path))?;
+        self.state.kept.retain(|channel, _| !channels.contains(channel));
+        Ok(())
+    }
+
     /// What the ledger has credited on a channel so far, as far as we saw.
     #[must_use]
     pub fn redeemed(&self, channel: &ChannelId) -> Tokens {
@@ -514,7 +567,7 @@ fn rebuild(
 #[cfg(test)]
 mod tests {
     use super::files::beside;
-    use super::state::{HELD, JOURNAL, channel_to_bytes, heading, seal};
+    use super::state::{HELD, JOURNAL, heading, seal};
     use super::store::{UPSERT, uri};
     use super::*;
     use crate::netlink::rerun_in_namespace;
@@ -555,6 +608,12 @@ mod tests {
         Receipt::sign(neighbour(n).account(), &DOMAIN, earned(n), tokens(amount), [n; 32])
     }
 
+    /// What neighbour `n` has signed for neighbour `payee`.
+    fn receipt_for(n: u8, payee: u8, amount: u64) -> Receipt {
+        let channel = ChannelId { payee: neighbour(payee).node_id(), ..earned(n) };
+        Receipt::sign(neighbour(n).account(), &DOMAIN, channel, tokens(amount), [n; 32])
+    }
+
     fn ceiling(n: u8, amount: u64) -> Record {
         Record::Ceiling { channel: paid(n), amount: tokens(amount) }
     }
@@ -582,6 +641,7 @@ mod tests {
             Record::Channel { channel: earned(2), known },
             Record::Day { day: 20_783, peer: neighbour(2).node_id(), line },
             standing(2, 40),
+            Record::Kept { receipt: receipt_for(4, 3, 70) },
         ];
         for n in 2..6 {
             records.extend([ceiling(n, 1000), held(n, 200), totals(n, 10, 20)]);
@@ -589,8 +649,17 @@ mod tests {
         records
     }
 
+    /// A child that another test starts holds our lock between its fork and its exec; that passes.
     fn open(path: &Path) -> (Journal, Opened) {
-        Journal::open(path, &DOMAIN).unwrap_or_else(|error| panic!("{error}"))
+        let mut opened = Journal::open(path, &DOMAIN);
+        for _ in 0..200 {
+            if !matches!(opened, Err(JournalError::Locked { .. })) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+            opened = Journal::open(path, &DOMAIN);
+        }
+        opened.unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// A directory in memory where there is one: thousands of flushes cost nothing there.
@@ -627,6 +696,38 @@ mod tests {
         let (channel, known) = journal.channel(payer, payee).unwrap();
         assert_eq!((channel.nonce, known.deposit), (3, tokens(3)));
         assert_eq!(journal.channel(payee, payer), None);
+    }
+
+    #[test]
+    fn what_is_kept_for_others_is_forgotten_alone() {
+        let (_directory, path, mut state) = written();
+        let (mut journal, _) = open(&path);
+        let kept = receipt_for(4, 3, 70);
+        assert_eq!(journal.kept().copied().collect::<Vec<_>>(), [kept]);
+        journal.commit(&[Record::Kept { receipt: receipt_for(4, 3, 69) }]).unwrap();
+        assert_eq!(journal.kept().copied().collect::<Vec<_>>(), [kept]);
+        journal.forget_kept(&[kept.channel()]).unwrap();
+        state.kept.clear();
+        assert_eq!(journal.state, state);
+        drop(journal);
+        assert_eq!(open(&path).0.state, state);
+    }
+
+    #[test]
+    fn what_is_forgotten_of_a_channel_is_gone_from_the_disk_too() {
+        let (_directory, path, mut state) = written();
+        let (mut journal, _) = open(&path);
+        journal.forget_channels(&[earned(2), paid(3)]).unwrap();
+        assert_eq!(state.forget(&earned(2)), [HELD, "redeemed"]);
+        assert_eq!(state.forget(&paid(3)), ["ceiling"]);
+        assert_eq!(journal.state, state);
+        drop(journal);
+        let (journal, opened) = open(&path);
+        assert_eq!(opened, Opened::Restored);
+        // The anchor's ceilings are raised again until it is written next; they bind nobody.
+        assert_eq!(journal.ceiling(&paid(3)), tokens(1000));
+        assert_eq!(journal.held_on(&earned(2)), None);
+        assert_eq!(journal.redeemed(&earned(2)), Tokens::ZERO);
     }
 
     #[test]
@@ -925,12 +1026,12 @@ mod tests {
         assert_eq!(open(&path).0.state, before, "a look with the wrong configuration changes nothing");
 
         let mut newer = heading(&DOMAIN);
-        newer[1] = 4;
+        newer[1] = 5;
         let database = Connection::open(&path).unwrap();
         database.execute(UPSERT, (JOURNAL, [0_u8; 0], &newer, seal(None, JOURNAL, &[], &newer))).unwrap();
         database.close().unwrap();
         let error = Journal::open(&path, &DOMAIN).unwrap_err();
-        assert!(matches!(error, JournalError::Newer { version: 4, .. }), "{error}");
+        assert!(matches!(error, JournalError::Newer { version: 5, .. }), "{error}");
 
         fs::remove_file(&path).unwrap();
         let database = Connection::open(&path).unwrap();

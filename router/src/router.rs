@@ -17,6 +17,7 @@ mod answers;
 mod budget;
 mod closing;
 mod history;
+mod keeping;
 mod links;
 mod money;
 mod statement;
@@ -53,6 +54,7 @@ use crate::worker::{self, FromWorker, Inbox, Mailbox, Shared, ToWorker, WorkerHa
 use budget::{Budget, News, Span};
 use closing::{Closing, Unused};
 use history::{DAYS_KEPT, History};
+use keeping::{Keeping, Watched};
 use money::Redemption;
 
 pub use budget::BudgetLimits;
@@ -160,6 +162,8 @@ pub struct Money {
     pub deposit: Tokens,
     /// Redeemed unasked from this much on.
     pub redeem_at: Tokens,
+    /// Whether neighbours keep copies of our receipts, and we of theirs; only with a ledger.
+    pub watch: bool,
     /// What one more hop may cost per GiB to be worth taking; zero: prices choose no routes.
     /// In base units; routing counts prices in 32 bits.
     pub hop_worth: u32,
@@ -276,6 +280,7 @@ impl Router {
                 policy: setup.money.policy(),
                 prices: setup.money.prices(),
                 domain: setup.money.domain,
+                watch: setup.money.watch && setup.ledger.is_some(),
                 seed: fastrand::u64(..),
             },
         );
@@ -298,6 +303,8 @@ impl Router {
         let history = History::new(history::today(), journal.days());
         let spent = journal.days().map(|(day, _, line)| (day, line.spent));
         let budget = Budget::new(setup.money.budget, history::today(), spent);
+        let notice_s = setup.ledger.as_ref().map_or(0, |ledger| ledger.genesis().close_notice_s());
+        let keeping = Keeping::new(now, notice_s, journal.kept().copied());
         let (journal, journal_thread) = Desk::start("journal", journal).map_err(StartError::Worker)?;
         let mut desks = vec![journal_thread];
         let ledger = match setup.ledger {
@@ -344,6 +351,7 @@ impl Router {
             history,
             history_at: now + HISTORY_INTERVAL,
             budget,
+            keeping,
             channels_at: now + CHANNELS_INTERVAL,
             redeem_at: now + REDEEM_FIRST,
             carrier: Carrier::watch().ok(),
@@ -352,6 +360,7 @@ impl Router {
             control.warn(format!("the journal was damaged ({why}) and set aside as {}", to.display()));
         }
         control.set_links(now, setup.links);
+        control.look_at_unredeemed();
         let quic_addr = match control.start_quic().await {
             Ok(address) => address,
             Err(error) => {
@@ -504,6 +513,38 @@ enum Done {
         channel: ChannelId,
         error: String,
     },
+    /// A receipt to be kept for a neighbour, on a channel that can pay it.
+    Keep {
+        link: LinkId,
+        receipt: Receipt,
+    },
+    /// One that is not worth keeping, or cannot be judged.
+    NotKept {
+        link: LinkId,
+        channel: ChannelId,
+    },
+    /// Receipts kept for neighbours are on disk.
+    Kept {
+        receipts: Vec<Receipt>,
+    },
+    /// A neighbour had kept a receipt of ours that can be redeemed.
+    Found {
+        link: LinkId,
+        receipt: Receipt,
+    },
+    /// It was news, and is on disk.
+    Regained {
+        receipt: Receipt,
+        keeper: String,
+    },
+    /// Receipts on disk that the ledger has not paid.
+    Unredeemed {
+        receipts: Vec<Receipt>,
+    },
+    /// How the channels stand that are watched for neighbours.
+    Watched {
+        watched: Vec<(ChannelId, Watched)>,
+    },
     /// What became of channels that are not used.
     Unused {
         ended: Vec<(ChannelId, Unused)>,
@@ -612,6 +653,7 @@ struct Control {
     history: History,
     history_at: Instant,
     budget: Budget,
+    keeping: Keeping,
     channels_at: Instant,
     redeem_at: Instant,
     /// `None` where the system does not tell.
@@ -710,13 +752,16 @@ impl Control {
             self.look_at_history();
         }
         self.look_at_budget(now);
+        self.look_at_kept(now);
         if now >= self.channels_at {
             self.channels_at = now + CHANNELS_INTERVAL;
             self.look_at_channels();
             self.look_at_unused();
+            self.look_at_unredeemed();
         }
         if now >= self.redeem_at {
             self.redeem_at = now + REDEEM_INTERVAL;
+            self.forget_old_channels();
             if self.ledger.is_some() {
                 self.redeem(now, None, None);
             }
@@ -745,20 +790,30 @@ impl Control {
 
     /// Writes the totals, and what goes with them. What fails is written five minutes later.
     fn write_now_and_then(&mut self) {
-        let records = self.records_now_and_then();
+        let (records, receipts) = (self.records_now_and_then(), self.keeping.unwritten());
         self.spawn(self.journal.ask(move |journal| journal.commit(&records)), |answer| match answer {
+            Ok(Ok(())) => Some(Done::Kept { receipts }),
+            Ok(Err(error)) => Some(Done::Warning(error.to_string())),
+            Err(error) => Some(Done::Warning(error.to_string())),
+        });
+    }
+
+    /// Writes what nothing waits for.
+    fn write_down(&self, write: impl FnOnce(&mut Journal) -> Result<(), JournalError> + Send + 'static) {
+        self.spawn(self.journal.ask(write), |answer| match answer {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(Done::Warning(error.to_string())),
             Err(error) => Some(Done::Warning(error.to_string())),
         });
     }
 
-    /// The totals, how those stand who pay us, and the lines of today, about to be written.
+    /// The totals, how those stand who pay us, the lines of today, and what is kept for others, about to be written.
     fn records_now_and_then(&mut self) -> Vec<Record> {
         self.totals_at = clock() + TOTALS_INTERVAL;
         let standings = self.standing_records();
         self.standings = standings.iter().filter_map(Record::standing).collect();
-        [self.totals_records(), standings, self.history.records()].concat()
+        let kept = self.keeping.unwritten().into_iter().map(|receipt| Record::Kept { receipt }).collect();
+        [self.totals_records(), standings, self.history.records(), kept].concat()
     }
 
     /// Brings the days' sums up to date; a day that has ended is written, and the oldest are forgotten.
@@ -769,12 +824,7 @@ impl Control {
             return;
         }
         let first = today.saturating_sub(DAYS_KEPT);
-        let write = move |journal: &mut Journal| journal.commit(&ended).and_then(|()| journal.forget_days(first));
-        self.spawn(self.journal.ask(write), |answer| match answer {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(Done::Warning(error.to_string())),
-            Err(error) => Some(Done::Warning(error.to_string())),
-        });
+        self.write_down(move |journal| journal.commit(&ended).and_then(|()| journal.forget_days(first)));
     }
 
     /// Compares what was spent, and what is owed, with what may be. It is overdrawn by what the provider has not reported yet
@@ -866,6 +916,7 @@ impl Control {
                 }
             }
             Event::Settlement { link, peer, event } => self.handle_settlement(now, link, peer, event),
+            Event::Watch { link, event, .. } => self.handle_watch(now, link, event),
         }
     }
 
@@ -899,6 +950,7 @@ impl Control {
                 if admitted {
                     let counts = counts(self.shared.meters.read(link));
                     self.node.handle_restored(now, link, counts, role, *restored);
+                    self.tell_kept(now, link, peer);
                 } else {
                     self.node.handle_role_restored(now, link, role, *restored);
                 }
@@ -931,6 +983,14 @@ impl Control {
                 self.warn(format!("cannot close a channel as {} asks: {error}", self.name_of(link)));
             }
             Done::Unused { ended } => self.handle_unused(ended),
+            Done::Keep { link, receipt } if self.peer_of(link) == Some(receipt.channel().payee) => self.keep(receipt),
+            Done::Keep { .. } => {}
+            Done::NotKept { link, channel } => self.node.handle_not_kept(now, link, &channel),
+            Done::Kept { receipts } => self.handle_kept(now, receipts),
+            Done::Found { link, receipt } => self.handle_found(link, receipt),
+            Done::Regained { receipt, keeper } => self.handle_regained(now, &receipt, &keeper),
+            Done::Unredeemed { receipts } => self.node.handle_unredeemed(receipts),
+            Done::Watched { watched } => self.handle_watched(now, watched),
             Done::Resolved { link, endpoint, address } => self.set_endpoint(link, &endpoint, address),
             Done::Redeemed { paid } => {
                 self.ledger_reachable = Some(true);
@@ -938,6 +998,7 @@ impl Control {
                     tracing::info!(node = %self.name, payer = %channel.payer, %amount, "receipt redeemed");
                     self.refresh_channel(channel);
                 }
+                self.look_at_unredeemed();
             }
             Done::LedgerFailed { what, error } => {
                 self.ledger_reachable = Some(false);
@@ -1012,10 +1073,13 @@ impl Control {
     /// All else that is to be written now and then goes with them, for a commit wears the flash by whole sectors anyhow; but not
     /// when the write is tried again, for by then newer lines may be written.
     fn written(&mut self, records: Vec<Record>) -> impl Future<Output = bool> + Send + use<> {
-        let (journal, done) = (self.journal.clone(), self.done.clone());
+        let (journal, done, receipts) = (self.journal.clone(), self.done.clone(), self.keeping.unwritten());
         let first = journal.ask(commit([records.clone(), self.records_now_and_then()].concat()));
         async move {
             let mut answer = first.await;
+            if matches!(answer, Ok(Ok(()))) && !receipts.is_empty() {
+                let _stopping = done.send(Done::Kept { receipts }).await;
+            }
             loop {
                 let error = match answer {
                     Ok(Ok(())) => return true,

@@ -27,12 +27,18 @@ pub(crate) struct Totals {
 
 impl Ledger {
     pub(crate) fn create(lab: &Lab) -> Self {
+        Self::create_with_notice(lab, "72h")
+    }
+
+    /// With so long a notice before a payer gets back what is left in a channel.
+    pub(crate) fn create_with_notice(lab: &Lab, notice: &str) -> Self {
         let text = |path: &Path| path.to_str().expect("a path of ASCII").to_owned();
         let path = lab.dir().join("community.ledger");
         let treasurer = text(&lab.dir().join("treasurer.key"));
         let ledger = Self { waybill: text(&lab.waybill()), path, treasurer };
         here(&[&ledger.waybill, "key", "--file", &ledger.treasurer]);
-        ledger.command("create", &["--community", "Lab", "--symbol", "WAY", "--treasurer", &ledger.treasurer]);
+        let named = ["--community", "Lab", "--symbol", "WAY", "--close-notice", notice];
+        ledger.command("create", &[&named[..], &["--treasurer", &ledger.treasurer]].concat());
         ledger
     }
 
@@ -55,6 +61,14 @@ impl Ledger {
         assert_eq!(audit["conserved"], true, "{said}");
         assert_eq!(totals.minted, totals.held + totals.locked, "{said}");
         totals
+    }
+
+    /// Redeems all receipts of a file that `waybill receipts --json` wrote, and returns what each brought, in base units.
+    pub(crate) fn redeem(&self, receipts: &Path) -> Vec<Option<u128>> {
+        let said = self.command("redeem", &["--receipts", receipts.to_str().expect("a path of ASCII")]);
+        let answer: Value = serde_json::from_str(&said).expect("redemptions in JSON");
+        let lines = answer["receipts"].as_array().unwrap_or_else(|| panic!("{said}"));
+        lines.iter().map(|line| base_units(&line["paid"])).collect()
     }
 
     fn command(&self, command: &str, arguments: &[&str]) -> String {

@@ -36,4 +36,5 @@ mod roaming;
 mod roles;
 mod statement;
 mod trust;
+mod watch;
 mod wireguard;

@@ -10,8 +10,8 @@ use super::table::Side::{Left, Right};
 use super::table::{Table, amount, facts, harmless, money, round_trip, short_id, span};
 use super::{Ask, Failure};
 use crate::control::{
-    self, Closed, Direction, LinkState, Meters, Neighbour, Receipts, RedeemedReceipts, Request, Response, Routes,
-    Status, Wallet, Why,
+    self, Closed, Direction, KeptBy, LinkState, Meters, Neighbour, ReceiptLine, Receipts, RedeemedReceipts, Request,
+    Response, Routes, Status, Unit, Wallet, Why,
 };
 
 /// Asks, and renders the answer for a person or a program.
@@ -292,7 +292,8 @@ fn lost(sent: metering::Bytes, arrived: metering::Bytes) -> String {
 }
 
 fn receipts(answer: &Receipts) -> String {
-    if answer.receipts.is_empty() {
+    let kept = kept_for_others(answer);
+    if answer.receipts.is_empty() && kept.is_empty() {
         return "There are no receipts yet.\n  \
                 They come with paid traffic: see [price] and [ledger] in the config file, and `waybill meters`.\n"
             .to_owned();
@@ -305,6 +306,7 @@ fn receipts(answer: &Receipts) -> String {
         (&format!("SIGNED {symbol}"), Right),
         ("ON DISK", Right),
         ("REDEEMED", Right),
+        ("KEPT BY", Left),
     ]);
     for receipt in &answer.receipts {
         table.row([
@@ -314,6 +316,44 @@ fn receipts(answer: &Receipts) -> String {
             amount(receipt.amount, &answer.unit),
             amount(receipt.durable, &answer.unit),
             amount(receipt.redeemed, &answer.unit),
+            kept_by(receipt, &answer.unit),
+        ]);
+    }
+    let own = if answer.receipts.is_empty() { String::new() } else { table.render() };
+    [own, kept].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("\n")
+}
+
+/// Who keeps a copy, and over how much; that it is over the newest goes without saying.
+fn kept_by(receipt: &ReceiptLine, unit: &Unit) -> String {
+    if receipt.direction == Direction::WePay {
+        return "-".to_owned();
+    }
+    let of = |kept: &KeptBy| {
+        let stale = kept.amount < receipt.durable;
+        if stale { format!("{} ({})", kept.neighbour, amount(kept.amount, unit)) } else { kept.neighbour.clone() }
+    };
+    let all: Vec<String> = receipt.kept_by.iter().map(of).collect();
+    if all.is_empty() { "nobody".to_owned() } else { all.join(", ") }
+}
+
+fn kept_for_others(answer: &Receipts) -> String {
+    if answer.keeping.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new(&[
+        ("KEPT FOR", Left),
+        ("SIGNED BY", Left),
+        ("CHANNEL", Right),
+        (&format!("SIGNED {}", answer.unit.symbol), Right),
+        ("ON DISK", Left),
+    ]);
+    for kept in &answer.keeping {
+        table.row([
+            kept.payee.clone(),
+            kept.payer.clone(),
+            kept.channel.nonce.to_string(),
+            amount(kept.amount, &answer.unit),
+            if kept.durable { "yes" } else { "soon" }.to_owned(),
         ]);
     }
     table.render()

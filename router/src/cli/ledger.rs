@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use ledger_client::{CreateError, Embedded, Error, Genesis, Head, Ledger, Refusal, Totals, Verdict, system_clock};
-use metering::NodeId;
+use metering::{ChannelId, LedgerDomain, NodeId, Receipt, Tokens};
 use serde_json::json;
 
 use super::Failure;
-use super::table::{facts, money};
-use crate::config::Amount;
-use crate::control::Unit;
+use super::table::Side::{Left, Right};
+use super::table::{Table, facts, money};
+use crate::config::{Amount, parse_duration};
+use crate::control::{Receipts, Unit};
 use crate::identity;
 
 #[derive(Debug, Subcommand)]
@@ -26,6 +27,12 @@ pub(super) enum Command {
                       --to 0x89854CD295ba1bfDF4fC877107577271CE3D12C6 --amount 100"
     )]
     Mint(Mint),
+    /// Redeem receipts for whom they pay, from a file that `waybill receipts --json` wrote
+    #[command(after_help = "Example:\n  waybill receipts --json > receipts.json\n  \
+                      waybill ledger redeem --path hilltop.ledger --receipts receipts.json\n\n\
+                      A receipt pays its payee, whoever brings it: nobody's key is needed. Receipts that the router keeps \
+                      for neighbours are redeemed too.")]
+    Redeem(RedeemFile),
     /// Show the community, its token and where all tokens are
     #[command(after_help = "Example:\n  waybill ledger show --path hilltop.ledger")]
     Show(Look),
@@ -52,9 +59,19 @@ pub(super) struct Create {
     /// The treasurer's key file; only this account will make tokens
     #[arg(long, value_name = "FILE")]
     treasurer: PathBuf,
+    /// How long who is paid has to redeem, once who pays gives notice to close a channel
+    #[arg(long, value_name = "TIME", default_value = "72h", value_parser = close_notice)]
+    close_notice: u32,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+}
+
+/// Whole seconds, at least one.
+fn close_notice(text: &str) -> Result<u32, String> {
+    let span = parse_duration(text)?;
+    let seconds = u32::try_from(span.as_secs()).map_err(|_| "this is longer than a ledger can wait".to_owned())?;
+    if seconds == 0 { Err("at least a second, and days are better".to_owned()) } else { Ok(seconds) }
 }
 
 #[derive(Debug, Args)]
@@ -77,6 +94,19 @@ pub(super) struct Mint {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct RedeemFile {
+    /// The ledger's file
+    #[arg(long, value_name = "FILE")]
+    path: PathBuf,
+    /// What `waybill receipts --json` wrote
+    #[arg(long, value_name = "FILE")]
+    receipts: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct Look {
     /// The ledger's file
     #[arg(long, value_name = "FILE")]
@@ -90,17 +120,19 @@ pub(super) fn execute(command: &Command) -> Result<String, Failure> {
     match command {
         Command::Create(arguments) => create(arguments),
         Command::Mint(arguments) => mint(arguments),
+        Command::Redeem(arguments) => redeem(arguments),
         Command::Show(arguments) => show(arguments),
         Command::Audit(arguments) => audit(arguments),
     }
 }
 
 fn create(arguments: &Create) -> Result<String, Failure> {
-    let Create { path, community, symbol, decimals, treasurer, json } = arguments;
+    let Create { path, community, symbol, decimals, treasurer, close_notice, json } = arguments;
     let treasurer = identity::load(treasurer)?.node_id();
     let clock = system_clock();
     let genesis = Genesis::new(community, symbol, *decimals, treasurer, clock())
-        .map_err(|error| Failure::new(error, "see `waybill ledger create --help`"))?;
+        .map_err(|error| Failure::new(error, "see `waybill ledger create --help`"))?
+        .with_close_notice(*close_notice);
     let mut ledger = Embedded::create(path, &genesis, clock).map_err(|error| match error {
         CreateError::Exists { .. } => {
             Failure::new(&error, "name another file, or look at it with `waybill ledger show`")
@@ -134,6 +166,81 @@ fn mint(arguments: &Mint) -> Result<String, Failure> {
     }
     let (minted, held) = (money(amount, &unit), money(balance, &unit));
     Ok(format!("minted {minted} for {}, which holds {held}\n", arguments.to))
+}
+
+/// A file of receipts is longer only if it is none: a router has a few hundred channels.
+const RECEIPTS_FILE_MAX: u64 = 16 << 20;
+
+fn redeem(arguments: &RedeemFile) -> Result<String, Failure> {
+    let mut ledger = open(&arguments.path)?;
+    let unit = unit(ledger.genesis());
+    let receipts = read_receipts(&arguments.receipts, &ledger.domain())?;
+    let mut lines = Vec::new();
+    for (receipt, answer) in receipts.iter().zip(ledger.redeem_many(&receipts).map_err(failure)?) {
+        lines.push((receipt.channel(), receipt.amount(), answer));
+    }
+    if arguments.json {
+        let line = |(channel, amount, answer): &(ChannelId, Tokens, Result<Tokens, Refusal>)| {
+            json!({
+                "payer": channel.payer.to_string(),
+                "payee": channel.payee.to_string(),
+                "nonce": channel.nonce.to_string(),
+                "amount": amount.to_string(),
+                "paid": answer.ok().map(|paid| paid.to_string()),
+                "refused": answer.err().map(|refusal| refusal.rule()),
+            })
+        };
+        let object = json!({ "unit": unit, "receipts": lines.iter().map(line).collect::<Vec<_>>() });
+        return Ok(format!("{object:#}\n"));
+    }
+    if lines.is_empty() {
+        return Ok("There are no receipts in the file.\n".to_owned());
+    }
+    let mut table =
+        Table::new(&[("PAYEE", Left), ("PAYER", Left), ("CHANNEL", Right), (&format!("PAID {}", unit.symbol), Right)]);
+    for (channel, _, answer) in lines {
+        let paid = match answer {
+            Ok(paid) => paid.display(unit.decimals).to_string(),
+            Err(Refusal::ReceiptAlreadyRedeemed { .. }) => "redeemed before".to_owned(),
+            Err(refusal) => format!("no: {}", refusal.rule()),
+        };
+        table.row([channel.payee.to_string(), channel.payer.to_string(), channel.nonce.to_string(), paid]);
+    }
+    Ok(table.render())
+}
+
+/// All receipts in the file, each good on this ledger.
+fn read_receipts(path: &Path, domain: &LedgerDomain) -> Result<Vec<Receipt>, Failure> {
+    let bad = |why: String| {
+        Failure::new(format!("{}: {why}", path.display()), "write it anew with `waybill receipts --json`")
+    };
+    let length = std::fs::metadata(path).map_err(|error| bad(error.to_string()))?.len();
+    if length > RECEIPTS_FILE_MAX {
+        return Err(bad("too long for a file of receipts".to_owned()));
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| bad(error.to_string()))?;
+    let file: Receipts = serde_json::from_str(&text).map_err(|error| bad(format!("no file of receipts: {error}")))?;
+    let own = file.receipts.into_iter().filter_map(|line| line.receipt);
+    let all = own.chain(file.keeping.into_iter().map(|line| line.receipt)).enumerate();
+    let read = |(number, text): (usize, String)| {
+        let number = number + 1;
+        let bytes = unhex(&text).ok_or_else(|| bad(format!("receipt {number}: not hexadecimal")))?;
+        let receipt = Receipt::decode(&bytes).map_err(|error| bad(format!("receipt {number}: {error}")))?;
+        receipt.verify(domain).map_err(|error| {
+            let other = "it is for another ledger, or was altered";
+            bad(format!("receipt {number}: {error}; {other}"))
+        })
+    };
+    all.map(read).collect()
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digit = |byte: &u8| char::from(*byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let pair = |pair: &[u8]| match pair {
+        [high, low] => Some(digit(high)? << 4 | digit(low)?),
+        _ => None,
+    };
+    text.as_bytes().chunks(2).map(pair).collect()
 }
 
 fn mint_failure(error: Error) -> Failure {
@@ -240,6 +347,14 @@ fn with_sources(error: &dyn StdError) -> String {
 mod tests {
     use super::*;
 
+    #[test]
+    fn hexadecimal_is_read_and_nothing_else() {
+        assert_eq!(unhex("00fFa5"), Some(vec![0, 0xff, 0xa5]));
+        for bad in ["0", "0g", "+1", "é0"] {
+            assert_eq!(unhex(bad), None);
+        }
+    }
+
     fn key(path: &Path) -> NodeId {
         identity::load_or_create(path).unwrap().node_id()
     }
@@ -256,6 +371,7 @@ mod tests {
                 symbol: "WAY".to_owned(),
                 decimals: 6,
                 treasurer: treasurer.clone(),
+                close_notice: 3600,
                 json: false,
             }))
         };

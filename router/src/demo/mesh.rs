@@ -254,6 +254,7 @@ impl Mesh {
                 budget: BudgetLimits::default(),
                 deposit: DEPOSIT,
                 redeem_at: Tokens::ZERO,
+                watch: true,
                 hop_worth: 0,
             },
             ledger: Some(Box::new(ledger.map_err(|error| Failure::new(error, ""))?)),

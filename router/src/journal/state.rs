@@ -11,8 +11,9 @@ use super::day::Day;
 use super::{KnownChannel, Record, Totals};
 
 /// The version of what the rows mean. A newer one is refused, for its rows cannot be judged.
-/// Version 2 added channels and days, version 3 how payers stand and what of a day was paid late.
-pub(super) const VERSION: u16 = 3;
+/// Version 2 added channels and days, version 3 how payers stand and what of a day was paid late, version 4 what is kept for
+/// others.
+pub(super) const VERSION: u16 = 4;
 
 /// Kinds of rows.
 pub(super) const JOURNAL: &str = "journal";
@@ -25,6 +26,7 @@ pub(super) const TOTALS: &str = "totals";
 pub(super) const CHANNEL: &str = "channel";
 pub(super) const DAY: &str = "day";
 pub(super) const STANDING: &str = "standing";
+pub(super) const KEPT: &str = "kept";
 /// Room in the file; there for a moment while a journal is opened, and longer when power fails in it.
 pub(super) const SPARE: &str = "spare";
 
@@ -57,6 +59,7 @@ pub(super) struct State {
     /// Shared, for it is large, and a commit copies the rest.
     pub(super) days: Arc<BTreeMap<(u32, NodeId), Day>>,
     pub(super) standings: BTreeMap<NodeId, Standing>,
+    pub(super) kept: BTreeMap<ChannelId, Receipt>,
 }
 
 impl State {
@@ -65,14 +68,8 @@ impl State {
         match *record {
             Record::Ceiling { channel, amount } => raise(&mut self.ceilings, channel, amount),
             Record::Redeemed { channel, amount } => raise(&mut self.redeemed, channel, amount),
-            Record::Held { receipt } => {
-                let channel = receipt.channel();
-                let is_news = self.held.get(&channel).is_none_or(|held| receipt.amount() > held.amount());
-                if is_news {
-                    self.held.insert(channel, receipt);
-                }
-                is_news
-            }
+            Record::Held { receipt } => take(&mut self.held, receipt),
+            Record::Kept { receipt } => take(&mut self.kept, receipt),
             Record::Totals { peer, sent, received } => {
                 let known = self.totals.get(&peer).copied();
                 let Totals { sent: sent_before, received: received_before } = known.unwrap_or_default();
@@ -118,6 +115,10 @@ impl State {
                 let receipt = self.held.get(&receipt.channel()).unwrap_or(receipt);
                 Row::new(HELD, &channel_to_bytes(&receipt.channel()), &receipt.encode())
             }
+            Record::Kept { receipt } => {
+                let receipt = self.kept.get(&receipt.channel()).unwrap_or(receipt);
+                Row::new(KEPT, &channel_to_bytes(&receipt.channel()), &receipt.encode())
+            }
             Record::Totals { peer, .. } => {
                 let totals = self.totals.get(peer).copied().unwrap_or_default();
                 let value = [totals.sent.get().to_be_bytes(), totals.received.get().to_be_bytes()].concat();
@@ -148,7 +149,8 @@ impl State {
         let days = self.days.iter().map(|(&(day, peer), &line)| Record::Day { day, peer, line });
         let standings = self.standings.iter().map(|(&peer, &standing)| Record::Standing { peer, standing });
         let records = ceilings.chain(redeemed).chain(held).chain(totals).chain(seqno).chain(channels).chain(days);
-        let records = records.chain(standings);
+        let kept = self.kept.values().map(|&receipt| Record::Kept { receipt });
+        let records = records.chain(standings).chain(kept);
         let mut rows = vec![Row::new(JOURNAL, &[], &heading(domain)), Row::new(BOOT, &[], &self.boot.to_be_bytes())];
         rows.extend(records.map(|record| self.row(&record)));
         rows
@@ -172,8 +174,20 @@ impl State {
             self.channels.len(),
             self.days.len(),
             self.standings.len(),
+            self.kept.len(),
         ];
         lens.into_iter().max().unwrap_or(0)
+    }
+
+    /// Forgets all that is about one channel, and returns the kinds of rows that were.
+    pub(super) fn forget(&mut self, channel: &ChannelId) -> Vec<&'static str> {
+        let known = [
+            (CEILING, self.ceilings.remove(channel).is_some()),
+            (HELD, self.held.remove(channel).is_some()),
+            (REDEEMED, self.redeemed.remove(channel).is_some()),
+            (KEPT, self.kept.remove(channel).is_some()),
+        ];
+        known.into_iter().filter_map(|(kind, was)| was.then_some(kind)).collect()
     }
 
     /// Understands one row whose seal is intact.
@@ -194,10 +208,8 @@ impl State {
                 channel: channel_from_bytes(key.try_into().ok()?),
                 amount: Tokens::from_be_bytes12(value.try_into().ok()?),
             },
-            HELD => {
-                let receipt = Receipt::<Unverified>::decode(value).ok()?.verify(domain).ok()?;
-                (channel_to_bytes(&receipt.channel()) == key).then_some(Record::Held { receipt })?
-            }
+            HELD => Record::Held { receipt: read_receipt(key, value, domain)? },
+            KEPT => Record::Kept { receipt: read_receipt(key, value, domain)? },
             TOTALS => {
                 let (sent, received) = value.split_first_chunk()?;
                 let received = u64::from_be_bytes(received.try_into().ok()?);
@@ -231,6 +243,20 @@ impl State {
         self.learn(&record);
         Some(())
     }
+}
+
+fn read_receipt(key: &[u8], value: &[u8], domain: &LedgerDomain) -> Option<Receipt> {
+    let receipt = Receipt::<Unverified>::decode(value).ok()?.verify(domain).ok()?;
+    (channel_to_bytes(&receipt.channel()) == key).then_some(receipt)
+}
+
+/// The higher receipt of a channel counts.
+fn take(receipts: &mut BTreeMap<ChannelId, Receipt>, receipt: Receipt) -> bool {
+    let is_news = receipts.get(&receipt.channel()).is_none_or(|known| receipt.amount() > known.amount());
+    if is_news {
+        receipts.insert(receipt.channel(), receipt);
+    }
+    is_news
 }
 
 fn raise(amounts: &mut BTreeMap<ChannelId, Tokens>, channel: ChannelId, amount: Tokens) -> bool {

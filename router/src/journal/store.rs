@@ -257,6 +257,15 @@ pub(super) fn forget(connection: &Connection, kind: &str, first: &[u8]) -> rusql
     connection.execute("DELETE FROM record WHERE kind = ?1 AND key < ?2", (kind, first)).map(|_| ())
 }
 
+/// Deletes rows by kind and key, all or none.
+pub(super) fn delete(connection: &mut Connection, rows: &[(&str, [u8; 48])]) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    for row in rows {
+        transaction.execute("DELETE FROM record WHERE kind = ?1 AND key = ?2", *row)?;
+    }
+    transaction.commit()
+}
+
 pub(super) fn refuse_other_ledger(
     path: &Path,
     found: &LedgerDomain,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use ledger_client::{Error, Ledger, Phase};
-use metering::{ChannelId, NodeId, Role, Snapshot, Tokens};
+use metering::{ChannelId, NodeId, Receipt, Role, Snapshot, Tokens};
 use node::{DropReason, LinkId, PrefixPair};
 use tokio::sync::oneshot;
 
@@ -13,8 +13,8 @@ use super::money::NAME_A_LEDGER;
 use super::{Control, Known};
 use crate::config;
 use crate::control::{
-    Direction, LinkState, Meter, Meters, Neighbour, ReceiptLine, Receipts, Refusal, Request, Response, Route, Routes,
-    Status, TermsLine, Unit, Wallet, WalletChannel, Why, WhyDay,
+    Direction, KeptBy, KeptLine, LinkState, Meter, Meters, Neighbour, ReceiptLine, Receipts, Refusal, Request,
+    Response, Route, Routes, Status, TermsLine, Unit, Wallet, WalletChannel, Why, WhyDay,
 };
 use crate::journal::{Day, Journal, Record, Totals};
 
@@ -269,13 +269,33 @@ impl Control {
                 amount: snapshot.signed,
                 durable: Tokens::ZERO,
                 redeemed: Tokens::ZERO,
+                kept_by: Vec::new(),
+                receipt: None,
             };
             lines.insert(channel, line);
         }
+        let mut kept: BTreeMap<ChannelId, Vec<KeptBy>> = BTreeMap::new();
+        for (link, channel, amount) in self.node.kept() {
+            kept.entry(channel).or_default().push(KeptBy { neighbour: self.name_of(link), amount });
+        }
+        let keeping = self.keeping.all().map(|(receipt, durable)| KeptLine {
+            payee: self.person(receipt.channel().payee),
+            payer: self.person(receipt.channel().payer),
+            channel: receipt.channel(),
+            amount: receipt.amount(),
+            durable,
+            receipt: hex(receipt),
+        });
+        let keeping = keeping.collect();
         let asked = self.journal.ask(move |journal| with_journal(journal, us, &names, lines));
         tokio::spawn(async move {
             let response = match asked.await {
-                Ok(receipts) => Response::Receipts(Receipts { unit, receipts }),
+                Ok(mut receipts) => {
+                    for line in &mut receipts {
+                        line.kept_by = kept.remove(&line.channel).unwrap_or_default();
+                    }
+                    Response::Receipts(Receipts { unit, receipts, keeping })
+                }
                 Err(error) => Response::Failed(Refusal { cause: error.to_string(), next: None }),
             };
             let _gone = answer.send(response);
@@ -386,12 +406,20 @@ fn with_journal(
             amount: known,
             durable,
             redeemed: Tokens::ZERO,
+            kept_by: Vec::new(),
+            receipt: None,
         });
         line.durable = durable;
+        line.receipt = journal.held_on(&channel).map(hex);
         line.amount = line.amount.max(known);
         line.redeemed = journal.redeemed(&channel);
     }
     lines.into_values().collect()
+}
+
+/// The receipt as it goes over the wire, in hexadecimal.
+fn hex(receipt: &Receipt) -> String {
+    receipt.encode().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 fn wallet(

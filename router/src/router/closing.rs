@@ -33,7 +33,7 @@ pub(super) struct Closing {
     answer: oneshot::Sender<Response>,
 }
 
-/// What became of a channel that was not used.
+/// What became of a channel that is ended without the payee.
 pub(super) enum Unused {
     /// Notice was given.
     Notice(UnixTime),
@@ -94,6 +94,7 @@ impl Control {
         if self.parties(link) == Some((id.payer, id.payee)) {
             self.node.handle_channel_closed(now, link, id.nonce);
         }
+        self.forget_old_channels();
         let refunded = channel.deposit.saturating_sub(channel.redeemed);
         for closing in self.closings.extract_if(.., |closing| closing.channel == id).collect::<Vec<_>>() {
             let closed = self.closed(id, Some(refunded), None);
@@ -139,8 +140,11 @@ impl Control {
                 Response::Failed(crate::control::Refusal { cause, next: Some(next.to_owned()) })
             };
             let response = match asked.await {
-                Ok(Ok(Some((channel, exit)))) => {
+                Ok(Ok(Some((channel, Unused::Notice(exit))))) => {
                     Response::Closed(Closed { channel, notice_until: Some(exit.seconds()), ..empty })
+                }
+                Ok(Ok(Some((channel, Unused::Back(amount))))) => {
+                    Response::Closed(Closed { channel, refunded: Some(amount), ..empty })
                 }
                 Ok(Ok(None)) => refused("there is no open channel to this neighbour".to_owned()),
                 Ok(Err(error)) => refused(error.to_string()),
@@ -207,12 +211,17 @@ fn used_since(journal: &Journal, first: u32) -> Option<BTreeSet<NodeId>> {
     (oldest < first).then(|| since.map(|(_, peer, _)| peer).collect())
 }
 
-fn noticed(ledger: &mut Box<dyn Ledger>, us: NodeId, payee: NodeId) -> Result<Option<(ChannelId, UnixTime)>, Error> {
+/// Gives notice, or takes back what is free because an earlier notice is over.
+fn noticed(ledger: &mut Box<dyn Ledger>, us: NodeId, payee: NodeId) -> Result<Option<(ChannelId, Unused)>, Error> {
     let Some(nonce) = ledger.latest_nonce(us, payee)? else { return Ok(None) };
     let id = ChannelId { payer: us, payee, nonce };
     match ledger.channel(id)?.map(|channel| channel.phase) {
-        Some(Phase::Open) => Ok(Some((id, ledger.start_close(id)?))),
-        Some(Phase::Closing { exit }) => Ok(Some((id, exit))),
+        Some(Phase::Open) => Ok(Some((id, Unused::Notice(ledger.start_close(id)?)))),
+        Some(Phase::Closing { exit }) => match ledger.finalize(id) {
+            Ok(amount) => Ok(Some((id, Unused::Back(amount)))),
+            Err(Error::Refused(_)) => Ok(Some((id, Unused::Notice(exit)))),
+            Err(error) => Err(error),
+        },
         Some(Phase::Closed) | None => Ok(None),
     }
 }

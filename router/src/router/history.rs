@@ -106,10 +106,14 @@ fn sums_of(snapshot: &Snapshot) -> Day {
 }
 
 /// Days since 1970-01-01, UTC, by the system's clock.
-#[expect(clippy::disallowed_methods, reason = "the shell's clock; people count days by it")]
 pub(super) fn today() -> u32 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u32::try_from(since.as_secs() / 86_400).unwrap_or(u32::MAX)
+    u32::try_from(unix_seconds() / 86_400).unwrap_or(u32::MAX)
+}
+
+/// Seconds since 1970-01-01, UTC, by the system's clock.
+#[expect(clippy::disallowed_methods, reason = "the shell's clock; people count days by it")]
+pub(super) fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// A moment in seconds since 1970-01-01 UTC, for people: `2026-11-26 18:44`.

@@ -3,7 +3,9 @@ use std::net::Ipv6Addr;
 use metering::{Bytes, ChannelId, NodeId, Tokens};
 
 use super::*;
-use crate::control::{Meter, ReceiptLine, Redeemed, Refusal, Route, TermsLine, Unit, WalletChannel, WhyDay};
+use crate::control::{
+    KeptBy, KeptLine, Meter, ReceiptLine, Redeemed, Refusal, Route, TermsLine, Unit, WalletChannel, WhyDay,
+};
 
 fn way() -> Unit {
     Unit { symbol: "WAY".to_owned(), decimals: 6 }
@@ -235,21 +237,42 @@ Bytes are billed bytes, counted while terms were agreed on; THEY columns are wha
 
 #[test]
 fn receipts_show_what_would_survive_a_power_cut() {
+    let by = |(name, amount): &(&str, u128)| KeptBy { neighbour: (*name).to_owned(), amount: tokens(*amount) };
+    let line = |direction, durable, kept: &[(&str, u128)]| ReceiptLine {
+        neighbour: "roof".to_owned(),
+        channel: channel(3),
+        direction,
+        amount: tokens(1_500_000),
+        durable: tokens(durable),
+        redeemed: tokens(1_000_000),
+        kept_by: kept.iter().map(by).collect(),
+        receipt: None,
+    };
     let answer = Receipts {
         unit: way(),
-        receipts: vec![ReceiptLine {
-            neighbour: "roof".to_owned(),
-            channel: channel(3),
-            direction: Direction::WePay,
-            amount: tokens(1_500_000),
-            durable: tokens(2_000_000),
-            redeemed: tokens(1_000_000),
+        receipts: vec![
+            line(Direction::WePay, 2_000_000, &[]),
+            line(Direction::WeArePaid, 1_500_000, &[("barn", 1_500_000), ("mill", 900_000)]),
+            line(Direction::WeArePaid, 1_500_000, &[]),
+        ],
+        keeping: vec![KeptLine {
+            payee: "barn".to_owned(),
+            payer: "mill".to_owned(),
+            channel: channel(4),
+            amount: tokens(700_000),
+            durable: false,
+            receipt: String::new(),
         }],
     };
     assert_eq!(
         receipts(&answer),
-        "NEIGHBOUR  DIRECTION  CHANNEL  SIGNED WAY   ON DISK  REDEEMED
-roof       we pay           3    1.500000  2.000000  1.000000
+        "NEIGHBOUR  DIRECTION    CHANNEL  SIGNED WAY   ON DISK  REDEEMED  KEPT BY
+roof       we pay             3    1.500000  2.000000  1.000000  -
+roof       we are paid        3    1.500000  1.500000  1.000000  barn, mill (0.900000)
+roof       we are paid        3    1.500000  1.500000  1.000000  nobody
+
+KEPT FOR  SIGNED BY  CHANNEL  SIGNED WAY  ON DISK
+barn      mill             4    0.700000  soon
 "
     );
 }
@@ -297,7 +320,7 @@ fn empty_tables_say_what_to_do_next() {
         neighbours(&[]),
         routes(&Routes { unit: way(), routes: Vec::new() }),
         meters(&Meters { unit: way(), meters: Vec::new() }),
-        receipts(&Receipts { unit: way(), receipts: Vec::new() }),
+        receipts(&Receipts { unit: way(), receipts: Vec::new(), keeping: Vec::new() }),
         redeemed(&RedeemedReceipts { unit: way(), redeemed: Vec::new() }),
     ];
     for text in empty {
