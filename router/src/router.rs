@@ -94,6 +94,9 @@ const RESOLVE_INTERVAL: Duration = Duration::from_secs(30);
 const SILENCE: Duration = Duration::from_secs(3);
 /// The same for somebody else's daemon: babeld and BIRD send a Hello each 4 s.
 const FOREIGN_SILENCE: Duration = Duration::from_secs(15);
+/// How long two neighbours that cannot do business are waited for before the operator is told: the neighbour repeats what does not
+/// fit each 5 s.
+const MISFIT_TIME: Duration = Duration::from_secs(15);
 /// How often it is called.
 const RENEW_INTERVAL: Duration = Duration::from_secs(2);
 /// Warnings kept for `waybill status`.
@@ -574,6 +577,8 @@ struct Known {
     status: LinkStatus,
     neighbour_up: bool,
     last_heard: Option<Instant>,
+    /// Since when the two cannot do business.
+    misfit_since: Option<Instant>,
     renewed: Option<Instant>,
     /// What the link's meters said when it was given to this neighbour.
     since: LinkCount,
@@ -905,8 +910,18 @@ impl Control {
                     self.shared.drops.count(reason);
                 }
                 tracing::debug!(node = %self.name, neighbour = %self.name_of(link), %reason, "control packet refused");
-                if let node::Refusal::Admission(error) = reason {
-                    self.warn(format!("{} is not admitted: {error}", self.name_of(link)));
+                match reason {
+                    node::Refusal::Admission(error) => {
+                        self.warn(format!("{} is not admitted: {error}", self.name_of(link)));
+                    }
+                    node::Refusal::Settlement(exchange::Rejected::Incompatible(misfit)) => {
+                        self.handle_misfit(now, link, misfit);
+                    }
+                    node::Refusal::Packet(_)
+                    | node::Refusal::Babel(_)
+                    | node::Refusal::Settlement(exchange::Rejected::Misbehaved(_))
+                    | node::Refusal::Watch(_)
+                    | node::Refusal::PathMtu(_) => {}
                 }
             }
             Event::Neighbour { link, up } => {
@@ -920,6 +935,31 @@ impl Control {
         }
     }
 
+    /// Two honest neighbours cannot do business. While roles follow from routes they do not fit for moments, and prices rise and
+    /// fall: the operator hears of what stays.
+    fn handle_misfit(&mut self, now: Instant, link: LinkId, misfit: exchange::Incompatibility) {
+        let Some(known) = self.links.get_mut(&link) else { return };
+        if now < *known.misfit_since.get_or_insert(now) + MISFIT_TIME {
+            return;
+        }
+        let name = known.name.clone();
+        let Unit { symbol, decimals } = &self.money.unit;
+        self.warn(match misfit {
+            exchange::Incompatibility::PriceAboveLimit { asked, limit } => {
+                let tokens = |price: Price| Tokens::new(price.get().into()).unwrap_or(Tokens::MAX).display(*decimals);
+                let (asked, limit) = (tokens(asked), tokens(limit));
+                format!("{name} asks {asked} {symbol} per GiB, above the limit of {limit} ([price] max): it carries nothing for us")
+            }
+            exchange::Incompatibility::Roles { ours, theirs } => format!(
+                "{name} takes itself for our {}, and we take ourselves for its {}: nothing is carried until the two owners agree \
+                 on `role`",
+                role_name(theirs),
+                role_name(ours),
+            ),
+            exchange::Incompatibility::Protocol(error) => format!("{name} speaks another version of settlement: {error}"),
+        });
+    }
+
     fn handle_settlement(&mut self, now: Instant, link: LinkId, peer: NodeId, event: exchange::Event) {
         match event {
             exchange::Event::Reserve { channel, ceiling } => {
@@ -931,6 +971,9 @@ impl Control {
             exchange::Event::LookUpChannel(channel) => self.look_up(link, channel),
             exchange::Event::CloseOffered { channel, total } => self.accept_close(link, channel, total),
             exchange::Event::TermsAgreed(terms) => {
+                if let Some(known) = self.links.get_mut(&link) {
+                    known.misfit_since = None;
+                }
                 let (up, down) = (terms.price_up, terms.price_down);
                 tracing::info!(node = %self.name, neighbour = %self.name_of(link), %up, %down, "terms agreed");
             }
@@ -1093,6 +1136,14 @@ impl Control {
                 answer = journal.ask(commit(records.clone())).await;
             }
         }
+    }
+}
+
+const fn role_name(role: metering::Role) -> &'static str {
+    match role {
+        metering::Role::Provider => "provider",
+        metering::Role::Subscriber => "subscriber",
+        metering::Role::Peer => "peer",
     }
 }
 

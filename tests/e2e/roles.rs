@@ -163,3 +163,45 @@ fn a_channel_ends_by_agreement_and_without_the_payee_by_notice() {
     payee.start();
     conserved(&ledger, &pair);
 }
+
+/// Two that cannot do business carry nothing for each other, and their owners hear why.
+#[test]
+fn who_asks_too_much_or_takes_itself_for_something_else_is_named_to_the_owner() {
+    let name = "who_asks_too_much_or_takes_itself_for_something_else_is_named_to_the_owner";
+    let Some(mut lab) = Lab::open(name, &["ping"]) else { return };
+    let ledger = Ledger::create(&lab);
+    let mut routers = ["house", "dear", "friend"].map(|name| Router::new(&mut lab, name));
+    for (router, ask) in routers.iter_mut().zip(["0", "2000000", "1"]) {
+        router.join_community(&ledger, ask);
+        ledger.mint(router, 20);
+    }
+    let [house, dear, friend] = &mut routers;
+    join(&mut lab, house, dear, PAYS);
+    join(&mut lab, house, friend, PAYS);
+    let table = &mut friend.options.tables[0];
+    *table = table.replace("role = \"subscriber\"", "role = \"peer\"");
+    routers.iter_mut().for_each(Router::start);
+    let began = now();
+    let [house, dear, friend] = &routers;
+    for (owner, warning) in [
+        (
+            house,
+            "dear asks 2000000.000000 WAY per GiB, above the limit of 1000000.000000 ([price] max): it carries nothing \
+             for us",
+        ),
+        (
+            house,
+            "friend takes itself for our peer, and we take ourselves for its subscriber: nothing is carried until the two \
+             owners agree on `role`",
+        ),
+        (
+            friend,
+            "house takes itself for our subscriber, and we take ourselves for its peer: nothing is carried until the two \
+             owners agree on `role`",
+        ),
+    ] {
+        until(warning, secs(60), || owner.warned(warning));
+    }
+    assert!(dear.show("status").expect("an answer")["warnings"].as_array().is_some_and(Vec::is_empty));
+    lab.figures(&format!("owners are told within {:.0?}", began.elapsed()));
+}

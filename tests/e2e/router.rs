@@ -257,6 +257,14 @@ impl Router {
         status["drops"][reason].as_u64().unwrap_or(0)
     }
 
+    /// Whether its owner was told just this.
+    pub(crate) fn warned(&self, of: &str) -> Result<(), String> {
+        let status = self.show("status")?;
+        let warnings = status["warnings"].as_array().into_iter().flatten();
+        let found = warnings.filter_map(Value::as_str).any(|warning| warning == of);
+        if found { Ok(()) } else { Err(format!("{status}")) }
+    }
+
     pub(crate) fn neighbour(&self, name: &str) -> Result<Value, String> {
         let neighbours = self.show("neighbours")?;
         let mut lines = neighbours.as_array().into_iter().flatten();

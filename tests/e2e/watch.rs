@@ -49,7 +49,7 @@ fn a_neighbour_redeems_for_a_router_that_is_away_and_gives_back_what_it_lost() {
         if held.amount == signed.amount { Ok(()) } else { Err(format!("{held:?}")) }
     });
     let regained = began.elapsed();
-    warned(payee, "keeper had kept a receipt by payer that this router had lost; it is here again").unwrap();
+    payee.warned("keeper had kept a receipt by payer that this router had lost; it is here again").unwrap();
     until("a keeper", secs(30), || {
         let receipts = payee.show("receipts")?;
         let by = &receipts["receipts"][0]["kept_by"][0];
@@ -64,7 +64,7 @@ fn a_neighbour_redeems_for_a_router_that_is_away_and_gives_back_what_it_lost() {
     assert!(answer["notice_until"].as_u64().is_some(), "{answer}");
     let tokens = format!("{}.{:06}", signed.amount / TOKEN, signed.amount % TOKEN);
     let redeemed = format!("redeemed {tokens} WAY for payee: {} is closing its channel, and payee had not", payer.id);
-    until("redemption", secs(20), || warned(keeper, &redeemed));
+    until("redemption", secs(20), || keeper.warned(&redeemed));
     let redeemed_after = noticed.elapsed();
     assert_eq!(keeper.wallet(), (20 * TOKEN, 0), "it is paid nothing for it");
     payee.start();
@@ -102,11 +102,4 @@ fn keeps(keeper: &Router, amount: u128, on_disk: Option<bool>) -> Result<(), Str
     let is_it = kept["payee"] == "payee" && base_units(&kept["amount"]) == Some(amount);
     let is_there = on_disk.is_none_or(|there| kept["durable"] == there);
     if is_it && is_there { Ok(()) } else { Err(format!("{receipts}")) }
-}
-
-fn warned(router: &Router, of: &str) -> Result<(), String> {
-    let status = router.show("status")?;
-    let warnings = status["warnings"].as_array().into_iter().flatten();
-    let found = warnings.filter_map(|warning| warning.as_str()).any(|warning| warning == of);
-    if found { Ok(()) } else { Err(format!("{status}")) }
 }
