@@ -43,6 +43,10 @@ const LEAVE_WITHIN: Duration = Duration::from_secs(1);
 /// The least time between two requests to look a channel up: the neighbour can cause them.
 const LOOK_UP_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How many new channels a neighbour can make us turn to at once, and how often to one more: a channel is opened for months.
+const TURNS_MAX: u32 = 8;
+const TURN_EACH: Duration = Duration::from_secs(60);
+
 /// The exchange with one neighbour: one per link, the same for provider, subscriber and peer.
 ///
 /// It is pure: hand in what happened by the `handle_*` calls; after each of them drain [`Exchange::poll_transmit`]
@@ -100,6 +104,10 @@ pub struct Exchange {
     /// Payer: whether terms came in this session, acceptable or not.
     terms_came: bool,
     looked_up_at: Option<Instant>,
+    /// The newest channel that was looked up because the neighbour spoke of it, and how many more may be; since when that is known.
+    turned_to: u64,
+    turns: u32,
+    turned_at: Instant,
     exhausted_since: Option<Instant>,
     /// Provider: until then, each receipt goes to the journal at once.
     flush_until: Option<Instant>,
@@ -493,6 +501,9 @@ impl Exchange {
             retries: 0,
             terms_came: false,
             looked_up_at: None,
+            turned_to: 0,
+            turns: TURNS_MAX,
+            turned_at: now,
             exhausted_since: None,
             flush_until: None,
             closing: None,
@@ -604,12 +615,18 @@ impl Exchange {
 
     /// Payer: the journal made `ceiling` durable.
     pub fn handle_reserved(&mut self, now: Instant, channel: ChannelId, ceiling: Tokens) {
+        if !self.is_between_us(channel) {
+            return;
+        }
         self.purse.handle_reserved(channel, ceiling);
         self.pay(now);
     }
 
     /// Payee: the journal made the receipt of `amount` durable. Credit extends.
     pub fn handle_held(&mut self, now: Instant, channel: ChannelId, amount: Tokens) {
+        if !self.is_between_us(channel) {
+            return;
+        }
         self.till.handle_held(now, channel, amount);
         self.hold(now);
         self.notice_exhaustion(now);
@@ -658,9 +675,11 @@ impl Exchange {
     }
 
     /// Takes what the journal and the ledger know of the channel that the present [`Side`] makes matter: after
-    /// [`Exchange::handle_side`] has made another role of it. Until then nothing is said, nor listened to.
+    /// [`Exchange::handle_side`] has made another role of it, until when nothing is said, nor listened to; or because the journal
+    /// knows more than before.
     pub fn handle_restored(&mut self, now: Instant, restored: Restored) {
-        if std::mem::take(&mut self.awaits_restored) {
+        let begins = std::mem::take(&mut self.awaits_restored);
+        if begins {
             self.outbox.resume = true;
             (self.retries, self.retry_at) = (0, now + RETRY);
         }
@@ -675,6 +694,9 @@ impl Exchange {
             self.purse.handle_reserved(channel, ceiling);
         }
         if let Some(held) = restored.held.filter(|held| self.is_provider() && ours(held.channel())) {
+            if !begins {
+                self.find(now, &held);
+            }
             self.till.restore(held);
         }
         if let Some(channel) = restored.channel {
@@ -682,15 +704,19 @@ impl Exchange {
         }
     }
 
-    /// Payee: takes a receipt that others had kept for us, which the journal has by now. It counts like one that comes with a
-    /// `Resume`, if it is on the present channel and higher than what is known.
-    pub fn handle_found(&mut self, now: Instant, receipt: &Receipt) {
-        if self.is_provider() && !self.awaits_restored {
-            // One that does not fit is left to whoever redeems what the journal has.
-            let found = self.verify_resumed(&receipt.into_unverified()).ok().flatten();
-            self.adopt_resumed(now, found);
-            self.hold(now);
+    /// Payee: the journal has a higher receipt of the present channel than is known here, for a neighbour had kept it. The payer may
+    /// have forgotten it too, and be signing from below it: both begin anew, from there.
+    fn find(&mut self, now: Instant, held: &Receipt) {
+        let newest = self.channel.map_or(0, |channel| channel.nonce);
+        if held.amount() <= self.till.best_on(held.channel()) || held.channel().nonce < newest {
+            return;
         }
+        let late = self.above_what_was_known(held);
+        self.restart_session(now, self.session);
+        self.note_signed(held);
+        // It was signed for a segment that has ended, and paid for what was written off.
+        self.trust.handle_late_payment(late);
+        self.written_off = self.written_off.saturating_sub(late);
     }
 
     /// Begins without what journal and ledger know: they were asked about another role.
@@ -709,6 +735,12 @@ impl Exchange {
     #[must_use]
     pub const fn side(&self) -> Side {
         self.side
+    }
+
+    /// The neighbour's session: it rises when the neighbour begins anew.
+    #[must_use]
+    pub const fn their_session(&self) -> u64 {
+        self.their_session
     }
 
     /// What the neighbour last took itself for.
@@ -1429,10 +1461,25 @@ impl Exchange {
     }
 
     fn request_look_up(&mut self, now: Instant, channel: ChannelId) {
-        if self.looked_up_at.is_none_or(|at| at + LOOK_UP_INTERVAL <= now) {
-            self.looked_up_at = Some(now);
-            self.events.push_back(Event::LookUpChannel(channel));
+        if self.looked_up_at.is_some_and(|at| now < at + LOOK_UP_INTERVAL) || !self.may_turn_to(now, channel.nonce) {
+            return;
         }
+        self.looked_up_at = Some(now);
+        self.events.push_back(Event::LookUpChannel(channel));
+    }
+
+    /// Whether the neighbour may make another channel of interest: each wears the flash.
+    fn may_turn_to(&mut self, now: Instant, nonce: u64) -> bool {
+        if nonce <= self.turned_to {
+            return true;
+        }
+        let passed = now.saturating_duration_since(self.turned_at).as_secs() / TURN_EACH.as_secs();
+        let passed = u32::try_from(passed).unwrap_or(u32::MAX);
+        self.turned_at += TURN_EACH * passed;
+        self.turns = self.turns.saturating_add(passed).min(TURNS_MAX);
+        let Some(left) = self.turns.checked_sub(1) else { return false };
+        (self.turns, self.turned_to) = (left, nonce);
+        true
     }
 }
 
@@ -1490,6 +1537,12 @@ impl Exchange {
     /// The payer and the payee.
     fn parties(&self) -> (NodeId, NodeId) {
         if self.is_provider() { (self.peer, self.account.node_id()) } else { (self.account.node_id(), self.peer) }
+    }
+
+    /// Whether it is a channel from the payer to the payee on this link. A write may be done with one of others, who had the link
+    /// before, or of the time when the roles were the other way round: the journal knows it, and it is of no use here.
+    fn is_between_us(&self, channel: ChannelId) -> bool {
+        (channel.payer, channel.payee) == self.parties()
     }
 
     fn channel_with(&self, nonce: u64) -> ChannelId {

@@ -6,7 +6,7 @@
 //! its journal is told what was kept.
 //!
 //! A keeper learns what the payer has paid, which the ledger shows everybody when the receipt is redeemed. By saying that
-//! it keeps what it does not keep it leaves the payee where it would be without it.
+//! it keeps what it does not keep it takes a better keeper's place: that is why several are asked.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
@@ -34,11 +34,25 @@ const REPEAT: Duration = Duration::from_secs(60);
 /// How long a neighbour that was just met has to say what it keeps, before it is offered anything.
 const FIRST: Duration = Duration::from_secs(5);
 
+/// When a keeper says again what it keeps, after it has said so once; after the last of these each [`COPY_INTERVAL`]. Whoever has
+/// lost something does not know what to ask for, and what it is told may be lost on the way, or cannot be judged yet.
+const TELL_AGAIN: [Duration; 2] = [FIRST, REPEAT];
+
+/// How soon two that have met can meet anew: a neighbour can begin anew as often as it likes.
+const MEET_EACH: Duration = Duration::from_secs(5);
+
+/// How long an offer may be unanswered before others are asked, and how long it is remembered that they had to be.
+const DEAF_AFTER: Duration = Duration::from_secs(900);
+const DEAF_FOR: Duration = Duration::from_secs(86_400);
+
+/// How often the newest is sent before a shutdown: there is no later.
+const LAST_TIMES: u8 = 3;
+
 /// How many channels of one neighbour are kept: as many as may pay a busy relay.
 pub const KEPT_MAX: usize = 32;
 
 /// Signatures checked at once for one neighbour, and how often one more is: a check takes 0.3 ms, and 14 ms on a router.
-const CHECKS_MAX: u32 = 2 * KEPT_MAX as u32;
+const CHECKS_MAX: u32 = 16;
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Longer datagrams are refused unread.
@@ -49,7 +63,8 @@ const MESSAGE_LENGTH_MAX: usize = 512;
 pub enum Message {
     /// Payee to keeper: keep this for me.
     Keep(Receipt<Unverified>),
-    /// Keeper to payee: of your receipts on that channel I have this one on disk. Sent in answer, and when the two meet.
+    /// Keeper to payee: of your receipts on that channel I have this one on disk. Sent in answer, when the two meet, and now and
+    /// then: whoever has lost it does not ask.
     Kept(Receipt<Unverified>),
 }
 
@@ -95,6 +110,11 @@ pub struct Watch {
     theirs: BTreeMap<ChannelId, Theirs>,
     checks: u32,
     checks_at: Instant,
+    met_at: Option<Instant>,
+    /// They are to meet anew.
+    meet_at: Option<Instant>,
+    /// Until when the neighbour counts as one that does not answer.
+    deaf_until: Option<Instant>,
     events: VecDeque<Event>,
 }
 
@@ -106,9 +126,14 @@ struct Ours {
     offered: Option<Receipt>,
     /// What the neighbour says it keeps.
     kept: Tokens,
+    /// Whether this neighbour is to keep it at all.
+    wanted: bool,
+    /// Since when an offer has not been answered.
+    unanswered: Option<Instant>,
     /// When it is sent again, or a newer one.
     offer_at: Instant,
-    send: bool,
+    /// How often it is to be sent at once.
+    send: u8,
 }
 
 /// A channel that pays the neighbour.
@@ -117,6 +142,9 @@ struct Theirs {
     newest: Receipt,
     durable: Option<Receipt>,
     tell: bool,
+    /// How often it was told since the two met, and when it is told next.
+    told: usize,
+    tell_at: Instant,
 }
 
 impl Watch {
@@ -131,58 +159,89 @@ impl Watch {
             theirs: BTreeMap::new(),
             checks: CHECKS_MAX,
             checks_at: now,
+            met_at: None,
+            meet_at: None,
+            deaf_until: None,
             events: VecDeque::new(),
         }
     }
 
-    /// The two have met, perhaps again: what the neighbour keeps it says, and what it does not say it may have lost.
+    /// The two have met, perhaps again, or the neighbour began anew: what it keeps it says, and what it does not say it may have
+    /// lost; and what it had lost it is told.
     pub fn handle_met(&mut self, now: Instant) {
+        let earliest = self.met_at.map_or(now, |at| at + MEET_EACH);
+        self.meet_at.get_or_insert(earliest.max(now));
+        self.handle_timeout(now);
+    }
+
+    fn meet(&mut self, now: Instant) {
+        (self.met_at, self.meet_at) = (Some(now), None);
         for ours in self.ours.values_mut() {
-            *ours = Ours { offered: None, kept: Tokens::ZERO, offer_at: now + FIRST, send: false, ..*ours };
+            *ours = Ours { wanted: ours.wanted, ..Ours::new(ours.newest, now) };
         }
         for theirs in self.theirs.values_mut() {
             theirs.tell = theirs.durable.is_some();
+            (theirs.told, theirs.tell_at) = (0, now + TELL_AGAIN[0]);
         }
     }
 
-    /// Takes the newest receipt of each channel that is to be kept by this neighbour. Channels that are missing are not to be
-    /// kept any more; what the neighbour itself signed never is.
-    pub fn handle_ours(&mut self, now: Instant, receipts: impl IntoIterator<Item = Receipt>) {
+    /// Takes the newest receipt of each channel that the ledger has not paid, and whether this neighbour is to keep them. What the
+    /// neighbour itself signed it never is.
+    pub fn handle_ours(&mut self, now: Instant, receipts: impl IntoIterator<Item = Receipt>, wanted: bool) {
         let mut known = std::mem::take(&mut self.ours);
         for newest in receipts {
             let channel = newest.channel();
             if channel.payee != self.us || channel.payer == self.peer {
                 continue;
             }
-            let first = Ours { newest, offered: None, kept: Tokens::ZERO, offer_at: now + FIRST, send: false };
-            let ours = known.remove(&channel).unwrap_or(first);
-            self.ours.insert(channel, Ours { newest, ..ours });
+            let ours = known.remove(&channel).unwrap_or_else(|| Ours::new(newest, now));
+            self.ours.insert(channel, Ours { newest, wanted, ..ours });
         }
         self.handle_timeout(now);
     }
 
+    /// Whether the neighbour has left offers unanswered for long, so that others had better be asked.
+    #[must_use]
+    pub fn is_deaf(&self, now: Instant) -> bool {
+        self.deaf_until.is_some_and(|until| now < until)
+    }
+
     /// Sends all at once, however lately it was sent: before a shutdown.
     pub fn handle_flush(&mut self, now: Instant) {
-        for ours in self.ours.values_mut().filter(|ours| ours.newest.amount() > ours.kept) {
+        for ours in self.ours.values_mut().filter(|ours| ours.is_wanting()) {
             ours.offer(now, true);
+            ours.send = LAST_TIMES;
         }
     }
 
     /// Keeper: this receipt of the neighbour is on disk.
-    pub fn handle_kept(&mut self, receipt: Receipt) {
+    pub fn handle_kept(&mut self, now: Instant, receipt: Receipt) {
         if receipt.channel().payee != self.peer {
             return;
         }
-        let known = self.theirs.get(&receipt.channel()).copied();
-        let known = known.unwrap_or(Theirs { newest: receipt, durable: None, tell: false });
+        let fresh = Theirs { newest: receipt, durable: None, tell: false, told: 0, tell_at: now };
+        let known = self.theirs.get(&receipt.channel()).copied().unwrap_or(fresh);
         if known.durable.is_none_or(|durable| durable.amount() <= receipt.amount()) {
             let newest = if known.newest.amount() > receipt.amount() { known.newest } else { receipt };
-            self.theirs.insert(receipt.channel(), Theirs { newest, durable: Some(receipt), tell: true });
+            let (told, tell_at) =
+                if known.durable.is_some() { (known.told, known.tell_at) } else { (0, now + TELL_AGAIN[0]) };
+            let theirs = Theirs { newest, durable: Some(receipt), tell: true, told, tell_at };
+            self.theirs.insert(receipt.channel(), theirs);
         }
     }
 
-    /// Keeper: nothing on this channel is kept (any more): the ledger does not know it, or has closed it.
+    /// Keeper: what was to be kept of this channel last is not: the ledger cannot pay it, or cannot be asked. What is on disk is.
     pub fn handle_not_kept(&mut self, channel: &ChannelId) {
+        let durable = self.theirs.get(channel).and_then(|theirs| theirs.durable);
+        match (durable, self.theirs.get_mut(channel)) {
+            (Some(durable), Some(theirs)) => theirs.newest = durable,
+            (None, _) => self.forget(channel),
+            (Some(_), None) => {}
+        }
+    }
+
+    /// Keeper: nothing of this channel is kept any more.
+    pub fn forget(&mut self, channel: &ChannelId) {
         self.theirs.remove(channel);
     }
 
@@ -202,22 +261,24 @@ impl Watch {
         if channel.payee != self.peer || channel.payer == self.us || channel.payer == self.peer {
             return Err(Rejected::NotTheirs);
         }
-        let known = self.theirs.get_mut(&channel);
-        if known.is_none() && self.theirs.len() >= KEPT_MAX {
-            return Ok(());
-        }
         if let Some(known) = self.theirs.get_mut(&channel)
             && receipt.amount() <= known.newest.amount()
         {
             known.tell |= known.durable.is_some();
             return Ok(());
         }
-        if !self.may_check(now) {
+        let is_new = !self.theirs.contains_key(&channel);
+        let least = self.theirs.values().min_by_key(|theirs| theirs.newest.amount()).map(|theirs| theirs.newest);
+        let full = is_new && self.theirs.len() >= KEPT_MAX;
+        if full && least.is_some_and(|least| receipt.amount() <= least.amount()) || !self.may_check(now) {
             return Ok(());
         }
         let newest = receipt.verify(&self.domain).map_err(Rejected::Forged)?;
-        let durable = self.theirs.get(&channel).and_then(|known| known.durable);
-        self.theirs.insert(channel, Theirs { newest, durable, tell: false });
+        if let Some(least) = least.filter(|_| full) {
+            self.theirs.remove(&least.channel());
+        }
+        let fresh = Theirs { newest, durable: None, tell: false, told: 0, tell_at: now };
+        self.theirs.entry(channel).or_insert(fresh).newest = newest;
         self.events.push_back(Event::Keep(newest));
         Ok(())
     }
@@ -236,9 +297,13 @@ impl Watch {
             return Ok(());
         }
         if let Some(ours) = known {
+            let before = ours.kept;
             ours.kept = ours.kept.max(receipt.amount());
-            if ours.offered.is_none_or(|offered| offered.amount() <= ours.kept) {
-                ours.offer_at = ours.offer_at.max(now + COPY_INTERVAL);
+            let is_answer = |offered: Receipt| before < offered.amount() && offered.amount() <= ours.kept;
+            if ours.offered.is_some_and(is_answer) {
+                ours.offer_at = now + COPY_INTERVAL;
+                ours.unanswered = None;
+                self.deaf_until = None;
             }
         }
         Ok(())
@@ -261,21 +326,34 @@ impl Watch {
 
     /// Does what is due. Harmless to call early.
     pub fn handle_timeout(&mut self, now: Instant) {
+        if self.meet_at.is_some_and(|at| at <= now) {
+            self.meet(now);
+        }
         for ours in self.ours.values_mut().filter(|ours| ours.is_wanting() && ours.offer_at <= now) {
             ours.offer(now, false);
+            if ours.unanswered.is_some_and(|since| now >= since + DEAF_AFTER) {
+                self.deaf_until = Some(now + DEAF_FOR);
+            }
+        }
+        for theirs in self.theirs.values_mut().filter(|theirs| theirs.durable.is_some() && theirs.tell_at <= now) {
+            theirs.tell = true;
+            theirs.told += 1;
+            theirs.tell_at = now + TELL_AGAIN.get(theirs.told).copied().unwrap_or(COPY_INTERVAL);
         }
     }
 
     /// When to call [`Watch::handle_timeout`] next.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.ours.values().filter(|ours| ours.is_wanting()).map(|ours| ours.offer_at).min()
+        let offers = self.ours.values().filter(|ours| ours.is_wanting()).map(|ours| ours.offer_at);
+        let tells = self.theirs.values().filter(|theirs| theirs.durable.is_some()).map(|theirs| theirs.tell_at);
+        offers.chain(tells).chain(self.meet_at).min()
     }
 
     /// The payload of the next datagram to the neighbour, if there is one.
     pub fn poll_transmit(&mut self) -> Option<Vec<u8>> {
-        let offer = self.ours.values_mut().find(|ours| ours.send).map(|ours| {
-            ours.send = false;
+        let offer = self.ours.values_mut().find(|ours| ours.send > 0).map(|ours| {
+            ours.send -= 1;
             Message::Keep(ours.offered.unwrap_or(ours.newest).into_unverified())
         });
         let told = || {
@@ -298,17 +376,23 @@ impl Watch {
 }
 
 impl Ours {
-    /// Whether the neighbour is not known to keep the newest.
+    fn new(newest: Receipt, now: Instant) -> Self {
+        let (offered, unanswered, kept) = (None, None, Tokens::ZERO);
+        Self { newest, offered, kept, wanted: false, unanswered, offer_at: now + FIRST, send: 0 }
+    }
+
+    /// Whether the neighbour is to keep it and is not known to keep the newest.
     fn is_wanting(&self) -> bool {
-        self.newest.amount() > self.kept
+        self.wanted && self.newest.amount() > self.kept
     }
 
     /// Sends what was offered and is not known to be kept once more, so that it need not be checked again; else the newest.
     fn offer(&mut self, now: Instant, newest: bool) {
         let pending = self.offered.filter(|offered| !newest && offered.amount() > self.kept);
         self.offered = Some(pending.unwrap_or(self.newest));
+        self.unanswered.get_or_insert(now);
         self.offer_at = now + REPEAT;
-        self.send = true;
+        self.send = self.send.max(1);
     }
 }
 
@@ -405,7 +489,7 @@ mod tests {
         }
 
         fn has(&mut self, receipts: &[Receipt]) {
-            self.payee.handle_ours(self.now, receipts.iter().copied());
+            self.payee.handle_ours(self.now, receipts.iter().copied(), true);
             self.talk();
         }
 
@@ -437,17 +521,22 @@ mod tests {
         fn writes(&mut self) {
             for receipt in std::mem::take(&mut self.waiting) {
                 self.disk.insert(receipt.channel(), receipt);
-                self.keeper.handle_kept(receipt);
+                self.keeper.handle_kept(self.now, receipt);
             }
             self.talk();
         }
 
         fn after(&mut self, wait: Duration) {
             let end = self.now + wait;
-            while let Some(due) = self.payee.poll_timeout().filter(|due| *due <= end) {
+            let due = |two: &Self| two.payee.poll_timeout().into_iter().chain(two.keeper.poll_timeout()).min();
+            while let Some(due) = due(self).filter(|due| *due <= end) {
                 self.now = due.max(self.now);
                 self.payee.handle_timeout(self.now);
+                self.keeper.handle_timeout(self.now);
                 self.talk();
+                assert!(
+                    self.payee.poll_timeout().into_iter().chain(self.keeper.poll_timeout()).all(|at| at > self.now)
+                );
             }
             self.now = end;
         }
@@ -501,7 +590,79 @@ mod tests {
         two.keeper.handle_met(two.now);
         two.talk();
         two.found.sort_by_key(|receipt| receipt.amount());
-        assert_eq!(two.found, [receipt(4, PAYEE, 2, 7), receipt(PAYER, PAYEE, 1, 10)]);
+        let all = [receipt(4, PAYEE, 2, 7), receipt(PAYER, PAYEE, 1, 10)];
+        assert_eq!(two.found, all);
+
+        // What comes while it cannot be judged comes again, and what is known again does not.
+        two.found.clear();
+        two.after(REPEAT + FIRST);
+        assert_eq!(two.found.len(), 2 * TELL_AGAIN.len());
+        two.has(&all);
+        two.found.clear();
+        two.after(3 * COPY_INTERVAL);
+        assert_eq!(two.found, []);
+        assert_eq!(two.kept(), [10, 7]);
+    }
+
+    #[test]
+    fn a_neighbour_that_begins_anew_again_and_again_makes_us_say_little() {
+        let mut two = Two::met();
+        two.has(&[receipt(PAYER, PAYEE, 1, 10)]);
+        two.after(FIRST);
+        two.writes();
+        let mut told = 0;
+        for _ in 0..100 {
+            two.now += Duration::from_secs(1);
+            two.keeper.handle_met(two.now);
+            two.keeper.handle_timeout(two.now);
+            told += std::iter::from_fn(|| two.keeper.poll_transmit()).count();
+        }
+        assert!((19..=40).contains(&told), "{told}");
+    }
+
+    #[test]
+    fn what_a_neighbour_already_keeps_does_not_put_off_what_is_newer() {
+        let mut two = Two::met();
+        two.has(&[receipt(PAYER, PAYEE, 1, 10)]);
+        two.after(FIRST);
+        two.writes();
+        two.has(&[receipt(PAYER, PAYEE, 1, 15)]);
+        two.payee.handle_met(two.now);
+        two.keeper.handle_met(two.now);
+        two.after(FIRST + MEET_EACH);
+        two.writes();
+        assert_eq!(two.kept(), [15]);
+    }
+
+    #[test]
+    fn who_never_answers_is_deaf_until_it_does() {
+        let mut two = Two::met();
+        two.has(&[receipt(PAYER, PAYEE, 1, 10)]);
+        two.after(FIRST + DEAF_AFTER - REPEAT);
+        assert!(!two.payee.is_deaf(two.now));
+        two.after(2 * REPEAT);
+        assert!(two.payee.is_deaf(two.now));
+        two.writes();
+        assert!(!two.payee.is_deaf(two.now));
+        assert_eq!(two.kept(), [10]);
+    }
+
+    #[test]
+    fn what_the_ledger_refuses_takes_nothing_from_what_is_kept() {
+        let mut two = Two::met();
+        two.has(&[receipt(PAYER, PAYEE, 1, 10)]);
+        two.after(FIRST);
+        two.writes();
+        let channel = receipt(PAYER, PAYEE, 1, 99).channel();
+        two.keeper
+            .handle_message(two.now, &Message::Keep(receipt(PAYER, PAYEE, 1, 99).into_unverified()).encode())
+            .unwrap();
+        assert!(two.keeper.poll_event().is_some());
+        two.keeper.handle_not_kept(&channel);
+        two.payee = Watch::new(id(PAYEE), id(KEEPER), DOMAIN, two.now);
+        two.keeper.handle_met(two.now);
+        two.after(MEET_EACH);
+        assert_eq!(two.found.first(), Some(&receipt(PAYER, PAYEE, 1, 10)));
     }
 
     #[test]
@@ -513,7 +674,7 @@ mod tests {
         assert_eq!(two.kept(), [10]);
         two.keeper = Watch::new(id(KEEPER), id(PAYEE), DOMAIN, two.now);
         two.payee.handle_met(two.now);
-        assert_eq!(two.kept(), []);
+        assert_eq!(two.kept(), [], "it has to say so");
         two.after(FIRST);
         two.writes();
         assert_eq!(two.kept(), [10]);
@@ -546,7 +707,7 @@ mod tests {
         assert_eq!(keeper.poll_transmit(), None);
     }
 
-    /// Neither many channels nor many amounts make us keep, check or say more than a little.
+    /// Neither many channels nor many amounts make us keep, check or say more than a little; and the dearest are kept.
     #[test]
     fn a_neighbour_that_asks_for_much_gets_little() {
         let mut now = beginning();
@@ -556,13 +717,18 @@ mod tests {
             keeper.handle_message(now, &message.encode()).unwrap();
             std::iter::from_fn(|| keeper.poll_event()).count()
         };
-        let channels: usize = (1..=100).map(|nonce| send(now, nonce, 10)).sum();
-        assert_eq!(channels, KEPT_MAX);
-        let amounts: usize = (11..=111).map(|amount| send(now, 1, amount)).sum();
-        assert_eq!(amounts, CHECKS_MAX as usize - KEPT_MAX);
+        let amounts: usize = (1..=100).map(|amount| send(now, 1, amount)).sum();
+        assert_eq!(amounts, CHECKS_MAX as usize);
         now += 3 * CHECK_INTERVAL;
         let later: usize = (200..=300).map(|amount| send(now, 1, amount)).sum();
         assert_eq!(later, 3);
+        for nonce in 2..=100 {
+            now += CHECK_INTERVAL;
+            send(now, nonce, 100 + nonce);
+        }
+        let kept: Vec<u64> = keeper.theirs.keys().map(|channel| channel.nonce).collect();
+        assert_eq!(kept.len(), KEPT_MAX);
+        assert!(kept.contains(&1) && kept.contains(&100) && !kept.contains(&2), "{kept:?}");
     }
 
     #[test]

@@ -54,7 +54,7 @@ use crate::worker::{self, FromWorker, Inbox, Mailbox, Shared, ToWorker, WorkerHa
 use budget::{Budget, News, Span};
 use closing::{Closing, Unused};
 use history::{DAYS_KEPT, History};
-use keeping::{Keeping, Watched};
+use keeping::{Keeping, Unredeemed, Watched};
 use money::Redemption;
 
 pub use budget::BudgetLimits;
@@ -359,6 +359,9 @@ impl Router {
             redeem_at: now + REDEEM_FIRST,
             carrier: Carrier::watch().ok(),
         };
+        if opened != Opened::Restored {
+            control.doubt_channels();
+        }
         if let Opened::SetAside { to, why } = opened {
             control.warn(format!("the journal was damaged ({why}) and set aside as {}", to.display()));
         }
@@ -535,19 +538,25 @@ enum Done {
         link: LinkId,
         receipt: Receipt,
     },
-    /// It was news, and is on disk.
+    /// Those that were news are on disk.
     Regained {
-        receipt: Receipt,
-        keeper: String,
+        news: Vec<(LinkId, Receipt)>,
     },
-    /// Receipts on disk that the ledger has not paid.
+    /// What the ledger has not paid; `None`, if it cannot be asked.
     Unredeemed {
-        receipts: Vec<Receipt>,
+        unredeemed: Option<Unredeemed>,
     },
-    /// How the channels stand that are watched for neighbours.
+    /// The channels that paid us before this start, which found no journal.
+    Doubtful {
+        channels: BTreeSet<ChannelId>,
+    },
+    /// How the channels stand that are watched for neighbours, and why not all were looked at.
     Watched {
         watched: Vec<(ChannelId, Watched)>,
+        failed: Option<String>,
     },
+    /// A write failed that will be tried again.
+    WriteFailed(String),
     /// What became of channels that are not used.
     Unused {
         ended: Vec<(ChannelId, Unused)>,
@@ -693,6 +702,7 @@ impl Control {
         self.drain(clock());
         self.look_at_history();
         let mut records = self.records_now_and_then();
+        records.extend(self.keeping.last_records());
         records.extend(self.node.held().map(|receipt| Record::Held { receipt }));
         match self.journal.ask(move |journal| journal.commit(&records)).await {
             Ok(Ok(())) => {}
@@ -763,10 +773,10 @@ impl Control {
             self.look_at_channels();
             self.look_at_unused();
             self.look_at_unredeemed();
+            self.forget_old_channels();
         }
         if now >= self.redeem_at {
             self.redeem_at = now + REDEEM_INTERVAL;
-            self.forget_old_channels();
             if self.ledger.is_some() {
                 self.redeem(now, None, None);
             }
@@ -795,7 +805,8 @@ impl Control {
 
     /// Writes the totals, and what goes with them. What fails is written five minutes later.
     fn write_now_and_then(&mut self) {
-        let (records, receipts) = (self.records_now_and_then(), self.keeping.unwritten());
+        let receipts = self.keeping.unwritten(clock());
+        let records = self.records_now_and_then();
         self.spawn(self.journal.ask(move |journal| journal.commit(&records)), |answer| match answer {
             Ok(Ok(())) => Some(Done::Kept { receipts }),
             Ok(Err(error)) => Some(Done::Warning(error.to_string())),
@@ -817,7 +828,7 @@ impl Control {
         self.totals_at = clock() + TOTALS_INTERVAL;
         let standings = self.standing_records();
         self.standings = standings.iter().filter_map(Record::standing).collect();
-        let kept = self.keeping.unwritten().into_iter().map(|receipt| Record::Kept { receipt }).collect();
+        let kept = self.keeping.unwritten(clock()).into_iter().map(|receipt| Record::Kept { receipt }).collect();
         [self.totals_records(), standings, self.history.records(), kept].concat()
     }
 
@@ -931,7 +942,7 @@ impl Control {
                 }
             }
             Event::Settlement { link, peer, event } => self.handle_settlement(now, link, peer, event),
-            Event::Watch { link, event, .. } => self.handle_watch(now, link, event),
+            Event::Watch { link, event, .. } => self.handle_watch(link, event),
         }
     }
 
@@ -969,7 +980,7 @@ impl Control {
             exchange::Event::Hold(receipt) => self.hold(link, receipt),
             exchange::Event::NeedChannel { payee, at_least } => self.fund(link, payee, at_least),
             exchange::Event::LookUpChannel(channel) => self.look_up(link, channel),
-            exchange::Event::CloseOffered { channel, total } => self.accept_close(link, channel, total),
+            exchange::Event::CloseOffered { channel, total } => self.accept_close(now, link, channel, total),
             exchange::Event::TermsAgreed(terms) => {
                 if let Some(known) = self.links.get_mut(&link) {
                     known.misfit_since = None;
@@ -1028,12 +1039,13 @@ impl Control {
             Done::Unused { ended } => self.handle_unused(ended),
             Done::Keep { link, receipt } if self.peer_of(link) == Some(receipt.channel().payee) => self.keep(receipt),
             Done::Keep { .. } => {}
-            Done::NotKept { link, channel } => self.node.handle_not_kept(now, link, &channel),
+            Done::NotKept { link, channel } => self.node.handle_not_kept(link, &channel),
             Done::Kept { receipts } => self.handle_kept(now, receipts),
-            Done::Found { link, receipt } => self.handle_found(link, receipt),
-            Done::Regained { receipt, keeper } => self.handle_regained(now, &receipt, &keeper),
-            Done::Unredeemed { receipts } => self.node.handle_unredeemed(receipts),
-            Done::Watched { watched } => self.handle_watched(now, watched),
+            Done::Found { link, receipt } => self.handle_found(now, link, receipt),
+            Done::Regained { news } => self.handle_regained(&news),
+            Done::Unredeemed { unredeemed } => self.handle_unredeemed(now, unredeemed),
+            Done::Doubtful { channels } => self.keeping.doubt(now, channels),
+            Done::Watched { watched, failed } => self.handle_watched(now, watched, failed),
             Done::Resolved { link, endpoint, address } => self.set_endpoint(link, &endpoint, address),
             Done::Redeemed { paid } => {
                 self.ledger_reachable = Some(true);
@@ -1045,7 +1057,12 @@ impl Control {
             }
             Done::LedgerFailed { what, error } => {
                 self.ledger_reachable = Some(false);
+                self.redeem_at = self.redeem_at.min(now + REDEEM_FIRST);
                 self.warn(format!("{what}: {error}"));
+            }
+            Done::WriteFailed(error) => {
+                self.keeping.rest(now);
+                self.warn(error);
             }
             Done::Warning(warning) => self.warn(warning),
         }
@@ -1116,7 +1133,7 @@ impl Control {
     /// All else that is to be written now and then goes with them, for a commit wears the flash by whole sectors anyhow; but not
     /// when the write is tried again, for by then newer lines may be written.
     fn written(&mut self, records: Vec<Record>) -> impl Future<Output = bool> + Send + use<> {
-        let (journal, done, receipts) = (self.journal.clone(), self.done.clone(), self.keeping.unwritten());
+        let (journal, done, receipts) = (self.journal.clone(), self.done.clone(), self.keeping.unwritten(clock()));
         let first = journal.ask(commit([records.clone(), self.records_now_and_then()].concat()));
         async move {
             let mut answer = first.await;
@@ -1129,7 +1146,7 @@ impl Control {
                     Ok(Err(error)) => error.to_string(),
                     Err(error) => error.to_string(),
                 };
-                if done.send(Done::Warning(error)).await.is_err() {
+                if done.send(Done::WriteFailed(error)).await.is_err() {
                     return false;
                 }
                 tokio::time::sleep(WRITE_AGAIN).await;

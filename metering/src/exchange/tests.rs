@@ -890,6 +890,40 @@ fn a_provider_restored_from_an_old_journal_gets_its_receipt_back() {
 }
 
 #[test]
+fn a_receipt_that_a_neighbour_had_kept_is_where_both_go_on_that_had_forgotten_it() {
+    let mut world = World::new(Plan::quiet(7));
+    world.run(33.0);
+    let kept = *world.of(PROVIDER).best_receipt().unwrap();
+    world.traffic = false;
+    world.crash(PROVIDER);
+    world.crash(PAYER);
+    world.parties[PROVIDER].journal.held = None;
+    world.run(10.0);
+    assert_eq!(world.of(PROVIDER).best_receipt(), None);
+    world.traffic = true;
+    world.run(10.0);
+    world.traffic = false;
+    world.run(6.0);
+    let forgotten = world.of(PROVIDER).snapshot().signed;
+    assert!(Tokens::ZERO < forgotten && forgotten < kept.amount(), "{forgotten}");
+
+    for _ in 0..2 {
+        let restored = Restored { held: Some(kept), ..Restored::default() };
+        world.change(PROVIDER, |provider, now| provider.handle_restored(now, restored));
+    }
+    assert_eq!(world.of(PROVIDER).best_receipt(), Some(&kept));
+    world.traffic = true;
+    world.run(20.0);
+    world.traffic = false;
+    world.run(10.0);
+    let [provider, payer] = [PROVIDER, PAYER].map(|who| world.of(who).snapshot());
+    assert_eq!(provider.signed, payer.signed);
+    assert!(provider.signed > kept.amount());
+    assert_eq!(provider.owed_to_us, Tokens::ZERO);
+    assert!(matches!(provider.credit, Credit::Open));
+}
+
+#[test]
 fn a_receipt_on_a_replaced_channel_alarms_nobody_though_the_ledger_is_out_of_reach() {
     let mut world = World::new(Plan::quiet(17));
     world.run(33.0);
@@ -1092,6 +1126,42 @@ fn the_next_channel_starts_at_zero_and_the_last_receipt_of_the_old_one_is_kept()
 }
 
 /// A journal may finish its writes in another order than it was given them.
+#[test]
+fn a_write_for_somebody_else_or_the_other_direction_changes_nothing() {
+    let mut world = World::new(Plan::quiet(7));
+    world.run(12.0);
+    let channel = world.of(PAYER).channel_id().unwrap();
+    let others = ChannelId { payee: NodeId([7; 20]), nonce: 99, ..channel };
+    let back = ChannelId { payer: channel.payee, payee: channel.payer, nonce: 99 };
+    for wrong in [others, back] {
+        world.change(PAYER, |payer, now| payer.handle_reserved(now, wrong, Tokens::MAX));
+        world.change(PROVIDER, |provider, now| provider.handle_held(now, wrong, Tokens::MAX));
+    }
+    world.run(20.0);
+    world.traffic = false;
+    world.run(10.0);
+    let [provider, payer] = [PROVIDER, PAYER].map(|who| world.of(who).snapshot());
+    assert_eq!((provider.signed, provider.owed_to_us), (payer.signed, Tokens::ZERO));
+    assert!(provider.held > Tokens::ZERO || provider.signed > Tokens::ZERO);
+}
+
+/// Each new channel is a row of the journal and a commit.
+#[test]
+fn a_payer_that_opens_channel_after_channel_is_followed_seldom() {
+    let mut world = World::new(Plan::quiet(7));
+    world.run(3.0);
+    let (payer, payee) = (identity(PAYER).node_id(), identity(PROVIDER).node_id());
+    let began = world.now;
+    let mut asked = 0;
+    world.change(PROVIDER, |provider, _| while provider.poll_event().is_some() {});
+    for nonce in 2..602 {
+        let exchange = world.parties[PROVIDER].exchange.as_mut().unwrap();
+        exchange.request_look_up(began + Duration::from_secs(nonce), ChannelId { payer, payee, nonce });
+        asked += std::iter::from_fn(|| exchange.poll_event()).count();
+    }
+    assert_eq!(asked, 8 + 10);
+}
+
 #[test]
 fn a_late_write_of_a_replaced_channel_takes_nothing_from_the_new_one() {
     let mut world = World::new(Plan::quiet(32));

@@ -37,8 +37,8 @@ const PACE: Duration = Duration::from_millis(800);
 const RATION_MOST: Duration = Duration::from_millis(200);
 /// How often settlement learns what links lose.
 const LOSSES_INTERVAL: Duration = Duration::from_secs(1);
-/// How many neighbours keep copies of our receipts: the watch fails only if all of them do.
-const KEEPERS: usize = 3;
+/// How many neighbours keep copies of our receipts, of whom one may be the payer: the watch fails only if all of them do.
+const KEEPERS: usize = 4;
 /// What can be saved of a lifeline: one packet of any length, and a few short ones.
 const LIFELINE_BURST: Bytes = Bytes::new(4096);
 /// Events that wait for the shell at most: a handful per link. Beyond it the shell has stopped.
@@ -535,7 +535,13 @@ impl Node {
             },
             (BABEL_PORT, Some(admission), _) if admission.is_admitted() => self.babel(now, link, &datagram),
             (SETTLEMENT_PORT, Some(admission), Some(exchange)) if admission.is_admitted() => {
-                exchange.handle_message(now, datagram.payload).map_err(Refusal::Settlement)
+                let session = exchange.their_session();
+                let taken = exchange.handle_message(now, datagram.payload).map_err(Refusal::Settlement);
+                if let Some(watch) = known.watch.as_mut().filter(|_| exchange.their_session() != session) {
+                    // It may have lost what it had, though the link has not noticed.
+                    watch.handle_met(now);
+                }
+                taken
             }
             (WATCH_PORT, Some(admission), _) if admission.is_admitted() => match &mut known.watch {
                 Some(watch) => watch.handle_message(now, datagram.payload).map_err(Refusal::Watch),
@@ -779,14 +785,20 @@ impl Node {
                 *copy = *receipt;
             }
         }
-        let there = self.links.iter().filter(|(_, known)| known.watch.is_some() && known.is_admitted());
-        let mut keepers: Vec<(u8, LinkId)> = there.map(|(link, known)| (known.keeps_well(), *link)).collect();
+        // Where there are more than a neighbour keeps, those that most is signed on.
+        let mut copies: Vec<Receipt> = copies.into_values().collect();
+        copies.sort_by_key(|receipt| std::cmp::Reverse(receipt.amount()));
+        copies.truncate(watch::KEPT_MAX);
+        let there = self.links.iter().filter(|(_, known)| known.is_admitted());
+        let mut keepers: Vec<(bool, u8, LinkId)> = there
+            .filter_map(|(link, known)| Some((known.watch.as_ref()?.is_deaf(now), known.keeps_well(), *link)))
+            .collect();
         keepers.sort_unstable();
         keepers.truncate(KEEPERS);
         for (link, known) in &mut self.links {
-            let keeps = keepers.iter().any(|(_, keeper)| keeper == link);
+            let wanted = keepers.iter().any(|(.., keeper)| keeper == link);
             if let Some(watch) = &mut known.watch {
-                watch.handle_ours(now, copies.values().filter(|_| keeps).copied());
+                watch.handle_ours(now, copies.iter().copied(), wanted);
             }
         }
     }
@@ -799,27 +811,23 @@ impl Node {
     /// A receipt that is kept for the neighbour on this link is on disk.
     pub fn handle_kept(&mut self, now: Instant, link: LinkId, receipt: Receipt) {
         if let Some(watch) = self.links.get_mut(&link).and_then(|known| known.watch.as_mut()) {
-            watch.handle_kept(receipt);
+            watch.handle_kept(now, receipt);
         }
         self.settle(now);
     }
 
-    /// Nothing is kept on that channel for the neighbour on this link.
-    pub fn handle_not_kept(&mut self, now: Instant, link: LinkId, channel: &ChannelId) {
+    /// What the neighbour on this link last asked to be kept of that channel is not kept.
+    pub fn handle_not_kept(&mut self, link: LinkId, channel: &ChannelId) {
         if let Some(watch) = self.links.get_mut(&link).and_then(|known| known.watch.as_mut()) {
             watch.handle_not_kept(channel);
         }
-        self.settle(now);
     }
 
-    /// The journal has a receipt of ours that others had kept.
-    pub fn handle_found(&mut self, now: Instant, receipt: &Receipt) {
-        let payer = receipt.channel().payer;
-        let is_payer = |known: &&mut Link| matches!(&known.peer, Peer::Mesh { card, .. } if card.account() == payer);
-        if let Some(exchange) = self.links.values_mut().find(is_payer).and_then(|known| known.exchange.as_mut()) {
-            exchange.handle_found(now, receipt);
+    /// Nothing is kept on that channel for the neighbour on this link any more.
+    pub fn handle_forgotten(&mut self, link: LinkId, channel: &ChannelId) {
+        if let Some(watch) = self.links.get_mut(&link).and_then(|known| known.watch.as_mut()) {
+            watch.forget(channel);
         }
-        self.settle(now);
     }
 
     /// What neighbours say they keep of our receipts.

@@ -313,7 +313,7 @@ fn receipts(answer: &Receipts) -> String {
             receipt.neighbour.clone(),
             direction(receipt.direction).to_owned(),
             receipt.channel.nonce.to_string(),
-            amount(receipt.amount, &answer.unit),
+            signed(receipt, &answer.unit),
             amount(receipt.durable, &answer.unit),
             amount(receipt.redeemed, &answer.unit),
             kept_by(receipt, &answer.unit),
@@ -321,6 +321,14 @@ fn receipts(answer: &Receipts) -> String {
     }
     let own = if answer.receipts.is_empty() { String::new() } else { table.render() };
     [own, kept].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("\n")
+}
+
+/// What is signed. Of what we signed ourselves before a restart only the ceiling is on disk, until the payee says how much it was.
+fn signed(receipt: &ReceiptLine, unit: &Unit) -> String {
+    if receipt.direction == Direction::WePay && receipt.amount == Tokens::ZERO && receipt.durable > Tokens::ZERO {
+        return format!("at most {}", amount(receipt.durable, unit));
+    }
+    amount(receipt.amount, unit)
 }
 
 /// Who keeps a copy, and over how much; that it is over the newest goes without saying.
@@ -333,7 +341,7 @@ fn kept_by(receipt: &ReceiptLine, unit: &Unit) -> String {
         if stale { format!("{} ({})", kept.neighbour, amount(kept.amount, unit)) } else { kept.neighbour.clone() }
     };
     let all: Vec<String> = receipt.kept_by.iter().map(of).collect();
-    if all.is_empty() { "nobody".to_owned() } else { all.join(", ") }
+    if all.is_empty() { "nobody yet".to_owned() } else { all.join(", ") }
 }
 
 fn kept_for_others(answer: &Receipts) -> String {

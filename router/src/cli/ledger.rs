@@ -1,11 +1,12 @@
 //! `waybill ledger`: what a community's treasurer does with the ledger's file.
 
+use std::collections::BTreeSet;
 use std::error::Error as StdError;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use ledger_client::{CreateError, Embedded, Error, Genesis, Head, Ledger, Refusal, Totals, Verdict, system_clock};
-use metering::{ChannelId, LedgerDomain, NodeId, Receipt, Tokens};
+use metering::{ChannelId, LedgerDomain, NodeId, Receipt, Tokens, Unverified};
 use serde_json::json;
 
 use super::Failure;
@@ -171,67 +172,101 @@ fn mint(arguments: &Mint) -> Result<String, Failure> {
 /// A file of receipts is longer only if it is none: a router has a few hundred channels.
 const RECEIPTS_FILE_MAX: u64 = 16 << 20;
 
+/// What became of one receipt of the file.
+struct Brought {
+    /// What it says, if it can be read.
+    receipt: Option<Receipt<Unverified>>,
+    paid: Result<Tokens, String>,
+}
+
 fn redeem(arguments: &RedeemFile) -> Result<String, Failure> {
+    let file = read_receipts(&arguments.receipts)?;
     let mut ledger = open(&arguments.path)?;
-    let unit = unit(ledger.genesis());
-    let receipts = read_receipts(&arguments.receipts, &ledger.domain())?;
-    let mut lines = Vec::new();
-    for (receipt, answer) in receipts.iter().zip(ledger.redeem_many(&receipts).map_err(failure)?) {
-        lines.push((receipt.channel(), receipt.amount(), answer));
+    let (unit, domain) = (unit(ledger.genesis()), ledger.domain());
+    let read: Vec<Result<Receipt, Box<Brought>>> = file.iter().map(|text| read_receipt(text, &domain)).collect();
+    let good: Vec<Receipt> = read.iter().filter_map(|read| read.as_ref().ok()).copied().collect();
+    let mut answers = ledger.redeem_many(&good).map_err(failure)?.into_iter();
+    let brought: Vec<Brought> = read
+        .into_iter()
+        .map(|read| match read {
+            Err(bad) => *bad,
+            Ok(receipt) => {
+                let answer = answers.next().expect("there is an answer to each receipt");
+                Brought { receipt: Some(receipt.into_unverified()), paid: answer.map_err(|refusal| refused(&refusal)) }
+            }
+        })
+        .collect();
+    let whys: BTreeSet<&str> = brought.iter().filter_map(|line| line.paid.as_ref().err()).map(String::as_str).collect();
+    let useless = brought.iter().all(|line| line.paid.is_err()) && !whys.contains(REDEEMED_BEFORE);
+    if useless && !brought.is_empty() {
+        let whys = whys.into_iter().collect::<Vec<_>>().join("; ");
+        return Err(Failure::new(
+            format!("none of the {} receipts in {} was redeemed: {whys}", brought.len(), arguments.receipts.display()),
+            "`waybill ledger show` says which ledger this is; newer receipts come from `waybill receipts --json`",
+        ));
     }
     if arguments.json {
-        let line = |(channel, amount, answer): &(ChannelId, Tokens, Result<Tokens, Refusal>)| {
+        let line = |Brought { receipt, paid }: &Brought| {
             json!({
-                "payer": channel.payer.to_string(),
-                "payee": channel.payee.to_string(),
-                "nonce": channel.nonce.to_string(),
-                "amount": amount.to_string(),
-                "paid": answer.ok().map(|paid| paid.to_string()),
-                "refused": answer.err().map(|refusal| refusal.rule()),
+                "payer": receipt.map(|receipt| receipt.channel().payer.to_string()),
+                "payee": receipt.map(|receipt| receipt.channel().payee.to_string()),
+                "nonce": receipt.map(|receipt| receipt.channel().nonce.to_string()),
+                "amount": receipt.map(|receipt| receipt.amount().to_string()),
+                "paid": paid.as_ref().ok().map(ToString::to_string),
+                "refused": paid.as_ref().err(),
             })
         };
-        let object = json!({ "unit": unit, "receipts": lines.iter().map(line).collect::<Vec<_>>() });
+        let object = json!({ "unit": unit, "receipts": brought.iter().map(line).collect::<Vec<_>>() });
         return Ok(format!("{object:#}\n"));
     }
-    if lines.is_empty() {
-        return Ok("There are no receipts in the file.\n".to_owned());
+    if brought.is_empty() {
+        return Ok("There are no receipts in the file that could be redeemed: only those are in it that are on the router's disk.\n"
+            .to_owned());
     }
     let mut table =
         Table::new(&[("PAYEE", Left), ("PAYER", Left), ("CHANNEL", Right), (&format!("PAID {}", unit.symbol), Right)]);
-    for (channel, _, answer) in lines {
-        let paid = match answer {
-            Ok(paid) => paid.display(unit.decimals).to_string(),
-            Err(Refusal::ReceiptAlreadyRedeemed { .. }) => "redeemed before".to_owned(),
-            Err(refusal) => format!("no: {}", refusal.rule()),
-        };
-        table.row([channel.payee.to_string(), channel.payer.to_string(), channel.nonce.to_string(), paid]);
+    for Brought { receipt, paid } in brought {
+        let of = |part: &dyn Fn(ChannelId) -> String| receipt.map_or("-".to_owned(), |receipt| part(receipt.channel()));
+        let paid = paid.map_or_else(|why| format!("no: {why}"), |paid| paid.display(unit.decimals).to_string());
+        table.row([
+            of(&|channel| channel.payee.to_string()),
+            of(&|channel| channel.payer.to_string()),
+            of(&|channel| channel.nonce.to_string()),
+            paid,
+        ]);
     }
     Ok(table.render())
 }
 
-/// All receipts in the file, each good on this ledger.
-fn read_receipts(path: &Path, domain: &LedgerDomain) -> Result<Vec<Receipt>, Failure> {
-    let bad = |why: String| {
-        Failure::new(format!("{}: {why}", path.display()), "write it anew with `waybill receipts --json`")
-    };
-    let length = std::fs::metadata(path).map_err(|error| bad(error.to_string()))?.len();
+const REDEEMED_BEFORE: &str = "redeemed before";
+
+fn refused(refusal: &Refusal) -> String {
+    let before = matches!(refusal, Refusal::ReceiptAlreadyRedeemed { .. } | Refusal::TotalWentBackwards { .. });
+    if before { REDEEMED_BEFORE.to_owned() } else { format!("{refusal} ({})", refusal.rule()) }
+}
+
+fn read_receipt(text: &str, domain: &LedgerDomain) -> Result<Receipt, Box<Brought>> {
+    let bad = |why: &str| Box::new(Brought { receipt: None, paid: Err(why.to_owned()) });
+    let bytes = unhex(text).ok_or_else(|| bad("not hexadecimal"))?;
+    let receipt = Receipt::decode(&bytes).map_err(|error| bad(&error.to_string()))?;
+    let not_here = "not signed for this ledger, or altered".to_owned();
+    receipt.verify(domain).map_err(|_| Box::new(Brought { receipt: Some(receipt), paid: Err(not_here) }))
+}
+
+/// The texts of all receipts in a file that `waybill receipts --json` wrote.
+fn read_receipts(path: &Path) -> Result<Vec<String>, Failure> {
+    let bad =
+        |why: String, next: &str| Failure::new(format!("cannot read receipts from {}: {why}", path.display()), next);
+    let anew = "write it anew with `waybill receipts --json`";
+    let length =
+        std::fs::metadata(path).map_err(|error| bad(error.to_string(), "name the file with --receipts"))?.len();
     if length > RECEIPTS_FILE_MAX {
-        return Err(bad("too long for a file of receipts".to_owned()));
+        return Err(bad("too long for a file of receipts".to_owned(), anew));
     }
-    let text = std::fs::read_to_string(path).map_err(|error| bad(error.to_string()))?;
-    let file: Receipts = serde_json::from_str(&text).map_err(|error| bad(format!("no file of receipts: {error}")))?;
+    let text = std::fs::read_to_string(path).map_err(|error| bad(error.to_string(), anew))?;
+    let file: Receipts = serde_json::from_str(&text).map_err(|error| bad(error.to_string(), anew))?;
     let own = file.receipts.into_iter().filter_map(|line| line.receipt);
-    let all = own.chain(file.keeping.into_iter().map(|line| line.receipt)).enumerate();
-    let read = |(number, text): (usize, String)| {
-        let number = number + 1;
-        let bytes = unhex(&text).ok_or_else(|| bad(format!("receipt {number}: not hexadecimal")))?;
-        let receipt = Receipt::decode(&bytes).map_err(|error| bad(format!("receipt {number}: {error}")))?;
-        receipt.verify(domain).map_err(|error| {
-            let other = "it is for another ledger, or was altered";
-            bad(format!("receipt {number}: {error}; {other}"))
-        })
-    };
-    all.map(read).collect()
+    Ok(own.chain(file.keeping.into_iter().map(|line| line.receipt)).collect())
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {

@@ -94,7 +94,6 @@ impl Control {
         if self.parties(link) == Some((id.payer, id.payee)) {
             self.node.handle_channel_closed(now, link, id.nonce);
         }
-        self.forget_old_channels();
         let refunded = channel.deposit.saturating_sub(channel.redeemed);
         for closing in self.closings.extract_if(.., |closing| closing.channel == id).collect::<Vec<_>>() {
             let closed = self.closed(id, Some(refunded), None);
@@ -104,7 +103,13 @@ impl Control {
     }
 
     /// Takes a payer's offer to the ledger: what it offers is no less than what we hold.
-    pub(super) fn accept_close(&mut self, link: LinkId, channel: ChannelId, total: Tokens) {
+    ///
+    /// A router that has just lost its journal waits until its neighbours have said what they keep of that channel: the offer comes
+    /// again.
+    pub(super) fn accept_close(&mut self, now: Instant, link: LinkId, channel: ChannelId, total: Tokens) {
+        if self.keeping.doubts(now, &channel) {
+            return self.node.handle_close_failed(now, link);
+        }
         let Some(desk) = &self.ledger else { return };
         let journal = self.journal.clone();
         let asked = desk.ask(move |ledger| {

@@ -1,37 +1,63 @@
 //! The watch in a router ([`metering::watch`]): what is kept for neighbours, and redeemed for them when a payer gives notice
 //! and they do not answer it; and what neighbours had kept for us.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use ledger_client::{Error, Ledger, Phase};
-use metering::{ChannelId, NodeId, Receipt, Tokens, watch};
+use metering::watch::{self, COPY_INTERVAL, KEPT_MAX as KEPT_EACH};
+use metering::{ChannelId, NodeId, Receipt, Role, Tokens};
 use node::LinkId;
 
-use super::money::ledger_failed;
 use super::{Control, Done, history};
 use crate::journal::{Journal, Record};
 
 /// How often the ledger is asked about the channels that are watched, at most; at least eight times in a notice.
 const LOOK_MOST: Duration = Duration::from_secs(600);
 const LOOK_LEAST: Duration = Duration::from_secs(1);
-/// Channels watched in all: receipts are small, but each is a row of the journal.
-pub(super) const KEPT_MAX: usize = 256;
-/// Of each pair of accounts, what is known of so many channels stays after the ledger has closed them: should the ledger itself be
-/// put back to an older state, they are worth something again.
+/// Channels watched in all: receipts are small, but each is a row of the journal. A neighbour has [`KEPT_EACH`] of them at most,
+/// and can always have [`KEPT_LEAST`].
+const KEPT_IN_ALL: usize = 256;
+const KEPT_LEAST: usize = 8;
+/// How long after a failed write nothing of this is written along with what others wait for.
+const REST: Duration = Duration::from_secs(60);
+/// How long what neighbours had kept for us is gathered before it is written, and how often that may be: whoever has a payer for a
+/// friend can find something as often as it likes.
+const GATHER: Duration = Duration::from_secs(1);
+const FOUND_INTERVAL: Duration = Duration::from_secs(600);
+const FOUND_BURST: u32 = 5;
+/// Found receipts that wait to be written.
+const FOUND_MAX: usize = 256;
+/// How long a router that has lost its journal takes no offer to close a channel that was there before: its keepers may know more.
+const DOUBT: Duration = Duration::from_secs(120);
+/// Of each pair of accounts, what is known of so many channels stays after they are worth nothing: should the ledger itself be put
+/// back to an older state, they are worth something again.
 const CHANNELS_REMEMBERED: usize = 8;
 
-/// What is kept for neighbours.
+/// What is kept for neighbours, and what they had kept for us.
 pub(super) struct Keeping {
     kept: BTreeMap<ChannelId, Kept>,
     look_at: Instant,
     interval: Duration,
+    /// The ledger has been asked, and not answered yet.
+    looking: bool,
+    rest_until: Instant,
+    found: BTreeMap<ChannelId, (LinkId, Receipt)>,
+    found_at: Instant,
+    /// Until when what was written of found receipts would have lasted, at one write each [`FOUND_INTERVAL`].
+    found_paid_until: Instant,
+    /// The ledger has been asked for what it has not paid, and not answered yet.
+    pub(super) looking_for_unredeemed: bool,
+    /// Channels that paid us before a start without a journal, until then.
+    doubtful: Option<(BTreeSet<ChannelId>, Instant)>,
 }
 
 struct Kept {
     receipt: Receipt,
-    /// What of it is on disk.
+    /// What of it is on disk, and since when.
     written: Tokens,
+    written_at: Option<Instant>,
     /// When the notice was first seen.
     noticed: Option<Instant>,
 }
@@ -39,65 +65,134 @@ struct Kept {
 /// How a watched channel stands.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Watched {
-    /// Open, or redeemed as far as is known here.
+    /// Open, or not there in this state of the ledger.
     Quiet,
     /// Its payer gave notice, and its payee still has time.
     Noticed,
     /// We have redeemed so much for the payee.
     Redeemed(Tokens),
-    /// The ledger has closed it.
+    /// The ledger has closed it, or paid the receipt.
     Over,
+}
+
+/// Receipts of ours on disk for which the ledger has not paid yet.
+#[derive(Debug, Default)]
+pub(super) struct Unredeemed {
+    /// The dearest first, and no more than a neighbour keeps.
+    pub(super) receipts: Vec<Receipt>,
+    /// Whose channels are about to end.
+    pub(super) closing: BTreeSet<NodeId>,
 }
 
 impl Keeping {
     pub(super) fn new(now: Instant, notice_s: u32, written: impl IntoIterator<Item = Receipt>) -> Self {
-        let kept = |receipt: Receipt| Kept { receipt, written: receipt.amount(), noticed: None };
+        let kept = |receipt: Receipt| Kept { receipt, written: receipt.amount(), written_at: Some(now), noticed: None };
         let kept = written.into_iter().map(|receipt| (receipt.channel(), kept(receipt))).collect();
         let interval = Duration::from_secs(u64::from(notice_s) / 8).clamp(LOOK_LEAST, LOOK_MOST);
-        Self { kept, look_at: now + interval, interval }
+        Self {
+            kept,
+            look_at: now + interval,
+            interval,
+            looking: false,
+            rest_until: now,
+            found: BTreeMap::new(),
+            found_at: now,
+            found_paid_until: now,
+            looking_for_unredeemed: false,
+            doubtful: None,
+        }
     }
 
     /// What is kept of a neighbour's, and is on disk.
     fn of(&self, payee: NodeId) -> Vec<Receipt> {
         let theirs = self.kept.values().filter(|kept| kept.receipt.channel().payee == payee);
-        theirs.filter(|kept| kept.written == kept.receipt.amount()).map(|kept| kept.receipt).collect()
+        theirs.filter(|kept| kept.is_written()).map(|kept| kept.receipt).collect()
     }
 
-    fn has_room(&self, channel: &ChannelId) -> bool {
-        self.kept.len() < KEPT_MAX || self.kept.contains_key(channel)
+    fn count_of(&self, payee: NodeId) -> usize {
+        self.kept.keys().filter(|channel| channel.payee == payee).count()
     }
 
-    fn keep(&mut self, receipt: Receipt) {
-        let kept = self.kept.entry(receipt.channel());
-        let kept = kept.or_insert(Kept { receipt, written: Tokens::ZERO, noticed: None });
-        if receipt.amount() > kept.receipt.amount() {
-            kept.receipt = receipt;
+    /// Keeps a receipt, and says which channel is given up for it. It may be the receipt's own, if there is no room for it.
+    fn keep(&mut self, receipt: Receipt) -> Option<ChannelId> {
+        if let Some(kept) = self.kept.get_mut(&receipt.channel()) {
+            if receipt.amount() > kept.receipt.amount() {
+                kept.receipt = receipt;
+            }
+            return None;
         }
+        let payee = receipt.channel().payee;
+        let theirs = self.count_of(payee);
+        let fresh = Kept { receipt, written: Tokens::ZERO, written_at: None, noticed: None };
+        self.kept.insert(receipt.channel(), fresh);
+        let from = if theirs >= KEPT_EACH {
+            payee
+        } else if self.kept.len() > KEPT_IN_ALL {
+            let payees: BTreeSet<NodeId> = self.kept.keys().map(|channel| channel.payee).collect();
+            let most = payees.into_iter().max_by_key(|payee| self.count_of(*payee)).unwrap_or(payee);
+            // Only who has more than its share gives something up for others.
+            if theirs < KEPT_LEAST { most } else { payee }
+        } else {
+            return None;
+        };
+        let theirs = self.kept.values().filter(|kept| kept.receipt.channel().payee == from);
+        let least = theirs.min_by_key(|kept| kept.receipt.amount()).map(|kept| kept.receipt.channel());
+        least.inspect(|channel| {
+            self.kept.remove(channel);
+        })
     }
 
-    /// What is not on disk yet.
-    pub(super) fn unwritten(&self) -> Vec<Receipt> {
-        let unwritten = self.kept.values().filter(|kept| kept.written < kept.receipt.amount());
+    /// What is not on disk yet and should be: not more often than copies are made, whatever a neighbour sends.
+    pub(super) fn unwritten(&self, now: Instant) -> Vec<Receipt> {
+        let due = |kept: &&Kept| kept.written_at.is_none_or(|at| now + REST >= at + COPY_INTERVAL);
+        let resting = now < self.rest_until;
+        let unwritten = self.kept.values().filter(|kept| !resting && !kept.is_written()).filter(due);
         unwritten.map(|kept| kept.receipt).collect()
+    }
+
+    /// The same at the end of a run, when there is no later.
+    pub(super) fn last_records(&self) -> Vec<Record> {
+        let unwritten = self.kept.values().filter(|kept| !kept.is_written());
+        unwritten.map(|kept| Record::Kept { receipt: kept.receipt }).collect()
+    }
+
+    /// A write has failed: what others wait for goes alone for a while.
+    pub(super) fn rest(&mut self, now: Instant) {
+        self.rest_until = now + REST;
     }
 
     /// Every receipt, and whether it is on disk.
     pub(super) fn all(&self) -> impl Iterator<Item = (&Receipt, bool)> {
-        self.kept.values().map(|kept| (&kept.receipt, kept.written == kept.receipt.amount()))
+        self.kept.values().map(|kept| (&kept.receipt, kept.is_written()))
+    }
+
+    /// Whether a channel paid us before this start, which found no journal, so that neighbours may still tell us more of it.
+    pub(super) fn doubts(&self, now: Instant, channel: &ChannelId) -> bool {
+        self.doubtful.as_ref().is_some_and(|(channels, until)| now < *until && channels.contains(channel))
+    }
+
+    pub(super) fn doubt(&mut self, now: Instant, channels: BTreeSet<ChannelId>) {
+        self.doubtful = Some((channels, now + DOUBT));
+    }
+}
+
+impl Kept {
+    fn is_written(&self) -> bool {
+        self.written == self.receipt.amount()
     }
 }
 
 impl Control {
     /// Does what the watch with a neighbour asks for.
-    pub(super) fn handle_watch(&mut self, now: Instant, link: LinkId, event: watch::Event) {
+    pub(super) fn handle_watch(&mut self, link: LinkId, event: watch::Event) {
         let (receipt, found) = match event {
             watch::Event::Keep(receipt) => (receipt, false),
             watch::Event::Found(receipt) => (receipt, true),
         };
-        let Some(desk) = self.ledger.as_ref().filter(|_| found || self.keeping.has_room(&receipt.channel())) else {
-            return self.node.handle_not_kept(now, link, &receipt.channel());
+        let Some(desk) = &self.ledger else {
+            return self.node.handle_not_kept(link, &receipt.channel());
         };
-        // Nobody fills our disk with channels that cost nothing.
+        // Nobody fills our disk with channels that cost nothing. What cannot be judged comes again.
         self.spawn(desk.ask(move |ledger| is_good(ledger, &receipt)), move |good| match (good, found) {
             (Ok(Ok(true)), false) => Some(Done::Keep { link, receipt }),
             (Ok(Ok(true)), true) => Some(Done::Found { link, receipt }),
@@ -108,14 +203,16 @@ impl Control {
 
     /// Keeps a receipt for a neighbour. It goes to the disk with whatever is written next.
     pub(super) fn keep(&mut self, receipt: Receipt) {
-        self.keeping.keep(receipt);
+        if let Some(given_up) = self.keeping.keep(receipt) {
+            self.forget_kept(vec![given_up]);
+        }
     }
 
     /// The journal has these receipts of neighbours.
     pub(super) fn handle_kept(&mut self, now: Instant, receipts: Vec<Receipt>) {
         for receipt in receipts {
             let Some(kept) = self.keeping.kept.get_mut(&receipt.channel()) else { continue };
-            kept.written = kept.written.max(receipt.amount());
+            (kept.written, kept.written_at) = (kept.written.max(receipt.amount()), Some(now));
             if let Some(link) = self.link_to(receipt.channel().payee) {
                 self.node.handle_kept(now, link, receipt);
             }
@@ -129,32 +226,70 @@ impl Control {
         }
     }
 
-    /// A neighbour had kept a receipt of ours that is higher than what we knew: it is ours again once it is on disk.
-    pub(super) fn handle_found(&mut self, link: LinkId, receipt: Receipt) {
-        let (journal, keeper) = (self.journal.clone(), self.name_of(link));
+    fn forget_kept(&mut self, channels: Vec<ChannelId>) {
+        for channel in &channels {
+            self.keeping.kept.remove(channel);
+            if let Some(link) = self.link_to(channel.payee) {
+                self.node.handle_forgotten(link, channel);
+            }
+        }
+        if !channels.is_empty() {
+            self.write_down(move |journal| journal.forget_kept(&channels));
+        }
+    }
+
+    /// A neighbour had kept a receipt of ours that is higher than what we knew.
+    pub(super) fn handle_found(&mut self, now: Instant, link: LinkId, receipt: Receipt) {
+        let found = &mut self.keeping.found;
+        if found.is_empty() {
+            self.keeping.found_at = now + GATHER;
+        }
+        let is_higher = found.get(&receipt.channel()).is_none_or(|(_, known)| receipt.amount() > known.amount());
+        if is_higher && (found.len() < FOUND_MAX || found.contains_key(&receipt.channel())) {
+            found.insert(receipt.channel(), (link, receipt));
+        }
+    }
+
+    /// Writes what was found: it is ours again once it is on disk.
+    fn write_found(&mut self, now: Instant) {
+        let keeping = &mut self.keeping;
+        let may = keeping.found_paid_until <= now + FOUND_INTERVAL * (FOUND_BURST - 1);
+        if keeping.found.is_empty() || now < keeping.found_at || !may {
+            return;
+        }
+        keeping.found_paid_until = keeping.found_paid_until.max(now) + FOUND_INTERVAL;
+        let found: Vec<(LinkId, Receipt)> = std::mem::take(&mut keeping.found).into_values().collect();
         let news = move |journal: &mut Journal| {
-            let known = journal.held_on(&receipt.channel()).map_or(Tokens::ZERO, Receipt::amount);
-            journal.commit(&[Record::Held { receipt }]).map(|()| receipt.amount() > known)
+            let known = |receipt: &Receipt| journal.held_on(&receipt.channel()).map_or(Tokens::ZERO, Receipt::amount);
+            let news: Vec<(LinkId, Receipt)> =
+                found.into_iter().filter(|(_, receipt)| receipt.amount() > known(receipt)).collect();
+            let records: Vec<Record> = news.iter().map(|(_, receipt)| Record::Held { receipt: *receipt }).collect();
+            journal.commit(&records).map(|()| news)
         };
-        self.spawn(async move { (journal.ask(news).await, keeper) }, move |(answer, keeper)| match answer {
-            Ok(Ok(true)) => Some(Done::Regained { receipt, keeper }),
-            Ok(Ok(false)) => None,
+        self.spawn(self.journal.ask(news), |answer| match answer {
+            Ok(Ok(news)) => Some(Done::Regained { news }),
             Ok(Err(error)) => Some(Done::Warning(error.to_string())),
             Err(error) => Some(Done::Warning(error.to_string())),
         });
     }
 
-    /// It is on disk.
-    pub(super) fn handle_regained(&mut self, now: Instant, receipt: &Receipt, keeper: &str) {
-        self.node.handle_found(now, receipt);
+    /// They are on disk: settlement with their payers goes on from there.
+    pub(super) fn handle_regained(&mut self, news: &[(LinkId, Receipt)]) {
+        for (keeper, receipt) in news {
+            let (payer, keeper) = (receipt.channel().payer, self.name_of(*keeper));
+            tracing::info!(node = %self.name, %payer, amount = %receipt.amount(), keeper, "a receipt is here again");
+            self.warn(format!("{keeper} had kept receipts that this router had lost; they are here again"));
+            if let Some(link) = self.link_to(payer).filter(|link| self.node.role(*link) == Some(Role::Provider)) {
+                self.restore(link, payer, Role::Provider, false);
+            }
+        }
         self.look_at_unredeemed();
-        let payer = self.person(receipt.channel().payer);
-        self.warn(format!("{keeper} had kept a receipt by {payer} that this router had lost; it is here again"));
     }
 
     /// Finds out which receipts on disk the ledger can still pay: neighbours keep copies of those too whose payers are away.
-    pub(super) fn look_at_unredeemed(&self) {
-        let Some(desk) = self.ledger.clone() else { return };
+    pub(super) fn look_at_unredeemed(&mut self) {
+        let Some(desk) = self.ledger.clone().filter(|_| !self.keeping.looking_for_unredeemed) else { return };
+        self.keeping.looking_for_unredeemed = true;
         let held = self.journal.ask(|journal| {
             let is_waiting = |receipt: &&Receipt| receipt.amount() > journal.redeemed(&receipt.channel());
             journal.held().filter(is_waiting).copied().collect::<Vec<_>>()
@@ -164,32 +299,54 @@ impl Control {
                 let held = held.await.ok()?;
                 desk.ask(move |ledger| unpaid_of(ledger, held)).await.ok()?.ok()
             },
-            |receipts| Some(Done::Unredeemed { receipts: receipts? }),
+            |unredeemed| Some(Done::Unredeemed { unredeemed }),
         );
     }
 
-    /// Asks the ledger about the channels that are watched, and redeems what their payees do not.
+    /// Takes that, and redeems where a channel is about to end.
+    pub(super) fn handle_unredeemed(&mut self, now: Instant, unredeemed: Option<Unredeemed>) {
+        self.keeping.looking_for_unredeemed = false;
+        let Some(Unredeemed { receipts, closing }) = unredeemed else { return };
+        self.node.handle_unredeemed(receipts);
+        for payer in closing {
+            self.redeem(now, Some(payer), None);
+        }
+    }
+
+    /// A start without a journal: the channels there were before are doubtful for a while.
+    pub(super) fn doubt_channels(&self) {
+        let (Some(desk), us) = (&self.ledger, self.node.id()) else { return };
+        self.spawn(desk.ask(move |ledger| ledger.channels_of(us)), move |channels| {
+            let channels = channels.ok()?.ok()?.into_iter().map(|(id, _)| id).filter(|id| id.payee == us);
+            Some(Done::Doubtful { channels: channels.collect() })
+        });
+    }
+
+    /// Asks the ledger about the channels that are watched, and redeems what their payees do not; writes what was found.
     pub(super) fn look_at_kept(&mut self, now: Instant) {
-        if now < self.keeping.look_at {
+        self.write_found(now);
+        if now < self.keeping.look_at || self.keeping.looking {
             return;
         }
         self.keeping.look_at = now + self.keeping.interval;
         let Some(desk) = self.ledger.as_ref().filter(|_| !self.keeping.kept.is_empty()) else { return };
+        self.keeping.looking = true;
         let since = |at: Option<Instant>| at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
         let watched: Vec<(Receipt, Duration)> =
             self.keeping.kept.values().map(|kept| (kept.receipt, since(kept.noticed))).collect();
         let clock = history::unix_seconds();
         self.spawn(desk.ask(move |ledger| look_at(ledger, &watched, clock)), |looked| {
-            Some(match looked {
-                Ok(Ok(watched)) => Done::Watched { watched },
-                Ok(Err(error)) => ledger_failed("cannot watch channels for neighbours", &error),
-                Err(error) => ledger_failed("cannot watch channels for neighbours", &error),
-            })
+            let (watched, failed) = looked.unwrap_or_else(|error| (Vec::new(), Some(error.to_string())));
+            Some(Done::Watched { watched, failed })
         });
     }
 
     /// Takes what became of them.
-    pub(super) fn handle_watched(&mut self, now: Instant, watched: Vec<(ChannelId, Watched)>) {
+    pub(super) fn handle_watched(&mut self, now: Instant, watched: Vec<(ChannelId, Watched)>, failed: Option<String>) {
+        self.keeping.looking = false;
+        if let Some(error) = failed {
+            self.warn(format!("cannot watch channels for neighbours: {error}"));
+        }
         let mut over = Vec::new();
         for (channel, how) in watched {
             match how {
@@ -200,38 +357,32 @@ impl Control {
                     }
                 }
                 Watched::Redeemed(paid) => {
-                    let [payee, payer] = [channel.payee, channel.payer].map(|account| self.person(account));
-                    let amount = paid.display(self.money.unit.decimals);
-                    self.warn(format!(
-                        "redeemed {amount} {} for {payee}: {payer} is closing its channel, and {payee} had not",
-                        self.money.unit.symbol
-                    ));
+                    let payee = self.person(channel.payee);
+                    tracing::info!(node = %self.name, payee, payer = %channel.payer, %paid, "redeemed for a neighbour");
+                    self.warn(format!("redeemed for {payee}, which had not: a payer is closing its channel"));
                 }
                 Watched::Over => over.push(channel),
             }
         }
-        for channel in &over {
-            self.keeping.kept.remove(channel);
-            if let Some(link) = self.link_to(channel.payee) {
-                self.node.handle_not_kept(now, link, channel);
-            }
-        }
-        if !over.is_empty() {
-            self.write_down(move |journal| journal.forget_kept(&over));
-        }
+        self.forget_kept(over);
     }
 
-    /// Forgets old channels that the ledger has closed: a payer can close and open as often as it likes.
+    /// Forgets old channels that are worth nothing any more: a payer can close and open, or open, as often as it likes. What is still
+    /// worth something is redeemed before.
     pub(super) fn forget_old_channels(&self) {
         let Some(desk) = self.ledger.clone() else { return };
         let (journal, done) = (self.journal.clone(), self.done.clone());
         tokio::spawn(async move {
-            let Ok(old) = journal.ask(|journal| journal.old_channels(CHANNELS_REMEMBERED)).await else { return };
+            let old = journal.ask(|journal| {
+                let with_receipt = |id: ChannelId| (id, journal.held_on(&id).copied());
+                journal.old_channels(CHANNELS_REMEMBERED).into_iter().map(with_receipt).collect::<Vec<_>>()
+            });
+            let Ok(old) = old.await else { return };
             if old.is_empty() {
                 return;
             }
-            let Ok(Ok(closed)) = desk.ask(move |ledger| closed_of(ledger, old)).await else { return };
-            if let Ok(Err(error)) = journal.ask(move |journal| journal.forget_channels(&closed)).await {
+            let Ok(Ok(worthless)) = desk.ask(move |ledger| worthless_of(ledger, &old)).await else { return };
+            if let Ok(Err(error)) = journal.ask(move |journal| journal.forget_channels(&worthless)).await {
                 let _stopping = done.send(Done::Warning(error.to_string())).await;
             }
         });
@@ -243,70 +394,82 @@ impl Control {
     }
 }
 
-/// Whether a receipt draws on a channel that can pay it.
+/// Whether there is something to be had for a receipt.
 fn is_good(ledger: &mut Box<dyn Ledger>, receipt: &Receipt) -> Result<bool, Error> {
-    let channel = ledger.channel(receipt.channel())?;
-    Ok(channel.is_some_and(|channel| channel.phase != Phase::Closed && receipt.amount() <= channel.deposit))
+    let channel = ledger.channel(receipt.channel())?.filter(|channel| channel.phase != Phase::Closed);
+    Ok(channel.is_some_and(|channel| channel.redeemed < receipt.amount() && receipt.amount() <= channel.deposit))
 }
 
-/// Those that the ledger can pay something for, the dearest first, and as many as a neighbour keeps.
-fn unpaid_of(ledger: &mut Box<dyn Ledger>, receipts: Vec<Receipt>) -> Result<Vec<Receipt>, Error> {
-    let mut unpaid = Vec::new();
+fn unpaid_of(ledger: &mut Box<dyn Ledger>, receipts: Vec<Receipt>) -> Result<Unredeemed, Error> {
+    let (mut unpaid, mut closing) = (Vec::new(), BTreeSet::new());
     for receipt in receipts {
         let channel = ledger.channel(receipt.channel())?.filter(|channel| channel.phase != Phase::Closed);
-        let paid = channel.map_or(Tokens::MAX, |channel| channel.redeemed);
-        unpaid
-            .extend(receipt.amount().checked_sub(paid).filter(|rest| *rest > Tokens::ZERO).map(|rest| (rest, receipt)));
+        let Some(channel) = channel.filter(|channel| channel.redeemed < receipt.amount()) else { continue };
+        if channel.phase != Phase::Open {
+            closing.insert(receipt.channel().payer);
+        }
+        unpaid.push((receipt.amount().saturating_sub(channel.redeemed), receipt));
     }
-    unpaid.sort_by_key(|(rest, _)| std::cmp::Reverse(*rest));
-    Ok(unpaid.into_iter().take(watch::KEPT_MAX).map(|(_, receipt)| receipt).collect())
+    unpaid.sort_by_key(|(rest, _)| Reverse(*rest));
+    let receipts = unpaid.into_iter().take(KEPT_EACH).map(|(_, receipt)| receipt).collect();
+    Ok(Unredeemed { receipts, closing })
 }
 
-fn closed_of(ledger: &mut Box<dyn Ledger>, channels: Vec<ChannelId>) -> Result<Vec<ChannelId>, Error> {
-    let mut closed = Vec::new();
-    for id in channels {
-        if ledger.channel(id)?.is_some_and(|channel| channel.phase == Phase::Closed) {
-            closed.push(id);
+/// The channels on which nothing more can be signed or redeemed; what can be is redeemed.
+fn worthless_of(
+    ledger: &mut Box<dyn Ledger>,
+    channels: &[(ChannelId, Option<Receipt>)],
+) -> Result<Vec<ChannelId>, Error> {
+    let mut worthless = Vec::new();
+    for (id, held) in channels {
+        let Some(channel) = ledger.channel(*id)? else { continue };
+        let unpaid = held.filter(|held| held.amount() > channel.redeemed && channel.phase != Phase::Closed);
+        let paid = match unpaid.map(|receipt| ledger.redeem(receipt)) {
+            None | Some(Ok(_)) => true,
+            Some(Err(Error::Refused(_))) => false,
+            Some(Err(error)) => return Err(error),
+        };
+        // Of one that we pay on, the ceiling binds until it is closed.
+        if channel.phase == Phase::Closed || paid && held.is_some() {
+            worthless.push(*id);
         }
     }
-    Ok(closed)
+    Ok(worthless)
 }
 
 /// Looks at each channel, and redeems its receipt in the second half of a notice: before that its payee may do so. The half is
 /// over when it is by the `clock`, seconds since 1970, or when that long has passed since the notice was seen: a router's clock may
-/// be years behind.
+/// be years behind. What was seen until the ledger failed counts.
 fn look_at(
     ledger: &mut Box<dyn Ledger>,
     kept: &[(Receipt, Duration)],
     clock: u64,
-) -> Result<Vec<(ChannelId, Watched)>, Error> {
-    let half = u64::from(ledger.genesis().close_notice_s()) / 2;
+) -> (Vec<(ChannelId, Watched)>, Option<String>) {
     let mut watched = Vec::new();
     for (receipt, seen) in kept {
-        let id = receipt.channel();
-        let how = match ledger.channel(id)? {
-            None => Watched::Over,
-            Some(channel) => match channel.phase {
-                Phase::Closed => Watched::Over,
-                Phase::Closing { exit } if receipt.amount() > channel.redeemed => {
-                    if seen.as_secs() >= half || clock + half >= exit.seconds() {
-                        redeemed(ledger.redeem(*receipt))?
-                    } else {
-                        Watched::Noticed
-                    }
-                }
-                Phase::Open | Phase::Closing { .. } => Watched::Quiet,
-            },
-        };
-        watched.push((id, how));
+        match look_at_one(ledger, receipt, *seen, clock) {
+            Ok(how) => watched.push((receipt.channel(), how)),
+            Err(error) => return (watched, Some(error.to_string())),
+        }
     }
-    Ok(watched)
+    (watched, None)
 }
 
-/// A refusal says that somebody else was faster.
-fn redeemed(answer: Result<Tokens, Error>) -> Result<Watched, Error> {
-    match answer {
+fn look_at_one(ledger: &mut Box<dyn Ledger>, receipt: &Receipt, seen: Duration, clock: u64) -> Result<Watched, Error> {
+    let half = u64::from(ledger.genesis().close_notice_s()) / 2;
+    let Some(channel) = ledger.channel(receipt.channel())? else { return Ok(Watched::Quiet) };
+    let exit = match channel.phase {
+        Phase::Closed => return Ok(Watched::Over),
+        Phase::Open | Phase::Closing { .. } if receipt.amount() <= channel.redeemed => return Ok(Watched::Over),
+        Phase::Open => return Ok(Watched::Quiet),
+        Phase::Closing { exit } => exit,
+    };
+    if seen.as_secs() < half && clock.saturating_add(half) < exit.seconds() {
+        return Ok(Watched::Noticed);
+    }
+    match ledger.redeem(*receipt) {
         Ok(paid) => Ok(Watched::Redeemed(paid)),
+        // Somebody else was faster.
         Err(Error::Refused(_)) => Ok(Watched::Quiet),
         Err(error) => Err(error),
     }
@@ -360,7 +523,8 @@ mod tests {
         let kept = receipt(&*ledger, channel, 30);
         let look = |ledger: &mut Box<dyn Ledger>, seen: u64, at: u32| {
             clock.store(at, Ordering::Relaxed);
-            let looked = look_at(ledger, &[(kept, Duration::from_secs(seen))], at.into()).unwrap();
+            let (looked, failed) = look_at(ledger, &[(kept, Duration::from_secs(seen))], at.into());
+            assert_eq!(failed, None);
             let [(id, how)]: [_; 1] = looked.try_into().unwrap();
             assert_eq!(id, channel);
             how
@@ -370,10 +534,8 @@ mod tests {
         assert_eq!(look(&mut ledger, 0, FOUNDED + 10), Watched::Noticed);
         assert_eq!(look(&mut ledger, 499, FOUNDED + 499), Watched::Noticed);
         assert_eq!(look(&mut ledger, 0, FOUNDED + 500), Watched::Redeemed(tokens(30)));
-        assert_eq!(look(&mut ledger, 0, FOUNDED + 501), Watched::Quiet, "once");
+        assert_eq!(look(&mut ledger, 0, FOUNDED + 501), Watched::Over, "once");
         assert_eq!(ledger.balance(PAYEE).unwrap(), tokens(30));
-        ledger.mutual_close(channel, tokens(30)).unwrap();
-        assert_eq!(look(&mut ledger, 0, FOUNDED + 502), Watched::Over);
     }
 
     #[test]
@@ -382,8 +544,7 @@ mod tests {
         let (mut ledger, channel, _) = ledger(&directory);
         let kept = receipt(&*ledger, channel, 30);
         ledger.start_close(channel).unwrap();
-        let looked =
-            |ledger: &mut Box<dyn Ledger>, seen| look_at(ledger, &[(kept, Duration::from_secs(seen))], 5).unwrap();
+        let looked = |ledger: &mut Box<dyn Ledger>, seen| look_at(ledger, &[(kept, Duration::from_secs(seen))], 5).0;
         assert_eq!(looked(&mut ledger, 499), [(channel, Watched::Noticed)]);
         assert_eq!(looked(&mut ledger, 500), [(channel, Watched::Redeemed(tokens(30)))]);
     }
@@ -395,37 +556,132 @@ mod tests {
         let [good, above] = [50, 51].map(|amount| receipt(&*ledger, channel, amount));
         let unknown = receipt(&*ledger, ChannelId { nonce: 2, ..channel }, 1);
         assert!(is_good(&mut ledger, &good).unwrap());
+        let less = receipt(&*ledger, channel, 20);
+        ledger.redeem(less).unwrap();
+        assert!(!is_good(&mut ledger, &less).unwrap(), "it is paid");
+        assert!(is_good(&mut ledger, &good).unwrap());
         assert!(!is_good(&mut ledger, &above).unwrap());
         assert!(!is_good(&mut ledger, &unknown).unwrap());
-        ledger.mutual_close(channel, tokens(1)).unwrap();
+        ledger.mutual_close(channel, tokens(21)).unwrap();
         assert!(!is_good(&mut ledger, &good).unwrap());
     }
 
     #[test]
-    fn of_channels_that_end_again_and_again_a_few_are_remembered_and_no_open_one_is_forgotten() {
+    fn of_channels_that_end_again_and_again_a_few_are_remembered_and_what_is_worth_something_is_redeemed_before() {
         let directory = tempfile::tempdir().unwrap();
         let (mut ledger, channel, _) = ledger(&directory);
         let (mut journal, _) = Journal::open(&directory.path().join("journal"), &ledger.domain()).unwrap();
-        let still_open = channel;
         for nonce in 1..=20 {
             let id = ChannelId { nonce, ..channel };
             if nonce > 1 {
                 assert_eq!(ledger.open_channel(id.payer, PAYEE, tokens(1)).unwrap(), id);
             }
             let receipt = receipt(&*ledger, id, 1);
-            let redeemed = Record::Redeemed { channel: id, amount: tokens(1) };
-            journal.commit(&[Record::Held { receipt }, Record::Kept { receipt }, redeemed]).unwrap();
-            if id != still_open {
+            journal.commit(&[Record::Held { receipt }]).unwrap();
+            // The first and the last three stay open.
+            if (2..=17).contains(&nonce) {
                 ledger.mutual_close(id, tokens(1)).unwrap();
             }
         }
-        let old = journal.old_channels(CHANNELS_REMEMBERED);
+        let ceiling = ChannelId { payer: PAYEE, payee: channel.payer, nonce: 1 };
+        journal.commit(&[Record::Ceiling { channel: ceiling, amount: tokens(1) }]).unwrap();
+        let old: Vec<(ChannelId, Option<Receipt>)> = journal
+            .old_channels(CHANNELS_REMEMBERED)
+            .into_iter()
+            .map(|id| (id, journal.held_on(&id).copied()))
+            .collect();
         assert_eq!(old.len(), 20 - CHANNELS_REMEMBERED);
-        let closed = closed_of(&mut ledger, old).unwrap();
-        journal.forget_channels(&closed).unwrap();
-        let known = |journal: &Journal| journal.held().map(|held| held.channel().nonce).collect::<Vec<_>>();
-        assert_eq!(known(&journal), [1, 13, 14, 15, 16, 17, 18, 19, 20]);
-        assert_eq!(journal.kept().count(), 9);
-        assert_eq!(journal.redeemed(&ChannelId { nonce: 2, ..channel }), Tokens::ZERO);
+        let worthless = worthless_of(&mut ledger, &old).unwrap();
+        journal.forget_channels(&worthless).unwrap();
+        let known = journal.held().map(|held| held.channel().nonce).collect::<Vec<_>>();
+        assert_eq!(known, [13, 14, 15, 16, 17, 18, 19, 20]);
+        assert_eq!(ledger.balance(PAYEE).unwrap(), tokens(17), "the open one was redeemed");
+        assert_eq!(journal.ceiling(&ceiling), tokens(1));
+    }
+
+    #[test]
+    fn what_is_about_to_end_is_redeemed_and_the_dearest_receipts_are_kept_by_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut ledger, channel, _) = ledger(&directory);
+        let mut receipts = vec![receipt(&*ledger, channel, 50)];
+        for nonce in 2..=40 {
+            ledger.open_channel(channel.payer, PAYEE, tokens(1)).unwrap();
+            receipts.push(receipt(&*ledger, ChannelId { nonce, ..channel }, 1));
+        }
+        let unredeemed = unpaid_of(&mut ledger, receipts.clone()).unwrap();
+        assert_eq!(unredeemed.receipts.len(), KEPT_EACH);
+        assert_eq!(unredeemed.receipts.first(), receipts.first());
+        assert!(unredeemed.closing.is_empty());
+        ledger.start_close(channel).unwrap();
+        let unredeemed = unpaid_of(&mut ledger, receipts.clone()).unwrap();
+        assert_eq!(unredeemed.closing, BTreeSet::from([channel.payer]));
+        let Some(first) = receipts.first() else { panic!("there are forty") };
+        ledger.redeem(*first).unwrap();
+        let unredeemed = unpaid_of(&mut ledger, receipts).unwrap();
+        assert!(unredeemed.closing.is_empty());
+    }
+
+    fn someone_s(payee: u8, payer: u64, amount: u128) -> Receipt {
+        let key = payer_number(payer);
+        let channel = ChannelId { payer: key.node_id(), payee: NodeId([payee; 20]), nonce: 1 };
+        Receipt::sign(
+            &key,
+            &metering::LedgerDomain { chain_id: 0, contract: TREASURER },
+            channel,
+            tokens(amount),
+            [0; 32],
+        )
+    }
+
+    fn payer_number(number: u64) -> AccountKey {
+        let mut seed = [1; 32];
+        seed[..8].copy_from_slice(&number.to_be_bytes());
+        Identity::new(&Seed::from_bytes(seed)).account().clone()
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the beginning of virtual time")]
+    fn beginning() -> Instant {
+        Instant::now()
+    }
+
+    #[test]
+    fn no_neighbour_takes_the_room_of_others_and_the_dearest_of_each_are_kept() {
+        let mut keeping = Keeping::new(beginning(), NOTICE_S, []);
+        let mut given_up = 0;
+        for payee in 1..=9 {
+            for payer in 0..40 {
+                given_up += usize::from(keeping.keep(someone_s(payee, payer, u128::from(payer) + 1)).is_some());
+            }
+        }
+        assert_eq!(keeping.kept.len(), KEPT_IN_ALL);
+        assert_eq!(given_up, 9 * 40 - KEPT_IN_ALL);
+        for payee in 1..=9 {
+            let theirs = keeping.count_of(NodeId([payee; 20]));
+            assert!((KEPT_LEAST..=KEPT_EACH).contains(&theirs), "{theirs}");
+            let dearest = someone_s(payee, 39, 40);
+            assert!(keeping.kept.contains_key(&dearest.channel()), "{payee}");
+        }
+    }
+
+    #[test]
+    fn a_receipt_is_written_once_in_a_while_however_often_it_rises_and_not_while_writes_fail() {
+        let mut now = beginning();
+        let mut keeping = Keeping::new(now, NOTICE_S, []);
+        keeping.keep(someone_s(1, 1, 10));
+        assert_eq!(keeping.unwritten(now), [someone_s(1, 1, 10)]);
+        keeping.rest(now);
+        assert_eq!(keeping.unwritten(now), []);
+        now += REST;
+        assert_eq!(keeping.unwritten(now), [someone_s(1, 1, 10)]);
+        for kept in keeping.kept.values_mut() {
+            (kept.written, kept.written_at) = (tokens(10), Some(now));
+        }
+        keeping.keep(someone_s(1, 1, 9));
+        assert!(keeping.all().all(|(_, written)| written));
+        keeping.keep(someone_s(1, 1, 11));
+        assert_eq!(keeping.unwritten(now), []);
+        assert_eq!(keeping.last_records().len(), 1);
+        now += COPY_INTERVAL;
+        assert_eq!(keeping.unwritten(now), [someone_s(1, 1, 11)]);
     }
 }

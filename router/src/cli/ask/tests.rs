@@ -252,6 +252,7 @@ fn receipts_show_what_would_survive_a_power_cut() {
         unit: way(),
         receipts: vec![
             line(Direction::WePay, 2_000_000, &[]),
+            ReceiptLine { amount: Tokens::ZERO, ..line(Direction::WePay, 2_000_000, &[]) },
             line(Direction::WeArePaid, 1_500_000, &[("barn", 1_500_000), ("mill", 900_000)]),
             line(Direction::WeArePaid, 1_500_000, &[]),
         ],
@@ -266,10 +267,11 @@ fn receipts_show_what_would_survive_a_power_cut() {
     };
     assert_eq!(
         receipts(&answer),
-        "NEIGHBOUR  DIRECTION    CHANNEL  SIGNED WAY   ON DISK  REDEEMED  KEPT BY
-roof       we pay             3    1.500000  2.000000  1.000000  -
-roof       we are paid        3    1.500000  1.500000  1.000000  barn, mill (0.900000)
-roof       we are paid        3    1.500000  1.500000  1.000000  nobody
+        "NEIGHBOUR  DIRECTION    CHANNEL        SIGNED WAY   ON DISK  REDEEMED  KEPT BY
+roof       we pay             3          1.500000  2.000000  1.000000  -
+roof       we pay             3  at most 2.000000  2.000000  1.000000  -
+roof       we are paid        3          1.500000  1.500000  1.000000  barn, mill (0.900000)
+roof       we are paid        3          1.500000  1.500000  1.000000  nobody yet
 
 KEPT FOR  SIGNED BY  CHANNEL  SIGNED WAY  ON DISK
 barn      mill             4    0.700000  soon
