@@ -839,6 +839,23 @@ fn a_neighbour_that_reboots_is_believed_only_anew() {
     assert_eq!(talk.way(far()), None);
 }
 
+/// It has forgotten us: without two Hellos and an IHU it does not use the link, and the next IHU may be far.
+#[test]
+fn a_neighbour_that_reboots_hears_of_us_at_once() {
+    for wait in [300, 1300, 2600, 3900] {
+        let mut talk = Talk::new();
+        talk.after(Duration::from_secs(20) + millis(wait));
+        talk.heard.clear();
+        let hello = Hello { unicast: false, seqno: Seqno(30_000), interval: Some(Interval(400)), timestamp: None };
+        talk.send(LEFT, Tlv::Hello(hello));
+        talk.after_silent(millis(200));
+        let heard =
+            |wanted: fn(&Tlv) -> bool| talk.heard.iter().filter(|(on, _, tlv)| *on == LEFT && wanted(tlv)).count();
+        assert!(heard(|tlv| matches!(tlv, Tlv::Hello(_))) >= 2, "{wait} ms: {:?}", talk.heard);
+        assert!(heard(|tlv| matches!(tlv, Tlv::Ihu(_))) >= 1, "{wait} ms: {:?}", talk.heard);
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Wait(u64),

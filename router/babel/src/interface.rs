@@ -192,6 +192,8 @@ impl InterfaceConfig {
 
 /// The first Hellos follow each other at this distance, so that a link is up within half a second.
 pub(crate) const QUICK_HELLO: Duration = Duration::from_millis(150);
+/// A new neighbour, one that just became audible, or one that has begun anew gets a Hello and an IHU this soon.
+pub(crate) const HELLO_SOON: Duration = Duration::from_millis(20);
 /// Packets of a full update that follow each other without a pause, and the pause: about 5,000 routes a second, without
 /// the queue of a slow link running over.
 const DUMP_BURST: u8 = 16;
@@ -323,6 +325,12 @@ impl Interface {
 
     pub(crate) fn flush_by(&mut self, at: Instant) {
         self.flush_at = Some(self.flush_at.map_or(at, |flush_at| flush_at.min(at)));
+    }
+
+    /// Somebody is to hear us who needs two Hellos for that.
+    pub(crate) fn greet(&mut self, now: Instant) {
+        self.quick_hellos = self.quick_hellos.max(1);
+        self.hello_by(now + HELLO_SOON);
     }
 
     pub(crate) fn hello_by(&mut self, at: Instant) {

@@ -2,7 +2,7 @@
 
 use crate::authentication::Authentication;
 use crate::interface::{
-    Fee, Interface, InterfaceConfig, InterfaceId, InterfaceKind, LinkSensing, QUICK_HELLO, Trigger,
+    Fee, HELLO_SOON, Interface, InterfaceConfig, InterfaceId, InterfaceKind, LinkSensing, QUICK_HELLO, Trigger,
 };
 #[cfg(feature = "mac")]
 use crate::mac::{MacCounters, MacKeys};
@@ -92,8 +92,6 @@ const SWEEP_SPACING: Duration = Duration::from_millis(100);
 /// tenths of minutes.
 const SWEEP_SPACING_PER_ROUTE: Duration = Duration::from_millis(1);
 const SWEEP_SPACING_MAX: Duration = Duration::from_secs(2);
-/// A new neighbour, or one that just became audible, gets a Hello and an IHU this soon.
-const HELLO_SOON: Duration = Duration::from_millis(20);
 
 impl Speaker {
     /// A speaker without interfaces. Two speakers with the same arguments do the same for ever.
@@ -542,6 +540,11 @@ impl Speaker {
         let rebooted = self.neighbours.get_mut(&id).is_some_and(|neighbour| neighbour.handle_hello(now, clock, hello));
         if rebooted {
             self.retract_all(now, id);
+            // It has forgotten us too, and hears of us in an IHU interval otherwise.
+            if let Some(interface) = self.interfaces.get_mut(&arrival.interface) {
+                interface.hellos_to_ihu = 0;
+                interface.greet(now);
+            }
         }
         self.measure(now, id);
     }
@@ -559,8 +562,7 @@ impl Speaker {
         if here >= interface.config.neighbours_max() || self.neighbours.len() >= self.config.limits.neighbours {
             return None;
         }
-        interface.quick_hellos = interface.quick_hellos.max(1);
-        interface.hello_by(now + HELLO_SOON);
+        interface.greet(now);
         let id = self.next_neighbour;
         self.next_neighbour = id.next();
         self.neighbours.insert(id, Neighbour::new(from, source));
