@@ -125,6 +125,8 @@ pub struct Exchange {
     trust_known: bool,
     /// Provider: what it is to be, once it is paid, or at that time.
     leaving: Option<(Side, Instant)>,
+    /// Provider until a moment ago: what was carried since the last reading of the counters was carried at these terms.
+    carried_at: Option<Terms>,
     /// Whether the operator was told of it.
     exhaustion_told: bool,
     /// Provider: what the link is known to lose, parts per million.
@@ -512,6 +514,7 @@ impl Exchange {
             awaits_restored: false,
             trust_known: true,
             leaving: None,
+            carried_at: None,
             exhaustion_told: false,
             link_loss_ppm: 0,
         }
@@ -547,8 +550,15 @@ impl Exchange {
     /// Takes the link's counters, authenticated billed bytes since the link began. Call it at least every 50 ms while
     /// traffic flows: credit and reports are as fresh as the counts.
     pub fn handle_counts(&mut self, now: Instant, counts: Counts) {
+        let before = self.carried_at.take().map(|terms| (terms, self.meter.since(counts)));
         let unbilled = self.meter.handle_counts(counts);
-        self.give_away(unbilled);
+        match before {
+            Some((terms, carried)) => self.give_away(&terms, carried),
+            None => {
+                let terms = self.terms().filter(|_| self.is_provider() && unbilled != Counts::ZERO);
+                terms.inspect(|terms| self.give_away(terms, unbilled));
+            }
+        }
         if self.report_is_urgent(now) {
             self.report(now);
         }
@@ -569,6 +579,7 @@ impl Exchange {
         }
         if known.is_some_and(|known| channel.nonce > known.nonce) {
             self.events.extend(self.till.retire().map(Event::Hold));
+            self.closing = None;
             self.restart_session(now, self.session);
         }
         self.channel = Some(channel);
@@ -663,7 +674,12 @@ impl Exchange {
     }
 
     fn become_side(&mut self, now: Instant, side: Side) {
+        let terms = self.terms().filter(|terms| self.is_provider() && !terms.is_free());
         self.restart_session(now, self.session);
+        if terms.is_some() {
+            self.carried_at = terms;
+            self.meter.restart_late();
+        }
         if side.role() != self.side.role() {
             self.events.extend(self.till.retire().map(Event::Hold));
             self.channel = None;
@@ -813,7 +829,8 @@ impl Exchange {
             self.terms_message()
         } else if std::mem::take(&mut self.outbox.counts) {
             self.counts_message()
-        } else if std::mem::take(&mut self.outbox.close) {
+        } else if self.their_session != 0 && std::mem::take(&mut self.outbox.close) {
+            // Before it has heard of the payee, a payer that was restarted may not know what it has signed.
             self.offer_to_close()
         } else {
             None
@@ -1064,15 +1081,14 @@ impl Exchange {
         }
     }
 
-    /// Provider: adds to the arrears what passed between the agreement and the first reading after it. It is of no segment,
-    /// so that nobody owes it; but whoever agrees anew after each reading would have all its traffic there.
-    fn give_away(&mut self, unbilled: Counts) {
-        if let Some(terms) = self.terms().filter(|_| self.is_provider() && unbilled != Counts::ZERO) {
-            let allowance = credit::allowance(&terms, self.link_loss_ppm);
-            let unpaid = credit::earned(&terms, unbilled, Answered::default(), Counts::ZERO, allowance);
-            self.written_off = self.written_off.saturating_add(unpaid);
-            self.trust.handle_unpaid(unpaid);
-        }
+    /// Provider: adds to the arrears what passed between the agreement and the first reading after it, or between the last
+    /// reading and a change of role or price. It is of no segment, so that nobody owes it; but whoever agrees anew after each
+    /// reading, or takes itself for something else before it, would have all its traffic there.
+    fn give_away(&mut self, terms: &Terms, unbilled: Counts) {
+        let allowance = credit::allowance(terms, self.link_loss_ppm);
+        let unpaid = credit::earned(terms, unbilled, Answered::default(), Counts::ZERO, allowance);
+        self.written_off = self.written_off.saturating_add(unpaid);
+        self.trust.handle_unpaid(unpaid);
     }
 
     fn retry(&mut self, now: Instant) {
@@ -1127,7 +1143,9 @@ impl Exchange {
     /// Payer: the provider's terms.
     fn handle_terms(&mut self, now: Instant, message: &TermsMessage) -> Result<(), Rejected> {
         if self.is_provider() {
-            return Err(Misbehaviour::WrongRole(Role::Provider).into());
+            // Those for an earlier session, in which we paid, are late.
+            let late = message.payer_session != self.session;
+            return if late { Ok(()) } else { Err(Misbehaviour::WrongRole(Role::Provider).into()) };
         }
         let terms = *message.terms.terms();
         if message.payer_session != self.session || terms.seq != self.their_session {
@@ -1233,7 +1251,9 @@ impl Exchange {
     /// Payee: takes a receipt. Everything cheap is checked before the signature.
     fn handle_receipt(&mut self, now: Instant, message: ReceiptMessage) -> Result<(), Rejected> {
         if !self.is_provider() {
-            return Err(Misbehaviour::WrongRole(Role::Subscriber).into());
+            // One of an earlier segment, in which we were paid, is late.
+            let late = !self.segment_is(&message.segment);
+            return if late { Ok(()) } else { Err(Misbehaviour::WrongRole(Role::Subscriber).into()) };
         }
         self.accept(now, &message.segment);
         if !self.segment_is(&message.segment) {
@@ -1262,11 +1282,13 @@ impl Exchange {
 
     /// Payee: takes an offer to end the channel.
     fn handle_offer_to_close(&mut self, now: Instant, close: &Close<Unverified>) -> Result<(), Rejected> {
-        if !self.is_provider() {
-            return Err(Misbehaviour::WrongRole(Role::Subscriber).into());
-        }
         let (channel, total) = (close.channel(), close.total());
-        let Some(known) = self.channel.filter(|_| self.close_taken.is_none()) else { return Ok(()) };
+        if !self.is_provider() {
+            // One of when the neighbour paid us is late.
+            let late = (channel.payer, channel.payee) == (self.peer, self.account.node_id());
+            return if late { Ok(()) } else { Err(Misbehaviour::WrongRole(Role::Subscriber).into()) };
+        }
+        let Some(known) = self.channel.filter(|known| !self.is_taken(known.nonce)) else { return Ok(()) };
         if !self.is_on_our_channel(now, channel)? {
             return Ok(());
         }

@@ -92,13 +92,18 @@ impl Meter {
         self.restart_at_next_count = true;
     }
 
+    /// What the link's counters rose by since they were last taken.
+    pub(crate) const fn since(&self, link: Counts) -> Counts {
+        Counts {
+            sent: link.sent.saturating_sub(self.link.sent),
+            received: link.received.saturating_sub(self.link.received),
+        }
+    }
+
     /// Takes the link's counters. One that went back belongs to a new link and starts over. Returns what they rose by if it
     /// is of no segment.
     pub(crate) fn handle_counts(&mut self, link: Counts) -> Counts {
-        let more = Counts {
-            sent: link.sent.saturating_sub(self.link.sent),
-            received: link.received.saturating_sub(self.link.received),
-        };
+        let more = self.since(link);
         self.link = link;
         if std::mem::take(&mut self.restart_at_next_count) {
             return more;

@@ -1295,6 +1295,50 @@ fn a_channel_that_closes_by_notice_is_followed_by_another_when_something_is_owed
     assert!(world.of(PROVIDER).snapshot().signed > Tokens::ZERO);
 }
 
+/// It asks its journal for what it may sign, and its payee for what it has signed.
+#[test]
+fn a_payer_that_was_restarted_offers_to_close_when_it_knows_again_what_it_signed() {
+    let mut world = World::new(Plan::quiet(40));
+    world.run(20.0);
+    world.traffic = false;
+    world.run(10.0);
+    let signed = world.of(PROVIDER).snapshot().signed;
+    assert!(signed > Tokens::ZERO);
+    world.crash(PAYER);
+    world.parties[PAYER].revives_at = world.now;
+    world.revive_the_dead();
+    world.change(PAYER, |exchange, _| assert!(exchange.handle_close()));
+    world.run(20.0);
+    assert_eq!(world.parties[PROVIDER].offered, [signed]);
+}
+
+/// The payer has opened another channel before either has heard that the ledger closed the first.
+#[test]
+fn a_channel_that_follows_one_that_was_to_be_closed_is_paid_on_and_can_be_closed() {
+    let mut world = World::new(Plan::quiet(41));
+    world.run(20.0);
+    for nonce in [2, 3] {
+        world.traffic = false;
+        world.run(10.0);
+        let signed = world.of(PROVIDER).snapshot().signed;
+        assert!(signed > Tokens::ZERO, "nothing was signed on channel {}", nonce - 1);
+        world.change(PAYER, |exchange, _| assert!(exchange.handle_close()));
+        world.run(5.0);
+        assert_eq!(world.parties[PROVIDER].offered.pop(), Some(signed));
+        world.ledger = Some(ChannelState { nonce, ..world.ledger.unwrap() });
+        for who in [PAYER, PROVIDER] {
+            world.hear_of_it(who);
+        }
+        world.run(5.0);
+        for who in [PAYER, PROVIDER] {
+            world.change(who, |exchange, now| exchange.handle_channel_closed(now, nonce - 1));
+        }
+        world.traffic = true;
+        world.run(20.0);
+    }
+    assert!(world.of(PROVIDER).snapshot().signed > Tokens::ZERO);
+}
+
 #[test]
 fn an_offer_to_close_that_is_too_low_forged_or_of_the_wrong_side_is_refused_by_name() {
     let mut world = World::new(Plan::quiet(35));
@@ -1398,6 +1442,76 @@ fn roles_can_change_sides() {
     assert!(former.agreed && payee.agreed);
     assert_eq!((former.role, payee.role), (Role::Subscriber, Role::Provider));
     assert_eq!((former.channel, payee.channel), (None, None));
+}
+
+#[test]
+fn what_comes_late_after_a_change_of_roles_is_nobody_s_fault() {
+    let mut world = World::new(Plan::quiet(38));
+    world.run(20.0);
+    let id = world.of(PAYER).channel_id().unwrap();
+    let close = Close::sign(identity(PAYER).account(), &DOMAIN, id, world.highest_sent);
+    let segment = world.of(PAYER).segment().unwrap();
+    let terms = TermsMessage { payer_session: world.of(PAYER).session, terms: segment.terms.into_unverified() };
+    let Some(Message::Receipt(receipt)) = world.of(PAYER).counts_message() else { panic!("nothing was signed") };
+    let late = [
+        (PROVIDER, Message::Receipt(receipt.clone())),
+        (PROVIDER, Message::Close(close.into_unverified())),
+        (PAYER, Message::Terms(terms.clone())),
+    ];
+    world.traffic = false;
+    let sides = [world.plan.sides[1], world.plan.sides[0]];
+    for who in [PROVIDER, PAYER] {
+        world.change(who, |exchange, now| exchange.handle_side(now, sides[who]));
+    }
+    for _ in 0..100 {
+        world.now += POLL;
+        world.deliver();
+        for who in [PROVIDER, PAYER] {
+            world.change(who, |exchange, now| {
+                exchange.handle_timeout(now);
+                if exchange.side() == sides[who] {
+                    exchange.handle_restored(now, Restored::default());
+                }
+            });
+        }
+    }
+    let now = world.now;
+    let session = world.of(PAYER).session;
+    let running = world.of(PROVIDER).segment().unwrap().id;
+    let mut tell = |who: usize, message: &Message| {
+        world.parties[who].exchange.as_mut().expect("alive").handle_message(now, &message.encode())
+    };
+    for (who, message) in late {
+        assert_eq!(tell(who, &message), Ok(()), "{message:?}");
+    }
+    // Made for what runs at present, it is no accident.
+    let present = Message::Receipt(ReceiptMessage { segment: running, ..receipt });
+    assert_eq!(tell(PROVIDER, &present), Err(Misbehaviour::WrongRole(Role::Subscriber).into()));
+    let present = Message::Terms(TermsMessage { payer_session: session, ..terms });
+    assert_eq!(tell(PAYER, &present), Err(Misbehaviour::WrongRole(Role::Provider).into()));
+}
+
+/// Whoever could choose the moment at which its provider becomes something else would have all of its traffic there.
+#[test]
+fn what_passes_between_a_reading_and_a_change_of_role_or_price_is_added_to_the_arrears() {
+    for next in [Side::Peer, Side::Provider(offer(1 << 10, 64))] {
+        let mut world = World::new(Plan::quiet(39));
+        world.run(14.9);
+        let at = world.now + LEAVE_WITHIN;
+        world.change(PROVIDER, |exchange, now| {
+            exchange.handle_side(now, next);
+            exchange.handle_timeout(at);
+            assert_eq!(exchange.side(), next);
+        });
+        let written_off = world.of(PROVIDER).snapshot().written_off;
+        let mut counts = world.parties[PROVIDER].counts;
+        for (mebibytes, base_units) in [(3, 3 << 10), (5, 3 << 10)] {
+            counts.sent = counts.sent.saturating_add(Bytes::from_mebibytes(mebibytes));
+            world.change(PROVIDER, |exchange, _| exchange.handle_counts(at, counts));
+            let more = world.of(PROVIDER).snapshot().written_off.saturating_sub(written_off);
+            assert_eq!(more.get(), base_units, "once, at the price it was carried at");
+        }
+    }
 }
 
 /// A pair in the middle of business, and a hand that writes messages in the payer's or the provider's name.
