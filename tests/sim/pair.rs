@@ -7,9 +7,11 @@
 //!   ceiling its journal has, nor above the deposit; and its amounts rise;
 //! - what the provider holds verifies, fits the channel and rises;
 //! - what was carried and is not paid for stays within what the provider prints as its risk;
+//! - a channel is closed by agreement with all that its payee holds, and with no more than its payer signed; after its offer the
+//!   payer signs nothing on it;
 //! - no call leads to more than a few messages and events, no timer fires in vain, and nobody honest is called a cheat.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -18,12 +20,12 @@ use metering::exchange::{Alarm, Event, Setup};
 use metering::wire::Message;
 use metering::{
     Bytes, ChannelId, ChannelState, Counts, Credit, Exchange, Identity, LedgerDomain, Limits, Misbehaviour, NodeId,
-    Offer, Price, Receipt, Rejected, Restored, Seed, Side, Snapshot, Terms, Tokens,
+    Offer, Price, Receipt, Rejected, Restored, Role, Seed, Side, Snapshot, Terms, Tokens,
 };
 
-/// The one who is paid.
+/// The one who is paid, until the two change roles.
 pub const PROVIDER: usize = 0;
-/// The one who pays.
+/// The one who pays, until then.
 pub const PAYER: usize = 1;
 
 /// The ledger both use.
@@ -85,9 +87,11 @@ pub type Cheat = Box<dyn FnMut(Message) -> Vec<Message>>;
 /// One side: a process that may be dead, and a journal that outlives it.
 struct Party {
     exchange: Option<Exchange>,
-    side: Side,
+    role: Role,
     session: u64,
-    journal: Restored,
+    journal: Journal,
+    /// For which session its exchange waits to be told what journal and ledger know.
+    awaits: Option<u64>,
     writing: Vec<(Instant, Event)>,
     revives_at: Instant,
     /// The link's counters in this life.
@@ -99,18 +103,29 @@ struct Party {
     honest: bool,
 }
 
-/// What is true of a pair.
+/// What outlives a process.
+#[derive(Clone, Copy, Debug, Default)]
+struct Journal {
+    /// The channel by which each of the two is paid, as last heard of.
+    channels: [Option<ChannelState>; 2],
+    /// As a payer.
+    ceiling: Option<(ChannelId, Tokens)>,
+    /// As a payee.
+    held: Option<Receipt>,
+}
+
+/// What is true of one of the two as a payee, and of the other as its payer.
 #[derive(Debug, Default)]
 struct Truth {
-    carried: Carried,
     /// What reached its end, at the prices of the moment, in base units times 2^30: nothing is rounded.
     worth: u128,
     /// The same, of what the provider's exchange has not been told yet; and the most that ever was.
     unread: u128,
     unread_max: u128,
-    /// As of the payer's last reading: a segment of its begins there.
-    payer_read: Carried,
     segment: Option<Segment>,
+    /// What the payer offered to close the channel with, in this life of its; and what it offered before.
+    offered: Option<(u64, u128)>,
+    offered_before: Vec<u128>,
     /// By channel, the highest amount the payer ever sent; of this life of its, too.
     sent: BTreeMap<u64, u128>,
     sent_in_this_life: BTreeMap<u64, u128>,
@@ -118,6 +133,8 @@ struct Truth {
     held: u64,
     /// By channel, what the provider's best receipt is over.
     paid: BTreeMap<u64, u128>,
+    /// Those that were closed by agreement: what is paid by them stays.
+    closed: BTreeSet<u64>,
     /// The most the provider ever printed: a full window, and a day's gift.
     window: u128,
     each_day: u128,
@@ -126,13 +143,11 @@ struct Truth {
     allowance: u32,
 }
 
-/// Billed bytes, in all.
+/// Billed bytes, in all, by who sent them.
 #[derive(Debug, Clone, Copy, Default)]
 struct Carried {
-    up_sent: u64,
-    up: u64,
-    down_sent: u64,
-    down: u64,
+    sent: [u64; 2],
+    arrived: [u64; 2],
 }
 
 /// A segment as the payer sees it.
@@ -160,13 +175,28 @@ pub struct Pair {
     parties: [Party; 2],
     air: BTreeMap<(Instant, u64), (usize, Vec<u8>)>,
     posted: u64,
-    ledger: Option<ChannelState>,
+    /// What whoever is paid asks, and whoever pays accepts.
+    offer: Offer,
+    limits: Limits,
+    /// Who will be what, and when.
+    turns: Vec<(Instant, usize, Role)>,
+    /// By payee: the channel to it, if one is open, and the last one that was.
+    ledger: [Option<ChannelState>; 2],
+    last_closed: [u64; 2],
+    /// Offers to close on their way to the ledger, by payee, and whether it refuses them.
+    closes: Vec<(Instant, usize, ChannelId, Tokens)>,
+    refuses_to_close: bool,
     news: Vec<(Instant, usize)>,
-    /// What may pass while the provider carries slowly, and when that was last added to.
-    ration: u64,
-    rationed_at: Instant,
+    restores: Vec<(Instant, usize, Role)>,
+    /// What may pass while a provider carries slowly, and when that was last added to.
+    ration: [u64; 2],
+    rationed_at: [Instant; 2],
     between_readings: u64,
-    truth: Truth,
+    carried: Carried,
+    /// As of somebody's last reading: a segment that it pays for begins there.
+    read: [Carried; 2],
+    /// By payee.
+    truth: [Truth; 2],
 }
 
 /// The keys of the two. They cost more to make than a whole run.
@@ -195,11 +225,13 @@ impl Pair {
     pub fn new(seed: u64, offer: Offer, max_price: Price, deposit: Option<Tokens>) -> Self {
         let now = start();
         let ledger = deposit.map(|deposit| ChannelState { nonce: 1, deposit, redeemed: Tokens::ZERO, closing: false });
-        let party = |side| Party {
+        let ledger = [ledger, None];
+        let party = |role| Party {
             exchange: None,
-            side,
+            role,
             session: 0,
-            journal: Restored { channel: ledger, ..Restored::default() },
+            journal: Journal { channels: ledger, ..Journal::default() },
+            awaits: None,
             writing: Vec::new(),
             revives_at: now,
             counts: Counts::ZERO,
@@ -217,15 +249,24 @@ impl Pair {
             messages: (0, 0),
             began: now,
             dice: fastrand::Rng::with_seed(seed),
-            parties: [party(Side::Provider(offer)), party(Side::Subscriber(Limits { max_price }))],
+            parties: [party(Role::Provider), party(Role::Subscriber)],
             air: BTreeMap::new(),
             posted: 0,
+            offer,
+            limits: Limits { max_price },
+            turns: Vec::new(),
             ledger,
+            last_closed: [0; 2],
+            closes: Vec::new(),
+            refuses_to_close: false,
             news: Vec::new(),
-            ration: 0,
-            rationed_at: now,
+            restores: Vec::new(),
+            ration: [0; 2],
+            rationed_at: [now; 2],
             between_readings: 0,
-            truth: Truth::default(),
+            carried: Carried::default(),
+            read: Default::default(),
+            truth: Default::default(),
         };
         pair.happen();
         pair
@@ -258,57 +299,50 @@ impl Pair {
     /// What was carried to its end, at the prices of the moment, in base units.
     #[must_use]
     pub fn worth(&self) -> u128 {
-        self.truth.worth >> 30
+        self.truth[PROVIDER].worth >> 30
     }
 
     /// Billed bytes the payer sent, those that reached the provider, and those that reached the payer.
     #[must_use]
     pub fn carried(&self) -> [u64; 3] {
-        [self.truth.carried.up_sent, self.truth.carried.up, self.truth.carried.down]
+        let Carried { sent, arrived } = self.carried;
+        [sent[PAYER], arrived[PAYER], arrived[PROVIDER]]
     }
 
     /// What the provider has receipts for, on all channels.
     #[must_use]
     pub fn paid(&self) -> u128 {
-        self.truth.paid.values().sum()
+        self.truth[PROVIDER].paid.values().sum()
     }
 
     /// The most the payer ever signed and sent, on all channels.
     #[must_use]
     pub fn signed(&self) -> u128 {
-        self.truth.sent.values().sum()
+        self.truth[PROVIDER].sent.values().sum()
     }
 
     /// How often the provider was started.
     #[must_use]
     pub fn lives(&self) -> u128 {
-        self.truth.lives
+        self.truth[PROVIDER].lives
     }
 
     /// A full window, in base units, as the provider prints it.
     #[must_use]
     pub fn window(&self) -> u128 {
-        self.truth.window
+        self.truth[PROVIDER].window
     }
 
     /// What was carried and is not paid for: the gain of whoever does not pay.
     #[must_use]
     pub fn unpaid(&self) -> u128 {
-        self.worth().saturating_sub(self.paid())
+        self.truth[PROVIDER].unpaid()
     }
 
-    /// The most of it that there may be: in each life of the provider a window on trust, one of receipts that were not
-    /// written and what passed before it looked; what payments work off; what is given away each day; and all that more by
-    /// what it takes for lost.
+    /// The most of it that there may be.
     #[must_use]
     pub fn unpaid_max(&self) -> u128 {
-        let truth = &self.truth;
-        let in_a_life = 2 * truth.window + (truth.unread_max >> 30) + 2;
-        let days = self.now.duration_since(self.began).as_secs_f64() / 86_400.0;
-        let given = (truth.each_day as f64 * days) as u128;
-        let most = in_a_life * truth.lives + self.paid() / 8 + given;
-        let taken_for_lost = u128::from(truth.allowance) * self.paid() / 1_000_000;
-        (most + taken_for_lost) * 1_000_000 / u128::from(1_000_000 - truth.allowance)
+        self.truth[PROVIDER].unpaid_max(self.now.duration_since(self.began))
     }
 
     /// From here on a side's messages go through a cheat's hands. What holds for the honest is asked only of the other.
@@ -330,25 +364,44 @@ impl Pair {
     /// Packets of so many billed bytes in all, from one side, as far as there is credit; and whether the link loses them.
     /// Returns what was carried.
     pub fn carry(&mut self, from: usize, bytes: u64, lost: bool) -> u64 {
-        let [Some(provider), Some(_)] = self.parties.each_ref().map(|party| party.exchange.as_ref()) else { return 0 };
-        let side = self.parties[PROVIDER].side;
-        let Side::Provider(offer) = side else { return 0 };
+        let [Some(_), Some(_)] = self.parties.each_ref().map(|party| party.exchange.as_ref()) else { return 0 };
+        let offers = [PROVIDER, PAYER].map(|who| self.offer_of(who));
         let room = BETWEEN_READINGS_MAX - self.between_readings;
         let wanted = bytes.min(room);
-        // What the payer sends and the link loses, the provider never sees.
-        let passes = if lost && from == PAYER { wanted } else { self.ration(provider.credit(), wanted) };
+        let mut passes = wanted;
+        for who in [PROVIDER, PAYER] {
+            // What its payer sends and the link loses, a provider never sees.
+            if offers[who].is_some() && (who == from || !lost) {
+                passes = self.ration(who, passes);
+            }
+        }
         let add = |sum: Bytes, more: u64| sum.saturating_add(Bytes::new(more));
-        let sent = if from == PAYER { wanted } else { passes };
+        let sent = if offers[from].is_some() { passes } else { wanted };
         let arrives = if lost { 0 } else { passes };
         self.between_readings += sent;
         let [counts, theirs] = [from, 1 - from].map(|who| self.parties[who].counts);
         self.parties[from].counts.sent = add(counts.sent, sent);
         self.parties[1 - from].counts.received = add(theirs.received, arrives);
-        let price = if from == PAYER { offer.price_up } else { offer.price_down };
-        self.truth.carry(from, sent, arrives, price);
+        self.carried.sent[from] += sent;
+        self.carried.arrived[from] += arrives;
+        for who in [PROVIDER, PAYER] {
+            if let Some(offer) = offers[who] {
+                // A provider counts what it sends, whatever becomes of it.
+                let (counts, price) = if who == from { (sent, offer.price_down) } else { (arrives, offer.price_up) };
+                self.truth[who].carry(arrives, counts, price);
+            }
+        }
         self.plan_reading(PROVIDER);
         self.plan_reading(PAYER);
         arrives
+    }
+
+    /// What somebody asks for what it carries, if it is paid.
+    fn offer_of(&self, who: usize) -> Option<Offer> {
+        match self.parties[who].exchange.as_ref()?.side() {
+            Side::Provider(offer) => Some(offer),
+            Side::Subscriber(_) | Side::Peer => None,
+        }
     }
 
     /// Hands bytes to a side as its neighbour's, and says what it made of them.
@@ -383,58 +436,88 @@ impl Pair {
             return;
         }
         party.revives_at = self.now + pause;
-        party.reads_at = None;
+        (party.reads_at, party.awaits) = (None, None);
         for (_, event) in std::mem::take(&mut party.writing) {
             if self.dice.bool() {
                 write(&mut party.journal, event);
             }
         }
-        if who == PAYER {
-            self.truth.sent_in_this_life.clear();
-            self.truth.segment = None;
-        } else {
-            self.truth.forget(party.journal.held);
+        self.restores.retain(|(_, whose, _)| *whose != who);
+        let held = party.journal.held;
+        self.truth[who].forget(held);
+        let payer = &mut self.truth[1 - who];
+        payer.sent_in_this_life.clear();
+        payer.segment = None;
+        payer.forget_offer();
+        for close in self.closes.extract_if(.., |(_, payee, ..)| *payee == who).collect::<Vec<_>>() {
+            // The ledger has it already, or never will.
+            if self.dice.bool() {
+                self.close_at_the_ledger(close);
+            }
         }
     }
 
-    /// The provider asks something else.
+    /// Whoever is paid asks something else.
     pub fn ask(&mut self, offer: Offer) {
-        self.read(PROVIDER);
-        self.parties[PROVIDER].side = Side::Provider(offer);
-        self.change(PROVIDER, |exchange, now| exchange.handle_side(now, Side::Provider(offer)));
+        self.offer = offer;
+        self.take_sides();
     }
 
-    /// Another limit of the payer.
+    /// Another limit of whoever pays.
     pub fn limit(&mut self, max_price: Price) {
-        let side = Side::Subscriber(Limits { max_price });
-        self.parties[PAYER].side = side;
-        self.change(PAYER, |exchange, now| exchange.handle_side(now, side));
+        self.limits = Limits { max_price };
+        self.take_sides();
     }
 
-    /// The provider is about to redeem, or to end.
+    /// Somebody takes itself for something else, after a while.
+    pub fn turn(&mut self, who: usize, role: Role, after: Duration) {
+        self.turns.push((self.now + after, who, role));
+    }
+
+    /// Whoever pays wants the rest of its deposit back.
+    pub fn close(&mut self) {
+        for who in [PROVIDER, PAYER] {
+            self.change(who, |exchange, _| {
+                exchange.handle_close();
+            });
+        }
+    }
+
+    /// Whether the ledger refuses to close channels.
+    pub fn refuse_to_close(&mut self, refuses: bool) {
+        self.refuses_to_close = refuses;
+    }
+
+    /// Whoever is paid is about to redeem, or to end.
     pub fn flush(&mut self) {
         self.change(PROVIDER, Exchange::handle_flush);
+        self.change(PAYER, Exchange::handle_flush);
     }
 
     /// What routing says the link loses, parts per million.
     pub fn lose(&mut self, ppm: u32) {
-        self.truth.allowance = self.truth.allowance.max(LOSS_MOST_PPM);
-        self.change(PROVIDER, |exchange, _| exchange.handle_link_loss(ppm));
+        for who in [PROVIDER, PAYER] {
+            self.truth[who].allowance = self.truth[who].allowance.max(LOSS_MOST_PPM);
+            self.change(who, |exchange, _| exchange.handle_link_loss(ppm));
+        }
     }
 
-    /// Changes what the ledger has. Both hear of it, each in its time.
-    pub fn change_ledger(&mut self, change: impl FnOnce(&mut ChannelState)) {
-        let Some(channel) = &mut self.ledger else { return };
-        change(channel);
+    /// Changes the channel that the ledger has, or both where each has paid the other. Both hear of it, each in its time.
+    pub fn change_ledger(&mut self, mut change: impl FnMut(usize, &mut ChannelState)) {
+        for (payee, channel) in self.ledger.iter_mut().enumerate() {
+            if let Some(channel) = channel {
+                change(payee, channel);
+            }
+        }
         self.spread(PROVIDER);
         self.spread(PAYER);
     }
 
     /// What the provider's journal has is taken out of the channel.
     pub fn redeem(&mut self) {
-        let held = self.parties[PROVIDER].journal.held;
-        self.change_ledger(|channel| {
-            let held = held.filter(|held| held.channel().nonce == channel.nonce);
+        let held = self.parties.each_ref().map(|party| party.journal.held);
+        self.change_ledger(|payee, channel| {
+            let held = held[payee].filter(|held| held.channel().nonce == channel.nonce);
             channel.redeemed = channel.redeemed.max(held.map_or(Tokens::ZERO, |held| held.amount()));
         });
     }
@@ -447,35 +530,47 @@ impl Pair {
         const QUIET: Duration = Duration::from_secs(40);
         self.weather = Weather::FINE;
         self.fates = Default::default();
+        self.refuses_to_close = false;
         self.wait(QUIET);
-        let [Some(provider), Some(payer)] = [PROVIDER, PAYER].map(|who| self.snapshot(who)) else {
-            panic!("somebody stayed dead");
+        let (Some(_), Some(_)) = (self.snapshot(PROVIDER), self.snapshot(PAYER)) else {
+            panic!("somebody stayed dead")
         };
-        let [Side::Provider(offer), Side::Subscriber(limits)] = self.parties.each_ref().map(|party| party.side) else {
-            panic!("nobody changed roles");
+        let payee = match self.parties.each_ref().map(|party| party.role) {
+            [Role::Provider, Role::Subscriber] => PROVIDER,
+            [Role::Subscriber, Role::Provider] => PAYER,
+            [Role::Peer, Role::Peer] => return self.settle_as_peers(),
+            _ => return,
         };
-        let agreeable = offer.price_up.max(offer.price_down) <= limits.max_price;
+        let [provider, payer] = [payee, 1 - payee].map(|who| self.snapshot(who).expect("alive"));
+        let offer = self.offer;
+        let agreeable = offer.price_up.max(offer.price_down) <= self.limits.max_price;
         if !agreeable || !self.parties.iter().all(|party| party.honest) {
             return;
         }
         assert!(provider.agreed && payer.agreed, "no terms after {QUIET:?}");
         assert_eq!(provider.terms, payer.terms);
         let free = offer.price_up.max(offer.price_down) == Price::FREE;
-        if free || self.ledger.is_none_or(|channel| channel.closing) {
+        if free || self.ledger[payee].is_some_and(|channel| channel.closing) {
             return;
         }
         assert_eq!(payer.owed_by_us, Tokens::ZERO);
         assert_eq!(provider.signed, payer.signed);
-        let segment = self.truth.segment.as_ref().expect("terms were agreed on");
-        let carried = self.truth.carried;
+        let segment = self.truth[payee].segment.as_ref().expect("terms were agreed on");
         let since = |all: u64, then: u64| Bytes::new(all - then);
-        let up_sent = since(carried.up_sent, segment.began.up_sent);
-        let (down, down_sent) =
-            (since(carried.down, segment.began.down), since(carried.down_sent, segment.began.down_sent));
-        assert_eq!(payer.ours, Counts { sent: up_sent, received: down });
+        let sent = [PROVIDER, PAYER].map(|who| since(self.carried.sent[who], segment.began.sent[who]));
+        let down = since(self.carried.arrived[payee], segment.began.arrived[payee]);
+        assert_eq!(payer.ours, Counts { sent: sent[1 - payee], received: down });
         // What was lost downwards may look unpaid to a provider that allows for no loss.
-        if down == down_sent {
+        if down == sent[payee] {
             assert_eq!(provider.owed_to_us, Tokens::ZERO);
+        }
+    }
+
+    fn settle_as_peers(&self) {
+        if self.parties.iter().all(|party| party.honest) {
+            let both = [PROVIDER, PAYER].map(|who| self.snapshot(who).expect("alive"));
+            assert!(both.iter().all(|peer| peer.agreed), "no terms between peers");
+            assert!(both.iter().all(|peer| peer.owed_by_us == Tokens::ZERO && peer.owed_to_us == Tokens::ZERO));
         }
     }
 
@@ -487,7 +582,11 @@ impl Pair {
         let writes = self.parties.iter().flat_map(|party| party.writing.iter().map(|(at, _)| *at));
         let air = self.air.keys().map(|(at, _)| *at).take(1);
         let news = self.news.iter().map(|(at, _)| *at);
-        self.parties.iter().filter_map(of_party).chain(writes).chain(air).chain(news).min()
+        let turns = self.turns.iter().map(|(at, ..)| *at);
+        let closes = self.closes.iter().map(|(at, ..)| *at);
+        let restores = self.restores.iter().map(|(at, ..)| *at);
+        let parties = self.parties.iter().filter_map(of_party);
+        parties.chain(writes).chain(air).chain(news).chain(turns).chain(closes).chain(restores).min()
     }
 
     fn happen(&mut self) {
@@ -500,7 +599,15 @@ impl Pair {
             let _said = self.tell(to, &bytes);
         }
         self.finish_writes();
+        for close in self.closes.extract_if(.., |(at, ..)| *at <= self.now).collect::<Vec<_>>() {
+            self.close_at_the_ledger(close);
+        }
         self.tell_news();
+        self.restore_roles();
+        for (_, who, role) in self.turns.extract_if(.., |(at, ..)| *at <= self.now).collect::<Vec<_>>() {
+            self.parties[who].role = role;
+            self.take_sides();
+        }
         for who in [PROVIDER, PAYER] {
             if self.parties[who].reads_at.is_some_and(|at| at <= self.now) {
                 self.read(who);
@@ -515,7 +622,75 @@ impl Pair {
         self.check();
     }
 
+    fn side(&self, role: Role) -> Side {
+        match role {
+            Role::Provider => Side::Provider(self.offer),
+            Role::Subscriber => Side::Subscriber(self.limits),
+            Role::Peer => Side::Peer,
+        }
+    }
+
+    /// Both are told what they are to be, as a shell does again and again.
+    fn take_sides(&mut self) {
+        for who in [PROVIDER, PAYER] {
+            let side = self.side(self.parties[who].role);
+            self.change(who, |exchange, now| exchange.handle_side(now, side));
+        }
+    }
+
+    /// What journal and ledger know that matters in a role.
+    fn restored(&self, who: usize, role: Role) -> Restored {
+        let journal = &self.parties[who].journal;
+        let channel = payee(who, role).and_then(|payee| journal.channels[payee]);
+        match role {
+            Role::Subscriber => Restored { channel, ceiling: journal.ceiling, ..Restored::default() },
+            Role::Provider | Role::Peer => Restored { channel, held: journal.held, ..Restored::default() },
+        }
+    }
+
+    /// An exchange that has become something else is told what is known of that, after all that it has had written.
+    fn restore_roles(&mut self) {
+        for (_, who, role) in self.restores.extract_if(.., |(at, ..)| *at <= self.now).collect::<Vec<_>>() {
+            self.parties[who].journal.channels = self.ledger;
+            let restored = self.restored(who, role);
+            self.change(who, |exchange, now| {
+                if exchange.side().role() == role {
+                    exchange.handle_restored(now, restored);
+                }
+            });
+        }
+    }
+
+    fn note_waiting(&mut self, who: usize) {
+        let Some(exchange) = &self.parties[who].exchange else { return };
+        let (awaits, role) = (exchange.awaits_restored(), exchange.side().role());
+        if awaits.is_some() && awaits != self.parties[who].awaits {
+            let written = self.parties[who].writing.iter().map(|(at, _)| *at).max();
+            let takes = Duration::from_millis(self.dice.u64(1..300));
+            self.restores.push((written.map_or(self.now, |at| at.max(self.now)) + takes, who, role));
+            self.truth[1 - who].forget_offer();
+        }
+        self.parties[who].awaits = awaits;
+    }
+
+    /// The ledger answers an offer to close.
+    fn close_at_the_ledger(&mut self, (_, payee, id, total): (Instant, usize, ChannelId, Tokens)) {
+        let open = self.ledger[payee].filter(|channel| channel.nonce == id.nonce && !self.refuses_to_close);
+        if let Some(channel) = open {
+            assert!(channel.redeemed <= total && total <= channel.deposit, "{total} of {channel:?}");
+            let paid = self.truth[payee].paid.insert(id.nonce, total.get());
+            assert!(paid.is_none_or(|paid| paid <= total.get()), "closed with {total}, where {paid:?} is held");
+            self.truth[payee].closed.insert(id.nonce);
+            (self.ledger[payee], self.last_closed[payee]) = (None, id.nonce);
+            self.spread(1 - payee);
+        } else {
+            self.change(payee, |exchange, _| exchange.handle_close_failed());
+        }
+        self.spread(payee);
+    }
+
     fn revive(&mut self, who: usize) {
+        let (side, restored) = (self.side(self.parties[who].role), self.restored(who, self.parties[who].role));
         let party = &mut self.parties[who];
         if party.exchange.is_some() || party.revives_at > self.now {
             return;
@@ -527,18 +702,15 @@ impl Pair {
             account: identity(who).account().clone(),
             peer: identity(1 - who).node_id(),
             domain: DOMAIN,
-            side: party.side,
+            side,
             session: party.session,
             counts: Counts::ZERO,
-            restored: party.journal,
+            restored,
         };
         party.exchange = Some(Exchange::new(setup, self.now));
-        if who == PROVIDER {
-            self.truth.lives += 1;
-            self.truth.unread = 0;
-        } else {
-            self.truth.payer_read = self.truth.carried;
-        }
+        self.truth[who].lives += 1;
+        self.truth[who].unread = 0;
+        self.read[who] = self.carried;
         self.drain(who);
     }
 
@@ -563,19 +735,19 @@ impl Pair {
     fn read(&mut self, who: usize) {
         let counts = self.parties[who].counts;
         self.parties[who].reads_at = None;
-        if who == PAYER {
-            self.truth.payer_read = self.truth.carried;
-        } else {
-            self.truth.unread = 0;
+        self.read[who] = self.carried;
+        self.truth[who].unread = 0;
+        if who == PROVIDER {
             self.between_readings = 0;
         }
         self.change(who, |exchange, now| exchange.handle_counts(now, counts));
     }
 
-    /// How much of it the provider's datapath carries.
-    fn ration(&mut self, credit: Credit, bytes: u64) -> u64 {
-        let passed = self.now.duration_since(self.rationed_at);
-        self.rationed_at = self.now;
+    /// How much of it a provider's datapath carries.
+    fn ration(&mut self, who: usize, bytes: u64) -> u64 {
+        let Some(credit) = self.parties[who].exchange.as_ref().map(Exchange::credit) else { return 0 };
+        let passed = self.now.duration_since(self.rationed_at[who]);
+        self.rationed_at[who] = self.now;
         // In a second all of what is left, or the lifeline; and no more at once than a few packets or a tenth of a second.
         let each_second = match credit {
             Credit::Open => return bytes,
@@ -583,9 +755,10 @@ impl Pair {
             Credit::Exhausted { .. } => LIFELINE.get(),
         };
         let added = (each_second as f64 * passed.as_secs_f64()) as u64;
-        self.ration = (self.ration + added).min(LIFELINE.get().max(each_second / 10));
-        let passes = self.ration.min(bytes);
-        self.ration -= passes;
+        let ration = &mut self.ration[who];
+        *ration = (*ration + added).min(LIFELINE.get().max(each_second / 10));
+        let passes = bytes.min(*ration);
+        *ration -= passes;
         passes
     }
 
@@ -601,6 +774,7 @@ impl Pair {
         for bytes in sent {
             self.send(who, bytes);
         }
+        self.note_waiting(who);
     }
 
     fn handle_event(&mut self, who: usize, event: Event) {
@@ -610,16 +784,26 @@ impl Pair {
                 self.parties[who].writing.push((self.now + takes, event));
             }
             Event::NeedChannel { at_least, .. } => {
-                let none = ChannelState { nonce: 1, deposit: Tokens::ZERO, redeemed: Tokens::ZERO, closing: false };
-                let channel = self.ledger.get_or_insert(none);
+                let payee = 1 - who;
+                let open = self.ledger[payee].filter(|channel| !channel.closing);
+                let last = self.ledger[payee].map_or(0, |channel| channel.nonce).max(self.last_closed[payee]);
+                let none =
+                    ChannelState { nonce: last + 1, deposit: Tokens::ZERO, redeemed: Tokens::ZERO, closing: false };
+                let mut channel = open.unwrap_or(none);
                 channel.deposit = channel.deposit.max(at_least.min(WALLET));
+                self.ledger[payee] = Some(channel);
                 self.spread(who);
             }
             Event::LookUpChannel(_) => self.spread(who),
-            Event::CloseOffered { .. } => {} // Nobody here closes.
-            Event::TermsAgreed(terms) if who == PAYER => {
-                let (began, sent) = (self.truth.payer_read, self.truth.sent.clone());
-                self.truth.segment = Some(Segment { terms, began, sent });
+            Event::CloseOffered { channel, total } => {
+                self.check_offered(who, channel, total);
+                let takes = Duration::from_millis(self.dice.u64(1..2000));
+                self.closes.push((self.now + takes, who, channel, total));
+            }
+            Event::TermsAgreed(terms) if terms.payer == identity(who).node_id() => {
+                let payee = 1 - who;
+                let (began, sent) = (self.read[who], self.truth[payee].sent.clone());
+                self.truth[payee].segment = Some(Segment { terms, began, sent });
             }
             // What passes until its next reading the provider does not count.
             Event::TermsAgreed(_) => self.plan_reading(who),
@@ -629,8 +813,14 @@ impl Pair {
 
     fn send(&mut self, from: usize, bytes: Vec<u8>) {
         let message = Message::decode(&bytes).expect("our own message");
-        if let (Message::Receipt(message), true) = (&message, self.parties[PAYER].honest) {
-            self.check_signed(message.receipt.channel(), message.receipt.amount());
+        match &message {
+            Message::Receipt(message) if self.parties[from].honest => {
+                self.check_signed(from, message.receipt.channel(), message.receipt.amount());
+            }
+            Message::Close(close) if self.parties[from].honest => {
+                self.check_offer(from, close.channel(), close.total());
+            }
+            _ => {}
         }
         let cheated = self.parties[from].cheat.as_mut().map(|cheat| cheat(message));
         let cheated = cheated.map(|messages| messages.iter().map(Message::encode).collect());
@@ -699,75 +889,137 @@ impl Pair {
             std::mem::take(&mut self.news).into_iter().partition(|(at, _)| *at <= self.now);
         self.news = later;
         for (_, who) in due {
-            if let Some(channel) = self.ledger {
-                self.parties[who].journal.channel = Some(channel);
-                self.change(who, |exchange, now| exchange.handle_channel(now, channel));
+            self.parties[who].journal.channels = self.ledger;
+            let role = self.parties[who].exchange.as_ref().map(|exchange| exchange.side().role());
+            let Some(payee) = role.and_then(|role| payee(who, role)) else { continue };
+            match self.ledger[payee] {
+                Some(channel) => {
+                    if channel.closing {
+                        // Notice ends the wish to close by agreement.
+                        self.truth[payee].forget_offer();
+                    }
+                    self.change(who, |exchange, now| exchange.handle_channel(now, channel));
+                }
+                None => {
+                    let nonce = self.last_closed[payee];
+                    self.change(who, |exchange, now| exchange.handle_channel_closed(now, nonce));
+                }
             }
         }
     }
 
     /// A receipt that an honest payer sends.
-    fn check_signed(&mut self, channel: ChannelId, amount: Tokens) {
-        assert_eq!((channel.payer, channel.payee), (identity(PAYER).node_id(), identity(PROVIDER).node_id()));
-        let ceiling = self.parties[PAYER].journal.ceiling.filter(|(on, _)| *on == channel);
+    fn check_signed(&mut self, payer: usize, channel: ChannelId, amount: Tokens) {
+        let payee = 1 - payer;
+        assert_eq!((channel.payer, channel.payee), (identity(payer).node_id(), identity(payee).node_id()));
+        let journal = &self.parties[payer].journal;
+        let ceiling = journal.ceiling.filter(|(on, _)| *on == channel);
         assert!(ceiling.is_some_and(|(_, ceiling)| amount <= ceiling), "{amount} signed, {ceiling:?} written");
-        let deposit = self.parties[PAYER].journal.channel.map(|channel| channel.deposit);
+        let truth = &self.truth[payee];
+        if let Some((_, offered)) = truth.offered.filter(|(nonce, _)| *nonce == channel.nonce) {
+            assert!(amount.get() <= offered, "{amount} signed after an offer to close with {offered}");
+        }
+        let deposit = journal.channels[payee].map(|channel| channel.deposit);
         assert!(deposit.is_some_and(|deposit| amount <= deposit), "{amount} signed of {deposit:?}");
-        let most = self.truth.signed_max(channel.nonce, self.parties[PROVIDER].honest);
-        assert!(amount.get() <= most, "{amount} signed, where {most} was owed: {:?}", self.truth);
-        for sent in [&mut self.truth.sent_in_this_life, &mut self.truth.sent] {
+        let most = truth.signed_max(channel.nonce, payer, self.carried, self.parties[payee].honest);
+        assert!(amount.get() <= most, "{amount} signed, where {most} was owed: {truth:?}");
+        let truth = &mut self.truth[payee];
+        for sent in [&mut truth.sent_in_this_life, &mut truth.sent] {
             let highest = sent.entry(channel.nonce).or_default();
             *highest = amount.get().max(*highest);
         }
-        assert_eq!(self.truth.sent_in_this_life[&channel.nonce], amount.get(), "an amount went back");
+        assert_eq!(truth.sent_in_this_life[&channel.nonce], amount.get(), "an amount went back");
+    }
+
+    /// What an honest payer offers to close its channel with: no more than it has signed, or the ledger has paid.
+    fn check_offer(&mut self, payer: usize, channel: ChannelId, total: Tokens) {
+        let payee = 1 - payer;
+        assert_eq!((channel.payer, channel.payee), (identity(payer).node_id(), identity(payee).node_id()));
+        let redeemed = self.parties[payer].journal.channels[payee].map_or(Tokens::ZERO, |known| known.redeemed);
+        let truth = &mut self.truth[payee];
+        let signed = truth.sent.get(&channel.nonce).copied().unwrap_or_default();
+        assert!(total.get() <= signed.max(redeemed.get()), "{total} offered, {signed} signed and {redeemed} redeemed");
+        truth.offered = Some((channel.nonce, total.get()));
+    }
+
+    /// What a payee takes to the ledger: all that it holds, and no more than is locked.
+    fn check_offered(&self, payee: usize, id: ChannelId, total: Tokens) {
+        let on = |receipt: &Receipt| receipt.channel() == id;
+        let best =
+            self.parties[payee].exchange.as_ref().and_then(|exchange| exchange.best_receipt().filter(|best| on(best)));
+        let held = self.parties[payee].journal.held.filter(on);
+        let most = best.copied().into_iter().chain(held).map(|receipt| receipt.amount()).max();
+        assert!(most <= Some(total), "{total} taken for a channel with {most:?}");
+        let known = self.parties[payee].journal.channels[payee].filter(|known| known.nonce == id.nonce);
+        assert!(known.is_none_or(|known| total <= known.deposit), "{total} taken of {known:?}");
     }
 
     /// What is true at every moment.
     fn check(&mut self) {
-        self.check_provider();
-        if self.parties.iter().all(|party| party.honest) {
-            for rejected in self.parties.iter_mut().flat_map(|party| party.rejected.drain(..)) {
-                // The two hear of a deposit or a new channel at different times; then the receipt comes again.
-                let ledger = Misbehaviour::OtherChannel;
-                let early = matches!(rejected, Rejected::Misbehaved(Misbehaviour::AboveDeposit { .. }));
-                let accused = matches!(rejected, Rejected::Misbehaved(_)) && !early && rejected != ledger.into();
-                assert!(!accused, "an honest neighbour was called a cheat: {rejected}");
+        self.check_provider(PROVIDER);
+        self.check_provider(PAYER);
+        if !self.parties.iter().all(|party| party.honest) {
+            return;
+        }
+        for who in [PROVIDER, PAYER] {
+            for rejected in std::mem::take(&mut self.parties[who].rejected) {
+                let Rejected::Misbehaved(misbehaviour) = rejected else { continue };
+                let excused = match misbehaviour {
+                    // The two hear of a deposit or a new channel at different times; then the receipt comes again.
+                    Misbehaviour::AboveDeposit { .. } | Misbehaviour::OtherChannel => true,
+                    // What it offered before it forgot it, or gave notice, comes late.
+                    Misbehaviour::CloseTooLow { total, .. } => self.truth[who].offered_before.contains(&total.get()),
+                    _ => false,
+                };
+                assert!(excused, "an honest neighbour was called a cheat: {rejected}");
             }
         }
     }
 
-    fn check_provider(&mut self) {
-        let (Some(snapshot), Some(exchange)) = (self.snapshot(PROVIDER), &self.parties[PROVIDER].exchange) else {
+    fn check_provider(&mut self, who: usize) {
+        let (Some(snapshot), Some(exchange)) = (self.snapshot(who), &self.parties[who].exchange) else {
             return;
         };
         assert!(snapshot.window <= snapshot.at_risk.unpaid && snapshot.at_risk.unpaid <= snapshot.at_risk.unwritten);
-        assert!(snapshot.held <= snapshot.signed);
-        self.truth.window = self.truth.window.max(snapshot.at_risk.unwritten.get());
-        self.truth.each_day = self.truth.each_day.max(snapshot.at_risk.each_day.get());
-        let loss = snapshot.terms.map_or(0, |terms| terms.loss_allowance_ppm);
-        self.truth.allowance = self.truth.allowance.max(loss);
-        if let Some(best) = exchange.best_receipt().copied() {
-            self.check_held(&best);
+        if snapshot.role != Role::Provider {
+            return;
         }
-        let (unpaid, most) = (self.unpaid(), self.unpaid_max());
-        if self.parties[PROVIDER].honest {
-            assert!(unpaid <= most, "{unpaid} carried and not paid for, where {most} is at risk: {:?}", self.truth);
+        let waits = exchange.awaits_restored().is_some();
+        assert!(waits || snapshot.held <= snapshot.signed);
+        let best = exchange.best_receipt().copied();
+        let truth = &mut self.truth[who];
+        truth.window = truth.window.max(snapshot.at_risk.unwritten.get());
+        truth.each_day = truth.each_day.max(snapshot.at_risk.each_day.get());
+        let loss = snapshot.terms.map_or(0, |terms| terms.loss_allowance_ppm);
+        truth.allowance = truth.allowance.max(loss);
+        if let Some(best) = best {
+            self.check_held(who, &best);
+        }
+        let truth = &self.truth[who];
+        let (unpaid, most) = (truth.unpaid(), truth.unpaid_max(self.now.duration_since(self.began)));
+        if self.parties[who].honest {
+            assert!(unpaid <= most, "{unpaid} carried and not paid for, where {most} is at risk: {truth:?}");
         }
     }
 
-    fn check_held(&mut self, best: &Receipt) {
+    fn check_held(&mut self, who: usize, best: &Receipt) {
         let (nonce, amount) = (best.channel().nonce, best.amount().get());
-        let known = self.truth.paid.insert(nonce, amount);
+        if self.truth[who].closed.contains(&nonce) {
+            // The ledger has closed it: that is what was paid, and the exchange will hear of it.
+            assert!(self.truth[who].paid[&nonce] >= amount, "{best:?} on a channel that was closed with less");
+            return;
+        }
+        let known = self.truth[who].paid.insert(nonce, amount);
         if known == Some(amount) {
             return;
         }
-        self.truth.held += 1;
-        if self.truth.held % VERIFIED_AGAIN == 1 {
+        self.truth[who].held += 1;
+        if self.truth[who].held % VERIFIED_AGAIN == 1 {
             assert_eq!(best.into_unverified().verify(&DOMAIN), Ok(*best));
         }
-        let parties = ChannelId { payer: identity(PAYER).node_id(), payee: identity(PROVIDER).node_id(), nonce };
+        let parties = ChannelId { payer: identity(1 - who).node_id(), payee: identity(who).node_id(), nonce };
         assert_eq!(best.channel(), parties);
-        let channel = self.parties[PROVIDER].journal.channel.expect("no receipt is held before a channel is known");
+        let channel = self.parties[who].journal.channels[who].expect("no receipt is held before a channel is known");
         assert!(nonce <= channel.nonce, "{best:?} on {channel:?}");
         assert!(nonce < channel.nonce || best.amount() <= channel.deposit, "{best:?} on {channel:?}");
         assert!(known.is_none_or(|known| known < amount), "the best receipt went back from {known:?}: {best:?}");
@@ -775,45 +1027,67 @@ impl Pair {
 }
 
 impl Truth {
-    fn carry(&mut self, from: usize, sent: u64, arrives: u64, price: Price) {
-        let carried = &mut self.carried;
-        let (all_sent, all) = match from {
-            PAYER => (&mut carried.up_sent, &mut carried.up),
-            _ => (&mut carried.down_sent, &mut carried.down),
-        };
-        *all_sent += sent;
-        *all += arrives;
-        let worth = u128::from(arrives) * u128::from(price.get());
-        self.worth += worth;
-        // A provider counts what it sends, whatever becomes of it.
-        let counts = if from == PAYER { arrives } else { sent };
+    /// So much reached its end, and the payee counts so much of it.
+    fn carry(&mut self, arrives: u64, counts: u64, price: Price) {
+        self.worth += u128::from(arrives) * u128::from(price.get());
         self.unread += u128::from(counts) * u128::from(price.get());
         self.unread_max = self.unread_max.max(self.unread);
+    }
+
+    /// What was carried and is not paid for.
+    fn unpaid(&self) -> u128 {
+        (self.worth >> 30).saturating_sub(self.paid.values().sum())
+    }
+
+    /// The most of it that there may be after so long: in each life of the payee a window on trust, one of receipts that were
+    /// not written and what passed before it looked; what payments work off; what is given away each day; and all that more
+    /// by what it takes for lost.
+    fn unpaid_max(&self, passed: Duration) -> u128 {
+        let paid: u128 = self.paid.values().sum();
+        let in_a_life = 2 * self.window + (self.unread_max >> 30) + 2;
+        let given = (self.each_day as f64 * passed.as_secs_f64() / 86_400.0) as u128;
+        let most = in_a_life * self.lives + paid / 8 + given;
+        let taken_for_lost = u128::from(self.allowance) * paid / 1_000_000;
+        (most + taken_for_lost) * 1_000_000 / u128::from(1_000_000 - self.allowance)
+    }
+
+    /// What the payer offered to close with binds it no more, and may still be under way.
+    fn forget_offer(&mut self) {
+        self.offered_before.extend(self.offered.take().map(|(_, total)| total));
     }
 
     /// The provider lost its memory, and what it has not written is not paid.
     fn forget(&mut self, held: Option<Receipt>) {
         let (newest, amount) = held.map_or((0, 0), |held| (held.channel().nonce, held.amount().get()));
-        self.paid.retain(|nonce, _| *nonce <= newest);
-        if held.is_some() {
+        self.paid.retain(|nonce, _| *nonce <= newest || self.closed.contains(nonce));
+        if held.is_some() && !self.closed.contains(&newest) {
             self.paid.insert(newest, amount);
         }
     }
 
     /// What the payer may have signed on a channel: all it had signed when the segment began, and what was delivered since.
     /// A provider that lies about what it received can at most be believed as far as the payer's own count.
-    fn signed_max(&self, nonce: u64, provider_is_honest: bool) -> u128 {
+    fn signed_max(&self, nonce: u64, payer: usize, carried: Carried, payee_is_honest: bool) -> u128 {
         let Some(segment) = &self.segment else { return 0 };
         let base = segment.sent.get(&nonce).copied().unwrap_or_default();
-        let up = if provider_is_honest { self.carried.up - segment.began.up } else { u64::MAX };
-        let up = up.min(self.carried.up_sent - segment.began.up_sent);
-        let down = self.carried.down - segment.began.down;
+        let up = if payee_is_honest { carried.arrived[payer] - segment.began.arrived[payer] } else { u64::MAX };
+        let up = up.min(carried.sent[payer] - segment.began.sent[payer]);
+        let down = carried.arrived[1 - payer] - segment.began.arrived[1 - payer];
         let worth = |bytes: u64, price: Price| (u128::from(bytes) * u128::from(price.get())) >> 30;
         base + worth(up, segment.terms.price_up) + worth(down, segment.terms.price_down)
     }
 }
 
-fn write(journal: &mut Restored, event: Event) {
+/// Who is paid on the channel that matters to somebody in a role.
+fn payee(who: usize, role: Role) -> Option<usize> {
+    match role {
+        Role::Provider => Some(who),
+        Role::Subscriber => Some(1 - who),
+        Role::Peer => None,
+    }
+}
+
+fn write(journal: &mut Journal, event: Event) {
     match event {
         Event::Reserve { channel, ceiling } => {
             let known = journal.ceiling.map(|(known, ceiling)| (known.nonce, ceiling));

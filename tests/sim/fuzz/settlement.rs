@@ -2,14 +2,15 @@
 //!
 //! The script drives a [`Pair`], which holds two real exchanges against the plain truth after each step. It may do all that a
 //! link, a disk, a ledger, an owner and a neighbour can do: carry and lose packets, lose, repeat, delay and reorder messages,
-//! crash, be slow to write, replace the channel, ask another price, hand in noise, send old messages again, and alter a message
-//! and sign it anew with the sender's own key. In the end comes a quiet time, after which honest neighbours have settled.
+//! crash, be slow to write, replace the channel, ask another price, pay each other in turn or not at all, close the channel by
+//! agreement or be refused that by the ledger, hand in noise, send old messages again, and alter a message and sign it anew with
+//! the sender's own key. In the end comes a quiet time, after which honest neighbours have settled.
 
 use std::time::Duration;
 
 use metering::meter::{Counts, meter_hash};
 use metering::wire::{Message, ReceiptMessage, Resume, TermsMessage};
-use metering::{Bytes, LedgerDomain, NodeCard, Offer, Price, Receipt, Terms, Tokens, watch};
+use metering::{Bytes, Close, LedgerDomain, NodeCard, Offer, Price, Receipt, Role, Terms, Tokens, Unverified, watch};
 
 use crate::pair::{DOMAIN, Fate, PAYER, PROVIDER, Pair, identity};
 
@@ -91,6 +92,10 @@ enum Step<'a> {
     LinkLoss(u32),
     Noise(usize, &'a [u8]),
     Replay(u8),
+    /// Somebody takes itself for something, and the other for something else after a while.
+    Roles(usize, [Option<Role>; 2], Duration),
+    Close,
+    RefuseToClose(bool),
     Alter {
         heard: u8,
         field: u8,
@@ -105,7 +110,7 @@ impl<'a> Step<'a> {
         *rest = behind;
         let (number, who) = (*number, usize::from(number % 2));
         let late = Duration::from_millis(u64::from(number / 8) * 200);
-        Some(match kind % 20 {
+        Some(match kind % 22 {
             0 => Self::Wait(Duration::from_millis(u64::from(number) * 7)),
             1 => Self::Wait(Duration::from_millis(u64::from(number) * 100)),
             2 => Self::Carry(PAYER, u64::from(number) << 12, false),
@@ -128,6 +133,18 @@ impl<'a> Step<'a> {
                 Self::Noise(who, body)
             }
             17 => Self::Replay(number),
+            18 => {
+                let roles = match number / 2 % 8 {
+                    0 | 1 => [Some(Role::Provider), Some(Role::Subscriber)],
+                    2 | 3 => [Some(Role::Subscriber), Some(Role::Provider)],
+                    4 | 5 => [Some(Role::Peer); 2],
+                    6 => [Some(Role::Subscriber), None],
+                    _ => [Some(Role::Provider), None],
+                };
+                Self::Roles(who, roles, Duration::from_millis(u64::from(number / 16) * 50))
+            }
+            19 if number % 4 == 0 => Self::RefuseToClose(number % 8 == 0),
+            19 => Self::Close,
             _ => {
                 let [field, base, shift, behind @ ..] = *rest else { return None };
                 *rest = behind;
@@ -145,14 +162,14 @@ impl<'a> Step<'a> {
             Self::Fate(to, fate) => pair.fates[to].push_back(fate),
             Self::Crash(who, pause) => pair.crash(who, pause),
             Self::Writes(take) => pair.weather.write = take,
-            Self::TopUp(bits) => pair.change_ledger(|channel| {
+            Self::TopUp(bits) => pair.change_ledger(|_, channel| {
                 let more = Tokens::new(1 << (bits % 64)).expect("below 2^96");
                 channel.deposit = channel.deposit.saturating_add(more);
             }),
-            Self::NextChannel => pair.change_ledger(|channel| {
+            Self::NextChannel => pair.change_ledger(|_, channel| {
                 (channel.nonce, channel.redeemed, channel.closing) = (channel.nonce + 1, Tokens::ZERO, false);
             }),
-            Self::Closing(closing) => pair.change_ledger(|channel| channel.closing = closing),
+            Self::Closing(closing) => pair.change_ledger(|_, channel| channel.closing = closing),
             Self::Redeem => pair.redeem(),
             Self::Ask(offer) => pair.ask(offer),
             Self::Limit(most) => pair.limit(most),
@@ -166,6 +183,12 @@ impl<'a> Step<'a> {
                     let _ = pair.tell(to, &bytes);
                 }
             }
+            Self::Roles(who, [role, other], after) => {
+                role.into_iter().for_each(|role| pair.turn(who, role, Duration::ZERO));
+                other.into_iter().for_each(|role| pair.turn(1 - who, role, after));
+            }
+            Self::Close => pair.close(),
+            Self::RefuseToClose(refuses) => pair.refuse_to_close(refuses),
             Self::Alter { heard, field, number } => {
                 let Some((to, bytes)) = said(pair, heard) else { return };
                 let Ok(message) = Message::decode(&bytes) else { return };
@@ -191,7 +214,7 @@ fn altered(message: Message, by: usize, field: u8, number: u64) -> Message {
             Message::MeterReport(report)
         }
         Message::Receipt(message) => Message::Receipt(altered_receipt(message, by, field, number)),
-        Message::Close(close) => Message::Close(close), // Nobody here closes.
+        Message::Close(close) => Message::Close(altered_close(close, by, field, number)),
     }
 }
 
@@ -254,6 +277,19 @@ fn altered_receipt(mut message: ReceiptMessage, by: usize, field: u8, number: u6
         message.receipt = Receipt::sign(identity(by).account(), &domain, channel, amount, meter).into_unverified();
     }
     message
+}
+
+fn altered_close(close: Close<Unverified>, by: usize, field: u8, number: u64) -> Close<Unverified> {
+    let (mut channel, mut total) = (close.channel(), close.total());
+    let tokens = Tokens::new(number.into()).expect("64 bits");
+    match field % 4 {
+        0 => total = total.saturating_add(tokens),
+        1 => total = total.saturating_sub(tokens),
+        2 => channel.nonce = channel.nonce.wrapping_add(number),
+        _ => std::mem::swap(&mut channel.payer, &mut channel.payee),
+    }
+    let key = identity(by).account();
+    if key.node_id() == channel.payer { Close::sign(key, &DOMAIN, channel, total).into_unverified() } else { close }
 }
 
 #[cfg(test)]
