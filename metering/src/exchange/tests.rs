@@ -1491,6 +1491,112 @@ fn what_comes_late_after_a_change_of_roles_is_nobody_s_fault() {
     assert_eq!(tell(PAYER, &present), Err(Misbehaviour::WrongRole(Role::Provider).into()));
 }
 
+/// It was asked about another role, so that its shell brings later what matters in this one.
+#[test]
+fn whoever_waits_to_be_told_what_is_known_says_nothing_and_learns_how_its_payer_stands() {
+    let mut world = World::new(Plan::quiet(42));
+    world.run(20.0);
+    let now = world.now;
+    let resume = world.of(PAYER).resume().encode();
+    let receipt = world.of(PROVIDER).till.best().copied();
+    let standing = Standing { arrears: Tokens::new(7000).unwrap(), nonce: 1, ..Standing::default() };
+    let restored = Restored { channel: world.ledger, held: receipt, standing, ..Restored::default() };
+    let setup = Setup {
+        account: identity(PROVIDER).account().clone(),
+        peer: identity(PAYER).node_id(),
+        domain: DOMAIN,
+        side: world.plan.sides[PROVIDER],
+        session: 9,
+        counts: Counts::ZERO,
+        restored: Restored::default(),
+    };
+    let mut exchange = Exchange::new(setup, now);
+    exchange.await_restored();
+    assert_eq!(exchange.awaits_restored(), Some(9));
+    assert_eq!(exchange.handle_message(now, &resume), Ok(()));
+    exchange.handle_timeout(now + RETRY);
+    assert_eq!(exchange.poll_transmit(), None);
+    assert_eq!(exchange.their_role(), Some(Role::Subscriber), "that much it hears");
+    exchange.handle_restored(now, restored);
+    assert_eq!(exchange.awaits_restored(), None);
+    assert!(exchange.poll_transmit().is_some());
+    let snapshot = exchange.snapshot();
+    assert_eq!((snapshot.arrears, snapshot.written_off), (standing.arrears, Tokens::ZERO));
+    assert_eq!(snapshot.signed, receipt.unwrap().amount());
+    // Later its own memory is newer than the journal's.
+    exchange.handle_restored(now, Restored { standing: Standing::default(), ..restored });
+    assert_eq!(exchange.snapshot().arrears, standing.arrears);
+}
+
+#[test]
+fn a_neighbour_that_began_anew_as_something_that_does_not_fit_is_told_so_once() {
+    let mut world = World::new(Plan::quiet(43));
+    world.run(14.0);
+    let unpaid = world.of(PROVIDER).snapshot().owed_to_us;
+    let now = world.now;
+    let session = world.of(PAYER).session;
+    let resume = |session, ask| Resume { role: Role::Peer, session, echo: 0, ask, channel: None, receipt: None };
+    let provider = world.parties[PROVIDER].exchange.as_mut().expect("alive");
+    let mut tell = |resume: Resume| {
+        let told = provider.handle_message(now, &Message::Resume(resume).encode());
+        assert!(matches!(told, Err(Rejected::Incompatible(Incompatibility::Roles { .. }))), "{told:?}");
+        let said = std::iter::from_fn(|| provider.poll_transmit()).count();
+        (said, provider.snapshot().agreed)
+    };
+    assert_eq!(tell(resume(session - 1, false)), (0, true), "late, and it does not ask");
+    assert_eq!(tell(resume(session - 1, true)), (1, true), "it has lost count of its sessions");
+    assert_eq!(tell(resume(session + 1, true)), (1, false), "what ran with it is over");
+    assert_eq!(tell(resume(session + 1, true)), (0, false), "or the two would never be silent");
+    assert_eq!(provider.their_role(), Some(Role::Peer));
+    assert!(unpaid > Tokens::ZERO && provider.snapshot().written_off >= unpaid);
+}
+
+#[test]
+fn another_role_ends_the_wish_to_close_and_what_was_asked() {
+    let mut world = World::new(Plan::quiet(44));
+    world.run(14.0);
+    let (channel, payer) = (world.ledger, world.plan.sides[PAYER]);
+    let exchange = world.parties[PAYER].exchange.as_mut().expect("alive");
+    assert!(exchange.handle_close() && exchange.asked() == Some(Price::new(1 << 20)));
+    exchange.handle_side(world.now, Side::Peer);
+    assert_eq!((exchange.asked(), exchange.snapshot().channel), (None, None));
+    exchange.handle_side(world.now, payer);
+    exchange.handle_restored(world.now, Restored { channel, ..Restored::default() });
+    exchange.handle_timeout(world.now + TICK);
+    let said: Vec<Vec<u8>> = std::iter::from_fn(|| exchange.poll_transmit()).collect();
+    let offers = said.iter().filter(|bytes| matches!(Message::decode(bytes), Ok(Message::Close(_)))).count();
+    assert_eq!((said.is_empty(), offers), (false, 0));
+}
+
+/// The ledger takes its time, and the payer shows what it signed meanwhile.
+#[test]
+fn a_receipt_beyond_a_taken_offer_is_not_taken_from_a_resume_either() {
+    let mut world = World::new(Plan::quiet(45));
+    world.run(20.0);
+    let id = world.of(PAYER).channel_id().unwrap();
+    let total = world.of(PROVIDER).till.best_on(id);
+    let close = Close::sign(identity(PAYER).account(), &DOMAIN, id, total);
+    let offer = Message::Close(close.into_unverified()).encode();
+    let now = world.now;
+    let more =
+        Receipt::sign(identity(PAYER).account(), &DOMAIN, id, total.saturating_add(Tokens::new(9).unwrap()), [7; 32]);
+    let resume = Resume {
+        receipt: Some(more.into_unverified()),
+        ..match world.of(PAYER).resume() {
+            Message::Resume(resume) => resume,
+            other => panic!("{other:?}"),
+        }
+    };
+    let resume = Message::Resume(resume).encode();
+    let exchange = world.parties[PROVIDER].exchange.as_mut().expect("alive");
+    assert_eq!(exchange.handle_message(now, &offer), Ok(()));
+    assert_eq!(exchange.handle_message(now, &resume), Ok(()));
+    assert_eq!(exchange.till.best_on(id), total);
+    exchange.handle_close_failed();
+    assert_eq!(exchange.handle_message(now, &resume), Ok(()));
+    assert_eq!(exchange.till.best_on(id), more.amount(), "the ledger refused, and it counts");
+}
+
 /// Whoever could choose the moment at which its provider becomes something else would have all of its traffic there.
 #[test]
 fn what_passes_between_a_reading_and_a_change_of_role_or_price_is_added_to_the_arrears() {

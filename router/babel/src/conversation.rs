@@ -839,6 +839,28 @@ fn a_neighbour_that_reboots_is_believed_only_anew() {
     assert_eq!(talk.way(far()), None);
 }
 
+#[test]
+fn what_neighbours_tell_a_way_to_cost_is_the_lowest_of_those_on_the_interface() {
+    let mut talk = Talk::new();
+    let third = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 3);
+    let tell = |talk: &mut Talk, from: Ipv6Addr, told: Option<u32>, metric: u16| {
+        let mut writer = Writer::new(1232, from);
+        let hello = Hello { unicast: false, seqno: Seqno(1), interval: Some(Interval(100)), timestamp: None };
+        let quote = told.map(|price| Quote { unit: 0, epoch: 1, price: Some(Price::new(price)) });
+        assert!(writer.push(&Tlv::Hello(hello)));
+        assert!(writer.push(&Tlv::Update(Update { quote, next_hop: Some(IpAddr::V6(from)), ..update(1, metric) })));
+        talk.speaker.handle_packet(talk.now, LEFT, from, Destination::Multicast, &writer.finish()).unwrap();
+    };
+    let told = |talk: &Talk, on| talk.speaker.told(far(), on).map(Price::get);
+    assert_eq!(told(&talk, LEFT), None, "nobody reaches it");
+    tell(&mut talk, third, Some(30), 100);
+    assert_eq!(told(&talk, LEFT), Some(30));
+    tell(&mut talk, THEM, Some(20), 200);
+    assert_eq!((told(&talk, LEFT), told(&talk, RIGHT)), (Some(20), None));
+    talk.tell(LEFT, retraction());
+    assert_eq!(told(&talk, LEFT), Some(30), "who told less does not reach it any more");
+}
+
 /// It has forgotten us: without two Hellos and an IHU it does not use the link, and the next IHU may be far.
 #[test]
 fn a_neighbour_that_reboots_hears_of_us_at_once() {

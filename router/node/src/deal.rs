@@ -237,3 +237,230 @@ fn offer_at(prices: &Prices, ask: Price) -> Offer {
 fn in_routing(price: Price) -> babel::Price {
     babel::Price::new(u32::try_from(price.get()).unwrap_or(u32::MAX))
 }
+
+#[cfg(test)]
+mod tests {
+    use metering::{Bytes, NodeId};
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A link that follows the ways out, and the clock.
+    struct Story {
+        now: Instant,
+        dealing: Dealing,
+        ours: Role,
+    }
+
+    /// Asks 7, and 2 more than its own way out costs.
+    fn prices() -> Prices {
+        let offer = Offer { price_up: Price::new(7), price_down: Price::new(7), ..Offer::FREE };
+        Prices { offer, fee: Some(Price::new(2)), limits: Limits { max_price: Price::new(1000) } }
+    }
+
+    impl Story {
+        #[expect(clippy::disallowed_methods, reason = "an Instant has no other origin")]
+        fn new() -> Self {
+            Self { now: Instant::now(), dealing: Dealing::default(), ours: Role::Peer }
+        }
+
+        fn after(&mut self, pause: Duration) -> &mut Self {
+            self.now += pause;
+            self
+        }
+
+        /// What we become where our way out leads over the link or not, where the neighbour takes itself for something, and
+        /// where we owe something or not.
+        fn becomes(&mut self, needed: bool, theirs: Option<Role>, owing: bool) -> Role {
+            let situation = Situation { needed, theirs, ours: self.ours, owing };
+            let side = self.dealing.side(self.now, Deal::ByRoutes, &prices(), Price::new(12), situation);
+            if let Side::Provider(offer) = side {
+                assert_eq!(
+                    (offer.price_up, offer.price_down),
+                    (Price::new(12), Price::new(12)),
+                    "what it asks at present"
+                );
+            }
+            self.ours = side.role();
+            self.ours
+        }
+
+        /// The neighbour asks so much in terms, and tells so much with its routes.
+        fn hears(&mut self, asked: Option<u64>, told: u32) {
+            self.dealing.note_asked(self.now, asked.map(Price::new), Some(babel::Price::new(told)));
+        }
+
+        /// What a peer counts its way out at, at least.
+        fn at_least(&self) -> u32 {
+            match self.dealing.trade(Deal::ByRoutes, Role::Peer, None).payer {
+                Payer::Nobody { at_least } => at_least.get(),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    fn agreed(up: u64, down: u64) -> Terms {
+        Terms {
+            peers: false,
+            provider: NodeId([1; 20]),
+            payer: NodeId([2; 20]),
+            price_up: Price::new(up),
+            price_down: Price::new(down),
+            window: Bytes::from_mebibytes(1),
+            loss_allowance_ppm: 0,
+            seq: 1,
+        }
+    }
+
+    #[test]
+    fn whoever_needs_the_link_pays_and_the_other_end_follows() {
+        let mut payer = Story::new();
+        assert_eq!(payer.becomes(false, None, false), Role::Peer);
+        assert_eq!(payer.becomes(true, Some(Role::Peer), false), Role::Subscriber);
+        let mut payee = Story::new();
+        assert_eq!(payee.becomes(false, Some(Role::Subscriber), false), Role::Provider);
+        assert_eq!(payee.after(SECOND * 2).becomes(false, Some(Role::Peer), false), Role::Peer);
+        // Where both need it, both would pay: the first to need it no more follows.
+        assert_eq!(payee.becomes(true, Some(Role::Subscriber), false), Role::Subscriber);
+        assert_eq!(payee.after(SECOND * 2).becomes(false, Some(Role::Subscriber), false), Role::Provider);
+    }
+
+    #[test]
+    fn a_customer_whose_way_has_moved_stays_one_for_two_reports_and_for_a_minute_while_it_owes() {
+        for (owing, stays) in [(false, LINGER), (true, LINGER_MOST)] {
+            let mut story = Story::new();
+            assert_eq!(story.becomes(true, Some(Role::Peer), false), Role::Subscriber);
+            assert_eq!(story.after(stays - SECOND).becomes(false, Some(Role::Provider), owing), Role::Subscriber);
+            assert_eq!(story.after(SECOND).becomes(false, Some(Role::Provider), owing), Role::Peer);
+        }
+        // It does not linger where it is to be paid.
+        let mut story = Story::new();
+        assert_eq!(story.becomes(true, Some(Role::Peer), false), Role::Subscriber);
+        assert_eq!(story.after(SECOND).becomes(false, Some(Role::Subscriber), true), Role::Provider);
+    }
+
+    #[test]
+    fn a_neighbour_makes_us_something_else_once_a_second_at_most() {
+        let mut story = Story::new();
+        let mut changes = 0;
+        for step in 0..100 {
+            let before = story.ours;
+            let theirs = if step % 2 == 0 { Role::Subscriber } else { Role::Peer };
+            changes += u32::from(story.becomes(false, Some(theirs), false) != before);
+            story.after(SECOND / 10);
+        }
+        assert!((5..=11).contains(&changes), "{changes} in ten seconds");
+        // What we need ourselves waits for nobody.
+        assert_eq!(story.becomes(true, Some(Role::Peer), false), Role::Subscriber);
+    }
+
+    #[test]
+    fn what_the_owners_agreed_on_is_not_for_routes_to_change() {
+        let mut story = Story::new();
+        let payer = Side::Subscriber(prices().limits);
+        let situation = Situation { needed: true, theirs: Some(Role::Subscriber), ..Situation::NEW };
+        let mut side = |deal| story.dealing.side(story.now, deal, &prices(), Price::new(12), situation);
+        for agreed in [payer, Side::Peer] {
+            assert_eq!(side(Deal::Agreed(agreed)), agreed);
+        }
+        let Side::Provider(offer) = side(Deal::Agreed(Side::Provider(prices().offer))) else { panic!("a provider") };
+        assert_eq!(offer.price_up, Price::new(12), "with a fee, its price follows its own way out");
+    }
+
+    #[test]
+    fn a_price_rises_after_ten_seconds_and_falls_after_two_minutes() {
+        for (upstream, patience) in [(20, RISES_AFTER), (3, FALLS_AFTER)] {
+            let mut story = Story::new();
+            let mut asking = Asking::new(&prices());
+            asking.look(story.now, &prices(), Some(Price::new(8)), false);
+            assert_eq!(asking.current(), Price::new(10), "nobody pays, nobody minds");
+            let mut look = |pause, upstream| {
+                story.after(pause);
+                asking.look(story.now, &prices(), Some(Price::new(upstream)), true);
+                asking.current().get()
+            };
+            assert_eq!(look(SECOND, upstream), 10);
+            assert_eq!(look(patience - SECOND, upstream), 10);
+            assert_eq!(look(SECOND, 8), 10, "it was for a moment only");
+            assert_eq!(look(SECOND, upstream), 10);
+            assert_eq!(look(patience, upstream), upstream + 2);
+        }
+    }
+
+    #[test]
+    fn whoever_asks_more_than_it_tells_is_taken_at_what_it_asked_for_an_hour() {
+        let mut story = Story::new();
+        story.hears(Some(40), 11);
+        assert_eq!(story.at_least(), 40, "its terms lie here");
+        story.after(DIFFERS_FOR).hears(Some(40), 11);
+        story.after(SECOND).hears(None, 11);
+        assert_eq!(story.at_least(), 40, "they do not any more");
+        story.after(REMEMBERED - SECOND * 2).hears(Some(11), 11);
+        assert_eq!(story.at_least(), 40);
+        story.after(SECOND).hears(Some(11), 11);
+        assert_eq!(story.at_least(), 11);
+    }
+
+    #[test]
+    fn whoever_changes_its_price_is_not_taken_for_a_liar() {
+        let mut story = Story::new();
+        story.hears(Some(20), 11);
+        story.after(DIFFERS_FOR - SECOND).hears(Some(20), 20);
+        story.after(SECOND).hears(Some(20), 11);
+        story.after(SECOND).hears(Some(20), 18);
+        story.after(SECOND * 60).hears(Some(20), 18);
+        story.after(SECOND).hears(None, 18);
+        assert_eq!(story.at_least(), 0, "never by an eighth for so long");
+    }
+
+    #[test]
+    fn routing_counts_what_is_agreed_on_and_before_that_what_is_known_to_be_asked() {
+        let mut story = Story::new();
+        story.hears(Some(40), 11);
+        let payer = |ours, terms: Option<&Terms>| story.dealing.trade(Deal::ByRoutes, ours, terms).payer;
+        let price = babel::Price::new;
+        let terms = agreed(15, 9);
+        assert_eq!(payer(Role::Subscriber, Some(&terms)), Payer::Us { price: price(15), agreed: true });
+        assert_eq!(payer(Role::Subscriber, None), Payer::Us { price: price(40), agreed: false });
+        assert_eq!(payer(Role::Provider, Some(&terms)), Payer::Them);
+        assert_eq!(payer(Role::Peer, None), Payer::Nobody { at_least: price(40) });
+        let beyond = agreed(u64::MAX, 0);
+        assert_eq!(payer(Role::Subscriber, Some(&beyond)), Payer::Us { price: price(u32::MAX), agreed: true });
+        assert!(story.dealing.trade(Deal::ByRoutes, Role::Peer, None).guarded);
+        assert!(
+            !story.dealing.trade(Deal::Agreed(Side::Peer), Role::Peer, None).guarded,
+            "its owner carries whatever comes"
+        );
+    }
+
+    #[test]
+    fn a_peer_is_a_guest_where_carrying_costs_and_whoever_is_paid_a_provider() {
+        let (ask, free) = (Price::new(12), Price::FREE);
+        let of = |deal, payer, ask| standing(deal, Trade { payer, guarded: true }, ask);
+        let us = |price, agreed| Payer::Us { price: babel::Price::new(price), agreed };
+        let nobody = Payer::Nobody { at_least: babel::Price::ZERO };
+        assert_eq!(of(Deal::ByRoutes, nobody, ask), Standing::Guest);
+        assert_eq!(of(Deal::ByRoutes, nobody, free), Standing::Partner);
+        assert_eq!(of(Deal::ByRoutes, us(15, true), ask), Standing::Provider);
+        assert_eq!(of(Deal::ByRoutes, us(0, false), ask), Standing::Provider, "it is not known yet what it asks");
+        assert_eq!(of(Deal::ByRoutes, us(0, true), ask), Standing::Partner);
+        assert_eq!(of(Deal::ByRoutes, Payer::Them, ask), Standing::Partner);
+        for payer in [nobody, us(15, true), Payer::Them] {
+            assert_eq!(of(Deal::Agreed(Side::Peer), payer, ask), Standing::Partner, "the owner's word");
+        }
+    }
+
+    #[test]
+    fn neighbours_by_routes_are_told_the_price_and_others_what_was_agreed() {
+        let told = |deal, side| fee(deal, side, Price::new(12)).price.get();
+        let payer = Side::Subscriber(prices().limits);
+        for side in [Side::Peer, payer, Side::Provider(prices().offer)] {
+            assert_eq!(told(Deal::ByRoutes, side), 12);
+        }
+        let dearer_down = Offer { price_down: Price::new(9), ..prices().offer };
+        for (side, price) in [(Side::Provider(dearer_down), 9), (payer, 0), (Side::Peer, 0)] {
+            assert_eq!(told(Deal::Agreed(side), side), price);
+        }
+    }
+}

@@ -169,6 +169,30 @@ mod tests {
         assert_eq!(budget.of(Span::Month), (Tokens::ZERO, Some(tokens(100))));
     }
 
+    /// A router without a clock chip wakes in another month, and is told the time later.
+    #[test]
+    fn a_clock_that_is_set_to_another_day_or_month_and_back_forgets_nothing_and_counts_nothing_twice() {
+        let days = [(TODAY - 40, 95), (TODAY - 1, 30)];
+        let mut budget = budget(None, Some(100), &days);
+        let month = |budget: &Budget| budget.of(Span::Month).0;
+        budget.look(TODAY, tokens(20));
+        assert_eq!(month(&budget), tokens(50));
+        // October, where it goes on from what that month had come to; then the day before, which is looked at again.
+        assert_eq!(budget.look(TODAY - 40, tokens(99)), Some(News::Low(Span::Month)));
+        assert_eq!(month(&budget), tokens(99));
+        budget.look(TODAY - 1, tokens(31));
+        assert_eq!(month(&budget), tokens(51), "30 of it were known before");
+        budget.look(TODAY, tokens(20));
+        assert_eq!(month(&budget), tokens(51), "today once");
+        assert_eq!(budget.look(TODAY, tokens(69)), Some(News::Used(Span::Month)));
+        assert!(!budget.allows());
+        assert_eq!(budget.look(TODAY - 40, tokens(0)), Some(News::Renewed), "all of it fell on that day");
+        for day in 0..4 * u32::try_from(DAYS_MAX).unwrap() {
+            budget.look(TODAY + day, tokens(1));
+        }
+        assert!(budget.earlier.len() <= DAYS_MAX);
+    }
+
     #[test]
     fn nothing_is_spent_where_the_budget_is_nothing_and_everything_where_there_is_none() {
         let mut nothing = budget(Some(0), None, &[]);
