@@ -215,6 +215,7 @@ fn neighbours_that_die_every_two_seconds_go_on_and_lose_little() {
     ));
     assert_eq!(after.nonce, before.nonce, "another channel");
     assert!(carried > lives * 1_000_000, "{carried} bytes in {lives} lives");
+    assert!(idle * 3 < lives, "in {idle} of {lives} lives the survivor was not heard of in time");
     assert!(signed * 2 > worth, "{signed} of {worth} was signed for");
     conserved(&ledger, &pair);
 }

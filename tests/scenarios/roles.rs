@@ -272,6 +272,55 @@ fn whoever_says_it_is_a_peer_is_not_led_out_of_the_mesh_nor_to_whom_the_relay_pa
     });
 }
 
+#[test]
+fn whoever_may_not_spend_any_more_uses_no_way_that_costs_and_pays_for_what_it_used() {
+    tell("used budget", 1..3, |seed| {
+        // A gateway, a household that found out that it pays, and one whose owner agreed to.
+        let mut world = World::new(seed);
+        let ids = world.stations(3);
+        let found = world.connect(ids[1], ids[0], Bond::ByRoutes, Quality::GOOD);
+        let agreed = world.connect(ids[0], ids[2], Bond::Provides(OFFER), Quality::GOOD);
+        let households = [(ids[1], found), (ids[2], agreed)];
+        start(&mut world, &ids);
+        let connected = |world: &World| {
+            households.iter().all(|(id, wire)| price(world, *id, *wire).is_some() && world.way_out(*id) == Some(*wire))
+        };
+        until(&mut world, SECOND * 60, "two customers", connected);
+        world.run_for(SECOND);
+        let calls = households.map(|(id, _)| call(&mut world, id, ids[0]));
+        let delivered = |world: &World| calls.map(|flows| flows.map(|flow| world.progress(flow).1));
+        let spent = |world: &World| {
+            households.map(|(id, wire)| world.settled(id, wire).map_or(0, |known| known.sums.spent.get()))
+        };
+        world.run_for(SECOND * 20);
+        let before = (delivered(&world), spent(&world));
+        assert!(before.0.iter().flatten().all(|packets| *packets > 400), "{before:?}");
+        households.iter().for_each(|(id, _)| world.allow_spending(*id, false));
+        world.run_for(SECOND);
+        assert!(households.iter().all(|(id, _)| world.way_out(*id).is_none()), "{}", world.report());
+        let at_once = delivered(&world);
+        // As long as anything is owed, the first is a customer, and nothing passes that it would owe.
+        world.run_for(SECOND * 8);
+        assert_eq!(delivered(&world), at_once, "{}", world.report());
+        let paid = spent(&world);
+        assert!(paid[0] > before.1[0], "{paid:?}, {before:?}: what was carried is paid");
+        world.run_for(SECOND * 80);
+        assert_eq!(world.role(ids[1], found), Some(Role::Peer));
+        assert_eq!(world.role(ids[2], agreed), Some(Role::Subscriber), "its owner's word");
+        assert_eq!(spent(&world), paid);
+        let last = delivered(&world);
+        assert_eq!((last[0][1], last[1]), (at_once[0][1], at_once[1]), "not out of the mesh: {}", world.report());
+        households.iter().for_each(|(id, _)| world.allow_spending(*id, true));
+        until(&mut world, SECOND * 60, "two customers again", connected);
+        world.run_for(SECOND * 20);
+        let again = delivered(&world);
+        for (again, last) in again.into_iter().zip(last) {
+            assert!(again[1] > last[1] + 400, "{again:?} {last:?}: {}", world.report());
+        }
+        world
+    });
+}
+
 /// A gateway, an honest relay that asks 15 tokens, one that tells 11 with its routes and bills `bills`, and a household
 /// that pays up to `max`. What the household signed for each of the two within so long, in base units.
 fn bait(seed: u64, bills: u64, max: u64, time: Duration) -> (World, [u128; 2]) {

@@ -217,6 +217,11 @@ impl World {
         self.stations[at.0].tells = Some(price);
     }
 
+    /// Whether a station may take ways that cost money: its owner's budget is used, or there again.
+    pub fn allow_spending(&mut self, at: StationId, allowed: bool) {
+        self.with_node(at, |now, running| running.node.handle_spending(now, allowed));
+    }
+
     /// A second way out of the mesh. Before [`World::start`].
     pub fn offer_internet(&mut self, at: StationId) {
         self.stations[at.0].announce.extend(Prefix::new(Ipv6Addr::UNSPECIFIED, 0));
