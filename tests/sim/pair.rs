@@ -797,7 +797,7 @@ impl Pair {
             Event::LookUpChannel(_) => self.spread(who),
             Event::CloseOffered { channel, total } => {
                 self.check_offered(who, channel, total);
-                let takes = Duration::from_millis(self.dice.u64(1..2000));
+                let takes = Duration::from_millis(self.dice.u64(1..4000));
                 self.closes.push((self.now + takes, who, channel, total));
             }
             Event::TermsAgreed(terms) if terms.payer == identity(who).node_id() => {

@@ -1140,3 +1140,102 @@ fn router_id(id: NodeId, boot: u64) -> RouterId {
         RouterId::new(bytes).expect("0x55 is neither 0x00 nor 0xff")
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use metering::{Limits, Offer, Seed};
+
+    use super::*;
+
+    const LINK: LinkId = LinkId(0);
+
+    /// A node with one link, and what its shell was asked.
+    struct Story {
+        node: Node,
+        now: Instant,
+    }
+
+    fn pays() -> Deal {
+        Deal::Agreed(Side::Subscriber(Limits { max_price: Price::new(100) }))
+    }
+
+    fn is_paid() -> Deal {
+        Deal::Agreed(Side::Provider(Offer { price_up: Price::new(7), price_down: Price::new(7), ..Offer::FREE }))
+    }
+
+    fn channel(nonce: u64) -> Restored {
+        let deposit = Tokens::new(1000).expect("small");
+        let channel = ChannelState { nonce, deposit, redeemed: Tokens::ZERO, closing: false };
+        Restored { channel: Some(channel), ..Restored::default() }
+    }
+
+    impl Story {
+        #[expect(clippy::disallowed_methods, reason = "an Instant has no other origin")]
+        fn new(deal: Deal) -> Self {
+            let now = Instant::now();
+            let [us, _] = [1, 2].map(|seed| Identity::new(&Seed::from_bytes([seed; 32])));
+            let config = Config {
+                boot: 1,
+                session: 1 << 32,
+                announce: Vec::new(),
+                policy: Policy::default(),
+                prices: Prices::default(),
+                hello_interval: Duration::from_secs(1),
+                update_interval: Duration::from_secs(16),
+                domain: LedgerDomain { chain_id: 0, contract: NodeId([9; 20]) },
+                watch: false,
+                seed: 1,
+            };
+            let mut story = Self { node: Node::new(now, &us, config), now };
+            story.agree(deal);
+            story
+        }
+
+        /// The owner says what the neighbour is.
+        fn agree(&mut self, deal: Deal) {
+            let card = *Identity::new(&Seed::from_bytes([2; 32])).card();
+            let measure = LinkMeasure { cost: 96, sensing: LinkSensing::Measured, path_mtu: false };
+            self.node.handle_link(self.now, LINK, Peer::Mesh { card, deal, measure }, 1420);
+        }
+
+        /// For which roles the shell was asked what it knows.
+        fn asked(&mut self) -> Vec<Role> {
+            let events = std::iter::from_fn(|| self.node.poll_event());
+            events.filter_map(|event| if let Event::Role { role, .. } = event { Some(role) } else { None }).collect()
+        }
+
+        /// The channel that settlement goes on with.
+        fn nonce(&self) -> Option<u64> {
+            self.node.links().find_map(|view| view.settlement)?.channel.map(|channel| channel.nonce)
+        }
+    }
+
+    /// The owner changed the configuration while journal and ledger were being asked.
+    #[test]
+    fn an_answer_about_another_role_is_not_used_and_the_right_one_is_asked_for() {
+        let mut story = Story::new(pays());
+        story.node.handle_restored(story.now, LINK, Counts::ZERO, Role::Provider, channel(1));
+        assert_eq!((story.node.role(LINK), story.nonce()), (Some(Role::Subscriber), None));
+        assert_eq!(story.asked(), [Role::Subscriber]);
+        story.node.handle_role_restored(story.now, LINK, Role::Provider, channel(1));
+        assert_eq!(story.nonce(), None, "what we were paid by is not what we pay with");
+        story.node.handle_role_restored(story.now, LINK, Role::Subscriber, channel(5));
+        assert_eq!(story.nonce(), Some(5));
+        assert_eq!(story.asked(), []);
+    }
+
+    /// What is known of a role may have changed since it was last asked for.
+    #[test]
+    fn whoever_becomes_the_same_again_before_the_answer_came_asks_again() {
+        let mut story = Story::new(pays());
+        story.node.handle_restored(story.now, LINK, Counts::ZERO, Role::Subscriber, channel(1));
+        assert_eq!((story.asked(), story.nonce()), (vec![], Some(1)));
+        for deal in [is_paid(), pays(), is_paid()] {
+            story.agree(deal);
+        }
+        assert_eq!(story.asked(), [Role::Provider, Role::Subscriber, Role::Provider]);
+        assert_eq!(story.nonce(), None);
+        story.node.handle_role_restored(story.now, LINK, Role::Provider, channel(3));
+        assert_eq!(story.nonce(), Some(3));
+    }
+}

@@ -166,6 +166,35 @@ fn what_is_agreed_for_a_link_counts_instead_of_what_is_told_and_is_told_on_in_pl
     assert_eq!(price(&talk), Some(400), "what it is known to bill is remembered");
 }
 
+/// Whoever tells little, bills much and tells little again draws the traffic to it no sooner for being left at once.
+#[test]
+fn a_price_rests_after_it_has_moved_the_traffic_though_the_way_was_left_since() {
+    let mut talk = priced(Policy::default());
+    let agreed = |price| guarded(Payer::Us { price: Price::new(price), agreed: true });
+    let bills = |talk: &mut Talk, on, price| talk.speaker.handle_trade(talk.now, on, agreed(price), fee(0));
+    let tell = |talk: &mut Talk| {
+        for on in [LEFT, RIGHT] {
+            talk.tell(on, Update { interval: Interval(60_000), ..default_update(0) });
+        }
+    };
+    let over = |talk: &Talk| talk.way(everybody()).map(|(on, _)| on);
+    bills(&mut talk, LEFT, 3000);
+    bills(&mut talk, RIGHT, 9000);
+    tell(&mut talk);
+    assert_eq!(over(&talk), Some(LEFT));
+    bills(&mut talk, RIGHT, 100);
+    talk.after(TWO_UPDATES_AND_MORE);
+    assert_eq!(over(&talk), Some(RIGHT), "the cheaper one");
+    bills(&mut talk, RIGHT, 9000);
+    assert_eq!(over(&talk), Some(LEFT), "dearer than it was: left at once");
+    bills(&mut talk, RIGHT, 100);
+    talk.after(TWO_UPDATES_AND_MORE);
+    tell(&mut talk);
+    assert_eq!(over(&talk), Some(LEFT), "prices rest");
+    talk.after(TWO_UPDATES_AND_MORE * 2);
+    assert_eq!(over(&talk), Some(RIGHT), "until they have rested");
+}
+
 #[test]
 fn whoever_is_paid_is_not_told_of_a_peer_and_a_peer_that_pays_nothing_does_not_get_a_way_that_costs() {
     let mut talk = priced(Policy::default());
