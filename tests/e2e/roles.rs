@@ -161,6 +161,10 @@ fn a_channel_ends_by_agreement_and_without_the_payee_by_notice() {
     assert!(answer["refunded"].is_null() && answer["notice_until"].as_u64().is_some(), "{answer}");
     lab.figures(&format!("closed by agreement in {took:.1?}"));
     payee.start();
+    // The notice runs, and business goes on by another channel.
+    reachable(&payer.host, &payee.address, secs(30));
+    web.must_fetch(&payer.host);
+    assert_eq!(settled(payer, payee).nonce, 3);
     conserved(&ledger, &pair);
 }
 
