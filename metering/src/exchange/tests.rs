@@ -1035,6 +1035,10 @@ fn whoever_was_the_payer_before_takes_a_lower_nonce_of_the_other_direction_and_k
                 world.change(who, |exchange, now| {
                     exchange.handle_timeout(now);
                     // Journal and ledger take their time: nothing is agreed on before they answer.
+                    if exchange.side() == sides[who] && now < waits_until {
+                        assert!(exchange.awaits_restored().is_some() && !exchange.snapshot().agreed);
+                        assert_eq!(exchange.poll_transmit(), None, "it says nothing either");
+                    }
                     if exchange.side() == sides[who] && exchange.channel.is_none() && now >= waits_until {
                         let held = held.filter(|_| who == PROVIDER);
                         exchange.handle_restored(now, Restored { channel: Some(channel), held, ..Restored::default() });
