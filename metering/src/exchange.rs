@@ -829,8 +829,8 @@ impl Exchange {
             self.terms_message()
         } else if std::mem::take(&mut self.outbox.counts) {
             self.counts_message()
-        } else if self.their_session != 0 && std::mem::take(&mut self.outbox.close) {
-            // Before it has heard of the payee, a payer that was restarted may not know what it has signed.
+        } else if self.synced() && std::mem::take(&mut self.outbox.close) {
+            // Before that a payer that was restarted may not know what it has signed.
             self.offer_to_close()
         } else {
             None
@@ -1152,6 +1152,10 @@ impl Exchange {
             return Ok(());
         }
         self.terms_came = true;
+        if !self.synced() {
+            // They overtook the Resume that says what we have signed, or that one was lost; both come again.
+            return Ok(());
+        }
         if let Phase::Agreed(segment) = &self.phase {
             if segment.terms.into_unverified() != message.terms {
                 return Err(Misbehaviour::OtherTerms.into());

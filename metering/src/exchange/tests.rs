@@ -1316,6 +1316,55 @@ fn a_payer_that_was_restarted_offers_to_close_when_it_knows_again_what_it_signed
     assert_eq!(world.parties[PROVIDER].offered, [signed]);
 }
 
+/// It was a peer when the provider's first Resume came, of which a peer takes no receipt; and the second one is lost.
+#[test]
+fn a_payer_that_was_restarted_agrees_on_nothing_before_it_knows_again_what_it_signed() {
+    let mut world = World::new(Plan::quiet(46));
+    world.run(20.0);
+    world.traffic = false;
+    world.run(10.0);
+    let (now, channel) = (world.now, world.ledger);
+    let signed = world.of(PROVIDER).snapshot().signed;
+    assert!(signed > Tokens::ZERO);
+    let setup = Setup {
+        account: identity(PAYER).account().clone(),
+        peer: identity(PROVIDER).node_id(),
+        domain: DOMAIN,
+        side: Side::Peer,
+        session: 9,
+        counts: Counts::ZERO,
+        restored: Restored::default(),
+    };
+    let mut payer = Exchange::new(setup, now);
+    let provider = world.parties[PROVIDER].exchange.as_mut().expect("alive");
+    let misfit = payer.handle_message(now, &provider.resume().encode());
+    assert!(matches!(misfit, Err(Rejected::Incompatible(Incompatibility::Roles { .. }))), "{misfit:?}");
+    payer.handle_side(now, world.plan.sides[PAYER]);
+    payer.handle_restored(now, Restored { channel, ..Restored::default() });
+    let mut resumes_lost = 0;
+    for round in 0..8_u32 {
+        let at = now + RETRY * round;
+        for exchange in [&mut payer, &mut *provider] {
+            exchange.handle_timeout(at);
+        }
+        while let Some(message) = payer.poll_transmit() {
+            provider.handle_message(at, &message).expect("an honest message");
+        }
+        while let Some(message) = provider.poll_transmit() {
+            if matches!(Message::decode(&message), Ok(Message::Resume(_))) && round < 4 {
+                resumes_lost += 1;
+            } else {
+                payer.handle_message(at, &message).expect("an honest message");
+            }
+            assert!(
+                !payer.snapshot().agreed || payer.snapshot().signed == signed,
+                "it would sign for less than is held"
+            );
+        }
+    }
+    assert!(payer.snapshot().agreed && resumes_lost > 1, "{resumes_lost} lost");
+}
+
 /// The payer has opened another channel before either has heard that the ledger closed the first.
 #[test]
 fn a_channel_that_follows_one_that_was_to_be_closed_is_paid_on_and_can_be_closed() {
@@ -1882,9 +1931,9 @@ fn terms_are_taken_only_from_the_provider_for_this_ledger_session_and_price() {
     let fresh = || {
         let mut world = World::new(Plan::quiet(22));
         let now = world.now;
-        let resume = world.parties[PROVIDER].exchange.as_ref().unwrap().resume();
+        let Message::Resume(resume) = world.parties[PROVIDER].exchange.as_ref().unwrap().resume() else { panic!() };
         let payer = world.parties[PAYER].exchange.as_mut().unwrap();
-        payer.handle_message(now, &resume.encode()).unwrap();
+        payer.handle_message(now, &Message::Resume(Resume { echo: 1, ..resume }).encode()).unwrap();
         Forger { world }
     };
     let tell = |terms: SignedTerms| {
