@@ -813,14 +813,12 @@ impl Pair {
 
     fn send(&mut self, from: usize, bytes: Vec<u8>) {
         let message = Message::decode(&bytes).expect("our own message");
-        match &message {
-            Message::Receipt(message) if self.parties[from].honest => {
+        if self.parties[from].honest {
+            if let Message::Receipt(message) = &message {
                 self.check_signed(from, message.receipt.channel(), message.receipt.amount());
-            }
-            Message::Close(close) if self.parties[from].honest => {
+            } else if let Message::Close(close) = &message {
                 self.check_offer(from, close.channel(), close.total());
             }
-            _ => {}
         }
         let cheated = self.parties[from].cheat.as_mut().map(|cheat| cheat(message));
         let cheated = cheated.map(|messages| messages.iter().map(Message::encode).collect());
@@ -964,13 +962,12 @@ impl Pair {
         for who in [PROVIDER, PAYER] {
             for rejected in std::mem::take(&mut self.parties[who].rejected) {
                 let Rejected::Misbehaved(misbehaviour) = rejected else { continue };
-                let excused = match misbehaviour {
-                    // The two hear of a deposit or a new channel at different times; then the receipt comes again.
-                    Misbehaviour::AboveDeposit { .. } | Misbehaviour::OtherChannel => true,
-                    // What it offered before it forgot it, or gave notice, comes late.
-                    Misbehaviour::CloseTooLow { total, .. } => self.truth[who].offered_before.contains(&total.get()),
-                    _ => false,
-                };
+                // The two hear of a deposit or a new channel at different times; then the receipt comes again.
+                let early = matches!(misbehaviour, Misbehaviour::AboveDeposit { .. } | Misbehaviour::OtherChannel);
+                // What it offered before it forgot it, or gave notice, comes late.
+                let late = matches!(misbehaviour, Misbehaviour::CloseTooLow { total, .. }
+                    if self.truth[who].offered_before.contains(&total.get()));
+                let excused = early || late;
                 assert!(excused, "an honest neighbour was called a cheat: {rejected}");
             }
         }
