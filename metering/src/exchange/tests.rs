@@ -1633,13 +1633,8 @@ fn a_receipt_beyond_a_taken_offer_is_not_taken_from_a_resume_either() {
     let now = world.now;
     let more =
         Receipt::sign(identity(PAYER).account(), &DOMAIN, id, total.saturating_add(Tokens::new(9).unwrap()), [7; 32]);
-    let resume = Resume {
-        receipt: Some(more.into_unverified()),
-        ..match world.of(PAYER).resume() {
-            Message::Resume(resume) => resume,
-            other => panic!("{other:?}"),
-        }
-    };
+    let Message::Resume(resume) = world.of(PAYER).resume() else { panic!("something else") };
+    let resume = Resume { receipt: Some(more.into_unverified()), ..resume };
     let resume = Message::Resume(resume).encode();
     let exchange = world.parties[PROVIDER].exchange.as_mut().expect("alive");
     assert_eq!(exchange.handle_message(now, &offer), Ok(()));
