@@ -790,6 +790,7 @@ mod tests {
         journal.commit(&[unknown, standing(2, 40)]).unwrap();
         assert_eq!(files_of(directory.path()), before);
         journal.commit(&[standing(2, 3)]).unwrap();
+        assert_eq!(journal.standing(neighbour(2).node_id()).debt(), tokens(10));
         drop(journal);
         let (journal, _) = open(&path);
         assert_eq!(journal.standing(neighbour(2).node_id()).debt(), tokens(10));
