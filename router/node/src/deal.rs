@@ -293,10 +293,9 @@ mod tests {
 
         /// What a peer counts its way out at, at least.
         fn at_least(&self) -> u32 {
-            match self.dealing.trade(Deal::ByRoutes, Role::Peer, None).payer {
-                Payer::Nobody { at_least } => at_least.get(),
-                other => panic!("{other:?}"),
-            }
+            let payer = self.dealing.trade(Deal::ByRoutes, Role::Peer, None).payer;
+            let Payer::Nobody { at_least } = payer else { panic!("{payer:?}") };
+            at_least.get()
         }
     }
 
