@@ -59,7 +59,7 @@ fn whoever_cannot_pay_has_a_lifeline_and_whoever_pays_does_not_notice() {
         let (carried, took) = (sent() - before, began.elapsed());
 
         // Somebody gives it tokens: it locks some, and is carried for again.
-        ledger.mint(broke, 20);
+        ledger.mint(broke, 8);
         until("a channel", secs(20), || if broke.wallet().1 > 0 { Ok(()) } else { Err("nothing locked".to_owned()) });
         let (locked, before) = (now(), sent());
         until("packets", secs(20), || match sent() - before {
@@ -71,6 +71,12 @@ fn whoever_cannot_pay_has_a_lifeline_and_whoever_pays_does_not_notice() {
         download.join().expect("curl's thread ends");
         (beside, carried, took, restored)
     });
+    // What is left is less than is locked at a time: its owner hears of it long before it is used up.
+    let status = broke.show("status").unwrap_or_else(|error| panic!("{error}"));
+    let warnings = status["warnings"].as_array().into_iter().flatten().filter_map(|warning| warning.as_str());
+    let low = warnings.filter(|warning| warning.starts_with("tokens run low: ")).count();
+    assert!(low > 0, "{status}");
+    ledger.mint(broke, 12);
     let rate = carried as f64 / took.as_secs_f64();
     lab.figures(&format!(
         "unpaid: {rate:.0} bytes a second of {LIFELINE}; the payer's 100 MB took {alone:.1?} alone, {beside:.1?} beside; \
