@@ -1,10 +1,11 @@
 //! The ledger in an SQLite file of this machine.
 
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use ledger_core::{Channel, Command, Entry, Event, Genesis, Head, Refusal, Totals, UnixTime};
-use ledger_embedded::{Clock, Embedded, MAX_PAGE};
-use metering::{ChannelId, NodeId, Receipt, Tokens};
+use ledger_core::{Channel, Command, Entry, Event, Genesis, Head, Refusal, Request, Totals, UnixTime};
+use ledger_embedded::{Clock, CreateError, Error as FileError, MAX_PAGE};
+use metering::{AccountKey, ChannelId, Close, NodeId, Receipt, Tokens};
 
 use crate::{Error, Ledger, Unavailable, Verdict};
 
@@ -19,91 +20,129 @@ pub fn system_clock() -> Clock {
     })
 }
 
+/// A ledger's file, and the account that acts through it.
+///
+/// [`Embedded::open`] opens one to look; [`Embedded::signed_by`] lets it act, in one account's name.
+#[derive(Debug)]
+pub struct Embedded {
+    file: ledger_embedded::Embedded,
+    key: Option<AccountKey>,
+}
+
+impl Embedded {
+    /// Founds a ledger in a new file, readable by its owner only, and opens it to look.
+    ///
+    /// # Errors
+    /// [`CreateError`]; a file that is there already is left as it is.
+    pub fn create(path: &Path, genesis: &Genesis, clock: Clock) -> Result<Self, CreateError> {
+        Ok(Self { file: ledger_embedded::Embedded::create(path, genesis, clock)?, key: None })
+    }
+
+    /// Opens a ledger to look, and to redeem, which needs no more than the receipt.
+    ///
+    /// # Errors
+    /// [`FileError`] names what the file is where it is not a ledger, and leaves it as it is.
+    pub fn open(path: &Path, clock: Clock) -> Result<Self, FileError> {
+        Ok(Self { file: ledger_embedded::Embedded::open(path, clock)?, key: None })
+    }
+
+    /// The same, acting in the name of this key's account.
+    #[must_use]
+    pub fn signed_by(self, key: AccountKey) -> Self {
+        Self { key: Some(key), ..self }
+    }
+
+    fn order(&mut self, command: Command) -> Result<Entry, Error> {
+        let key = self.key.as_ref().ok_or(Error::NoKey)?;
+        Ok(self.file.order(key, key.node_id(), command)?)
+    }
+}
+
 impl Ledger for Embedded {
     fn genesis(&self) -> &Genesis {
-        self.genesis()
+        self.file.genesis()
     }
 
     fn balance(&mut self, account: NodeId) -> Result<Tokens, Error> {
-        Ok(self.balance(account)?)
+        Ok(self.file.balance(account)?)
     }
 
     fn channel(&mut self, channel: ChannelId) -> Result<Option<Channel>, Error> {
-        Ok(self.channel(channel)?)
+        Ok(self.file.channel(channel)?)
     }
 
     fn channels_of(&mut self, account: NodeId) -> Result<Vec<(ChannelId, Channel)>, Error> {
-        Ok(self.channels_of(account)?)
+        Ok(self.file.channels_of(account)?)
     }
 
     fn latest_nonce(&mut self, payer: NodeId, payee: NodeId) -> Result<Option<u64>, Error> {
-        Ok(self.latest_nonce(payer, payee)?)
+        Ok(self.file.latest_nonce(payer, payee)?)
     }
 
     fn totals(&mut self) -> Result<Totals, Error> {
-        Ok(self.totals()?)
+        Ok(self.file.totals()?)
     }
 
     fn head(&mut self) -> Result<Head, Error> {
-        Ok(self.head()?)
+        Ok(self.file.head()?)
     }
 
     fn entries(&mut self, from: u64) -> Result<Vec<Entry>, Error> {
-        Ok(self.entries(from, MAX_PAGE)?)
+        Ok(self.file.entries(from, MAX_PAGE)?)
     }
 
-    fn mint(&mut self, by: NodeId, to: NodeId, amount: Tokens) -> Result<(), Error> {
-        self.execute(&Command::Mint { by, to, amount })?;
+    fn mint(&mut self, to: NodeId, amount: Tokens) -> Result<(), Error> {
+        self.order(Command::Mint { to, amount })?;
         Ok(())
     }
 
-    fn transfer(&mut self, from: NodeId, to: NodeId, amount: Tokens) -> Result<(), Error> {
-        self.execute(&Command::Transfer { from, to, amount })?;
+    fn transfer(&mut self, to: NodeId, amount: Tokens) -> Result<(), Error> {
+        self.order(Command::Transfer { to, amount })?;
         Ok(())
     }
 
-    fn open_channel(&mut self, payer: NodeId, payee: NodeId, deposit: Tokens) -> Result<ChannelId, Error> {
-        let entry = self.execute(&Command::OpenChannel { payer, payee, deposit })?;
+    fn open_channel(&mut self, payee: NodeId, deposit: Tokens) -> Result<ChannelId, Error> {
+        let entry = self.order(Command::OpenChannel { payee, deposit })?;
         let Event::ChannelOpened { channel, .. } = entry.event else { unreachable!("{ANSWERED}") };
         Ok(channel)
     }
 
     fn top_up(&mut self, channel: ChannelId, amount: Tokens) -> Result<(), Error> {
-        self.execute(&Command::TopUp { channel, amount })?;
+        self.order(Command::TopUp { channel, amount })?;
         Ok(())
     }
 
     fn redeem(&mut self, receipt: Receipt) -> Result<Tokens, Error> {
-        let entry = self.execute(&Command::Redeem { receipt: receipt.into_unverified() })?;
+        let entry = self.file.execute(&Request::Redeem { receipt: receipt.into_unverified() })?;
         Ok(paid(&entry))
     }
 
     fn redeem_many(&mut self, receipts: &[Receipt]) -> Result<Vec<Result<Tokens, Refusal>>, Error> {
-        let command = |receipt: &Receipt| Command::Redeem { receipt: receipt.into_unverified() };
-        let commands: Vec<Command> = receipts.iter().map(command).collect();
-        let outcomes = self.execute_many(&commands)?;
+        let request = |receipt: &Receipt| Request::Redeem { receipt: receipt.into_unverified() };
+        let requests: Vec<Request> = receipts.iter().map(request).collect();
+        let outcomes = self.file.execute_many(&requests)?;
         Ok(outcomes.into_iter().map(|outcome| outcome.map(|entry| paid(&entry))).collect())
     }
 
     fn start_close(&mut self, channel: ChannelId) -> Result<UnixTime, Error> {
-        let entry = self.execute(&Command::StartClose { channel })?;
+        let entry = self.order(Command::StartClose { channel })?;
         let Event::CloseStarted { exit, .. } = entry.event else { unreachable!("{ANSWERED}") };
         Ok(exit)
     }
 
     fn finalize(&mut self, channel: ChannelId) -> Result<Tokens, Error> {
-        let entry = self.execute(&Command::Finalize { channel })?;
+        let entry = self.file.execute(&Request::Finalize { channel })?;
         let Event::Finalized { refunded, .. } = entry.event else { unreachable!("{ANSWERED}") };
         Ok(refunded)
     }
 
-    fn mutual_close(&mut self, channel: ChannelId, total: Tokens) -> Result<(), Error> {
-        self.execute(&Command::MutualClose { channel, total })?;
+    fn mutual_close(&mut self, close: Close) -> Result<(), Error> {
+        self.order(Command::MutualClose { close: close.into_unverified() })?;
         Ok(())
     }
 
     fn audit(&mut self) -> Result<Verdict, Error> {
-        Ok(match self.audit()? {
+        Ok(match self.file.audit()? {
             ledger_embedded::Verdict::Kept(audit) => Verdict::Kept { head: audit.head, totals: audit.totals },
             ledger_embedded::Verdict::Broken(difference) => Verdict::Broken { difference: difference.to_string() },
         })
@@ -111,21 +150,20 @@ impl Ledger for Embedded {
 }
 
 /// The invariant of the rulebook that the `unreachable!`s above rest on.
-const ANSWERED: &str = "each command is answered by the event of its own kind";
+const ANSWERED: &str = "each request is answered by the event of its own kind";
 
 fn paid(entry: &Entry) -> Tokens {
     let Event::Redeemed { paid, .. } = entry.event else { unreachable!("{ANSWERED}") };
     paid
 }
 
-impl From<ledger_embedded::Error> for Error {
-    fn from(error: ledger_embedded::Error) -> Self {
-        use ledger_embedded::Error as E;
-        if let E::Refused(refusal) = error {
+impl From<FileError> for Error {
+    fn from(error: FileError) -> Self {
+        if let FileError::Refused(refusal) = error {
             return Self::Refused(refusal);
         }
         // Not a full disk: someone has to make room.
-        let retry = matches!(error, E::Busy { .. });
+        let retry = matches!(error, FileError::Busy { .. });
         Unavailable { retry, reason: Box::new(error) }.into()
     }
 }

@@ -1,7 +1,7 @@
 //! A community's ledger, whichever engine keeps it.
 //!
 //! [`Ledger`] is the trait to program against. With the feature `embedded` (the default), [`Embedded`] keeps it in an
-//! SQLite file of this machine.
+//! SQLite file of this machine, and signs what an account orders.
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "embedded")]
@@ -10,22 +10,23 @@ mod embedded;
 use std::error::Error as StdError;
 use std::fmt;
 
-use metering::{ChannelId, LedgerDomain, NodeId, Receipt, Tokens};
+use metering::{ChannelId, Close, LedgerDomain, NodeId, Receipt, Tokens};
 use thiserror::Error;
 
 #[cfg(feature = "embedded")]
-pub use embedded::system_clock;
+pub use embedded::{Embedded, system_clock};
 pub use ledger_core::{Channel, Entry, Event, Genesis, GenesisError, Head, Phase, Refusal, Totals, UnixTime};
 #[cfg(feature = "embedded")]
-pub use ledger_embedded::{Clock, CreateError, Embedded, Error as EmbeddedError};
+pub use ledger_embedded::{Clock, CreateError, Error as EmbeddedError};
 
 /// A ledger: accounts, channels, and the log of what happened to them.
 ///
 /// When a call that changes something returns, the change is durable; after an error nothing has changed. Amounts are
 /// in base units of the token that [`Ledger::genesis`] names.
 ///
-/// Accounts do not sign commands yet: who may open the ledger's file may speak for every account, and the ledger takes
-/// it from the names given here. Receipts are signed, and their signatures are checked by the ledger itself.
+/// It acts in the name of one account, with that account's key: what needs an order is signed here, and the ledger checks
+/// every signature and keeps it in its log. What carries its own proof (a receipt) or can harm nobody (the end of a notice)
+/// needs no account. Without a key it can only look, redeem and finalize; the rest is [`Error::NoKey`].
 pub trait Ledger: Send {
     /// What the ledger was founded on.
     fn genesis(&self) -> &Genesis;
@@ -78,25 +79,26 @@ pub trait Ledger: Send {
     /// As [`Ledger::balance`].
     fn entries(&mut self, from: u64) -> Result<Vec<Entry>, Error>;
 
-    /// Makes `amount` for `to`. Only in the treasurer's name.
+    /// Makes `amount` for `to`. The treasurer's alone.
     ///
     /// # Errors
-    /// [`Error::Refused`] names the rule that forbids it; [`Error::Unavailable`] as above. So in all calls below.
-    fn mint(&mut self, by: NodeId, to: NodeId, amount: Tokens) -> Result<(), Error>;
+    /// [`Error::Refused`] names the rule that forbids it; [`Error::NoKey`]; [`Error::Unavailable`] as above. So in all
+    /// calls below.
+    fn mint(&mut self, to: NodeId, amount: Tokens) -> Result<(), Error>;
 
-    /// Gives `amount` of what `from` holds to `to`.
-    ///
-    /// # Errors
-    /// As [`Ledger::mint`].
-    fn transfer(&mut self, from: NodeId, to: NodeId, amount: Tokens) -> Result<(), Error>;
-
-    /// Locks `deposit` of what `payer` holds for `payee`, in the pair's next channel.
+    /// Gives `amount` of what the account holds to `to`.
     ///
     /// # Errors
     /// As [`Ledger::mint`].
-    fn open_channel(&mut self, payer: NodeId, payee: NodeId, deposit: Tokens) -> Result<ChannelId, Error>;
+    fn transfer(&mut self, to: NodeId, amount: Tokens) -> Result<(), Error>;
 
-    /// Locks `amount` more in an open channel.
+    /// Locks `deposit` of what the account holds for `payee`, in the pair's next channel.
+    ///
+    /// # Errors
+    /// As [`Ledger::mint`].
+    fn open_channel(&mut self, payee: NodeId, deposit: Tokens) -> Result<ChannelId, Error>;
+
+    /// Locks `amount` more in an open channel that the account pays on.
     ///
     /// # Errors
     /// As [`Ledger::mint`].
@@ -116,7 +118,7 @@ pub trait Ledger: Send {
     /// [`Error::Unavailable`]; then none was redeemed.
     fn redeem_many(&mut self, receipts: &[Receipt]) -> Result<Vec<Result<Tokens, Refusal>>, Error>;
 
-    /// Gives the payee notice that the payer wants what is left, and returns when the notice is over.
+    /// Gives the payee notice that the account, which pays on the channel, wants what is left, and returns when the notice is over.
     ///
     /// # Errors
     /// As [`Ledger::mint`].
@@ -128,12 +130,12 @@ pub trait Ledger: Send {
     /// As [`Ledger::mint`].
     fn finalize(&mut self, channel: ChannelId) -> Result<Tokens, Error>;
 
-    /// Ends the channel at once, in both names: the payee has `total` of it, cumulative as in a receipt, and the payer
-    /// gets the rest back.
+    /// Ends a channel that the account is paid on at once, as its payer has offered: the payee has the offer's total of it,
+    /// cumulative as in a receipt, and the payer gets the rest back.
     ///
     /// # Errors
     /// As [`Ledger::mint`].
-    fn mutual_close(&mut self, channel: ChannelId, total: Tokens) -> Result<(), Error>;
+    fn mutual_close(&mut self, close: Close) -> Result<(), Error>;
 
     /// Replays the whole log by the rules and compares what comes out with what the ledger says: whether every rule held.
     ///
@@ -165,6 +167,9 @@ pub enum Error {
     /// A rule forbids it: ask for something else.
     #[error("the ledger refuses it ({}): {_0}", _0.rule())]
     Refused(Refusal),
+    /// The ledger was opened without an account's key, only to look: we misused it.
+    #[error("this takes an account's key, and the ledger was opened without one")]
+    NoKey,
     /// The ledger cannot be reached or used.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
@@ -176,7 +181,7 @@ impl Error {
     pub const fn refusal(&self) -> Option<Refusal> {
         match self {
             Self::Refused(refusal) => Some(*refusal),
-            Self::Unavailable(_) => None,
+            Self::NoKey | Self::Unavailable(_) => None,
         }
     }
 }
@@ -209,46 +214,51 @@ mod tests {
 
     use super::*;
 
-    const TREASURER: NodeId = NodeId([0xee; 20]);
-    const BOB: NodeId = NodeId([0xb0; 20]);
+    fn key(byte: u8) -> AccountKey {
+        AccountKey::from_bytes(&[byte; 32]).unwrap()
+    }
 
     fn tokens(n: u128) -> Tokens {
         Tokens::new(n).unwrap()
     }
 
-    /// What every engine must do, as a node uses it.
-    fn carries_a_channel_from_mint_to_close(ledger: &mut dyn Ledger) -> Result<(), Error> {
-        let key = AccountKey::from_bytes(&[0xa1; 32]).unwrap();
-        let alice = key.node_id();
-        ledger.mint(TREASURER, alice, tokens(100))?;
-        let channel = ledger.open_channel(alice, BOB, tokens(50))?;
-        ledger.top_up(channel, tokens(10))?;
+    /// What every engine must do, as its treasurer, Alice and Bob use it.
+    fn carries_a_channel_from_mint_to_close(
+        [treasurer, alices, bobs]: [&mut dyn Ledger; 3],
+        [alice_key, bob_key]: [&AccountKey; 2],
+    ) -> Result<(), Error> {
+        let (alice, bob) = (alice_key.node_id(), bob_key.node_id());
+        treasurer.mint(alice, tokens(100))?;
+        let channel = alices.open_channel(bob, tokens(50))?;
+        alices.top_up(channel, tokens(10))?;
         assert_eq!(channel.nonce, 1);
-        assert_eq!(ledger.latest_nonce(alice, BOB)?, Some(1));
-        assert_eq!(ledger.channels_of(BOB)?, [(channel, Channel::open(tokens(60)))]);
+        assert_eq!(bobs.latest_nonce(alice, bob)?, Some(1));
+        assert_eq!(bobs.channels_of(bob)?, [(channel, Channel::open(tokens(60)))]);
 
-        let domain = ledger.domain();
-        let receipt = |total| Receipt::sign(&key, &domain, channel, tokens(total), [0; 32]);
-        assert_eq!(ledger.redeem(receipt(20))?, tokens(20));
-        let again = ledger.redeem(receipt(20)).unwrap_err().refusal();
+        let domain = bobs.domain();
+        let receipt = |total| Receipt::sign(alice_key, &domain, channel, tokens(total), [0; 32]);
+        assert_eq!(bobs.redeem(receipt(20))?, tokens(20));
+        let again = bobs.redeem(receipt(20)).unwrap_err().refusal();
         assert_eq!(again, Some(Refusal::ReceiptAlreadyRedeemed { amount: tokens(20) }));
         let lower = Refusal::TotalWentBackwards { total: tokens(10), redeemed: tokens(20) };
-        let outcomes = ledger.redeem_many(&[receipt(10), receipt(30)])?;
+        let outcomes = bobs.redeem_many(&[receipt(10), receipt(30)])?;
         assert_eq!(outcomes, [Err(lower), Ok(tokens(10))]);
 
-        let exit = ledger.start_close(channel)?;
-        let early = ledger.finalize(channel).unwrap_err().refusal();
+        let by_bob = bobs.start_close(channel).unwrap_err().refusal();
+        assert_eq!(by_bob, Some(Refusal::NotPayer { by: bob }));
+        let exit = alices.start_close(channel)?;
+        let early = alices.finalize(channel).unwrap_err().refusal();
         assert!(matches!(early, Some(Refusal::NoticeNotOver { exit: end, .. }) if end == exit));
-        ledger.mutual_close(channel, tokens(40))?;
-        ledger.transfer(BOB, alice, tokens(5))?;
-        assert_eq!((ledger.balance(alice)?, ledger.balance(BOB)?), (tokens(65), tokens(35)));
-        assert_eq!(ledger.channel(channel)?.map(|channel| channel.phase), Some(Phase::Closed));
+        bobs.mutual_close(Close::sign(alice_key, &domain, channel, tokens(40)))?;
+        bobs.transfer(alice, tokens(5))?;
+        assert_eq!((alices.balance(alice)?, bobs.balance(bob)?), (tokens(65), tokens(35)));
+        assert_eq!(bobs.channel(channel)?.map(|channel| channel.phase), Some(Phase::Closed));
 
         let totals = Totals { minted: tokens(100), held: tokens(100), locked: Tokens::ZERO };
-        assert_eq!(ledger.totals()?, totals);
-        let head = ledger.head()?;
-        assert_eq!(ledger.audit()?, Verdict::Kept { head, totals });
-        let entries = ledger.entries(0)?;
+        assert_eq!(treasurer.totals()?, totals);
+        let head = treasurer.head()?;
+        assert_eq!(treasurer.audit()?, Verdict::Kept { head, totals });
+        let entries = treasurer.entries(0)?;
         assert_eq!(entries.len() as u64, head.size);
         let told: Vec<&str> = entries.iter().map(|entry| entry.event.name()).collect();
         assert_eq!(
@@ -271,10 +281,24 @@ mod tests {
     #[test]
     fn embedded_ledger_carries_a_channel_from_mint_to_close() {
         let directory = tempfile::tempdir().unwrap();
-        let genesis = Genesis::new("Hilltop", "HILL", 6, TREASURER, system_clock()()).unwrap();
+        let [treasurer, alice, bob] = [0xee, 0xa1, 0xb0].map(key);
+        let genesis = Genesis::new("Hilltop", "HILL", 6, treasurer.node_id(), system_clock()()).unwrap();
         let path = directory.path().join("ledger");
-        let mut ledger = Embedded::create(&path, &genesis, system_clock()).unwrap();
-        carries_a_channel_from_mint_to_close(&mut ledger).unwrap();
+        let created = Embedded::create(&path, &genesis, system_clock()).unwrap();
+        let open = |key: &AccountKey| Embedded::open(&path, system_clock()).unwrap().signed_by(key.clone());
+        let (mut alices, mut bobs) = (open(&alice), open(&bob));
+        let parties: [&mut dyn Ledger; 3] = [&mut created.signed_by(treasurer), &mut alices, &mut bobs];
+        carries_a_channel_from_mint_to_close(parties, [&alice, &bob]).unwrap();
+    }
+
+    #[test]
+    fn who_opens_a_ledger_without_a_key_orders_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let genesis = Genesis::new("Hilltop", "HILL", 6, key(1).node_id(), system_clock()()).unwrap();
+        let mut ledger = Embedded::create(&directory.path().join("ledger"), &genesis, system_clock()).unwrap();
+        let error = ledger.mint(key(1).node_id(), tokens(1)).unwrap_err();
+        assert!(matches!(error, Error::NoKey), "{error}");
+        assert_eq!(ledger.head().unwrap().size, 1);
     }
 
     #[test]

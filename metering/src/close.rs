@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 
 use minicbor::{Decoder, decode, encode};
 
-use crate::cbor::{self, Statement, Writer};
+use crate::cbor::{self, DecodeError, Statement, Writer, decode_statement, encode_statement};
 use crate::eip712::{self, Word};
 use crate::identity::SignatureError;
 use crate::{AccountKey, ChannelId, LedgerDomain, NodeId, Signature, Tokens, Unverified, Verified};
@@ -34,6 +34,14 @@ impl Close {
 }
 
 impl Close<Unverified> {
+    /// Reads an offer whose signature nobody has checked.
+    ///
+    /// # Errors
+    /// [`DecodeError`]
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        decode_statement(bytes)
+    }
+
     /// Checks that the payer signed it for this ledger.
     ///
     /// # Errors
@@ -55,6 +63,12 @@ impl<S> Close<S> {
     #[must_use]
     pub const fn total(&self) -> Tokens {
         self.total
+    }
+
+    /// The offer in deterministic CBOR: `[payer, payee, nonce, total, signature]`, the total as 12 bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        encode_statement(self)
     }
 
     /// The same offer as any stranger would see it.
@@ -115,6 +129,7 @@ mod tests {
         let channel = ChannelId { payer: payer.node_id(), payee: NodeId([3; 20]), nonce: 4 };
         let close = Close::sign(payer.account(), &domain, channel, Tokens::new(5).unwrap());
         assert_eq!(close.into_unverified().verify(&domain), Ok(close));
+        assert_eq!(Close::decode(&close.encode()), Ok(close.into_unverified()));
         let other = LedgerDomain { chain_id: 2, ..domain };
         assert!(close.into_unverified().verify(&other).is_err());
         for altered in [

@@ -219,14 +219,9 @@ pub enum Event {
     },
     /// The neighbour knows of a channel or deposit we do not: ask the ledger, and call [`Exchange::handle_channel`].
     LookUpChannel(ChannelId),
-    /// Payee: the payer offers to end the channel with so much for us, which is no less than we hold: tell the ledger, and
-    /// call [`Exchange::handle_channel_closed`].
-    CloseOffered {
-        /// Which channel.
-        channel: ChannelId,
-        /// What we have of it in all.
-        total: Tokens,
-    },
+    /// Payee: the payer offers to end the channel with no less for us than we hold: tell the ledger, and call
+    /// [`Exchange::handle_channel_closed`].
+    CloseOffered(Close),
     /// A segment began.
     TermsAgreed(Terms),
     /// The operator should know.
@@ -1304,9 +1299,9 @@ impl Exchange {
             let (amount, deposit) = (total, known.deposit);
             return Err(Misbehaviour::AboveDeposit { amount, deposit }.into());
         }
-        close.verify(&self.domain).map_err(Misbehaviour::ForgedClose)?;
+        let close = close.verify(&self.domain).map_err(Misbehaviour::ForgedClose)?;
         self.close_taken = Some((channel.nonce, total));
-        self.events.push_back(Event::CloseOffered { channel, total });
+        self.events.push_back(Event::CloseOffered(close));
         Ok(())
     }
 

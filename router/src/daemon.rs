@@ -44,7 +44,7 @@ const ROUTE_METRIC: u32 = 2048;
 pub fn up(config: Config, identity: Identity) -> Result<(), Failure> {
     start_log(config.node.log);
     let socket = ControlSocket::bind(&config.node.control_socket)?;
-    let ledger = open_ledger(&config)?;
+    let ledger = open_ledger(&config, &identity)?;
     let money = money(&config, ledger.as_deref())?;
     let tun = Tun::create(&config.node.tun, config.node.mtu, config.node.offloads)
         .map_err(|error| Failure::new(&error, error.next_step()))?;
@@ -187,7 +187,7 @@ fn links(config: &Config) -> Links {
 }
 
 #[cfg(feature = "ledger-host")]
-fn open_ledger(config: &Config) -> Result<Option<Box<dyn Ledger>>, Failure> {
+fn open_ledger(config: &Config, identity: &Identity) -> Result<Option<Box<dyn Ledger>>, Failure> {
     use ledger_client::{Embedded, system_clock};
 
     let Some(options) = &config.ledger else { return Ok(None) };
@@ -195,11 +195,11 @@ fn open_ledger(config: &Config) -> Result<Option<Box<dyn Ledger>>, Failure> {
         let next = "make it with `waybill ledger create`, or correct [ledger] path in the config file";
         Failure::new(format!("cannot open the ledger: {error}"), next)
     })?;
-    Ok(Some(Box::new(ledger)))
+    Ok(Some(Box::new(ledger.signed_by(identity.account().clone()))))
 }
 
 #[cfg(not(feature = "ledger-host"))]
-fn open_ledger(config: &Config) -> Result<Option<Box<dyn Ledger>>, Failure> {
+fn open_ledger(config: &Config, _identity: &Identity) -> Result<Option<Box<dyn Ledger>>, Failure> {
     match &config.ledger {
         None => Ok(None),
         Some(_) => Err(Failure::new("this build cannot host a ledger", "leave [ledger] out of the config file")),

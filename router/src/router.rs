@@ -980,7 +980,7 @@ impl Control {
             exchange::Event::Hold(receipt) => self.hold(link, receipt),
             exchange::Event::NeedChannel { payee, at_least } => self.fund(link, payee, at_least),
             exchange::Event::LookUpChannel(channel) => self.look_up(link, channel),
-            exchange::Event::CloseOffered { channel, total } => self.accept_close(now, link, channel, total),
+            exchange::Event::CloseOffered(close) => self.accept_close(now, link, close),
             exchange::Event::TermsAgreed(terms) => {
                 if let Some(known) = self.links.get_mut(&link) {
                     known.misfit_since = None;

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use ledger_core::records::Records;
-use ledger_core::{Channel, Command, Genesis, State, UnixTime};
+use ledger_core::{Channel, Command, Genesis, Order, Request, State, UnixTime};
 use metering::credit::given_each_day;
 use metering::meter::{Counts, meter_hash};
 use metering::wire::{Message, MeterReport, ReceiptMessage, Resume};
@@ -519,7 +519,11 @@ fn who_deals_with_itself_gains_nothing() {
         let mut state = State::found(founded.expect("good names"));
         let domain = state.genesis().domain();
         let minted = Tokens::new(dice.u128(1..1 << 40)).expect("below 2^96");
-        let mint = Command::Mint { by: treasurer.node_id(), to: one.node_id(), amount: minted };
+        let order = |state: &State, by: &Identity, command| {
+            let Ok(last) = state.sequence(by.node_id());
+            Request::Order(Order::sign(by.account(), &domain, by.node_id(), last + 1, command).into_unverified())
+        };
+        let mint = order(&state, &treasurer, Command::Mint { to: one.node_id(), amount: minted });
         let _ = state.execute(UnixTime::from_seconds(0), &mint).expect("the treasurer may mint");
         let (mut done, mut most_ever) = (0, 0);
         for step in 0..200_u64 {
@@ -528,23 +532,23 @@ fn who_deals_with_itself_gains_nothing() {
             let channel = ChannelId { payer: payer.node_id(), payee: payee.node_id(), nonce };
             let bits = dice.u32(1..42);
             let amount = Tokens::new(dice.u128(0..1 << bits)).expect("below 2^96");
-            let command = match dice.u8(0..6) {
-                0 => Command::OpenChannel { payer: channel.payer, payee: channel.payee, deposit: amount },
-                1 => Command::TopUp { channel, amount },
-                2 => Command::StartClose { channel },
-                3 => Command::Finalize { channel },
-                4 => Command::Transfer { from: channel.payer, to: channel.payee, amount },
+            let request = match dice.u8(0..6) {
+                0 => order(&state, payer, Command::OpenChannel { payee: channel.payee, deposit: amount }),
+                1 => order(&state, payer, Command::TopUp { channel, amount }),
+                2 => order(&state, payer, Command::StartClose { channel }),
+                3 => Request::Finalize { channel },
+                4 => order(&state, payer, Command::Transfer { to: channel.payee, amount }),
                 _ => {
                     let receipt = Receipt::sign(payer.account(), &domain, channel, amount, [0; 32]);
-                    Command::Redeem { receipt: receipt.into_unverified() }
+                    Request::Redeem { receipt: receipt.into_unverified() }
                 }
             };
             // Two days a step, so that notices end.
-            done += u32::from(state.execute(UnixTime::from_seconds(step * 172_800), &command).is_ok());
+            done += u32::from(state.execute(UnixTime::from_seconds(step * 172_800), &request).is_ok());
             let held: u128 = state.balances().values().map(|held| held.get()).sum();
             let locked: u128 = state.channels().values().map(|channel| Channel::locked(channel).get()).sum();
             most_ever = most_ever.max(held + locked);
-            assert_eq!(held + locked, minted.get(), "seed {seed}, after {command:?}");
+            assert_eq!(held + locked, minted.get(), "seed {seed}, after {request:?}");
         }
         assert!(done > 5, "seed {seed}: the ledger did {done} things only");
         Outcome { gain: most_ever - minted.get(), most: 0, window: minted.get(), lives: 1, bytes_a_day: None }

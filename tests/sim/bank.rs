@@ -1,8 +1,8 @@
 //! The one ledger of a world: the rulebook itself, in memory.
 
 use ledger_core::records::Records;
-use ledger_core::{Channel, Command, Entry, ExecuteError, Genesis, Phase, Refusal, State, UnixTime};
-use metering::{ChannelId, ChannelState, Identity, LedgerDomain, NodeId, Receipt, Tokens};
+use ledger_core::{Channel, Command, Entry, ExecuteError, Genesis, Order, Phase, Refusal, Request, State, UnixTime};
+use metering::{AccountKey, ChannelId, ChannelState, Identity, LedgerDomain, NodeId, Receipt, Tokens};
 
 use crate::Time;
 
@@ -13,7 +13,7 @@ const LOCKED_AHEAD: u128 = 8;
 #[derive(Debug)]
 pub(crate) struct Bank {
     state: State,
-    treasurer: NodeId,
+    treasurer: AccountKey,
     minted: Tokens,
     /// Bytes of every entry since [`Bank::take_log`] was last asked.
     log: Vec<u8>,
@@ -21,8 +21,9 @@ pub(crate) struct Bank {
 
 impl Bank {
     pub(crate) fn new(treasurer: &Identity) -> Self {
-        let treasurer = treasurer.node_id();
-        let genesis = Genesis::new("Simulated", "SIM", 6, treasurer, UnixTime::from_seconds(0)).expect("good names");
+        let treasurer = treasurer.account().clone();
+        let genesis =
+            Genesis::new("Simulated", "SIM", 6, treasurer.node_id(), UnixTime::from_seconds(0)).expect("good names");
         Self { state: State::found(genesis), treasurer, minted: Tokens::ZERO, log: Vec::new() }
     }
 
@@ -31,22 +32,31 @@ impl Bank {
     }
 
     pub(crate) fn mint(&mut self, now: Time, to: NodeId, amount: Tokens) {
-        self.execute(now, &Command::Mint { by: self.treasurer, to, amount }).expect("the treasurer may mint");
+        let mint = self.order(&self.treasurer, Command::Mint { to, amount });
+        self.execute(now, &mint).expect("the treasurer may mint");
         self.minted = self.minted.checked_add(amount).expect("a small supply");
     }
 
     /// Opens a channel or tops it up, so that `at_least` is in it in all. A payer without the money gets what there is.
-    pub(crate) fn fund(&mut self, now: Time, payer: NodeId, payee: NodeId, at_least: Tokens) -> Option<ChannelState> {
+    pub(crate) fn fund(
+        &mut self,
+        now: Time,
+        key: &AccountKey,
+        payee: NodeId,
+        at_least: Tokens,
+    ) -> Option<ChannelState> {
+        let payer = key.node_id();
         let wanted = Tokens::new(at_least.get().saturating_mul(LOCKED_AHEAD)).unwrap_or(Tokens::MAX);
         let open = self.newest(payer, payee).filter(|(_, channel)| channel.phase == Phase::Open);
         let missing = wanted.saturating_sub(open.map_or(Tokens::ZERO, |(_, channel)| channel.deposit));
         let amount = missing.min(self.balance(payer));
         let command = match open {
             Some((channel, _)) => Command::TopUp { channel, amount },
-            None => Command::OpenChannel { payer, payee, deposit: amount },
+            None => Command::OpenChannel { payee, deposit: amount },
         };
         // Refused where there is nothing to lock; what there is then is the answer.
-        let _refused = self.execute(now, &command).err();
+        let order = self.order(key, command);
+        let _refused = self.execute(now, &order).err();
         self.newest(payer, payee).map(|(id, channel)| state_of(id, &channel))
     }
 
@@ -63,7 +73,7 @@ impl Bank {
     /// Redeems a receipt; the amount paid, or the rule that forbids it.
     pub(crate) fn redeem(&mut self, now: Time, receipt: &Receipt) -> Result<Tokens, Refusal> {
         let before = self.redeemed(receipt.channel());
-        self.execute(now, &Command::Redeem { receipt: receipt.into_unverified() })?;
+        self.execute(now, &Request::Redeem { receipt: receipt.into_unverified() })?;
         let after = self.redeemed(receipt.channel());
         Ok(after.checked_sub(before).expect("what was redeemed only grows"))
     }
@@ -94,8 +104,14 @@ impl Bank {
         self.state.channels().range(first..=last).next_back().map(|(id, channel)| (*id, *channel))
     }
 
-    fn execute(&mut self, now: Time, command: &Command) -> Result<Entry, Refusal> {
-        match self.state.execute(UnixTime::from_seconds(now.as_secs()), command) {
+    /// The command as the account's next order.
+    fn order(&self, key: &AccountKey, command: Command) -> Request {
+        let Ok(last) = self.state.sequence(key.node_id());
+        Request::Order(Order::sign(key, &self.domain(), key.node_id(), last + 1, command).into_unverified())
+    }
+
+    fn execute(&mut self, now: Time, request: &Request) -> Result<Entry, Refusal> {
+        match self.state.execute(UnixTime::from_seconds(now.as_secs()), request) {
             Ok(entry) => {
                 self.log.extend(entry.encode());
                 Ok(entry)

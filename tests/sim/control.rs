@@ -161,7 +161,7 @@ impl World {
             }
             SettlementEvent::LookUpChannel(channel) => self.ask_ledger(at, link, LedgerJob::LookUp(channel)),
             SettlementEvent::TermsAgreed(_) => self.settlement.segments += 1,
-            SettlementEvent::CloseOffered { .. } => {} // Nobody here closes.
+            SettlementEvent::CloseOffered(_) => {} // Nobody here closes.
             SettlementEvent::Alarm(Alarm::ReceiptAboveCeiling { .. }) => self.settlement.above_ceiling += 1,
             SettlementEvent::Alarm(Alarm::Exhausted { .. }) => self.settlement.exhausted += 1,
             SettlementEvent::Alarm(Alarm::ChannelClosing { .. }) => {}
@@ -238,7 +238,7 @@ impl World {
 
     /// The ledger does what it was asked, whoever still waits for the answer.
     pub(crate) fn answer_ledger(&mut self, at: StationId, life: u64, link: LinkId, job: LedgerJob) {
-        let us = self.stations[at.0].identity.node_id();
+        let us = self.stations[at.0].identity.account();
         let channel = match job {
             LedgerJob::Restore { peer, role, admitted } => return self.restore(at, life, link, peer, role, admitted),
             LedgerJob::Fund(payee, at_least) => self.bank.fund(self.now, us, payee, at_least),

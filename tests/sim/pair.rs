@@ -795,7 +795,8 @@ impl Pair {
                 self.spread(who);
             }
             Event::LookUpChannel(_) => self.spread(who),
-            Event::CloseOffered { channel, total } => {
+            Event::CloseOffered(close) => {
+                let (channel, total) = (close.channel(), close.total());
                 self.check_offered(who, channel, total);
                 let takes = Duration::from_millis(self.dice.u64(1..4000));
                 self.closes.push((self.now + takes, who, channel, total));
@@ -868,7 +869,7 @@ impl Pair {
                     Event::Hold(receipt) => exchange.handle_held(now, receipt.channel(), receipt.amount()),
                     Event::NeedChannel { .. }
                     | Event::LookUpChannel(_)
-                    | Event::CloseOffered { .. }
+                    | Event::CloseOffered(_)
                     | Event::TermsAgreed(_)
                     | Event::Alarm(_) => {}
                 });
@@ -1100,7 +1101,7 @@ fn write(journal: &mut Journal, event: Event) {
         }
         Event::NeedChannel { .. }
         | Event::LookUpChannel(_)
-        | Event::CloseOffered { .. }
+        | Event::CloseOffered(_)
         | Event::TermsAgreed(_)
         | Event::Alarm(_) => {}
     }

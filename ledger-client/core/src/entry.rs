@@ -2,11 +2,11 @@
 
 use std::convert::Infallible;
 
-use metering::{ChannelId, NodeId, Receipt, Tokens, Unverified};
+use metering::{ChannelId, Close, NodeId, Receipt, Signature, Tokens, Unverified};
 use minicbor::{Decoder, Encoder, decode, encode};
 use thiserror::Error;
 
-use crate::{Command, Genesis, UnixTime};
+use crate::{Command, Genesis, Order, Request, Seal, UnixTime};
 
 /// One line of the log: when, and what. Replaying all entries from the first gives every balance and channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub struct Entry {
     pub at: UnixTime,
     /// What happened.
     pub event: Event,
+    /// Number and signature of the order it happened by; none where it needed none.
+    pub seal: Option<Seal>,
 }
 
 /// What happened. It says all that changed, and all that is needed to check that it was right.
@@ -75,12 +77,10 @@ pub enum Event {
         /// What the payer got back.
         refunded: Tokens,
     },
-    /// A channel ended by agreement.
+    /// A channel ended by agreement. The payer's offer is kept whole, so that an auditor can check its signature.
     MutuallyClosed {
-        /// Which.
-        channel: ChannelId,
-        /// All that the payee got out of it, in all.
-        total: Tokens,
+        /// Which, and all that the payee got out of it.
+        close: Close<Unverified>,
         /// What of this the payee got at the end.
         paid: Tokens,
         /// What the payer got back.
@@ -108,21 +108,19 @@ impl Event {
         }
     }
 
-    /// The command that makes this happen, or `None` for the founding, which no command does.
+    /// In whose name this happened, by which command; or `None` where nobody had to order it.
     #[must_use]
-    pub fn command(&self) -> Option<Command> {
+    pub fn ordered(&self) -> Option<(NodeId, Command)> {
         Some(match *self {
-            Self::Founded(_) => return None,
-            Self::Minted { by, to, amount } => Command::Mint { by, to, amount },
-            Self::Transferred { from, to, amount } => Command::Transfer { from, to, amount },
+            Self::Founded(_) | Self::Redeemed { .. } | Self::Finalized { .. } => return None,
+            Self::Minted { by, to, amount } => (by, Command::Mint { to, amount }),
+            Self::Transferred { from, to, amount } => (from, Command::Transfer { to, amount }),
             Self::ChannelOpened { channel, deposit } => {
-                Command::OpenChannel { payer: channel.payer, payee: channel.payee, deposit }
+                (channel.payer, Command::OpenChannel { payee: channel.payee, deposit })
             }
-            Self::ToppedUp { channel, amount } => Command::TopUp { channel, amount },
-            Self::Redeemed { receipt, .. } => Command::Redeem { receipt },
-            Self::CloseStarted { channel, .. } => Command::StartClose { channel },
-            Self::Finalized { channel, .. } => Command::Finalize { channel },
-            Self::MutuallyClosed { channel, total, .. } => Command::MutualClose { channel, total },
+            Self::ToppedUp { channel, amount } => (channel.payer, Command::TopUp { channel, amount }),
+            Self::CloseStarted { channel, .. } => (channel.payer, Command::StartClose { channel }),
+            Self::MutuallyClosed { close, .. } => (close.channel().payee, Command::MutualClose { close }),
         })
     }
 }
@@ -139,8 +137,33 @@ pub enum EntryError {
 }
 
 impl Entry {
+    /// The order this happened by, if it took one.
+    #[must_use]
+    pub fn order(&self) -> Option<Order<Unverified>> {
+        let (account, command) = self.event.ordered()?;
+        Some(Order::new(account, command, self.seal?))
+    }
+
+    /// What was asked of the ledger to make this happen, or `None` for the founding, which nobody asks for, and for an entry
+    /// that lacks its seal.
+    #[must_use]
+    pub fn request(&self) -> Option<Request> {
+        match self.event {
+            Event::Redeemed { receipt, .. } => Some(Request::Redeem { receipt }),
+            Event::Finalized { channel, .. } => Some(Request::Finalize { channel }),
+            Event::Founded(_)
+            | Event::Minted { .. }
+            | Event::Transferred { .. }
+            | Event::ChannelOpened { .. }
+            | Event::ToppedUp { .. }
+            | Event::CloseStarted { .. }
+            | Event::MutuallyClosed { .. } => self.order().map(Request::Order),
+        }
+    }
+
     /// The entry in deterministic CBOR (RFC 8949, section 4.2.1): `[at, kind, ...]`, with amounts as 12 bytes, a channel
-    /// as `[payer, payee, nonce]`, and a receipt as the byte string of its own encoding.
+    /// as `[payer, payee, nonce]`, a receipt or an offer to close as the byte string of its own encoding, and behind what
+    /// was ordered `sequence, signature`.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         written(|to| write_entry(self, to))
@@ -178,8 +201,13 @@ fn written(write: impl FnOnce(&mut Writer) -> Written) -> Vec<u8> {
 
 fn write_entry(entry: &Entry, to: &mut Writer) -> Written {
     let (kind, fields) = shape(&entry.event);
-    to.array(2 + fields)?.u64(entry.at.seconds())?.u8(kind)?;
-    write_event(&entry.event, to)
+    let sealed = if entry.seal.is_some() { 2 } else { 0 };
+    to.array(2 + fields + sealed)?.u64(entry.at.seconds())?.u8(kind)?;
+    write_event(&entry.event, to)?;
+    if let Some(Seal { sequence, signature }) = entry.seal {
+        to.u64(sequence)?.bytes(&signature.0)?;
+    }
+    Ok(())
 }
 
 /// The number that stands for an event in the log, and how many fields follow it. Never reused.
@@ -193,7 +221,7 @@ const fn shape(event: &Event) -> (u8, u64) {
         Event::Redeemed { .. } => (5, 2),
         Event::CloseStarted { .. } => (6, 2),
         Event::Finalized { .. } => (7, 2),
-        Event::MutuallyClosed { .. } => (8, 4),
+        Event::MutuallyClosed { .. } => (8, 3),
     }
 }
 
@@ -218,9 +246,8 @@ fn write_event(event: &Event, to: &mut Writer) -> Written {
             write_channel(channel, to)?;
             to.u64(exit.seconds())?;
         }
-        Event::MutuallyClosed { channel, total, paid, refunded } => {
-            write_channel(channel, to)?;
-            write_amount(*total, to)?;
+        Event::MutuallyClosed { close, paid, refunded } => {
+            to.bytes(&close.encode())?;
             write_amount(*paid, to)?;
             write_amount(*refunded, to)?;
         }
@@ -252,7 +279,9 @@ fn write_amount(amount: Tokens, to: &mut Writer) -> Written {
 /// Reads one, leniently: [`Entry::decode`] compares it with what [`Entry::encode`] gives.
 fn read_entry(from: &mut Decoder<'_>) -> Result<Entry, decode::Error> {
     from.array()?;
-    Ok(Entry { at: UnixTime::from_seconds(from.u64()?), event: read_event(from)? })
+    let (at, event) = (UnixTime::from_seconds(from.u64()?), read_event(from)?);
+    let seal = event.ordered().map(|_| read_seal(from)).transpose()?;
+    Ok(Entry { at, event, seal })
 }
 
 fn read_event(from: &mut Decoder<'_>) -> Result<Event, decode::Error> {
@@ -266,8 +295,7 @@ fn read_event(from: &mut Decoder<'_>) -> Result<Event, decode::Error> {
         6 => Event::CloseStarted { channel: read_channel(from)?, exit: UnixTime::from_seconds(from.u64()?) },
         7 => Event::Finalized { channel: read_channel(from)?, refunded: read_amount(from)? },
         8 => Event::MutuallyClosed {
-            channel: read_channel(from)?,
-            total: read_amount(from)?,
+            close: Close::decode(from.bytes()?).map_err(decode::Error::message)?,
             paid: read_amount(from)?,
             refunded: read_amount(from)?,
         },
@@ -289,6 +317,10 @@ fn read_genesis(from: &mut Decoder<'_>) -> Result<Genesis, decode::Error> {
 
 fn read_receipt(from: &mut Decoder<'_>) -> Result<Receipt<Unverified>, decode::Error> {
     Receipt::decode(from.bytes()?).map_err(decode::Error::message)
+}
+
+fn read_seal(from: &mut Decoder<'_>) -> Result<Seal, decode::Error> {
+    Ok(Seal { sequence: from.u64()?, signature: Signature(read_bytes(from)?) })
 }
 
 fn read_channel(from: &mut Decoder<'_>) -> Result<ChannelId, decode::Error> {
@@ -332,6 +364,17 @@ mod tests {
         Receipt::sign(&key, &genesis().domain(), channel, tokens(5), [4; 32]).into_unverified()
     }
 
+    fn close() -> Close<Unverified> {
+        let key = AccountKey::from_bytes(&[9; 32]).unwrap();
+        let channel = ChannelId { payer: key.node_id(), ..CHANNEL };
+        Close::sign(&key, &genesis().domain(), channel, tokens(9)).into_unverified()
+    }
+
+    fn entry(event: Event) -> Entry {
+        let seal = event.ordered().map(|_| Seal { sequence: 300, signature: Signature([8; 65]) });
+        Entry { at: UnixTime::from_seconds(77), event, seal }
+    }
+
     fn one_of_each() -> [Event; 9] {
         [
             Event::Founded(genesis().with_close_notice(7)),
@@ -342,17 +385,26 @@ mod tests {
             Event::Redeemed { receipt: receipt(), paid: tokens(4) },
             Event::CloseStarted { channel: CHANNEL, exit: UnixTime::MAX },
             Event::Finalized { channel: CHANNEL, refunded: tokens(5) },
-            Event::MutuallyClosed { channel: CHANNEL, total: tokens(9), paid: tokens(2), refunded: tokens(1) },
+            Event::MutuallyClosed { close: close(), paid: tokens(2), refunded: tokens(1) },
         ]
     }
 
     #[test]
     fn every_event_reads_back_as_written() {
         for event in one_of_each() {
-            let entry = Entry { at: UnixTime::from_seconds(77), event };
+            let entry = entry(event);
             let bytes = entry.encode();
             assert!(bytes.len() <= MAX_ENTRY_BYTES);
             assert_eq!(Entry::decode(&bytes), Ok(entry));
+        }
+    }
+
+    #[test]
+    fn entry_that_lacks_its_seal_does_not_read() {
+        for event in one_of_each().into_iter().filter(|event| event.ordered().is_some()) {
+            let unsealed = Entry { seal: None, ..entry(event) };
+            assert_eq!(Entry::decode(&unsealed.encode()), Err(EntryError::Malformed));
+            assert_eq!(unsealed.request(), None);
         }
     }
 
@@ -361,14 +413,14 @@ mod tests {
         let community = "\u{10348}".repeat(crate::genesis::MAX_COMMUNITY_CHARS);
         let symbol = "\u{10348}".repeat(crate::genesis::MAX_SYMBOL_CHARS);
         let genesis = Genesis::new(&community, &symbol, 18, ALICE, UnixTime::MAX).unwrap();
-        let entry = Entry { at: UnixTime::MAX, event: Event::Founded(genesis) };
+        let entry = Entry { at: UnixTime::MAX, event: Event::Founded(genesis), seal: None };
         assert_eq!(Entry::decode(&entry.encode()), Ok(entry));
     }
 
     #[test]
     fn damaged_entry_is_refused_or_is_another_entry() {
         for event in one_of_each() {
-            let entry = Entry { at: UnixTime::from_seconds(77), event };
+            let entry = entry(event);
             let bytes = entry.encode();
             for cut in 0..bytes.len() {
                 assert_eq!(Entry::decode(&bytes[..cut]), Err(EntryError::Malformed), "cut at {cut}");

@@ -1,12 +1,13 @@
 //! The rulebook of a community's ledger: what may happen to tokens, and what has happened.
 //!
-//! A [`Command`] goes in; out comes one [`Entry`], which says what happened, or one named [`Refusal`]. [`rules::execute`]
-//! is the only way: it decides, books, checks that no token was made or lost, and appends the entry to a Merkle log.
-//! The rules see accounts and channels through [`Records`], so the SQLite store and the in-memory [`State`] of an
-//! auditor run the same ones.
+//! A [`Request`] goes in; out comes one [`Entry`], which says what happened, or one named [`Refusal`]. [`rules::execute`]
+//! is the only way: it checks who asks, decides, books, checks that no token was made or lost, and appends the entry to a
+//! Merkle log. Nothing is done in an account's name without its signature: a [`Command`] is taken as an [`Order`], and
+//! the entry keeps the signature, so that whoever replays the log checks every one of them. The rules see accounts and
+//! channels through [`Records`], so the SQLite store and the in-memory [`State`] of an auditor run the same ones.
 //!
 //! The crate is pure: no clock, file or randomness. Read it in this order: [`genesis`], [`channel`], [`command`],
-//! [`rules`], [`refusal`], [`entry`], [`merkle`], [`state`].
+//! [`order`], [`rules`], [`refusal`], [`entry`], [`merkle`], [`state`].
 #![forbid(unsafe_code)]
 
 pub mod channel;
@@ -14,6 +15,7 @@ pub mod command;
 pub mod entry;
 pub mod genesis;
 pub mod merkle;
+pub mod order;
 pub mod records;
 pub mod refusal;
 pub mod rules;
@@ -21,10 +23,11 @@ pub mod state;
 mod time;
 
 pub use channel::{Channel, Phase};
-pub use command::Command;
+pub use command::{Command, Request};
 pub use entry::{Entry, EntryError, Event};
 pub use genesis::{Genesis, GenesisError};
 pub use merkle::{Hash, Head, Tree};
+pub use order::{Order, Seal};
 pub use records::{Records, Totals};
 pub use refusal::Refusal;
 pub use rules::{ExecuteError, MAX_SUPPLY, execute};

@@ -24,6 +24,16 @@ pub trait Records {
     /// # Errors
     /// Where the records cannot be reached; so in all below.
     fn balance(&self, account: NodeId) -> Result<Tokens, Self::Error>;
+    /// The number of the newest order of an account's that happened: 0, where there was none.
+    ///
+    /// # Errors
+    /// As above.
+    fn sequence(&self, account: NodeId) -> Result<u64, Self::Error>;
+    /// The entry that an account's order made, where these records keep it.
+    ///
+    /// # Errors
+    /// As above.
+    fn ordered(&self, account: NodeId, sequence: u64) -> Result<Option<Entry>, Self::Error>;
     /// A channel's record.
     ///
     /// # Errors
@@ -47,7 +57,7 @@ pub trait Records {
     /// # Errors
     /// As above.
     fn set_channel(&mut self, id: ChannelId, channel: Channel) -> Result<(), Self::Error>;
-    /// Appends to the log; the entry's time becomes the newest.
+    /// Appends to the log. The entry's time becomes the newest, and its order, if it has one, its account's newest.
     ///
     /// # Errors
     /// As above.

@@ -8,6 +8,47 @@ use crate::{MAX_SUPPLY, UnixTime};
 /// The rule that a command would have broken. Nothing has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Refusal {
+    /// Nothing is done in an account's name that it did not sign for this ledger.
+    #[error("the order is not signed by {account} for this ledger")]
+    OrderSignatureInvalid {
+        /// In whose name.
+        account: NodeId,
+    },
+    /// Another order of the account's has this number, and happened.
+    #[error("{account} has used {sequence} for another order; its next is {next}")]
+    SequenceAlreadyUsed {
+        /// In whose name.
+        account: NodeId,
+        /// The order's number.
+        sequence: u64,
+        /// The account's next number.
+        next: u64,
+    },
+    /// An account's orders happen in order, without a gap.
+    #[error("{account} has not used {next} yet, and this order is {sequence}")]
+    SequenceOutOfOrder {
+        /// In whose name.
+        account: NodeId,
+        /// The order's number.
+        sequence: u64,
+        /// The account's next number.
+        next: u64,
+    },
+    /// Only the payer adds to a channel or gives notice.
+    #[error("{by} is not the payer of this channel")]
+    NotPayer {
+        /// Who asked.
+        by: NodeId,
+    },
+    /// Only the payee takes the payer's offer to close.
+    #[error("{by} is not the payee of this channel")]
+    NotPayee {
+        /// Who asked.
+        by: NodeId,
+    },
+    /// The payer did not sign this offer to close for this ledger.
+    #[error("the offer to close is not signed by the channel's payer for this ledger")]
+    CloseSignatureInvalid,
     /// Nothing to mint, transfer or lock.
     #[error("the amount is zero")]
     AmountIsZero,
@@ -99,6 +140,12 @@ impl Refusal {
     #[must_use]
     pub const fn rule(&self) -> &'static str {
         match self {
+            Self::OrderSignatureInvalid { .. } => "OrderSignatureInvalid",
+            Self::SequenceAlreadyUsed { .. } => "SequenceAlreadyUsed",
+            Self::SequenceOutOfOrder { .. } => "SequenceOutOfOrder",
+            Self::NotPayer { .. } => "NotPayer",
+            Self::NotPayee { .. } => "NotPayee",
+            Self::CloseSignatureInvalid => "CloseSignatureInvalid",
             Self::AmountIsZero => "AmountIsZero",
             Self::NotTreasurer { .. } => "NotTreasurer",
             Self::SupplyTooLarge { .. } => "SupplyTooLarge",

@@ -1,30 +1,30 @@
 //! The rules.
 
-use metering::{ChannelId, NodeId, Receipt, Tokens, Unverified};
+use metering::{ChannelId, Close, NodeId, Receipt, Tokens, Unverified};
 use thiserror::Error;
 
 use crate::records::NotConserved;
-use crate::{Channel, Command, Entry, Event, Genesis, Phase, Records, Refusal, Totals, UnixTime};
+use crate::{Channel, Command, Entry, Event, Order, Phase, Records, Refusal, Request, Totals, UnixTime};
 
 /// The largest supply, in base units: SQLite counts in 63 bits. No balance, deposit or total can be larger.
 pub const MAX_SUPPLY: u64 = i64::MAX as u64;
 
-/// Why a command did nothing.
+/// Why a request did nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum ExecuteError<E> {
     /// A rule forbids it. Nothing was written.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// Tokens were made or lost. The caller throws all writes of this command away.
+    /// Tokens were made or lost. The caller throws all writes of this request away.
     #[error(transparent)]
     NotConserved(#[from] NotConserved),
-    /// The records could not be reached. The caller throws all writes of this command away.
+    /// The records could not be reached. The caller throws all writes of this request away.
     #[error("the records cannot be reached")]
     Records(E),
 }
 
-/// Carries out one command: authorises it, decides it, books it, checks that no token was made or lost, and appends the
-/// entry that says what happened.
+/// Answers one request: authorises it, decides it, books it, checks that no token was made or lost, and appends the entry
+/// that says what happened. An order that has happened before is answered with the entry it made then.
 ///
 /// `now` is the shell's clock. The ledger's time never runs backwards: where `now` is before the newest entry, that
 /// entry's time is taken, so a clock that fell back to 1970 cannot cut a notice short. A clock that jumps far ahead
@@ -33,55 +33,122 @@ pub enum ExecuteError<E> {
 ///
 /// # Errors
 /// [`ExecuteError`]
-pub fn execute<R: Records>(records: &mut R, now: UnixTime, command: &Command) -> Result<Entry, ExecuteError<R::Error>> {
-    authorise(records.genesis(), command)?;
+pub fn execute<R: Records>(records: &mut R, now: UnixTime, request: &Request) -> Result<Entry, ExecuteError<R::Error>> {
+    if let Request::Order(order) = request
+        && let Some(entry) = entry_of(records, order)?
+    {
+        return Ok(entry);
+    }
+    perform(records, now, request)
+}
+
+/// The entry that this very order made, if it has happened. Whoever asks changes nothing and learns what the log tells
+/// everybody, so the signature is not looked at; nor could it be, where the account has another key since.
+fn entry_of<R: Records>(records: &R, order: &Order<Unverified>) -> Result<Option<Entry>, ExecuteError<R::Error>> {
+    let (account, sequence) = (order.account(), order.seal().sequence);
+    if sequence > records.sequence(account).map_err(ExecuteError::Records)? {
+        return Ok(None);
+    }
+    let domain = records.genesis().domain();
+    let same = |entry: &Entry| entry.order().is_some_and(|made| made.digest(&domain) == order.digest(&domain));
+    Ok(records.ordered(account, sequence).map_err(ExecuteError::Records)?.filter(same))
+}
+
+/// Makes a request happen, once: an order that has happened before is refused.
+pub(crate) fn perform<R: Records>(
+    records: &mut R,
+    now: UnixTime,
+    request: &Request,
+) -> Result<Entry, ExecuteError<R::Error>> {
+    authorise(records, request)?;
     let at = now.max(records.time());
-    let event = decide(records, at, command)?;
+    let event = decide(records, at, request)?;
     book(records, &event)?;
     if !records.totals().conserved() {
         return Err(NotConserved { totals: records.totals() }.into());
     }
-    let entry = Entry { at, event };
+    let seal = match request {
+        Request::Order(order) => Some(order.seal()),
+        Request::Redeem { .. } | Request::Finalize { .. } => None,
+    };
+    let entry = Entry { at, event, seal };
     records.append(&entry).map_err(ExecuteError::Records)?;
     Ok(entry)
 }
 
-/// Whether those who must have agreed to a command have agreed. The one place that decides this.
-///
-/// A receipt proves itself: the payer's signature, for this ledger, is checked here however it was checked before.
-/// The other commands are taken at their word about who gives them: whoever may write the ledger's file speaks for
-/// every account ([`Command::principals`]), save that only the treasurer's name mints. Accounts' signatures on
-/// commands are checked here, against the same principals, once commands carry them.
-fn authorise(genesis: &Genesis, command: &Command) -> Result<(), Refusal> {
+/// Whether those who must agree to a request have signed it. The one place that decides this; a signature is checked here
+/// however it was checked before.
+fn authorise<R: Records>(records: &R, request: &Request) -> Result<(), ExecuteError<R::Error>> {
+    let domain = records.genesis().domain();
+    match request {
+        Request::Order(order) => {
+            next_in_sequence(records, order)?;
+            let (account, signer) = (order.account(), order.account());
+            order.verify(&domain, signer).map_err(|_| Refusal::OrderSignatureInvalid { account })?;
+            entitled(records, account, order.command())
+        }
+        Request::Redeem { receipt } => {
+            receipt.verify(&domain).map_err(|_| Refusal::ReceiptSignatureInvalid)?;
+            Ok(())
+        }
+        // It can only pay the payer.
+        Request::Finalize { .. } => Ok(()),
+    }
+}
+
+fn next_in_sequence<R: Records>(records: &R, order: &Order<Unverified>) -> Result<(), ExecuteError<R::Error>> {
+    let (account, sequence) = (order.account(), order.seal().sequence);
+    let next = records.sequence(account).map_err(ExecuteError::Records)?.saturating_add(1);
+    if sequence < next {
+        return Err(Refusal::SequenceAlreadyUsed { account, sequence, next }.into());
+    }
+    if sequence > next {
+        return Err(Refusal::SequenceOutOfOrder { account, sequence, next }.into());
+    }
+    Ok(())
+}
+
+/// Whether an account may command this at all.
+fn entitled<R: Records>(records: &R, by: NodeId, command: &Command) -> Result<(), ExecuteError<R::Error>> {
     match command {
-        Command::Mint { by, .. } if *by != genesis.treasurer() => Err(Refusal::NotTreasurer { by: *by }),
-        Command::Redeem { receipt } => match receipt.verify(&genesis.domain()) {
-            Ok(_) => Ok(()),
-            Err(_) => Err(Refusal::ReceiptSignatureInvalid),
-        },
+        Command::Mint { .. } if by != records.genesis().treasurer() => Err(Refusal::NotTreasurer { by }.into()),
+        Command::TopUp { channel, .. } | Command::StartClose { channel } if by != channel.payer => {
+            Err(Refusal::NotPayer { by }.into())
+        }
+        Command::MutualClose { close } if by != close.channel().payee => Err(Refusal::NotPayee { by }.into()),
+        Command::MutualClose { close } => {
+            close.verify(&records.genesis().domain()).map_err(|_| Refusal::CloseSignatureInvalid)?;
+            Ok(())
+        }
+        // Of one's own, or checked above.
         Command::Mint { .. }
         | Command::Transfer { .. }
         | Command::OpenChannel { .. }
         | Command::TopUp { .. }
-        | Command::StartClose { .. }
-        | Command::Finalize { .. }
-        | Command::MutualClose { .. } => Ok(()),
+        | Command::StartClose { .. } => Ok(()),
     }
 }
 
 type Decision<R> = Result<Event, ExecuteError<<R as Records>::Error>>;
 
-/// What the rules make of a command. Writes nothing.
-fn decide<R: Records>(records: &R, at: UnixTime, command: &Command) -> Decision<R> {
+/// What the rules make of a request. Writes nothing.
+fn decide<R: Records>(records: &R, at: UnixTime, request: &Request) -> Decision<R> {
+    match request {
+        Request::Order(order) => obey(records, at, order.account(), order.command()),
+        Request::Redeem { receipt } => redeem(records, *receipt),
+        Request::Finalize { channel } => finalize(records, at, *channel),
+    }
+}
+
+/// What the rules make of a command in the name of `by`.
+fn obey<R: Records>(records: &R, at: UnixTime, by: NodeId, command: &Command) -> Decision<R> {
     match *command {
-        Command::Mint { by, to, amount } => mint(records, by, to, amount),
-        Command::Transfer { from, to, amount } => transfer(records, from, to, amount),
-        Command::OpenChannel { payer, payee, deposit } => open_channel(records, payer, payee, deposit),
+        Command::Mint { to, amount } => mint(records, by, to, amount),
+        Command::Transfer { to, amount } => transfer(records, by, to, amount),
+        Command::OpenChannel { payee, deposit } => open_channel(records, by, payee, deposit),
         Command::TopUp { channel, amount } => top_up(records, channel, amount),
-        Command::Redeem { receipt } => redeem(records, receipt),
         Command::StartClose { channel } => start_close(records, at, channel),
-        Command::Finalize { channel } => finalize(records, at, channel),
-        Command::MutualClose { channel, total } => mutual_close(records, channel, total),
+        Command::MutualClose { close } => mutual_close(records, close),
     }
 }
 
@@ -153,12 +220,12 @@ fn finalize<R: Records>(records: &R, at: UnixTime, id: ChannelId) -> Decision<R>
     }
 }
 
-fn mutual_close<R: Records>(records: &R, id: ChannelId, total: Tokens) -> Decision<R> {
-    let (channel, _) = unclosed(records, id)?;
-    let paid = unpaid(&channel, total)?;
+fn mutual_close<R: Records>(records: &R, close: Close<Unverified>) -> Decision<R> {
+    let (channel, _) = unclosed(records, close.channel())?;
+    let paid = unpaid(&channel, close.total())?;
     // Both are at most the deposit: `unpaid` has refused the rest.
-    let refunded = channel.deposit.saturating_sub(total);
-    Ok(Event::MutuallyClosed { channel: id, total, paid, refunded })
+    let refunded = channel.deposit.saturating_sub(close.total());
+    Ok(Event::MutuallyClosed { close, paid, refunded })
 }
 
 fn nonzero(amount: Tokens) -> Result<(), Refusal> {
@@ -240,7 +307,8 @@ fn book<R: Records>(records: &mut R, event: &Event) -> Booked<R> {
             change(records, channel, |_, before| Ok(Channel { phase: Phase::Closed, ..before }))?;
             credit(records, channel.payer, refunded)
         }
-        Event::MutuallyClosed { channel, total, paid, refunded } => {
+        Event::MutuallyClosed { close, paid, refunded } => {
+            let (channel, total) = (close.channel(), close.total());
             change(records, channel, |_, before| Ok(Channel { redeemed: total, phase: Phase::Closed, ..before }))?;
             credit(records, channel.payee, paid)?;
             credit(records, channel.payer, refunded)
@@ -301,15 +369,30 @@ mod tests {
     use metering::AccountKey;
 
     use super::*;
-    use crate::State;
+    use crate::{Genesis, State};
 
-    const TREASURER: NodeId = NodeId([0xee; 20]);
-    const BOB: NodeId = NodeId([0xb0; 20]);
-    const CAROL: NodeId = NodeId([0xca; 20]);
     const NOTICE_S: u32 = 100;
+
+    type Who = fn() -> AccountKey;
+
+    fn treasurer() -> AccountKey {
+        AccountKey::from_bytes(&[0xee; 32]).unwrap()
+    }
 
     fn alice() -> AccountKey {
         AccountKey::from_bytes(&[0xa1; 32]).unwrap()
+    }
+
+    fn bob() -> AccountKey {
+        AccountKey::from_bytes(&[0xb0; 32]).unwrap()
+    }
+
+    fn carol() -> AccountKey {
+        AccountKey::from_bytes(&[0xca; 32]).unwrap()
+    }
+
+    fn id(who: Who) -> NodeId {
+        who().node_id()
     }
 
     fn tokens(n: u128) -> Tokens {
@@ -320,54 +403,75 @@ mod tests {
     struct Story {
         state: State,
         now: u64,
-        alice: NodeId,
         channel: ChannelId,
     }
 
     impl Story {
         fn begin() -> Self {
             let founded = UnixTime::from_seconds(1000);
-            let genesis = Genesis::new("Hilltop", "HILL", 6, TREASURER, founded).unwrap();
+            let genesis = Genesis::new("Hilltop", "HILL", 6, id(treasurer), founded).unwrap();
             let state = State::found(genesis.with_close_notice(NOTICE_S));
-            let alice = alice().node_id();
-            let channel = ChannelId { payer: alice, payee: BOB, nonce: 1 };
-            let mut story = Self { state, now: 1000, alice, channel };
-            story.does(Command::Mint { by: TREASURER, to: alice, amount: tokens(100) });
+            let channel = ChannelId { payer: id(alice), payee: id(bob), nonce: 1 };
+            let mut story = Self { state, now: 1000, channel };
+            story.does(treasurer, Command::Mint { to: id(alice), amount: tokens(100) });
             story
         }
 
         /// The same with a channel of 60 from Alice to Bob.
         fn with_channel() -> Self {
             let mut story = Self::begin();
-            story.does(Command::OpenChannel { payer: story.alice, payee: BOB, deposit: tokens(60) });
+            story.does(alice, Command::OpenChannel { payee: id(bob), deposit: tokens(60) });
             story
         }
 
-        fn does(&mut self, command: Command) -> Event {
-            self.says(command).unwrap()
+        /// The command as the next order of somebody's.
+        fn order(&self, who: Who, command: Command) -> Request {
+            let (account, domain) = (id(who), self.state.genesis().domain());
+            let sequence = self.state.sequence(account).unwrap() + 1;
+            Request::Order(Order::sign(&who(), &domain, account, sequence, command).into_unverified())
         }
 
-        fn refuses(&mut self, command: Command) -> Refusal {
+        fn does(&mut self, who: Who, command: Command) -> Event {
+            let order = self.order(who, command);
+            self.makes(order)
+        }
+
+        fn refuses(&mut self, who: Who, command: Command) -> Refusal {
+            let order = self.order(who, command);
+            self.rejects(order)
+        }
+
+        fn makes(&mut self, request: Request) -> Event {
+            self.says(request).unwrap()
+        }
+
+        fn rejects(&mut self, request: Request) -> Refusal {
             let before = self.state.head();
-            let refusal = self.says(command).unwrap_err();
+            let refusal = self.says(request).unwrap_err();
             assert_eq!(self.state.head(), before, "a refusal leaves no entry");
             refusal
         }
 
-        fn says(&mut self, command: Command) -> Result<Event, Refusal> {
+        fn says(&mut self, request: Request) -> Result<Event, Refusal> {
             let now = UnixTime::from_seconds(self.now);
-            match self.state.execute(now, &command) {
+            match self.state.execute(now, &request) {
                 Ok(entry) => Ok(entry.event),
                 Err(ExecuteError::Refused(refusal)) => Err(refusal),
-                Err(ExecuteError::NotConserved(error)) => panic!("{command:?}: {error}"),
+                Err(ExecuteError::NotConserved(error)) => panic!("{request:?}: {error}"),
                 Err(ExecuteError::Records(never)) => match never {},
             }
         }
 
-        fn receipt(&self, total: u128) -> Command {
+        fn receipt(&self, total: u128) -> Request {
             let domain = self.state.genesis().domain();
             let receipt = Receipt::sign(&alice(), &domain, self.channel, tokens(total), [7; 32]);
-            Command::Redeem { receipt: receipt.into_unverified() }
+            Request::Redeem { receipt: receipt.into_unverified() }
+        }
+
+        fn close(&self, total: u128) -> Command {
+            let domain = self.state.genesis().domain();
+            let close = Close::sign(&alice(), &domain, self.channel, tokens(total));
+            Command::MutualClose { close: close.into_unverified() }
         }
 
         fn holds(&self, account: NodeId) -> u128 {
@@ -382,76 +486,74 @@ mod tests {
     #[test]
     fn only_the_treasurer_mints() {
         let mut story = Story::begin();
-        let mint = |by| Command::Mint { by, to: BOB, amount: tokens(1) };
-        assert_eq!(story.refuses(mint(BOB)), Refusal::NotTreasurer { by: BOB });
-        story.does(mint(TREASURER));
-        assert_eq!(story.holds(BOB), 1);
+        let mint = Command::Mint { to: id(bob), amount: tokens(1) };
+        assert_eq!(story.refuses(bob, mint), Refusal::NotTreasurer { by: id(bob) });
+        story.does(treasurer, mint);
+        assert_eq!(story.holds(id(bob)), 1);
     }
 
     #[test]
     fn supply_ends_below_2_to_the_63() {
         let mut story = Story::begin();
         let room = u128::from(MAX_SUPPLY) - 100;
-        let mint = |amount| Command::Mint { by: TREASURER, to: BOB, amount: tokens(amount) };
+        let mint = |amount| Command::Mint { to: id(bob), amount: tokens(amount) };
         let refusal = |amount| Refusal::SupplyTooLarge { minted: tokens(100), amount: tokens(amount) };
-        assert_eq!(story.refuses(mint(room + 1)), refusal(room + 1));
-        assert_eq!(story.refuses(mint(Tokens::MAX.get())), refusal(Tokens::MAX.get()));
-        story.does(mint(room));
-        story.does(Command::Transfer { from: BOB, to: story.alice, amount: tokens(room) });
-        assert_eq!(story.holds(story.alice), u128::from(MAX_SUPPLY));
+        assert_eq!(story.refuses(treasurer, mint(room + 1)), refusal(room + 1));
+        assert_eq!(story.refuses(treasurer, mint(Tokens::MAX.get())), refusal(Tokens::MAX.get()));
+        story.does(treasurer, mint(room));
+        story.does(bob, Command::Transfer { to: id(alice), amount: tokens(room) });
+        assert_eq!(story.holds(id(alice)), u128::from(MAX_SUPPLY));
     }
 
     #[test]
     fn nobody_spends_more_than_they_hold() {
         let mut story = Story::begin();
-        let alice = story.alice;
-        let transfer = |amount| Command::Transfer { from: alice, to: BOB, amount: tokens(amount) };
-        let open = |deposit| Command::OpenChannel { payer: alice, payee: BOB, deposit: tokens(deposit) };
+        let transfer = |amount| Command::Transfer { to: id(bob), amount: tokens(amount) };
+        let open = |deposit| Command::OpenChannel { payee: id(bob), deposit: tokens(deposit) };
         let poor = |balance, amount| Refusal::InsufficientBalance {
-            account: alice,
+            account: id(alice),
             balance: tokens(balance),
             amount: tokens(amount),
         };
-        assert_eq!(story.refuses(transfer(101)), poor(100, 101));
-        assert_eq!(story.refuses(open(101)), poor(100, 101));
-        story.does(open(60));
-        assert_eq!(story.refuses(transfer(41)), poor(40, 41));
-        assert_eq!(story.refuses(Command::TopUp { channel: story.channel, amount: tokens(41) }), poor(40, 41));
-        story.does(transfer(40));
-        assert_eq!((story.holds(alice), story.holds(BOB)), (0, 40));
+        assert_eq!(story.refuses(alice, transfer(101)), poor(100, 101));
+        assert_eq!(story.refuses(alice, open(101)), poor(100, 101));
+        story.does(alice, open(60));
+        assert_eq!(story.refuses(alice, transfer(41)), poor(40, 41));
+        assert_eq!(story.refuses(alice, Command::TopUp { channel: story.channel, amount: tokens(41) }), poor(40, 41));
+        story.does(alice, transfer(40));
+        assert_eq!((story.holds(id(alice)), story.holds(id(bob))), (0, 40));
     }
 
     #[test]
     fn nothing_is_no_amount() {
         let mut story = Story::with_channel();
-        let (alice, channel, amount) = (story.alice, story.channel, Tokens::ZERO);
-        for command in [
-            Command::Mint { by: TREASURER, to: BOB, amount },
-            Command::Transfer { from: alice, to: BOB, amount },
-            Command::OpenChannel { payer: alice, payee: BOB, deposit: amount },
-            Command::TopUp { channel, amount },
+        let (channel, amount) = (story.channel, Tokens::ZERO);
+        for (who, command) in [
+            (treasurer as Who, Command::Mint { to: id(bob), amount }),
+            (alice, Command::Transfer { to: id(bob), amount }),
+            (alice, Command::OpenChannel { payee: id(bob), deposit: amount }),
+            (alice, Command::TopUp { channel, amount }),
         ] {
-            assert_eq!(story.refuses(command), Refusal::AmountIsZero);
+            assert_eq!(story.refuses(who, command), Refusal::AmountIsZero);
         }
     }
 
     #[test]
     fn nobody_pays_oneself() {
         let mut story = Story::begin();
-        let (alice, amount) = (story.alice, tokens(1));
-        let same = Refusal::SameAccount { account: alice };
-        assert_eq!(story.refuses(Command::Transfer { from: alice, to: alice, amount }), same);
-        assert_eq!(story.refuses(Command::OpenChannel { payer: alice, payee: alice, deposit: amount }), same);
+        let (account, amount) = (id(alice), tokens(1));
+        let same = Refusal::SameAccount { account };
+        assert_eq!(story.refuses(alice, Command::Transfer { to: account, amount }), same);
+        assert_eq!(story.refuses(alice, Command::OpenChannel { payee: account, deposit: amount }), same);
     }
 
     #[test]
     fn each_channel_of_a_pair_has_the_next_nonce() {
         let mut story = Story::begin();
-        let alice = story.alice;
-        for (payee, nonce) in [(BOB, 1), (CAROL, 1), (BOB, 2), (BOB, 3), (CAROL, 2)] {
-            let deposit = tokens(1);
-            let opened = story.does(Command::OpenChannel { payer: alice, payee, deposit });
-            let channel = ChannelId { payer: alice, payee, nonce };
+        for (payee, nonce) in [(bob as Who, 1), (carol, 1), (bob, 2), (bob, 3), (carol, 2)] {
+            let (payee, deposit) = (id(payee), tokens(1));
+            let opened = story.does(alice, Command::OpenChannel { payee, deposit });
+            let channel = ChannelId { payer: id(alice), payee, nonce };
             assert_eq!(opened, Event::ChannelOpened { channel, deposit });
         }
         assert_eq!(next_nonce(Some(i64::MAX as u64)), None);
@@ -478,14 +580,14 @@ mod tests {
             });
             assert_eq!(paid.map_err(|refusal| refusal.rule()), expected, "total {total}");
         }
-        assert_eq!((story.holds(BOB), story.the_channel().locked()), (60, Tokens::ZERO));
+        assert_eq!((story.holds(id(bob)), story.the_channel().locked()), (60, Tokens::ZERO));
     }
 
     #[test]
     fn receipt_over_nothing_is_redeemed_already() {
         let mut story = Story::with_channel();
         let receipt = story.receipt(0);
-        assert_eq!(story.refuses(receipt), Refusal::ReceiptAlreadyRedeemed { amount: Tokens::ZERO });
+        assert_eq!(story.rejects(receipt), Refusal::ReceiptAlreadyRedeemed { amount: Tokens::ZERO });
     }
 
     #[test]
@@ -493,18 +595,18 @@ mod tests {
         let mut story = Story::with_channel();
         let other = story.state.genesis().clone().with_close_notice(NOTICE_S + 1).domain();
         let elsewhere = Receipt::sign(&alice(), &other, story.channel, tokens(5), [7; 32]).into_unverified();
-        assert_eq!(story.refuses(Command::Redeem { receipt: elsewhere }), Refusal::ReceiptSignatureInvalid);
+        assert_eq!(story.rejects(Request::Redeem { receipt: elsewhere }), Refusal::ReceiptSignatureInvalid);
 
         let domain = story.state.genesis().domain();
         let next = ChannelId { nonce: 2, ..story.channel };
         let unopened = Receipt::sign(&alice(), &domain, next, tokens(5), [7; 32]).into_unverified();
-        assert_eq!(story.refuses(Command::Redeem { receipt: unopened }), Refusal::UnknownChannel);
+        assert_eq!(story.rejects(Request::Redeem { receipt: unopened }), Refusal::UnknownChannel);
     }
 
     #[test]
     fn altered_receipt_is_worth_nothing() {
         let mut story = Story::with_channel();
-        let Command::Redeem { receipt } = story.receipt(5) else { unreachable!() };
+        let Request::Redeem { receipt } = story.receipt(5) else { unreachable!() };
         let bytes = receipt.encode();
         let mut refused = 0;
         for at in 0..bytes.len() {
@@ -513,11 +615,11 @@ mod tests {
             let Ok(receipt) = Receipt::decode(&altered) else {
                 continue;
             };
-            assert_eq!(story.refuses(Command::Redeem { receipt }), Refusal::ReceiptSignatureInvalid, "byte {at}");
+            assert_eq!(story.rejects(Request::Redeem { receipt }), Refusal::ReceiptSignatureInvalid, "byte {at}");
             refused += 1;
         }
         assert!(refused > 140, "most of the receipt is content: {refused}");
-        story.does(Command::Redeem { receipt });
+        story.makes(Request::Redeem { receipt });
     }
 
     #[test]
@@ -525,30 +627,30 @@ mod tests {
         let mut story = Story::with_channel();
         let receipt = story.receipt(61);
         let refusal = Refusal::TotalExceedsDeposit { total: tokens(61), deposit: tokens(60) };
-        assert_eq!(story.refuses(receipt.clone()), refusal);
-        story.does(Command::TopUp { channel: story.channel, amount: tokens(1) });
-        story.does(receipt);
-        assert_eq!((story.holds(story.alice), story.holds(BOB)), (39, 61));
+        assert_eq!(story.rejects(receipt), refusal);
+        story.does(alice, Command::TopUp { channel: story.channel, amount: tokens(1) });
+        story.makes(receipt);
+        assert_eq!((story.holds(id(alice)), story.holds(id(bob))), (39, 61));
     }
 
     #[test]
     fn no_deposit_leaves_before_the_notice_ends() {
         let mut story = Story::with_channel();
         let channel = story.channel;
-        assert_eq!(story.refuses(Command::Finalize { channel }), Refusal::CloseNotStarted);
+        assert_eq!(story.rejects(Request::Finalize { channel }), Refusal::CloseNotStarted);
         let exit = UnixTime::from_seconds(1100);
-        assert_eq!(story.does(Command::StartClose { channel }), Event::CloseStarted { channel, exit });
-        assert_eq!(story.refuses(Command::StartClose { channel }), Refusal::CloseAlreadyStarted { exit });
+        assert_eq!(story.does(alice, Command::StartClose { channel }), Event::CloseStarted { channel, exit });
+        assert_eq!(story.refuses(alice, Command::StartClose { channel }), Refusal::CloseAlreadyStarted { exit });
         let top_up = Command::TopUp { channel, amount: tokens(1) };
-        assert_eq!(story.refuses(top_up), Refusal::CloseAlreadyStarted { exit });
+        assert_eq!(story.refuses(alice, top_up), Refusal::CloseAlreadyStarted { exit });
 
         story.now = 1099;
         let now = UnixTime::from_seconds(1099);
-        assert_eq!(story.refuses(Command::Finalize { channel }), Refusal::NoticeNotOver { exit, now });
+        assert_eq!(story.rejects(Request::Finalize { channel }), Refusal::NoticeNotOver { exit, now });
         story.now = 1100;
         let refunded = tokens(60);
-        assert_eq!(story.does(Command::Finalize { channel }), Event::Finalized { channel, refunded });
-        assert_eq!(story.holds(story.alice), 100);
+        assert_eq!(story.makes(Request::Finalize { channel }), Event::Finalized { channel, refunded });
+        assert_eq!(story.holds(id(alice)), 100);
     }
 
     #[test]
@@ -556,14 +658,14 @@ mod tests {
         let mut story = Story::with_channel();
         let channel = story.channel;
         let [first, second, third] = [10, 20, 30].map(|total| story.receipt(total));
-        story.does(Command::StartClose { channel });
-        story.does(first);
+        story.does(alice, Command::StartClose { channel });
+        story.makes(first);
         story.now = 5000;
-        story.does(second);
+        story.makes(second);
         let refunded = tokens(40);
-        assert_eq!(story.does(Command::Finalize { channel }), Event::Finalized { channel, refunded });
-        assert_eq!(story.refuses(third), Refusal::ChannelClosed);
-        assert_eq!((story.holds(story.alice), story.holds(BOB)), (80, 20));
+        assert_eq!(story.makes(Request::Finalize { channel }), Event::Finalized { channel, refunded });
+        assert_eq!(story.rejects(third), Refusal::ChannelClosed);
+        assert_eq!((story.holds(id(alice)), story.holds(id(bob))), (80, 20));
     }
 
     #[test]
@@ -571,81 +673,205 @@ mod tests {
         let mut story = Story::with_channel();
         story.now = 0;
         let exit = UnixTime::from_seconds(1100);
-        let started = story.does(Command::StartClose { channel: story.channel });
+        let started = story.does(alice, Command::StartClose { channel: story.channel });
         assert_eq!(started, Event::CloseStarted { channel: story.channel, exit });
     }
 
     #[test]
-    fn both_together_end_a_channel_at_once() {
+    fn payee_ends_a_channel_at_once_as_its_payer_offered() {
         let mut story = Story::with_channel();
-        let channel = story.channel;
         let first = story.receipt(10);
-        story.does(first);
-        let close = |total| Command::MutualClose { channel, total: tokens(total) };
+        story.makes(first);
         let backwards = Refusal::TotalWentBackwards { total: tokens(9), redeemed: tokens(10) };
-        assert_eq!(story.refuses(close(9)), backwards);
+        assert_eq!(story.refuses(bob, story.close(9)), backwards);
         let exceeds = Refusal::TotalExceedsDeposit { total: tokens(61), deposit: tokens(60) };
-        assert_eq!(story.refuses(close(61)), exceeds);
-        let closed = story.does(close(25));
-        let [total, paid, refunded] = [25, 15, 35].map(tokens);
-        assert_eq!(closed, Event::MutuallyClosed { channel, total, paid, refunded });
-        assert_eq!((story.holds(story.alice), story.holds(BOB)), (75, 25));
+        assert_eq!(story.refuses(bob, story.close(61)), exceeds);
+        let command = story.close(25);
+        let Command::MutualClose { close } = command else { unreachable!() };
+        let [paid, refunded] = [15, 35].map(tokens);
+        assert_eq!(story.does(bob, command), Event::MutuallyClosed { close, paid, refunded });
+        assert_eq!((story.holds(id(alice)), story.holds(id(bob))), (75, 25));
     }
 
     #[test]
     fn closed_channel_stays_closed_and_on_record() {
         let mut story = Story::with_channel();
         let channel = story.channel;
-        let total = tokens(25);
-        story.does(Command::MutualClose { channel, total });
+        story.does(bob, story.close(25));
         let receipt = story.receipt(30);
-        for command in [
+        for request in [
             receipt,
-            Command::TopUp { channel, amount: tokens(1) },
-            Command::StartClose { channel },
-            Command::Finalize { channel },
-            Command::MutualClose { channel, total },
+            story.order(alice, Command::TopUp { channel, amount: tokens(1) }),
+            story.order(alice, Command::StartClose { channel }),
+            Request::Finalize { channel },
+            story.order(bob, story.close(25)),
         ] {
-            assert_eq!(story.refuses(command), Refusal::ChannelClosed);
+            assert_eq!(story.rejects(request), Refusal::ChannelClosed);
         }
-        let record = Channel { deposit: tokens(60), redeemed: total, phase: Phase::Closed };
+        let record = Channel { deposit: tokens(60), redeemed: tokens(25), phase: Phase::Closed };
         assert_eq!(story.the_channel(), record);
-        let again = story.does(Command::OpenChannel { payer: story.alice, payee: BOB, deposit: tokens(1) });
+        let again = story.does(alice, Command::OpenChannel { payee: id(bob), deposit: tokens(1) });
         let next = ChannelId { nonce: 2, ..channel };
         assert_eq!(again, Event::ChannelOpened { channel: next, deposit: tokens(1) });
     }
 
     #[test]
-    fn unknown_channel_is_unknown_to_every_command() {
+    fn unknown_channel_is_unknown_to_every_request() {
         let mut story = Story::begin();
         let channel = story.channel;
-        let receipt = story.receipt(1);
-        for command in [
-            receipt,
-            Command::TopUp { channel, amount: tokens(1) },
-            Command::StartClose { channel },
-            Command::Finalize { channel },
-            Command::MutualClose { channel, total: tokens(1) },
+        for request in [
+            story.receipt(1),
+            story.order(alice, Command::TopUp { channel, amount: tokens(1) }),
+            story.order(alice, Command::StartClose { channel }),
+            Request::Finalize { channel },
+            story.order(bob, story.close(1)),
         ] {
-            assert_eq!(story.refuses(command), Refusal::UnknownChannel);
+            assert_eq!(story.rejects(request), Refusal::UnknownChannel);
         }
     }
 
     #[test]
-    fn those_who_must_agree_are_those_who_lose() {
-        let story = Story::with_channel();
-        let (alice, channel, amount) = (story.alice, story.channel, tokens(1));
-        for (command, principals) in [
-            (Command::Mint { by: TREASURER, to: BOB, amount }, vec![TREASURER]),
-            (Command::Transfer { from: alice, to: BOB, amount }, vec![alice]),
-            (Command::OpenChannel { payer: alice, payee: BOB, deposit: amount }, vec![alice]),
-            (Command::TopUp { channel, amount }, vec![alice]),
-            (story.receipt(1), vec![]),
-            (Command::StartClose { channel }, vec![alice]),
-            (Command::Finalize { channel }, vec![]),
-            (Command::MutualClose { channel, total: amount }, vec![alice, BOB]),
+    fn nobody_orders_what_is_another_accounts_to_order() {
+        let mut story = Story::with_channel();
+        let (channel, amount) = (story.channel, tokens(1));
+        let close = story.close(5);
+        for (who, command, refusal) in [
+            (bob as Who, Command::Mint { to: id(bob), amount }, Refusal::NotTreasurer { by: id(bob) }),
+            (bob, Command::TopUp { channel, amount }, Refusal::NotPayer { by: id(bob) }),
+            (carol, Command::TopUp { channel, amount }, Refusal::NotPayer { by: id(carol) }),
+            (bob, Command::StartClose { channel }, Refusal::NotPayer { by: id(bob) }),
+            (alice, close, Refusal::NotPayee { by: id(alice) }),
+            (carol, close, Refusal::NotPayee { by: id(carol) }),
+            // Spending what is another's cannot even be said: an order spends its account's own.
+            (bob, Command::Transfer { to: id(carol), amount }, poor(bob, 0, 1)),
+            (bob, Command::OpenChannel { payee: id(carol), deposit: amount }, poor(bob, 0, 1)),
         ] {
-            assert_eq!(command.principals(), principals, "{command:?}");
+            assert_eq!(story.refuses(who, command), refusal);
         }
+    }
+
+    #[test]
+    fn payee_cannot_make_up_the_payers_offer() {
+        let mut story = Story::with_channel();
+        let Command::MutualClose { close } = story.close(5) else { unreachable!() };
+        let bytes = close.encode();
+        let mut refused = 0;
+        for at in 0..bytes.len() {
+            let mut altered = bytes.clone();
+            altered[at] ^= 1;
+            if let Ok(close) = Close::decode(&altered) {
+                let refusal = story.refuses(bob, Command::MutualClose { close });
+                let other_payee = Refusal::NotPayee { by: id(bob) };
+                assert!(refusal == Refusal::CloseSignatureInvalid || refusal == other_payee, "byte {at}: {refusal}");
+                refused += 1;
+            }
+        }
+        assert!(refused > 110, "most of the offer is content: {refused}");
+        let elsewhere = story.state.genesis().clone().with_close_notice(NOTICE_S + 1).domain();
+        let close = Close::sign(&alice(), &elsewhere, story.channel, tokens(5)).into_unverified();
+        assert_eq!(story.refuses(bob, Command::MutualClose { close }), Refusal::CloseSignatureInvalid);
+    }
+
+    fn poor(who: Who, balance: u128, amount: u128) -> Refusal {
+        Refusal::InsufficientBalance { account: id(who), balance: tokens(balance), amount: tokens(amount) }
+    }
+
+    #[test]
+    fn nothing_is_done_in_a_name_without_its_signature() {
+        let mut story = Story::with_channel();
+        let (account, domain) = (id(alice), story.state.genesis().domain());
+        let command = Command::Transfer { to: id(bob), amount: tokens(5) };
+        let unsigned = Refusal::OrderSignatureInvalid { account };
+        let Request::Order(order) = story.order(alice, command) else { unreachable!() };
+        let seal = order.seal();
+        let with = |account, command, seal| Request::Order(Order::new(account, command, seal));
+
+        let thief = Order::sign(&bob(), &domain, account, seal.sequence, command).into_unverified();
+        assert_eq!(story.rejects(Request::Order(thief)), unsigned);
+        let elsewhere = story.state.genesis().clone().with_close_notice(NOTICE_S + 1).domain();
+        let elsewhere = Order::sign(&alice(), &elsewhere, account, seal.sequence, command).into_unverified();
+        assert_eq!(story.rejects(Request::Order(elsewhere)), unsigned);
+        let more = Command::Transfer { to: id(bob), amount: tokens(6) };
+        assert_eq!(story.rejects(with(account, more, seal)), unsigned);
+        let to_carol = Command::Transfer { to: id(carol), amount: tokens(5) };
+        assert_eq!(story.rejects(with(account, to_carol, seal)), unsigned);
+        // The treasurer has used one sequence already, as Alice has.
+        let by_treasurer = Refusal::OrderSignatureInvalid { account: id(treasurer) };
+        assert_eq!(story.rejects(with(id(treasurer), command, seal)), by_treasurer);
+        for byte in 0..65 {
+            let mut forged = seal;
+            forged.signature.0[byte] ^= 1;
+            assert_eq!(story.rejects(with(account, command, forged)), unsigned, "byte {byte}");
+        }
+        story.makes(Request::Order(order));
+    }
+
+    #[test]
+    fn a_signature_for_one_command_is_none_for_another() {
+        let mut story = Story::with_channel();
+        let (channel, to, amount) = (story.channel, id(bob), tokens(1));
+        // All that Alice can order with the same words, and one that has the words of another.
+        let commands = [
+            Command::Mint { to, amount },
+            Command::Transfer { to, amount },
+            Command::OpenChannel { payee: to, deposit: amount },
+            Command::TopUp { channel, amount },
+            Command::StartClose { channel },
+            story.close(1),
+        ];
+        for signed in commands {
+            let Request::Order(order) = story.order(alice, signed) else { unreachable!() };
+            for said in commands.into_iter().filter(|said| *said != signed) {
+                let order = Request::Order(Order::new(id(alice), said, order.seal()));
+                assert_eq!(story.rejects(order), Refusal::OrderSignatureInvalid { account: id(alice) });
+            }
+        }
+    }
+
+    #[test]
+    fn orders_of_an_account_happen_in_order_and_once() {
+        let mut story = Story::begin();
+        let (account, domain) = (id(alice), story.state.genesis().domain());
+        let order = |sequence, amount| {
+            let command = Command::Transfer { to: id(bob), amount: tokens(amount) };
+            Request::Order(Order::sign(&alice(), &domain, account, sequence, command).into_unverified())
+        };
+        let early = |sequence, next| Refusal::SequenceOutOfOrder { account, sequence, next };
+        let used = |sequence, next| Refusal::SequenceAlreadyUsed { account, sequence, next };
+        assert_eq!(story.rejects(order(2, 1)), early(2, 1));
+        assert_eq!(story.rejects(order(u64::MAX, 1)), early(u64::MAX, 1));
+        assert_eq!(story.rejects(order(0, 1)), used(0, 1));
+        story.makes(order(1, 1));
+        assert_eq!(story.rejects(order(1, 2)), used(1, 2));
+        assert_eq!(story.rejects(order(3, 3)), early(3, 2));
+        story.makes(order(2, 2));
+        story.makes(order(3, 3));
+        assert_eq!(story.rejects(order(2, 4)), used(2, 4));
+        assert_eq!(story.holds(id(bob)), 6);
+    }
+
+    #[test]
+    fn order_that_comes_again_is_answered_with_the_entry_it_made() {
+        let mut story = Story::begin();
+        let open = story.order(alice, Command::OpenChannel { payee: id(bob), deposit: tokens(10) });
+        let entry = story.state.execute(UnixTime::from_seconds(1000), &open).unwrap();
+        story.does(alice, Command::Transfer { to: id(bob), amount: tokens(90) });
+        let head = story.state.head();
+        story.now = 2000;
+        assert_eq!(story.state.execute(UnixTime::from_seconds(2000), &open), Ok(entry));
+        assert_eq!(story.state.head(), head, "it happened once");
+        assert_eq!((story.holds(id(alice)), story.holds(id(bob))), (0, 90));
+    }
+
+    #[test]
+    fn refused_order_stays_good_until_another_has_its_number() {
+        let mut story = Story::begin();
+        let order = story.order(bob, Command::Transfer { to: id(carol), amount: tokens(5) });
+        assert_eq!(story.rejects(order), poor(bob, 0, 5));
+        story.does(alice, Command::Transfer { to: id(bob), amount: tokens(9) });
+        story.does(bob, Command::Transfer { to: id(carol), amount: tokens(2) });
+        let used = Refusal::SequenceAlreadyUsed { account: id(bob), sequence: 1, next: 2 };
+        assert_eq!(story.rejects(order), used);
+        assert_eq!(story.holds(id(carol)), 2);
     }
 }

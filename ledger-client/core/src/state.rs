@@ -7,9 +7,9 @@ use metering::{ChannelId, NodeId, Tokens};
 use thiserror::Error;
 
 use crate::records::NotConserved;
-use crate::rules::{ExecuteError, execute};
+use crate::rules::{ExecuteError, execute, perform};
 use crate::{
-    Channel, Command, Entry, EntryError, Event, Genesis, Head, Records, Refusal, Totals, Tree, UnixTime, merkle,
+    Channel, Entry, EntryError, Event, Genesis, Head, Records, Refusal, Request, Totals, Tree, UnixTime, merkle,
 };
 
 /// All accounts and channels of a ledger, and the head of its log.
@@ -22,8 +22,11 @@ pub struct State {
     time: UnixTime,
     totals: Totals,
     balances: BTreeMap<NodeId, Tokens>,
+    sequences: BTreeMap<NodeId, u64>,
     channels: BTreeMap<ChannelId, Channel>,
     tree: Tree,
+    /// What orders made, for those who ask again. An auditor, who only replays, answers nobody and keeps none.
+    made: BTreeMap<(NodeId, u64), Entry>,
 }
 
 /// Why a log cannot be what happened.
@@ -60,8 +63,10 @@ impl State {
             time: genesis.founded(),
             totals: Totals::default(),
             balances: BTreeMap::new(),
+            sequences: BTreeMap::new(),
             channels: BTreeMap::new(),
             tree: Tree::default(),
+            made: BTreeMap::new(),
             genesis,
         };
         let founding = founding(&state.genesis);
@@ -81,27 +86,31 @@ impl State {
         if entry == founding(genesis) { Ok(Self::found(genesis.clone())) } else { Err(ReplayError::Founding) }
     }
 
-    /// Checks that the next encoded entry of the log is what the rules make of it, and lets it happen.
+    /// Checks that the next encoded entry of the log is what the rules make of it, lets it happen, and returns it.
     ///
     /// # Errors
     /// [`ReplayError`]; the state is not to be used further.
-    pub fn replay(&mut self, entry: &[u8]) -> Result<(), ReplayError> {
+    pub fn replay(&mut self, entry: &[u8]) -> Result<Entry, ReplayError> {
         let entry = Entry::decode(entry)?;
-        let command = entry.event.command().ok_or(ReplayError::Founding)?;
-        let expected = execute(self, entry.at, &command).map_err(|error| match error {
+        let request = entry.request().ok_or(ReplayError::Founding)?;
+        let expected = perform(self, entry.at, &request).map_err(|error| match error {
             ExecuteError::Refused(refusal) => ReplayError::Refused { refusal },
             ExecuteError::NotConserved(error) => error.into(),
             ExecuteError::Records(never) => match never {},
         })?;
-        if expected == entry { Ok(()) } else { Err(ReplayError::Differs { expected: Box::new(expected) }) }
+        if expected == entry { Ok(entry) } else { Err(ReplayError::Differs { expected: Box::new(expected) }) }
     }
 
-    /// Carries out one command, as [`execute`] does.
+    /// Answers one request, as [`execute`] does.
     ///
     /// # Errors
     /// [`ExecuteError`]
-    pub fn execute(&mut self, now: UnixTime, command: &Command) -> Result<Entry, ExecuteError<Infallible>> {
-        execute(self, now, command)
+    pub fn execute(&mut self, now: UnixTime, request: &Request) -> Result<Entry, ExecuteError<Infallible>> {
+        let entry = execute(self, now, request)?;
+        if let Some(order) = entry.order() {
+            self.made.insert((order.account(), order.seal().sequence), entry.clone());
+        }
+        Ok(entry)
     }
 
     /// Size and root of the log.
@@ -126,7 +135,7 @@ impl State {
 /// Entry 0 of a ledger.
 #[must_use]
 pub fn founding(genesis: &Genesis) -> Entry {
-    Entry { at: genesis.founded(), event: Event::Founded(genesis.clone()) }
+    Entry { at: genesis.founded(), event: Event::Founded(genesis.clone()), seal: None }
 }
 
 impl Records for State {
@@ -146,6 +155,14 @@ impl Records for State {
 
     fn balance(&self, account: NodeId) -> Result<Tokens, Infallible> {
         Ok(self.balances.get(&account).copied().unwrap_or_default())
+    }
+
+    fn sequence(&self, account: NodeId) -> Result<u64, Infallible> {
+        Ok(self.sequences.get(&account).copied().unwrap_or_default())
+    }
+
+    fn ordered(&self, account: NodeId, sequence: u64) -> Result<Option<Entry>, Infallible> {
+        Ok(self.made.get(&(account, sequence)).cloned())
     }
 
     fn channel(&self, id: ChannelId) -> Result<Option<Channel>, Infallible> {
@@ -173,6 +190,9 @@ impl Records for State {
 
     fn append(&mut self, entry: &Entry) -> Result<(), Infallible> {
         self.time = entry.at;
+        if let Some(order) = entry.order() {
+            self.sequences.insert(order.account(), order.seal().sequence);
+        }
         self.tree.append(merkle::leaf_hash(&entry.encode()));
         Ok(())
     }
@@ -180,11 +200,11 @@ impl Records for State {
 
 #[cfg(test)]
 mod tests {
-    use metering::{AccountKey, Receipt};
+    use metering::{AccountKey, Close, Receipt};
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{MAX_SUPPLY, Phase};
+    use crate::{Command, MAX_SUPPLY, Order, Phase};
 
     const NOTICE_S: u32 = 50;
 
@@ -200,6 +220,30 @@ mod tests {
         Finalize { channel: usize },
         MutualClose { channel: usize, total: u64 },
         Wait { seconds: u64 },
+    }
+
+    /// What can be wrong with an order, whatever it asks for.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Fault {
+        None,
+        /// Signed by another account's key.
+        Forged,
+        /// A number beyond the account's next.
+        Early,
+        /// The number of an order that happened, or 0.
+        Used,
+        /// The last order that happened, once more.
+        Again,
+    }
+
+    fn fault() -> impl Strategy<Value = Fault> {
+        prop_oneof![
+            16 => Just(Fault::None),
+            1 => Just(Fault::Forged),
+            1 => Just(Fault::Early),
+            1 => Just(Fault::Used),
+            2 => Just(Fault::Again)
+        ]
     }
 
     fn ask() -> impl Strategy<Value = Ask> {
@@ -368,51 +412,91 @@ mod tests {
         }
 
         fn ask(&mut self, ask: &Ask) {
+            self.ask_with(ask, Fault::None);
+        }
+
+        fn ask_with(&mut self, ask: &Ask, fault: Fault) {
             let before = self.state.channels.clone();
-            let expected = self.model.ask(ask);
-            if let Some(command) = self.command(ask, &expected) {
+            let expected = match (ask, fault) {
+                (Ask::Wait { .. } | Ask::Redeem { .. } | Ask::Finalize { .. }, _) | (_, Fault::None | Fault::Again) => {
+                    self.model.ask(ask)
+                }
+                (_, Fault::Forged) => Err("OrderSignatureInvalid"),
+                (_, Fault::Early) => Err("SequenceOutOfOrder"),
+                (_, Fault::Used) => Err("SequenceAlreadyUsed"),
+            };
+            if let Some(request) = self.request(ask, fault, &expected) {
                 let now = UnixTime::from_seconds(self.model.now);
-                let outcome = self.state.execute(now, &command);
+                let outcome = self.state.execute(now, &request);
                 let rule = outcome.as_ref().map(|_| ()).map_err(|error| {
                     let ExecuteError::Refused(refusal) = error else { panic!("{error:?}") };
                     refusal.rule()
                 });
-                assert_eq!(rule, expected, "{command:?}");
-                self.log.extend(outcome.map(|entry| entry.encode()).ok());
+                assert_eq!(rule, expected, "{request:?}");
+                if let Ok(entry) = outcome {
+                    self.log.push(entry.encode());
+                    if fault == Fault::Again && entry.order().is_some() {
+                        let later = UnixTime::from_seconds(self.model.now + 1);
+                        assert_eq!(self.state.execute(later, &request), Ok(entry), "{request:?}");
+                    }
+                }
             }
             self.compare();
             amounts_are_monotone(&before, &self.state.channels);
         }
 
-        fn command(&self, ask: &Ask, expected: &Result<(), &'static str>) -> Option<Command> {
+        fn request(&self, ask: &Ask, fault: Fault, expected: &Result<(), &'static str>) -> Option<Request> {
             let id = |account: usize| self.keys[account].node_id();
             let tokens = |amount: u64| Tokens::new(amount.into()).unwrap();
-            Some(match *ask {
+            let ends =
+                |channel: usize| self.model.channels.get(channel).map_or((0, 1), |found| (found.payer, found.payee));
+            let domain = self.state.genesis.domain();
+            let (by, command) = match *ask {
                 Ask::Wait { .. } => return None,
-                Ask::Mint { by, to, amount } => Command::Mint { by: id(by), to: id(to), amount: tokens(amount) },
-                Ask::Transfer { from, to, amount } => {
-                    Command::Transfer { from: id(from), to: id(to), amount: tokens(amount) }
+                Ask::Redeem { channel, total, .. } => {
+                    let key = &self.keys[ends(channel).0];
+                    let receipt = Receipt::sign(key, &domain, self.channel(channel), tokens(total), [0; 32]);
+                    let receipt = receipt.into_unverified();
+                    let forged = *expected == Err("ReceiptSignatureInvalid");
+                    return Some(Request::Redeem { receipt: if forged { forge(&receipt) } else { receipt } });
                 }
+                Ask::Finalize { channel } => return Some(Request::Finalize { channel: self.channel(channel) }),
+                Ask::Mint { by, to, amount } => (by, Command::Mint { to: id(to), amount: tokens(amount) }),
+                Ask::Transfer { from, to, amount } => (from, Command::Transfer { to: id(to), amount: tokens(amount) }),
                 Ask::Open { payer, payee, deposit } => {
-                    Command::OpenChannel { payer: id(payer), payee: id(payee), deposit: tokens(deposit) }
+                    (payer, Command::OpenChannel { payee: id(payee), deposit: tokens(deposit) })
                 }
                 Ask::TopUp { channel, amount } => {
-                    Command::TopUp { channel: self.channel(channel), amount: tokens(amount) }
+                    (ends(channel).0, Command::TopUp { channel: self.channel(channel), amount: tokens(amount) })
                 }
-                Ask::Redeem { channel, total, .. } => {
-                    let channel = self.channel(channel);
-                    let key = self.keys.iter().find(|key| key.node_id() == channel.payer).unwrap();
-                    let domain = self.state.genesis.domain();
-                    let receipt = Receipt::sign(key, &domain, channel, tokens(total), [0; 32]).into_unverified();
-                    let forged = *expected == Err("ReceiptSignatureInvalid");
-                    Command::Redeem { receipt: if forged { forge(&receipt) } else { receipt } }
+                Ask::StartClose { channel } => {
+                    (ends(channel).0, Command::StartClose { channel: self.channel(channel) })
                 }
-                Ask::StartClose { channel } => Command::StartClose { channel: self.channel(channel) },
-                Ask::Finalize { channel } => Command::Finalize { channel: self.channel(channel) },
                 Ask::MutualClose { channel, total } => {
-                    Command::MutualClose { channel: self.channel(channel), total: tokens(total) }
+                    let (payer, payee) = ends(channel);
+                    let close = Close::sign(&self.keys[payer], &domain, self.channel(channel), tokens(total));
+                    (payee, Command::MutualClose { close: close.into_unverified() })
                 }
-            })
+            };
+            let Ok(last) = self.state.sequence(id(by));
+            let sequence = match fault {
+                Fault::None | Fault::Forged | Fault::Again => last + 1,
+                Fault::Early => last + 2,
+                // Where the account's last order was this very one, it would be answered.
+                Fault::Used
+                    if self
+                        .state
+                        .made
+                        .get(&(id(by), last))
+                        .is_none_or(|made| made.order().is_none_or(|made| *made.command() != command)) =>
+                {
+                    last
+                }
+                Fault::Used => 0,
+            };
+            let signer = if fault == Fault::Forged { (by + 1) % 4 } else { by };
+            let order = Order::sign(&self.keys[signer], &domain, id(by), sequence, command);
+            Some(Request::Order(order.into_unverified()))
         }
 
         fn channel(&self, number: usize) -> ChannelId {
@@ -457,23 +541,24 @@ mod tests {
 
     fn replay(log: &[Vec<u8>]) -> Result<State, ReplayError> {
         let mut state = State::replay_founding(&log[0])?;
-        log[1..].iter().try_for_each(|entry| state.replay(entry))?;
+        log[1..].iter().try_for_each(|entry| state.replay(entry).map(|_| ()))?;
         Ok(state)
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(200))]
         #[test]
-        fn rules_do_what_the_plain_model_does_and_the_log_tells_it_all(asks in prop::collection::vec(ask(), 1..60)) {
+        fn rules_do_what_the_plain_model_does_and_the_log_tells_it_all(asks in prop::collection::vec((ask(), fault()), 1..60)) {
             let mut pair = Pair::new();
             pair.ask(&Ask::Mint { by: 0, to: 1, amount: 200 });
             pair.ask(&Ask::Mint { by: 0, to: 2, amount: 200 });
-            asks.iter().for_each(|ask| pair.ask(ask));
+            asks.iter().for_each(|(ask, fault)| pair.ask_with(ask, *fault));
 
             let replayed = replay(&pair.log).unwrap();
             prop_assert_eq!(replayed.head(), pair.state.head());
             prop_assert_eq!(replayed.totals(), pair.state.totals());
             prop_assert_eq!(replayed.balances, pair.state.balances);
+            prop_assert_eq!(replayed.sequences, pair.state.sequences);
             prop_assert_eq!(replayed.channels, pair.state.channels);
         }
     }
@@ -490,8 +575,7 @@ mod tests {
 
         let entry = |number: usize| Entry::decode(&log[number]).unwrap();
         let replay_with = |number: usize, event: Event| {
-            let at = entry(number).at;
-            let forged = Entry { at, event }.encode();
+            let forged = Entry { event, ..entry(number) }.encode();
             replay(&[&log[..number], &[forged], &log[number + 1..]].concat()).map(|_| ())
         };
         let Event::Redeemed { receipt, .. } = entry(3).event else { unreachable!() };
@@ -503,7 +587,15 @@ mod tests {
         assert_eq!(forged, Err(ReplayError::Refused { refusal: Refusal::ReceiptSignatureInvalid }));
         let twice = replay_with(4, Event::Redeemed { receipt, paid: ten });
         assert_eq!(twice, Err(ReplayError::Refused { refusal: Refusal::ReceiptAlreadyRedeemed { amount: ten } }));
-        assert_eq!(replay_with(2, entry(0).event), Err(ReplayError::Founding));
+        let founded_again = replay(&[&log[..2], &log[..1], &log[2..]].concat()).map(|_| ());
+        assert_eq!(founded_again, Err(ReplayError::Founding));
+        // By somebody who can write the file and has no key.
+        let (by, to) = (pair.keys[0].node_id(), pair.keys[3].node_id());
+        let unsigned = Err(ReplayError::Refused { refusal: Refusal::OrderSignatureInvalid { account: by } });
+        assert_eq!(replay_with(1, Event::Minted { by, to, amount: ten }), unsigned);
+        let repeated = replay(&[&log[..3], &log[2..3], &log[3..]].concat()).map(|_| ());
+        let used = Refusal::SequenceAlreadyUsed { account: pair.keys[1].node_id(), sequence: 1, next: 2 };
+        assert_eq!(repeated, Err(ReplayError::Refused { refusal: used }));
         assert_eq!(replay(&log[1..]).map(|_| ()), Err(ReplayError::Founding));
         let unopened = replay(&[&log[..2], &log[3..]].concat()).map(|_| ());
         assert_eq!(unopened, Err(ReplayError::Refused { refusal: Refusal::UnknownChannel }));
@@ -516,9 +608,10 @@ mod tests {
         let mut pair = Pair::new();
         pair.ask(&Ask::Wait { seconds: 10 });
         pair.ask(&Ask::Mint { by: 0, to: 1, amount: 100 });
-        let last = Entry::decode(&pair.log[1]).unwrap();
+        pair.ask(&Ask::Mint { by: 0, to: 1, amount: 100 });
+        let last = Entry::decode(&pair.log[2]).unwrap();
         let earlier = Entry { at: UnixTime::from_seconds(9), ..last.clone() };
-        let log = [&pair.log[..], &[earlier.encode()]].concat();
+        let log = [&pair.log[..2], &[earlier.encode()]].concat();
         assert_eq!(replay(&log).map(|_| ()), Err(ReplayError::Differs { expected: Box::new(last) }));
     }
 }

@@ -88,6 +88,24 @@ pub enum Difference {
         /// From the table.
         table: Option<Channel>,
     },
+    /// Who asks again for an order would be given another entry than the one it made.
+    #[error("entry {number} was made by order {sequence} of {account}, and the table says otherwise")]
+    Order {
+        /// Which entry.
+        number: u64,
+        /// Whose order.
+        account: NodeId,
+        /// Which of its orders.
+        sequence: u64,
+    },
+    /// There are orders that no entry was made by.
+    #[error("the table has {table} orders, and the log {log}")]
+    Orders {
+        /// From the log.
+        log: u64,
+        /// From the table.
+        table: u64,
+    },
     /// The running totals are others.
     #[error("the totals are {table:?}, and by the log {log:?}")]
     Totals {
@@ -150,7 +168,7 @@ fn replay(records: &Transaction<'_>) -> Result<State, Stop> {
     let mut select = records.connection().prepare("SELECT number, entry FROM entry ORDER BY number")?;
     let mut rows = select.query([])?;
     let mut state: Option<State> = None;
-    let size = records.head().size;
+    let (size, mut orders) = (records.head().size, 0);
     for number in 0..size {
         let Some(row) = rows.next()? else {
             return differs(Difference::MissingEntry { number });
@@ -160,10 +178,26 @@ fn replay(records: &Transaction<'_>) -> Result<State, Stop> {
         }
         let entry = row.get_ref(1)?.as_blob().unwrap_or_default();
         let replayed = match &mut state {
-            None => State::replay_founding(entry).map(|founded| state = Some(founded)),
-            Some(state) => state.replay(entry),
+            None => State::replay_founding(entry).map(|founded| {
+                state = Some(founded);
+                None
+            }),
+            Some(state) => state.replay(entry).map(|entry| {
+                let order = entry.order()?;
+                Some((order.account(), order.seal().sequence))
+            }),
         };
-        replayed.or_else(|error| differs(Difference::Entry { number, error }))?;
+        let order = replayed.or_else(|error| differs(Difference::Entry { number, error }))?;
+        if let Some((account, sequence)) = order {
+            orders += 1;
+            if records.ordered_number(account, sequence)? != Some(number) {
+                return differs(Difference::Order { number, account, sequence });
+            }
+        }
+    }
+    let table = records.orders()?;
+    if table != orders {
+        return differs(Difference::Orders { log: orders, table });
     }
     if rows.next()?.is_some() {
         return differs(Difference::ExtraEntry { number: size });

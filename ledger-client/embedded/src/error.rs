@@ -61,6 +61,16 @@ pub enum Error {
         /// The newest this program knows.
         known: u32,
     },
+    /// An older program made it, whose format this one does not read: the operator founds the ledger anew.
+    #[error("{} has format {found}, and this program reads only {known}", path.display())]
+    OlderFormat {
+        /// The ledger's file.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+        /// The only one this program reads.
+        known: u32,
+    },
     /// It is another ledger than the one that was expected.
     #[error("{} is the ledger {found} of {community:?}, not {expected}", path.display())]
     OtherLedger {

@@ -22,13 +22,13 @@ pub const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 const APPLICATION_ID: u32 = u32::from_be_bytes(*b"WAYB");
 
 /// The newest format this program reads and writes.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Small, because a commit writes whole pages and flash wears out.
 const PAGE_SIZE: u32 = 1024;
 
 /// Amounts are below 2^63, times below 2^40; a channel's phase is its exit time (0 where no notice was given) and
-/// whether it has ended.
+/// whether it has ended. `ordered` says which entry an account's order made; its highest sequence is the account's newest.
 const SCHEMA: &str = "
     CREATE TABLE ledger (
         id INTEGER PRIMARY KEY CHECK (id = 0),
@@ -44,6 +44,12 @@ const SCHEMA: &str = "
     CREATE TABLE account (
         id BLOB PRIMARY KEY CHECK (length(id) = 20),
         balance INTEGER NOT NULL CHECK (balance >= 0)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE ordered (
+        account BLOB NOT NULL CHECK (length(account) = 20),
+        sequence INTEGER NOT NULL CHECK (sequence > 0),
+        entry INTEGER NOT NULL CHECK (entry > 0),
+        PRIMARY KEY (account, sequence)
     ) STRICT, WITHOUT ROWID;
     CREATE TABLE channel (
         payer BLOB NOT NULL CHECK (length(payer) = 20),
@@ -149,6 +155,8 @@ fn check_marks(path: &Path, application: i64, format: i64) -> Result<(), Error> 
     }
     match u32::try_from(format) {
         Ok(FORMAT) => Ok(()),
+        // No older format was ever deployed.
+        Ok(found @ 1..FORMAT) => Err(Error::OlderFormat { path: path.to_owned(), found, known: FORMAT }),
         Ok(found) if found > FORMAT => Err(Error::NewerFormat { path: path.to_owned(), found, known: FORMAT }),
         _ => Err(Error::damaged(path, format!("format {format} never existed"))),
     }

@@ -1,7 +1,7 @@
 //! A community's ledger in one SQLite file, shared by the processes of one machine.
 //!
 //! [`Embedded`] is the type to start from. The rules are those of `ledger_core`, read and written through a transaction;
-//! this crate adds none. Every command is one transaction that changes the tables and appends to the Merkle log; it is on
+//! this crate adds none. Every request that is granted is one transaction that changes the tables and appends to the Merkle log; it is on
 //! the disk before the call returns.
 #![forbid(unsafe_code)]
 
@@ -13,8 +13,10 @@ mod transaction;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use ledger_core::{Channel, Command, Entry, ExecuteError, Genesis, Head, Records, Refusal, Totals, UnixTime};
-use metering::{ChannelId, LedgerDomain, NodeId, Tokens};
+use ledger_core::{
+    Channel, Command, Entry, ExecuteError, Genesis, Head, Order, Records, Refusal, Request, Totals, UnixTime,
+};
+use metering::{AccountKey, ChannelId, LedgerDomain, NodeId, Tokens};
 use rusqlite::{Connection, TransactionBehavior};
 
 pub use audit::{Audit, Difference, Verdict};
@@ -28,7 +30,8 @@ pub type Clock = Box<dyn Fn() -> UnixTime + Send>;
 /// One opened ledger.
 ///
 /// [`Embedded::create`] founds one, [`Embedded::open`] opens it, in as many processes as there are;
-/// [`Embedded::execute`] and [`Embedded::execute_many`] make things happen; the rest only reads. Readers do not wait for
+/// [`Embedded::execute`], [`Embedded::execute_many`] and [`Embedded::order`] make things happen; the rest only reads. Who
+/// may write the file can still do nothing in another's name: every audit checks the signatures. Readers do not wait for
 /// writers. A writer waits for another up to [`BUSY_TIMEOUT`].
 pub struct Embedded {
     connection: Connection,
@@ -87,23 +90,39 @@ impl Embedded {
         &self.genesis
     }
 
-    /// Carries out one command. When this returns an entry, it is on the disk.
+    /// Answers one request. When this returns an entry, it is on the disk. An order that has happened before is answered with
+    /// the entry it made.
     ///
     /// # Errors
     /// [`Error::Refused`] names the rule that forbids it; after any error nothing has happened.
-    pub fn execute(&mut self, command: &Command) -> Result<Entry, Error> {
+    pub fn execute(&mut self, request: &Request) -> Result<Entry, Error> {
         let now = (self.clock)();
-        self.write(|records| outcome(records, now, command))?.map_err(Error::Refused)
+        self.write(|records| outcome(records, now, request))?.map_err(Error::Refused)
     }
 
-    /// Carries out many commands in one transaction, in order. What the rules refuse is skipped; the rest happens. Each
-    /// command has its own answer.
+    /// Answers many requests in one transaction, in order. What the rules refuse is skipped; the rest happens. Each request
+    /// has its own answer.
     ///
     /// # Errors
     /// [`Error`]; then none of them has happened.
-    pub fn execute_many(&mut self, commands: &[Command]) -> Result<Vec<Result<Entry, Refusal>>, Error> {
+    pub fn execute_many(&mut self, requests: &[Request]) -> Result<Vec<Result<Entry, Refusal>>, Error> {
         let now = (self.clock)();
-        self.write(|records| commands.iter().map(|command| outcome(records, now, command)).collect())
+        self.write(|records| requests.iter().map(|request| outcome(records, now, request)).collect())
+    }
+
+    /// Signs a command as the account's next order and answers it, in one transaction: processes that share a key do not
+    /// take each other's numbers.
+    ///
+    /// # Errors
+    /// As [`Embedded::execute`].
+    pub fn order(&mut self, key: &AccountKey, account: NodeId, command: Command) -> Result<Entry, Error> {
+        let (now, domain) = ((self.clock)(), self.genesis.domain());
+        self.write(|records| {
+            let sequence = records.sequence(account)?.saturating_add(1);
+            let order = Order::sign(key, &domain, account, sequence, command).into_unverified();
+            outcome(records, now, &Request::Order(order))
+        })?
+        .map_err(Error::Refused)
     }
 
     fn write<T>(&mut self, work: impl FnOnce(&mut Transaction<'_>) -> Result<T, error::Fault>) -> Result<T, Error> {
@@ -158,6 +177,14 @@ impl Embedded {
         self.read(|records| records.channels_of(account))
     }
 
+    /// The number of the newest order of an account's that happened: 0, where there was none.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub fn sequence(&mut self, account: NodeId) -> Result<u64, Error> {
+        self.read(|records| records.sequence(account))
+    }
+
     /// The highest nonce of the channels this payer opened for this payee.
     ///
     /// # Errors
@@ -210,9 +237,9 @@ impl fmt::Debug for Embedded {
 fn outcome(
     records: &mut Transaction<'_>,
     now: UnixTime,
-    command: &Command,
+    request: &Request,
 ) -> Result<Result<Entry, Refusal>, error::Fault> {
-    match ledger_core::execute(records, now, command) {
+    match ledger_core::execute(records, now, request) {
         Ok(entry) => Ok(Ok(entry)),
         Err(ExecuteError::Refused(refusal)) => Ok(Err(refusal)),
         Err(ExecuteError::NotConserved(error)) => Err(error.into()),

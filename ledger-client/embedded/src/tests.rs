@@ -9,18 +9,37 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use ledger_core::{Event, Phase, State, merkle};
-use metering::{AccountKey, Receipt};
+use metering::{Close, Receipt};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
 
-const TREASURER: NodeId = NodeId([0xee; 20]);
-const BOB: NodeId = NodeId([0xb0; 20]);
-const CAROL: NodeId = NodeId([0xca; 20]);
+type Who = fn() -> AccountKey;
+
+fn treasurer() -> AccountKey {
+    AccountKey::from_bytes(&[0xee; 32]).unwrap()
+}
 
 fn alice() -> AccountKey {
     AccountKey::from_bytes(&[0xa1; 32]).unwrap()
+}
+
+fn bob() -> AccountKey {
+    AccountKey::from_bytes(&[0xb0; 32]).unwrap()
+}
+
+fn carol() -> AccountKey {
+    AccountKey::from_bytes(&[0xca; 32]).unwrap()
+}
+
+fn id(who: Who) -> NodeId {
+    who().node_id()
+}
+
+/// Has somebody order it.
+fn order(ledger: &mut Embedded, who: Who, command: Command) -> Entry {
+    ledger.order(&who(), id(who), command).unwrap()
 }
 
 fn tokens(n: u128) -> Tokens {
@@ -28,7 +47,7 @@ fn tokens(n: u128) -> Tokens {
 }
 
 fn genesis() -> Genesis {
-    Genesis::new("Hilltop", "HILL", 6, TREASURER, UnixTime::from_seconds(1000)).unwrap()
+    Genesis::new("Hilltop", "HILL", 6, id(treasurer), UnixTime::from_seconds(1000)).unwrap()
 }
 
 /// A directory with one ledger in it, whose clock the test turns.
@@ -42,8 +61,8 @@ impl Place {
     fn new() -> (Self, Embedded) {
         let place = Self { directory: tempfile::tempdir().unwrap(), now: Arc::new(1000.into()) };
         let mut ledger = Embedded::create(&place.path(), &genesis(), place.clock()).unwrap();
-        mint(&mut ledger, alice().node_id(), 100);
-        ledger.execute(&open_channel(60)).unwrap();
+        mint(&mut ledger, id(alice), 100);
+        order(&mut ledger, alice, open_channel(60));
         (place, ledger)
     }
 
@@ -76,20 +95,20 @@ impl Place {
 }
 
 fn channel() -> ChannelId {
-    ChannelId { payer: alice().node_id(), payee: BOB, nonce: 1 }
+    ChannelId { payer: id(alice), payee: id(bob), nonce: 1 }
 }
 
 fn mint(ledger: &mut Embedded, to: NodeId, amount: u128) {
-    ledger.execute(&Command::Mint { by: TREASURER, to, amount: tokens(amount) }).unwrap();
+    order(ledger, treasurer, Command::Mint { to, amount: tokens(amount) });
 }
 
 fn open_channel(deposit: u128) -> Command {
-    Command::OpenChannel { payer: alice().node_id(), payee: BOB, deposit: tokens(deposit) }
+    Command::OpenChannel { payee: id(bob), deposit: tokens(deposit) }
 }
 
-fn redeem(total: u128) -> Command {
+fn redeem(total: u128) -> Request {
     let receipt = Receipt::sign(&alice(), &genesis().domain(), channel(), tokens(total), [7; 32]);
-    Command::Redeem { receipt: receipt.into_unverified() }
+    Request::Redeem { receipt: receipt.into_unverified() }
 }
 
 fn paid(outcome: Result<Entry, Refusal>) -> Result<u128, &'static str> {
@@ -111,9 +130,9 @@ fn what_one_process_does_the_others_see_and_a_new_one_finds() {
     let (place, mut first) = Place::new();
     let mut second = place.open().unwrap();
     first.execute(&redeem(25)).unwrap();
-    assert_eq!(second.balance(BOB).unwrap(), tokens(25));
-    second.execute(&Command::Transfer { from: BOB, to: CAROL, amount: tokens(5) }).unwrap();
-    assert_eq!(first.balance(CAROL).unwrap(), tokens(5));
+    assert_eq!(second.balance(id(bob)).unwrap(), tokens(25));
+    order(&mut second, bob, Command::Transfer { to: id(carol), amount: tokens(5) });
+    assert_eq!(first.balance(id(carol)).unwrap(), tokens(5));
     let head = first.head().unwrap();
     drop((first, second));
 
@@ -139,7 +158,64 @@ fn receipt_is_redeemed_once_also_after_opening_again() {
     );
     let refused = ledger.execute(&redeem(24)).unwrap_err();
     assert!(matches!(refused, Error::Refused(Refusal::TotalWentBackwards { .. })), "{refused}");
-    assert_eq!(ledger.balance(BOB).unwrap(), tokens(25));
+    assert_eq!(ledger.balance(id(bob)).unwrap(), tokens(25));
+}
+
+#[test]
+fn who_can_write_the_file_and_has_no_key_moves_no_token() {
+    let (place, mut ledger) = Place::new();
+    let thief = |ledger: &mut Embedded, command| ledger.order(&carol(), id(alice), command).unwrap_err();
+    let refused = thief(&mut ledger, Command::Transfer { to: id(carol), amount: tokens(1) });
+    assert!(matches!(refused, Error::Refused(Refusal::OrderSignatureInvalid { .. })), "{refused}");
+    let head = ledger.head().unwrap();
+    // By hand, with a seal of Alice's that is there.
+    order(&mut ledger, alice, Command::Transfer { to: id(bob), amount: tokens(1) });
+    let made = ledger.entries(head.size, 1).unwrap().remove(0);
+    let event = Event::Transferred { from: id(alice), to: id(carol), amount: tokens(1) };
+    let forged = Entry { event, ..made }.encode();
+    let hex: String = forged.iter().map(|byte| format!("{byte:02x}")).collect();
+    place.by_hand(&format!("UPDATE entry SET entry = x'{hex}' WHERE number = {}", head.size));
+    let Verdict::Broken(difference) = ledger.audit().unwrap() else { panic!("a forged entry passes") };
+    assert!(difference.to_string().contains("entry 3: the rules forbid it (OrderSignatureInvalid)"), "{difference}");
+}
+
+#[test]
+fn order_that_comes_again_is_answered_as_the_first_time_also_after_opening_again() {
+    let (place, mut ledger) = Place::new();
+    let command = Command::Transfer { to: id(carol), amount: tokens(5) };
+    let sequence = ledger.sequence(id(alice)).unwrap() + 1;
+    let order = Order::sign(&alice(), &genesis().domain(), id(alice), sequence, command).into_unverified();
+    let first = ledger.execute(&Request::Order(order)).unwrap();
+    let head = ledger.head().unwrap();
+    drop(ledger);
+    place.now.store(2000, Ordering::Relaxed);
+    let mut ledger = place.open().unwrap();
+    assert_eq!(ledger.execute(&Request::Order(order)).unwrap(), first);
+    assert_eq!(ledger.head().unwrap(), head);
+    assert_eq!(ledger.balance(id(carol)).unwrap(), tokens(5));
+
+    let other = Command::Transfer { to: id(carol), amount: tokens(6) };
+    let other = Order::sign(&alice(), &genesis().domain(), id(alice), sequence, other).into_unverified();
+    let refused = ledger.execute(&Request::Order(other)).unwrap_err();
+    assert!(matches!(refused, Error::Refused(Refusal::SequenceAlreadyUsed { next: 3, .. })), "{refused}");
+}
+
+#[test]
+fn processes_that_share_a_key_do_not_take_each_others_numbers() {
+    let (place, mut ledger) = Place::new();
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            let mut own = place.open().unwrap();
+            scope.spawn(move || {
+                for _ in 0..10 {
+                    order(&mut own, alice, Command::Transfer { to: id(carol), amount: tokens(1) });
+                }
+            });
+        }
+    });
+    assert_eq!(ledger.sequence(id(alice)).unwrap(), 41);
+    assert_eq!(ledger.balance(id(carol)).unwrap(), tokens(40));
+    audited(&mut ledger);
 }
 
 #[test]
@@ -157,41 +233,41 @@ fn bad_receipt_among_many_is_skipped_and_the_rest_is_paid() {
 #[test]
 fn notice_runs_by_the_clock_across_openings() {
     let (place, mut ledger) = Place::new();
-    let id = channel();
-    ledger.execute(&Command::StartClose { channel: id }).unwrap();
+    let closing = channel();
+    order(&mut ledger, alice, Command::StartClose { channel: closing });
     drop(ledger);
     let exit = 1000 + u64::from(genesis().close_notice_s());
     place.now.store(exit - 1, Ordering::Relaxed);
     let mut ledger = place.open().unwrap();
-    let refused = ledger.execute(&Command::Finalize { channel: id }).unwrap_err();
+    let refused = ledger.execute(&Request::Finalize { channel: closing }).unwrap_err();
     assert!(matches!(refused, Error::Refused(Refusal::NoticeNotOver { .. })), "{refused}");
-    let closing = ledger.channel(id).unwrap().unwrap();
-    assert_eq!(closing.phase, Phase::Closing { exit: UnixTime::from_seconds(exit) });
+    let phase = ledger.channel(closing).unwrap().unwrap().phase;
+    assert_eq!(phase, Phase::Closing { exit: UnixTime::from_seconds(exit) });
     place.now.store(exit, Ordering::Relaxed);
-    ledger.execute(&Command::Finalize { channel: id }).unwrap();
-    assert_eq!(ledger.channel(id).unwrap().unwrap().phase, Phase::Closed);
-    assert_eq!(ledger.balance(alice().node_id()).unwrap(), tokens(100));
+    ledger.execute(&Request::Finalize { channel: closing }).unwrap();
+    assert_eq!(ledger.channel(closing).unwrap().unwrap().phase, Phase::Closed);
+    assert_eq!(ledger.balance(id(alice)).unwrap(), tokens(100));
     audited(&mut ledger);
 }
 
 #[test]
 fn channels_are_listed_for_both_ends() {
     let (_place, mut ledger) = Place::new();
-    let alice = alice().node_id();
-    ledger.execute(&open_channel(1)).unwrap();
-    ledger.execute(&Command::Transfer { from: alice, to: CAROL, amount: tokens(5) }).unwrap();
-    ledger.execute(&Command::OpenChannel { payer: CAROL, payee: alice, deposit: tokens(5) }).unwrap();
+    order(&mut ledger, alice, open_channel(1));
+    order(&mut ledger, alice, Command::Transfer { to: id(carol), amount: tokens(5) });
+    order(&mut ledger, carol, Command::OpenChannel { payee: id(alice), deposit: tokens(5) });
+    let [alice, bob, carol] = [id(alice), id(bob), id(carol)];
     let mut listed = |account| -> Vec<_> {
         let channels = ledger.channels_of(account).unwrap();
         channels.into_iter().map(|(id, channel)| (id.payer, id.payee, id.nonce, channel.deposit.get())).collect()
     };
-    let mut all = vec![(alice, BOB, 1, 60), (alice, BOB, 2, 1), (CAROL, alice, 1, 5)];
+    let mut all = vec![(alice, bob, 1, 60), (alice, bob, 2, 1), (carol, alice, 1, 5)];
     all.sort();
     assert_eq!(listed(alice), all);
-    assert_eq!(listed(BOB), [(alice, BOB, 1, 60), (alice, BOB, 2, 1)]);
-    assert_eq!(listed(CAROL), [(CAROL, alice, 1, 5)]);
-    assert_eq!(ledger.latest_nonce(alice, BOB).unwrap(), Some(2));
-    assert_eq!(ledger.latest_nonce(BOB, alice).unwrap(), None);
+    assert_eq!(listed(bob), [(alice, bob, 1, 60), (alice, bob, 2, 1)]);
+    assert_eq!(listed(carol), [(carol, alice, 1, 5)]);
+    assert_eq!(ledger.latest_nonce(alice, bob).unwrap(), Some(2));
+    assert_eq!(ledger.latest_nonce(bob, alice).unwrap(), None);
     assert_eq!(ledger.channel(ChannelId { nonce: u64::MAX, ..channel() }).unwrap(), None);
 }
 
@@ -219,7 +295,7 @@ fn log_is_read_in_pages_and_gives_the_root() {
 #[test]
 fn many_processes_redeeming_at_once_pay_each_token_once() {
     let (place, mut ledger) = Place::new();
-    ledger.execute(&Command::TopUp { channel: channel(), amount: tokens(40) }).unwrap();
+    order(&mut ledger, alice, Command::TopUp { channel: channel(), amount: tokens(40) });
     let paid: u128 = thread::scope(|scope| {
         let work = |first: u128| {
             let mut own = place.open().unwrap();
@@ -232,7 +308,7 @@ fn many_processes_redeeming_at_once_pay_each_token_once() {
         threads.into_iter().map(|thread| thread.join().unwrap()).sum()
     });
     assert_eq!(paid, 100);
-    assert_eq!(ledger.balance(BOB).unwrap(), tokens(100));
+    assert_eq!(ledger.balance(id(bob)).unwrap(), tokens(100));
     audited(&mut ledger);
 }
 
@@ -258,7 +334,7 @@ fn writer_that_is_killed_leaves_no_trace() {
 
     let mut recovered = image.open().unwrap();
     assert_eq!(recovered.head().unwrap(), head);
-    assert_eq!(recovered.balance(BOB).unwrap(), tokens(5));
+    assert_eq!(recovered.balance(id(bob)).unwrap(), tokens(5));
     audited(&mut recovered);
     recovered.execute(&redeem(6)).unwrap();
 }
@@ -270,7 +346,7 @@ fn what_was_answered_survives_a_crash() {
         ledger.execute(&redeem(total)).unwrap();
         if total % 10 == 0 {
             let mut recovered = place.crash_image().open().unwrap();
-            assert_eq!(recovered.balance(BOB).unwrap(), tokens(total));
+            assert_eq!(recovered.balance(id(bob)).unwrap(), tokens(total));
             assert_eq!(recovered.head().unwrap(), ledger.head().unwrap());
         }
     }
@@ -293,8 +369,8 @@ fn child_redeems_until_it_is_killed() {
 #[test]
 fn process_that_is_killed_loses_nothing_it_was_answered() {
     let (place, mut ledger) = Place::new();
-    mint(&mut ledger, alice().node_id(), 1_000_000);
-    ledger.execute(&Command::TopUp { channel: channel(), amount: tokens(1_000_000) }).unwrap();
+    mint(&mut ledger, id(alice), 1_000_000);
+    order(&mut ledger, alice, Command::TopUp { channel: channel(), amount: tokens(1_000_000) });
     // In every second round another process has the ledger open, and so keeps the write-ahead log in use.
     let mut other = None;
     drop(ledger);
@@ -331,7 +407,7 @@ fn full_disk_is_named_and_leaves_nothing_half_written() {
     let full = loop {
         let before = (ledger.head().unwrap(), ledger.totals().unwrap());
         let to = NodeId([before.0.size as u8; 20]);
-        if let Err(error) = ledger.execute(&Command::Mint { by: TREASURER, to, amount: tokens(1) }) {
+        if let Err(error) = ledger.order(&treasurer(), id(treasurer), Command::Mint { to, amount: tokens(1) }) {
             assert_eq!((ledger.head().unwrap(), ledger.totals().unwrap()), before);
             break error;
         }
@@ -340,7 +416,7 @@ fn full_disk_is_named_and_leaves_nothing_half_written() {
     audited(&mut ledger);
 
     ledger.connection.query_row("PRAGMA max_page_count = 100000", [], |_| Ok(())).unwrap();
-    mint(&mut ledger, CAROL, 1);
+    mint(&mut ledger, id(carol), 1);
     audited(&mut ledger);
 }
 
@@ -352,7 +428,7 @@ fn writer_that_waits_too_long_is_told_so() {
     let writing = ledger.connection.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
     let busy = other.execute(&redeem(5)).unwrap_err();
     assert!(matches!(busy, Error::Busy { .. }), "{busy}");
-    assert_eq!(other.balance(BOB).unwrap(), Tokens::ZERO, "readers do not wait");
+    assert_eq!(other.balance(id(bob)).unwrap(), Tokens::ZERO, "readers do not wait");
     drop(writing);
     other.execute(&redeem(5)).unwrap();
 }
@@ -377,7 +453,7 @@ fn ledger_is_private_and_any_path_will_do() {
     let place = Place { directory: tempfile::tempdir().unwrap(), now: Arc::new(1000.into()) };
     let path = place.directory.path().join("a b?mode=ro#%41é'\\");
     let mut ledger = Embedded::create(&path, &genesis(), place.clock()).unwrap();
-    mint(&mut ledger, BOB, 1);
+    mint(&mut ledger, id(bob), 1);
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     drop(ledger);
     let names: Vec<_> = fs::read_dir(place.directory.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -404,7 +480,9 @@ fn file_that_is_no_ledger_is_named_and_left_as_it_is() {
     drop(ledger);
     let ours = fs::read(place.path()).unwrap();
     let mut newer = ours.clone();
-    newer[60..64].copy_from_slice(&2_u32.to_be_bytes());
+    newer[60..64].copy_from_slice(&3_u32.to_be_bytes());
+    let mut older = ours.clone();
+    older[60..64].copy_from_slice(&1_u32.to_be_bytes());
     let foreign = place.directory.path().join("foreign");
     let other = Connection::open(&foreign).unwrap();
     other.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t (x); INSERT INTO t VALUES (1);").unwrap();
@@ -417,7 +495,8 @@ fn file_that_is_no_ledger_is_named_and_left_as_it_is() {
         (&ours[..1024], "is damaged"),
         (&ours[..ours.len() - 1024], "is damaged"),
         (&[], "is empty: creating the ledger was interrupted"),
-        (&newer, "has format 2, and this program knows 1"),
+        (&newer, "has format 3, and this program knows 2"),
+        (&older, "has format 1, and this program reads only 2"),
     ] {
         fs::write(place.path(), bytes).unwrap();
         let refused: Result<(), _> = place.open().and_then(|mut ledger| match ledger.audit()? {
@@ -458,10 +537,10 @@ fn damage_that_opening_can_see_is_refused() {
         ("DELETE FROM ledger", "the ledger's own row is missing"),
         ("DELETE FROM entry WHERE number = 2", "the log's last entry is not the one its size says"),
         ("DELETE FROM entry WHERE number = 0", "entry 0 is not the ledger's founding"),
-        ("DROP TABLE entry", "its tables are not those of format 1"),
+        ("DROP TABLE entry", "its tables are not those of format 2"),
         (
             "CREATE TRIGGER gift AFTER UPDATE ON account BEGIN UPDATE account SET balance = 9; END",
-            "its tables are not those of format 1",
+            "its tables are not those of format 2",
         ),
     ] {
         let (place, ledger) = Place::new();
@@ -475,7 +554,7 @@ fn damage_that_opening_can_see_is_refused() {
 
 #[test]
 fn audit_names_the_first_thing_that_was_altered() {
-    let alice = alice().node_id();
+    let [alice, bob] = [id(alice), id(bob)];
     for (sql, expected) in [
         (
             "UPDATE account SET balance = balance + 7 WHERE balance = 40",
@@ -483,11 +562,11 @@ fn audit_names_the_first_thing_that_was_altered() {
         ),
         (
             "INSERT INTO account SELECT payee, 9 FROM channel WHERE true ON CONFLICT DO UPDATE SET balance = 9",
-            format!("account {BOB} holds 9, and by the log 25"),
+            format!("account {bob} holds 9, and by the log 25"),
         ),
-        ("DELETE FROM account WHERE balance = 25", format!("account {BOB} holds 0, and by the log 25")),
-        ("UPDATE channel SET redeemed = 10", format!("channel 1 of {alice} for {BOB} is ")),
-        ("DELETE FROM channel", format!("channel 1 of {alice} for {BOB} is None")),
+        ("DELETE FROM account WHERE balance = 25", format!("account {bob} holds 0, and by the log 25")),
+        ("UPDATE channel SET redeemed = 10", format!("channel 1 of {alice} for {bob} is ")),
+        ("DELETE FROM channel", format!("channel 1 of {alice} for {bob} is None")),
         ("UPDATE ledger SET held = held - 1, minted = minted - 1", "the totals are ".into()),
         ("UPDATE ledger SET time = time + 1", "the ledger's time is 1001, and by the log 1000".into()),
         ("UPDATE entry SET entry = x'8000' WHERE number = 2", "entry 2: not a well-formed entry".into()),
@@ -495,6 +574,12 @@ fn audit_names_the_first_thing_that_was_altered() {
             "UPDATE entry SET entry = (SELECT entry FROM entry WHERE number = 3) WHERE number = 1",
             "entry 1: the rules forbid it (UnknownChannel)".into(),
         ),
+        (
+            "UPDATE ordered SET entry = 1 WHERE entry = 2",
+            format!("entry 2 was made by order 1 of {alice}, and the table says otherwise"),
+        ),
+        ("DELETE FROM ordered WHERE entry = 2", format!("entry 2 was made by order 1 of {alice}")),
+        ("INSERT INTO ordered SELECT account, 2, 2 FROM ordered WHERE entry = 2", "the table has 3 orders".into()),
         ("DELETE FROM entry WHERE number = 2", "entry 2 is missing".into()),
         (
             "INSERT INTO entry SELECT 99, entry FROM entry WHERE number = 3",
@@ -513,12 +598,13 @@ fn audit_names_the_first_thing_that_was_altered() {
 #[test]
 fn history_written_anew_has_another_root() {
     let (place, mut ledger) = Place::new();
-    // The founding, and a mint by the rules that gives other accounts the same sums.
-    ledger.execute(&Command::Transfer { from: alice().node_id(), to: BOB, amount: tokens(1) }).unwrap();
-    ledger.execute(&Command::Transfer { from: alice().node_id(), to: BOB, amount: tokens(2) }).unwrap();
+    // Two that are as good the other way round: neither waits for the other.
+    order(&mut ledger, alice, Command::Transfer { to: id(bob), amount: tokens(1) });
+    order(&mut ledger, treasurer, Command::Mint { to: id(bob), amount: tokens(2) });
     place.by_hand(
         "UPDATE entry SET number = 99 WHERE number = 3; UPDATE entry SET number = 3 WHERE number = 4;
-         UPDATE entry SET number = 4 WHERE number = 99;",
+         UPDATE entry SET number = 4 WHERE number = 99;
+         UPDATE ordered SET entry = 7 - entry WHERE entry IN (3, 4);",
     );
     let verdict = ledger.audit().unwrap();
     assert!(matches!(verdict, Verdict::Broken(Difference::Root { .. })), "{verdict:?}");
@@ -552,45 +638,71 @@ fn flipped_bit_is_found_or_changes_nothing() {
     assert!(found > 100, "{found} of 400");
 }
 
-/// A command among three accounts and three channels, in small numbers so that it often fits.
-fn command() -> impl Strategy<Value = Command> {
-    let alice = alice().node_id();
-    let account = || prop::sample::select(vec![alice, BOB, CAROL]);
+/// Anything that can be asked, not signed yet.
+#[derive(Clone, Debug)]
+enum Ask {
+    Order(Who, Command),
+    /// The order before, once more.
+    Again,
+    Open(Request),
+}
+
+/// What is asked among three accounts and three channels, in small numbers so that it often fits.
+fn ask() -> impl Strategy<Value = Ask> {
+    let who = || prop::sample::select(vec![alice as Who, bob, carol]);
     let amount = || (0..40_u128).prop_map(tokens);
-    let id = || (1..4_u64).prop_map(|nonce| ChannelId { nonce, ..channel() });
+    let ids = || (1..4_u64).prop_map(|nonce| ChannelId { nonce, ..channel() });
     prop_oneof![
-        (account(), amount()).prop_map(|(to, amount)| Command::Mint { by: TREASURER, to, amount }),
-        (account(), account(), amount()).prop_map(|(from, to, amount)| Command::Transfer { from, to, amount }),
-        amount().prop_map(move |deposit| Command::OpenChannel { payer: alice, payee: BOB, deposit }),
-        (id(), amount()).prop_map(|(channel, amount)| Command::TopUp { channel, amount }),
-        (id(), amount()).prop_map(|(channel, total)| {
-            let receipt = Receipt::sign(&self::alice(), &genesis().domain(), channel, total, [0; 32]);
-            Command::Redeem { receipt: receipt.into_unverified() }
+        (who(), amount()).prop_map(|(to, amount)| Ask::Order(treasurer, Command::Mint { to: id(to), amount })),
+        (who(), who(), amount())
+            .prop_map(|(from, to, amount)| Ask::Order(from, Command::Transfer { to: id(to), amount })),
+        amount().prop_map(|deposit| Ask::Order(alice, Command::OpenChannel { payee: id(bob), deposit })),
+        (ids(), amount()).prop_map(|(channel, amount)| Ask::Order(alice, Command::TopUp { channel, amount })),
+        (ids(), amount()).prop_map(|(channel, total)| {
+            let receipt = Receipt::sign(&alice(), &genesis().domain(), channel, total, [0; 32]);
+            Ask::Open(Request::Redeem { receipt: receipt.into_unverified() })
         }),
-        id().prop_map(|channel| Command::StartClose { channel }),
-        id().prop_map(|channel| Command::Finalize { channel }),
-        (id(), amount()).prop_map(|(channel, total)| Command::MutualClose { channel, total }),
+        ids().prop_map(|channel| Ask::Order(alice, Command::StartClose { channel })),
+        ids().prop_map(|channel| Ask::Open(Request::Finalize { channel })),
+        (ids(), amount()).prop_map(|(channel, total)| {
+            let close = Close::sign(&alice(), &genesis().domain(), channel, total).into_unverified();
+            Ask::Order(bob, Command::MutualClose { close })
+        }),
+        Just(Ask::Again),
     ]
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
-    fn tables_do_what_the_rules_in_memory_do(batches in prop::collection::vec(prop::collection::vec(command(), 1..12), 1..8)) {
+    fn tables_do_what_the_rules_in_memory_do(batches in prop::collection::vec(prop::collection::vec(ask(), 1..12), 1..8)) {
         let place = Place { directory: tempfile::tempdir().unwrap(), now: Arc::new(1000.into()) };
         let mut ledger = Embedded::create(&place.path(), &genesis(), place.clock()).unwrap();
         let mut state = State::found(genesis());
+        let mut last = Request::Finalize { channel: channel() };
         for batch in batches {
             // Long enough that a notice is over two batches later.
             let now = place.now.fetch_add(200_000, Ordering::Relaxed) + 200_000;
-            let outcomes = ledger.execute_many(&batch).unwrap();
-            for (command, outcome) in batch.iter().zip(outcomes) {
-                let expected = state.execute(UnixTime::from_seconds(now), command).map_err(|error| {
+            let (mut requests, mut expected) = (Vec::new(), Vec::new());
+            for ask in batch {
+                let request = match ask {
+                    Ask::Order(who, command) => {
+                        let Ok(sequence) = state.sequence(id(who));
+                        let domain = genesis().domain();
+                        let order = Order::sign(&who(), &domain, id(who), sequence + 1, command);
+                        Request::Order(order.into_unverified())
+                    }
+                    Ask::Open(request) => request,
+                    Ask::Again => last,
+                };
+                requests.push(request);
+                expected.push(state.execute(UnixTime::from_seconds(now), &request).map_err(|error| {
                     let ExecuteError::Refused(refusal) = error else { panic!("{error:?}") };
                     refusal
-                });
-                prop_assert_eq!(outcome, expected);
+                }));
+                last = request;
             }
+            prop_assert_eq!(ledger.execute_many(&requests).unwrap(), expected);
             prop_assert_eq!(ledger.head().unwrap(), state.head());
             prop_assert_eq!(ledger.totals().unwrap(), state.totals());
         }

@@ -154,6 +154,22 @@ impl<'c> Transaction<'c> {
         Ok(entries)
     }
 
+    /// The number of the entry that an account's order made.
+    pub(crate) fn ordered_number(&self, account: NodeId, sequence: u64) -> Result<Option<u64>, Fault> {
+        // The rules give no sequence beyond 2^63: each order makes an entry.
+        let Ok(sequence) = i64::try_from(sequence) else {
+            return Ok(None);
+        };
+        let mut select = self.connection.prepare("SELECT entry FROM ordered WHERE account = ?1 AND sequence = ?2")?;
+        let number: Option<i64> = select.query_row(params![account.0, sequence], |row| row.get(0)).optional()?;
+        number.map(unsigned).transpose()
+    }
+
+    /// How many orders the table has.
+    pub(crate) fn orders(&self) -> Result<u64, Fault> {
+        unsigned(self.connection.query_row("SELECT count(*) FROM ordered", [], |row| row.get(0))?)
+    }
+
     pub(crate) fn entry_bytes(&self, number: u64) -> Result<Option<Vec<u8>>, Fault> {
         Ok(self
             .connection
@@ -182,6 +198,22 @@ impl Records for Transaction<'_> {
         let mut select = self.connection.prepare("SELECT balance FROM account WHERE id = ?1")?;
         let mut rows = select.query([account.0])?;
         rows.next()?.map_or(Ok(Tokens::ZERO), |row| tokens(row, 0))
+    }
+
+    fn sequence(&self, account: NodeId) -> Result<u64, Fault> {
+        let mut select = self.connection.prepare("SELECT max(sequence) FROM ordered WHERE account = ?1")?;
+        let newest: Option<i64> = select.query_row([account.0], |row| row.get(0))?;
+        newest.map_or(Ok(0), unsigned)
+    }
+
+    fn ordered(&self, account: NodeId, sequence: u64) -> Result<Option<Entry>, Fault> {
+        let Some(number) = self.ordered_number(account, sequence)? else {
+            return Ok(None);
+        };
+        let damaged = || Fault::damaged(format!("entry {number} is not the order it should be"));
+        let entry = self.entry_bytes(number)?.and_then(|bytes| Entry::decode(&bytes).ok()).ok_or_else(damaged)?;
+        let is_it = entry.order().is_some_and(|made| (made.account(), made.seal().sequence) == (account, sequence));
+        if is_it { Ok(Some(entry)) } else { Err(damaged()) }
     }
 
     fn channel(&self, id: ChannelId) -> Result<Option<Channel>, Fault> {
@@ -242,6 +274,13 @@ impl Records for Transaction<'_> {
         self.connection
             .prepare("INSERT INTO entry VALUES (?1, ?2)")?
             .execute(params![stored(self.tree.size())?, bytes])?;
+        if let Some(order) = entry.order() {
+            self.connection.prepare("INSERT INTO ordered VALUES (?1, ?2, ?3)")?.execute(params![
+                order.account().0,
+                stored(order.seal().sequence)?,
+                stored(self.tree.size())?,
+            ])?;
+        }
         self.tree.append(leaf_hash(&bytes));
         self.time = entry.at;
         Ok(())

@@ -417,7 +417,7 @@ impl World {
                     Event::Hold(receipt) => exchange.handle_held(now, receipt.channel(), receipt.amount()),
                     Event::NeedChannel { .. }
                     | Event::LookUpChannel(_)
-                    | Event::CloseOffered { .. }
+                    | Event::CloseOffered(_)
                     | Event::TermsAgreed(_)
                     | Event::Alarm(_) => {
                         panic!("{event:?} is not a write")
@@ -481,7 +481,7 @@ impl World {
                     self.hear_of_it(who);
                 }
                 Event::LookUpChannel(_) => self.hear_of_it(who),
-                Event::CloseOffered { total, .. } => self.parties[who].offered.push(total),
+                Event::CloseOffered(close) => self.parties[who].offered.push(close.total()),
                 Event::TermsAgreed(terms) => self.parties[who].agreed.push(terms),
                 Event::Alarm(alarm) => self.parties[who].alarms.push(alarm),
             }
@@ -566,7 +566,7 @@ fn write(journal: &mut Restored, event: Event) {
         }
         Event::NeedChannel { .. }
         | Event::LookUpChannel(_)
-        | Event::CloseOffered { .. }
+        | Event::CloseOffered(_)
         | Event::TermsAgreed(_)
         | Event::Alarm(_) => {}
     }

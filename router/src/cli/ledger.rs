@@ -147,14 +147,14 @@ fn create(arguments: &Create) -> Result<String, Failure> {
 }
 
 fn mint(arguments: &Mint) -> Result<String, Failure> {
-    let treasurer = identity::load(&arguments.treasurer)?.node_id();
-    let mut ledger = open(&arguments.path)?;
+    let treasurer = identity::load(&arguments.treasurer)?;
+    let mut ledger = open(&arguments.path)?.signed_by(treasurer.account().clone());
     let unit = unit(ledger.genesis());
     let amount = arguments
         .amount
         .in_base_units(unit.decimals)
         .map_err(|error| Failure::new(error, "see the token's decimals with `waybill ledger show`"))?;
-    ledger.mint(treasurer, arguments.to, amount).map_err(mint_failure)?;
+    ledger.mint(arguments.to, amount).map_err(mint_failure)?;
     let balance = Ledger::balance(&mut ledger, arguments.to).map_err(failure)?;
     if arguments.json {
         let object = json!({
@@ -362,6 +362,7 @@ fn failure(error: Error) -> Failure {
     let next = match &error {
         Error::Refused(_) => "nothing was changed; see `waybill ledger show`",
         Error::Unavailable(unavailable) if unavailable.retry => "try again in a moment",
+        Error::NoKey => "name the key file of the account that this is done for",
         Error::Unavailable(_) => "name the ledger's file with --path; `waybill ledger create` makes a new one",
     };
     Failure::new(with_sources(&error), next)

@@ -178,10 +178,10 @@ impl Mesh {
         let identity = |name: Name| Identity::new(&Seed::from_bytes(derive(options.seed, &name.to_string())));
         let names = [Name::Gateway].into_iter().chain(relays).chain(households.iter().copied());
         let nodes: BTreeMap<Name, Node> = names.map(|name| (name, Node::new(identity(name)))).collect();
-        let treasurer = Identity::new(&Seed::from_bytes(derive(options.seed, "treasurer"))).node_id();
-        let mut ledger = found_ledger(&directory.0, treasurer)?;
+        let treasurer = Identity::new(&Seed::from_bytes(derive(options.seed, "treasurer")));
+        let mut ledger = found_ledger(&directory.0, &treasurer)?;
         for node in nodes.iter().filter(|(name, _)| **name != Name::Gateway).map(|(_, node)| node) {
-            ledger.mint(treasurer, node.identity.node_id(), GRANT).map_err(|error| Failure::new(error, ""))?;
+            ledger.mint(node.identity.node_id(), GRANT).map_err(|error| Failure::new(error, ""))?;
         }
         let mut bytes = vec![0; usize::try_from(options.bytes.get()).unwrap_or(usize::MAX)];
         fastrand::Rng::with_seed(options.seed).fill(&mut bytes);
@@ -257,7 +257,9 @@ impl Mesh {
                 watch: true,
                 hop_worth: 0,
             },
-            ledger: Some(Box::new(ledger.map_err(|error| Failure::new(error, ""))?)),
+            ledger: Some(Box::new(
+                ledger.map_err(|error| Failure::new(error, ""))?.signed_by(node.identity.account().clone()),
+            )),
             local: Local::packets(local),
             offloads: true,
             workers: 1,
@@ -581,9 +583,11 @@ fn ledger_path(directory: &Path) -> PathBuf {
     directory.join("ledger.sqlite")
 }
 
-fn found_ledger(directory: &Path, treasurer: NodeId) -> Result<Embedded, Failure> {
+fn found_ledger(directory: &Path, treasurer: &Identity) -> Result<Embedded, Failure> {
     let now = system_clock()();
-    let genesis = Genesis::new("demo valley", SYMBOL, DECIMALS, treasurer, UnixTime::from_seconds(now.seconds()));
+    let genesis =
+        Genesis::new("demo valley", SYMBOL, DECIMALS, treasurer.node_id(), UnixTime::from_seconds(now.seconds()));
     let genesis = genesis.map_err(|error| Failure::new(error, ""))?;
-    Embedded::create(&ledger_path(directory), &genesis, system_clock()).map_err(|error| Failure::new(error, ""))
+    let ledger = Embedded::create(&ledger_path(directory), &genesis, system_clock());
+    Ok(ledger.map_err(|error| Failure::new(error, ""))?.signed_by(treasurer.account().clone()))
 }

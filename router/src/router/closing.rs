@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use ledger_client::{Channel, Error, Ledger, Phase, UnixTime};
-use metering::{ChannelId, NodeId, Role, Tokens};
+use metering::{ChannelId, Close, NodeId, Role, Tokens};
 use node::LinkId;
 use tokio::sync::oneshot;
 
@@ -106,14 +106,14 @@ impl Control {
     ///
     /// A router that has just lost its journal waits until its neighbours have said what they keep of that channel: the offer comes
     /// again.
-    pub(super) fn accept_close(&mut self, now: Instant, link: LinkId, channel: ChannelId, total: Tokens) {
-        if self.keeping.doubts(now, &channel) {
+    pub(super) fn accept_close(&mut self, now: Instant, link: LinkId, close: Close) {
+        if self.keeping.doubts(now, &close.channel()) {
             return self.node.handle_close_failed(now, link);
         }
         let Some(desk) = &self.ledger else { return };
-        let journal = self.journal.clone();
+        let (journal, channel, total) = (self.journal.clone(), close.channel(), close.total());
         let asked = desk.ask(move |ledger| {
-            ledger.mutual_close(channel, total)?;
+            ledger.mutual_close(close)?;
             ledger.channel(channel)
         });
         self.spawn(
@@ -258,13 +258,11 @@ fn end_unused(
 #[cfg(all(test, feature = "ledger-host"))]
 mod tests {
     use ledger_client::{Embedded, Genesis, system_clock};
-    use metering::LedgerDomain;
+    use metering::{AccountKey, LedgerDomain};
 
     use super::*;
     use crate::journal::Day;
 
-    const TREASURER: NodeId = NodeId([9; 20]);
-    const US: NodeId = NodeId([1; 20]);
     const USED: NodeId = NodeId([2; 20]);
     const UNUSED: NodeId = NodeId([3; 20]);
 
@@ -275,25 +273,30 @@ mod tests {
     #[test]
     fn only_channels_nobody_uses_are_ended_and_what_is_in_them_comes_back() {
         let directory = tempfile::tempdir().unwrap();
-        let genesis = Genesis::new("Hilltop", "HILL", 6, TREASURER, system_clock()()).unwrap().with_close_notice(0);
+        let [treasurer, us, unused] = [9, 1, 3].map(|seed| AccountKey::from_bytes(&[seed; 32]).unwrap());
+        let genesis = Genesis::new("Hilltop", "HILL", 6, treasurer.node_id(), system_clock()()).unwrap();
         let path = directory.path().join("ledger");
-        let mut ledger: Box<dyn Ledger> = Box::new(Embedded::create(&path, &genesis, system_clock()).unwrap());
-        for account in [US, UNUSED] {
-            ledger.mint(TREASURER, account, tokens(100)).unwrap();
+        let created = Embedded::create(&path, &genesis.with_close_notice(0), system_clock()).unwrap();
+        let mut treasurer = created.signed_by(treasurer);
+        let [us_id, unused_id] = [us.node_id(), unused.node_id()];
+        for account in [us_id, unused_id] {
+            treasurer.mint(account, tokens(100)).unwrap();
         }
-        ledger.open_channel(US, USED, tokens(30)).unwrap();
-        ledger.open_channel(US, UNUSED, tokens(20)).unwrap();
+        let open = |key| Embedded::open(&path, system_clock()).unwrap().signed_by(key);
+        let mut ledger: Box<dyn Ledger> = Box::new(open(us));
+        ledger.open_channel(USED, tokens(30)).unwrap();
+        ledger.open_channel(unused_id, tokens(20)).unwrap();
         // Theirs to end, not ours.
-        ledger.open_channel(UNUSED, US, tokens(10)).unwrap();
-        assert!(end_unused(&mut ledger, US, None).unwrap().is_empty(), "a young journal cannot tell");
+        open(unused).open_channel(us_id, tokens(10)).unwrap();
+        assert!(end_unused(&mut ledger, us_id, None).unwrap().is_empty(), "a young journal cannot tell");
         let used = BTreeSet::from([USED]);
-        let ended = end_unused(&mut ledger, US, Some(&used)).unwrap();
-        assert!(matches!(&ended[..], [(id, Unused::Notice(_))] if id.payee == UNUSED));
+        let ended = end_unused(&mut ledger, us_id, Some(&used)).unwrap();
+        assert!(matches!(&ended[..], [(id, Unused::Notice(_))] if id.payee == unused_id));
         // What its owner closed comes back however young the journal is.
-        let ended = end_unused(&mut ledger, US, None).unwrap();
-        assert!(matches!(&ended[..], [(id, Unused::Back(amount))] if id.payee == UNUSED && *amount == tokens(20)));
-        assert!(end_unused(&mut ledger, US, Some(&used)).unwrap().is_empty());
-        assert_eq!(ledger.balance(US).unwrap(), tokens(70));
+        let ended = end_unused(&mut ledger, us_id, None).unwrap();
+        assert!(matches!(&ended[..], [(id, Unused::Back(amount))] if id.payee == unused_id && *amount == tokens(20)));
+        assert!(end_unused(&mut ledger, us_id, Some(&used)).unwrap().is_empty());
+        assert_eq!(ledger.balance(us_id).unwrap(), tokens(70));
     }
 
     #[test]

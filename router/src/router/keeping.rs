@@ -478,14 +478,12 @@ fn look_at_one(ledger: &mut Box<dyn Ledger>, receipt: &Receipt, seen: Duration, 
 #[cfg(all(test, feature = "ledger-host"))]
 mod tests {
     use ledger_client::{Embedded, Genesis, UnixTime};
-    use metering::{AccountKey, Identity, Seed};
+    use metering::{AccountKey, Close, Identity, Seed};
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::*;
 
-    const TREASURER: NodeId = NodeId([9; 20]);
-    const PAYEE: NodeId = NodeId([2; 20]);
     const NOTICE_S: u32 = 1000;
     const FOUNDED: u32 = 1_000_000;
 
@@ -493,22 +491,40 @@ mod tests {
         Tokens::new(amount).expect("small")
     }
 
+    fn key(seed: u8) -> AccountKey {
+        Identity::new(&Seed::from_bytes([seed; 32])).account().clone()
+    }
+
     fn payer() -> AccountKey {
-        Identity::new(&Seed::from_bytes([1; 32])).account().clone()
+        key(1)
+    }
+
+    fn payee() -> AccountKey {
+        key(2)
+    }
+
+    /// The payee ends a channel, with so much for itself.
+    fn close(directory: &tempfile::TempDir, channel: ChannelId, total: u128) {
+        let now = Box::new(|| UnixTime::from_seconds(FOUNDED.into()));
+        let ledger = Embedded::open(&directory.path().join("ledger"), now).expect("it is there");
+        let mut ledger = ledger.signed_by(payee());
+        let close = Close::sign(&payer(), &ledger.domain(), channel, tokens(total));
+        ledger.mutual_close(close).expect("the payer offers it");
     }
 
     /// A ledger whose clock is in our hands, with an open channel of 50.
     fn ledger(directory: &tempfile::TempDir) -> (Box<dyn Ledger>, ChannelId, Arc<AtomicU32>) {
         let clock = Arc::new(AtomicU32::new(FOUNDED));
         let founded = UnixTime::from_seconds(FOUNDED.into());
-        let genesis = Genesis::new("Hilltop", "HILL", 6, TREASURER, founded);
+        let genesis = Genesis::new("Hilltop", "HILL", 6, key(9).node_id(), founded);
         let genesis = genesis.expect("these are good").with_close_notice(NOTICE_S);
         let hands = Arc::clone(&clock);
         let now = Box::new(move || UnixTime::from_seconds(hands.load(Ordering::Relaxed).into()));
         let ledger = Embedded::create(&directory.path().join("ledger"), &genesis, now);
-        let mut ledger: Box<dyn Ledger> = Box::new(ledger.expect("an empty directory"));
-        ledger.mint(TREASURER, payer().node_id(), tokens(100)).expect("the treasurer mints");
-        let channel = ledger.open_channel(payer().node_id(), PAYEE, tokens(50)).expect("it has 100");
+        let mut ledger = ledger.expect("an empty directory").signed_by(key(9));
+        ledger.mint(payer().node_id(), tokens(100)).expect("the treasurer mints");
+        let mut ledger: Box<dyn Ledger> = Box::new(ledger.signed_by(payer()));
+        let channel = ledger.open_channel(payee().node_id(), tokens(50)).expect("it has 100");
         (ledger, channel, clock)
     }
 
@@ -535,7 +551,7 @@ mod tests {
         assert_eq!(look(&mut ledger, 499, FOUNDED + 499), Watched::Noticed);
         assert_eq!(look(&mut ledger, 0, FOUNDED + 500), Watched::Redeemed(tokens(30)));
         assert_eq!(look(&mut ledger, 0, FOUNDED + 501), Watched::Over, "once");
-        assert_eq!(ledger.balance(PAYEE).unwrap(), tokens(30));
+        assert_eq!(ledger.balance(payee().node_id()).unwrap(), tokens(30));
     }
 
     #[test]
@@ -562,7 +578,7 @@ mod tests {
         assert!(is_good(&mut ledger, &good).unwrap());
         assert!(!is_good(&mut ledger, &above).unwrap());
         assert!(!is_good(&mut ledger, &unknown).unwrap());
-        ledger.mutual_close(channel, tokens(21)).unwrap();
+        close(&directory, channel, 21);
         assert!(!is_good(&mut ledger, &good).unwrap());
     }
 
@@ -574,16 +590,16 @@ mod tests {
         for nonce in 1..=20 {
             let id = ChannelId { nonce, ..channel };
             if nonce > 1 {
-                assert_eq!(ledger.open_channel(id.payer, PAYEE, tokens(1)).unwrap(), id);
+                assert_eq!(ledger.open_channel(id.payee, tokens(1)).unwrap(), id);
             }
             let receipt = receipt(&*ledger, id, 1);
             journal.commit(&[Record::Held { receipt }]).unwrap();
             // The first and the last three stay open.
             if (2..=17).contains(&nonce) {
-                ledger.mutual_close(id, tokens(1)).unwrap();
+                close(&directory, id, 1);
             }
         }
-        let ceiling = ChannelId { payer: PAYEE, payee: channel.payer, nonce: 1 };
+        let ceiling = ChannelId { payer: channel.payee, payee: channel.payer, nonce: 1 };
         journal.commit(&[Record::Ceiling { channel: ceiling, amount: tokens(1) }]).unwrap();
         let old: Vec<(ChannelId, Option<Receipt>)> = journal
             .old_channels(CHANNELS_REMEMBERED)
@@ -595,7 +611,7 @@ mod tests {
         journal.forget_channels(&worthless).unwrap();
         let known = journal.held().map(|held| held.channel().nonce).collect::<Vec<_>>();
         assert_eq!(known, [13, 14, 15, 16, 17, 18, 19, 20]);
-        assert_eq!(ledger.balance(PAYEE).unwrap(), tokens(17), "the open one was redeemed");
+        assert_eq!(ledger.balance(payee().node_id()).unwrap(), tokens(17), "the open one was redeemed");
         assert_eq!(journal.ceiling(&ceiling), tokens(1));
     }
 
@@ -605,7 +621,7 @@ mod tests {
         let (mut ledger, channel, _) = ledger(&directory);
         let mut receipts = vec![receipt(&*ledger, channel, 50)];
         for nonce in 2..=40 {
-            ledger.open_channel(channel.payer, PAYEE, tokens(1)).unwrap();
+            ledger.open_channel(channel.payee, tokens(1)).unwrap();
             receipts.push(receipt(&*ledger, ChannelId { nonce, ..channel }, 1));
         }
         let unredeemed = unpaid_of(&mut ledger, receipts.clone()).unwrap();
@@ -626,7 +642,7 @@ mod tests {
         let channel = ChannelId { payer: key.node_id(), payee: NodeId([payee; 20]), nonce: 1 };
         Receipt::sign(
             &key,
-            &metering::LedgerDomain { chain_id: 0, contract: TREASURER },
+            &metering::LedgerDomain { chain_id: 0, contract: NodeId([9; 20]) },
             channel,
             tokens(amount),
             [0; 32],

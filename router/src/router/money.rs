@@ -343,7 +343,7 @@ fn funded(
             ledger.top_up(id, affordable(at_least.saturating_sub(channel.deposit).max(deposit)))?;
             id
         }
-        None => ledger.open_channel(payer, payee, affordable(at_least.max(deposit)))?,
+        None => ledger.open_channel(payee, affordable(at_least.max(deposit)))?,
     };
     let channel = ledger.channel(id)?.unwrap_or_else(|| Channel::open(Tokens::ZERO));
     Ok((id, state(id, &channel), ledger.balance(payer)?))

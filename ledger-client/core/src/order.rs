@@ -1,0 +1,173 @@
+//! Orders: commands signed by the account they concern.
+
+use std::marker::PhantomData;
+
+use metering::eip712::{self, Word};
+use metering::identity::SignatureError;
+use metering::{AccountKey, ChannelId, LedgerDomain, NodeId, Signature, Unverified, Verified};
+
+use crate::Command;
+
+/// A command, numbered and signed (EIP-712, for one ledger) by the account in whose name it is done.
+///
+/// An account's first order has sequence 1, and each further one the next number, so an order happens once. Sending the
+/// same order again is safe: the ledger answers with the entry it made the first time. An order that was refused has used
+/// up no number and stays good; who gives up on it lets another order have its number, and it can never happen.
+///
+/// [`Order::sign`] makes one; [`Order::verify`] is the only way from what a stranger sent to an `Order<Verified>`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Order<S = Verified> {
+    account: NodeId,
+    command: Command,
+    seal: Seal,
+    state: PhantomData<S>,
+}
+
+/// What makes a command an order: its number and the account's signature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seal {
+    /// Which order of the account's it is, counted from 1.
+    pub sequence: u64,
+    /// The account's signature of the order's digest.
+    pub signature: Signature,
+}
+
+impl Order {
+    /// Signs a command in the name of `account`, whose signing key is `key`.
+    #[must_use]
+    pub fn sign(key: &AccountKey, domain: &LedgerDomain, account: NodeId, sequence: u64, command: Command) -> Self {
+        let signature = key.sign_digest(&digest(domain, account, sequence, &command));
+        Self { account, command, seal: Seal { sequence, signature }, state: PhantomData }
+    }
+
+    /// The same order as any stranger would see it.
+    #[must_use]
+    pub const fn into_unverified(self) -> Order<Unverified> {
+        Order::new(self.account, self.command, self.seal)
+    }
+}
+
+impl Order<Unverified> {
+    /// An order whose signature nobody has checked.
+    #[must_use]
+    pub const fn new(account: NodeId, command: Command, seal: Seal) -> Self {
+        Self { account, command, seal, state: PhantomData }
+    }
+
+    /// Checks that `signer`, the account's signing key, signed it for this ledger.
+    ///
+    /// # Errors
+    /// [`SignatureError`]; an order altered, or made for another ledger, is one by the wrong signer.
+    pub fn verify(self, domain: &LedgerDomain, signer: NodeId) -> Result<Order, SignatureError> {
+        self.seal.signature.verify(&self.digest(domain), signer)?;
+        Ok(Order { account: self.account, command: self.command, seal: self.seal, state: PhantomData })
+    }
+}
+
+impl<S> Order<S> {
+    /// In whose name.
+    #[must_use]
+    pub const fn account(&self) -> NodeId {
+        self.account
+    }
+
+    /// What.
+    #[must_use]
+    pub const fn command(&self) -> &Command {
+        &self.command
+    }
+
+    /// Which of the account's orders, and its signature.
+    #[must_use]
+    pub const fn seal(&self) -> Seal {
+        self.seal
+    }
+
+    /// What the account signs: the EIP-712 digest of everything but the signature. Two orders are the same if it is.
+    #[must_use]
+    pub fn digest(&self, domain: &LedgerDomain) -> Word {
+        digest(domain, self.account, self.seal.sequence, &self.command)
+    }
+}
+
+/// Each kind of command has an EIP-712 type of its own, so that a wallet shows what is signed, field by field.
+fn digest(domain: &LedgerDomain, account: NodeId, sequence: u64, command: &Command) -> Word {
+    let (kind, fields) = typed(command);
+    let words = [&[eip712::address(account), eip712::uint(sequence.into())], &fields[..]].concat();
+    eip712::digest(&domain.separator(), &eip712::hash_struct(kind, &words))
+}
+
+fn typed(command: &Command) -> (&'static str, Vec<Word>) {
+    match command {
+        Command::Mint { to, amount } => (
+            "Mint(address account,uint64 sequence,address to,uint96 amount)",
+            vec![eip712::address(*to), eip712::uint(amount.get())],
+        ),
+        Command::Transfer { to, amount } => (
+            "Transfer(address account,uint64 sequence,address to,uint96 amount)",
+            vec![eip712::address(*to), eip712::uint(amount.get())],
+        ),
+        Command::OpenChannel { payee, deposit } => (
+            "OpenChannel(address account,uint64 sequence,address payee,uint96 deposit)",
+            vec![eip712::address(*payee), eip712::uint(deposit.get())],
+        ),
+        Command::TopUp { channel, amount } => (
+            "TopUp(address account,uint64 sequence,address payer,address payee,uint64 nonce,uint96 amount)",
+            [&words(channel)[..], &[eip712::uint(amount.get())]].concat(),
+        ),
+        Command::StartClose { channel } => (
+            "StartClose(address account,uint64 sequence,address payer,address payee,uint64 nonce)",
+            words(channel).to_vec(),
+        ),
+        Command::MutualClose { close } => (
+            "MutualClose(address account,uint64 sequence,address payer,address payee,uint64 nonce,uint96 total)",
+            [&words(&close.channel())[..], &[eip712::uint(close.total().get())]].concat(),
+        ),
+    }
+}
+
+fn words(channel: &ChannelId) -> [Word; 3] {
+    [eip712::address(channel.payer), eip712::address(channel.payee), eip712::uint(channel.nonce.into())]
+}
+
+#[cfg(test)]
+mod tests {
+    use metering::{Close, Tokens};
+
+    use super::*;
+    use crate::Hash;
+
+    const DOMAIN: LedgerDomain = LedgerDomain { chain_id: 0, contract: NodeId([0xc0; 20]) };
+
+    /// Digests computed with `eth_account` from the types above, and its signature of the first.
+    #[test]
+    fn digests_are_what_ethereum_tools_compute() {
+        let key = AccountKey::from_bytes(&[0xa1; 32]).unwrap();
+        let (account, bob) = (key.node_id(), NodeId([0xb0; 20]));
+        let channel = ChannelId { payer: account, payee: bob, nonce: 3 };
+        let amount = Tokens::new((1 << 95) + 12345).unwrap();
+        let close = Close::sign(&key, &DOMAIN, channel, amount).into_unverified();
+        let orders = [
+            (Command::Mint { to: bob, amount }, "e6ed1a25980ebf0e45a74c28b55036ef6066d786d6e53dae236737e47b299969"),
+            (Command::Transfer { to: bob, amount }, "86fc88426f09e1c562b35121e1d8dfd6cdba6fdb4c97b2d850bb14326a964855"),
+            (
+                Command::OpenChannel { payee: bob, deposit: amount },
+                "2a6866c8c722b63e24628bc0c981c6259a73e587274ceaf38b709425bc2c94e9",
+            ),
+            (Command::TopUp { channel, amount }, "7848ac668c1a93b443ce18dbc30e4af84aae33f1b91ae54155d9f8cd30ec0d91"),
+            (Command::StartClose { channel }, "e413c0c0e93b392b8574cafd655266479c716af10fcac8d988b6707487f38cfa"),
+            (Command::MutualClose { close }, "4bf5c095e1a63bb3e31ae41a02d2624af9c24f7db90f234e944113612d26af32"),
+        ];
+        for (command, expected) in orders {
+            let order = Order::sign(&key, &DOMAIN, account, 7, command);
+            assert_eq!(Hash(order.digest(&DOMAIN)).to_string(), expected, "{command:?}");
+            assert_eq!(order.into_unverified().verify(&DOMAIN, account), Ok(order));
+        }
+        let Seal { signature, .. } = Order::sign(&key, &DOMAIN, account, 7, orders[0].0).seal();
+        assert_eq!(
+            format!("{signature:?}"),
+            "Signature(1a6964bd7a2270bd7ec7e977c664844067b026c65fb2a4f2c49ab1da02288f7c\
+             0b41e29f8cf504da4dfda2ad4950807f208da8f644297078d1e1a950f09344191b)"
+        );
+    }
+}
