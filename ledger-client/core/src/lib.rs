@@ -7,14 +7,16 @@
 //! channels through [`Records`], so the SQLite store and the in-memory [`State`] of an auditor run the same ones.
 //!
 //! The crate is pure: no clock, file or randomness. Read it in this order: [`genesis`], [`channel`], [`command`],
-//! [`order`], [`rules`], [`refusal`], [`entry`], [`merkle`], [`state`].
+//! [`order`], [`rules`], [`refusal`], [`entry`], [`merkle`], [`state`], [`note`], [`checkpoint`].
 #![forbid(unsafe_code)]
 
 pub mod channel;
+pub mod checkpoint;
 pub mod command;
 pub mod entry;
 pub mod genesis;
 pub mod merkle;
+pub mod note;
 pub mod order;
 pub mod records;
 pub mod refusal;

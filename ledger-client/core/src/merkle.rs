@@ -1,7 +1,8 @@
 //! Merkle trees over the log, hashed as in RFC 9162, section 2.1.
 //!
-//! [`Tree`] is what a writer keeps: it appends and knows its root in memory of at most 64 hashes. The proofs are made
-//! from the leaf hashes and checked from a [`Head`] alone.
+//! [`Tree`] is what a writer keeps: it appends and knows its root in memory of at most 64 hashes. The roots of the subtrees
+//! it completes are [`Subtrees`] for a store to keep; from those, proofs for any size the log ever had are made with a
+//! number of reads that grows as the logarithm of the size, and they are checked from a [`Head`] alone.
 
 use std::fmt;
 
@@ -55,6 +56,17 @@ impl Tree {
         (size.count_ones() as usize == peaks.len()).then_some(Self { size, peaks })
     }
 
+    /// The tree as it was when the log behind `subtrees`, which is at least as long, had `size` entries.
+    ///
+    /// # Errors
+    /// As [`Subtrees::subtree`].
+    pub fn at<S: Subtrees>(subtrees: &S, size: u64) -> Result<Self, S::Error> {
+        let levels = (0..u64::BITS).rev().filter(|level| size >> level & 1 == 1);
+        // The peak of a level ends where all lower bits of the size are zero.
+        let peaks = levels.map(|level| subtrees.subtree(level, (size >> level) - 1));
+        Ok(Self { size, peaks: peaks.collect::<Result<_, _>>()? })
+    }
+
     /// The roots of its complete subtrees, largest first.
     #[must_use]
     pub fn peaks(&self) -> &[Hash] {
@@ -67,17 +79,21 @@ impl Tree {
         self.size
     }
 
-    /// Appends one entry by its [`leaf_hash`].
-    pub fn append(&mut self, leaf: Hash) {
+    /// Appends one entry by its [`leaf_hash`], and returns the roots of the subtrees of two entries and more that it
+    /// completes, smallest first.
+    pub fn append(&mut self, leaf: Hash) -> Vec<Hash> {
         let mut subtree = leaf;
+        let mut completed = Vec::new();
         // Each set bit at the end of the size is a complete subtree that the new one completes to double its size.
         for _ in 0..self.size.trailing_ones() {
             if let Some(left) = self.peaks.pop() {
                 subtree = node_hash(&left, &subtree);
+                completed.push(subtree);
             }
         }
         self.peaks.push(subtree);
         self.size += 1;
+        completed
     }
 
     /// Its size and `MTH(D[size])`; the root of an empty tree is the hash of nothing.
@@ -92,61 +108,95 @@ fn empty_root() -> Hash {
     Hash(Sha256::digest([]).into())
 }
 
-/// `MTH(D[n])` of these leaf hashes.
+/// The complete subtrees of a log, as a store keeps them. Once complete, a subtree never changes.
+pub trait Subtrees {
+    /// Why a subtree cannot be read.
+    type Error;
+
+    /// The root of the subtree of `2^level` entries that begins at entry `index * 2^level`. At level 0 it is the entry's
+    /// [`leaf_hash`]. Only what is complete is asked for.
+    ///
+    /// # Errors
+    /// Where the store cannot be read.
+    fn subtree(&self, level: u32, index: u64) -> Result<Hash, Self::Error>;
+}
+
+/// Numbers the complete subtrees of two entries and more, from 0, in the order in which a growing log completes them: a
+/// store that keeps them under these numbers only ever adds at its end. `None` at level 0 and beyond 2^63 entries.
 #[must_use]
-pub fn root(leaves: &[Hash]) -> Hash {
-    match leaves {
-        [] => empty_root(),
-        [leaf] => *leaf,
-        _ => {
-            let (left, right) = leaves.split_at(split(leaves.len()));
-            node_hash(&root(left), &root(right))
+pub fn subtree_number(level: u32, index: u64) -> Option<u64> {
+    // The subtree is complete when so many entries are there; the entries before the last had completed, in all, one
+    // subtree for each, less one for each peak.
+    let size = index.checked_add(1)?.checked_mul(1_u64.checked_shl(level)?)?;
+    let before = size.checked_sub(1)?;
+    u64::from(level).checked_sub(1)?.checked_add(before - u64::from(before.count_ones()))
+}
+
+/// `PATH(index, D[size])`: proves that the entry at `index` is in the log as it was at that size. The log behind `subtrees`
+/// is at least as long. `None` where the log had no such entry then.
+///
+/// # Errors
+/// As [`Subtrees::subtree`].
+pub fn inclusion_proof<S: Subtrees>(subtrees: &S, size: u64, index: u64) -> Result<Option<Vec<Hash>>, S::Error> {
+    if index >= size {
+        return Ok(None);
+    }
+    let (mut first, mut end, mut proof) = (0, size, Vec::new());
+    while end - first > 1 {
+        let middle = first + split(end - first);
+        if index < middle {
+            proof.push(root_of(subtrees, middle, end)?);
+            end = middle;
+        } else {
+            proof.push(root_of(subtrees, first, middle)?);
+            first = middle;
         }
     }
+    proof.reverse();
+    Ok(Some(proof))
 }
 
-/// `PATH(index, D[n])`: proves that the leaf at `index` is in the tree. `None` where there is no such leaf.
-#[must_use]
-pub fn inclusion_proof(leaves: &[Hash], index: usize) -> Option<Vec<Hash>> {
-    (index < leaves.len()).then(|| path(leaves, index))
-}
-
-fn path(leaves: &[Hash], index: usize) -> Vec<Hash> {
-    if leaves.len() <= 1 {
-        return Vec::new();
+/// `PROOF(old_size, D[size])`: proves that the log of `old_size` entries is how the log of `size` entries begins. The log
+/// behind `subtrees` is at least as long. `None` unless `0 < old_size <= size`.
+///
+/// # Errors
+/// As [`Subtrees::subtree`].
+pub fn consistency_proof<S: Subtrees>(subtrees: &S, old_size: u64, size: u64) -> Result<Option<Vec<Hash>>, S::Error> {
+    if old_size == 0 || old_size > size {
+        return Ok(None);
     }
-    let k = split(leaves.len());
-    let (left, right) = leaves.split_at(k);
-    let (mut proof, sibling) =
-        if index < k { (path(left, index), root(right)) } else { (path(right, index - k), root(left)) };
-    proof.push(sibling);
-    proof
-}
-
-/// `PROOF(old_size, D[n])`: proves that the tree's first `old_size` leaves were the tree then. `None` unless
-/// `0 < old_size <= n`.
-#[must_use]
-pub fn consistency_proof(leaves: &[Hash], old_size: usize) -> Option<Vec<Hash>> {
-    (0 < old_size && old_size <= leaves.len()).then(|| subproof(leaves, old_size, true))
-}
-
-fn subproof(leaves: &[Hash], old_size: usize, old_root_is_known: bool) -> Vec<Hash> {
-    if old_size == leaves.len() {
-        return if old_root_is_known { Vec::new() } else { vec![root(leaves)] };
+    let (mut first, mut end, mut proof) = (0, size, Vec::new());
+    while old_size < end {
+        let middle = first + split(end - first);
+        if old_size <= middle {
+            proof.push(root_of(subtrees, middle, end)?);
+            end = middle;
+        } else {
+            proof.push(root_of(subtrees, first, middle)?);
+            first = middle;
+        }
     }
-    let k = split(leaves.len());
-    let (left, right) = leaves.split_at(k);
-    let (mut proof, sibling) = if old_size <= k {
-        (subproof(left, old_size, old_root_is_known), root(right))
-    } else {
-        (subproof(right, old_size - k, false), root(left))
-    };
-    proof.push(sibling);
-    proof
+    // Where the old log is one complete subtree, its root is known to whoever checks.
+    if first > 0 {
+        proof.push(root_of(subtrees, first, end)?);
+    }
+    proof.reverse();
+    Ok(Some(proof))
+}
+
+/// `MTH(D[first:end])`, where `first` is a multiple of the smallest power of two that is not below `end - first`.
+fn root_of<S: Subtrees>(subtrees: &S, first: u64, end: u64) -> Result<Hash, S::Error> {
+    let size = end - first;
+    if size.is_power_of_two() {
+        let level = size.ilog2();
+        return subtrees.subtree(level, first >> level);
+    }
+    let middle = first + split(size);
+    Ok(node_hash(&root_of(subtrees, first, middle)?, &root_of(subtrees, middle, end)?))
 }
 
 /// The largest power of two smaller than `n`, for `n` of 2 and more.
-const fn split(n: usize) -> usize {
+const fn split(n: u64) -> u64 {
     1 << (n - 1).ilog2()
 }
 
@@ -214,6 +264,12 @@ pub fn verify_consistency(old: &Head, new: &Head, proof: &[Hash]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::convert::Infallible;
+
+    use ct_merkle::mem_backed_tree::MemoryBackedTree;
+    use proptest::prelude::*;
+
     use super::*;
 
     /// The eight leaves of the test vectors that the Certificate Transparency implementations share for RFC 6962.
@@ -241,13 +297,91 @@ mod tests {
         "5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328",
     ];
 
+    /// RFC 9162's definitions, word for word, over all leaf hashes: `MTH`, `PATH` and `SUBPROOF`.
+    fn mth(leaves: &[Hash]) -> Hash {
+        match leaves {
+            [] => empty_root(),
+            [leaf] => *leaf,
+            _ => {
+                let (left, right) = leaves.split_at(k(leaves));
+                node_hash(&mth(left), &mth(right))
+            }
+        }
+    }
+
+    fn path(m: usize, leaves: &[Hash]) -> Vec<Hash> {
+        if leaves.len() == 1 {
+            return Vec::new();
+        }
+        let (left, right) = leaves.split_at(k(leaves));
+        let (path, sibling) =
+            if m < left.len() { (path(m, left), mth(right)) } else { (path(m - left.len(), right), mth(left)) };
+        [path, vec![sibling]].concat()
+    }
+
+    fn subproof(m: usize, leaves: &[Hash], b: bool) -> Vec<Hash> {
+        if m == leaves.len() {
+            return if b { Vec::new() } else { vec![mth(leaves)] };
+        }
+        let (left, right) = leaves.split_at(k(leaves));
+        let (proof, sibling) = if m <= left.len() {
+            (subproof(m, left, b), mth(right))
+        } else {
+            (subproof(m - left.len(), right, false), mth(left))
+        };
+        [proof, vec![sibling]].concat()
+    }
+
+    fn k(leaves: &[Hash]) -> usize {
+        leaves.len().next_power_of_two() / 2
+    }
+
+    /// A log that keeps its subtrees under their numbers, as a store does, and counts what is read.
+    #[derive(Default)]
+    struct Store {
+        tree: Tree,
+        leaves: Vec<Hash>,
+        completed: Vec<Hash>,
+        reads: Cell<u32>,
+    }
+
+    impl Store {
+        fn of(leaves: &[Hash]) -> Self {
+            let mut store = Self { leaves: leaves.to_vec(), ..Self::default() };
+            leaves.iter().for_each(|leaf| store.completed.extend(store.tree.append(*leaf)));
+            store
+        }
+
+        fn inclusion(&self, size: u64, index: u64) -> Option<Vec<Hash>> {
+            let Ok(proof) = inclusion_proof(self, size, index);
+            proof
+        }
+
+        fn consistency(&self, old_size: u64, size: u64) -> Option<Vec<Hash>> {
+            let Ok(proof) = consistency_proof(self, old_size, size);
+            proof
+        }
+    }
+
+    impl Subtrees for Store {
+        type Error = Infallible;
+
+        fn subtree(&self, level: u32, index: u64) -> Result<Hash, Infallible> {
+            self.reads.set(self.reads.get() + 1);
+            Ok(match subtree_number(level, index) {
+                Some(number) => self.completed[number as usize],
+                None => self.leaves[index as usize],
+            })
+        }
+    }
+
     fn leaves(n: usize) -> Vec<Hash> {
         (0..n).map(|i| leaf_hash(&i.to_be_bytes())).collect()
     }
 
     fn tree(leaves: &[Hash]) -> Tree {
         let mut tree = Tree::default();
-        leaves.iter().for_each(|leaf| tree.append(*leaf));
+        leaves.iter().for_each(|leaf| drop(tree.append(*leaf)));
         tree
     }
 
@@ -255,7 +389,7 @@ mod tests {
     fn roots_are_those_of_the_rfc_6962_test_vectors() {
         let leaves: Vec<Hash> = LEAVES.iter().map(|leaf| leaf_hash(leaf)).collect();
         for (size, expected) in ROOTS.iter().enumerate() {
-            assert_eq!(root(&leaves[..size]).to_string(), *expected, "size {size}");
+            assert_eq!(mth(&leaves[..size]).to_string(), *expected, "size {size}");
             assert_eq!(tree(&leaves[..size]).head().root.to_string(), *expected, "size {size}");
         }
     }
@@ -263,7 +397,7 @@ mod tests {
     #[test]
     fn inclusion_path_is_that_of_the_rfc_6962_test_vectors() {
         let leaves: Vec<Hash> = LEAVES.iter().map(|leaf| leaf_hash(leaf)).collect();
-        let proof: Vec<String> = inclusion_proof(&leaves, 0).unwrap().iter().map(Hash::to_string).collect();
+        let proof: Vec<String> = Store::of(&leaves).inclusion(8, 0).unwrap().iter().map(Hash::to_string).collect();
         assert_eq!(
             proof,
             [
@@ -279,7 +413,7 @@ mod tests {
         for n in 0..70 {
             let leaves = leaves(n);
             let tree = tree(&leaves);
-            assert_eq!(tree.head(), Head { size: n as u64, root: root(&leaves) });
+            assert_eq!(tree.head(), Head { size: n as u64, root: mth(&leaves) });
             assert_eq!(Tree::from_peaks(n as u64, tree.peaks().to_vec()), Some(tree));
         }
     }
@@ -288,16 +422,16 @@ mod tests {
     fn every_leaf_proves_its_place_and_no_other() {
         for n in 1..34 {
             let leaves = leaves(n);
-            let head = tree(&leaves).head();
-            for index in 0..n {
-                let proof = inclusion_proof(&leaves, index).unwrap();
+            let (head, store) = (tree(&leaves).head(), Store::of(&leaves));
+            for (index, leaf) in (0..).zip(&leaves) {
+                let proof = store.inclusion(n as u64, index).unwrap();
                 for claimed in 0..n as u64 + 2 {
-                    let holds = verify_inclusion(&head, claimed, &leaves[index], &proof);
-                    assert_eq!(holds, claimed == index as u64, "leaf {index} of {n} claimed at {claimed}");
+                    let holds = verify_inclusion(&head, claimed, leaf, &proof);
+                    assert_eq!(holds, claimed == index, "leaf {index} of {n} claimed at {claimed}");
                 }
-                assert!(!verify_inclusion(&head, index as u64, &leaf_hash(b"other"), &proof));
+                assert!(!verify_inclusion(&head, index, &leaf_hash(b"other"), &proof));
             }
-            assert_eq!(inclusion_proof(&leaves, n), None);
+            assert_eq!(store.inclusion(n as u64, n as u64), None);
         }
     }
 
@@ -305,10 +439,10 @@ mod tests {
     fn every_prefix_proves_consistent_and_a_fork_does_not() {
         for n in 1..34 {
             let leaves = leaves(n);
-            let new = tree(&leaves).head();
+            let (new, store) = (tree(&leaves).head(), Store::of(&leaves));
             for old_size in 1..=n {
                 let old = tree(&leaves[..old_size]).head();
-                let proof = consistency_proof(&leaves, old_size).unwrap();
+                let proof = store.consistency(old_size as u64, n as u64).unwrap();
                 assert!(verify_consistency(&old, &new, &proof), "{old_size} of {n}");
                 let fork = Head { root: leaf_hash(b"fork"), ..old };
                 assert!(!verify_consistency(&fork, &new, &proof), "{old_size} of {n}");
@@ -328,5 +462,84 @@ mod tests {
         assert!(verify_consistency(&empty, &large, &[]));
         assert!(!verify_consistency(&large, &small, &[]));
         assert!(!verify_consistency(&Head { root: small.root, ..empty }, &large, &[]));
+    }
+
+    #[test]
+    fn subtrees_are_numbered_as_they_become_complete() {
+        let mut tree = Tree::default();
+        let mut next = 0;
+        for number in 0..300_u64 {
+            for level in 1..=tree.append(leaf_hash(&number.to_be_bytes())).len() as u32 {
+                assert_eq!(subtree_number(level, number >> level), Some(next), "level {level}, entry {number}");
+                next += 1;
+            }
+        }
+        assert_eq!(subtree_number(0, 5), None);
+        assert_eq!(subtree_number(64, 0), None);
+        assert_eq!(subtree_number(1, u64::MAX), None);
+    }
+
+    #[test]
+    fn proofs_read_as_many_hashes_as_the_log_is_deep() {
+        let n = 100_000;
+        let store = Store::of(&leaves(n));
+        for (old, index) in [(1, 0), (65_536, 65_535), (99_999, 99_999), (77_777, 12_345)] {
+            store.reads.set(0);
+            store.inclusion(n as u64, index).unwrap();
+            // 17 levels: one hash a level, and the right edge once.
+            assert!(store.reads.get() <= 34, "{} reads", store.reads.get());
+            store.reads.set(0);
+            store.consistency(old, n as u64).unwrap();
+            assert!(store.reads.get() <= 51, "{} reads", store.reads.get());
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+        #[test]
+        fn proofs_are_those_of_the_rfc_whatever_the_log_has_become_since(
+            n in 1..600_usize, grown in 0..600_usize, index in 0..600_usize, old in 1..600_usize,
+        ) {
+            let (index, old) = (index % n, 1 + old % n);
+            let all = leaves(n + grown);
+            let (then, store) = (&all[..n], Store::of(&all));
+            prop_assert_eq!(Tree::at(&store, n as u64), Ok(tree(then)));
+            prop_assert_eq!(store.inclusion(n as u64, index as u64), Some(path(index, then)));
+            prop_assert_eq!(store.consistency(old as u64, n as u64), Some(subproof(old, then, true)));
+        }
+
+        #[test]
+        fn another_implementation_makes_the_same_roots_and_proofs(n in 1..200_usize, index in 0..200_usize, old in 1..200_usize) {
+            let (index, old) = (index % n, 1 + old % n);
+            let mut oracle = MemoryBackedTree::<Sha256, Vec<u8>>::new();
+            (0..n).for_each(|i| oracle.push(i.to_be_bytes().to_vec()));
+            let store = Store::of(&leaves(n));
+            let root = Hash(oracle.root().as_bytes().as_slice().try_into().unwrap());
+            prop_assert_eq!(store.tree.head().root, root);
+            let flat = |proof: Option<Vec<Hash>>| proof.unwrap().iter().flat_map(|hash| hash.0).collect::<Vec<u8>>();
+            let inclusion = oracle.prove_inclusion(index);
+            prop_assert_eq!(inclusion.as_bytes(), flat(store.inclusion(n as u64, index as u64)));
+            let consistency = oracle.prove_consistency(n - old);
+            prop_assert_eq!(consistency.as_bytes(), flat(store.consistency(old as u64, n as u64)));
+        }
+
+        #[test]
+        fn altered_proof_proves_nothing(n in 2..200_u64, index in 0..200_u64, old in 1..200_u64, byte in any::<usize>()) {
+            let (index, old) = (index % n, 1 + old % (n - 1));
+            let (store, all) = (Store::of(&leaves(n as usize)), leaves(n as usize));
+            let (head, before) = (store.tree.head(), tree(&all[..old as usize]).head());
+            let flip = |proof: &mut Vec<Hash>| {
+                let at = byte % (proof.len() * 32);
+                proof[at / 32].0[at % 32] ^= 1;
+            };
+            let mut inclusion = store.inclusion(n, index).unwrap();
+            prop_assert!(verify_inclusion(&head, index, &all[index as usize], &inclusion));
+            flip(&mut inclusion);
+            prop_assert!(!verify_inclusion(&head, index, &all[index as usize], &inclusion));
+            let mut consistency = store.consistency(old, n).unwrap();
+            prop_assert!(verify_consistency(&before, &head, &consistency));
+            flip(&mut consistency);
+            prop_assert!(!verify_consistency(&before, &head, &consistency));
+        }
     }
 }

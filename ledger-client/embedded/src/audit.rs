@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use ledger_core::{Channel, Head, Records, ReplayError, State, Totals, UnixTime};
+use ledger_core::merkle::leaf_hash;
+use ledger_core::{Channel, Head, Records, ReplayError, State, Totals, Tree, UnixTime};
 use metering::{ChannelId, NodeId, Tokens};
 use thiserror::Error;
 
@@ -98,6 +99,20 @@ pub enum Difference {
         /// Which of its orders.
         sequence: u64,
     },
+    /// An entry up to this one has another hash than the one the log kept when it was appended.
+    #[error("the log up to entry {number} is not what was appended")]
+    Rewritten {
+        /// Which.
+        number: u64,
+    },
+    /// There are hashes of subtrees that the log does not have.
+    #[error("the table has {table} subtrees, and the log {log}")]
+    Subtrees {
+        /// From the log.
+        log: u64,
+        /// From the table.
+        table: u64,
+    },
     /// There are orders that no entry was made by.
     #[error("the table has {table} orders, and the log {log}")]
     Orders {
@@ -168,7 +183,8 @@ fn replay(records: &Transaction<'_>) -> Result<State, Stop> {
     let mut select = records.connection().prepare("SELECT number, entry FROM entry ORDER BY number")?;
     let mut rows = select.query([])?;
     let mut state: Option<State> = None;
-    let (size, mut orders) = (records.head().size, 0);
+    let size = records.head().size;
+    let (mut orders, mut subtrees, mut tree) = (0, 0, Tree::default());
     for number in 0..size {
         let Some(row) = rows.next()? else {
             return differs(Difference::MissingEntry { number });
@@ -188,6 +204,11 @@ fn replay(records: &Transaction<'_>) -> Result<State, Stop> {
             }),
         };
         let order = replayed.or_else(|error| differs(Difference::Entry { number, error }))?;
+        let completed = tree.append(leaf_hash(entry));
+        subtrees += completed.len() as u64;
+        if !records.completes(number, &completed)? {
+            return differs(Difference::Rewritten { number });
+        }
         if let Some((account, sequence)) = order {
             orders += 1;
             if records.ordered_number(account, sequence)? != Some(number) {
@@ -198,6 +219,10 @@ fn replay(records: &Transaction<'_>) -> Result<State, Stop> {
     let table = records.orders()?;
     if table != orders {
         return differs(Difference::Orders { log: orders, table });
+    }
+    let table = records.subtrees()?;
+    if table != subtrees {
+        return differs(Difference::Subtrees { log: subtrees, table });
     }
     if rows.next()?.is_some() {
         return differs(Difference::ExtraEntry { number: size });

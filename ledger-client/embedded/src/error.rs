@@ -83,6 +83,25 @@ pub enum Error {
         /// What was expected.
         expected: NodeId,
     },
+    /// Entries that were published are missing: the operator restored an old copy, and must find a newer one, or found the
+    /// ledger anew. Going on would fork the log.
+    #[error("{} has {size} entries, and {published} were published: it is an old copy", path.display())]
+    Rewound {
+        /// The ledger's file.
+        path: PathBuf,
+        /// How many entries it has.
+        size: u64,
+        /// How many had been published.
+        published: u64,
+    },
+    /// The log is not the one that was published: the operator must find the right file. Going on would fork the log.
+    #[error("the first {published} entries of {} are not those that were published", path.display())]
+    Forked {
+        /// The ledger's file.
+        path: PathBuf,
+        /// How many had been published.
+        published: u64,
+    },
     /// The file is damaged, or was written to by hand: the operator restores it.
     #[error("{} is damaged: {what}", path.display())]
     Damaged {

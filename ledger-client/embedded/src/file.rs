@@ -29,6 +29,7 @@ const PAGE_SIZE: u32 = 1024;
 
 /// Amounts are below 2^63, times below 2^40; a channel's phase is its exit time (0 where no notice was given) and
 /// whether it has ended. `ordered` says which entry an account's order made; its highest sequence is the account's newest.
+/// `subtree` has the roots of the log's complete subtrees under their `ledger_core::merkle::subtree_number`.
 const SCHEMA: &str = "
     CREATE TABLE ledger (
         id INTEGER PRIMARY KEY CHECK (id = 0),
@@ -65,6 +66,10 @@ const SCHEMA: &str = "
     CREATE TABLE entry (
         number INTEGER PRIMARY KEY CHECK (number >= 0),
         entry BLOB NOT NULL
+    ) STRICT;
+    CREATE TABLE subtree (
+        number INTEGER PRIMARY KEY CHECK (number >= 0),
+        root BLOB NOT NULL CHECK (length(root) = 32)
     ) STRICT;
 ";
 

@@ -13,8 +13,11 @@ mod transaction;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use ledger_core::merkle::{consistency_proof, inclusion_proof};
+use ledger_core::note::{Log, Note, NoteSigner};
 use ledger_core::{
-    Channel, Command, Entry, ExecuteError, Genesis, Head, Order, Records, Refusal, Request, Totals, UnixTime,
+    Channel, Command, Entry, ExecuteError, Genesis, Hash, Head, Order, Records, Refusal, Request, Totals, Tree,
+    UnixTime, checkpoint,
 };
 use metering::{AccountKey, ChannelId, LedgerDomain, NodeId, Tokens};
 use rusqlite::{Connection, TransactionBehavior};
@@ -215,6 +218,65 @@ impl Embedded {
     /// [`Error`]
     pub fn entries(&mut self, from: u64, limit: usize) -> Result<Vec<Entry>, Error> {
         self.read(|records| records.entries(from, limit.min(MAX_PAGE)))
+    }
+
+    /// The entry with this number, and the proof (RFC 9162, section 2.1.3) that it stands in the log as it was at `size`. `None`
+    /// where the log has no such entry or never had that size.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub fn prove_entry(&mut self, number: u64, size: u64) -> Result<Option<(Entry, Vec<Hash>)>, Error> {
+        self.read(|records| {
+            if size > records.head().size {
+                return Ok(None);
+            }
+            let Some(proof) = inclusion_proof(records, size, number)? else {
+                return Ok(None);
+            };
+            Ok(records.entries(number, 1)?.pop().map(|entry| (entry, proof)))
+        })
+    }
+
+    /// The proof (RFC 9162, section 2.1.4) that the log as it was at `size` continues what it was at `old_size`. `None` unless
+    /// `0 < old_size <= size`, and where the log never had that size.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub fn prove_growth(&mut self, old_size: u64, size: u64) -> Result<Option<Vec<Hash>>, Error> {
+        self.read(
+            |records| {
+                if size > records.head().size { Ok(None) } else { consistency_proof(records, old_size, size) }
+            },
+        )
+    }
+
+    /// The log's head, signed, to be published: all in it is on the disk. What was published is to be kept elsewhere, for
+    /// [`Embedded::must_continue`].
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub fn checkpoint(&mut self, signer: &NoteSigner<Log>) -> Result<Note, Error> {
+        // Another transaction's entries are seen only once its commit is on the disk.
+        self.head().map(|head| checkpoint::sign(signer, &head))
+    }
+
+    /// Whether the log continues what was published: to be asked before it goes on, for a file that was restored from an old
+    /// copy does not, and would tell those who saw more another story.
+    ///
+    /// # Errors
+    /// [`Error::Rewound`], [`Error::Forked`], and others.
+    pub fn must_continue(&mut self, published: &Head) -> Result<(), Error> {
+        let found = self.read(|records| {
+            let size = records.head().size;
+            let then = if size < published.size { None } else { Some(Tree::at(records, published.size)?.head()) };
+            Ok((size, then))
+        })?;
+        let (path, published_size) = (self.path.clone(), published.size);
+        match found {
+            (size, None) => Err(Error::Rewound { path, size, published: published_size }),
+            (_, Some(then)) if then != *published => Err(Error::Forked { path, published: published_size }),
+            (_, Some(_)) => Ok(()),
+        }
     }
 
     /// Replays the whole log from nothing and compares what comes out with the tables. Reads one state of the file, while

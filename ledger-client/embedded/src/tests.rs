@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use ledger_core::{Event, Phase, State, merkle};
+use ledger_core::checkpoint::{View, ViewError};
+use ledger_core::merkle::{leaf_hash, verify_inclusion};
+use ledger_core::{Event, Phase, State};
 use metering::{Close, Receipt};
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -287,8 +289,10 @@ fn log_is_read_in_pages_and_gives_the_root() {
         log.extend(page);
     }
     assert_eq!(log[0].event, Event::Founded(genesis()));
-    let leaves: Vec<_> = log.iter().map(|entry| merkle::leaf_hash(&entry.encode())).collect();
-    assert_eq!(ledger.head().unwrap(), Head { size: 13, root: merkle::root(&leaves) });
+    let mut tree = Tree::default();
+    log.iter().for_each(|entry| drop(tree.append(leaf_hash(&entry.encode()))));
+    assert_eq!(tree.size(), 13);
+    assert_eq!(ledger.head().unwrap(), tree.head());
     assert_eq!(ledger.entries(u64::MAX, usize::MAX).unwrap(), []);
 }
 
@@ -532,6 +536,10 @@ fn damage_that_opening_can_see_is_refused() {
         ("UPDATE ledger SET held = held + 1", "100 minted, but 41 held and 60 locked"),
         ("UPDATE ledger SET root = zeroblob(32)", "the log's root does not fit its peaks"),
         ("UPDATE ledger SET peaks = x'00'", "a peak is cut short"),
+        ("UPDATE subtree SET root = zeroblob(32) WHERE number = 0", "the log up to entry 1 is not what was appended"),
+        ("DELETE FROM subtree", "subtree 0 of level 1 is missing"),
+        ("UPDATE entry SET entry = x'00' WHERE number = 1", "the log up to entry 1 is not what was appended"),
+        ("UPDATE entry SET entry = x'00' WHERE number = 2", "the newest entries do not have the log's root"),
         ("UPDATE ledger SET size = 4", "the log's size does not fit its peaks"),
         ("UPDATE ledger SET genesis = x'00'", "the genesis does not read"),
         ("DELETE FROM ledger", "the ledger's own row is missing"),
@@ -579,6 +587,11 @@ fn audit_names_the_first_thing_that_was_altered() {
             format!("entry 2 was made by order 1 of {alice}, and the table says otherwise"),
         ),
         ("DELETE FROM ordered WHERE entry = 2", format!("entry 2 was made by order 1 of {alice}")),
+        (
+            "UPDATE subtree SET root = zeroblob(32) WHERE number = 1",
+            "the log up to entry 3 is not what was appended".into(),
+        ),
+        ("INSERT INTO subtree VALUES (3, zeroblob(32))", "the table has 4 subtrees, and the log 3".into()),
         ("INSERT INTO ordered SELECT account, 2, 2 FROM ordered WHERE entry = 2", "the table has 3 orders".into()),
         ("DELETE FROM entry WHERE number = 2", "entry 2 is missing".into()),
         (
@@ -607,7 +620,78 @@ fn history_written_anew_has_another_root() {
          UPDATE ordered SET entry = 7 - entry WHERE entry IN (3, 4);",
     );
     let verdict = ledger.audit().unwrap();
-    assert!(matches!(verdict, Verdict::Broken(Difference::Root { .. })), "{verdict:?}");
+    assert_eq!(verdict, Verdict::Broken(Difference::Rewritten { number: 3 }));
+    drop(ledger);
+    let refused = place.open().unwrap_err().to_string();
+    assert!(refused.ends_with("the log up to entry 3 is not what was appended"), "{refused}");
+}
+
+#[test]
+fn history_written_anew_with_its_hashes_has_another_root() {
+    let (place, mut ledger) = Place::new();
+    order(&mut ledger, alice, Command::Transfer { to: id(bob), amount: tokens(1) });
+    let Verdict::Kept(kept) = ledger.audit().unwrap() else { panic!("sound") };
+    place.by_hand("UPDATE ledger SET root = zeroblob(32)");
+    let Verdict::Broken(difference) = ledger.audit().unwrap() else { panic!("{kept:?}") };
+    assert!(matches!(difference, Difference::Root { log, .. } if log == kept.head), "{difference}");
+}
+
+fn signer() -> NoteSigner<Log> {
+    NoteSigner::new(&checkpoint::origin(&genesis()), &[7; 32]).unwrap()
+}
+
+#[test]
+fn client_that_keeps_one_checkpoint_checks_all_that_follows() {
+    let (_place, mut ledger) = Place::new();
+    let mut view = View::new(signer().key().clone());
+    for total in 1..=40 {
+        ledger.execute(&redeem(total)).unwrap();
+        if total % 3 > 0 {
+            continue;
+        }
+        let note = ledger.checkpoint(&signer()).unwrap();
+        let size = ledger.head().unwrap().size;
+        let proof = match view.head() {
+            Some(seen) => ledger.prove_growth(seen.size, size).unwrap().unwrap(),
+            None => Vec::new(),
+        };
+        let head = view.accept(note.to_string().parse().unwrap(), &proof).unwrap();
+        for number in [0, size / 2, size - 1] {
+            let (entry, proof) = ledger.prove_entry(number, size).unwrap().unwrap();
+            assert!(verify_inclusion(&head, number, &leaf_hash(&entry.encode()), &proof), "{number} of {size}");
+        }
+    }
+    let size = ledger.head().unwrap().size;
+    assert_eq!(ledger.prove_entry(size, size).unwrap(), None);
+    assert_eq!(ledger.prove_entry(0, size + 1).unwrap(), None);
+    assert_eq!(ledger.prove_growth(0, size).unwrap(), None);
+    assert_eq!(ledger.prove_growth(1, size + 1).unwrap(), None);
+}
+
+#[test]
+fn old_copy_that_goes_on_is_a_fork_that_is_refused_at_home_and_seen_abroad() {
+    let (place, mut ledger) = Place::new();
+    ledger.execute(&redeem(1)).unwrap();
+    let copy = place.crash_image();
+    ledger.execute(&redeem(2)).unwrap();
+    let mut view = View::new(signer().key().clone());
+    let published = view.accept(ledger.checkpoint(&signer()).unwrap(), &[]).unwrap();
+    ledger.must_continue(&published).unwrap();
+    ledger.execute(&redeem(3)).unwrap();
+    ledger.must_continue(&published).unwrap();
+
+    let mut restored = copy.open().unwrap();
+    let refused = restored.must_continue(&published).unwrap_err();
+    assert!(matches!(refused, Error::Rewound { size: 4, published: 5, .. }), "{refused}");
+    assert!(matches!(view.accept(restored.checkpoint(&signer()).unwrap(), &[]), Err(ViewError::Shorter { .. })));
+    restored.execute(&redeem(10)).unwrap();
+    let refused = restored.must_continue(&published).unwrap_err();
+    assert!(matches!(refused, Error::Forked { published: 5, .. }), "{refused}");
+    assert!(matches!(view.accept(restored.checkpoint(&signer()).unwrap(), &[]), Err(ViewError::Forked(_))));
+    restored.execute(&redeem(11)).unwrap();
+    let proof = restored.prove_growth(5, 6).unwrap().unwrap();
+    let told = view.accept(restored.checkpoint(&signer()).unwrap(), &proof);
+    assert!(matches!(told, Err(ViewError::Unproven { .. })), "{told:?}");
 }
 
 #[test]

@@ -1,11 +1,14 @@
 //! One transaction on the tables, as the rules see it.
 
-use ledger_core::merkle::leaf_hash;
+use ledger_core::merkle::{Subtrees, leaf_hash, subtree_number};
 use ledger_core::{Channel, Entry, Event, Genesis, Hash, Head, Phase, Records, Totals, Tree, UnixTime};
 use metering::{ChannelId, NodeId, Tokens};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::error::Fault;
+
+/// How many of the newest entries are hashed when a ledger is opened: some milliseconds. An audit looks at all.
+const CHECKED_AT_OPENING: u64 = 1024;
 
 /// Records that read and write rows. Totals, time and the log's head are read at the beginning and written by
 /// [`Transaction::finish`]; everything else goes straight to its row.
@@ -73,7 +76,38 @@ impl<'c> Transaction<'c> {
         if last.and_then(|last| u64::try_from(last).ok()).map(|last| last + 1) != Some(self.tree.size()) {
             return Err(Fault::damaged("the log's last entry is not the one its size says"));
         }
+        self.check_tail()?;
         Ok(self.genesis)
+    }
+
+    /// Whether the newest entries are those that were appended, by their hashes.
+    fn check_tail(&self) -> Result<(), Fault> {
+        let size = self.tree.size();
+        let first = size.saturating_sub(CHECKED_AT_OPENING);
+        let mut tree = Tree::at(self, first)?;
+        for number in first..size {
+            let bytes =
+                self.entry_bytes(number)?.ok_or_else(|| Fault::damaged(format!("entry {number} is missing")))?;
+            if !self.completes(number, &tree.append(leaf_hash(&bytes)))? {
+                return Err(Fault::damaged(format!("the log up to entry {number} is not what was appended")));
+            }
+        }
+        if tree == self.tree { Ok(()) } else { Err(Fault::damaged("the newest entries do not have the log's root")) }
+    }
+
+    /// Whether these, smallest first, are the roots that were kept of the subtrees that an entry completed.
+    pub(crate) fn completes(&self, number: u64, completed: &[Hash]) -> Result<bool, Fault> {
+        for (level, root) in (1..).zip(completed) {
+            if self.subtree(level, number >> level)? != *root {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// How many subtrees are kept.
+    pub(crate) fn subtrees(&self) -> Result<u64, Fault> {
+        unsigned(self.connection.query_row("SELECT count(*) FROM subtree", [], |row| row.get(0))?)
     }
 
     /// Writes the ledger's own row.
@@ -281,9 +315,27 @@ impl Records for Transaction<'_> {
                 stored(self.tree.size())?,
             ])?;
         }
-        self.tree.append(leaf_hash(&bytes));
+        let number = self.tree.size();
+        for (level, root) in (1..).zip(self.tree.append(leaf_hash(&bytes))) {
+            let place = subtree_number(level, number >> level).map(stored).transpose()?;
+            self.connection.prepare("INSERT INTO subtree VALUES (?1, ?2)")?.execute(params![place, root.0])?;
+        }
         self.time = entry.at;
         Ok(())
+    }
+}
+
+impl Subtrees for Transaction<'_> {
+    type Error = Fault;
+
+    fn subtree(&self, level: u32, index: u64) -> Result<Hash, Fault> {
+        let missing = || Fault::damaged(format!("subtree {index} of level {level} is missing"));
+        let Some(place) = subtree_number(level, index) else {
+            let entry = self.entry_bytes(index)?.ok_or_else(missing)?;
+            return Ok(leaf_hash(&entry));
+        };
+        let mut select = self.connection.prepare("SELECT root FROM subtree WHERE number = ?1")?;
+        select.query_row([stored(place)?], |row| row.get(0)).optional()?.map(Hash).ok_or_else(missing)
     }
 }
 
