@@ -26,7 +26,8 @@ pub fn system_clock() -> Clock {
 #[derive(Debug)]
 pub struct Embedded {
     file: ledger_embedded::Embedded,
-    key: Option<AccountKey>,
+    /// Who acts, and with which key.
+    signer: Option<(NodeId, AccountKey)>,
 }
 
 impl Embedded {
@@ -35,7 +36,7 @@ impl Embedded {
     /// # Errors
     /// [`CreateError`]; a file that is there already is left as it is.
     pub fn create(path: &Path, genesis: &Genesis, clock: Clock) -> Result<Self, CreateError> {
-        Ok(Self { file: ledger_embedded::Embedded::create(path, genesis, clock)?, key: None })
+        Ok(Self { file: ledger_embedded::Embedded::create(path, genesis, clock)?, signer: None })
     }
 
     /// Opens a ledger to look, and to redeem, which needs no more than the receipt.
@@ -43,18 +44,25 @@ impl Embedded {
     /// # Errors
     /// [`FileError`] names what the file is where it is not a ledger, and leaves it as it is.
     pub fn open(path: &Path, clock: Clock) -> Result<Self, FileError> {
-        Ok(Self { file: ledger_embedded::Embedded::open(path, clock)?, key: None })
+        Ok(Self { file: ledger_embedded::Embedded::open(path, clock)?, signer: None })
     }
 
     /// The same, acting in the name of this key's account.
     #[must_use]
     pub fn signed_by(self, key: AccountKey) -> Self {
-        Self { key: Some(key), ..self }
+        let account = key.node_id();
+        self.acting_for(account, key)
+    }
+
+    /// The same, acting in the name of an account that has had another key sign for it.
+    #[must_use]
+    pub fn acting_for(self, account: NodeId, key: AccountKey) -> Self {
+        Self { signer: Some((account, key)), ..self }
     }
 
     fn order(&mut self, command: Command) -> Result<Entry, Error> {
-        let key = self.key.as_ref().ok_or(Error::NoKey)?;
-        Ok(self.file.order(key, key.node_id(), command)?)
+        let (account, key) = self.signer.as_ref().ok_or(Error::NoKey)?;
+        Ok(self.file.order(key, *account, command)?)
     }
 }
 

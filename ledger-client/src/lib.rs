@@ -254,7 +254,7 @@ mod tests {
         assert_eq!((alices.balance(alice)?, bobs.balance(bob)?), (tokens(65), tokens(35)));
         assert_eq!(bobs.channel(channel)?.map(|channel| channel.phase), Some(Phase::Closed));
 
-        let totals = Totals { minted: tokens(100), held: tokens(100), locked: Tokens::ZERO };
+        let totals = Totals { minted: tokens(100), held: tokens(100), ..Totals::default() };
         assert_eq!(treasurer.totals()?, totals);
         let head = treasurer.head()?;
         assert_eq!(treasurer.audit()?, Verdict::Kept { head, totals });

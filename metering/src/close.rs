@@ -28,6 +28,13 @@ impl Close {
     #[must_use]
     pub fn sign(key: &AccountKey, domain: &LedgerDomain, channel: ChannelId, total: Tokens) -> Self {
         assert_eq!(key.node_id(), channel.payer, "only the payer offers to close");
+        Self::sign_by(key, domain, channel, total)
+    }
+
+    /// Signs an offer with the key that signs for the channel's payer, where the ledger says that it is another than the one
+    /// the payer is named after.
+    #[must_use]
+    pub fn sign_by(key: &AccountKey, domain: &LedgerDomain, channel: ChannelId, total: Tokens) -> Self {
         let signature = key.sign_digest(&digest(domain, &channel, total));
         Self { channel, total, signature, state: PhantomData }
     }
@@ -47,7 +54,15 @@ impl Close<Unverified> {
     /// # Errors
     /// [`SignatureError`]; an offer altered, or made for another ledger, is one by the wrong signer.
     pub fn verify(self, domain: &LedgerDomain) -> Result<Close, SignatureError> {
-        self.signature.verify(&digest(domain, &self.channel, self.total), self.channel.payer)?;
+        self.verify_by(domain, self.channel.payer)
+    }
+
+    /// Checks that `signer`, who signs for the channel's payer, signed it for this ledger.
+    ///
+    /// # Errors
+    /// As [`Close::verify`].
+    pub fn verify_by(self, domain: &LedgerDomain, signer: NodeId) -> Result<Close, SignatureError> {
+        self.signature.verify(&digest(domain, &self.channel, self.total), signer)?;
         Ok(Close { channel: self.channel, total: self.total, signature: self.signature, state: PhantomData })
     }
 }

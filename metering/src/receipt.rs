@@ -73,6 +73,19 @@ impl Receipt {
     #[must_use]
     pub fn sign(key: &AccountKey, domain: &LedgerDomain, channel: ChannelId, amount: Tokens, meter: [u8; 32]) -> Self {
         assert_eq!(key.node_id(), channel.payer, "only the payer signs receipts");
+        Self::sign_by(key, domain, channel, amount, meter)
+    }
+
+    /// Signs a receipt with the key that signs for the channel's payer, where the ledger says that it is another than the
+    /// one the payer is named after.
+    #[must_use]
+    pub fn sign_by(
+        key: &AccountKey,
+        domain: &LedgerDomain,
+        channel: ChannelId,
+        amount: Tokens,
+        meter: [u8; 32],
+    ) -> Self {
         Self {
             channel,
             amount,
@@ -97,8 +110,16 @@ impl Receipt<Unverified> {
     /// # Errors
     /// [`SignatureError`]; a receipt altered, or made for another ledger, is one by the wrong signer.
     pub fn verify(self, domain: &LedgerDomain) -> Result<Receipt, SignatureError> {
+        self.verify_by(domain, self.channel.payer)
+    }
+
+    /// Checks that `signer`, who signs for the channel's payer, signed it for this ledger.
+    ///
+    /// # Errors
+    /// As [`Receipt::verify`].
+    pub fn verify_by(self, domain: &LedgerDomain, signer: NodeId) -> Result<Receipt, SignatureError> {
         let digest = digest(domain, &self.channel, self.amount, &self.meter);
-        self.signature.verify(&digest, self.channel.payer)?;
+        self.signature.verify(&digest, signer)?;
         Ok(Receipt {
             channel: self.channel,
             amount: self.amount,

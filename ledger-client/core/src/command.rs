@@ -1,8 +1,9 @@
 //! What can be asked of the ledger.
 
-use metering::{ChannelId, Close, NodeId, Receipt, Tokens, Unverified};
+use metering::{ChannelId, Close, NodeId, Receipt, Signature, Tokens, Unverified};
 
-use crate::Order;
+use crate::voucher::Claim;
+use crate::{Order, UnixTime};
 
 /// One thing asked of the ledger. [`crate::rules::execute`] answers with an entry or a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +15,12 @@ pub enum Request {
     Redeem {
         /// The payer's signed statement.
         receipt: Receipt<Unverified>,
+    },
+    /// Gives a voucher's tokens to whom its bearer names, once. Anyone may bring a claim: it carries the proof that its author
+    /// knows the voucher's secret.
+    RedeemVoucher {
+        /// The bearer's signed statement.
+        claim: Claim<Unverified>,
     },
     /// Gives the payer what is left when the notice is over. Anyone may ask: it can only pay the payer.
     Finalize {
@@ -29,6 +36,11 @@ pub enum Command {
     Mint {
         /// Who gets them.
         to: NodeId,
+        /// How many.
+        amount: Tokens,
+    },
+    /// Unmakes tokens of the account's own.
+    Burn {
         /// How many.
         amount: Tokens,
     },
@@ -63,5 +75,26 @@ pub enum Command {
     MutualClose {
         /// The payer's signed offer.
         close: Close<Unverified>,
+    },
+    /// Locks tokens of the account's own for whoever knows a secret.
+    IssueVoucher {
+        /// The account that the secret would be the key of. It names the voucher.
+        voucher: NodeId,
+        /// How many.
+        amount: Tokens,
+        /// From when on the account can take them back.
+        until: UnixTime,
+    },
+    /// Takes back what nobody has claimed. The voucher's issuer's alone.
+    ReclaimVoucher {
+        /// Which.
+        voucher: NodeId,
+    },
+    /// Has another key sign for the account from the next order on.
+    ChangeSigner {
+        /// The account that the new key would be of.
+        signer: NodeId,
+        /// The new key's [`crate::signer::consent`].
+        consent: Signature,
     },
 }

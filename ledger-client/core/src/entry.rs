@@ -6,6 +6,7 @@ use metering::{ChannelId, Close, NodeId, Receipt, Signature, Tokens, Unverified}
 use minicbor::{Decoder, Encoder, decode, encode};
 use thiserror::Error;
 
+use crate::voucher::Claim;
 use crate::{Command, Genesis, Order, Request, Seal, UnixTime};
 
 /// One line of the log: when, and what. Replaying all entries from the first gives every balance and channel.
@@ -86,6 +87,49 @@ pub enum Event {
         /// What the payer got back.
         refunded: Tokens,
     },
+    /// Tokens were unmade.
+    Burned {
+        /// Whose.
+        by: NodeId,
+        /// How many.
+        amount: Tokens,
+    },
+    /// Tokens were locked for whoever knows a secret.
+    VoucherIssued {
+        /// Whose.
+        by: NodeId,
+        /// The account that the secret would be the key of.
+        voucher: NodeId,
+        /// How many.
+        amount: Tokens,
+        /// From when on they can be taken back.
+        until: UnixTime,
+    },
+    /// A voucher's tokens went to whom its bearer named. The claim is kept whole, so that an auditor can check it.
+    VoucherRedeemed {
+        /// The claim.
+        claim: Claim<Unverified>,
+        /// How many.
+        amount: Tokens,
+    },
+    /// A voucher's tokens went back.
+    VoucherReclaimed {
+        /// To its issuer.
+        by: NodeId,
+        /// Which voucher's.
+        voucher: NodeId,
+        /// How many.
+        amount: Tokens,
+    },
+    /// An account has another key.
+    SignerChanged {
+        /// Which account.
+        account: NodeId,
+        /// The account that the new key would be of.
+        signer: NodeId,
+        /// The new key's consent, kept for the auditor.
+        consent: Signature,
+    },
 }
 
 /// The longest encoding of an entry, in bytes. A reader refuses more before looking at it.
@@ -105,6 +149,11 @@ impl Event {
             Self::CloseStarted { .. } => "close-started",
             Self::Finalized { .. } => "finalized",
             Self::MutuallyClosed { .. } => "mutually-closed",
+            Self::Burned { .. } => "burned",
+            Self::VoucherIssued { .. } => "voucher-issued",
+            Self::VoucherRedeemed { .. } => "voucher-redeemed",
+            Self::VoucherReclaimed { .. } => "voucher-reclaimed",
+            Self::SignerChanged { .. } => "signer-changed",
         }
     }
 
@@ -112,7 +161,9 @@ impl Event {
     #[must_use]
     pub fn ordered(&self) -> Option<(NodeId, Command)> {
         Some(match *self {
-            Self::Founded(_) | Self::Redeemed { .. } | Self::Finalized { .. } => return None,
+            Self::Founded(_) | Self::Redeemed { .. } | Self::Finalized { .. } | Self::VoucherRedeemed { .. } => {
+                return None;
+            }
             Self::Minted { by, to, amount } => (by, Command::Mint { to, amount }),
             Self::Transferred { from, to, amount } => (from, Command::Transfer { to, amount }),
             Self::ChannelOpened { channel, deposit } => {
@@ -121,6 +172,12 @@ impl Event {
             Self::ToppedUp { channel, amount } => (channel.payer, Command::TopUp { channel, amount }),
             Self::CloseStarted { channel, .. } => (channel.payer, Command::StartClose { channel }),
             Self::MutuallyClosed { close, .. } => (close.channel().payee, Command::MutualClose { close }),
+            Self::Burned { by, amount } => (by, Command::Burn { amount }),
+            Self::VoucherIssued { by, voucher, amount, until } => {
+                (by, Command::IssueVoucher { voucher, amount, until })
+            }
+            Self::VoucherReclaimed { by, voucher, .. } => (by, Command::ReclaimVoucher { voucher }),
+            Self::SignerChanged { account, signer, consent } => (account, Command::ChangeSigner { signer, consent }),
         })
     }
 }
@@ -151,13 +208,18 @@ impl Entry {
         match self.event {
             Event::Redeemed { receipt, .. } => Some(Request::Redeem { receipt }),
             Event::Finalized { channel, .. } => Some(Request::Finalize { channel }),
+            Event::VoucherRedeemed { claim, .. } => Some(Request::RedeemVoucher { claim }),
             Event::Founded(_)
             | Event::Minted { .. }
             | Event::Transferred { .. }
             | Event::ChannelOpened { .. }
             | Event::ToppedUp { .. }
             | Event::CloseStarted { .. }
-            | Event::MutuallyClosed { .. } => self.order().map(Request::Order),
+            | Event::MutuallyClosed { .. }
+            | Event::Burned { .. }
+            | Event::VoucherIssued { .. }
+            | Event::VoucherReclaimed { .. }
+            | Event::SignerChanged { .. } => self.order().map(Request::Order),
         }
     }
 
@@ -222,6 +284,11 @@ const fn shape(event: &Event) -> (u8, u64) {
         Event::CloseStarted { .. } => (6, 2),
         Event::Finalized { .. } => (7, 2),
         Event::MutuallyClosed { .. } => (8, 3),
+        Event::Burned { .. } => (9, 2),
+        Event::VoucherIssued { .. } => (10, 4),
+        Event::VoucherRedeemed { .. } => (11, 4),
+        Event::VoucherReclaimed { .. } => (12, 3),
+        Event::SignerChanged { .. } => (13, 3),
     }
 }
 
@@ -250,6 +317,26 @@ fn write_event(event: &Event, to: &mut Writer) -> Written {
             to.bytes(&close.encode())?;
             write_amount(*paid, to)?;
             write_amount(*refunded, to)?;
+        }
+        Event::Burned { by, amount } => {
+            to.bytes(&by.0)?;
+            write_amount(*amount, to)?;
+        }
+        Event::VoucherIssued { by, voucher, amount, until } => {
+            to.bytes(&by.0)?.bytes(&voucher.0)?;
+            write_amount(*amount, to)?;
+            to.u64(until.seconds())?;
+        }
+        Event::VoucherRedeemed { claim, amount } => {
+            to.bytes(&claim.voucher().0)?.bytes(&claim.to().0)?.bytes(&claim.signature().0)?;
+            write_amount(*amount, to)?;
+        }
+        Event::VoucherReclaimed { by, voucher, amount } => {
+            to.bytes(&by.0)?.bytes(&voucher.0)?;
+            write_amount(*amount, to)?;
+        }
+        Event::SignerChanged { account, signer, consent } => {
+            to.bytes(&account.0)?.bytes(&signer.0)?.bytes(&consent.0)?;
         }
     }
     Ok(())
@@ -298,6 +385,27 @@ fn read_event(from: &mut Decoder<'_>) -> Result<Event, decode::Error> {
             close: Close::decode(from.bytes()?).map_err(decode::Error::message)?,
             paid: read_amount(from)?,
             refunded: read_amount(from)?,
+        },
+        9 => Event::Burned { by: read_account(from)?, amount: read_amount(from)? },
+        10 => Event::VoucherIssued {
+            by: read_account(from)?,
+            voucher: read_account(from)?,
+            amount: read_amount(from)?,
+            until: UnixTime::from_seconds(from.u64()?),
+        },
+        11 => Event::VoucherRedeemed {
+            claim: Claim::new(read_account(from)?, read_account(from)?, Signature(read_bytes(from)?)),
+            amount: read_amount(from)?,
+        },
+        12 => Event::VoucherReclaimed {
+            by: read_account(from)?,
+            voucher: read_account(from)?,
+            amount: read_amount(from)?,
+        },
+        13 => Event::SignerChanged {
+            account: read_account(from)?,
+            signer: read_account(from)?,
+            consent: Signature(read_bytes(from)?),
         },
         _ => {
             return Err(decode::Error::message("an event of a kind that is not known"));
@@ -375,8 +483,8 @@ mod tests {
         Entry { at: UnixTime::from_seconds(77), event, seal }
     }
 
-    fn one_of_each() -> [Event; 9] {
-        [
+    fn one_of_each() -> Vec<Event> {
+        vec![
             Event::Founded(genesis().with_close_notice(7)),
             Event::Minted { by: ALICE, to: BOB, amount: Tokens::MAX },
             Event::Transferred { from: ALICE, to: BOB, amount: tokens(1) },
@@ -386,6 +494,11 @@ mod tests {
             Event::CloseStarted { channel: CHANNEL, exit: UnixTime::MAX },
             Event::Finalized { channel: CHANNEL, refunded: tokens(5) },
             Event::MutuallyClosed { close: close(), paid: tokens(2), refunded: tokens(1) },
+            Event::Burned { by: ALICE, amount: tokens(6) },
+            Event::VoucherIssued { by: ALICE, voucher: BOB, amount: tokens(7), until: UnixTime::MAX },
+            Event::VoucherRedeemed { claim: Claim::new(ALICE, BOB, Signature([7; 65])), amount: tokens(8) },
+            Event::VoucherReclaimed { by: ALICE, voucher: BOB, amount: tokens(9) },
+            Event::SignerChanged { account: ALICE, signer: BOB, consent: Signature([6; 65]) },
         ]
     }
 

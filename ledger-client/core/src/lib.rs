@@ -6,7 +6,7 @@
 //! the entry keeps the signature, so that whoever replays the log checks every one of them. The rules see accounts and
 //! channels through [`Records`], so the SQLite store and the in-memory [`State`] of an auditor run the same ones.
 //!
-//! The crate is pure: no clock, file or randomness. Read it in this order: [`genesis`], [`channel`], [`command`],
+//! The crate is pure: no clock, file or randomness. Read it in this order: [`genesis`], [`channel`], [`voucher`], [`signer`], [`command`],
 //! [`order`], [`rules`], [`refusal`], [`entry`], [`merkle`], [`state`], [`note`], [`checkpoint`].
 #![forbid(unsafe_code)]
 
@@ -14,6 +14,7 @@ pub mod channel;
 pub mod checkpoint;
 pub mod command;
 pub mod entry;
+pub mod fact;
 pub mod genesis;
 pub mod merkle;
 pub mod note;
@@ -21,8 +22,12 @@ pub mod order;
 pub mod records;
 pub mod refusal;
 pub mod rules;
+pub mod signer;
 pub mod state;
+#[cfg(test)]
+mod story;
 mod time;
+pub mod voucher;
 
 pub use channel::{Channel, Phase};
 pub use command::{Command, Request};

@@ -103,6 +103,9 @@ fn typed(command: &Command) -> (&'static str, Vec<Word>) {
             "Mint(address account,uint64 sequence,address to,uint96 amount)",
             vec![eip712::address(*to), eip712::uint(amount.get())],
         ),
+        Command::Burn { amount } => {
+            ("Burn(address account,uint64 sequence,uint96 amount)", vec![eip712::uint(amount.get())])
+        }
         Command::Transfer { to, amount } => (
             "Transfer(address account,uint64 sequence,address to,uint96 amount)",
             vec![eip712::address(*to), eip712::uint(amount.get())],
@@ -123,6 +126,16 @@ fn typed(command: &Command) -> (&'static str, Vec<Word>) {
             "MutualClose(address account,uint64 sequence,address payer,address payee,uint64 nonce,uint96 total)",
             [&words(&close.channel())[..], &[eip712::uint(close.total().get())]].concat(),
         ),
+        Command::IssueVoucher { voucher, amount, until } => (
+            "IssueVoucher(address account,uint64 sequence,address voucher,uint96 amount,uint40 until)",
+            vec![eip712::address(*voucher), eip712::uint(amount.get()), eip712::uint(until.seconds().into())],
+        ),
+        Command::ReclaimVoucher { voucher } => {
+            ("ReclaimVoucher(address account,uint64 sequence,address voucher)", vec![eip712::address(*voucher)])
+        }
+        Command::ChangeSigner { signer, .. } => {
+            ("ChangeSigner(address account,uint64 sequence,address signer)", vec![eip712::address(*signer)])
+        }
     }
 }
 
@@ -135,7 +148,7 @@ mod tests {
     use metering::{Close, Tokens};
 
     use super::*;
-    use crate::Hash;
+    use crate::{Hash, UnixTime};
 
     const DOMAIN: LedgerDomain = LedgerDomain { chain_id: 0, contract: NodeId([0xc0; 20]) };
 
@@ -147,6 +160,7 @@ mod tests {
         let channel = ChannelId { payer: account, payee: bob, nonce: 3 };
         let amount = Tokens::new((1 << 95) + 12345).unwrap();
         let close = Close::sign(&key, &DOMAIN, channel, amount).into_unverified();
+        let until = UnixTime::MAX;
         let orders = [
             (Command::Mint { to: bob, amount }, "e6ed1a25980ebf0e45a74c28b55036ef6066d786d6e53dae236737e47b299969"),
             (Command::Transfer { to: bob, amount }, "86fc88426f09e1c562b35121e1d8dfd6cdba6fdb4c97b2d850bb14326a964855"),
@@ -157,6 +171,19 @@ mod tests {
             (Command::TopUp { channel, amount }, "7848ac668c1a93b443ce18dbc30e4af84aae33f1b91ae54155d9f8cd30ec0d91"),
             (Command::StartClose { channel }, "e413c0c0e93b392b8574cafd655266479c716af10fcac8d988b6707487f38cfa"),
             (Command::MutualClose { close }, "4bf5c095e1a63bb3e31ae41a02d2624af9c24f7db90f234e944113612d26af32"),
+            (Command::Burn { amount }, "ea0bf7d2d52adbfa0118dbcdeb58e2342f2e8566659269840ab8655ae59427d4"),
+            (
+                Command::IssueVoucher { voucher: bob, amount, until },
+                "e339a3cbb1ef8b9fb90bdb64505c5018b2b8c5e47c03353f2b120a197cf4a1a2",
+            ),
+            (
+                Command::ReclaimVoucher { voucher: bob },
+                "f836a3bf06ef351ef8dfae863fc7e3bd5e11fa9c87932102e4688c7a88da78fa",
+            ),
+            (
+                Command::ChangeSigner { signer: bob, consent: Signature([0; 65]) },
+                "e9c664cd7dd57db0188a3c18d7479548a0f23596a971bd9d9117ff7d24c0a9a5",
+            ),
         ];
         for (command, expected) in orders {
             let order = Order::sign(&key, &DOMAIN, account, 7, command);

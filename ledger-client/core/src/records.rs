@@ -34,6 +34,11 @@ pub trait Records {
     /// # Errors
     /// As above.
     fn ordered(&self, account: NodeId, sequence: u64) -> Result<Option<Entry>, Self::Error>;
+    /// What is kept under a key, as [`crate::fact::Fact`] encodes both.
+    ///
+    /// # Errors
+    /// As above.
+    fn fact(&self, place: &[u8]) -> Result<Option<Vec<u8>>, Self::Error>;
     /// A channel's record.
     ///
     /// # Errors
@@ -52,6 +57,11 @@ pub trait Records {
     /// # Errors
     /// As above.
     fn set_balance(&mut self, account: NodeId, balance: Tokens) -> Result<(), Self::Error>;
+    /// Keeps a value under a key.
+    ///
+    /// # Errors
+    /// As above.
+    fn set_fact(&mut self, place: &[u8], value: &[u8]) -> Result<(), Self::Error>;
     /// Keeps a channel's record.
     ///
     /// # Errors
@@ -65,28 +75,34 @@ pub trait Records {
 }
 
 /// Where all tokens are. Kept as running sums: `held` moves with each write of a balance and `locked` with each write of
-/// a channel, so a rule that books one side only shows at once.
+/// a channel or voucher, so a rule that books one side only shows at once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// All that was ever minted.
     pub minted: Tokens,
+    /// All that was ever unmade.
+    pub burned: Tokens,
     /// The sum of all balances.
     pub held: Tokens,
-    /// The sum of what is locked in channels.
+    /// The sum of what is locked in channels and vouchers.
     pub locked: Tokens,
 }
 
 impl Totals {
-    /// Whether every token that was minted is somewhere, and no other.
+    /// Whether every token that was minted and not burned is somewhere, and no other.
     #[must_use]
     pub fn conserved(&self) -> bool {
-        self.held.checked_add(self.locked) == Some(self.minted)
+        let sum = self.held.checked_add(self.locked).and_then(|kept| kept.checked_add(self.burned));
+        sum == Some(self.minted)
     }
 }
 
 /// Tokens were made or lost: a bug in the rules, or a store that someone else wrote to. Nothing may be committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("{} minted, but {} held and {} locked", totals.minted, totals.held, totals.locked)]
+#[error(
+    "{} minted, but {} held, {} locked and {} burned",
+    totals.minted, totals.held, totals.locked, totals.burned
+)]
 pub struct NotConserved {
     /// As they would have been.
     pub totals: Totals,

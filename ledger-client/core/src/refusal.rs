@@ -49,6 +49,47 @@ pub enum Refusal {
     /// The payer did not sign this offer to close for this ledger.
     #[error("the offer to close is not signed by the channel's payer for this ledger")]
     CloseSignatureInvalid,
+    /// The new key has not agreed to sign for the account.
+    #[error("{signer} has not signed that it signs for the account")]
+    ConsentInvalid {
+        /// The account that the new key would be of.
+        signer: NodeId,
+    },
+    /// The account has this key already.
+    #[error("{signer} signs for the account already")]
+    SignerUnchanged {
+        /// The account that the key is of.
+        signer: NodeId,
+    },
+    /// A secret is for one voucher.
+    #[error("there is a voucher {voucher} already")]
+    VoucherExists {
+        /// Which.
+        voucher: NodeId,
+    },
+    /// No voucher was issued for this secret.
+    #[error("there is no such voucher")]
+    UnknownVoucher,
+    /// Who claims a voucher's tokens does not know its secret, or not on this ledger.
+    #[error("the claim is not signed with the voucher's secret for this ledger")]
+    ClaimSignatureInvalid,
+    /// A voucher pays once.
+    #[error("the voucher is spent")]
+    VoucherAlreadySpent,
+    /// Only who locked a voucher's tokens takes them back.
+    #[error("{by} did not issue this voucher")]
+    NotVoucherIssuer {
+        /// Who asked.
+        by: NodeId,
+    },
+    /// No voucher is taken back before the time its paper names.
+    #[error("the voucher is good until {until}, and it is {now}")]
+    VoucherStillGood {
+        /// Until when.
+        until: UnixTime,
+        /// When it was asked.
+        now: UnixTime,
+    },
     /// Nothing to mint, transfer or lock.
     #[error("the amount is zero")]
     AmountIsZero,
@@ -146,6 +187,14 @@ impl Refusal {
             Self::NotPayer { .. } => "NotPayer",
             Self::NotPayee { .. } => "NotPayee",
             Self::CloseSignatureInvalid => "CloseSignatureInvalid",
+            Self::ConsentInvalid { .. } => "ConsentInvalid",
+            Self::SignerUnchanged { .. } => "SignerUnchanged",
+            Self::VoucherExists { .. } => "VoucherExists",
+            Self::UnknownVoucher => "UnknownVoucher",
+            Self::ClaimSignatureInvalid => "ClaimSignatureInvalid",
+            Self::VoucherAlreadySpent => "VoucherAlreadySpent",
+            Self::NotVoucherIssuer { .. } => "NotVoucherIssuer",
+            Self::VoucherStillGood { .. } => "VoucherStillGood",
             Self::AmountIsZero => "AmountIsZero",
             Self::NotTreasurer { .. } => "NotTreasurer",
             Self::SupplyTooLarge { .. } => "SupplyTooLarge",

@@ -1,9 +1,12 @@
 //! The rules.
 
-use metering::{ChannelId, Close, NodeId, Receipt, Tokens, Unverified};
+use metering::{ChannelId, Close, NodeId, Receipt, Signature, Tokens, Unverified};
 use thiserror::Error;
 
+use crate::fact::Fact;
 use crate::records::NotConserved;
+use crate::signer::{ChannelSigner, Signer, verify_consent};
+use crate::voucher::{Claim, Voucher};
 use crate::{Channel, Command, Entry, Event, Order, Phase, Records, Refusal, Request, Totals, UnixTime};
 
 /// The largest supply, in base units: SQLite counts in 63 bits. No balance, deposit or total can be larger.
@@ -18,6 +21,9 @@ pub enum ExecuteError<E> {
     /// Tokens were made or lost. The caller throws all writes of this request away.
     #[error(transparent)]
     NotConserved(#[from] NotConserved),
+    /// The records hold something that the rules did not write. The caller throws all writes of this request away.
+    #[error("a record does not read")]
+    Unreadable,
     /// The records could not be reached. The caller throws all writes of this request away.
     #[error("the records cannot be reached")]
     Records(E),
@@ -69,7 +75,7 @@ pub(crate) fn perform<R: Records>(
     }
     let seal = match request {
         Request::Order(order) => Some(order.seal()),
-        Request::Redeem { .. } | Request::Finalize { .. } => None,
+        Request::Redeem { .. } | Request::RedeemVoucher { .. } | Request::Finalize { .. } => None,
     };
     let entry = Entry { at, event, seal };
     records.append(&entry).map_err(ExecuteError::Records)?;
@@ -83,17 +89,42 @@ fn authorise<R: Records>(records: &R, request: &Request) -> Result<(), ExecuteEr
     match request {
         Request::Order(order) => {
             next_in_sequence(records, order)?;
-            let (account, signer) = (order.account(), order.account());
+            let account = order.account();
+            let signer = signer_of(records, account)?;
             order.verify(&domain, signer).map_err(|_| Refusal::OrderSignatureInvalid { account })?;
             entitled(records, account, order.command())
         }
         Request::Redeem { receipt } => {
-            receipt.verify(&domain).map_err(|_| Refusal::ReceiptSignatureInvalid)?;
+            let signer = channel_signer_of(records, receipt.channel())?;
+            receipt.verify_by(&domain, signer).map_err(|_| Refusal::ReceiptSignatureInvalid)?;
+            Ok(())
+        }
+        Request::RedeemVoucher { claim } => {
+            claim.verify(&domain).map_err(|_| Refusal::ClaimSignatureInvalid)?;
             Ok(())
         }
         // It can only pay the payer.
         Request::Finalize { .. } => Ok(()),
     }
+}
+
+/// The key that signs an account's orders, as the account it would be of.
+fn signer_of<R: Records>(records: &R, account: NodeId) -> Result<NodeId, ExecuteError<R::Error>> {
+    Ok(fact::<R, Signer>(records, &account)?.map_or(account, |Signer(signer)| signer))
+}
+
+/// The key that signs receipts on a channel and offers to close it: the one that signed for the payer when it was opened.
+fn channel_signer_of<R: Records>(records: &R, channel: ChannelId) -> Result<NodeId, ExecuteError<R::Error>> {
+    Ok(fact::<R, ChannelSigner>(records, &channel)?.map_or(channel.payer, |ChannelSigner(signer)| signer))
+}
+
+fn fact<R: Records, F: Fact>(records: &R, key: &F::Key) -> Result<Option<F>, ExecuteError<R::Error>> {
+    let value = records.fact(&F::place(key)).map_err(ExecuteError::Records)?;
+    value.map(|value| F::decode(&value).ok_or(ExecuteError::Unreadable)).transpose()
+}
+
+fn set_fact<R: Records, F: Fact>(records: &mut R, key: &F::Key, fact: &F) -> Booked<R> {
+    records.set_fact(&F::place(key), &fact.encode()).map_err(ExecuteError::Records)
 }
 
 fn next_in_sequence<R: Records>(records: &R, order: &Order<Unverified>) -> Result<(), ExecuteError<R::Error>> {
@@ -117,11 +148,21 @@ fn entitled<R: Records>(records: &R, by: NodeId, command: &Command) -> Result<()
         }
         Command::MutualClose { close } if by != close.channel().payee => Err(Refusal::NotPayee { by }.into()),
         Command::MutualClose { close } => {
-            close.verify(&records.genesis().domain()).map_err(|_| Refusal::CloseSignatureInvalid)?;
+            let signer = channel_signer_of(records, close.channel())?;
+            let verified = close.verify_by(&records.genesis().domain(), signer);
+            verified.map_err(|_| Refusal::CloseSignatureInvalid)?;
+            Ok(())
+        }
+        Command::ChangeSigner { signer, consent } => {
+            let verified = verify_consent(consent, &records.genesis().domain(), by, *signer);
+            verified.map_err(|_| Refusal::ConsentInvalid { signer: *signer })?;
             Ok(())
         }
         // Of one's own, or checked above.
         Command::Mint { .. }
+        | Command::Burn { .. }
+        | Command::IssueVoucher { .. }
+        | Command::ReclaimVoucher { .. }
         | Command::Transfer { .. }
         | Command::OpenChannel { .. }
         | Command::TopUp { .. }
@@ -136,6 +177,7 @@ fn decide<R: Records>(records: &R, at: UnixTime, request: &Request) -> Decision<
     match request {
         Request::Order(order) => obey(records, at, order.account(), order.command()),
         Request::Redeem { receipt } => redeem(records, *receipt),
+        Request::RedeemVoucher { claim } => redeem_voucher(records, *claim),
         Request::Finalize { channel } => finalize(records, at, *channel),
     }
 }
@@ -144,11 +186,15 @@ fn decide<R: Records>(records: &R, at: UnixTime, request: &Request) -> Decision<
 fn obey<R: Records>(records: &R, at: UnixTime, by: NodeId, command: &Command) -> Decision<R> {
     match *command {
         Command::Mint { to, amount } => mint(records, by, to, amount),
+        Command::Burn { amount } => burn(records, by, amount),
         Command::Transfer { to, amount } => transfer(records, by, to, amount),
         Command::OpenChannel { payee, deposit } => open_channel(records, by, payee, deposit),
         Command::TopUp { channel, amount } => top_up(records, channel, amount),
         Command::StartClose { channel } => start_close(records, at, channel),
         Command::MutualClose { close } => mutual_close(records, close),
+        Command::IssueVoucher { voucher, amount, until } => issue_voucher(records, by, voucher, amount, until),
+        Command::ReclaimVoucher { voucher } => reclaim_voucher(records, at, by, voucher),
+        Command::ChangeSigner { signer, consent } => change_signer(records, by, signer, consent),
     }
 }
 
@@ -228,6 +274,51 @@ fn mutual_close<R: Records>(records: &R, close: Close<Unverified>) -> Decision<R
     Ok(Event::MutuallyClosed { close, paid, refunded })
 }
 
+fn burn<R: Records>(records: &R, by: NodeId, amount: Tokens) -> Decision<R> {
+    nonzero(amount)?;
+    affordable(records, by, amount)?;
+    Ok(Event::Burned { by, amount })
+}
+
+fn issue_voucher<R: Records>(records: &R, by: NodeId, voucher: NodeId, amount: Tokens, until: UnixTime) -> Decision<R> {
+    nonzero(amount)?;
+    affordable(records, by, amount)?;
+    // One that was spent too: its secret has been seen.
+    if fact::<R, Voucher>(records, &voucher)?.is_some() {
+        return Err(Refusal::VoucherExists { voucher }.into());
+    }
+    Ok(Event::VoucherIssued { by, voucher, amount, until })
+}
+
+/// As long as it was not taken back, a voucher is good, also after its time.
+fn redeem_voucher<R: Records>(records: &R, claim: Claim<Unverified>) -> Decision<R> {
+    let Voucher { amount, .. } = unspent(records, claim.voucher())?;
+    Ok(Event::VoucherRedeemed { claim, amount })
+}
+
+fn reclaim_voucher<R: Records>(records: &R, at: UnixTime, by: NodeId, voucher: NodeId) -> Decision<R> {
+    let Voucher { issuer, amount, until, .. } = unspent(records, voucher)?;
+    if by != issuer {
+        return Err(Refusal::NotVoucherIssuer { by }.into());
+    }
+    if at < until {
+        return Err(Refusal::VoucherStillGood { until, now: at }.into());
+    }
+    Ok(Event::VoucherReclaimed { by, voucher, amount })
+}
+
+fn unspent<R: Records>(records: &R, voucher: NodeId) -> Result<Voucher, ExecuteError<R::Error>> {
+    let found: Voucher = fact(records, &voucher)?.ok_or(Refusal::UnknownVoucher)?;
+    if found.spent { Err(Refusal::VoucherAlreadySpent.into()) } else { Ok(found) }
+}
+
+fn change_signer<R: Records>(records: &R, account: NodeId, signer: NodeId, consent: Signature) -> Decision<R> {
+    if signer_of(records, account)? == signer {
+        return Err(Refusal::SignerUnchanged { signer }.into());
+    }
+    Ok(Event::SignerChanged { account, signer, consent })
+}
+
 fn nonzero(amount: Tokens) -> Result<(), Refusal> {
     if amount == Tokens::ZERO { Err(Refusal::AmountIsZero) } else { Ok(()) }
 }
@@ -287,6 +378,10 @@ fn book<R: Records>(records: &mut R, event: &Event) -> Booked<R> {
         }
         Event::ChannelOpened { channel, deposit } => {
             debit(records, channel.payer, deposit)?;
+            let signer = signer_of(records, channel.payer)?;
+            if signer != channel.payer {
+                set_fact(records, &channel, &ChannelSigner(signer))?;
+            }
             keep(records, channel, Channel::open(deposit))
         }
         Event::ToppedUp { channel, amount } => {
@@ -313,6 +408,25 @@ fn book<R: Records>(records: &mut R, event: &Event) -> Booked<R> {
             credit(records, channel.payee, paid)?;
             credit(records, channel.payer, refunded)
         }
+        Event::Burned { by, amount } => {
+            let totals = records.totals();
+            records.set_totals(Totals { burned: sum(totals, totals.burned, amount)?, ..totals });
+            debit(records, by, amount)
+        }
+        Event::VoucherIssued { by, voucher, amount, until } => {
+            debit(records, by, amount)?;
+            lock(records, amount)?;
+            set_fact(records, &voucher, &Voucher { issuer: by, amount, until, spent: false })
+        }
+        Event::VoucherRedeemed { claim, amount } => {
+            spend(records, claim.voucher(), amount)?;
+            credit(records, claim.to(), amount)
+        }
+        Event::VoucherReclaimed { by, voucher, amount } => {
+            spend(records, voucher, amount)?;
+            credit(records, by, amount)
+        }
+        Event::SignerChanged { account, signer, .. } => set_fact(records, &account, &Signer(signer)),
     }
 }
 
@@ -355,6 +469,24 @@ fn keep<R: Records>(records: &mut R, id: ChannelId, after: Channel) -> Booked<R>
     Ok(())
 }
 
+fn spend<R: Records>(records: &mut R, voucher: NodeId, amount: Tokens) -> Booked<R> {
+    let found = unspent(records, voucher)?;
+    unlock(records, amount)?;
+    set_fact(records, &voucher, &Voucher { spent: true, ..found })
+}
+
+fn lock<R: Records>(records: &mut R, amount: Tokens) -> Booked<R> {
+    let totals = records.totals();
+    records.set_totals(Totals { locked: sum(totals, totals.locked, amount)?, ..totals });
+    Ok(())
+}
+
+fn unlock<R: Records>(records: &mut R, amount: Tokens) -> Booked<R> {
+    let totals = records.totals();
+    records.set_totals(Totals { locked: difference(totals, totals.locked, amount)?, ..totals });
+    Ok(())
+}
+
 fn sum(totals: Totals, a: Tokens, b: Tokens) -> Result<Tokens, NotConserved> {
     let supply = |sum: &Tokens| sum.get() <= u128::from(MAX_SUPPLY);
     a.checked_add(b).filter(supply).ok_or(NotConserved { totals })
@@ -366,122 +498,9 @@ fn difference(totals: Totals, a: Tokens, b: Tokens) -> Result<Tokens, NotConserv
 
 #[cfg(test)]
 mod tests {
-    use metering::AccountKey;
-
     use super::*;
-    use crate::{Genesis, State};
-
-    const NOTICE_S: u32 = 100;
-
-    type Who = fn() -> AccountKey;
-
-    fn treasurer() -> AccountKey {
-        AccountKey::from_bytes(&[0xee; 32]).unwrap()
-    }
-
-    fn alice() -> AccountKey {
-        AccountKey::from_bytes(&[0xa1; 32]).unwrap()
-    }
-
-    fn bob() -> AccountKey {
-        AccountKey::from_bytes(&[0xb0; 32]).unwrap()
-    }
-
-    fn carol() -> AccountKey {
-        AccountKey::from_bytes(&[0xca; 32]).unwrap()
-    }
-
-    fn id(who: Who) -> NodeId {
-        who().node_id()
-    }
-
-    fn tokens(n: u128) -> Tokens {
-        Tokens::new(n).unwrap()
-    }
-
-    /// A ledger at second 1000 where Alice holds 100 tokens, and what is said to it.
-    struct Story {
-        state: State,
-        now: u64,
-        channel: ChannelId,
-    }
-
-    impl Story {
-        fn begin() -> Self {
-            let founded = UnixTime::from_seconds(1000);
-            let genesis = Genesis::new("Hilltop", "HILL", 6, id(treasurer), founded).unwrap();
-            let state = State::found(genesis.with_close_notice(NOTICE_S));
-            let channel = ChannelId { payer: id(alice), payee: id(bob), nonce: 1 };
-            let mut story = Self { state, now: 1000, channel };
-            story.does(treasurer, Command::Mint { to: id(alice), amount: tokens(100) });
-            story
-        }
-
-        /// The same with a channel of 60 from Alice to Bob.
-        fn with_channel() -> Self {
-            let mut story = Self::begin();
-            story.does(alice, Command::OpenChannel { payee: id(bob), deposit: tokens(60) });
-            story
-        }
-
-        /// The command as the next order of somebody's.
-        fn order(&self, who: Who, command: Command) -> Request {
-            let (account, domain) = (id(who), self.state.genesis().domain());
-            let sequence = self.state.sequence(account).unwrap() + 1;
-            Request::Order(Order::sign(&who(), &domain, account, sequence, command).into_unverified())
-        }
-
-        fn does(&mut self, who: Who, command: Command) -> Event {
-            let order = self.order(who, command);
-            self.makes(order)
-        }
-
-        fn refuses(&mut self, who: Who, command: Command) -> Refusal {
-            let order = self.order(who, command);
-            self.rejects(order)
-        }
-
-        fn makes(&mut self, request: Request) -> Event {
-            self.says(request).unwrap()
-        }
-
-        fn rejects(&mut self, request: Request) -> Refusal {
-            let before = self.state.head();
-            let refusal = self.says(request).unwrap_err();
-            assert_eq!(self.state.head(), before, "a refusal leaves no entry");
-            refusal
-        }
-
-        fn says(&mut self, request: Request) -> Result<Event, Refusal> {
-            let now = UnixTime::from_seconds(self.now);
-            match self.state.execute(now, &request) {
-                Ok(entry) => Ok(entry.event),
-                Err(ExecuteError::Refused(refusal)) => Err(refusal),
-                Err(ExecuteError::NotConserved(error)) => panic!("{request:?}: {error}"),
-                Err(ExecuteError::Records(never)) => match never {},
-            }
-        }
-
-        fn receipt(&self, total: u128) -> Request {
-            let domain = self.state.genesis().domain();
-            let receipt = Receipt::sign(&alice(), &domain, self.channel, tokens(total), [7; 32]);
-            Request::Redeem { receipt: receipt.into_unverified() }
-        }
-
-        fn close(&self, total: u128) -> Command {
-            let domain = self.state.genesis().domain();
-            let close = Close::sign(&alice(), &domain, self.channel, tokens(total));
-            Command::MutualClose { close: close.into_unverified() }
-        }
-
-        fn holds(&self, account: NodeId) -> u128 {
-            self.state.balance(account).unwrap().get()
-        }
-
-        fn the_channel(&self) -> Channel {
-            self.state.channel(self.channel).unwrap().unwrap()
-        }
-    }
+    use crate::Order;
+    use crate::story::{NOTICE_S, Story, Who, alice, bob, carol, id, poor, tokens, treasurer};
 
     #[test]
     fn only_the_treasurer_mints() {
@@ -522,6 +541,22 @@ mod tests {
         assert_eq!(story.refuses(alice, Command::TopUp { channel: story.channel, amount: tokens(41) }), poor(40, 41));
         story.does(alice, transfer(40));
         assert_eq!((story.holds(id(alice)), story.holds(id(bob))), (0, 40));
+    }
+
+    #[test]
+    fn everybody_burns_of_their_own_and_what_is_burned_is_gone() {
+        let mut story = Story::begin();
+        let burn = |amount| Command::Burn { amount: tokens(amount) };
+        assert_eq!(story.refuses(alice, burn(101)), poor(alice, 100, 101));
+        assert_eq!(story.refuses(alice, burn(0)), Refusal::AmountIsZero);
+        story.does(alice, burn(30));
+        let totals = Totals { minted: tokens(100), burned: tokens(30), held: tokens(70), locked: Tokens::ZERO };
+        assert_eq!((story.holds(id(alice)), story.state.totals()), (70, totals));
+        // Making as much again does not make the supply larger than the ledger can ever have counted.
+        let mint = |amount| Command::Mint { to: id(alice), amount: tokens(amount) };
+        let room = u128::from(MAX_SUPPLY) - 100;
+        assert_eq!(story.refuses(treasurer, mint(room + 1)).rule(), "SupplyTooLarge");
+        story.does(treasurer, mint(room));
     }
 
     #[test]
@@ -770,10 +805,6 @@ mod tests {
         let elsewhere = story.state.genesis().clone().with_close_notice(NOTICE_S + 1).domain();
         let close = Close::sign(&alice(), &elsewhere, story.channel, tokens(5)).into_unverified();
         assert_eq!(story.refuses(bob, Command::MutualClose { close }), Refusal::CloseSignatureInvalid);
-    }
-
-    fn poor(who: Who, balance: u128, amount: u128) -> Refusal {
-        Refusal::InsufficientBalance { account: id(who), balance: tokens(balance), amount: tokens(amount) }
     }
 
     #[test]

@@ -24,6 +24,7 @@ pub struct State {
     balances: BTreeMap<NodeId, Tokens>,
     sequences: BTreeMap<NodeId, u64>,
     channels: BTreeMap<ChannelId, Channel>,
+    facts: BTreeMap<Vec<u8>, Vec<u8>>,
     tree: Tree,
     /// What orders made, for those who ask again. An auditor, who only replays, answers nobody and keeps none.
     made: BTreeMap<(NodeId, u64), Entry>,
@@ -50,6 +51,9 @@ pub enum ReplayError {
         /// What it should say.
         expected: Box<Entry>,
     },
+    /// The rules have written something that they cannot read.
+    #[error("a record does not read")]
+    Unreadable,
     /// The rules themselves made or lost tokens.
     #[error(transparent)]
     NotConserved(#[from] NotConserved),
@@ -65,6 +69,7 @@ impl State {
             balances: BTreeMap::new(),
             sequences: BTreeMap::new(),
             channels: BTreeMap::new(),
+            facts: BTreeMap::new(),
             tree: Tree::default(),
             made: BTreeMap::new(),
             genesis,
@@ -96,6 +101,7 @@ impl State {
         let expected = perform(self, entry.at, &request).map_err(|error| match error {
             ExecuteError::Refused(refusal) => ReplayError::Refused { refusal },
             ExecuteError::NotConserved(error) => error.into(),
+            ExecuteError::Unreadable => ReplayError::Unreadable,
             ExecuteError::Records(never) => match never {},
         })?;
         if expected == entry { Ok(entry) } else { Err(ReplayError::Differs { expected: Box::new(expected) }) }
@@ -123,6 +129,12 @@ impl State {
     #[must_use]
     pub const fn balances(&self) -> &BTreeMap<NodeId, Tokens> {
         &self.balances
+    }
+
+    /// All else that is kept, in order: what [`crate::fact::Fact`] encodes.
+    #[must_use]
+    pub const fn facts(&self) -> &BTreeMap<Vec<u8>, Vec<u8>> {
+        &self.facts
     }
 
     /// All channels that were ever opened, in order.
@@ -165,6 +177,10 @@ impl Records for State {
         Ok(self.made.get(&(account, sequence)).cloned())
     }
 
+    fn fact(&self, place: &[u8]) -> Result<Option<Vec<u8>>, Infallible> {
+        Ok(self.facts.get(place).cloned())
+    }
+
     fn channel(&self, id: ChannelId) -> Result<Option<Channel>, Infallible> {
         Ok(self.channels.get(&id).copied())
     }
@@ -180,6 +196,11 @@ impl Records for State {
 
     fn set_balance(&mut self, account: NodeId, balance: Tokens) -> Result<(), Infallible> {
         self.balances.insert(account, balance);
+        Ok(())
+    }
+
+    fn set_fact(&mut self, place: &[u8], value: &[u8]) -> Result<(), Infallible> {
+        self.facts.insert(place.to_vec(), value.to_vec());
         Ok(())
     }
 
@@ -204,6 +225,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::fact::Fact;
+    use crate::signer::{Signer, consent};
+    use crate::voucher::Claim;
     use crate::{Command, MAX_SUPPLY, Order, Phase};
 
     const NOTICE_S: u32 = 50;
@@ -219,6 +243,11 @@ mod tests {
         StartClose { channel: usize },
         Finalize { channel: usize },
         MutualClose { channel: usize, total: u64 },
+        Burn { by: usize, amount: u64 },
+        IssueVoucher { by: usize, secret: usize, amount: u64, until: u64 },
+        RedeemVoucher { secret: usize, to: usize, forged: bool },
+        ReclaimVoucher { by: usize, secret: usize },
+        ChangeSigner { account: usize, key: usize, agreed: bool },
         Wait { seconds: u64 },
     }
 
@@ -260,6 +289,14 @@ mod tests {
             1 => channel().prop_map(|channel| Ask::StartClose { channel }),
             1 => channel().prop_map(|channel| Ask::Finalize { channel }),
             1 => (channel(), amount()).prop_map(|(channel, total)| Ask::MutualClose { channel, total }),
+            1 => (account(), amount()).prop_map(|(by, amount)| Ask::Burn { by, amount }),
+            2 => (account(), channel(), amount(), 0..200_u64)
+                .prop_map(|(by, secret, amount, until)| Ask::IssueVoucher { by, secret, amount, until }),
+            2 => (channel(), account(), 0..6_u8)
+                .prop_map(|(secret, to, die)| Ask::RedeemVoucher { secret, to, forged: die == 0 }),
+            1 => (account(), channel()).prop_map(|(by, secret)| Ask::ReclaimVoucher { by, secret }),
+            1 => (account(), 0..3_usize, 0..6_u8)
+                .prop_map(|(account, key, die)| Ask::ChangeSigner { account, key, agreed: die > 0 }),
             1 => (0..80_u64).prop_map(|seconds| Ask::Wait { seconds }),
         ]
     }
@@ -269,14 +306,26 @@ mod tests {
     struct Model {
         now: u64,
         minted: u128,
+        burned: u128,
         balances: [u128; 4],
         channels: Vec<ModelChannel>,
+        vouchers: BTreeMap<usize, ModelVoucher>,
+        /// Which of its keys each account signs with.
+        signers: [usize; 4],
+    }
+
+    struct ModelVoucher {
+        issuer: usize,
+        left: u128,
+        until: u64,
+        spent: bool,
     }
 
     struct ModelChannel {
         payer: usize,
         payee: usize,
         nonce: u64,
+        signer: usize,
         left: u128,
         redeemed: u128,
         exit: Option<u64>,
@@ -305,8 +354,8 @@ mod tests {
                     self.take(payer, Some(payee), deposit)?;
                     let same = |other: &&ModelChannel| (other.payer, other.payee) == (payer, payee);
                     let nonce = self.channels.iter().filter(same).count() as u64 + 1;
-                    let (left, redeemed, exit, closed) = (deposit.into(), 0, None, false);
-                    self.channels.push(ModelChannel { payer, payee, nonce, left, redeemed, exit, closed });
+                    let (signer, left, redeemed, exit, closed) = (self.signers[payer], deposit.into(), 0, None, false);
+                    self.channels.push(ModelChannel { payer, payee, nonce, signer, left, redeemed, exit, closed });
                 }
                 Ask::TopUp { channel, amount } => {
                     some(amount)?;
@@ -345,6 +394,40 @@ mod tests {
                     self.pay(channel, total)?;
                     self.end(channel);
                 }
+                Ask::Burn { by, amount } => {
+                    self.take(by, None, amount)?;
+                    self.burned += u128::from(amount);
+                }
+                Ask::IssueVoucher { by, secret, amount, until } => {
+                    if self.vouchers.contains_key(&secret) && amount > 0 && u128::from(amount) <= self.balances[by] {
+                        return Err("VoucherExists");
+                    }
+                    self.take(by, None, amount)?;
+                    let voucher = ModelVoucher { issuer: by, left: amount.into(), until, spent: false };
+                    self.vouchers.insert(secret, voucher);
+                }
+                Ask::RedeemVoucher { forged: true, .. } => return Err("ClaimSignatureInvalid"),
+                Ask::RedeemVoucher { secret, to, .. } => {
+                    self.balances[to] += std::mem::take(&mut self.unspent(secret)?.left);
+                    self.vouchers.get_mut(&secret).unwrap().spent = true;
+                }
+                Ask::ReclaimVoucher { by, secret } => {
+                    let now = self.now;
+                    let voucher = self.unspent(secret)?;
+                    if by != voucher.issuer {
+                        return Err("NotVoucherIssuer");
+                    }
+                    if now < voucher.until {
+                        return Err("VoucherStillGood");
+                    }
+                    voucher.spent = true;
+                    self.balances[by] += std::mem::take(&mut voucher.left);
+                }
+                Ask::ChangeSigner { agreed: false, .. } => return Err("ConsentInvalid"),
+                Ask::ChangeSigner { account, key, .. } if self.signers[account] == key => {
+                    return Err("SignerUnchanged");
+                }
+                Ask::ChangeSigner { account, key, .. } => self.signers[account] = key,
             }
             Ok(())
         }
@@ -359,6 +442,11 @@ mod tests {
             }
             self.balances[from] -= u128::from(amount);
             Ok(())
+        }
+
+        fn unspent(&mut self, secret: usize) -> Result<&mut ModelVoucher, &'static str> {
+            let found = self.vouchers.get_mut(&secret).ok_or("UnknownVoucher")?;
+            if found.spent { Err("VoucherAlreadySpent") } else { Ok(found) }
         }
 
         fn unclosed(&mut self, channel: usize) -> Result<&mut ModelChannel, &'static str> {
@@ -396,7 +484,9 @@ mod tests {
 
     /// The rulebook and the model side by side.
     struct Pair {
-        keys: [AccountKey; 4],
+        /// Three keys for each account; it is named after the first.
+        keys: [[AccountKey; 3]; 4],
+        secrets: [AccountKey; 5],
         state: State,
         model: Model,
         log: Vec<Vec<u8>>,
@@ -404,11 +494,13 @@ mod tests {
 
     impl Pair {
         fn new() -> Self {
-            let keys = [1, 2, 3, 4].map(|n| AccountKey::from_bytes(&[n; 32]).unwrap());
-            let genesis = Genesis::new("Hilltop", "HILL", 6, keys[0].node_id(), UnixTime::default()).unwrap();
+            let key = |n: u8| AccountKey::from_bytes(&[n; 32]).unwrap();
+            let keys = [1, 2, 3, 4].map(|account| [0, 0x10, 0x20].map(|n| key(account + n)));
+            let secrets = [0x51, 0x52, 0x53, 0x54, 0x55].map(key);
+            let genesis = Genesis::new("Hilltop", "HILL", 6, keys[0][0].node_id(), UnixTime::default()).unwrap();
             let genesis = genesis.with_close_notice(NOTICE_S);
             let log = vec![founding(&genesis).encode()];
-            Self { keys, state: State::found(genesis), model: Model::default(), log }
+            Self { keys, secrets, state: State::found(genesis), model: Model::default(), log }
         }
 
         fn ask(&mut self, ask: &Ask) {
@@ -418,9 +510,8 @@ mod tests {
         fn ask_with(&mut self, ask: &Ask, fault: Fault) {
             let before = self.state.channels.clone();
             let expected = match (ask, fault) {
-                (Ask::Wait { .. } | Ask::Redeem { .. } | Ask::Finalize { .. }, _) | (_, Fault::None | Fault::Again) => {
-                    self.model.ask(ask)
-                }
+                (Ask::Wait { .. } | Ask::Redeem { .. } | Ask::Finalize { .. } | Ask::RedeemVoucher { .. }, _)
+                | (_, Fault::None | Fault::Again) => self.model.ask(ask),
                 (_, Fault::Forged) => Err("OrderSignatureInvalid"),
                 (_, Fault::Early) => Err("SequenceOutOfOrder"),
                 (_, Fault::Used) => Err("SequenceAlreadyUsed"),
@@ -446,7 +537,7 @@ mod tests {
         }
 
         fn request(&self, ask: &Ask, fault: Fault, expected: &Result<(), &'static str>) -> Option<Request> {
-            let id = |account: usize| self.keys[account].node_id();
+            let id = |account: usize| self.id(account);
             let tokens = |amount: u64| Tokens::new(amount.into()).unwrap();
             let ends =
                 |channel: usize| self.model.channels.get(channel).map_or((0, 1), |found| (found.payer, found.payee));
@@ -454,8 +545,13 @@ mod tests {
             let (by, command) = match *ask {
                 Ask::Wait { .. } => return None,
                 Ask::Redeem { channel, total, .. } => {
-                    let key = &self.keys[ends(channel).0];
-                    let receipt = Receipt::sign(key, &domain, self.channel(channel), tokens(total), [0; 32]);
+                    let receipt = Receipt::sign_by(
+                        self.channel_key(channel),
+                        &domain,
+                        self.channel(channel),
+                        tokens(total),
+                        [0; 32],
+                    );
                     let receipt = receipt.into_unverified();
                     let forged = *expected == Err("ReceiptSignatureInvalid");
                     return Some(Request::Redeem { receipt: if forged { forge(&receipt) } else { receipt } });
@@ -473,9 +569,30 @@ mod tests {
                     (ends(channel).0, Command::StartClose { channel: self.channel(channel) })
                 }
                 Ask::MutualClose { channel, total } => {
-                    let (payer, payee) = ends(channel);
-                    let close = Close::sign(&self.keys[payer], &domain, self.channel(channel), tokens(total));
+                    let (_, payee) = ends(channel);
+                    let close =
+                        Close::sign_by(self.channel_key(channel), &domain, self.channel(channel), tokens(total));
                     (payee, Command::MutualClose { close: close.into_unverified() })
+                }
+                Ask::Burn { by, amount } => (by, Command::Burn { amount: tokens(amount) }),
+                Ask::IssueVoucher { by, secret, amount, until } => {
+                    let (voucher, until) = (self.secrets[secret].node_id(), UnixTime::from_seconds(until));
+                    (by, Command::IssueVoucher { voucher, amount: tokens(amount), until })
+                }
+                Ask::RedeemVoucher { secret, to, .. } => {
+                    let claim = Claim::sign(&self.secrets[secret], &domain, id(to));
+                    let forged = *expected == Err("ClaimSignatureInvalid");
+                    let to = if forged { id((to + 1) % 4) } else { id(to) };
+                    return Some(Request::RedeemVoucher { claim: Claim::new(claim.voucher(), to, claim.signature()) });
+                }
+                Ask::ReclaimVoucher { by, secret } => {
+                    (by, Command::ReclaimVoucher { voucher: self.secrets[secret].node_id() })
+                }
+                Ask::ChangeSigner { account, key, agreed } => {
+                    let of = if agreed { account } else { (account + 1) % 4 };
+                    let key = &self.keys[account][key];
+                    let consent = consent(key, &domain, id(of));
+                    (account, Command::ChangeSigner { signer: key.node_id(), consent })
                 }
             };
             let Ok(last) = self.state.sequence(id(by));
@@ -495,22 +612,36 @@ mod tests {
                 Fault::Used => 0,
             };
             let signer = if fault == Fault::Forged { (by + 1) % 4 } else { by };
-            let order = Order::sign(&self.keys[signer], &domain, id(by), sequence, command);
+            // The model has taken a change of the key in already.
+            let Ok(current) = self.state.fact(&Signer::place(&id(signer)));
+            let current = current.map_or(id(signer), |fact| Signer::decode(&fact).unwrap().0);
+            let key = self.keys[signer].iter().find(|key| key.node_id() == current).unwrap();
+            let order = Order::sign(key, &domain, id(by), sequence, command);
             Some(Request::Order(order.into_unverified()))
+        }
+
+        fn id(&self, account: usize) -> NodeId {
+            self.keys[account][0].node_id()
+        }
+
+        /// The key that signed for the payer when the channel was opened.
+        fn channel_key(&self, number: usize) -> &AccountKey {
+            let (payer, signer) = self.model.channels.get(number).map_or((0, 0), |found| (found.payer, found.signer));
+            &self.keys[payer][signer]
         }
 
         fn channel(&self, number: usize) -> ChannelId {
             let (payer, payee, nonce) =
                 self.model.channels.get(number).map_or((0, 1, 999), |found| (found.payer, found.payee, found.nonce));
-            ChannelId { payer: self.keys[payer].node_id(), payee: self.keys[payee].node_id(), nonce }
+            ChannelId { payer: self.id(payer), payee: self.id(payee), nonce }
         }
 
         fn compare(&self) {
             let totals = self.state.totals();
             assert!(totals.conserved());
-            assert_eq!(totals.minted.get(), self.model.minted);
-            for (key, expected) in self.keys.iter().zip(self.model.balances) {
-                let Ok(balance) = self.state.balance(key.node_id());
+            assert_eq!((totals.minted.get(), totals.burned.get()), (self.model.minted, self.model.burned));
+            for (account, expected) in self.model.balances.into_iter().enumerate() {
+                let Ok(balance) = self.state.balance(self.id(account));
                 assert_eq!(balance.get(), expected);
             }
             assert_eq!(self.state.channels.len(), self.model.channels.len());
@@ -519,6 +650,9 @@ mod tests {
                 assert_eq!((record.locked().get(), record.redeemed.get()), (expected.left, expected.redeemed));
                 assert_eq!(record.phase == Phase::Closed, expected.closed);
             }
+            // Added up anew, and not as the ledger's running sums have it.
+            let locked = self.state.channels.values().map(|channel| channel.locked().get()).sum::<u128>();
+            assert_eq!(totals.locked.get(), locked + self.model.vouchers.values().map(|v| v.left).sum::<u128>());
         }
     }
 
@@ -560,6 +694,7 @@ mod tests {
             prop_assert_eq!(replayed.balances, pair.state.balances);
             prop_assert_eq!(replayed.sequences, pair.state.sequences);
             prop_assert_eq!(replayed.channels, pair.state.channels);
+            prop_assert_eq!(replayed.facts, pair.state.facts);
         }
     }
 
@@ -590,11 +725,11 @@ mod tests {
         let founded_again = replay(&[&log[..2], &log[..1], &log[2..]].concat()).map(|_| ());
         assert_eq!(founded_again, Err(ReplayError::Founding));
         // By somebody who can write the file and has no key.
-        let (by, to) = (pair.keys[0].node_id(), pair.keys[3].node_id());
+        let (by, to) = (pair.id(0), pair.id(3));
         let unsigned = Err(ReplayError::Refused { refusal: Refusal::OrderSignatureInvalid { account: by } });
         assert_eq!(replay_with(1, Event::Minted { by, to, amount: ten }), unsigned);
         let repeated = replay(&[&log[..3], &log[2..3], &log[3..]].concat()).map(|_| ());
-        let used = Refusal::SequenceAlreadyUsed { account: pair.keys[1].node_id(), sequence: 1, next: 2 };
+        let used = Refusal::SequenceAlreadyUsed { account: pair.id(1), sequence: 1, next: 2 };
         assert_eq!(repeated, Err(ReplayError::Refused { refusal: used }));
         assert_eq!(replay(&log[1..]).map(|_| ()), Err(ReplayError::Founding));
         let unopened = replay(&[&log[..2], &log[3..]].concat()).map(|_| ());

@@ -99,6 +99,12 @@ pub enum Difference {
         /// Which of its orders.
         sequence: u64,
     },
+    /// A voucher, a key or another of the smaller records is another.
+    #[error("the record under {} differs from what the log makes of it", hex(place))]
+    Fact {
+        /// Its key, as `ledger_core::fact::Fact` encodes it.
+        place: Vec<u8>,
+    },
     /// An entry up to this one has another hash than the one the log kept when it was appended.
     #[error("the log up to entry {number} is not what was appended")]
     Rewritten {
@@ -174,6 +180,7 @@ fn compare(records: &Transaction<'_>) -> Result<Audit, Stop> {
     let state = replay(records)?;
     compare_balances(records, &state)?;
     compare_channels(records, &state)?;
+    compare_facts(records, &state)?;
     compare_head(records, &state)?;
     let (accounts, channels) = (state.balances().len(), state.channels().len());
     Ok(Audit { head: state.head(), totals: state.totals(), accounts, channels })
@@ -247,6 +254,19 @@ fn compare_channels(records: &Transaction<'_>, state: &State) -> Result<(), Stop
         return Ok(());
     };
     differs(Difference::Channel { channel, log, table })
+}
+
+fn compare_facts(records: &Transaction<'_>, state: &State) -> Result<(), Stop> {
+    let (log, table) = (state.facts(), records.all_facts()?);
+    let differing = |place: &&Vec<u8>| log.get(*place) != table.get(*place);
+    match log.keys().chain(table.keys()).filter(differing).min() {
+        Some(place) => differs(Difference::Fact { place: place.clone() }),
+        None => Ok(()),
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn compare_head(records: &Transaction<'_>, state: &State) -> Result<(), Stop> {

@@ -36,6 +36,7 @@ const SCHEMA: &str = "
         genesis BLOB NOT NULL,
         time INTEGER NOT NULL CHECK (time >= 0),
         minted INTEGER NOT NULL CHECK (minted >= 0),
+        burned INTEGER NOT NULL CHECK (burned >= 0),
         held INTEGER NOT NULL CHECK (held >= 0),
         locked INTEGER NOT NULL CHECK (locked >= 0),
         size INTEGER NOT NULL CHECK (size >= 0),
@@ -51,6 +52,10 @@ const SCHEMA: &str = "
         sequence INTEGER NOT NULL CHECK (sequence > 0),
         entry INTEGER NOT NULL CHECK (entry > 0),
         PRIMARY KEY (account, sequence)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE fact (
+        place BLOB PRIMARY KEY,
+        value BLOB NOT NULL
     ) STRICT, WITHOUT ROWID;
     CREATE TABLE channel (
         payer BLOB NOT NULL CHECK (length(payer) = 20),

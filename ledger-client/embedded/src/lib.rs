@@ -305,6 +305,7 @@ fn outcome(
         Ok(entry) => Ok(Ok(entry)),
         Err(ExecuteError::Refused(refusal)) => Ok(Err(refusal)),
         Err(ExecuteError::NotConserved(error)) => Err(error.into()),
+        Err(ExecuteError::Unreadable) => Err(error::Fault::damaged("a record does not read")),
         Err(ExecuteError::Records(fault)) => Err(fault),
     }
 }

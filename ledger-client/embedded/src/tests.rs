@@ -10,6 +10,8 @@ use std::thread;
 
 use ledger_core::checkpoint::{View, ViewError};
 use ledger_core::merkle::{leaf_hash, verify_inclusion};
+use ledger_core::signer::consent;
+use ledger_core::voucher::Claim;
 use ledger_core::{Event, Phase, State};
 use metering::{Close, Receipt};
 use proptest::prelude::*;
@@ -141,7 +143,7 @@ fn what_one_process_does_the_others_see_and_a_new_one_finds() {
     let mut third = place.open().unwrap();
     assert_eq!(third.head().unwrap(), head);
     assert_eq!(third.channel(channel()).unwrap().unwrap().redeemed, tokens(25));
-    let totals = Totals { minted: tokens(100), held: tokens(65), locked: tokens(35) };
+    let totals = Totals { minted: tokens(100), held: tokens(65), locked: tokens(35), ..Totals::default() };
     assert_eq!(third.totals().unwrap(), totals);
     assert_eq!(audited(&mut third), Audit { head, totals, accounts: 3, channels: 1 });
 }
@@ -218,6 +220,38 @@ fn processes_that_share_a_key_do_not_take_each_others_numbers() {
     assert_eq!(ledger.sequence(id(alice)).unwrap(), 41);
     assert_eq!(ledger.balance(id(carol)).unwrap(), tokens(40));
     audited(&mut ledger);
+}
+
+#[test]
+fn new_key_and_voucher_are_kept_across_openings_and_audited() {
+    let (place, mut ledger) = Place::new();
+    let secret = AccountKey::from_bytes(&[0x5e; 32]).unwrap();
+    let (voucher, until) = (secret.node_id(), UnixTime::from_seconds(2000));
+    order(&mut ledger, alice, Command::IssueVoucher { voucher, amount: tokens(15), until });
+    let consent = consent(&carol(), &genesis().domain(), id(alice));
+    order(&mut ledger, alice, Command::ChangeSigner { signer: id(carol), consent });
+    drop(ledger);
+
+    let mut ledger = place.open().unwrap();
+    let transfer = Command::Transfer { to: id(bob), amount: tokens(5) };
+    let refused = ledger.order(&alice(), id(alice), transfer).unwrap_err();
+    assert!(matches!(refused, Error::Refused(Refusal::OrderSignatureInvalid { .. })), "{refused}");
+    ledger.order(&carol(), id(alice), transfer).unwrap();
+    let claim = Request::RedeemVoucher { claim: Claim::sign(&secret, &genesis().domain(), id(bob)).into_unverified() };
+    ledger.execute(&claim).unwrap();
+    let refused = ledger.execute(&claim).unwrap_err();
+    assert!(matches!(refused, Error::Refused(Refusal::VoucherAlreadySpent)), "{refused}");
+    assert_eq!(ledger.balance(id(bob)).unwrap(), tokens(20));
+    audited(&mut ledger);
+
+    let unspent =
+        "UPDATE fact SET value = CAST(substr(value, 1, length(value) - 1) || x'00' AS BLOB) WHERE length(value) > 20";
+    place.by_hand(unspent);
+    let Verdict::Broken(difference) = ledger.audit().unwrap() else { panic!("a voucher comes back") };
+    assert!(difference.to_string().starts_with("the record under 03"), "{difference}");
+    place.by_hand("UPDATE fact SET value = x'05' WHERE length(value) > 20");
+    let refused = ledger.execute(&claim).unwrap_err();
+    assert!(refused.to_string().ends_with("is damaged: a record does not read"), "{refused}");
 }
 
 #[test]
@@ -533,7 +567,7 @@ fn other_ledger_than_expected_is_refused() {
 #[test]
 fn damage_that_opening_can_see_is_refused() {
     for (sql, expected) in [
-        ("UPDATE ledger SET held = held + 1", "100 minted, but 41 held and 60 locked"),
+        ("UPDATE ledger SET held = held + 1", "100 minted, but 41 held, 60 locked and 0 burned"),
         ("UPDATE ledger SET root = zeroblob(32)", "the log's root does not fit its peaks"),
         ("UPDATE ledger SET peaks = x'00'", "a peak is cut short"),
         ("UPDATE subtree SET root = zeroblob(32) WHERE number = 0", "the log up to entry 1 is not what was appended"),
@@ -735,6 +769,7 @@ enum Ask {
 fn ask() -> impl Strategy<Value = Ask> {
     let who = || prop::sample::select(vec![alice as Who, bob, carol]);
     let amount = || (0..40_u128).prop_map(tokens);
+    let secret = || (1..4_u8).prop_map(|n| AccountKey::from_bytes(&[n; 32]).unwrap());
     let ids = || (1..4_u64).prop_map(|nonce| ChannelId { nonce, ..channel() });
     prop_oneof![
         (who(), amount()).prop_map(|(to, amount)| Ask::Order(treasurer, Command::Mint { to: id(to), amount })),
@@ -752,6 +787,18 @@ fn ask() -> impl Strategy<Value = Ask> {
             let close = Close::sign(&alice(), &genesis().domain(), channel, total).into_unverified();
             Ask::Order(bob, Command::MutualClose { close })
         }),
+        (who(), amount()).prop_map(|(by, amount)| Ask::Order(by, Command::Burn { amount })),
+        (who(), secret(), amount(), (0..2_000_000_u64)).prop_map(|(by, secret, amount, until)| {
+            let until = UnixTime::from_seconds(until);
+            Ask::Order(by, Command::IssueVoucher { voucher: secret.node_id(), amount, until })
+        }),
+        (secret(), who()).prop_map(|(secret, to)| {
+            Ask::Open(Request::RedeemVoucher {
+                claim: Claim::sign(&secret, &genesis().domain(), id(to)).into_unverified(),
+            })
+        }),
+        (who(), secret())
+            .prop_map(|(by, secret)| { Ask::Order(by, Command::ReclaimVoucher { voucher: secret.node_id() }) }),
         Just(Ask::Again),
     ]
 }

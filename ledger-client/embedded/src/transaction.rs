@@ -1,5 +1,7 @@
 //! One transaction on the tables, as the rules see it.
 
+use std::collections::BTreeMap;
+
 use ledger_core::merkle::{Subtrees, leaf_hash, subtree_number};
 use ledger_core::{Channel, Entry, Event, Genesis, Hash, Head, Phase, Records, Totals, Tree, UnixTime};
 use metering::{ChannelId, NodeId, Tokens};
@@ -25,7 +27,7 @@ impl<'c> Transaction<'c> {
     /// Writes the rows of a new ledger.
     pub(crate) fn found(connection: &'c Connection, genesis: &Genesis, founding: &Entry) -> Result<(), Fault> {
         connection.execute(
-            "INSERT INTO ledger VALUES (0, ?1, ?2, 0, 0, 0, 0, x'', zeroblob(32))",
+            "INSERT INTO ledger VALUES (0, ?1, ?2, 0, 0, 0, 0, 0, x'', zeroblob(32))",
             params![founding.encode(), stored(genesis.founded().seconds())?],
         )?;
         let mut records = Self {
@@ -43,19 +45,21 @@ impl<'c> Transaction<'c> {
     /// Reads the ledger's own row. `connection` is in a transaction. `genesis` is what an earlier transaction read, as it
     /// never changes.
     pub(crate) fn begin(connection: &'c Connection, genesis: Option<&Genesis>) -> Result<Self, Fault> {
-        let mut select = connection
-            .prepare("SELECT genesis, time, minted, held, locked, size, peaks, root FROM ledger WHERE id = 0")?;
+        let mut select = connection.prepare(
+            "SELECT genesis, time, minted, burned, held, locked, size, peaks, root FROM ledger WHERE id = 0",
+        )?;
         let mut rows = select.query([])?;
         let row = rows.next()?.ok_or_else(|| Fault::damaged("the ledger's own row is missing"))?;
         let genesis = match genesis {
             Some(genesis) => genesis.clone(),
             None => read_genesis(row.get_ref(0)?.as_blob().unwrap_or_default())?,
         };
-        let totals = Totals { minted: tokens(row, 2)?, held: tokens(row, 3)?, locked: tokens(row, 4)? };
-        let peaks = row.get_ref(6)?.as_blob().unwrap_or_default();
-        let tree = Tree::from_peaks(number(row, 5)?, read_peaks(peaks)?)
+        let totals =
+            Totals { minted: tokens(row, 2)?, burned: tokens(row, 3)?, held: tokens(row, 4)?, locked: tokens(row, 5)? };
+        let peaks = row.get_ref(7)?.as_blob().unwrap_or_default();
+        let tree = Tree::from_peaks(number(row, 6)?, read_peaks(peaks)?)
             .ok_or_else(|| Fault::damaged("the log's size does not fit its peaks"))?;
-        let (time, root) = (UnixTime::from_seconds(number(row, 1)?), Hash(row.get(7)?));
+        let (time, root) = (UnixTime::from_seconds(number(row, 1)?), Hash(row.get(8)?));
         Ok(Self { connection, genesis, time, totals, tree, root })
     }
 
@@ -117,11 +121,13 @@ impl<'c> Transaction<'c> {
         let peaks: Vec<u8> = self.tree.peaks().iter().flat_map(|peak| peak.0).collect();
         self.connection
             .prepare(
-                "UPDATE ledger SET time = ?1, minted = ?2, held = ?3, locked = ?4, size = ?5, peaks = ?6, root = ?7",
+                "UPDATE ledger SET time = ?1, minted = ?2, burned = ?3, held = ?4, locked = ?5, size = ?6,
+                 peaks = ?7, root = ?8",
             )?
             .execute(params![
                 stored(self.time.seconds())?,
                 stored(self.totals.minted.get())?,
+                stored(self.totals.burned.get())?,
                 stored(self.totals.held.get())?,
                 stored(self.totals.locked.get())?,
                 stored(head.size)?,
@@ -169,6 +175,12 @@ impl<'c> Transaction<'c> {
             balances.push((NodeId(row.get(0)?), tokens(row, 1)?));
         }
         Ok(balances)
+    }
+
+    pub(crate) fn all_facts(&self) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, Fault> {
+        let mut select = self.connection.prepare("SELECT place, value FROM fact")?;
+        let facts = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(facts.collect::<Result<_, _>>()?)
     }
 
     pub(crate) fn entries(&self, from: u64, limit: usize) -> Result<Vec<Entry>, Fault> {
@@ -250,6 +262,11 @@ impl Records for Transaction<'_> {
         if is_it { Ok(Some(entry)) } else { Err(damaged()) }
     }
 
+    fn fact(&self, place: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
+        let mut select = self.connection.prepare("SELECT value FROM fact WHERE place = ?1")?;
+        Ok(select.query_row([place], |row| row.get(0)).optional()?)
+    }
+
     fn channel(&self, id: ChannelId) -> Result<Option<Channel>, Fault> {
         // The rules give no nonce beyond 2^63, so no channel has one.
         let Ok(nonce) = i64::try_from(id.nonce) else {
@@ -276,6 +293,13 @@ impl Records for Transaction<'_> {
         self.connection
             .prepare("INSERT INTO account VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET balance = excluded.balance")?
             .execute(params![account.0, stored(balance.get())?])?;
+        Ok(())
+    }
+
+    fn set_fact(&mut self, place: &[u8], value: &[u8]) -> Result<(), Fault> {
+        self.connection
+            .prepare("INSERT INTO fact VALUES (?1, ?2) ON CONFLICT (place) DO UPDATE SET value = excluded.value")?
+            .execute([place, value])?;
         Ok(())
     }
 

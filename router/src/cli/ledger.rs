@@ -296,13 +296,19 @@ fn audit(arguments: &Look) -> Result<String, Failure> {
     let unit = unit(ledger.genesis());
     match Ledger::audit(&mut ledger).map_err(failure)? {
         Verdict::Kept { head, totals } if arguments.json => Ok(format!("{:#}\n", audited(&unit, head, totals))),
-        Verdict::Kept { head, totals } => Ok(format!(
-            "every rule was kept in all {} entries: {} minted = {} held + {} locked in channels\n",
-            head.size,
-            money(totals.minted, &unit),
-            money(totals.held, &unit),
-            money(totals.locked, &unit),
-        )),
+        Verdict::Kept { head, totals } => {
+            let burned = match totals.burned {
+                Tokens::ZERO => String::new(),
+                burned => format!(" + {} burned", money(burned, &unit)),
+            };
+            Ok(format!(
+                "every rule was kept in all {} entries: {} minted = {} held + {} locked in channels and vouchers{burned}\n",
+                head.size,
+                money(totals.minted, &unit),
+                money(totals.held, &unit),
+                money(totals.locked, &unit),
+            ))
+        }
         Verdict::Broken { difference } => Err(Failure::new(
             format!("the ledger {} is broken: {difference}", arguments.path.display()),
             "stop using it, keep the file, and go back to the last copy that passes `waybill ledger audit`",
@@ -316,6 +322,7 @@ fn audited(unit: &Unit, head: Head, totals: Totals) -> serde_json::Value {
         "entries": head.size,
         "root": head.root.to_string(),
         "minted": totals.minted.to_string(),
+        "burned": totals.burned.to_string(),
         "held": totals.held.to_string(),
         "locked": totals.locked.to_string(),
         "conserved": totals.conserved(),
@@ -343,8 +350,9 @@ fn describe(ledger: &mut dyn Ledger, path: &Path, json: bool) -> Result<String, 
         ("treasurer", genesis.treasurer().to_string()),
         ("ledger id", genesis.domain().contract.to_string()),
         ("minted", money(totals.minted, &unit)),
+        ("burned", money(totals.burned, &unit)),
         ("held", money(totals.held, &unit)),
-        ("locked", format!("{} in channels", money(totals.locked, &unit))),
+        ("locked", format!("{} in channels and vouchers", money(totals.locked, &unit))),
         ("log", format!("{} {}", head.size, if head.size == 1 { "entry" } else { "entries" })),
         ("root", head.root.to_string()),
     ]))
@@ -443,7 +451,7 @@ mod tests {
         assert_eq!(
             execute(&Command::Audit(look(false))).unwrap(),
             "every rule was kept in all 3 entries: 100.250000 WAY minted = 100.250000 WAY held + 0.000000 WAY locked \
-             in channels\n"
+             in channels and vouchers\n"
         );
         let shown: serde_json::Value = serde_json::from_str(&execute(&Command::Show(look(true))).unwrap()).unwrap();
         assert_eq!(shown["minted"], "100250000");
