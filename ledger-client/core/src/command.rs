@@ -90,6 +90,25 @@ pub enum Command {
         /// Which.
         voucher: NodeId,
     },
+    /// Has what the account's channels pay it belong to whoever holds its shares. At first the account holds them all.
+    IssueShares {
+        /// How many there are, for ever.
+        shares: u64,
+    },
+    /// Gives shares of a router away.
+    TransferShares {
+        /// Whose revenue they are of.
+        router: NodeId,
+        /// Who gets them.
+        to: NodeId,
+        /// How many.
+        shares: u64,
+    },
+    /// Takes out all that the account's shares of a router have earned.
+    ClaimRevenue {
+        /// Whose revenue.
+        router: NodeId,
+    },
     /// Has another key sign for the account from the next order on.
     ChangeSigner {
         /// The account that the new key would be of.

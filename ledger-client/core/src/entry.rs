@@ -121,6 +121,33 @@ pub enum Event {
         /// How many.
         amount: Tokens,
     },
+    /// A router's revenue was made its share holders'.
+    SharesIssued {
+        /// The router's account, which holds them all at first.
+        router: NodeId,
+        /// How many.
+        shares: u64,
+    },
+    /// Shares were given away.
+    SharesTransferred {
+        /// Of which router.
+        router: NodeId,
+        /// Who gave.
+        from: NodeId,
+        /// Who got them.
+        to: NodeId,
+        /// How many.
+        shares: u64,
+    },
+    /// A holder took out what its shares had earned.
+    RevenueClaimed {
+        /// Of which router.
+        router: NodeId,
+        /// Who.
+        by: NodeId,
+        /// How much.
+        amount: Tokens,
+    },
     /// An account has another key.
     SignerChanged {
         /// Which account.
@@ -153,6 +180,9 @@ impl Event {
             Self::VoucherIssued { .. } => "voucher-issued",
             Self::VoucherRedeemed { .. } => "voucher-redeemed",
             Self::VoucherReclaimed { .. } => "voucher-reclaimed",
+            Self::SharesIssued { .. } => "shares-issued",
+            Self::SharesTransferred { .. } => "shares-transferred",
+            Self::RevenueClaimed { .. } => "revenue-claimed",
             Self::SignerChanged { .. } => "signer-changed",
         }
     }
@@ -177,6 +207,11 @@ impl Event {
                 (by, Command::IssueVoucher { voucher, amount, until })
             }
             Self::VoucherReclaimed { by, voucher, .. } => (by, Command::ReclaimVoucher { voucher }),
+            Self::SharesIssued { router, shares } => (router, Command::IssueShares { shares }),
+            Self::SharesTransferred { router, from, to, shares } => {
+                (from, Command::TransferShares { router, to, shares })
+            }
+            Self::RevenueClaimed { router, by, .. } => (by, Command::ClaimRevenue { router }),
             Self::SignerChanged { account, signer, consent } => (account, Command::ChangeSigner { signer, consent }),
         })
     }
@@ -219,6 +254,9 @@ impl Entry {
             | Event::Burned { .. }
             | Event::VoucherIssued { .. }
             | Event::VoucherReclaimed { .. }
+            | Event::SharesIssued { .. }
+            | Event::SharesTransferred { .. }
+            | Event::RevenueClaimed { .. }
             | Event::SignerChanged { .. } => self.order().map(Request::Order),
         }
     }
@@ -289,6 +327,9 @@ const fn shape(event: &Event) -> (u8, u64) {
         Event::VoucherRedeemed { .. } => (11, 4),
         Event::VoucherReclaimed { .. } => (12, 3),
         Event::SignerChanged { .. } => (13, 3),
+        Event::SharesIssued { .. } => (14, 2),
+        Event::SharesTransferred { .. } => (15, 4),
+        Event::RevenueClaimed { .. } => (16, 3),
     }
 }
 
@@ -333,6 +374,16 @@ fn write_event(event: &Event, to: &mut Writer) -> Written {
         }
         Event::VoucherReclaimed { by, voucher, amount } => {
             to.bytes(&by.0)?.bytes(&voucher.0)?;
+            write_amount(*amount, to)?;
+        }
+        Event::SharesIssued { router, shares } => {
+            to.bytes(&router.0)?.u64(*shares)?;
+        }
+        Event::SharesTransferred { router, from, to: target, shares } => {
+            to.bytes(&router.0)?.bytes(&from.0)?.bytes(&target.0)?.u64(*shares)?;
+        }
+        Event::RevenueClaimed { router, by, amount } => {
+            to.bytes(&router.0)?.bytes(&by.0)?;
             write_amount(*amount, to)?;
         }
         Event::SignerChanged { account, signer, consent } => {
@@ -407,6 +458,16 @@ fn read_event(from: &mut Decoder<'_>) -> Result<Event, decode::Error> {
             signer: read_account(from)?,
             consent: Signature(read_bytes(from)?),
         },
+        14 => Event::SharesIssued { router: read_account(from)?, shares: from.u64()? },
+        15 => Event::SharesTransferred {
+            router: read_account(from)?,
+            from: read_account(from)?,
+            to: read_account(from)?,
+            shares: from.u64()?,
+        },
+        16 => {
+            Event::RevenueClaimed { router: read_account(from)?, by: read_account(from)?, amount: read_amount(from)? }
+        }
         _ => {
             return Err(decode::Error::message("an event of a kind that is not known"));
         }
@@ -498,6 +559,9 @@ mod tests {
             Event::VoucherIssued { by: ALICE, voucher: BOB, amount: tokens(7), until: UnixTime::MAX },
             Event::VoucherRedeemed { claim: Claim::new(ALICE, BOB, Signature([7; 65])), amount: tokens(8) },
             Event::VoucherReclaimed { by: ALICE, voucher: BOB, amount: tokens(9) },
+            Event::SharesIssued { router: ALICE, shares: 10 },
+            Event::SharesTransferred { router: ALICE, from: ALICE, to: BOB, shares: 3 },
+            Event::RevenueClaimed { router: ALICE, by: BOB, amount: tokens(4) },
             Event::SignerChanged { account: ALICE, signer: BOB, consent: Signature([6; 65]) },
         ]
     }

@@ -22,6 +22,8 @@ pub(crate) mod kind {
     pub(crate) const SIGNER: u8 = 1;
     pub(crate) const CHANNEL_SIGNER: u8 = 2;
     pub(crate) const VOUCHER: u8 = 3;
+    pub(crate) const POOL: u8 = 4;
+    pub(crate) const HOLDING: u8 = 5;
 }
 
 /// A key or value of fixed-length fields, being written.

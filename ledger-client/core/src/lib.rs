@@ -6,7 +6,7 @@
 //! the entry keeps the signature, so that whoever replays the log checks every one of them. The rules see accounts and
 //! channels through [`Records`], so the SQLite store and the in-memory [`State`] of an auditor run the same ones.
 //!
-//! The crate is pure: no clock, file or randomness. Read it in this order: [`genesis`], [`channel`], [`voucher`], [`signer`], [`command`],
+//! The crate is pure: no clock, file or randomness. Read it in this order: [`genesis`], [`channel`], [`voucher`], [`share`], [`signer`], [`command`],
 //! [`order`], [`rules`], [`refusal`], [`entry`], [`merkle`], [`state`], [`note`], [`checkpoint`].
 #![forbid(unsafe_code)]
 
@@ -22,6 +22,7 @@ pub mod order;
 pub mod records;
 pub mod refusal;
 pub mod rules;
+pub mod share;
 pub mod signer;
 pub mod state;
 #[cfg(test)]

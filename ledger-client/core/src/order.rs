@@ -133,6 +133,16 @@ fn typed(command: &Command) -> (&'static str, Vec<Word>) {
         Command::ReclaimVoucher { voucher } => {
             ("ReclaimVoucher(address account,uint64 sequence,address voucher)", vec![eip712::address(*voucher)])
         }
+        Command::IssueShares { shares } => {
+            ("IssueShares(address account,uint64 sequence,uint64 shares)", vec![eip712::uint((*shares).into())])
+        }
+        Command::TransferShares { router, to, shares } => (
+            "TransferShares(address account,uint64 sequence,address router,address to,uint64 shares)",
+            vec![eip712::address(*router), eip712::address(*to), eip712::uint((*shares).into())],
+        ),
+        Command::ClaimRevenue { router } => {
+            ("ClaimRevenue(address account,uint64 sequence,address router)", vec![eip712::address(*router)])
+        }
         Command::ChangeSigner { signer, .. } => {
             ("ChangeSigner(address account,uint64 sequence,address signer)", vec![eip712::address(*signer)])
         }
@@ -184,6 +194,12 @@ mod tests {
                 Command::ChangeSigner { signer: bob, consent: Signature([0; 65]) },
                 "e9c664cd7dd57db0188a3c18d7479548a0f23596a971bd9d9117ff7d24c0a9a5",
             ),
+            (Command::IssueShares { shares: 10 }, "fb6603d26ab993bda7c88ccf3c6f90fce57314e887f3037da3371e3643e93373"),
+            (
+                Command::TransferShares { router: bob, to: account, shares: 3 },
+                "cbac76f22e924c49f3bee5034836f86dd1995f4f4b66000f8e60923da4b4473c",
+            ),
+            (Command::ClaimRevenue { router: bob }, "d574fbec596c8af2196dc6cf4f40c2d47e9e03348f824eac81da50ac7fe49bb1"),
         ];
         for (command, expected) in orders {
             let order = Order::sign(&key, &DOMAIN, account, 7, command);

@@ -75,7 +75,7 @@ pub trait Records {
 }
 
 /// Where all tokens are. Kept as running sums: `held` moves with each write of a balance and `locked` with each write of
-/// a channel or voucher, so a rule that books one side only shows at once.
+/// a channel, voucher or pool, so a rule that books one side only shows at once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// All that was ever minted.
@@ -84,7 +84,7 @@ pub struct Totals {
     pub burned: Tokens,
     /// The sum of all balances.
     pub held: Tokens,
-    /// The sum of what is locked in channels and vouchers.
+    /// The sum of what is locked in channels and vouchers, and of what shares have earned and nobody has taken out.
     pub locked: Tokens,
 }
 

@@ -90,6 +90,29 @@ pub enum Refusal {
         /// When it was asked.
         now: UnixTime,
     },
+    /// A router's shares are issued once.
+    #[error("the account has issued its shares already")]
+    SharesAlreadyIssued,
+    /// More shares than can be dealt out without too much waiting: see [`crate::share::MAX_SHARES`].
+    #[error("{shares} shares are more than {}", crate::share::MAX_SHARES)]
+    TooManyShares {
+        /// How many were asked for.
+        shares: u64,
+    },
+    /// This account has issued no shares.
+    #[error("there are no shares of this router")]
+    UnknownShares,
+    /// Nobody gives more shares than they hold.
+    #[error("{held} shares are held, not {shares}")]
+    InsufficientShares {
+        /// How many there are to give.
+        held: u64,
+        /// How many were asked for.
+        shares: u64,
+    },
+    /// The account's shares have earned nothing since the last time.
+    #[error("there is nothing to take out")]
+    NothingToClaim,
     /// Nothing to mint, transfer or lock.
     #[error("the amount is zero")]
     AmountIsZero,
@@ -195,6 +218,11 @@ impl Refusal {
             Self::VoucherAlreadySpent => "VoucherAlreadySpent",
             Self::NotVoucherIssuer { .. } => "NotVoucherIssuer",
             Self::VoucherStillGood { .. } => "VoucherStillGood",
+            Self::SharesAlreadyIssued => "SharesAlreadyIssued",
+            Self::TooManyShares { .. } => "TooManyShares",
+            Self::UnknownShares => "UnknownShares",
+            Self::InsufficientShares { .. } => "InsufficientShares",
+            Self::NothingToClaim => "NothingToClaim",
             Self::AmountIsZero => "AmountIsZero",
             Self::NotTreasurer { .. } => "NotTreasurer",
             Self::SupplyTooLarge { .. } => "SupplyTooLarge",

@@ -5,6 +5,7 @@ use thiserror::Error;
 
 use crate::fact::Fact;
 use crate::records::NotConserved;
+use crate::share::{Holding, MAX_SHARES, Pool};
 use crate::signer::{ChannelSigner, Signer, verify_consent};
 use crate::voucher::{Claim, Voucher};
 use crate::{Channel, Command, Entry, Event, Order, Phase, Records, Refusal, Request, Totals, UnixTime};
@@ -161,6 +162,9 @@ fn entitled<R: Records>(records: &R, by: NodeId, command: &Command) -> Result<()
         // Of one's own, or checked above.
         Command::Mint { .. }
         | Command::Burn { .. }
+        | Command::IssueShares { .. }
+        | Command::TransferShares { .. }
+        | Command::ClaimRevenue { .. }
         | Command::IssueVoucher { .. }
         | Command::ReclaimVoucher { .. }
         | Command::Transfer { .. }
@@ -194,6 +198,9 @@ fn obey<R: Records>(records: &R, at: UnixTime, by: NodeId, command: &Command) ->
         Command::MutualClose { close } => mutual_close(records, close),
         Command::IssueVoucher { voucher, amount, until } => issue_voucher(records, by, voucher, amount, until),
         Command::ReclaimVoucher { voucher } => reclaim_voucher(records, at, by, voucher),
+        Command::IssueShares { shares } => issue_shares(records, by, shares),
+        Command::TransferShares { router, to, shares } => transfer_shares(records, router, by, to, shares),
+        Command::ClaimRevenue { router } => claim_revenue(records, router, by),
         Command::ChangeSigner { signer, consent } => change_signer(records, by, signer, consent),
     }
 }
@@ -312,6 +319,46 @@ fn unspent<R: Records>(records: &R, voucher: NodeId) -> Result<Voucher, ExecuteE
     if found.spent { Err(Refusal::VoucherAlreadySpent.into()) } else { Ok(found) }
 }
 
+fn issue_shares<R: Records>(records: &R, router: NodeId, shares: u64) -> Decision<R> {
+    if shares == 0 {
+        return Err(Refusal::AmountIsZero.into());
+    }
+    if shares > MAX_SHARES {
+        return Err(Refusal::TooManyShares { shares }.into());
+    }
+    if fact::<R, Pool>(records, &router)?.is_some() {
+        return Err(Refusal::SharesAlreadyIssued.into());
+    }
+    Ok(Event::SharesIssued { router, shares })
+}
+
+fn transfer_shares<R: Records>(records: &R, router: NodeId, from: NodeId, to: NodeId, shares: u64) -> Decision<R> {
+    if shares == 0 {
+        return Err(Refusal::AmountIsZero.into());
+    }
+    different(from, to)?;
+    let held = holding(records, router, from)?.shares;
+    if shares > held {
+        return Err(Refusal::InsufficientShares { held, shares }.into());
+    }
+    Ok(Event::SharesTransferred { router, from, to, shares })
+}
+
+fn claim_revenue<R: Records>(records: &R, router: NodeId, by: NodeId) -> Decision<R> {
+    match holding(records, router, by)?.owed {
+        Tokens::ZERO => Err(Refusal::NothingToClaim.into()),
+        amount => Ok(Event::RevenueClaimed { router, by, amount }),
+    }
+}
+
+/// What an account holds of a router, with all that its shares have earned so far.
+fn holding<R: Records>(records: &R, router: NodeId, holder: NodeId) -> Result<Holding, ExecuteError<R::Error>> {
+    let pool: Pool = fact(records, &router)?.ok_or(Refusal::UnknownShares)?;
+    let found: Option<Holding> = fact(records, &(router, holder))?;
+    let totals = records.totals();
+    Ok(found.unwrap_or_default().up_to(&pool).ok_or(NotConserved { totals })?)
+}
+
 fn change_signer<R: Records>(records: &R, account: NodeId, signer: NodeId, consent: Signature) -> Decision<R> {
     if signer_of(records, account)? == signer {
         return Err(Refusal::SignerUnchanged { signer }.into());
@@ -393,7 +440,7 @@ fn book<R: Records>(records: &mut R, event: &Event) -> Booked<R> {
         Event::Redeemed { receipt, paid } => {
             let total = receipt.amount();
             change(records, receipt.channel(), |_, before| Ok(Channel { redeemed: total, ..before }))?;
-            credit(records, receipt.channel().payee, paid)
+            earn(records, receipt.channel().payee, paid)
         }
         Event::CloseStarted { channel, exit } => {
             change(records, channel, |_, before| Ok(Channel { phase: Phase::Closing { exit }, ..before }))
@@ -405,7 +452,7 @@ fn book<R: Records>(records: &mut R, event: &Event) -> Booked<R> {
         Event::MutuallyClosed { close, paid, refunded } => {
             let (channel, total) = (close.channel(), close.total());
             change(records, channel, |_, before| Ok(Channel { redeemed: total, phase: Phase::Closed, ..before }))?;
-            credit(records, channel.payee, paid)?;
+            earn(records, channel.payee, paid)?;
             credit(records, channel.payer, refunded)
         }
         Event::Burned { by, amount } => {
@@ -426,8 +473,37 @@ fn book<R: Records>(records: &mut R, event: &Event) -> Booked<R> {
             spend(records, voucher, amount)?;
             credit(records, by, amount)
         }
+        Event::SharesIssued { router, shares } => {
+            set_fact(records, &router, &Pool::new(shares))?;
+            set_fact(records, &(router, router), &Holding { shares, ..Holding::default() })
+        }
+        Event::SharesTransferred { router, from, to, shares } => {
+            let totals = records.totals();
+            let (giver, taker) = (holding(records, router, from)?, holding(records, router, to)?);
+            let left = giver.shares.checked_sub(shares).ok_or(NotConserved { totals })?;
+            let more = taker.shares.checked_add(shares).ok_or(NotConserved { totals })?;
+            set_fact(records, &(router, from), &Holding { shares: left, ..giver })?;
+            set_fact(records, &(router, to), &Holding { shares: more, ..taker })
+        }
+        Event::RevenueClaimed { router, by, amount } => {
+            let settled = holding(records, router, by)?;
+            let owed = difference(records.totals(), settled.owed, amount)?;
+            set_fact(records, &(router, by), &Holding { owed, ..settled })?;
+            unlock(records, amount)?;
+            credit(records, by, amount)
+        }
         Event::SignerChanged { account, signer, .. } => set_fact(records, &account, &Signer(signer)),
     }
+}
+
+/// Gives an account what its channels pay: to the pool of its share holders, where there are any.
+fn earn<R: Records>(records: &mut R, payee: NodeId, amount: Tokens) -> Booked<R> {
+    let Some(pool) = fact::<R, Pool>(records, &payee)? else {
+        return credit(records, payee, amount);
+    };
+    lock(records, amount)?;
+    let totals = records.totals();
+    set_fact(records, &payee, &pool.after(amount).ok_or(NotConserved { totals })?)
 }
 
 fn credit<R: Records>(records: &mut R, account: NodeId, amount: Tokens) -> Booked<R> {

@@ -248,6 +248,9 @@ mod tests {
         RedeemVoucher { secret: usize, to: usize, forged: bool },
         ReclaimVoucher { by: usize, secret: usize },
         ChangeSigner { account: usize, key: usize, agreed: bool },
+        IssueShares { router: usize, shares: u64 },
+        TransferShares { router: usize, from: usize, to: usize, shares: u64 },
+        ClaimRevenue { router: usize, by: usize },
         Wait { seconds: u64 },
     }
 
@@ -297,6 +300,10 @@ mod tests {
             1 => (account(), channel()).prop_map(|(by, secret)| Ask::ReclaimVoucher { by, secret }),
             1 => (account(), 0..3_usize, 0..6_u8)
                 .prop_map(|(account, key, die)| Ask::ChangeSigner { account, key, agreed: die > 0 }),
+            1 => (account(), 0..9_u64).prop_map(|(router, shares)| Ask::IssueShares { router, shares }),
+            2 => (account(), account(), account(), 0..6_u64)
+                .prop_map(|(router, from, to, shares)| Ask::TransferShares { router, from, to, shares }),
+            2 => (account(), account()).prop_map(|(router, by)| Ask::ClaimRevenue { router, by }),
             1 => (0..80_u64).prop_map(|seconds| Ask::Wait { seconds }),
         ]
     }
@@ -310,8 +317,16 @@ mod tests {
         balances: [u128; 4],
         channels: Vec<ModelChannel>,
         vouchers: BTreeMap<usize, ModelVoucher>,
+        pools: BTreeMap<usize, ModelPool>,
         /// Which of its keys each account signs with.
         signers: [usize; 4],
+    }
+
+    /// Who owns each share, what waits, and what each account has earned and not taken out.
+    struct ModelPool {
+        owners: Vec<usize>,
+        waiting: u128,
+        owed: [u128; 4],
     }
 
     struct ModelVoucher {
@@ -423,6 +438,31 @@ mod tests {
                     voucher.spent = true;
                     self.balances[by] += std::mem::take(&mut voucher.left);
                 }
+                Ask::IssueShares { shares: 0, .. } => return Err("AmountIsZero"),
+                Ask::IssueShares { router, .. } if self.pools.contains_key(&router) => {
+                    return Err("SharesAlreadyIssued");
+                }
+                Ask::IssueShares { router, shares } => {
+                    let pool = ModelPool { owners: vec![router; shares as usize], waiting: 0, owed: [0; 4] };
+                    self.pools.insert(router, pool);
+                }
+                Ask::TransferShares { shares: 0, .. } => return Err("AmountIsZero"),
+                Ask::TransferShares { from, to, .. } if from == to => return Err("SameAccount"),
+                Ask::TransferShares { router, from, to, shares } => {
+                    let pool = self.pools.get_mut(&router).ok_or("UnknownShares")?;
+                    let held: Vec<&mut usize> = pool.owners.iter_mut().filter(|owner| **owner == from).collect();
+                    if (held.len() as u64) < shares {
+                        return Err("InsufficientShares");
+                    }
+                    held.into_iter().take(shares as usize).for_each(|owner| *owner = to);
+                }
+                Ask::ClaimRevenue { router, by } => {
+                    let pool = self.pools.get_mut(&router).ok_or("UnknownShares")?;
+                    if pool.owed[by] == 0 {
+                        return Err("NothingToClaim");
+                    }
+                    self.balances[by] += std::mem::take(&mut pool.owed[by]);
+                }
                 Ask::ChangeSigner { agreed: false, .. } => return Err("ConsentInvalid"),
                 Ask::ChangeSigner { account, key, .. } if self.signers[account] == key => {
                     return Err("SignerUnchanged");
@@ -467,7 +507,14 @@ mod tests {
             found.left -= paid;
             found.redeemed = total;
             let payee = found.payee;
-            self.balances[payee] += paid;
+            let Some(pool) = self.pools.get_mut(&payee) else {
+                self.balances[payee] += paid;
+                return Ok(());
+            };
+            let shares = pool.owners.len() as u128;
+            pool.waiting += paid;
+            pool.owners.iter().for_each(|owner| pool.owed[*owner] += pool.waiting / shares);
+            pool.waiting %= shares;
             Ok(())
         }
 
@@ -588,6 +635,11 @@ mod tests {
                 Ask::ReclaimVoucher { by, secret } => {
                     (by, Command::ReclaimVoucher { voucher: self.secrets[secret].node_id() })
                 }
+                Ask::IssueShares { router, shares } => (router, Command::IssueShares { shares }),
+                Ask::TransferShares { router, from, to, shares } => {
+                    (from, Command::TransferShares { router: id(router), to: id(to), shares })
+                }
+                Ask::ClaimRevenue { router, by } => (by, Command::ClaimRevenue { router: id(router) }),
                 Ask::ChangeSigner { account, key, agreed } => {
                     let of = if agreed { account } else { (account + 1) % 4 };
                     let key = &self.keys[account][key];
@@ -652,7 +704,9 @@ mod tests {
             }
             // Added up anew, and not as the ledger's running sums have it.
             let locked = self.state.channels.values().map(|channel| channel.locked().get()).sum::<u128>();
-            assert_eq!(totals.locked.get(), locked + self.model.vouchers.values().map(|v| v.left).sum::<u128>());
+            let vouchers = self.model.vouchers.values().map(|voucher| voucher.left).sum::<u128>();
+            let pools = self.model.pools.values().map(|pool| pool.waiting + pool.owed.iter().sum::<u128>());
+            assert_eq!(totals.locked.get(), locked + vouchers + pools.sum::<u128>());
         }
     }
 

@@ -799,6 +799,11 @@ fn ask() -> impl Strategy<Value = Ask> {
         }),
         (who(), secret())
             .prop_map(|(by, secret)| { Ask::Order(by, Command::ReclaimVoucher { voucher: secret.node_id() }) }),
+        (who(), 0..9_u64).prop_map(|(router, shares)| Ask::Order(router, Command::IssueShares { shares })),
+        (who(), who(), who(), 0..6_u64).prop_map(|(router, from, to, shares)| {
+            Ask::Order(from, Command::TransferShares { router: id(router), to: id(to), shares })
+        }),
+        (who(), who()).prop_map(|(router, by)| Ask::Order(by, Command::ClaimRevenue { router: id(router) })),
         Just(Ask::Again),
     ]
 }

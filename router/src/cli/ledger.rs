@@ -302,7 +302,7 @@ fn audit(arguments: &Look) -> Result<String, Failure> {
                 burned => format!(" + {} burned", money(burned, &unit)),
             };
             Ok(format!(
-                "every rule was kept in all {} entries: {} minted = {} held + {} locked in channels and vouchers{burned}\n",
+                "every rule was kept in all {} entries: {} minted = {} held + {} locked{burned}\n",
                 head.size,
                 money(totals.minted, &unit),
                 money(totals.held, &unit),
@@ -352,7 +352,7 @@ fn describe(ledger: &mut dyn Ledger, path: &Path, json: bool) -> Result<String, 
         ("minted", money(totals.minted, &unit)),
         ("burned", money(totals.burned, &unit)),
         ("held", money(totals.held, &unit)),
-        ("locked", format!("{} in channels and vouchers", money(totals.locked, &unit))),
+        ("locked", format!("{} in channels, vouchers and revenue nobody has taken out", money(totals.locked, &unit))),
         ("log", format!("{} {}", head.size, if head.size == 1 { "entry" } else { "entries" })),
         ("root", head.root.to_string()),
     ]))
@@ -450,8 +450,7 @@ mod tests {
         let look = |json| Look { path: path.clone(), json };
         assert_eq!(
             execute(&Command::Audit(look(false))).unwrap(),
-            "every rule was kept in all 3 entries: 100.250000 WAY minted = 100.250000 WAY held + 0.000000 WAY locked \
-             in channels and vouchers\n"
+            "every rule was kept in all 3 entries: 100.250000 WAY minted = 100.250000 WAY held + 0.000000 WAY locked\n"
         );
         let shown: serde_json::Value = serde_json::from_str(&execute(&Command::Show(look(true))).unwrap()).unwrap();
         assert_eq!(shown["minted"], "100250000");
