@@ -2,8 +2,10 @@
 
 use metering::{ChannelId, Close, NodeId, Receipt, Signature, Tokens, Unverified};
 
+use crate::registry::Registration;
+use crate::role::Role;
 use crate::voucher::Claim;
-use crate::{Order, UnixTime};
+use crate::{Hash, Head, Order, UnixTime};
 
 /// One thing asked of the ledger. [`crate::rules::execute`] answers with an entry or a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +110,58 @@ pub enum Command {
     ClaimRevenue {
         /// Whose revenue.
         router: NodeId,
+    },
+    /// Gives an account a role. The treasurer's alone.
+    Appoint {
+        /// Which.
+        role: Role,
+        /// Whom.
+        to: NodeId,
+    },
+    /// Takes a role away. The treasurer's alone.
+    Dismiss {
+        /// Which.
+        role: Role,
+        /// From whom.
+        from: NodeId,
+    },
+    /// Takes an account into the community, or lets it stay for longer or shorter. An issuer's alone.
+    IssueMembership {
+        /// Whom.
+        to: NodeId,
+        /// When it ends.
+        until: UnixTime,
+    },
+    /// Puts an account out of the community. An issuer's alone.
+    RevokeMembership {
+        /// Whom.
+        of: NodeId,
+    },
+    /// Offers a membership to the first account that shows a secret. An issuer's alone.
+    OfferEnrolment {
+        /// The secret's [`crate::membership::secret_hash`].
+        hash: Hash,
+        /// When the membership ends.
+        until: UnixTime,
+        /// When the offer ends.
+        expires: UnixTime,
+    },
+    /// Shows the secret of an enrolment: the account becomes a member.
+    Enrol {
+        /// The secret.
+        secret: [u8; 32],
+    },
+    /// Says in public what the account runs, and on what terms, in place of what it said before. A member's alone.
+    Register {
+        /// What and on what terms.
+        registration: Registration,
+    },
+    /// Takes back what the account said it runs.
+    Unregister,
+    /// States that the account has replayed the log up to a head, and found that every rule was kept. An auditor's alone.
+    Attest {
+        /// Up to where.
+        head: Head,
     },
     /// Has another key sign for the account from the next order on.
     ChangeSigner {

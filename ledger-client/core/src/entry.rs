@@ -2,12 +2,14 @@
 
 use std::convert::Infallible;
 
-use metering::{ChannelId, Close, NodeId, Receipt, Signature, Tokens, Unverified};
+use metering::{ChannelId, Close, NodeId, Price, Receipt, Signature, Tokens, Unverified};
 use minicbor::{Decoder, Encoder, decode, encode};
 use thiserror::Error;
 
+use crate::registry::{Registration, Station};
+use crate::role::Role;
 use crate::voucher::Claim;
-use crate::{Command, Genesis, Order, Request, Seal, UnixTime};
+use crate::{Command, Genesis, Hash, Head, Order, Request, Seal, UnixTime};
 
 /// One line of the log: when, and what. Replaying all entries from the first gives every balance and channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,6 +150,79 @@ pub enum Event {
         /// How much.
         amount: Tokens,
     },
+    /// An account was given a role.
+    Appointed {
+        /// The treasurer.
+        by: NodeId,
+        /// Which role.
+        role: Role,
+        /// Who has it.
+        to: NodeId,
+    },
+    /// A role was taken away.
+    Dismissed {
+        /// The treasurer.
+        by: NodeId,
+        /// Which role.
+        role: Role,
+        /// Who had it.
+        from: NodeId,
+    },
+    /// An account was taken into the community.
+    MembershipIssued {
+        /// The issuer.
+        by: NodeId,
+        /// Whom.
+        to: NodeId,
+        /// When it ends.
+        until: UnixTime,
+    },
+    /// An account was put out of the community.
+    MembershipRevoked {
+        /// The issuer.
+        by: NodeId,
+        /// Whom.
+        of: NodeId,
+    },
+    /// A membership was offered to whoever knows a secret.
+    EnrolmentOffered {
+        /// The issuer.
+        by: NodeId,
+        /// The secret's hash.
+        hash: Hash,
+        /// When the membership ends.
+        until: UnixTime,
+        /// When the offer ends.
+        expires: UnixTime,
+    },
+    /// An account showed the secret of an enrolment and is a member.
+    Enrolled {
+        /// Which.
+        account: NodeId,
+        /// The secret, which is worth nothing any more.
+        secret: [u8; 32],
+        /// When its membership ends.
+        until: UnixTime,
+    },
+    /// A member said what it runs.
+    Registered {
+        /// Which.
+        account: NodeId,
+        /// What.
+        registration: Registration,
+    },
+    /// An account took back what it had said.
+    Unregistered {
+        /// Which.
+        account: NodeId,
+    },
+    /// An auditor stated that it has replayed the log.
+    Attested {
+        /// The auditor.
+        by: NodeId,
+        /// Up to where.
+        head: Head,
+    },
     /// An account has another key.
     SignerChanged {
         /// Which account.
@@ -183,6 +258,15 @@ impl Event {
             Self::SharesIssued { .. } => "shares-issued",
             Self::SharesTransferred { .. } => "shares-transferred",
             Self::RevenueClaimed { .. } => "revenue-claimed",
+            Self::Appointed { .. } => "appointed",
+            Self::Dismissed { .. } => "dismissed",
+            Self::MembershipIssued { .. } => "membership-issued",
+            Self::MembershipRevoked { .. } => "membership-revoked",
+            Self::EnrolmentOffered { .. } => "enrolment-offered",
+            Self::Enrolled { .. } => "enrolled",
+            Self::Registered { .. } => "registered",
+            Self::Unregistered { .. } => "unregistered",
+            Self::Attested { .. } => "attested",
             Self::SignerChanged { .. } => "signer-changed",
         }
     }
@@ -212,6 +296,17 @@ impl Event {
                 (from, Command::TransferShares { router, to, shares })
             }
             Self::RevenueClaimed { router, by, .. } => (by, Command::ClaimRevenue { router }),
+            Self::Appointed { by, role, to } => (by, Command::Appoint { role, to }),
+            Self::Dismissed { by, role, from } => (by, Command::Dismiss { role, from }),
+            Self::MembershipIssued { by, to, until } => (by, Command::IssueMembership { to, until }),
+            Self::MembershipRevoked { by, of } => (by, Command::RevokeMembership { of }),
+            Self::EnrolmentOffered { by, hash, until, expires } => {
+                (by, Command::OfferEnrolment { hash, until, expires })
+            }
+            Self::Enrolled { account, secret, .. } => (account, Command::Enrol { secret }),
+            Self::Registered { account, registration } => (account, Command::Register { registration }),
+            Self::Unregistered { account } => (account, Command::Unregister),
+            Self::Attested { by, head } => (by, Command::Attest { head }),
             Self::SignerChanged { account, signer, consent } => (account, Command::ChangeSigner { signer, consent }),
         })
     }
@@ -257,6 +352,15 @@ impl Entry {
             | Event::SharesIssued { .. }
             | Event::SharesTransferred { .. }
             | Event::RevenueClaimed { .. }
+            | Event::Appointed { .. }
+            | Event::Dismissed { .. }
+            | Event::MembershipIssued { .. }
+            | Event::MembershipRevoked { .. }
+            | Event::EnrolmentOffered { .. }
+            | Event::Enrolled { .. }
+            | Event::Registered { .. }
+            | Event::Unregistered { .. }
+            | Event::Attested { .. }
             | Event::SignerChanged { .. } => self.order().map(Request::Order),
         }
     }
@@ -330,6 +434,15 @@ const fn shape(event: &Event) -> (u8, u64) {
         Event::SharesIssued { .. } => (14, 2),
         Event::SharesTransferred { .. } => (15, 4),
         Event::RevenueClaimed { .. } => (16, 3),
+        Event::Appointed { .. } => (17, 3),
+        Event::Dismissed { .. } => (18, 3),
+        Event::MembershipIssued { .. } => (19, 3),
+        Event::MembershipRevoked { .. } => (20, 2),
+        Event::EnrolmentOffered { .. } => (21, 4),
+        Event::Enrolled { .. } => (22, 3),
+        Event::Registered { .. } => (23, 5),
+        Event::Unregistered { .. } => (24, 1),
+        Event::Attested { .. } => (25, 3),
     }
 }
 
@@ -386,6 +499,30 @@ fn write_event(event: &Event, to: &mut Writer) -> Written {
             to.bytes(&router.0)?.bytes(&by.0)?;
             write_amount(*amount, to)?;
         }
+        Event::Appointed { by, role, to: account } | Event::Dismissed { by, role, from: account } => {
+            to.bytes(&by.0)?.u8(role.number())?.bytes(&account.0)?;
+        }
+        Event::MembershipIssued { by, to: member, until } => {
+            to.bytes(&by.0)?.bytes(&member.0)?.u64(until.seconds())?;
+        }
+        Event::MembershipRevoked { by, of } => {
+            to.bytes(&by.0)?.bytes(&of.0)?;
+        }
+        Event::EnrolmentOffered { by, hash, until, expires } => {
+            to.bytes(&by.0)?.bytes(&hash.0)?.u64(until.seconds())?.u64(expires.seconds())?;
+        }
+        Event::Enrolled { account, secret, until } => {
+            to.bytes(&account.0)?.bytes(secret)?.u64(until.seconds())?;
+        }
+        Event::Registered { account, registration: Registration { station, price_up, price_down, terms } } => {
+            to.bytes(&account.0)?.u8(station.number())?.u64(price_up.get())?.u64(price_down.get())?.bytes(terms)?;
+        }
+        Event::Unregistered { account } => {
+            to.bytes(&account.0)?;
+        }
+        Event::Attested { by, head } => {
+            to.bytes(&by.0)?.u64(head.size)?.bytes(&head.root.0)?;
+        }
         Event::SignerChanged { account, signer, consent } => {
             to.bytes(&account.0)?.bytes(&signer.0)?.bytes(&consent.0)?;
         }
@@ -417,7 +554,7 @@ fn write_amount(amount: Tokens, to: &mut Writer) -> Written {
 /// Reads one, leniently: [`Entry::decode`] compares it with what [`Entry::encode`] gives.
 fn read_entry(from: &mut Decoder<'_>) -> Result<Entry, decode::Error> {
     from.array()?;
-    let (at, event) = (UnixTime::from_seconds(from.u64()?), read_event(from)?);
+    let (at, event) = (read_time(from)?, read_event(from)?);
     let seal = event.ordered().map(|_| read_seal(from)).transpose()?;
     Ok(Entry { at, event, seal })
 }
@@ -430,7 +567,7 @@ fn read_event(from: &mut Decoder<'_>) -> Result<Event, decode::Error> {
         3 => Event::ChannelOpened { channel: read_channel(from)?, deposit: read_amount(from)? },
         4 => Event::ToppedUp { channel: read_channel(from)?, amount: read_amount(from)? },
         5 => Event::Redeemed { receipt: read_receipt(from)?, paid: read_amount(from)? },
-        6 => Event::CloseStarted { channel: read_channel(from)?, exit: UnixTime::from_seconds(from.u64()?) },
+        6 => Event::CloseStarted { channel: read_channel(from)?, exit: read_time(from)? },
         7 => Event::Finalized { channel: read_channel(from)?, refunded: read_amount(from)? },
         8 => Event::MutuallyClosed {
             close: Close::decode(from.bytes()?).map_err(decode::Error::message)?,
@@ -442,7 +579,7 @@ fn read_event(from: &mut Decoder<'_>) -> Result<Event, decode::Error> {
             by: read_account(from)?,
             voucher: read_account(from)?,
             amount: read_amount(from)?,
-            until: UnixTime::from_seconds(from.u64()?),
+            until: read_time(from)?,
         },
         11 => Event::VoucherRedeemed {
             claim: Claim::new(read_account(from)?, read_account(from)?, Signature(read_bytes(from)?)),
@@ -468,6 +605,22 @@ fn read_event(from: &mut Decoder<'_>) -> Result<Event, decode::Error> {
         16 => {
             Event::RevenueClaimed { router: read_account(from)?, by: read_account(from)?, amount: read_amount(from)? }
         }
+        17 => Event::Appointed { by: read_account(from)?, role: read_role(from)?, to: read_account(from)? },
+        18 => Event::Dismissed { by: read_account(from)?, role: read_role(from)?, from: read_account(from)? },
+        19 => Event::MembershipIssued { by: read_account(from)?, to: read_account(from)?, until: read_time(from)? },
+        20 => Event::MembershipRevoked { by: read_account(from)?, of: read_account(from)? },
+        21 => Event::EnrolmentOffered {
+            by: read_account(from)?,
+            hash: Hash(read_bytes(from)?),
+            until: read_time(from)?,
+            expires: read_time(from)?,
+        },
+        22 => Event::Enrolled { account: read_account(from)?, secret: read_bytes(from)?, until: read_time(from)? },
+        23 => Event::Registered { account: read_account(from)?, registration: read_registration(from)? },
+        24 => Event::Unregistered { account: read_account(from)? },
+        25 => {
+            Event::Attested { by: read_account(from)?, head: Head { size: from.u64()?, root: Hash(read_bytes(from)?) } }
+        }
         _ => {
             return Err(decode::Error::message("an event of a kind that is not known"));
         }
@@ -478,7 +631,7 @@ fn read_genesis(from: &mut Decoder<'_>) -> Result<Genesis, decode::Error> {
     from.array()?;
     let (community, symbol, decimals) = (from.str()?, from.str()?, from.u8()?);
     let (treasurer, close_notice_s) = (read_account(from)?, from.u32()?);
-    let founded = UnixTime::from_seconds(from.u64()?);
+    let founded = read_time(from)?;
     Genesis::new(community, symbol, decimals, treasurer, founded)
         .map(|genesis| genesis.with_close_notice(close_notice_s))
         .map_err(decode::Error::message)
@@ -486,6 +639,24 @@ fn read_genesis(from: &mut Decoder<'_>) -> Result<Genesis, decode::Error> {
 
 fn read_receipt(from: &mut Decoder<'_>) -> Result<Receipt<Unverified>, decode::Error> {
     Receipt::decode(from.bytes()?).map_err(decode::Error::message)
+}
+
+fn read_role(from: &mut Decoder<'_>) -> Result<Role, decode::Error> {
+    Role::from_number(from.u8()?).ok_or_else(|| decode::Error::message("a role that is not known"))
+}
+
+fn read_registration(from: &mut Decoder<'_>) -> Result<Registration, decode::Error> {
+    let unknown = || decode::Error::message("a station that is not known");
+    Ok(Registration {
+        station: Station::from_number(from.u8()?).ok_or_else(unknown)?,
+        price_up: Price::new(from.u64()?),
+        price_down: Price::new(from.u64()?),
+        terms: read_bytes(from)?,
+    })
+}
+
+fn read_time(from: &mut Decoder<'_>) -> Result<UnixTime, decode::Error> {
+    Ok(UnixTime::from_seconds(from.u64()?))
 }
 
 fn read_seal(from: &mut Decoder<'_>) -> Result<Seal, decode::Error> {
@@ -562,6 +733,23 @@ mod tests {
             Event::SharesIssued { router: ALICE, shares: 10 },
             Event::SharesTransferred { router: ALICE, from: ALICE, to: BOB, shares: 3 },
             Event::RevenueClaimed { router: ALICE, by: BOB, amount: tokens(4) },
+            Event::Appointed { by: ALICE, role: Role::Issuer, to: BOB },
+            Event::Dismissed { by: ALICE, role: Role::Auditor, from: BOB },
+            Event::MembershipIssued { by: ALICE, to: BOB, until: UnixTime::MAX },
+            Event::MembershipRevoked { by: ALICE, of: BOB },
+            Event::EnrolmentOffered { by: ALICE, hash: Hash([3; 32]), until: UnixTime::MAX, expires: UnixTime::MAX },
+            Event::Enrolled { account: ALICE, secret: [4; 32], until: UnixTime::MAX },
+            Event::Registered {
+                account: ALICE,
+                registration: Registration {
+                    station: Station::Gateway,
+                    price_up: Price::new(1),
+                    price_down: Price::new(u64::MAX),
+                    terms: [5; 32],
+                },
+            },
+            Event::Unregistered { account: ALICE },
+            Event::Attested { by: ALICE, head: Head { size: 400, root: Hash([6; 32]) } },
             Event::SignerChanged { account: ALICE, signer: BOB, consent: Signature([6; 65]) },
         ]
     }

@@ -24,6 +24,10 @@ pub(crate) mod kind {
     pub(crate) const VOUCHER: u8 = 3;
     pub(crate) const POOL: u8 = 4;
     pub(crate) const HOLDING: u8 = 5;
+    pub(crate) const ROLE: u8 = 6;
+    pub(crate) const MEMBERSHIP: u8 = 7;
+    pub(crate) const ENROLMENT: u8 = 8;
+    pub(crate) const LISTING: u8 = 9;
 }
 
 /// A key or value of fixed-length fields, being written.
@@ -77,6 +81,14 @@ impl Reader<'_> {
 
     pub(crate) fn byte(&mut self) -> Option<u8> {
         self.bytes().map(|[byte]| byte)
+    }
+
+    pub(crate) fn flag(&mut self) -> Option<bool> {
+        match self.byte()? {
+            0 => Some(false),
+            1 => Some(true),
+            _ => None,
+        }
     }
 
     pub(crate) fn account(&mut self) -> Option<NodeId> {

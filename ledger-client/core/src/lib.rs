@@ -6,7 +6,8 @@
 //! the entry keeps the signature, so that whoever replays the log checks every one of them. The rules see accounts and
 //! channels through [`Records`], so the SQLite store and the in-memory [`State`] of an auditor run the same ones.
 //!
-//! The crate is pure: no clock, file or randomness. Read it in this order: [`genesis`], [`channel`], [`voucher`], [`share`], [`signer`], [`command`],
+//! The crate is pure: no clock, file or randomness. Read it in this order: [`genesis`], [`channel`], [`voucher`], [`share`], [`signer`], [`role`],
+//! [`membership`], [`registry`], [`command`],
 //! [`order`], [`rules`], [`refusal`], [`entry`], [`merkle`], [`state`], [`note`], [`checkpoint`].
 #![forbid(unsafe_code)]
 
@@ -16,11 +17,14 @@ pub mod command;
 pub mod entry;
 pub mod fact;
 pub mod genesis;
+pub mod membership;
 pub mod merkle;
 pub mod note;
 pub mod order;
 pub mod records;
 pub mod refusal;
+pub mod registry;
+pub mod role;
 pub mod rules;
 pub mod share;
 pub mod signer;

@@ -7,6 +7,7 @@ use metering::identity::SignatureError;
 use metering::{AccountKey, ChannelId, LedgerDomain, NodeId, Signature, Unverified, Verified};
 
 use crate::Command;
+use crate::registry::Registration;
 
 /// A command, numbered and signed (EIP-712, for one ledger) by the account in whose name it is done.
 ///
@@ -143,6 +144,40 @@ fn typed(command: &Command) -> (&'static str, Vec<Word>) {
         Command::ClaimRevenue { router } => {
             ("ClaimRevenue(address account,uint64 sequence,address router)", vec![eip712::address(*router)])
         }
+        Command::Appoint { role, to } => (
+            "Appoint(address account,uint64 sequence,uint8 role,address to)",
+            vec![eip712::uint(role.number().into()), eip712::address(*to)],
+        ),
+        Command::Dismiss { role, from } => (
+            "Dismiss(address account,uint64 sequence,uint8 role,address from)",
+            vec![eip712::uint(role.number().into()), eip712::address(*from)],
+        ),
+        Command::IssueMembership { to, until } => (
+            "IssueMembership(address account,uint64 sequence,address to,uint40 until)",
+            vec![eip712::address(*to), eip712::uint(until.seconds().into())],
+        ),
+        Command::RevokeMembership { of } => {
+            ("RevokeMembership(address account,uint64 sequence,address of)", vec![eip712::address(*of)])
+        }
+        Command::OfferEnrolment { hash, until, expires } => (
+            "OfferEnrolment(address account,uint64 sequence,bytes32 hash,uint40 until,uint40 expires)",
+            vec![hash.0, eip712::uint(until.seconds().into()), eip712::uint(expires.seconds().into())],
+        ),
+        Command::Enrol { secret } => ("Enrol(address account,uint64 sequence,bytes32 secret)", vec![*secret]),
+        Command::Register { registration: Registration { station, price_up, price_down, terms } } => (
+            "Register(address account,uint64 sequence,uint8 kind,uint64 priceUp,uint64 priceDown,bytes32 terms)",
+            vec![
+                eip712::uint(station.number().into()),
+                eip712::uint(price_up.get().into()),
+                eip712::uint(price_down.get().into()),
+                *terms,
+            ],
+        ),
+        Command::Unregister => ("Unregister(address account,uint64 sequence)", Vec::new()),
+        Command::Attest { head } => (
+            "Attest(address account,uint64 sequence,uint64 size,bytes32 root)",
+            vec![eip712::uint(head.size.into()), head.root.0],
+        ),
         Command::ChangeSigner { signer, .. } => {
             ("ChangeSigner(address account,uint64 sequence,address signer)", vec![eip712::address(*signer)])
         }
@@ -155,10 +190,12 @@ fn words(channel: &ChannelId) -> [Word; 3] {
 
 #[cfg(test)]
 mod tests {
-    use metering::{Close, Tokens};
+    use metering::{Close, Price, Tokens};
 
     use super::*;
-    use crate::{Hash, UnixTime};
+    use crate::registry::Station;
+    use crate::role::Role;
+    use crate::{Hash, Head, UnixTime};
 
     const DOMAIN: LedgerDomain = LedgerDomain { chain_id: 0, contract: NodeId([0xc0; 20]) };
 
@@ -170,7 +207,9 @@ mod tests {
         let channel = ChannelId { payer: account, payee: bob, nonce: 3 };
         let amount = Tokens::new((1 << 95) + 12345).unwrap();
         let close = Close::sign(&key, &DOMAIN, channel, amount).into_unverified();
-        let until = UnixTime::MAX;
+        let (until, terms) = (UnixTime::MAX, [0x4a; 32]);
+        let registration =
+            Registration { station: Station::Gateway, price_up: Price::new(5), price_down: Price::new(6), terms };
         let orders = [
             (Command::Mint { to: bob, amount }, "e6ed1a25980ebf0e45a74c28b55036ef6066d786d6e53dae236737e47b299969"),
             (Command::Transfer { to: bob, amount }, "86fc88426f09e1c562b35121e1d8dfd6cdba6fdb4c97b2d850bb14326a964855"),
@@ -200,6 +239,30 @@ mod tests {
                 "cbac76f22e924c49f3bee5034836f86dd1995f4f4b66000f8e60923da4b4473c",
             ),
             (Command::ClaimRevenue { router: bob }, "d574fbec596c8af2196dc6cf4f40c2d47e9e03348f824eac81da50ac7fe49bb1"),
+            (
+                Command::Appoint { role: Role::Issuer, to: bob },
+                "82a5008dd37dc80844f14182300e0800a7839312e0e25c9588e6e1a285aeffdf",
+            ),
+            (
+                Command::Dismiss { role: Role::Auditor, from: bob },
+                "d656e0583b4a92f1dc3e93324b57c3ed7b70ad0a5fb8d49fbb1ebcd63e6e6617",
+            ),
+            (
+                Command::IssueMembership { to: bob, until },
+                "5cd1e206aa8a670f4c441c33fb383382160f572dd425bd5a08c34a33dd4a6dee",
+            ),
+            (Command::RevokeMembership { of: bob }, "5652c57e21010dfe558973e7cfcf49ba22d522618e83bbb2d2c3e39a7cb6361a"),
+            (
+                Command::OfferEnrolment { hash: Hash(terms), until, expires: UnixTime::from_seconds(77) },
+                "16bbd02b6871a5b1b7e52b5a42a4f3bb0e521271707431db7900a550174cc8d3",
+            ),
+            (Command::Enrol { secret: terms }, "06061dc060de20a3678ca8fa87b434b68931473f65a7a4e5bc5cafb4596e690e"),
+            (Command::Register { registration }, "7467dc328ea2af1f51327f2452ef24170b410353a2c85390a8e1203167b5f7cb"),
+            (Command::Unregister, "39920161419b9851efbf0874566d6acac3660c4cf65a317e8b11b05b503ffc3a"),
+            (
+                Command::Attest { head: Head { size: 9, root: Hash(terms) } },
+                "fdd6108bfcdd87acbaf7897fc63a23d2ff69c0ea9d7c1aaa3ff82205002e2ece",
+            ),
         ];
         for (command, expected) in orders {
             let order = Order::sign(&key, &DOMAIN, account, 7, command);

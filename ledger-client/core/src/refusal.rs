@@ -113,6 +113,73 @@ pub enum Refusal {
     /// The account's shares have earned nothing since the last time.
     #[error("there is nothing to take out")]
     NothingToClaim,
+    /// Only an issuer takes members in and puts them out.
+    #[error("{by} is not an issuer of this ledger")]
+    NotIssuer {
+        /// Who asked.
+        by: NodeId,
+    },
+    /// Only an auditor attests.
+    #[error("{by} is not an auditor of this ledger")]
+    NotAuditor {
+        /// Who asked.
+        by: NodeId,
+    },
+    /// The account has this role.
+    #[error("{account} has this role already")]
+    RoleAlreadyHeld {
+        /// Whose.
+        account: NodeId,
+    },
+    /// The account has not this role.
+    #[error("{account} does not have this role")]
+    RoleNotHeld {
+        /// Whose.
+        account: NodeId,
+    },
+    /// The account does not belong to the community, or no longer.
+    #[error("{account} is not a member")]
+    NotMember {
+        /// Who.
+        account: NodeId,
+    },
+    /// A membership that ends before it begins.
+    #[error("the membership would end at {until}, and it is {now}")]
+    MembershipOver {
+        /// When it would end.
+        until: UnixTime,
+        /// When it was asked.
+        now: UnixTime,
+    },
+    /// An issuer has put the account out: only an issuer takes it in again.
+    #[error("{account} was put out of the community")]
+    MembershipRevoked {
+        /// Who.
+        account: NodeId,
+    },
+    /// A secret is for one enrolment.
+    #[error("there is an enrolment for this secret already")]
+    EnrolmentExists,
+    /// Nothing was offered for this secret.
+    #[error("there is no enrolment for this secret")]
+    UnknownEnrolment,
+    /// A secret enrols once.
+    #[error("the secret was used before")]
+    EnrolmentAlreadyUsed,
+    /// The offer has ended.
+    #[error("the enrolment ended at {expires}, and it is {now}")]
+    EnrolmentExpired {
+        /// When it ended.
+        expires: UnixTime,
+        /// When it was asked.
+        now: UnixTime,
+    },
+    /// The account has said nothing that it could take back.
+    #[error("{account} is not in the registry")]
+    NotRegistered {
+        /// Who.
+        account: NodeId,
+    },
     /// Nothing to mint, transfer or lock.
     #[error("the amount is zero")]
     AmountIsZero,
@@ -223,6 +290,18 @@ impl Refusal {
             Self::UnknownShares => "UnknownShares",
             Self::InsufficientShares { .. } => "InsufficientShares",
             Self::NothingToClaim => "NothingToClaim",
+            Self::NotIssuer { .. } => "NotIssuer",
+            Self::NotAuditor { .. } => "NotAuditor",
+            Self::RoleAlreadyHeld { .. } => "RoleAlreadyHeld",
+            Self::RoleNotHeld { .. } => "RoleNotHeld",
+            Self::NotMember { .. } => "NotMember",
+            Self::MembershipOver { .. } => "MembershipOver",
+            Self::MembershipRevoked { .. } => "MembershipRevoked",
+            Self::EnrolmentExists => "EnrolmentExists",
+            Self::UnknownEnrolment => "UnknownEnrolment",
+            Self::EnrolmentAlreadyUsed => "EnrolmentAlreadyUsed",
+            Self::EnrolmentExpired { .. } => "EnrolmentExpired",
+            Self::NotRegistered { .. } => "NotRegistered",
             Self::AmountIsZero => "AmountIsZero",
             Self::NotTreasurer { .. } => "NotTreasurer",
             Self::SupplyTooLarge { .. } => "SupplyTooLarge",

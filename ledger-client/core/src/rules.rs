@@ -4,11 +4,14 @@ use metering::{ChannelId, Close, NodeId, Receipt, Signature, Tokens, Unverified}
 use thiserror::Error;
 
 use crate::fact::Fact;
+use crate::membership::{Enrolment, Membership, secret_hash};
 use crate::records::NotConserved;
+use crate::registry::{Listing, Registration};
+use crate::role::{Held, Role};
 use crate::share::{Holding, MAX_SHARES, Pool};
 use crate::signer::{ChannelSigner, Signer, verify_consent};
 use crate::voucher::{Claim, Voucher};
-use crate::{Channel, Command, Entry, Event, Order, Phase, Records, Refusal, Request, Totals, UnixTime};
+use crate::{Channel, Command, Entry, Event, Hash, Order, Phase, Records, Refusal, Request, Totals, UnixTime};
 
 /// The largest supply, in base units: SQLite counts in 63 bits. No balance, deposit or total can be larger.
 pub const MAX_SUPPLY: u64 = i64::MAX as u64;
@@ -143,7 +146,17 @@ fn next_in_sequence<R: Records>(records: &R, order: &Order<Unverified>) -> Resul
 /// Whether an account may command this at all.
 fn entitled<R: Records>(records: &R, by: NodeId, command: &Command) -> Result<(), ExecuteError<R::Error>> {
     match command {
-        Command::Mint { .. } if by != records.genesis().treasurer() => Err(Refusal::NotTreasurer { by }.into()),
+        Command::Mint { .. } | Command::Appoint { .. } | Command::Dismiss { .. }
+            if by != records.genesis().treasurer() =>
+        {
+            Err(Refusal::NotTreasurer { by }.into())
+        }
+        Command::IssueMembership { .. } | Command::RevokeMembership { .. } | Command::OfferEnrolment { .. }
+            if !has_role(records, Role::Issuer, by)? =>
+        {
+            Err(Refusal::NotIssuer { by }.into())
+        }
+        Command::Attest { .. } if !has_role(records, Role::Auditor, by)? => Err(Refusal::NotAuditor { by }.into()),
         Command::TopUp { channel, .. } | Command::StartClose { channel } if by != channel.payer => {
             Err(Refusal::NotPayer { by }.into())
         }
@@ -162,6 +175,15 @@ fn entitled<R: Records>(records: &R, by: NodeId, command: &Command) -> Result<()
         // Of one's own, or checked above.
         Command::Mint { .. }
         | Command::Burn { .. }
+        | Command::Appoint { .. }
+        | Command::Dismiss { .. }
+        | Command::IssueMembership { .. }
+        | Command::RevokeMembership { .. }
+        | Command::OfferEnrolment { .. }
+        | Command::Enrol { .. }
+        | Command::Register { .. }
+        | Command::Unregister
+        | Command::Attest { .. }
         | Command::IssueShares { .. }
         | Command::TransferShares { .. }
         | Command::ClaimRevenue { .. }
@@ -201,6 +223,24 @@ fn obey<R: Records>(records: &R, at: UnixTime, by: NodeId, command: &Command) ->
         Command::IssueShares { shares } => issue_shares(records, by, shares),
         Command::TransferShares { router, to, shares } => transfer_shares(records, router, by, to, shares),
         Command::ClaimRevenue { router } => claim_revenue(records, router, by),
+        Command::Appoint { role, to } => appoint(records, by, role, to),
+        Command::Dismiss { role, from } => dismiss(records, by, role, from),
+        Command::IssueMembership { to, until } => {
+            lasts(at, until)?;
+            Ok(Event::MembershipIssued { by, to, until })
+        }
+        Command::RevokeMembership { of } => {
+            member(records, at, of)?;
+            Ok(Event::MembershipRevoked { by, of })
+        }
+        Command::OfferEnrolment { hash, until, expires } => offer_enrolment(records, at, by, hash, until, expires),
+        Command::Enrol { secret } => enrol(records, at, by, secret),
+        Command::Register { registration } => {
+            member(records, at, by)?;
+            Ok(Event::Registered { account: by, registration })
+        }
+        Command::Unregister => unregister(records, by),
+        Command::Attest { head } => Ok(Event::Attested { by, head }),
         Command::ChangeSigner { signer, consent } => change_signer(records, by, signer, consent),
     }
 }
@@ -359,6 +399,81 @@ fn holding<R: Records>(records: &R, router: NodeId, holder: NodeId) -> Result<Ho
     Ok(found.unwrap_or_default().up_to(&pool).ok_or(NotConserved { totals })?)
 }
 
+fn has_role<R: Records>(records: &R, role: Role, account: NodeId) -> Result<bool, ExecuteError<R::Error>> {
+    Ok(fact::<R, Held>(records, &(role, account))?.is_some_and(|Held(held)| held))
+}
+
+fn appoint<R: Records>(records: &R, by: NodeId, role: Role, to: NodeId) -> Decision<R> {
+    if has_role(records, role, to)? {
+        return Err(Refusal::RoleAlreadyHeld { account: to }.into());
+    }
+    Ok(Event::Appointed { by, role, to })
+}
+
+fn dismiss<R: Records>(records: &R, by: NodeId, role: Role, from: NodeId) -> Decision<R> {
+    if !has_role(records, role, from)? {
+        return Err(Refusal::RoleNotHeld { account: from }.into());
+    }
+    Ok(Event::Dismissed { by, role, from })
+}
+
+fn lasts(now: UnixTime, until: UnixTime) -> Result<(), Refusal> {
+    if until <= now { Err(Refusal::MembershipOver { until, now }) } else { Ok(()) }
+}
+
+fn member<R: Records>(records: &R, at: UnixTime, account: NodeId) -> Result<(), ExecuteError<R::Error>> {
+    let found: Option<Membership> = fact(records, &account)?;
+    if found.is_some_and(|membership| membership.holds_at(at)) {
+        Ok(())
+    } else {
+        Err(Refusal::NotMember { account }.into())
+    }
+}
+
+fn offer_enrolment<R: Records>(
+    records: &R,
+    at: UnixTime,
+    by: NodeId,
+    hash: Hash,
+    until: UnixTime,
+    expires: UnixTime,
+) -> Decision<R> {
+    lasts(at, until)?;
+    if expires <= at {
+        return Err(Refusal::EnrolmentExpired { expires, now: at }.into());
+    }
+    // One that was used too: its secret has been seen.
+    if fact::<R, Enrolment>(records, &hash)?.is_some() {
+        return Err(Refusal::EnrolmentExists.into());
+    }
+    Ok(Event::EnrolmentOffered { by, hash, until, expires })
+}
+
+fn enrol<R: Records>(records: &R, at: UnixTime, account: NodeId, secret: [u8; 32]) -> Decision<R> {
+    let offer: Enrolment = fact(records, &secret_hash(&secret))?.ok_or(Refusal::UnknownEnrolment)?;
+    if offer.used {
+        return Err(Refusal::EnrolmentAlreadyUsed.into());
+    }
+    if offer.expires <= at {
+        return Err(Refusal::EnrolmentExpired { expires: offer.expires, now: at }.into());
+    }
+    let before: Option<Membership> = fact(records, &account)?;
+    if before.is_some_and(|membership| membership.revoked) {
+        return Err(Refusal::MembershipRevoked { account }.into());
+    }
+    let until = before.map_or(offer.until, |membership| membership.until.max(offer.until));
+    lasts(at, until)?;
+    Ok(Event::Enrolled { account, secret, until })
+}
+
+fn unregister<R: Records>(records: &R, account: NodeId) -> Decision<R> {
+    let listed: Option<Registration> = fact(records, &account)?.and_then(|Listing(listed)| listed);
+    if listed.is_none() {
+        return Err(Refusal::NotRegistered { account }.into());
+    }
+    Ok(Event::Unregistered { account })
+}
+
 fn change_signer<R: Records>(records: &R, account: NodeId, signer: NodeId, consent: Signature) -> Decision<R> {
     if signer_of(records, account)? == signer {
         return Err(Refusal::SignerUnchanged { signer }.into());
@@ -492,6 +607,26 @@ fn book<R: Records>(records: &mut R, event: &Event) -> Booked<R> {
             unlock(records, amount)?;
             credit(records, by, amount)
         }
+        Event::Appointed { role, to, .. } => set_fact(records, &(role, to), &Held(true)),
+        Event::Dismissed { role, from, .. } => set_fact(records, &(role, from), &Held(false)),
+        Event::MembershipIssued { to, until, .. } => set_fact(records, &to, &Membership { until, revoked: false }),
+        Event::MembershipRevoked { of, .. } => {
+            let before: Membership = fact(records, &of)?.ok_or(Refusal::NotMember { account: of })?;
+            set_fact(records, &of, &Membership { revoked: true, ..before })
+        }
+        Event::EnrolmentOffered { hash, until, expires, .. } => {
+            set_fact(records, &hash, &Enrolment { until, expires, used: false })
+        }
+        Event::Enrolled { account, secret, until } => {
+            let hash = secret_hash(&secret);
+            let offer: Enrolment = fact(records, &hash)?.ok_or(Refusal::UnknownEnrolment)?;
+            set_fact(records, &hash, &Enrolment { used: true, ..offer })?;
+            set_fact(records, &account, &Membership { until, revoked: false })
+        }
+        Event::Registered { account, registration } => set_fact(records, &account, &Listing(Some(registration))),
+        Event::Unregistered { account } => set_fact(records, &account, &Listing(None)),
+        // It is said in the log, and changes nothing.
+        Event::Attested { .. } => Ok(()),
         Event::SignerChanged { account, signer, .. } => set_fact(records, &account, &Signer(signer)),
     }
 }

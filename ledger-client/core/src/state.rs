@@ -221,11 +221,14 @@ impl Records for State {
 
 #[cfg(test)]
 mod tests {
-    use metering::{AccountKey, Close, Receipt};
+    use metering::{AccountKey, Close, Price, Receipt};
     use proptest::prelude::*;
 
     use super::*;
     use crate::fact::Fact;
+    use crate::membership::secret_hash;
+    use crate::registry::{Registration, Station};
+    use crate::role::Role;
     use crate::signer::{Signer, consent};
     use crate::voucher::Claim;
     use crate::{Command, MAX_SUPPLY, Order, Phase};
@@ -251,6 +254,14 @@ mod tests {
         IssueShares { router: usize, shares: u64 },
         TransferShares { router: usize, from: usize, to: usize, shares: u64 },
         ClaimRevenue { router: usize, by: usize },
+        Appoint { by: usize, to: usize, dismiss: bool },
+        IssueMembership { by: usize, to: usize, until: u64 },
+        RevokeMembership { by: usize, of: usize },
+        OfferEnrolment { by: usize, secret: u8, until: u64, expires: u64 },
+        Enrol { by: usize, secret: u8 },
+        Register { by: usize },
+        Unregister { by: usize },
+        Attest { by: usize },
         Wait { seconds: u64 },
     }
 
@@ -281,6 +292,7 @@ mod tests {
     fn ask() -> impl Strategy<Value = Ask> {
         let account = || 0..4_usize;
         let channel = || 0..5_usize;
+        let time = || 0..1000_u64;
         let amount = || prop_oneof![8 => 0..60_u64, 1 => Just(MAX_SUPPLY), 1 => Just(u64::MAX)];
         prop_oneof![
             2 => (account(), account(), amount()).prop_map(|(by, to, amount)| Ask::Mint { by: by / 2, to, amount }),
@@ -304,6 +316,16 @@ mod tests {
             2 => (account(), account(), account(), 0..6_u64)
                 .prop_map(|(router, from, to, shares)| Ask::TransferShares { router, from, to, shares }),
             2 => (account(), account()).prop_map(|(router, by)| Ask::ClaimRevenue { router, by }),
+            3 => (account(), account(), 0..5_u8)
+                .prop_map(|(by, to, die)| Ask::Appoint { by: by / 3, to, dismiss: die == 0 }),
+            2 => (account(), account(), time()).prop_map(|(by, to, until)| Ask::IssueMembership { by, to, until }),
+            1 => (account(), account()).prop_map(|(by, of)| Ask::RevokeMembership { by, of }),
+            2 => (account(), 0..3_u8, time(), time())
+                .prop_map(|(by, secret, until, expires)| Ask::OfferEnrolment { by, secret, until, expires }),
+            2 => (account(), 0..3_u8).prop_map(|(by, secret)| Ask::Enrol { by, secret }),
+            1 => account().prop_map(|by| Ask::Register { by }),
+            1 => account().prop_map(|by| Ask::Unregister { by }),
+            1 => account().prop_map(|by| Ask::Attest { by }),
             1 => (0..80_u64).prop_map(|seconds| Ask::Wait { seconds }),
         ]
     }
@@ -318,6 +340,12 @@ mod tests {
         channels: Vec<ModelChannel>,
         vouchers: BTreeMap<usize, ModelVoucher>,
         pools: BTreeMap<usize, ModelPool>,
+        issuers: [bool; 4],
+        /// Until when each account is a member, and whether it was put out.
+        members: [Option<(u64, bool)>; 4],
+        /// Until when each secret makes a member, when it ends, and whether it was shown.
+        enrolments: BTreeMap<u8, (u64, u64, bool)>,
+        listed: [bool; 4],
         /// Which of its keys each account signs with.
         signers: [usize; 4],
     }
@@ -463,6 +491,58 @@ mod tests {
                     }
                     self.balances[by] += std::mem::take(&mut pool.owed[by]);
                 }
+                Ask::Appoint { by, .. } if by != 0 => return Err("NotTreasurer"),
+                Ask::Appoint { to, dismiss, .. } => match (self.issuers[to], dismiss) {
+                    (true, false) => return Err("RoleAlreadyHeld"),
+                    (false, true) => return Err("RoleNotHeld"),
+                    _ => self.issuers[to] = !dismiss,
+                },
+                Ask::IssueMembership { by, .. } | Ask::RevokeMembership { by, .. } | Ask::OfferEnrolment { by, .. }
+                    if !self.issuers[by] =>
+                {
+                    return Err("NotIssuer");
+                }
+                Ask::IssueMembership { until, .. } if until <= self.now => return Err("MembershipOver"),
+                Ask::IssueMembership { to, until, .. } => self.members[to] = Some((until, false)),
+                Ask::RevokeMembership { of, .. } => match &mut self.members[of] {
+                    Some((until, revoked @ false)) if *until > self.now => *revoked = true,
+                    _ => return Err("NotMember"),
+                },
+                Ask::OfferEnrolment { until, .. } if until <= self.now => return Err("MembershipOver"),
+                Ask::OfferEnrolment { expires, .. } if expires <= self.now => return Err("EnrolmentExpired"),
+                Ask::OfferEnrolment { secret, until, expires, .. } => {
+                    if self.enrolments.contains_key(&secret) {
+                        return Err("EnrolmentExists");
+                    }
+                    self.enrolments.insert(secret, (until, expires, false));
+                }
+                Ask::Enrol { by, secret } => {
+                    let (until, expires, used) = self.enrolments.get_mut(&secret).ok_or("UnknownEnrolment")?;
+                    if *used {
+                        return Err("EnrolmentAlreadyUsed");
+                    }
+                    if *expires <= self.now {
+                        return Err("EnrolmentExpired");
+                    }
+                    let until = match self.members[by] {
+                        Some((_, true)) => return Err("MembershipRevoked"),
+                        Some((before, false)) => before.max(*until),
+                        None => *until,
+                    };
+                    if until <= self.now {
+                        return Err("MembershipOver");
+                    }
+                    *used = true;
+                    self.members[by] = Some((until, false));
+                }
+                Ask::Register { by } => match self.members[by] {
+                    Some((until, false)) if until > self.now => self.listed[by] = true,
+                    _ => return Err("NotMember"),
+                },
+                Ask::Unregister { by } if !self.listed[by] => return Err("NotRegistered"),
+                Ask::Unregister { by } => self.listed[by] = false,
+                // Nobody is appointed for it here.
+                Ask::Attest { .. } => return Err("NotAuditor"),
                 Ask::ChangeSigner { agreed: false, .. } => return Err("ConsentInvalid"),
                 Ask::ChangeSigner { account, key, .. } if self.signers[account] == key => {
                     return Err("SignerUnchanged");
@@ -640,6 +720,24 @@ mod tests {
                     (from, Command::TransferShares { router: id(router), to: id(to), shares })
                 }
                 Ask::ClaimRevenue { router, by } => (by, Command::ClaimRevenue { router: id(router) }),
+                Ask::Appoint { by, to, dismiss: false } => (by, Command::Appoint { role: Role::Issuer, to: id(to) }),
+                Ask::Appoint { by, to, dismiss: true } => (by, Command::Dismiss { role: Role::Issuer, from: id(to) }),
+                Ask::IssueMembership { by, to, until } => {
+                    (by, Command::IssueMembership { to: id(to), until: UnixTime::from_seconds(until) })
+                }
+                Ask::RevokeMembership { by, of } => (by, Command::RevokeMembership { of: id(of) }),
+                Ask::OfferEnrolment { by, secret, until, expires } => {
+                    let [until, expires] = [until, expires].map(UnixTime::from_seconds);
+                    (by, Command::OfferEnrolment { hash: secret_hash(&[secret; 32]), until, expires })
+                }
+                Ask::Enrol { by, secret } => (by, Command::Enrol { secret: [secret; 32] }),
+                Ask::Register { by } => {
+                    let (station, price) = (Station::Router, Price::new(5));
+                    let registration = Registration { station, price_up: price, price_down: price, terms: [0; 32] };
+                    (by, Command::Register { registration })
+                }
+                Ask::Unregister { by } => (by, Command::Unregister),
+                Ask::Attest { by } => (by, Command::Attest { head: self.state.head() }),
                 Ask::ChangeSigner { account, key, agreed } => {
                     let of = if agreed { account } else { (account + 1) % 4 };
                     let key = &self.keys[account][key];
@@ -736,7 +834,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(200))]
         #[test]
-        fn rules_do_what_the_plain_model_does_and_the_log_tells_it_all(asks in prop::collection::vec((ask(), fault()), 1..60)) {
+        fn rules_do_what_the_plain_model_does_and_the_log_tells_it_all(asks in prop::collection::vec((ask(), fault()), 1..120)) {
             let mut pair = Pair::new();
             pair.ask(&Ask::Mint { by: 0, to: 1, amount: 200 });
             pair.ask(&Ask::Mint { by: 0, to: 2, amount: 200 });

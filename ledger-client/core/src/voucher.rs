@@ -220,11 +220,7 @@ impl Fact for Voucher {
     fn decode(bytes: &[u8]) -> Option<Self> {
         let mut from = Reader(bytes);
         let (issuer, amount, until) = (from.account()?, from.tokens()?, from.time()?);
-        let spent = match from.byte()? {
-            0 => false,
-            1 => true,
-            _ => return None,
-        };
+        let spent = from.flag()?;
         from.end(Self { issuer, amount, until, spent })
     }
 }

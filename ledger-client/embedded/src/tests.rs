@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use ledger_core::checkpoint::{View, ViewError};
+use ledger_core::membership::secret_hash;
 use ledger_core::merkle::{leaf_hash, verify_inclusion};
+use ledger_core::role::Role;
 use ledger_core::signer::consent;
 use ledger_core::voucher::Claim;
 use ledger_core::{Event, Phase, State};
@@ -804,6 +806,15 @@ fn ask() -> impl Strategy<Value = Ask> {
             Ask::Order(from, Command::TransferShares { router: id(router), to: id(to), shares })
         }),
         (who(), who()).prop_map(|(router, by)| Ask::Order(by, Command::ClaimRevenue { router: id(router) })),
+        who().prop_map(|to| Ask::Order(treasurer, Command::Appoint { role: Role::Issuer, to: id(to) })),
+        (who(), who(), (0..2_000_000_u64)).prop_map(|(by, to, until)| {
+            Ask::Order(by, Command::IssueMembership { to: id(to), until: UnixTime::from_seconds(until) })
+        }),
+        (who(), 0..3_u8).prop_map(|(by, secret)| {
+            let (hash, until) = (secret_hash(&[secret; 32]), UnixTime::MAX);
+            Ask::Order(by, Command::OfferEnrolment { hash, until, expires: until })
+        }),
+        (who(), 0..3_u8).prop_map(|(by, secret)| Ask::Order(by, Command::Enrol { secret: [secret; 32] })),
         Just(Ask::Again),
     ]
 }
@@ -811,7 +822,7 @@ fn ask() -> impl Strategy<Value = Ask> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
-    fn tables_do_what_the_rules_in_memory_do(batches in prop::collection::vec(prop::collection::vec(ask(), 1..12), 1..8)) {
+    fn tables_do_what_the_rules_in_memory_do(batches in prop::collection::vec(prop::collection::vec(ask(), 1..30), 1..8)) {
         let place = Place { directory: tempfile::tempdir().unwrap(), now: Arc::new(1000.into()) };
         let mut ledger = Embedded::create(&place.path(), &genesis(), place.clock()).unwrap();
         let mut state = State::found(genesis());
