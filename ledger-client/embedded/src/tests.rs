@@ -1,9 +1,6 @@
 //! The store is tried as the processes of a machine use it: through files, several at once, and with faults.
 
-use std::env;
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -20,6 +17,8 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
+
+mod faults;
 
 type Who = fn() -> AccountKey;
 
@@ -353,93 +352,6 @@ fn many_processes_redeeming_at_once_pay_each_token_once() {
 }
 
 #[test]
-fn writer_that_is_killed_leaves_no_trace() {
-    let (place, mut ledger) = Place::new();
-    ledger.execute(&redeem(5)).unwrap();
-    let head = ledger.head().unwrap();
-    // So small a cache that pages of the open transaction reach the write-ahead log.
-    ledger.connection.execute_batch("PRAGMA cache_size = 1").unwrap();
-
-    let transaction = ledger.connection.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
-    let mut records = Transaction::begin(&transaction, Some(&ledger.genesis)).unwrap();
-    for total in 6..60 {
-        outcome(&mut records, UnixTime::from_seconds(1000), &redeem(total)).unwrap().unwrap();
-    }
-    records.finish().unwrap();
-    let image = place.crash_image();
-    drop(records);
-    drop(transaction);
-    assert_eq!(ledger.head().unwrap(), head);
-    ledger.execute(&redeem(7)).unwrap();
-
-    let mut recovered = image.open().unwrap();
-    assert_eq!(recovered.head().unwrap(), head);
-    assert_eq!(recovered.balance(id(bob)).unwrap(), tokens(5));
-    audited(&mut recovered);
-    recovered.execute(&redeem(6)).unwrap();
-}
-
-#[test]
-fn what_was_answered_survives_a_crash() {
-    let (place, mut ledger) = Place::new();
-    for total in 1..=60 {
-        ledger.execute(&redeem(total)).unwrap();
-        if total % 10 == 0 {
-            let mut recovered = place.crash_image().open().unwrap();
-            assert_eq!(recovered.balance(id(bob)).unwrap(), tokens(total));
-            assert_eq!(recovered.head().unwrap(), ledger.head().unwrap());
-        }
-    }
-}
-
-/// Where the child of the test below finds its ledger; without it, the child has nothing to do.
-const CHILD_PATH: &str = "WAYBILL_TEST_LEDGER";
-
-#[test]
-fn child_redeems_until_it_is_killed() {
-    let Some(path) = env::var_os(CHILD_PATH) else { return };
-    let mut ledger = Embedded::open(path.as_ref(), Box::new(UnixTime::default)).unwrap();
-    let redeemed = ledger.channel(channel()).unwrap().unwrap().redeemed.get();
-    for total in redeemed + 1.. {
-        ledger.execute(&redeem(total)).unwrap();
-        println!("\nredeemed {total}");
-    }
-}
-
-#[test]
-fn process_that_is_killed_loses_nothing_it_was_answered() {
-    let (place, mut ledger) = Place::new();
-    mint(&mut ledger, id(alice), 1_000_000);
-    order(&mut ledger, alice, Command::TopUp { channel: channel(), amount: tokens(1_000_000) });
-    // In every second round another process has the ledger open, and so keeps the write-ahead log in use.
-    let mut other = None;
-    drop(ledger);
-    for round in 1..=8 {
-        let mut child = process::Command::new(env::current_exe().unwrap())
-            .args(["--exact", "tests::child_redeems_until_it_is_killed", "--nocapture"])
-            .env(CHILD_PATH, place.path())
-            .stdout(process::Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
-        let mut answered = || lines.find_map(|line| line.strip_prefix("redeemed ").map(|n| n.parse::<u128>().unwrap()));
-        let first = answered().unwrap();
-        let mut last = (1..round * 3).fold(first, |_, _| answered().unwrap());
-        child.kill().unwrap();
-        child.wait().unwrap();
-        while let Some(later) = answered() {
-            last = later;
-        }
-        let mut recovered = place.open().unwrap();
-        let redeemed = recovered.channel(channel()).unwrap().unwrap().redeemed.get();
-        assert!(redeemed == last || redeemed == last + 1, "{last} answered, {redeemed} found");
-        audited(&mut recovered);
-        other = if round % 2 == 1 { Some(recovered) } else { None };
-    }
-    drop(other);
-}
-
-#[test]
 fn full_disk_is_named_and_leaves_nothing_half_written() {
     let (_place, mut ledger) = Place::new();
     let pages: i64 = ledger.connection.query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap();
@@ -728,34 +640,6 @@ fn old_copy_that_goes_on_is_a_fork_that_is_refused_at_home_and_seen_abroad() {
     let proof = restored.prove_growth(5, 6).unwrap().unwrap();
     let told = view.accept(restored.checkpoint(&signer()).unwrap(), &proof);
     assert!(matches!(told, Err(ViewError::Unproven { .. })), "{told:?}");
-}
-
-#[test]
-fn flipped_bit_is_found_or_changes_nothing() {
-    let (place, mut ledger) = Place::new();
-    for total in 1..=20 {
-        ledger.execute(&redeem(total)).unwrap();
-    }
-    let sound = audited(&mut ledger);
-    drop(ledger);
-    let bytes = fs::read(place.path()).unwrap();
-    let mut found = 0;
-    // A step that is coprime to the number of bits visits all kinds of places.
-    for step in 0..400 {
-        let bit = step * 7919 % (bytes.len() * 8);
-        let mut flipped = bytes.clone();
-        flipped[bit / 8] ^= 1 << (bit % 8);
-        fs::write(place.path(), &flipped).unwrap();
-        match place.open().and_then(|mut ledger| ledger.audit()) {
-            Ok(Verdict::Kept(audit)) => assert_eq!(audit, sound, "bit {bit}"),
-            Ok(Verdict::Broken(_)) | Err(_) => found += 1,
-        }
-        for name in ["ledger-wal", "ledger-shm"] {
-            let _ = fs::remove_file(place.directory.path().join(name));
-        }
-    }
-    // The rest stands in bytes of pages that hold nothing.
-    assert!(found > 100, "{found} of 400");
 }
 
 /// Anything that can be asked, not signed yet.
