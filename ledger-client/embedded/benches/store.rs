@@ -1,0 +1,155 @@
+//! What the store does in a second, what it writes, and how it grows.
+//!
+//! `cargo bench -p ledger-embedded`; `-- --entries 1000000` makes the ledger whose growth is measured so long.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use ledger_core::merkle::{leaf_hash, verify_inclusion};
+use ledger_core::{Command, Genesis, Order, Request, UnixTime};
+use ledger_embedded::{Embedded, Verdict};
+use metering::{AccountKey, ChannelId, Receipt, Tokens};
+
+/// How many of each kind are timed.
+const REQUESTS: u64 = 1_000;
+const BATCH: usize = 100;
+const ENTRIES: u64 = 20_000;
+const PROOFS: u64 = 1_000;
+
+fn main() {
+    let words: Vec<String> = std::env::args().collect();
+    let entries = words.iter().position(|word| word == "--entries").and_then(|at| words.get(at + 1)?.parse().ok());
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut bench = Bench::new(&directory.path().join("ledger"));
+
+    let (single, bytes) = bench.redeem(REQUESTS, 1);
+    println!(
+        "receipts redeemed singly, each durable: {single:.0} a second, {bytes} bytes to the write-ahead log for each"
+    );
+    let (batches, bytes) = bench.redeem(REQUESTS * 5, BATCH);
+    println!("receipts redeemed {BATCH} at a time: {batches:.0} a second, {bytes} bytes for each");
+    println!("orders signed and done singly, each durable: {:.0} a second", bench.order(REQUESTS));
+    bench.grow(entries.unwrap_or(ENTRIES));
+}
+
+struct Bench {
+    ledger: Embedded,
+    path: std::path::PathBuf,
+    payer: AccountKey,
+    channel: ChannelId,
+    redeemed: u64,
+}
+
+impl Bench {
+    fn new(path: &Path) -> Self {
+        let payer = AccountKey::from_bytes(&[0xa1; 32]).expect("a key");
+        let payee = AccountKey::from_bytes(&[0xb0; 32]).expect("a key").node_id();
+        let genesis = Genesis::new("Bench", "TOK", 6, payer.node_id(), UnixTime::from_seconds(1)).expect("good names");
+        let mut ledger = Embedded::create(path, &genesis, Box::new(UnixTime::default)).expect("a ledger");
+        for command in [
+            Command::Mint { to: payer.node_id(), amount: tokens(1 << 50) },
+            Command::OpenChannel { payee, deposit: tokens(1 << 49) },
+        ] {
+            ledger.order(&payer, payer.node_id(), command).expect("it is allowed");
+        }
+        let channel = ChannelId { payer: payer.node_id(), payee, nonce: 1 };
+        Self { ledger, path: path.to_owned(), payer, channel, redeemed: 0 }
+    }
+
+    fn receipts(&mut self, count: u64) -> Vec<Request> {
+        let domain = self.ledger.genesis().domain();
+        let first = self.redeemed + 1;
+        self.redeemed += count;
+        let receipt = |total: u64| Receipt::sign(&self.payer, &domain, self.channel, tokens(total.into()), [7; 32]);
+        (first..first + count).map(|total| Request::Redeem { receipt: receipt(total).into_unverified() }).collect()
+    }
+
+    /// Receipts a second, and bytes written for each.
+    fn redeem(&mut self, count: u64, batch: usize) -> (f64, u64) {
+        let receipts = self.receipts(count);
+        let log = self.path.with_file_name("ledger-wal");
+        let length = || fs::metadata(&log).map_or(0, |metadata| metadata.len());
+        // The log is written from its beginning again after a thousand pages; what it grows by before that tells.
+        let (mut written, mut before) = (0, length());
+        let took = timed(|| {
+            for batch in receipts.chunks(batch) {
+                let outcomes = self.ledger.execute_many(batch).expect("a ledger");
+                assert!(outcomes.iter().all(Result::is_ok));
+                let after = length();
+                written += after.saturating_sub(before);
+                before = after;
+            }
+        });
+        (count as f64 / took.as_secs_f64(), written / count)
+    }
+
+    /// Orders a second.
+    fn order(&mut self, count: u64) -> f64 {
+        let (account, domain) = (self.payer.node_id(), self.ledger.genesis().domain());
+        let first = self.ledger.sequence(account).expect("a ledger") + 1;
+        let order = |sequence| {
+            let command = Command::Transfer { to: self.channel.payee, amount: tokens(1) };
+            Request::Order(Order::sign(&self.payer, &domain, account, sequence, command).into_unverified())
+        };
+        let orders: Vec<Request> = (first..first + count).map(order).collect();
+        let took = timed(|| {
+            for order in &orders {
+                self.ledger.execute(order).expect("it is allowed");
+            }
+        });
+        count as f64 / took.as_secs_f64()
+    }
+
+    fn grow(mut self, entries: u64) {
+        let mut size = self.ledger.head().expect("a ledger").size;
+        while size < entries {
+            let receipts = self.receipts(1_000.min(entries - size));
+            self.ledger.execute_many(&receipts).expect("a ledger");
+            size += receipts.len() as u64;
+        }
+        let Self { mut ledger, path, .. } = self;
+        let head = ledger.head().expect("a ledger");
+        let proofs = timed(|| {
+            for n in 0..PROOFS {
+                let number = n * 7919 % size;
+                let (entry, proof) = ledger.prove_entry(number, size).expect("a ledger").expect("an entry");
+                assert!(verify_inclusion(&head, number, &leaf_hash(&entry.encode()), &proof));
+            }
+        });
+        let growths = timed(|| {
+            for n in 0..PROOFS {
+                let old_size = 1 + n * 7919 % (size - 1);
+                let proof = ledger.prove_growth(old_size, size).expect("a ledger").expect("it had that size");
+                assert!(!proof.is_empty());
+            }
+        });
+        let mut verdict = None;
+        let audit = timed(|| verdict = ledger.audit().ok());
+        assert!(matches!(verdict, Some(Verdict::Kept(_))), "{verdict:?}");
+        drop(ledger);
+        let bytes = fs::metadata(&path).expect("a file").len();
+        let open = timed(|| drop(Embedded::open(&path, Box::new(UnixTime::default)).expect("a ledger")));
+        let each = |took: Duration| took.as_secs_f64() * 1e6 / PROOFS as f64;
+        println!(
+            "{size} entries: {} bytes each, opened in {:.1} ms, an entry proven in {:.0} us, growth in {:.0} us, audited in \
+             {:.2} s",
+            bytes / size,
+            open.as_secs_f64() * 1e3,
+            each(proofs),
+            each(growths),
+            audit.as_secs_f64()
+        );
+    }
+}
+
+fn tokens(n: u128) -> Tokens {
+    Tokens::new(n).expect("a small amount")
+}
+
+fn timed(work: impl FnOnce()) -> Duration {
+    #[expect(clippy::disallowed_methods, reason = "a benchmark measures real time")]
+    let began = Instant::now();
+    work();
+    began.elapsed()
+}
