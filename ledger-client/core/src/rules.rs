@@ -1,17 +1,23 @@
 //! The rules.
 
-use metering::{ChannelId, Close, NodeId, Receipt, Signature, Tokens, Unverified};
+mod book;
+mod channels;
+mod community;
+mod shares;
+mod signers;
+mod tokens;
+mod vouchers;
+
+use metering::{NodeId, Tokens, Unverified};
 use thiserror::Error;
 
 use crate::fact::Fact;
-use crate::membership::{Enrolment, Membership, secret_hash};
 use crate::records::NotConserved;
-use crate::registry::{Listing, Registration};
-use crate::role::{Held, Role};
-use crate::share::{Holding, MAX_SHARES, Pool};
-use crate::signer::{ChannelSigner, Signer, verify_consent};
-use crate::voucher::{Claim, Voucher};
-use crate::{Channel, Command, Entry, Event, Hash, Order, Phase, Records, Refusal, Request, Totals, UnixTime};
+use crate::role::Role;
+use crate::signer::verify_consent;
+use crate::{Command, Entry, Event, Order, Records, Refusal, Request, UnixTime};
+
+use book::book;
 
 /// The largest supply, in base units: SQLite counts in 63 bits. No balance, deposit or total can be larger.
 pub const MAX_SUPPLY: u64 = i64::MAX as u64;
@@ -94,12 +100,12 @@ fn authorise<R: Records>(records: &R, request: &Request) -> Result<(), ExecuteEr
         Request::Order(order) => {
             next_in_sequence(records, order)?;
             let account = order.account();
-            let signer = signer_of(records, account)?;
+            let signer = signers::signer_of(records, account)?;
             order.verify(&domain, signer).map_err(|_| Refusal::OrderSignatureInvalid { account })?;
             entitled(records, account, order.command())
         }
         Request::Redeem { receipt } => {
-            let signer = channel_signer_of(records, receipt.channel())?;
+            let signer = signers::channel_signer_of(records, receipt.channel())?;
             receipt.verify_by(&domain, signer).map_err(|_| Refusal::ReceiptSignatureInvalid)?;
             Ok(())
         }
@@ -110,16 +116,6 @@ fn authorise<R: Records>(records: &R, request: &Request) -> Result<(), ExecuteEr
         // It can only pay the payer.
         Request::Finalize { .. } => Ok(()),
     }
-}
-
-/// The key that signs an account's orders, as the account it would be of.
-fn signer_of<R: Records>(records: &R, account: NodeId) -> Result<NodeId, ExecuteError<R::Error>> {
-    Ok(fact::<R, Signer>(records, &account)?.map_or(account, |Signer(signer)| signer))
-}
-
-/// The key that signs receipts on a channel and offers to close it: the one that signed for the payer when it was opened.
-fn channel_signer_of<R: Records>(records: &R, channel: ChannelId) -> Result<NodeId, ExecuteError<R::Error>> {
-    Ok(fact::<R, ChannelSigner>(records, &channel)?.map_or(channel.payer, |ChannelSigner(signer)| signer))
 }
 
 fn fact<R: Records, F: Fact>(records: &R, key: &F::Key) -> Result<Option<F>, ExecuteError<R::Error>> {
@@ -152,17 +148,19 @@ fn entitled<R: Records>(records: &R, by: NodeId, command: &Command) -> Result<()
             Err(Refusal::NotTreasurer { by }.into())
         }
         Command::IssueMembership { .. } | Command::RevokeMembership { .. } | Command::OfferEnrolment { .. }
-            if !has_role(records, Role::Issuer, by)? =>
+            if !community::has_role(records, Role::Issuer, by)? =>
         {
             Err(Refusal::NotIssuer { by }.into())
         }
-        Command::Attest { .. } if !has_role(records, Role::Auditor, by)? => Err(Refusal::NotAuditor { by }.into()),
+        Command::Attest { .. } if !community::has_role(records, Role::Auditor, by)? => {
+            Err(Refusal::NotAuditor { by }.into())
+        }
         Command::TopUp { channel, .. } | Command::StartClose { channel } if by != channel.payer => {
             Err(Refusal::NotPayer { by }.into())
         }
         Command::MutualClose { close } if by != close.channel().payee => Err(Refusal::NotPayee { by }.into()),
         Command::MutualClose { close } => {
-            let signer = channel_signer_of(records, close.channel())?;
+            let signer = signers::channel_signer_of(records, close.channel())?;
             let verified = close.verify_by(&records.genesis().domain(), signer);
             verified.map_err(|_| Refusal::CloseSignatureInvalid)?;
             Ok(())
@@ -202,283 +200,40 @@ type Decision<R> = Result<Event, ExecuteError<<R as Records>::Error>>;
 fn decide<R: Records>(records: &R, at: UnixTime, request: &Request) -> Decision<R> {
     match request {
         Request::Order(order) => obey(records, at, order.account(), order.command()),
-        Request::Redeem { receipt } => redeem(records, *receipt),
-        Request::RedeemVoucher { claim } => redeem_voucher(records, *claim),
-        Request::Finalize { channel } => finalize(records, at, *channel),
+        Request::Redeem { receipt } => channels::redeem(records, *receipt),
+        Request::RedeemVoucher { claim } => vouchers::redeem(records, *claim),
+        Request::Finalize { channel } => channels::finalize(records, at, *channel),
     }
 }
 
 /// What the rules make of a command in the name of `by`.
 fn obey<R: Records>(records: &R, at: UnixTime, by: NodeId, command: &Command) -> Decision<R> {
     match *command {
-        Command::Mint { to, amount } => mint(records, by, to, amount),
-        Command::Burn { amount } => burn(records, by, amount),
-        Command::Transfer { to, amount } => transfer(records, by, to, amount),
-        Command::OpenChannel { payee, deposit } => open_channel(records, by, payee, deposit),
-        Command::TopUp { channel, amount } => top_up(records, channel, amount),
-        Command::StartClose { channel } => start_close(records, at, channel),
-        Command::MutualClose { close } => mutual_close(records, close),
-        Command::IssueVoucher { voucher, amount, until } => issue_voucher(records, by, voucher, amount, until),
-        Command::ReclaimVoucher { voucher } => reclaim_voucher(records, at, by, voucher),
-        Command::IssueShares { shares } => issue_shares(records, by, shares),
-        Command::TransferShares { router, to, shares } => transfer_shares(records, router, by, to, shares),
-        Command::ClaimRevenue { router } => claim_revenue(records, router, by),
-        Command::Appoint { role, to } => appoint(records, by, role, to),
-        Command::Dismiss { role, from } => dismiss(records, by, role, from),
-        Command::IssueMembership { to, until } => {
-            lasts(at, until)?;
-            Ok(Event::MembershipIssued { by, to, until })
+        Command::Mint { to, amount } => tokens::mint(records, by, to, amount),
+        Command::Burn { amount } => tokens::burn(records, by, amount),
+        Command::Transfer { to, amount } => tokens::transfer(records, by, to, amount),
+        Command::OpenChannel { payee, deposit } => channels::open(records, by, payee, deposit),
+        Command::TopUp { channel, amount } => channels::top_up(records, channel, amount),
+        Command::StartClose { channel } => channels::start_close(records, at, channel),
+        Command::MutualClose { close } => channels::mutual_close(records, close),
+        Command::IssueVoucher { voucher, amount, until } => vouchers::issue(records, by, voucher, amount, until),
+        Command::ReclaimVoucher { voucher } => vouchers::reclaim(records, at, by, voucher),
+        Command::IssueShares { shares } => shares::issue(records, by, shares),
+        Command::TransferShares { router, to, shares } => shares::transfer(records, router, by, to, shares),
+        Command::ClaimRevenue { router } => shares::claim(records, router, by),
+        Command::Appoint { role, to } => community::appoint(records, by, role, to),
+        Command::Dismiss { role, from } => community::dismiss(records, by, role, from),
+        Command::IssueMembership { to, until } => community::issue::<R>(at, by, to, until),
+        Command::RevokeMembership { of } => community::revoke(records, at, by, of),
+        Command::OfferEnrolment { hash, until, expires } => {
+            community::offer_enrolment(records, at, by, hash, until, expires)
         }
-        Command::RevokeMembership { of } => {
-            member(records, at, of)?;
-            Ok(Event::MembershipRevoked { by, of })
-        }
-        Command::OfferEnrolment { hash, until, expires } => offer_enrolment(records, at, by, hash, until, expires),
-        Command::Enrol { secret } => enrol(records, at, by, secret),
-        Command::Register { registration } => {
-            member(records, at, by)?;
-            Ok(Event::Registered { account: by, registration })
-        }
-        Command::Unregister => unregister(records, by),
+        Command::Enrol { secret } => community::enrol(records, at, by, secret),
+        Command::Register { registration } => community::register(records, at, by, registration),
+        Command::Unregister => community::unregister(records, by),
         Command::Attest { head } => Ok(Event::Attested { by, head }),
-        Command::ChangeSigner { signer, consent } => change_signer(records, by, signer, consent),
+        Command::ChangeSigner { signer, consent } => signers::change(records, by, signer, consent),
     }
-}
-
-fn mint<R: Records>(records: &R, by: NodeId, to: NodeId, amount: Tokens) -> Decision<R> {
-    nonzero(amount)?;
-    let minted = records.totals().minted;
-    match minted.checked_add(amount) {
-        Some(supply) if supply.get() <= u128::from(MAX_SUPPLY) => Ok(Event::Minted { by, to, amount }),
-        _ => Err(Refusal::SupplyTooLarge { minted, amount }.into()),
-    }
-}
-
-fn transfer<R: Records>(records: &R, from: NodeId, to: NodeId, amount: Tokens) -> Decision<R> {
-    nonzero(amount)?;
-    different(from, to)?;
-    affordable(records, from, amount)?;
-    Ok(Event::Transferred { from, to, amount })
-}
-
-fn open_channel<R: Records>(records: &R, payer: NodeId, payee: NodeId, deposit: Tokens) -> Decision<R> {
-    nonzero(deposit)?;
-    different(payer, payee)?;
-    affordable(records, payer, deposit)?;
-    let latest = records.latest_nonce(payer, payee).map_err(ExecuteError::Records)?;
-    let nonce = next_nonce(latest).ok_or(Refusal::NoncesExhausted)?;
-    Ok(Event::ChannelOpened { channel: ChannelId { payer, payee, nonce }, deposit })
-}
-
-/// The first channel of a pair has nonce 1. SQLite counts in 63 bits.
-fn next_nonce(latest: Option<u64>) -> Option<u64> {
-    latest.unwrap_or(0).checked_add(1).filter(|nonce| *nonce <= i64::MAX as u64)
-}
-
-fn top_up<R: Records>(records: &R, id: ChannelId, amount: Tokens) -> Decision<R> {
-    nonzero(amount)?;
-    let (_, phase) = unclosed(records, id)?;
-    match phase {
-        Unclosed::Open => affordable(records, id.payer, amount)?,
-        Unclosed::Closing { exit } => return Err(Refusal::CloseAlreadyStarted { exit }.into()),
-    }
-    Ok(Event::ToppedUp { channel: id, amount })
-}
-
-/// Always open: closing, notice or time do not matter, only whether the channel has ended.
-fn redeem<R: Records>(records: &R, receipt: Receipt<Unverified>) -> Decision<R> {
-    let (channel, _) = unclosed(records, receipt.channel())?;
-    if receipt.amount() == channel.redeemed {
-        return Err(Refusal::ReceiptAlreadyRedeemed { amount: receipt.amount() }.into());
-    }
-    let paid = unpaid(&channel, receipt.amount())?;
-    Ok(Event::Redeemed { receipt, paid })
-}
-
-fn start_close<R: Records>(records: &R, at: UnixTime, id: ChannelId) -> Decision<R> {
-    match unclosed(records, id)? {
-        (_, Unclosed::Open) => {
-            let exit = at.after(records.genesis().close_notice_s());
-            Ok(Event::CloseStarted { channel: id, exit })
-        }
-        (_, Unclosed::Closing { exit }) => Err(Refusal::CloseAlreadyStarted { exit }.into()),
-    }
-}
-
-fn finalize<R: Records>(records: &R, at: UnixTime, id: ChannelId) -> Decision<R> {
-    match unclosed(records, id)? {
-        (_, Unclosed::Open) => Err(Refusal::CloseNotStarted.into()),
-        (_, Unclosed::Closing { exit }) if at < exit => Err(Refusal::NoticeNotOver { exit, now: at }.into()),
-        (channel, Unclosed::Closing { .. }) => Ok(Event::Finalized { channel: id, refunded: channel.locked() }),
-    }
-}
-
-fn mutual_close<R: Records>(records: &R, close: Close<Unverified>) -> Decision<R> {
-    let (channel, _) = unclosed(records, close.channel())?;
-    let paid = unpaid(&channel, close.total())?;
-    // Both are at most the deposit: `unpaid` has refused the rest.
-    let refunded = channel.deposit.saturating_sub(close.total());
-    Ok(Event::MutuallyClosed { close, paid, refunded })
-}
-
-fn burn<R: Records>(records: &R, by: NodeId, amount: Tokens) -> Decision<R> {
-    nonzero(amount)?;
-    affordable(records, by, amount)?;
-    Ok(Event::Burned { by, amount })
-}
-
-fn issue_voucher<R: Records>(records: &R, by: NodeId, voucher: NodeId, amount: Tokens, until: UnixTime) -> Decision<R> {
-    nonzero(amount)?;
-    affordable(records, by, amount)?;
-    // One that was spent too: its secret has been seen.
-    if fact::<R, Voucher>(records, &voucher)?.is_some() {
-        return Err(Refusal::VoucherExists { voucher }.into());
-    }
-    Ok(Event::VoucherIssued { by, voucher, amount, until })
-}
-
-/// As long as it was not taken back, a voucher is good, also after its time.
-fn redeem_voucher<R: Records>(records: &R, claim: Claim<Unverified>) -> Decision<R> {
-    let Voucher { amount, .. } = unspent(records, claim.voucher())?;
-    Ok(Event::VoucherRedeemed { claim, amount })
-}
-
-fn reclaim_voucher<R: Records>(records: &R, at: UnixTime, by: NodeId, voucher: NodeId) -> Decision<R> {
-    let Voucher { issuer, amount, until, .. } = unspent(records, voucher)?;
-    if by != issuer {
-        return Err(Refusal::NotVoucherIssuer { by }.into());
-    }
-    if at < until {
-        return Err(Refusal::VoucherStillGood { until, now: at }.into());
-    }
-    Ok(Event::VoucherReclaimed { by, voucher, amount })
-}
-
-fn unspent<R: Records>(records: &R, voucher: NodeId) -> Result<Voucher, ExecuteError<R::Error>> {
-    let found: Voucher = fact(records, &voucher)?.ok_or(Refusal::UnknownVoucher)?;
-    if found.spent { Err(Refusal::VoucherAlreadySpent.into()) } else { Ok(found) }
-}
-
-fn issue_shares<R: Records>(records: &R, router: NodeId, shares: u64) -> Decision<R> {
-    if shares == 0 {
-        return Err(Refusal::AmountIsZero.into());
-    }
-    if shares > MAX_SHARES {
-        return Err(Refusal::TooManyShares { shares }.into());
-    }
-    if fact::<R, Pool>(records, &router)?.is_some() {
-        return Err(Refusal::SharesAlreadyIssued.into());
-    }
-    Ok(Event::SharesIssued { router, shares })
-}
-
-fn transfer_shares<R: Records>(records: &R, router: NodeId, from: NodeId, to: NodeId, shares: u64) -> Decision<R> {
-    if shares == 0 {
-        return Err(Refusal::AmountIsZero.into());
-    }
-    different(from, to)?;
-    let held = holding(records, router, from)?.shares;
-    if shares > held {
-        return Err(Refusal::InsufficientShares { held, shares }.into());
-    }
-    Ok(Event::SharesTransferred { router, from, to, shares })
-}
-
-fn claim_revenue<R: Records>(records: &R, router: NodeId, by: NodeId) -> Decision<R> {
-    match holding(records, router, by)?.owed {
-        Tokens::ZERO => Err(Refusal::NothingToClaim.into()),
-        amount => Ok(Event::RevenueClaimed { router, by, amount }),
-    }
-}
-
-/// What an account holds of a router, with all that its shares have earned so far.
-fn holding<R: Records>(records: &R, router: NodeId, holder: NodeId) -> Result<Holding, ExecuteError<R::Error>> {
-    let pool: Pool = fact(records, &router)?.ok_or(Refusal::UnknownShares)?;
-    let found: Option<Holding> = fact(records, &(router, holder))?;
-    let totals = records.totals();
-    Ok(found.unwrap_or_default().up_to(&pool).ok_or(NotConserved { totals })?)
-}
-
-fn has_role<R: Records>(records: &R, role: Role, account: NodeId) -> Result<bool, ExecuteError<R::Error>> {
-    Ok(fact::<R, Held>(records, &(role, account))?.is_some_and(|Held(held)| held))
-}
-
-fn appoint<R: Records>(records: &R, by: NodeId, role: Role, to: NodeId) -> Decision<R> {
-    if has_role(records, role, to)? {
-        return Err(Refusal::RoleAlreadyHeld { account: to }.into());
-    }
-    Ok(Event::Appointed { by, role, to })
-}
-
-fn dismiss<R: Records>(records: &R, by: NodeId, role: Role, from: NodeId) -> Decision<R> {
-    if !has_role(records, role, from)? {
-        return Err(Refusal::RoleNotHeld { account: from }.into());
-    }
-    Ok(Event::Dismissed { by, role, from })
-}
-
-fn lasts(now: UnixTime, until: UnixTime) -> Result<(), Refusal> {
-    if until <= now { Err(Refusal::MembershipOver { until, now }) } else { Ok(()) }
-}
-
-fn member<R: Records>(records: &R, at: UnixTime, account: NodeId) -> Result<(), ExecuteError<R::Error>> {
-    let found: Option<Membership> = fact(records, &account)?;
-    if found.is_some_and(|membership| membership.holds_at(at)) {
-        Ok(())
-    } else {
-        Err(Refusal::NotMember { account }.into())
-    }
-}
-
-fn offer_enrolment<R: Records>(
-    records: &R,
-    at: UnixTime,
-    by: NodeId,
-    hash: Hash,
-    until: UnixTime,
-    expires: UnixTime,
-) -> Decision<R> {
-    lasts(at, until)?;
-    if expires <= at {
-        return Err(Refusal::EnrolmentExpired { expires, now: at }.into());
-    }
-    // One that was used too: its secret has been seen.
-    if fact::<R, Enrolment>(records, &hash)?.is_some() {
-        return Err(Refusal::EnrolmentExists.into());
-    }
-    Ok(Event::EnrolmentOffered { by, hash, until, expires })
-}
-
-fn enrol<R: Records>(records: &R, at: UnixTime, account: NodeId, secret: [u8; 32]) -> Decision<R> {
-    let offer: Enrolment = fact(records, &secret_hash(&secret))?.ok_or(Refusal::UnknownEnrolment)?;
-    if offer.used {
-        return Err(Refusal::EnrolmentAlreadyUsed.into());
-    }
-    if offer.expires <= at {
-        return Err(Refusal::EnrolmentExpired { expires: offer.expires, now: at }.into());
-    }
-    let before: Option<Membership> = fact(records, &account)?;
-    if before.is_some_and(|membership| membership.revoked) {
-        return Err(Refusal::MembershipRevoked { account }.into());
-    }
-    let until = before.map_or(offer.until, |membership| membership.until.max(offer.until));
-    lasts(at, until)?;
-    Ok(Event::Enrolled { account, secret, until })
-}
-
-fn unregister<R: Records>(records: &R, account: NodeId) -> Decision<R> {
-    let listed: Option<Registration> = fact(records, &account)?.and_then(|Listing(listed)| listed);
-    if listed.is_none() {
-        return Err(Refusal::NotRegistered { account }.into());
-    }
-    Ok(Event::Unregistered { account })
-}
-
-fn change_signer<R: Records>(records: &R, account: NodeId, signer: NodeId, consent: Signature) -> Decision<R> {
-    if signer_of(records, account)? == signer {
-        return Err(Refusal::SignerUnchanged { signer }.into());
-    }
-    Ok(Event::SignerChanged { account, signer, consent })
 }
 
 fn nonzero(amount: Tokens) -> Result<(), Refusal> {
@@ -497,221 +252,15 @@ fn affordable<R: Records>(records: &R, account: NodeId, amount: Tokens) -> Resul
     Ok(())
 }
 
-/// What a cumulative `total` adds to what was redeemed before.
-fn unpaid(channel: &Channel, total: Tokens) -> Result<Tokens, Refusal> {
-    let Some(paid) = total.checked_sub(channel.redeemed) else {
-        return Err(Refusal::TotalWentBackwards { total, redeemed: channel.redeemed });
-    };
-    if total > channel.deposit {
-        return Err(Refusal::TotalExceedsDeposit { total, deposit: channel.deposit });
-    }
-    Ok(paid)
-}
-
-/// The phases of a channel in which something can be done with it.
-enum Unclosed {
-    Open,
-    Closing { exit: UnixTime },
-}
-
-fn unclosed<R: Records>(records: &R, id: ChannelId) -> Result<(Channel, Unclosed), ExecuteError<R::Error>> {
-    let channel = records.channel(id).map_err(ExecuteError::Records)?.ok_or(Refusal::UnknownChannel)?;
-    match channel.phase {
-        Phase::Open => Ok((channel, Unclosed::Open)),
-        Phase::Closing { exit } => Ok((channel, Unclosed::Closing { exit })),
-        Phase::Closed => Err(Refusal::ChannelClosed.into()),
-    }
-}
-
 type Booked<R> = Result<(), ExecuteError<<R as Records>::Error>>;
-
-/// Writes what an event changes. The amounts are the event's; nothing is decided here.
-fn book<R: Records>(records: &mut R, event: &Event) -> Booked<R> {
-    match *event {
-        Event::Founded(_) => Ok(()),
-        Event::Minted { to, amount, .. } => {
-            let totals = records.totals();
-            records.set_totals(Totals { minted: sum(totals, totals.minted, amount)?, ..totals });
-            credit(records, to, amount)
-        }
-        Event::Transferred { from, to, amount } => {
-            debit(records, from, amount)?;
-            credit(records, to, amount)
-        }
-        Event::ChannelOpened { channel, deposit } => {
-            debit(records, channel.payer, deposit)?;
-            let signer = signer_of(records, channel.payer)?;
-            if signer != channel.payer {
-                set_fact(records, &channel, &ChannelSigner(signer))?;
-            }
-            keep(records, channel, Channel::open(deposit))
-        }
-        Event::ToppedUp { channel, amount } => {
-            debit(records, channel.payer, amount)?;
-            change(records, channel, |totals, before| {
-                Ok(Channel { deposit: sum(totals, before.deposit, amount)?, ..before })
-            })
-        }
-        Event::Redeemed { receipt, paid } => {
-            let total = receipt.amount();
-            change(records, receipt.channel(), |_, before| Ok(Channel { redeemed: total, ..before }))?;
-            earn(records, receipt.channel().payee, paid)
-        }
-        Event::CloseStarted { channel, exit } => {
-            change(records, channel, |_, before| Ok(Channel { phase: Phase::Closing { exit }, ..before }))
-        }
-        Event::Finalized { channel, refunded } => {
-            change(records, channel, |_, before| Ok(Channel { phase: Phase::Closed, ..before }))?;
-            credit(records, channel.payer, refunded)
-        }
-        Event::MutuallyClosed { close, paid, refunded } => {
-            let (channel, total) = (close.channel(), close.total());
-            change(records, channel, |_, before| Ok(Channel { redeemed: total, phase: Phase::Closed, ..before }))?;
-            earn(records, channel.payee, paid)?;
-            credit(records, channel.payer, refunded)
-        }
-        Event::Burned { by, amount } => {
-            let totals = records.totals();
-            records.set_totals(Totals { burned: sum(totals, totals.burned, amount)?, ..totals });
-            debit(records, by, amount)
-        }
-        Event::VoucherIssued { by, voucher, amount, until } => {
-            debit(records, by, amount)?;
-            lock(records, amount)?;
-            set_fact(records, &voucher, &Voucher { issuer: by, amount, until, spent: false })
-        }
-        Event::VoucherRedeemed { claim, amount } => {
-            spend(records, claim.voucher(), amount)?;
-            credit(records, claim.to(), amount)
-        }
-        Event::VoucherReclaimed { by, voucher, amount } => {
-            spend(records, voucher, amount)?;
-            credit(records, by, amount)
-        }
-        Event::SharesIssued { router, shares } => {
-            set_fact(records, &router, &Pool::new(shares))?;
-            set_fact(records, &(router, router), &Holding { shares, ..Holding::default() })
-        }
-        Event::SharesTransferred { router, from, to, shares } => {
-            let totals = records.totals();
-            let (giver, taker) = (holding(records, router, from)?, holding(records, router, to)?);
-            let left = giver.shares.checked_sub(shares).ok_or(NotConserved { totals })?;
-            let more = taker.shares.checked_add(shares).ok_or(NotConserved { totals })?;
-            set_fact(records, &(router, from), &Holding { shares: left, ..giver })?;
-            set_fact(records, &(router, to), &Holding { shares: more, ..taker })
-        }
-        Event::RevenueClaimed { router, by, amount } => {
-            let settled = holding(records, router, by)?;
-            let owed = difference(records.totals(), settled.owed, amount)?;
-            set_fact(records, &(router, by), &Holding { owed, ..settled })?;
-            unlock(records, amount)?;
-            credit(records, by, amount)
-        }
-        Event::Appointed { role, to, .. } => set_fact(records, &(role, to), &Held(true)),
-        Event::Dismissed { role, from, .. } => set_fact(records, &(role, from), &Held(false)),
-        Event::MembershipIssued { to, until, .. } => set_fact(records, &to, &Membership { until, revoked: false }),
-        Event::MembershipRevoked { of, .. } => {
-            let before: Membership = fact(records, &of)?.ok_or(Refusal::NotMember { account: of })?;
-            set_fact(records, &of, &Membership { revoked: true, ..before })
-        }
-        Event::EnrolmentOffered { hash, until, expires, .. } => {
-            set_fact(records, &hash, &Enrolment { until, expires, used: false })
-        }
-        Event::Enrolled { account, secret, until } => {
-            let hash = secret_hash(&secret);
-            let offer: Enrolment = fact(records, &hash)?.ok_or(Refusal::UnknownEnrolment)?;
-            set_fact(records, &hash, &Enrolment { used: true, ..offer })?;
-            set_fact(records, &account, &Membership { until, revoked: false })
-        }
-        Event::Registered { account, registration } => set_fact(records, &account, &Listing(Some(registration))),
-        Event::Unregistered { account } => set_fact(records, &account, &Listing(None)),
-        // It is said in the log, and changes nothing.
-        Event::Attested { .. } => Ok(()),
-        Event::SignerChanged { account, signer, .. } => set_fact(records, &account, &Signer(signer)),
-    }
-}
-
-/// Gives an account what its channels pay: to the pool of its share holders, where there are any.
-fn earn<R: Records>(records: &mut R, payee: NodeId, amount: Tokens) -> Booked<R> {
-    let Some(pool) = fact::<R, Pool>(records, &payee)? else {
-        return credit(records, payee, amount);
-    };
-    lock(records, amount)?;
-    let totals = records.totals();
-    set_fact(records, &payee, &pool.after(amount).ok_or(NotConserved { totals })?)
-}
-
-fn credit<R: Records>(records: &mut R, account: NodeId, amount: Tokens) -> Booked<R> {
-    let totals = records.totals();
-    let balance = records.balance(account).map_err(ExecuteError::Records)?;
-    let held = sum(totals, totals.held, amount)?;
-    records.set_balance(account, sum(totals, balance, amount)?).map_err(ExecuteError::Records)?;
-    records.set_totals(Totals { held, ..totals });
-    Ok(())
-}
-
-fn debit<R: Records>(records: &mut R, account: NodeId, amount: Tokens) -> Booked<R> {
-    let totals = records.totals();
-    let balance = records.balance(account).map_err(ExecuteError::Records)?;
-    let held = difference(totals, totals.held, amount)?;
-    records.set_balance(account, difference(totals, balance, amount)?).map_err(ExecuteError::Records)?;
-    records.set_totals(Totals { held, ..totals });
-    Ok(())
-}
-
-fn change<R: Records>(
-    records: &mut R,
-    id: ChannelId,
-    change: impl FnOnce(Totals, Channel) -> Result<Channel, NotConserved>,
-) -> Booked<R> {
-    let before = records.channel(id).map_err(ExecuteError::Records)?.ok_or(Refusal::UnknownChannel)?;
-    let after = change(records.totals(), before)?;
-    keep(records, id, after)
-}
-
-/// Writes a channel and moves the total that is locked by what this changes.
-fn keep<R: Records>(records: &mut R, id: ChannelId, after: Channel) -> Booked<R> {
-    let totals = records.totals();
-    let before = records.channel(id).map_err(ExecuteError::Records)?;
-    let before = before.map_or(Tokens::ZERO, |channel| channel.locked());
-    let locked = sum(totals, difference(totals, totals.locked, before)?, after.locked())?;
-    records.set_channel(id, after).map_err(ExecuteError::Records)?;
-    records.set_totals(Totals { locked, ..totals });
-    Ok(())
-}
-
-fn spend<R: Records>(records: &mut R, voucher: NodeId, amount: Tokens) -> Booked<R> {
-    let found = unspent(records, voucher)?;
-    unlock(records, amount)?;
-    set_fact(records, &voucher, &Voucher { spent: true, ..found })
-}
-
-fn lock<R: Records>(records: &mut R, amount: Tokens) -> Booked<R> {
-    let totals = records.totals();
-    records.set_totals(Totals { locked: sum(totals, totals.locked, amount)?, ..totals });
-    Ok(())
-}
-
-fn unlock<R: Records>(records: &mut R, amount: Tokens) -> Booked<R> {
-    let totals = records.totals();
-    records.set_totals(Totals { locked: difference(totals, totals.locked, amount)?, ..totals });
-    Ok(())
-}
-
-fn sum(totals: Totals, a: Tokens, b: Tokens) -> Result<Tokens, NotConserved> {
-    let supply = |sum: &Tokens| sum.get() <= u128::from(MAX_SUPPLY);
-    a.checked_add(b).filter(supply).ok_or(NotConserved { totals })
-}
-
-fn difference(totals: Totals, a: Tokens, b: Tokens) -> Result<Tokens, NotConserved> {
-    a.checked_sub(b).ok_or(NotConserved { totals })
-}
 
 #[cfg(test)]
 mod tests {
+    use metering::{ChannelId, Close, Receipt};
+
     use super::*;
-    use crate::Order;
     use crate::story::{NOTICE_S, Story, Who, alice, bob, carol, id, poor, tokens, treasurer};
+    use crate::{Channel, Order, Phase, Totals};
 
     #[test]
     fn only_the_treasurer_mints() {
@@ -802,8 +351,8 @@ mod tests {
             let channel = ChannelId { payer: id(alice), payee, nonce };
             assert_eq!(opened, Event::ChannelOpened { channel, deposit });
         }
-        assert_eq!(next_nonce(Some(i64::MAX as u64)), None);
-        assert_eq!(next_nonce(Some(u64::MAX)), None);
+        assert_eq!(channels::next_nonce(Some(i64::MAX as u64)), None);
+        assert_eq!(channels::next_nonce(Some(u64::MAX)), None);
     }
 
     #[test]

@@ -1,0 +1,104 @@
+//! Roles, memberships and the registry.
+
+use metering::NodeId;
+
+use super::{Decision, ExecuteError, fact};
+use crate::membership::{Enrolment, Membership, secret_hash};
+use crate::registry::{Listing, Registration};
+use crate::role::{Held, Role};
+use crate::{Event, Hash, Records, Refusal, UnixTime};
+
+pub(super) fn has_role<R: Records>(records: &R, role: Role, account: NodeId) -> Result<bool, ExecuteError<R::Error>> {
+    Ok(fact::<R, Held>(records, &(role, account))?.is_some_and(|Held(held)| held))
+}
+
+pub(super) fn appoint<R: Records>(records: &R, by: NodeId, role: Role, to: NodeId) -> Decision<R> {
+    if has_role(records, role, to)? {
+        return Err(Refusal::RoleAlreadyHeld { account: to }.into());
+    }
+    Ok(Event::Appointed { by, role, to })
+}
+
+pub(super) fn dismiss<R: Records>(records: &R, by: NodeId, role: Role, from: NodeId) -> Decision<R> {
+    if !has_role(records, role, from)? {
+        return Err(Refusal::RoleNotHeld { account: from }.into());
+    }
+    Ok(Event::Dismissed { by, role, from })
+}
+
+pub(super) fn issue<R: Records>(at: UnixTime, by: NodeId, to: NodeId, until: UnixTime) -> Decision<R> {
+    lasts(at, until)?;
+    Ok(Event::MembershipIssued { by, to, until })
+}
+
+pub(super) fn revoke<R: Records>(records: &R, at: UnixTime, by: NodeId, of: NodeId) -> Decision<R> {
+    member(records, at, of)?;
+    Ok(Event::MembershipRevoked { by, of })
+}
+
+pub(super) fn offer_enrolment<R: Records>(
+    records: &R,
+    at: UnixTime,
+    by: NodeId,
+    hash: Hash,
+    until: UnixTime,
+    expires: UnixTime,
+) -> Decision<R> {
+    lasts(at, until)?;
+    if expires <= at {
+        return Err(Refusal::EnrolmentExpired { expires, now: at }.into());
+    }
+    // One that was used too: its secret has been seen.
+    if fact::<R, Enrolment>(records, &hash)?.is_some() {
+        return Err(Refusal::EnrolmentExists.into());
+    }
+    Ok(Event::EnrolmentOffered { by, hash, until, expires })
+}
+
+pub(super) fn enrol<R: Records>(records: &R, at: UnixTime, account: NodeId, secret: [u8; 32]) -> Decision<R> {
+    let offer: Enrolment = fact(records, &secret_hash(&secret))?.ok_or(Refusal::UnknownEnrolment)?;
+    if offer.used {
+        return Err(Refusal::EnrolmentAlreadyUsed.into());
+    }
+    if offer.expires <= at {
+        return Err(Refusal::EnrolmentExpired { expires: offer.expires, now: at }.into());
+    }
+    let before: Option<Membership> = fact(records, &account)?;
+    if before.is_some_and(|membership| membership.revoked) {
+        return Err(Refusal::MembershipRevoked { account }.into());
+    }
+    let until = before.map_or(offer.until, |membership| membership.until.max(offer.until));
+    lasts(at, until)?;
+    Ok(Event::Enrolled { account, secret, until })
+}
+
+pub(super) fn register<R: Records>(
+    records: &R,
+    at: UnixTime,
+    account: NodeId,
+    registration: Registration,
+) -> Decision<R> {
+    member(records, at, account)?;
+    Ok(Event::Registered { account, registration })
+}
+
+pub(super) fn unregister<R: Records>(records: &R, account: NodeId) -> Decision<R> {
+    let listed: Option<Registration> = fact(records, &account)?.and_then(|Listing(listed)| listed);
+    if listed.is_none() {
+        return Err(Refusal::NotRegistered { account }.into());
+    }
+    Ok(Event::Unregistered { account })
+}
+
+fn lasts(now: UnixTime, until: UnixTime) -> Result<(), Refusal> {
+    if until <= now { Err(Refusal::MembershipOver { until, now }) } else { Ok(()) }
+}
+
+fn member<R: Records>(records: &R, at: UnixTime, account: NodeId) -> Result<(), ExecuteError<R::Error>> {
+    let found: Option<Membership> = fact(records, &account)?;
+    if found.is_some_and(|membership| membership.holds_at(at)) {
+        Ok(())
+    } else {
+        Err(Refusal::NotMember { account }.into())
+    }
+}
