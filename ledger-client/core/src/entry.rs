@@ -774,6 +774,14 @@ mod tests {
     }
 
     #[test]
+    fn rulebook_has_every_kind_of_entry() {
+        for event in one_of_each() {
+            let line = format!("{} {}", shape(&event).0, event.name());
+            assert!(include_str!("../../RULEBOOK.md").contains(&line), "{line} is not in RULEBOOK.md");
+        }
+    }
+
+    #[test]
     fn largest_genesis_fits_an_entry() {
         let community = "\u{10348}".repeat(crate::genesis::MAX_COMMUNITY_CHARS);
         let symbol = "\u{10348}".repeat(crate::genesis::MAX_SYMBOL_CHARS);

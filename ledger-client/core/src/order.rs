@@ -201,7 +201,7 @@ mod tests {
 
     /// Digests computed with `eth_account` from the types above, and its signature of the first.
     #[test]
-    fn digests_are_what_ethereum_tools_compute() {
+    fn digests_are_what_ethereum_tools_compute_and_the_rulebook_has_their_types() {
         let key = AccountKey::from_bytes(&[0xa1; 32]).unwrap();
         let (account, bob) = (key.node_id(), NodeId([0xb0; 20]));
         let channel = ChannelId { payer: account, payee: bob, nonce: 3 };
@@ -264,7 +264,9 @@ mod tests {
                 "fdd6108bfcdd87acbaf7897fc63a23d2ff69c0ea9d7c1aaa3ff82205002e2ece",
             ),
         ];
+        let rulebook = include_str!("../../RULEBOOK.md");
         for (command, expected) in orders {
+            assert!(rulebook.contains(typed(&command).0), "{command:?} is not in RULEBOOK.md");
             let order = Order::sign(&key, &DOMAIN, account, 7, command);
             assert_eq!(Hash(order.digest(&DOMAIN)).to_string(), expected, "{command:?}");
             assert_eq!(order.into_unverified().verify(&DOMAIN, account), Ok(order));
