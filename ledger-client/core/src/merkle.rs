@@ -125,11 +125,15 @@ pub trait Subtrees {
 /// store that keeps them under these numbers only ever adds at its end. `None` at level 0 and beyond 2^63 entries.
 #[must_use]
 pub fn subtree_number(level: u32, index: u64) -> Option<u64> {
-    // The subtree is complete when so many entries are there; the entries before the last had completed, in all, one
-    // subtree for each, less one for each peak.
+    // The subtree is complete when so many entries are there.
     let size = index.checked_add(1)?.checked_mul(1_u64.checked_shl(level)?)?;
-    let before = size.checked_sub(1)?;
-    u64::from(level).checked_sub(1)?.checked_add(before - u64::from(before.count_ones()))
+    u64::from(level).checked_sub(1)?.checked_add(subtree_count(size.checked_sub(1)?))
+}
+
+/// How many complete subtrees of two entries and more a log of this size has: one for each entry, less one for each peak.
+#[must_use]
+pub const fn subtree_count(size: u64) -> u64 {
+    size - size.count_ones() as u64
 }
 
 /// `PATH(index, D[size])`: proves that the entry at `index` is in the log as it was at that size. The log behind `subtrees`
@@ -469,6 +473,7 @@ mod tests {
         let mut tree = Tree::default();
         let mut next = 0;
         for number in 0..300_u64 {
+            assert_eq!(subtree_count(number), next);
             for level in 1..=tree.append(leaf_hash(&number.to_be_bytes())).len() as u32 {
                 assert_eq!(subtree_number(level, number >> level), Some(next), "level {level}, entry {number}");
                 next += 1;

@@ -485,7 +485,7 @@ fn damage_that_opening_can_see_is_refused() {
         ("UPDATE ledger SET root = zeroblob(32)", "the log's root does not fit its peaks"),
         ("UPDATE ledger SET peaks = x'00'", "a peak is cut short"),
         ("UPDATE subtree SET root = zeroblob(32) WHERE number = 0", "the log up to entry 1 is not what was appended"),
-        ("DELETE FROM subtree", "subtree 0 of level 1 is missing"),
+        ("DELETE FROM subtree", "the log up to entry 1 is not what was appended"),
         ("UPDATE entry SET entry = x'00' WHERE number = 1", "the log up to entry 1 is not what was appended"),
         ("UPDATE entry SET entry = x'00' WHERE number = 2", "the newest entries do not have the log's root"),
         ("UPDATE ledger SET size = 4", "the log's size does not fit its peaks"),
@@ -506,6 +506,27 @@ fn damage_that_opening_can_see_is_refused() {
         assert!(matches!(refused, Error::Damaged { .. }), "{sql}: {refused:?}");
         assert!(refused.to_string().ends_with(expected), "{sql}: {refused}");
     }
+}
+
+#[test]
+fn long_log_is_looked_at_from_its_end_when_opened_and_whole_by_an_audit() {
+    let (place, mut ledger) = Place::new();
+    mint(&mut ledger, id(alice), 2_000);
+    order(&mut ledger, alice, Command::TopUp { channel: channel(), amount: tokens(2_000) });
+    let receipts: Vec<Request> = (1..=1_200).map(redeem).collect();
+    assert!(ledger.execute_many(&receipts).unwrap().iter().all(Result::is_ok));
+    drop(ledger);
+    let mut ledger = place.open().unwrap();
+    let size = ledger.head().unwrap().size;
+    place.by_hand("UPDATE entry SET entry = x'00' WHERE number = 5");
+    drop(ledger);
+    let mut ledger = place.open().unwrap();
+    let Verdict::Broken(difference) = ledger.audit().unwrap() else { panic!("an entry is gone") };
+    assert_eq!(difference.to_string(), "entry 5: not a well-formed entry");
+    drop(ledger);
+    place.by_hand(&format!("UPDATE entry SET entry = x'00' WHERE number = {}", size - 1_000));
+    let refused = place.open().unwrap_err().to_string();
+    assert!(refused.contains("is not what was appended"), "{refused}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ledger_core::merkle::{Subtrees, leaf_hash, subtree_number};
+use ledger_core::merkle::{Subtrees, leaf_hash, subtree_count, subtree_number};
 use ledger_core::{Channel, Entry, Event, Genesis, Hash, Head, Phase, Records, Totals, Tree, UnixTime};
 use metering::{ChannelId, NodeId, Tokens};
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -89,11 +89,19 @@ impl<'c> Transaction<'c> {
         let size = self.tree.size();
         let first = size.saturating_sub(CHECKED_AT_OPENING);
         let mut tree = Tree::at(self, first)?;
+        let mut entries =
+            self.connection.prepare("SELECT number, entry FROM entry WHERE number >= ?1 ORDER BY number")?;
+        let mut entries = entries.query([stored(first)?])?;
+        let mut roots = self.connection.prepare("SELECT root FROM subtree WHERE number >= ?1 ORDER BY number")?;
+        let mut roots = roots.query([stored(subtree_count(first))?])?;
         for number in first..size {
-            let bytes =
-                self.entry_bytes(number)?.ok_or_else(|| Fault::damaged(format!("entry {number} is missing")))?;
-            if !self.completes(number, &tree.append(leaf_hash(&bytes)))? {
-                return Err(Fault::damaged(format!("the log up to entry {number} is not what was appended")));
+            let row = entries.next()?.filter(|row| row.get(0).ok() == i64::try_from(number).ok());
+            let row = row.ok_or_else(|| Fault::damaged(format!("entry {number} is missing")))?;
+            for completed in tree.append(leaf_hash(row.get_ref(1)?.as_blob().unwrap_or_default())) {
+                let kept = roots.next()?.map(|row| row.get(0)).transpose()?.map(Hash);
+                if kept != Some(completed) {
+                    return Err(Fault::damaged(format!("the log up to entry {number} is not what was appended")));
+                }
             }
         }
         if tree == self.tree { Ok(()) } else { Err(Fault::damaged("the newest entries do not have the log's root")) }
