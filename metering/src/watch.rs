@@ -572,10 +572,11 @@ mod tests {
         let mut two = Two::met();
         two.has(&[receipt(PAYER, PAYEE, 1, 10)]);
         two.after(FIRST);
-        two.writes();
+        assert_eq!((two.sent, two.waiting.len()), (1, 1));
         two.has(&[receipt(PAYER, PAYEE, 1, 11)]);
         two.payee.handle_flush(two.now);
         two.talk();
+        assert_eq!(two.sent, 1 + usize::from(LAST_TIMES));
         two.writes();
         assert_eq!(two.kept(), [11]);
     }
