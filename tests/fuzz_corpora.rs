@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use sim::fuzz::{babel_state, babel_tlv, exchange, metering_wire};
+use sim::fuzz::{babel_state, babel_tlv, control, control_examples, exchange, metering_wire};
 
 /// Mutated inputs per seed and target: a few seconds. Plays cost more than packets, and those with signatures most.
 const MUTANTS: usize = 200_000;
@@ -132,6 +132,23 @@ fn nor_do_mutants_of_that() {
         }
         for _ in 0..SIGNED_PLAYS {
             exchange(&mutant(&mut rng, &plays));
+        }
+    }
+}
+
+/// The whole control core of a node, and a neighbour that sends it anything.
+#[test]
+fn a_node_bears_what_a_neighbour_says_and_mutants_of_it() {
+    let mut said = control_examples();
+    assert!(said.len() > 10, "two nodes that meet have more to say than {} things", said.len());
+    said.extend(corpus("control.txt"));
+    said.iter().for_each(|bytes| control(bytes));
+    let fresh = std::env::var("SIM_SEED").ok().and_then(|seed| seed.parse().ok());
+    for seed in [Some(1), fresh].into_iter().flatten() {
+        println!("seed {seed}");
+        let mut rng = fastrand::Rng::with_seed(seed);
+        for _ in 0..PLAYS {
+            control(&mutant(&mut rng, &said));
         }
     }
 }

@@ -45,6 +45,7 @@ fn whoever_cannot_pay_has_a_lifeline_and_whoever_pays_does_not_notice() {
 
     let wanting = AtomicBool::new(true);
     let (beside, carried, took, restored) = thread::scope(|scope| {
+        let _ends = Ends(&wanting);
         let download = scope.spawn(|| while_wanted(&wanting, &broke.host, &web));
         let sent = || relay.meter(broke).expect("a meter").sent;
         until("the window to fill", secs(30), || {
@@ -92,6 +93,15 @@ fn whoever_cannot_pay_has_a_lifeline_and_whoever_pays_does_not_notice() {
     conserved(&ledger, &routers);
 }
 
+/// Ends the downloads however a test ends: a thread that goes on would keep it from failing.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
 /// Downloads again and again, whatever becomes of it.
 fn while_wanted(wanted: &AtomicBool, host: &Host, web: &WebServer) {
     while wanted.load(Ordering::Relaxed) {
@@ -126,6 +136,7 @@ fn a_provider_that_is_restarted_remembers_who_has_not_paid() {
     };
     let wanting = AtomicBool::new(true);
     let debts = thread::scope(|scope| {
+        let _ends = Ends(&wanting);
         let download = scope.spawn(|| while_wanted(&wanting, &host, &web));
         let mut debts = Vec::new();
         for _ in 0..3 {
@@ -189,6 +200,7 @@ fn neighbours_that_die_every_two_seconds_go_on_and_lose_little() {
     let wanting = AtomicBool::new(true);
     let (mut lives, mut idle, mut unpaid) = (0_u64, 0_u64, 0);
     thread::scope(|scope| {
+        let _ends = Ends(&wanting);
         let download = scope.spawn(|| while_wanted(&wanting, &host, &web));
         let began = now();
         while began.elapsed() < secs(seconds) {
@@ -229,4 +241,73 @@ fn neighbours_that_die_every_two_seconds_go_on_and_lose_little() {
 /// What so many bytes cost, in base units, at one token per GiB.
 fn price(bytes: u64) -> u128 {
     (u128::from(bytes) * TOKEN) >> 30
+}
+
+/// A cable is pulled under a paid download, for seconds and for half a minute: the same business goes on, and nothing is refused.
+#[test]
+fn a_paid_link_that_is_cut_and_heals_loses_nothing_and_is_not_slowed() {
+    let tools = ["ping", "curl", "python3"];
+    let name = "a_paid_link_that_is_cut_and_heals_loses_nothing_and_is_not_slowed";
+    let Some(mut lab) = Lab::open(name, &tools) else { return };
+    let ledger = Ledger::create(&lab);
+    let mut pair = ["payer", "provider"].map(|name| Router::new(&mut lab, name));
+    for router in &mut pair {
+        router.join_community(&ledger, "1");
+        router.options.deposit = "10";
+        ledger.mint(router, 20);
+    }
+    let [payer, provider] = &mut pair;
+    join(&mut lab, payer, provider, PAYS);
+    pair.iter_mut().for_each(Router::start);
+    let [payer, provider] = &pair;
+    reachable(&payer.host, &provider.address, secs(30));
+    let web = WebServer::start(&lab, &provider.host, &provider.address, FILE);
+    // The first download makes the payer known.
+    web.must_fetch(&payer.host);
+    let before = settled(payer, provider);
+    let meter = || payer.meter(provider).expect("a meter");
+    let (counted, refused) = (meter(), provider.drops("unpaid"));
+    let cable = |state| payer.host.must(&["ip", "link", "set", "cable1a", state]);
+    let wanting = AtomicBool::new(true);
+    let back: Vec<Duration> = thread::scope(|scope| {
+        let _ends = Ends(&wanting);
+        let download = scope.spawn(|| while_wanted(&wanting, &payer.host, &web));
+        let back = [3, 30].map(|seconds| {
+            let began = meter().received;
+            until("a download", secs(30), || match meter().received - began {
+                more if more > 10_000_000 => Ok(()),
+                more => Err(format!("{more} bytes")),
+            });
+            cable("down");
+            thread::sleep(secs(seconds));
+            cable("up");
+            let (healed, began) = (now(), meter().received);
+            until("the download again", secs(30), || match meter().received - began {
+                more if more > 1_000_000 => Ok(()),
+                more => Err(format!("{more} bytes")),
+            });
+            healed.elapsed()
+        });
+        wanting.store(false, Ordering::Relaxed);
+        download.join().expect("curl's thread ends");
+        back.to_vec()
+    });
+    reachable(&payer.host, &provider.address, secs(10));
+    let after = settled(payer, provider);
+    let received = meter().received - counted.received;
+    let sent = meter().sent - counted.sent;
+    let signed = after.amount - before.amount;
+    lab.figures(&format!(
+        "carried again {:.1?} and {:.1?} after cuts of 3 and 30 s; {} MB came, {:.2} % of all that passed was signed for",
+        back[0],
+        back[1],
+        received / 1_000_000,
+        signed as f64 * 100.0 / price(received + sent) as f64,
+    ));
+    assert_eq!(after.nonce, before.nonce, "another channel");
+    assert_eq!(provider.drops("unpaid"), refused, "an honest payer was refused");
+    // What was sent into the cut cable arrived nowhere, and nobody pays for it.
+    assert!(signed >= price(received), "{signed} of {}", price(received));
+    assert!(signed <= price(received + sent) + 1, "{signed} of {}", price(received + sent));
+    conserved(&ledger, &pair);
 }

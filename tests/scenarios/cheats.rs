@@ -14,7 +14,7 @@ use metering::credit::given_each_day;
 use metering::meter::{Counts, meter_hash};
 use metering::wire::{Message, MeterReport, ReceiptMessage, Resume};
 use metering::{
-    Bytes, ChannelId, Identity, LedgerDomain, Misbehaviour, Offer, Price, Receipt, Rejected, Role, Seed, Tokens,
+    Alarm, Bytes, ChannelId, Identity, LedgerDomain, Misbehaviour, Offer, Price, Receipt, Rejected, Role, Seed, Tokens,
 };
 use sim::pair::{DOMAIN, PAYER, POLL, PROVIDER, Pair, Weather, identity};
 
@@ -237,6 +237,29 @@ fn honest_pairs_settle_whatever_the_weather() {
         business.pair.settle();
         assert_eq!(business.pair.alarms(PROVIDER), [], "seed {seed}");
         // When both lose their memory before a receipt is written, nothing stays paid.
+        assert!(business.pair.signed() > 0, "seed {seed}: no business at all");
+        business.unpaid()
+    });
+}
+
+/// Old copies of one side's disk are put back, over and over: what it has forgotten it hears from the other.
+#[test]
+fn honest_pairs_settle_though_the_disk_of_one_is_put_back_to_an_older_state() {
+    tell("put back", |seed| {
+        let mut business = Business::in_bad_weather(seed);
+        let who = [PROVIDER, PAYER][usize::from(seed % 2 == 1)];
+        business.run_with(STORY, |pair, dice| {
+            if dice.f64() < 0.05 / 20.0 {
+                pair.back_up(who);
+            }
+            if dice.f64() < 0.1 / 20.0 {
+                pair.put_back(who, Duration::from_millis(dice.u64(50..3000)));
+            }
+        });
+        business.pair.settle();
+        assert_eq!(business.pair.alarms(PROVIDER), [], "seed {seed}");
+        let allowed = |alarm: &Alarm| matches!(alarm, Alarm::ReceiptAboveCeiling { .. });
+        assert!(business.pair.alarms(PAYER).iter().all(allowed), "seed {seed}: {:?}", business.pair.alarms(PAYER));
         assert!(business.pair.signed() > 0, "seed {seed}: no business at all");
         business.unpaid()
     });

@@ -1,6 +1,7 @@
 //! What the fuzz targets in `tests/fuzz` run, and what `tests/fuzz_corpora.rs` runs again in every build: any bytes in,
 //! nothing but a panic comes out.
 
+mod control;
 mod settlement;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use babel::{
     PriceWeight, RouterId, Seqno, Speaker,
 };
 
+pub use control::{control, control_examples};
 pub use settlement::{exchange, metering_wire};
 
 use crate::pair::start;

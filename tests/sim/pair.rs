@@ -90,6 +90,8 @@ struct Party {
     role: Role,
     session: u64,
     journal: Journal,
+    /// An older state of the disk: the journal and the session it began with.
+    backup: (Journal, u64),
     /// For which session its exchange waits to be told what journal and ledger know.
     awaits: Option<u64>,
     writing: Vec<(Instant, Event)>,
@@ -133,6 +135,8 @@ struct Truth {
     held: u64,
     /// By channel, what the provider's best receipt is over.
     paid: BTreeMap<u64, u128>,
+    /// What it had of a channel before its disk was put back to an older state: its payer knows, and tells.
+    put_back: Option<(u64, u128)>,
     /// Those that were closed by agreement: what is paid by them stays.
     closed: BTreeSet<u64>,
     /// The most the provider ever printed: a full window, and a day's gift.
@@ -231,6 +235,7 @@ impl Pair {
             role,
             session: 0,
             journal: Journal { channels: ledger, ..Journal::default() },
+            backup: (Journal { channels: ledger, ..Journal::default() }, 0),
             awaits: None,
             writing: Vec::new(),
             revives_at: now,
@@ -457,6 +462,30 @@ impl Pair {
         }
     }
 
+    /// Keeps a copy of a disk.
+    pub fn back_up(&mut self, who: usize) {
+        let party = &mut self.parties[who];
+        party.backup = (party.journal, party.session);
+    }
+
+    /// As [`Pair::crash`], and the disk comes back as it was at the last [`Pair::back_up`]. The other one lives, and knows better.
+    pub fn put_back(&mut self, who: usize, pause: Duration) {
+        if self.parties[who].exchange.is_none() || self.parties[1 - who].exchange.is_none() {
+            return;
+        }
+        let best = self.parties[who].exchange.as_ref().and_then(|exchange| exchange.best_receipt().copied());
+        self.crash(who, pause);
+        let party = &mut self.parties[who];
+        // The count of boots goes back too; the random half of a session tells the lives apart.
+        (party.journal, party.session) =
+            (party.backup.0, party.backup.1 & !0xffff_ffff | u64::from(self.dice.u32(1..)));
+        let held = party.journal.held;
+        let truth = &mut self.truth[who];
+        truth.forget(held);
+        let before = truth.put_back.map_or(0, |(_, amount)| amount);
+        truth.put_back = best.map(|best| (best.channel().nonce, before.max(best.amount().get())));
+    }
+
     /// Whoever is paid asks something else.
     pub fn ask(&mut self, offer: Offer) {
         self.offer = offer;
@@ -548,6 +577,7 @@ impl Pair {
             return;
         }
         assert!(provider.agreed && payer.agreed, "no terms after {QUIET:?}");
+        assert_eq!(self.truth[payee].put_back, None, "what its payer knew of never came back");
         assert_eq!(provider.terms, payer.terms);
         let free = offer.price_up.max(offer.price_down) == Price::FREE;
         if free || self.ledger[payee].is_some_and(|channel| channel.closing) {
@@ -995,7 +1025,7 @@ impl Pair {
         }
         let truth = &self.truth[who];
         let (unpaid, most) = (truth.unpaid(), truth.unpaid_max(self.now.duration_since(self.began)));
-        if self.parties[who].honest {
+        if self.parties[who].honest && truth.put_back.is_none() {
             assert!(unpaid <= most, "{unpaid} carried and not paid for, where {most} is at risk: {truth:?}");
         }
     }
@@ -1008,6 +1038,7 @@ impl Pair {
             return;
         }
         let known = self.truth[who].paid.insert(nonce, amount);
+        self.truth[who].put_back = self.truth[who].put_back.filter(|before| *before > (nonce, amount));
         if known == Some(amount) {
             return;
         }
