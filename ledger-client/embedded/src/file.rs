@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, absolute};
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use ledger_core::Genesis;
 use ledger_core::state::founding;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use crate::error::{CreateError, Error};
 use crate::transaction::Transaction;
@@ -122,8 +122,7 @@ fn sync_directory(path: &Path) -> Result<(), Error> {
 
 /// Opens a ledger's file. A file that is not one is not written to.
 pub(crate) fn open(path: &Path) -> Result<Connection, Error> {
-    let header = read_header(path).map_err(|error| Error::io(path, error))?;
-    recognise(path, &header)?;
+    recognise(path)?;
     let connection = connect(path)?;
     let mark = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let [application, format] = ["application_id", "user_version"].map(mark);
@@ -134,28 +133,33 @@ pub(crate) fn open(path: &Path) -> Result<Connection, Error> {
     Ok(connection)
 }
 
-/// The first bytes of an SQLite file (its file format, section 1.3).
-const HEADER_BYTES: u64 = 100;
-
-fn read_header(path: &Path) -> io::Result<Vec<u8>> {
-    let mut header = Vec::new();
-    File::open(path)?.take(HEADER_BYTES).read_to_end(&mut header)?;
-    Ok(header)
-}
-
-/// Whether the header is that of a ledger, before SQLite touches the file: it would tidy up after another program's
-/// write-ahead log.
-fn recognise(path: &Path, header: &[u8]) -> Result<(), Error> {
-    if header.is_empty() {
+/// Whether the file is a ledger, before SQLite is let loose on it: it would tidy up after another program's write-ahead log.
+///
+/// It is read by SQLite too, as a file that nothing changes: whoever closes a file by other means takes from its whole process
+/// all locks on it (fcntl(2)), those of a ledger that is open already, whose log another process would then remove.
+fn recognise(path: &Path) -> Result<(), Error> {
+    let found = fs::metadata(path).map_err(|error| Error::io(path, error))?;
+    if !found.is_file() {
+        return Err(Error::io(path, io::ErrorKind::IsADirectory.into()));
+    }
+    if found.len() == 0 {
         return Err(Error::Unfinished { path: path.to_owned() });
     }
-    let number = |at: usize| {
-        let bytes = header.get(at..at + 4)?.try_into().ok()?;
-        Some(i64::from(u32::from_be_bytes(bytes)))
+    let not_a_ledger = || Error::NotALedger { path: path.to_owned() };
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let absolute = absolute(path).map_err(|error| Error::io(path, error))?;
+    let connection = match Connection::open_with_flags(uri(&absolute, "immutable=1"), flags) {
+        Ok(connection) => connection,
+        // SQLite does not say why. It has no lock on what it cannot open.
+        Err(_) => return Err(File::open(path).map_or_else(|error| Error::io(path, error), |_| not_a_ledger())),
     };
-    match (header.starts_with(b"SQLite format 3\0"), number(68), number(60)) {
-        (true, Some(application), Some(format)) => check_marks(path, application, format),
-        _ => Err(Error::NotALedger { path: path.to_owned() }),
+    let mark = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    match (mark("application_id"), mark("user_version")) {
+        (Ok(application), Ok(format)) => check_marks(path, application, format),
+        (Err(error), _) | (_, Err(error)) => match error.sqlite_error_code() {
+            Some(ErrorCode::NotADatabase) => Err(not_a_ledger()),
+            _ => Err(Error::sqlite(path, error)),
+        },
     }
 }
 
@@ -189,15 +193,16 @@ fn tables(connection: &Connection) -> rusqlite::Result<Vec<(String, Option<Strin
 }
 
 fn connect(path: &Path) -> Result<Connection, Error> {
-    let uri = uri(&absolute(path).map_err(|error| Error::io(path, error))?);
+    // A power cut may damage the rest of a sector that is being written, and SQLite then journals whole sectors.
+    let uri = uri(&absolute(path).map_err(|error| Error::io(path, error))?, "psow=0");
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(uri, flags).map_err(|error| Error::sqlite(path, error))?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(|error| Error::sqlite(path, error))?;
     Ok(connection)
 }
 
-/// `psow=0`: a power cut may damage the rest of a sector that is being written, and SQLite then journals whole sectors.
-fn uri(absolute: &Path) -> String {
+/// SQLite's name of a file, with a word on how it is to be opened.
+fn uri(absolute: &Path, how: &str) -> String {
     let mut uri = "file://".to_owned();
     for byte in absolute.as_os_str().as_bytes() {
         if byte.is_ascii_alphanumeric() || b"/-._~".contains(byte) {
@@ -207,7 +212,7 @@ fn uri(absolute: &Path) -> String {
             let _ = write!(uri, "%{byte:02X}");
         }
     }
-    uri + "?psow=0"
+    uri + "?" + how
 }
 
 /// Sets what a connection needs and asserts what durability rests on. No exclusive locking: the routers and the command

@@ -1,6 +1,7 @@
 //! The store is tried as the processes of a machine use it: through files, several at once, and with faults.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -424,6 +425,22 @@ fn creating_never_replaces_a_file() {
     let nowhere = place.directory.path().join("missing/ledger");
     let refused = Embedded::create(&nowhere, &genesis(), place.clock()).unwrap_err();
     assert!(matches!(refused, CreateError::Failed(Error::Missing { .. })), "{refused}");
+}
+
+/// Whoever opens a file by other means than SQLite, and closes it, takes the locks of his whole process from it.
+#[test]
+fn opening_a_ledger_again_takes_no_locks_from_those_that_have_it_open() {
+    let (place, first) = Place::new();
+    let locks = || {
+        let inode = fs::metadata(place.path()).unwrap().ino();
+        let all = fs::read_to_string("/proc/locks").unwrap();
+        all.lines().filter(|line| line.contains(&format!(":{inode} "))).count()
+    };
+    assert!(locks() > 0, "an open ledger is locked against being tidied up");
+    drop(place.open().unwrap());
+    assert!(locks() > 0, "the lock of the first is gone");
+    drop(first);
+    assert_eq!(locks(), 0);
 }
 
 #[test]
