@@ -60,7 +60,7 @@ impl Embedded {
         Self { signer: Some((account, key)), ..self }
     }
 
-    fn order(&mut self, command: Command) -> Result<Entry, Error> {
+    pub(crate) fn order(&mut self, command: Command) -> Result<Entry, Error> {
         let (account, key) = self.signer.as_ref().ok_or(Error::NoKey)?;
         Ok(self.file.order(key, *account, command)?)
     }
@@ -77,6 +77,10 @@ impl Ledger for Embedded {
 
     fn channel(&mut self, channel: ChannelId) -> Result<Option<Channel>, Error> {
         Ok(self.file.channel(channel)?)
+    }
+
+    fn channel_signer(&mut self, channel: ChannelId) -> Result<NodeId, Error> {
+        Ok(self.file.channel_signer(channel)?)
     }
 
     fn channels_of(&mut self, account: NodeId) -> Result<Vec<(ChannelId, Channel)>, Error> {

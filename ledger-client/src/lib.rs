@@ -48,6 +48,13 @@ pub trait Ledger: Send {
     /// As [`Ledger::balance`].
     fn channel(&mut self, channel: ChannelId) -> Result<Option<Channel>, Error>;
 
+    /// The key that signs receipts on a channel and offers to close it, as the account it would be of: the payer's own, unless
+    /// another signed for it when the channel was opened.
+    ///
+    /// # Errors
+    /// As [`Ledger::balance`].
+    fn channel_signer(&mut self, channel: ChannelId) -> Result<NodeId, Error>;
+
     /// The channels an account pays or is paid on, closed ones too, in order of their ids.
     ///
     /// # Errors
@@ -289,6 +296,29 @@ mod tests {
         let (mut alices, mut bobs) = (open(&alice), open(&bob));
         let parties: [&mut dyn Ledger; 3] = [&mut created.signed_by(treasurer), &mut alices, &mut bobs];
         carries_a_channel_from_mint_to_close(parties, [&alice, &bob]).unwrap();
+    }
+
+    /// Routers sign and check receipts with the key that an account is named after: on such a channel they would be worth nothing.
+    #[test]
+    fn a_channel_says_whose_signature_its_receipts_need() {
+        let directory = tempfile::tempdir().unwrap();
+        let [treasurer, old, new, bob] = [0xee, 0xa1, 0xa2, 0xb0].map(key);
+        let alice = old.node_id();
+        let genesis = Genesis::new("Hilltop", "HILL", 6, treasurer.node_id(), system_clock()()).unwrap();
+        let path = directory.path().join("ledger");
+        let mut ledger = Embedded::create(&path, &genesis, system_clock()).unwrap().signed_by(treasurer);
+        ledger.mint(alice, tokens(100)).unwrap();
+        let mut ledger = ledger.signed_by(old.clone());
+        let before = ledger.open_channel(bob.node_id(), tokens(10)).unwrap();
+        let consent = ledger_core::signer::consent(&new, &genesis.domain(), alice);
+        ledger.order(ledger_core::Command::ChangeSigner { signer: new.node_id(), consent }).unwrap();
+        let mut ledger = ledger.acting_for(alice, new.clone());
+        let after = ledger.open_channel(bob.node_id(), tokens(10)).unwrap();
+        assert_eq!(ledger.channel_signer(before).unwrap(), alice);
+        assert_eq!(ledger.channel_signer(after).unwrap(), new.node_id());
+        let receipt = |channel| Receipt::sign(&old, &genesis.domain(), channel, tokens(5), [0; 32]);
+        assert_eq!(ledger.redeem(receipt(before)).unwrap(), tokens(5));
+        assert_eq!(ledger.redeem(receipt(after)).unwrap_err().refusal(), Some(Refusal::ReceiptSignatureInvalid));
     }
 
     #[test]

@@ -1049,11 +1049,15 @@ impl Control {
             Done::Resolved { link, endpoint, address } => self.set_endpoint(link, &endpoint, address),
             Done::Redeemed { paid } => {
                 self.ledger_reachable = Some(true);
+                let changed = !paid.is_empty();
                 for (channel, amount) in paid {
                     tracing::info!(node = %self.name, payer = %channel.payer, %amount, "receipt redeemed");
                     self.refresh_channel(channel);
                 }
-                self.look_at_unredeemed();
+                // What the ledger refuses stays as it was, and is tried again when it is looked at next.
+                if changed {
+                    self.look_at_unredeemed();
+                }
             }
             Done::LedgerFailed { what, error } => {
                 self.ledger_reachable = Some(false);

@@ -42,6 +42,6 @@ pub use merkle::{Hash, Head, Tree};
 pub use order::{Order, Seal};
 pub use records::{Records, Totals};
 pub use refusal::Refusal;
-pub use rules::{ExecuteError, MAX_SUPPLY, execute};
+pub use rules::{ExecuteError, MAX_SUPPLY, channel_signer, execute};
 pub use state::{ReplayError, State};
 pub use time::UnixTime;

@@ -8,7 +8,7 @@ mod signers;
 mod tokens;
 mod vouchers;
 
-use metering::{NodeId, Tokens, Unverified};
+use metering::{ChannelId, NodeId, Tokens, Unverified};
 use thiserror::Error;
 
 use crate::fact::Fact;
@@ -125,6 +125,15 @@ fn fact<R: Records, F: Fact>(records: &R, key: &F::Key) -> Result<Option<F>, Exe
 
 fn set_fact<R: Records, F: Fact>(records: &mut R, key: &F::Key, fact: &F) -> Booked<R> {
     records.set_fact(&F::place(key), &fact.encode()).map_err(ExecuteError::Records)
+}
+
+/// The key that signs receipts on a channel and offers to close it, as the account it would be of: the one that signed for the
+/// payer when the channel was opened.
+///
+/// # Errors
+/// Where the records cannot be reached or read.
+pub fn channel_signer<R: Records>(records: &R, channel: ChannelId) -> Result<NodeId, ExecuteError<R::Error>> {
+    signers::channel_signer_of(records, channel)
 }
 
 fn next_in_sequence<R: Records>(records: &R, order: &Order<Unverified>) -> Result<(), ExecuteError<R::Error>> {

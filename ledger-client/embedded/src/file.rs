@@ -148,10 +148,9 @@ fn recognise(path: &Path) -> Result<(), Error> {
     let not_a_ledger = || Error::NotALedger { path: path.to_owned() };
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let absolute = absolute(path).map_err(|error| Error::io(path, error))?;
-    let connection = match Connection::open_with_flags(uri(&absolute, "immutable=1"), flags) {
-        Ok(connection) => connection,
+    let Ok(connection) = Connection::open_with_flags(uri(&absolute, "immutable=1"), flags) else {
         // SQLite does not say why. It has no lock on what it cannot open.
-        Err(_) => return Err(File::open(path).map_or_else(|error| Error::io(path, error), |_| not_a_ledger())),
+        return Err(File::open(path).map_or_else(|error| Error::io(path, error), |_| not_a_ledger()));
     };
     let mark = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     match (mark("application_id"), mark("user_version")) {

@@ -17,7 +17,7 @@ use ledger_core::merkle::{consistency_proof, inclusion_proof};
 use ledger_core::note::{Log, Note, NoteSigner};
 use ledger_core::{
     Channel, Command, Entry, ExecuteError, Genesis, Hash, Head, Order, Records, Refusal, Request, Totals, Tree,
-    UnixTime, checkpoint,
+    UnixTime, channel_signer, checkpoint,
 };
 use metering::{AccountKey, ChannelId, LedgerDomain, NodeId, Tokens};
 use rusqlite::{Connection, TransactionBehavior};
@@ -170,6 +170,19 @@ impl Embedded {
     /// [`Error`]
     pub fn channel(&mut self, id: ChannelId) -> Result<Option<Channel>, Error> {
         self.read(|records| records.channel(id))
+    }
+
+    /// The key that signs receipts on a channel and offers to close it, as the account it would be of: the payer's own, unless
+    /// another signed for it when the channel was opened.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub fn channel_signer(&mut self, id: ChannelId) -> Result<NodeId, Error> {
+        self.read(|records| match channel_signer(records, id) {
+            Ok(signer) => Ok(signer),
+            Err(ExecuteError::Records(fault)) => Err(fault),
+            Err(error) => Err(error::Fault::Damaged(format!("who signs on a channel: {error}"))),
+        })
     }
 
     /// The channels an account pays or is paid on, closed ones too, in order of their ids.

@@ -9,7 +9,7 @@ use metering::{ChannelId, Close, NodeId, Role, Tokens};
 use node::LinkId;
 use tokio::sync::oneshot;
 
-use super::money::{NAME_A_LEDGER, ledger_failed, refuse};
+use super::money::{NAME_A_LEDGER, desk_failed, refuse};
 use super::{Control, Done, history};
 use crate::control::{Closed, Response};
 use crate::journal::{Journal, Record};
@@ -181,7 +181,7 @@ impl Control {
             },
             |ended: Result<Vec<(ChannelId, Unused)>, String>| {
                 let done = ended.map_or_else(
-                    |error| ledger_failed("cannot end channels that are not used", &error),
+                    |error| desk_failed("cannot end channels that are not used", &error),
                     |ended| Done::Unused { ended },
                 );
                 Some(done)

@@ -10,6 +10,7 @@ use metering::watch::{self, COPY_INTERVAL, KEPT_MAX as KEPT_EACH};
 use metering::{ChannelId, NodeId, Receipt, Role, Tokens};
 use node::LinkId;
 
+use super::money::usable;
 use super::{Control, Done, history};
 use crate::journal::{Journal, Record};
 
@@ -396,14 +397,14 @@ impl Control {
 
 /// Whether there is something to be had for a receipt.
 fn is_good(ledger: &mut Box<dyn Ledger>, receipt: &Receipt) -> Result<bool, Error> {
-    let channel = ledger.channel(receipt.channel())?.filter(|channel| channel.phase != Phase::Closed);
+    let channel = usable(ledger, receipt.channel())?.filter(|channel| channel.phase != Phase::Closed);
     Ok(channel.is_some_and(|channel| channel.redeemed < receipt.amount() && receipt.amount() <= channel.deposit))
 }
 
 fn unpaid_of(ledger: &mut Box<dyn Ledger>, receipts: Vec<Receipt>) -> Result<Unredeemed, Error> {
     let (mut unpaid, mut closing) = (Vec::new(), BTreeSet::new());
     for receipt in receipts {
-        let channel = ledger.channel(receipt.channel())?.filter(|channel| channel.phase != Phase::Closed);
+        let channel = usable(ledger, receipt.channel())?.filter(|channel| channel.phase != Phase::Closed);
         let Some(channel) = channel.filter(|channel| channel.redeemed < receipt.amount()) else { continue };
         if channel.phase != Phase::Open {
             closing.insert(receipt.channel().payer);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use ledger_client::{Channel, Error, Ledger, Phase};
+use ledger_client::{Channel, Error, Ledger, Phase, Refusal as Forbidden};
 use metering::{ChannelId, ChannelState, NodeId, Receipt, Restored, Role, Tokens};
 use node::LinkId;
 use tokio::sync::oneshot;
@@ -117,7 +117,7 @@ impl Control {
             Some(match answer {
                 Ok(Ok((channel, state, left))) => Done::Funded { link, channel, state, left },
                 Ok(Err(error)) => ledger_failed("cannot lock tokens for a provider", &error),
-                Err(error) => ledger_failed("cannot lock tokens for a provider", &error),
+                Err(error) => desk_failed("cannot lock tokens for a provider", &error),
             })
         });
     }
@@ -125,13 +125,13 @@ impl Control {
     /// Asks the ledger for a channel the neighbour speaks of.
     pub(super) fn look_up(&self, link: LinkId, channel: ChannelId) {
         let Some(desk) = &self.ledger else { return };
-        self.spawn(desk.ask(move |ledger| ledger.channel(channel)), move |answer| match answer {
+        self.spawn(desk.ask(move |ledger| usable(ledger, channel)), move |answer| match answer {
             Ok(Ok(found)) => found.map(|found| match found.phase {
                 Phase::Closed => Done::Closed { link, channel, state: found },
                 Phase::Open | Phase::Closing { .. } => Done::Channel { link, channel, state: state(channel, &found) },
             }),
             Ok(Err(error)) => Some(ledger_failed("cannot read a channel", &error)),
-            Err(error) => Some(ledger_failed("cannot read a channel", &error)),
+            Err(error) => Some(desk_failed("cannot read a channel", &error)),
         });
     }
 
@@ -320,8 +320,16 @@ fn newest_channel(
     let Some(nonce) = ledger.latest_nonce(payer, payee)? else { return Ok(None) };
     let id = ChannelId { payer, payee, nonce };
     // A closed channel is history: the next payment opens the next one.
-    let channel = ledger.channel(id)?.filter(|channel| channel.phase != Phase::Closed);
+    let channel = usable(ledger, id)?.filter(|channel| channel.phase != Phase::Closed);
     Ok(channel.map(|channel| (id, channel)))
+}
+
+/// A channel whose receipts are signed with the key that its payer is named after, which is how routers sign and check them. What
+/// is signed so on another one the ledger would not pay: for a router it is not there.
+pub(super) fn usable(ledger: &mut Box<dyn Ledger>, id: ChannelId) -> Result<Option<Channel>, Error> {
+    let Some(channel) = ledger.channel(id)? else { return Ok(None) };
+    let is_usable = channel.phase == Phase::Closed || ledger.channel_signer(id)? == id.payer;
+    Ok(is_usable.then_some(channel))
 }
 
 /// Brings our newest channel to `payee` to a deposit of `at_least`, by steps of `deposit`; with less in the account, as
@@ -374,8 +382,11 @@ async fn redeem_held(
                 paid.push((receipt.channel(), amount));
                 records.push(Record::Redeemed { channel: receipt.channel(), amount: receipt.amount() });
             }
-            // Redeemed before, and the journal lost it: nothing is missing.
-            Err(refusal) => tracing::info!(payer = %receipt.channel().payer, %refusal, "receipt not redeemed"),
+            // Redeemed before, by whoever kept it for us, or the journal lost it: nothing is missing.
+            Err(Forbidden::ReceiptAlreadyRedeemed { .. } | Forbidden::TotalWentBackwards { .. }) => {
+                records.push(Record::Redeemed { channel: receipt.channel(), amount: receipt.amount() });
+            }
+            Err(refusal) => tracing::warn!(payer = %receipt.channel().payer, %refusal, "a receipt was not redeemed"),
         }
     }
     // If this is lost, the ledger says next time that the receipt was redeemed.
@@ -387,6 +398,15 @@ async fn redeem_held(
     Ok(paid)
 }
 
-pub(super) fn ledger_failed(what: &'static str, error: &dyn std::fmt::Display) -> Done {
+/// The ledger could not be asked, or a rule forbids what it was asked.
+pub(super) fn ledger_failed(what: &'static str, error: &Error) -> Done {
+    match error {
+        Error::Unavailable(_) => Done::LedgerFailed { what, error: error.to_string() },
+        Error::Refused(_) | Error::NoKey => Done::Warning(format!("{what}: {error}")),
+    }
+}
+
+/// Its desk is gone, or has too much to do.
+pub(super) fn desk_failed(what: &'static str, error: &dyn std::fmt::Display) -> Done {
     Done::LedgerFailed { what, error: error.to_string() }
 }
