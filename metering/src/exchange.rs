@@ -43,6 +43,9 @@ const LEAVE_WITHIN: Duration = Duration::from_secs(1);
 /// The least time between two requests to look a channel up: the neighbour can cause them.
 const LOOK_UP_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How often a payer repeats its last receipt when all is quiet, once a tick.
+const REPEATS: u8 = 3;
+
 /// How many new channels a neighbour can make us turn to at once, and how often to one more: a channel is opened for months.
 const TURNS_MAX: u32 = 8;
 const TURN_EACH: Duration = Duration::from_secs(60);
@@ -104,6 +107,9 @@ pub struct Exchange {
     /// Payer: whether terms came in this session, acceptable or not.
     terms_came: bool,
     looked_up_at: Option<Instant>,
+    /// Payer: how often the latest receipt is still to be repeated, and whether counts were sent since the last tick.
+    repeats: u8,
+    spoke: bool,
     /// The newest channel that was looked up because the neighbour spoke of it, and how many more may be; since when that is known.
     turned_to: u64,
     turns: u32,
@@ -498,6 +504,8 @@ impl Exchange {
             retries: 0,
             terms_came: false,
             looked_up_at: None,
+            repeats: 0,
+            spoke: false,
             turned_to: 0,
             turns: TURNS_MAX,
             turned_at: now,
@@ -823,6 +831,7 @@ impl Exchange {
         } else if std::mem::take(&mut self.outbox.terms) {
             self.terms_message()
         } else if std::mem::take(&mut self.outbox.counts) {
+            self.spoke = true;
             self.counts_message()
         } else if self.synced() && std::mem::take(&mut self.outbox.close) {
             // Before that a payer that was restarted may not know what it has signed.
@@ -1390,6 +1399,9 @@ impl Exchange {
         let new = self.purse.sign(&self.account, &self.domain, id, channel.deposit, owed, &claim);
         self.receipts_signed = self.receipts_signed.saturating_add(new.into());
         self.outbox.counts |= new;
+        if new {
+            self.repeats = REPEATS;
+        }
     }
 
     fn need_channel(&mut self, now: Instant, terms: &Terms, owed: Tokens) {
@@ -1403,6 +1415,7 @@ impl Exchange {
     fn tick(&mut self, now: Instant) {
         self.look_up(now);
         self.pay(now);
+        self.repeat();
         self.outbox.close |= self.closing.is_some();
         self.outbox.resume |=
             self.synced() && !self.is_free() && self.channel.is_some() && self.note() != self.their_channel;
@@ -1411,6 +1424,19 @@ impl Exchange {
         let counted = self.meter.counts() != self.till.reported;
         if counted || self.earned(&terms) > self.till.paid() {
             self.report(now);
+        }
+    }
+
+    /// Payer: says once more what it signed last, when nothing was said since the last tick: the provider may think that nothing
+    /// is owed, and not ask.
+    fn repeat(&mut self) {
+        let spoke = std::mem::take(&mut self.spoke);
+        if self.is_provider() || spoke || self.purse.latest.is_none() {
+            return;
+        }
+        if let Some(left) = self.repeats.checked_sub(1) {
+            self.repeats = left;
+            self.outbox.counts = true;
         }
     }
 
