@@ -52,7 +52,7 @@ use crate::link::wireguard::WireGuard;
 use crate::tun::Local;
 use crate::worker::{self, FromWorker, Inbox, Mailbox, Shared, ToWorker, WorkerHandle};
 use budget::{Budget, News, Span};
-use closing::{Closing, Unused};
+use closing::{Closing, Ending};
 use history::{DAYS_KEPT, History};
 use keeping::{Keeping, Unredeemed, Watched};
 use money::Redemption;
@@ -559,7 +559,7 @@ enum Done {
     WriteFailed(String),
     /// What became of channels that are not used.
     Unused {
-        ended: Vec<(ChannelId, Unused)>,
+        ended: Vec<(ChannelId, Ending)>,
     },
     Resolved {
         link: LinkId,

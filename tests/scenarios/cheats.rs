@@ -56,8 +56,25 @@ struct Outcome {
     window: u128,
     /// How often the provider was started.
     lives: u128,
-    /// What the cheat still gains minutes later, at [`TRICKLE`] a second, in bytes a day; where the story goes on so long.
-    bytes_a_day: Option<f64>,
+    a_day: EachDay,
+}
+
+/// What a cheat gains each day.
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
+enum EachDay {
+    /// So much of the price of all that the payer sends and is sent, of one, as in the story.
+    Share(f64),
+    /// In bytes, minutes after what it gained at first, at [`TRICKLE`] a second.
+    Later(f64),
+}
+
+impl std::fmt::Display for EachDay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Share(share) => write!(f, "{:.3} % of the price of all it sends and is sent", share * 100.0),
+            Self::Later(bytes) => write!(f, "{:.0} MiB a day minutes later", bytes / f64::from(1 << 20)),
+        }
+    }
 }
 
 impl Business {
@@ -135,7 +152,7 @@ impl Business {
         later();
         let gained = later();
         let bytes = (gained << 30) as f64 / self.offer.price_down.get() as f64;
-        Outcome { bytes_a_day: Some(bytes * A_DAY_S / f64::from(LATER_S)), ..self.unpaid() }
+        Outcome { a_day: EachDay::Later(bytes * A_DAY_S / f64::from(LATER_S)), ..self.unpaid() }
     }
 
     /// What is not paid for.
@@ -145,7 +162,11 @@ impl Business {
 
     /// What somebody has that should not have it, and the most it may be.
     fn gained(&self, gain: u128, most: u128) -> Outcome {
-        Outcome { gain, most, window: self.pair.window(), lives: self.pair.lives(), bytes_a_day: None }
+        let [sent, _, came] = self.pair.carried();
+        let price = |price: Price, bytes: u64| price.get() as f64 * bytes as f64 / f64::from(1 << 30);
+        let all = price(self.offer.price_up, sent) + price(self.offer.price_down, came);
+        let a_day = EachDay::Share(gain as f64 / all.max(1.0));
+        Outcome { gain, most, window: self.pair.window(), lives: self.pair.lives(), a_day }
     }
 
     /// What a payer that has never paid, and whose provider has never died, may have in all: one window, what passed between
@@ -166,23 +187,22 @@ fn tell(name: &str, story: impl Fn(u64) -> Outcome) {
     let wanted = std::env::var("CHEAT_SEEDS").ok().map(|seeds| seeds.parse().expect("CHEAT_SEEDS is a number"));
     let fresh = std::env::var("SIM_SEED").ok().map(|seed| seed.parse().expect("SIM_SEED is a number"));
     let (began, seeds) = (clock(), wanted.unwrap_or(SEEDS));
-    let (mut windows, mut share, mut bytes_a_day, mut worst) = (0.0_f64, 0.0_f64, None::<f64>, 0);
+    let (mut windows, mut share, mut each_day, mut worst) = (0.0_f64, 0.0_f64, None::<EachDay>, 0);
     for seed in (0..seeds).chain(fresh) {
-        let Outcome { gain, most, window, lives, bytes_a_day: bytes } = story(seed);
+        let Outcome { gain, most, window, lives, a_day } = story(seed);
         assert!(gain <= most, "{name}, seed {seed}: {gain} gained, where {most} is the bound");
         let of_window = gain as f64 / (window * lives) as f64;
         if of_window > windows {
             (windows, worst) = (of_window, seed);
         }
         share = share.max(gain as f64 / most.max(1) as f64);
-        bytes_a_day = bytes.map_or(bytes_a_day, |bytes| Some(bytes_a_day.map_or(bytes, |most| most.max(bytes))));
+        each_day = each_day.filter(|most| *most >= a_day).or(Some(a_day));
     }
     let each_second = seeds as f64 / began.elapsed().as_secs_f64();
-    let later = bytes_a_day
-        .map_or(String::new(), |bytes| format!("; {:.0} MiB a day minutes later", bytes / f64::from(1 << 20)));
+    let each_day = each_day.expect("there is a story");
     println!(
         "{name}: {seeds} seeds, {each_second:.0} a second; at most {windows:.2} windows in a life of the provider (seed {worst}), \
-         {:.0} % of the bound{later}",
+         {:.0} % of the bound; {each_day}",
         share * 100.0,
     );
 }
@@ -574,6 +594,9 @@ fn who_deals_with_itself_gains_nothing() {
             assert_eq!(held + locked, minted.get(), "seed {seed}, after {request:?}");
         }
         assert!(done > 5, "seed {seed}: the ledger did {done} things only");
-        Outcome { gain: most_ever - minted.get(), most: 0, window: minted.get(), lives: 1, bytes_a_day: None }
+        let gain = most_ever - minted.get();
+        // Of the community's tokens.
+        let a_day = EachDay::Share(gain as f64 / minted.get() as f64);
+        Outcome { gain, most: 0, window: minted.get(), lives: 1, a_day }
     });
 }

@@ -34,7 +34,7 @@ pub(super) struct Closing {
 }
 
 /// What became of a channel that is ended without the payee.
-pub(super) enum Unused {
+pub(super) enum Ending {
     /// Notice was given.
     Notice(UnixTime),
     /// The notice is over, and so much came back.
@@ -145,10 +145,10 @@ impl Control {
                 Response::Failed(crate::control::Refusal { cause, next: Some(next.to_owned()) })
             };
             let response = match asked.await {
-                Ok(Ok(Some((channel, Unused::Notice(exit))))) => {
+                Ok(Ok(Some((channel, Ending::Notice(exit))))) => {
                     Response::Closed(Closed { channel, notice_until: Some(exit.seconds()), ..empty })
                 }
-                Ok(Ok(Some((channel, Unused::Back(amount))))) => {
+                Ok(Ok(Some((channel, Ending::Back(amount))))) => {
                     Response::Closed(Closed { channel, refunded: Some(amount), ..empty })
                 }
                 Ok(Ok(None)) => refused("there is no open channel to this neighbour".to_owned()),
@@ -179,7 +179,7 @@ impl Control {
                 let ended = desk.ask(move |ledger| end_unused(ledger, us, used.as_ref())).await;
                 ended.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
             },
-            |ended: Result<Vec<(ChannelId, Unused)>, String>| {
+            |ended: Result<Vec<(ChannelId, Ending)>, String>| {
                 let done = ended.map_or_else(
                     |error| desk_failed("cannot end channels that are not used", &error),
                     |ended| Done::Unused { ended },
@@ -190,18 +190,18 @@ impl Control {
     }
 
     /// Tells the owner of them.
-    pub(super) fn handle_unused(&mut self, ended: Vec<(ChannelId, Unused)>) {
+    pub(super) fn handle_unused(&mut self, ended: Vec<(ChannelId, Ending)>) {
         for (channel, what) in ended {
             self.refresh_channel(channel);
             let decimals = self.money.unit.decimals;
             let to = self.closed(channel, None, None).neighbour;
             self.warn(match what {
-                Unused::Notice(until) => format!(
+                Ending::Notice(until) => format!(
                     "the channel to {to} was not used for {UNUSED_DAYS} days: notice was given, and what is in it comes back \
                      after {} UTC",
                     history::moment(until.seconds())
                 ),
-                Unused::Back(amount) => {
+                Ending::Back(amount) => {
                     format!("{} {} came back from the channel to {to}", amount.display(decimals), self.money.unit.symbol)
                 }
             });
@@ -217,14 +217,14 @@ fn used_since(journal: &Journal, first: u32) -> Option<BTreeSet<NodeId>> {
 }
 
 /// Gives notice, or takes back what is free because an earlier notice is over.
-fn noticed(ledger: &mut Box<dyn Ledger>, us: NodeId, payee: NodeId) -> Result<Option<(ChannelId, Unused)>, Error> {
+fn noticed(ledger: &mut Box<dyn Ledger>, us: NodeId, payee: NodeId) -> Result<Option<(ChannelId, Ending)>, Error> {
     let Some(nonce) = ledger.latest_nonce(us, payee)? else { return Ok(None) };
     let id = ChannelId { payer: us, payee, nonce };
     match ledger.channel(id)?.map(|channel| channel.phase) {
-        Some(Phase::Open) => Ok(Some((id, Unused::Notice(ledger.start_close(id)?)))),
+        Some(Phase::Open) => Ok(Some((id, Ending::Notice(ledger.start_close(id)?)))),
         Some(Phase::Closing { exit }) => match ledger.finalize(id) {
-            Ok(amount) => Ok(Some((id, Unused::Back(amount)))),
-            Err(Error::Refused(_)) => Ok(Some((id, Unused::Notice(exit)))),
+            Ok(amount) => Ok(Some((id, Ending::Back(amount)))),
+            Err(Error::Refused(_)) => Ok(Some((id, Ending::Notice(exit)))),
             Err(error) => Err(error),
         },
         Some(Phase::Closed) | None => Ok(None),
@@ -236,15 +236,15 @@ fn end_unused(
     ledger: &mut Box<dyn Ledger>,
     us: NodeId,
     used: Option<&BTreeSet<NodeId>>,
-) -> Result<Vec<(ChannelId, Unused)>, Error> {
+) -> Result<Vec<(ChannelId, Ending)>, Error> {
     let mut ended = Vec::new();
     for (id, channel) in ledger.channels_of(us)?.into_iter().filter(|(id, _)| id.payer == us) {
         match channel.phase {
             Phase::Open if used.is_some_and(|used| !used.contains(&id.payee)) => {
-                ended.push((id, Unused::Notice(ledger.start_close(id)?)))
+                ended.push((id, Ending::Notice(ledger.start_close(id)?)))
             }
             Phase::Closing { .. } => match ledger.finalize(id) {
-                Ok(amount) => ended.push((id, Unused::Back(amount))),
+                Ok(amount) => ended.push((id, Ending::Back(amount))),
                 // The notice is not over.
                 Err(Error::Refused(_)) => {}
                 Err(error) => return Err(error),
@@ -291,10 +291,10 @@ mod tests {
         assert!(end_unused(&mut ledger, us_id, None).unwrap().is_empty(), "a young journal cannot tell");
         let used = BTreeSet::from([USED]);
         let ended = end_unused(&mut ledger, us_id, Some(&used)).unwrap();
-        assert!(matches!(&ended[..], [(id, Unused::Notice(_))] if id.payee == unused_id));
+        assert!(matches!(&ended[..], [(id, Ending::Notice(_))] if id.payee == unused_id));
         // What its owner closed comes back however young the journal is.
         let ended = end_unused(&mut ledger, us_id, None).unwrap();
-        assert!(matches!(&ended[..], [(id, Unused::Back(amount))] if id.payee == unused_id && *amount == tokens(20)));
+        assert!(matches!(&ended[..], [(id, Ending::Back(amount))] if id.payee == unused_id && *amount == tokens(20)));
         assert!(end_unused(&mut ledger, us_id, Some(&used)).unwrap().is_empty());
         assert_eq!(ledger.balance(us_id).unwrap(), tokens(70));
     }
