@@ -876,10 +876,12 @@ impl Exchange {
         self.till.best()
     }
 
-    /// What of the present channel was redeemed, as far as we know.
+    /// The highest receipt of the present channel, if the ledger has not paid it as far as we know. One of a channel that the ledger
+    /// has closed since is worth nothing.
     #[must_use]
-    pub fn redeemed(&self) -> Tokens {
-        self.channel.map_or(Tokens::ZERO, |channel| channel.redeemed)
+    pub fn unredeemed(&self) -> Option<&Receipt> {
+        let (channel, id) = self.channel.zip(self.channel_id())?;
+        self.till.best().filter(|best| best.channel() == id && best.amount() > channel.redeemed)
     }
 
     /// Where the exchange stands.

@@ -1165,6 +1165,29 @@ fn a_write_for_somebody_else_or_the_other_direction_changes_nothing() {
     assert!(provider.held > Tokens::ZERO || provider.signed > Tokens::ZERO);
 }
 
+#[test]
+fn what_the_ledger_has_paid_or_closed_is_not_for_others_to_keep() {
+    let mut world = World::new(Plan::quiet(7));
+    world.run(33.0);
+    world.traffic = false;
+    world.run(10.0);
+    let best = *world.of(PROVIDER).best_receipt().unwrap();
+    assert_eq!(world.of(PROVIDER).unredeemed(), Some(&best));
+    let channel = world.of(PROVIDER).channel.unwrap();
+    let less = ChannelState { redeemed: Tokens::new(1).unwrap(), ..channel };
+    world.change(PROVIDER, |provider, now| provider.handle_channel(now, less));
+    assert_eq!(world.of(PROVIDER).unredeemed(), Some(&best));
+    let all = ChannelState { redeemed: best.amount(), ..channel };
+    world.change(PROVIDER, |provider, now| provider.handle_channel(now, all));
+    assert_eq!(world.of(PROVIDER).unredeemed(), None);
+    // A start after the ledger has closed the channel, with the receipt still on disk.
+    let held = Restored { held: Some(best), ..Restored::default() };
+    let party = world.parties[PROVIDER].exchange.as_mut().unwrap();
+    party.channel = None;
+    party.handle_restored(world.now, held);
+    assert_eq!((party.best_receipt(), party.unredeemed()), (Some(&best), None));
+}
+
 /// Each new channel is a row of the journal and a commit.
 #[test]
 fn a_payer_that_opens_channel_after_channel_is_followed_seldom() {

@@ -314,13 +314,6 @@ impl Link {
         }
     }
 
-    /// The highest receipt of its neighbour, if the ledger has not paid it yet as far as we know.
-    fn unredeemed(&self) -> Option<&Receipt> {
-        let exchange = self.exchange.as_ref()?;
-        let redeemed = exchange.redeemed();
-        exchange.best_receipt().filter(|receipt| receipt.amount() > redeemed)
-    }
-
     /// Whom of several to ask to keep copies: the lowest first.
     fn keeps_well(&self) -> u8 {
         match self.exchange.as_ref().map(|exchange| exchange.side().role()) {
@@ -779,7 +772,8 @@ impl Node {
     /// Says what a few neighbours are to keep: our providers first, who are nearer to the ledger than we are.
     fn tell_watches(&mut self, now: Instant) {
         let mut copies: BTreeMap<ChannelId, Receipt> = BTreeMap::new();
-        for receipt in self.unredeemed.iter().chain(self.links.values().filter_map(Link::unredeemed)) {
+        let newest = self.links.values().filter_map(|known| known.exchange.as_ref()?.unredeemed());
+        for receipt in self.unredeemed.iter().chain(newest) {
             let copy = copies.entry(receipt.channel()).or_insert(*receipt);
             if receipt.amount() > copy.amount() {
                 *copy = *receipt;
