@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
+use crate::allowance::Allowance;
 use crate::credit::{self, Answered, Credit, LIFELINE, Security, Standing, Trust};
 use crate::eip712::Word;
 use crate::identity::SignatureError;
@@ -110,10 +111,9 @@ pub struct Exchange {
     /// Payer: how often the latest receipt is still to be repeated, and whether counts were sent since the last tick.
     repeats: u8,
     spoke: bool,
-    /// The newest channel that was looked up because the neighbour spoke of it, and how many more may be; since when that is known.
+    /// The newest channel that was looked up because the neighbour spoke of it, and how many more may be.
     turned_to: u64,
-    turns: u32,
-    turned_at: Instant,
+    turns: Allowance,
     exhausted_since: Option<Instant>,
     /// Provider: until then, each receipt goes to the journal at once.
     flush_until: Option<Instant>,
@@ -507,8 +507,7 @@ impl Exchange {
             repeats: 0,
             spoke: false,
             turned_to: 0,
-            turns: TURNS_MAX,
-            turned_at: now,
+            turns: Allowance::new(TURNS_MAX, TURN_EACH, now),
             exhausted_since: None,
             flush_until: None,
             closing: None,
@@ -1522,12 +1521,10 @@ impl Exchange {
         if nonce <= self.turned_to {
             return true;
         }
-        let passed = now.saturating_duration_since(self.turned_at).as_secs() / TURN_EACH.as_secs();
-        let passed = u32::try_from(passed).unwrap_or(u32::MAX);
-        self.turned_at += TURN_EACH * passed;
-        self.turns = self.turns.saturating_add(passed).min(TURNS_MAX);
-        let Some(left) = self.turns.checked_sub(1) else { return false };
-        (self.turns, self.turned_to) = (left, nonce);
+        if !self.turns.take(now) {
+            return false;
+        }
+        self.turned_to = nonce;
         true
     }
 }

@@ -6,6 +6,7 @@
 //! says the same byte by byte.
 #![forbid(unsafe_code)]
 
+mod allowance;
 mod cbor;
 pub mod close;
 pub mod credit;

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use minicbor::{Decoder, decode, encode};
 use thiserror::Error;
 
+use crate::allowance::Allowance;
 use crate::cbor::{DecodeError, Statement, Writer, decode_statement, encode_statement};
 use crate::identity::SignatureError;
 use crate::{ChannelId, LedgerDomain, NodeId, Receipt, Tokens, Unverified};
@@ -108,8 +109,8 @@ pub struct Watch {
     domain: LedgerDomain,
     ours: BTreeMap<ChannelId, Ours>,
     theirs: BTreeMap<ChannelId, Theirs>,
-    checks: u32,
-    checks_at: Instant,
+    /// What signatures may be checked for the neighbour. What is not is sent again.
+    checks: Allowance,
     met_at: Option<Instant>,
     /// They are to meet anew.
     meet_at: Option<Instant>,
@@ -157,8 +158,7 @@ impl Watch {
             domain,
             ours: BTreeMap::new(),
             theirs: BTreeMap::new(),
-            checks: CHECKS_MAX,
-            checks_at: now,
+            checks: Allowance::new(CHECKS_MAX, CHECK_INTERVAL, now),
             met_at: None,
             meet_at: None,
             deaf_until: None,
@@ -270,7 +270,7 @@ impl Watch {
         let is_new = !self.theirs.contains_key(&channel);
         let least = self.theirs.values().min_by_key(|theirs| theirs.newest.amount()).map(|theirs| theirs.newest);
         let full = is_new && self.theirs.len() >= KEPT_MAX;
-        if full && least.is_some_and(|least| receipt.amount() <= least.amount()) || !self.may_check(now) {
+        if full && least.is_some_and(|least| receipt.amount() <= least.amount()) || !self.checks.take(now) {
             return Ok(());
         }
         let newest = receipt.verify(&self.domain).map_err(Rejected::Forged)?;
@@ -290,7 +290,7 @@ impl Watch {
         }
         let known = self.ours.get_mut(&channel);
         if known.as_ref().is_none_or(|ours| receipt.amount() > ours.newest.amount()) {
-            if self.may_check(now) {
+            if self.checks.take(now) {
                 let found = receipt.verify(&self.domain).map_err(Rejected::Forged)?;
                 self.events.push_back(Event::Found(found));
             }
@@ -307,21 +307,6 @@ impl Watch {
             }
         }
         Ok(())
-    }
-
-    /// Whether one more signature may be checked for this neighbour. What is not is sent again.
-    fn may_check(&mut self, now: Instant) -> bool {
-        let passed = now.saturating_duration_since(self.checks_at).as_secs() / CHECK_INTERVAL.as_secs();
-        let passed = u32::try_from(passed).unwrap_or(u32::MAX);
-        self.checks = self.checks.saturating_add(passed).min(CHECKS_MAX);
-        self.checks_at += CHECK_INTERVAL * passed;
-        match self.checks.checked_sub(1) {
-            Some(left) => {
-                self.checks = left;
-                true
-            }
-            None => false,
-        }
     }
 
     /// Does what is due. Harmless to call early.

@@ -93,6 +93,20 @@ fn whoever_cannot_pay_has_a_lifeline_and_whoever_pays_does_not_notice() {
     conserved(&ledger, &routers);
 }
 
+/// Two running routers with tokens, of whom one pays the other.
+fn payer_and_provider(lab: &mut Lab, ledger: &Ledger) -> [Router; 2] {
+    let mut pair = ["payer", "provider"].map(|name| Router::new(lab, name));
+    for router in &mut pair {
+        router.join_community(ledger, "1");
+        router.options.deposit = "10";
+        ledger.mint(router, 20);
+    }
+    let [payer, provider] = &mut pair;
+    join(lab, payer, provider, PAYS);
+    pair.iter_mut().for_each(Router::start);
+    pair
+}
+
 /// Ends the downloads however a test ends: a thread that goes on would keep it from failing.
 struct Ends<'a>(&'a AtomicBool);
 
@@ -175,15 +189,7 @@ fn neighbours_that_die_every_two_seconds_go_on_and_lose_little() {
     let Some(mut lab) = Lab::open(name, &tools) else { return };
     let seconds: u64 = std::env::var("CRASH_LOOP_S").map_or(30, |text| text.parse().expect("CRASH_LOOP_S is a number"));
     let ledger = Ledger::create(&lab);
-    let mut pair = ["payer", "provider"].map(|name| Router::new(&mut lab, name));
-    for router in &mut pair {
-        router.join_community(&ledger, "1");
-        router.options.deposit = "10";
-        ledger.mint(router, 20);
-    }
-    let [payer, provider] = &mut pair;
-    join(&mut lab, payer, provider, PAYS);
-    pair.iter_mut().for_each(Router::start);
+    let mut pair = payer_and_provider(&mut lab, &ledger);
     let [payer, provider] = &mut pair;
     reachable(&payer.host, &provider.address, secs(30));
     let web = WebServer::start(&lab, &provider.host, &provider.address, FILE);
@@ -250,15 +256,7 @@ fn a_paid_link_that_is_cut_and_heals_loses_nothing_and_is_not_slowed() {
     let name = "a_paid_link_that_is_cut_and_heals_loses_nothing_and_is_not_slowed";
     let Some(mut lab) = Lab::open(name, &tools) else { return };
     let ledger = Ledger::create(&lab);
-    let mut pair = ["payer", "provider"].map(|name| Router::new(&mut lab, name));
-    for router in &mut pair {
-        router.join_community(&ledger, "1");
-        router.options.deposit = "10";
-        ledger.mint(router, 20);
-    }
-    let [payer, provider] = &mut pair;
-    join(&mut lab, payer, provider, PAYS);
-    pair.iter_mut().for_each(Router::start);
+    let pair = payer_and_provider(&mut lab, &ledger);
     let [payer, provider] = &pair;
     reachable(&payer.host, &provider.address, secs(30));
     let web = WebServer::start(&lab, &provider.host, &provider.address, FILE);

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::error::Error as StdError;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -258,12 +260,13 @@ fn read_receipts(path: &Path) -> Result<Vec<String>, Failure> {
     let bad =
         |why: String, next: &str| Failure::new(format!("cannot read receipts from {}: {why}", path.display()), next);
     let anew = "write it anew with `waybill receipts --json`";
-    let length =
-        std::fs::metadata(path).map_err(|error| bad(error.to_string(), "name the file with --receipts"))?.len();
-    if length > RECEIPTS_FILE_MAX {
+    let file = File::open(path).map_err(|error| bad(error.to_string(), "name the file with --receipts"))?;
+    let mut text = String::new();
+    // Not by its length: a pipe says that it has none.
+    file.take(RECEIPTS_FILE_MAX + 1).read_to_string(&mut text).map_err(|error| bad(error.to_string(), anew))?;
+    if u64::try_from(text.len()).is_ok_and(|length| length > RECEIPTS_FILE_MAX) {
         return Err(bad("too long for a file of receipts".to_owned(), anew));
     }
-    let text = std::fs::read_to_string(path).map_err(|error| bad(error.to_string(), anew))?;
     let file: Receipts = serde_json::from_str(&text).map_err(|error| bad(error.to_string(), anew))?;
     let own = file.receipts.into_iter().filter_map(|line| line.receipt);
     Ok(own.chain(file.keeping.into_iter().map(|line| line.receipt)).collect())
