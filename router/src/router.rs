@@ -586,8 +586,8 @@ struct Known {
     status: LinkStatus,
     neighbour_up: bool,
     last_heard: Option<Instant>,
-    /// Since when the two cannot do business.
-    misfit_since: Option<Instant>,
+    /// Since when the two cannot do business, and whether the operator was told: once, for the neighbour chooses the words.
+    misfit: Option<(Instant, bool)>,
     renewed: Option<Instant>,
     /// What the link's meters said when it was given to this neighbour.
     since: LinkCount,
@@ -950,9 +950,11 @@ impl Control {
     /// fall: the operator hears of what stays.
     fn handle_misfit(&mut self, now: Instant, link: LinkId, misfit: exchange::Incompatibility) {
         let Some(known) = self.links.get_mut(&link) else { return };
-        if now < *known.misfit_since.get_or_insert(now) + MISFIT_TIME {
+        let (since, told) = known.misfit.get_or_insert((now, false));
+        if *told || now < *since + MISFIT_TIME {
             return;
         }
+        *told = true;
         let name = known.name.clone();
         let Unit { symbol, decimals } = &self.money.unit;
         self.warn(match misfit {
@@ -983,7 +985,7 @@ impl Control {
             exchange::Event::CloseOffered(close) => self.accept_close(now, link, close),
             exchange::Event::TermsAgreed(terms) => {
                 if let Some(known) = self.links.get_mut(&link) {
-                    known.misfit_since = None;
+                    known.misfit = None;
                 }
                 let (up, down) = (terms.price_up, terms.price_down);
                 tracing::info!(node = %self.name, neighbour = %self.name_of(link), %up, %down, "terms agreed");

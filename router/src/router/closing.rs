@@ -241,7 +241,12 @@ fn end_unused(
     for (id, channel) in ledger.channels_of(us)?.into_iter().filter(|(id, _)| id.payer == us) {
         match channel.phase {
             Phase::Open if used.is_some_and(|used| !used.contains(&id.payee)) => {
-                ended.push((id, Ending::Notice(ledger.start_close(id)?)))
+                match ledger.start_close(id) {
+                    Ok(exit) => ended.push((id, Ending::Notice(exit))),
+                    // The others may still be ended.
+                    Err(Error::Refused(refusal)) => tracing::warn!(?id, %refusal, "no notice was given"),
+                    Err(error) => return Err(error),
+                }
             }
             Phase::Closing { .. } => match ledger.finalize(id) {
                 Ok(amount) => ended.push((id, Ending::Back(amount))),

@@ -49,7 +49,7 @@ pub(super) struct Keeping {
     /// Until when what was written of found receipts would have lasted, at one write each [`FOUND_INTERVAL`].
     found_paid_until: Instant,
     /// The ledger has been asked for what it has not paid, and not answered yet.
-    pub(super) looking_for_unredeemed: bool,
+    looking_for_unredeemed: bool,
     /// Channels that paid us before a start without a journal, until then.
     doubtful: Option<(BTreeSet<ChannelId>, Instant)>,
 }
