@@ -117,7 +117,16 @@ impl WebServer {
 
     /// Downloads the file, which has to arrive as it is, and returns how long that took.
     pub(crate) fn must_fetch(&self, from: &Host) -> Duration {
-        let (arrived, took) = self.fetch(from, &[]).unwrap_or_else(|error| panic!("{error}\n{}", self.server.log()));
+        self.must_fetch_with(from, &[])
+    }
+
+    /// Downloads the file at 4 MB/s, so that no queue on the way overflows: what is sent once is carried once.
+    pub(crate) fn must_fetch_gently(&self, from: &Host) {
+        self.must_fetch_with(from, &["--limit-rate", "4M"]);
+    }
+
+    fn must_fetch_with(&self, from: &Host, more: &[&str]) -> Duration {
+        let (arrived, took) = self.fetch(from, more).unwrap_or_else(|error| panic!("{error}\n{}", self.server.log()));
         assert_eq!(arrived, self.content, "another file arrived than was sent");
         took
     }
