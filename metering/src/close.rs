@@ -14,10 +14,10 @@ use crate::{AccountKey, ChannelId, LedgerDomain, NodeId, Signature, Tokens, Unve
 /// The payer's offer to end `channel` with `total` for the payee, cumulative as in a receipt, and the rest for itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Close<S = Verified> {
-    channel: ChannelId,
-    total: Tokens,
-    signature: Signature,
-    state: PhantomData<S>,
+    pub(crate) channel: ChannelId,
+    pub(crate) total: Tokens,
+    pub(crate) signature: Signature,
+    pub(crate) state: PhantomData<S>,
 }
 
 impl Close {

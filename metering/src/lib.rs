@@ -13,6 +13,7 @@ pub mod credit;
 pub mod eip712;
 pub mod exchange;
 pub mod identity;
+pub mod json;
 pub mod meter;
 pub mod receipt;
 pub mod terms;

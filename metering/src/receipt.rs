@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::marker::PhantomData;
 
 use minicbor::{Decoder, decode, encode};
+use serde::{Deserialize, Serialize};
 
 use crate::cbor::{self, DecodeError, Statement, Writer, decode_statement, encode_statement};
 use crate::eip712::{self, Word};
@@ -13,7 +14,8 @@ use crate::{AccountKey, NodeId, Signature, Tokens, Unverified, Verified};
 /// The ledger a receipt is good on, as its EIP-712 domain: a receipt for one ledger is worthless on any other.
 ///
 /// The embedded ledger has chain id 0, and the first 20 bytes of its genesis hash in place of a contract.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct LedgerDomain {
     /// EIP-155 chain id; 0 for an embedded ledger.
     pub chain_id: u64,
@@ -22,7 +24,8 @@ pub struct LedgerDomain {
 }
 
 /// One channel: tokens the payer locked that only the payee can redeem.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ChannelId {
     /// Who locked the tokens and signs receipts.
     pub payer: NodeId,
@@ -38,11 +41,11 @@ pub struct ChannelId {
 /// [`Receipt::verify`] is the only way from what a neighbour sent to a `Receipt<Verified>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Receipt<S = Verified> {
-    channel: ChannelId,
-    amount: Tokens,
-    meter: [u8; 32],
-    signature: Signature,
-    state: PhantomData<S>,
+    pub(crate) channel: ChannelId,
+    pub(crate) amount: Tokens,
+    pub(crate) meter: [u8; 32],
+    pub(crate) signature: Signature,
+    pub(crate) state: PhantomData<S>,
 }
 
 impl LedgerDomain {

@@ -1,6 +1,7 @@
 //! The record of one channel.
 
 use metering::Tokens;
+use serde::{Deserialize, Serialize};
 
 use crate::UnixTime;
 
@@ -8,7 +9,7 @@ use crate::UnixTime;
 ///
 /// It is named by its `ChannelId`, never deleted and never reset: what was redeemed once stays redeemed. On a chain it is one
 /// storage slot: deposit u96, redeemed u96, exit time u40.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Channel {
     /// All that was ever locked in it.
     pub deposit: Tokens,
@@ -19,7 +20,8 @@ pub struct Channel {
 }
 
 /// How far a channel is on its way to its end. It only moves downwards in this list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// In use.
     Open,

@@ -1,6 +1,8 @@
 //! What can be asked of the ledger.
 
+use metering::json::word;
 use metering::{ChannelId, Close, NodeId, Receipt, Signature, Tokens, Unverified};
+use serde::{Deserialize, Serialize};
 
 use crate::registry::Registration;
 use crate::role::Role;
@@ -8,7 +10,8 @@ use crate::voucher::Claim;
 use crate::{Hash, Head, Order, UnixTime};
 
 /// One thing asked of the ledger. [`crate::rules::execute`] answers with an entry or a refusal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
     /// Does what an account commands, signed by it.
     Order(Order<Unverified>),
@@ -32,7 +35,8 @@ pub enum Request {
 }
 
 /// What only an account can command: the ledger does it for an [`Order`] that the account has signed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Command {
     /// Makes tokens. The treasurer's alone.
     Mint {
@@ -149,6 +153,7 @@ pub enum Command {
     /// Shows the secret of an enrolment: the account becomes a member.
     Enrol {
         /// The secret.
+        #[serde(with = "word")]
         secret: [u8; 32],
     },
     /// Says in public what the account runs, and on what terms, in place of what it said before. A member's alone.

@@ -2,8 +2,10 @@
 
 use std::convert::Infallible;
 
+use metering::json::word;
 use metering::{ChannelId, Close, NodeId, Price, Receipt, Signature, Tokens, Unverified};
 use minicbor::{Decoder, Encoder, decode, encode};
+use serde::Serialize;
 use thiserror::Error;
 
 use crate::registry::{Registration, Station};
@@ -12,7 +14,7 @@ use crate::voucher::Claim;
 use crate::{Command, Genesis, Hash, Head, Order, Request, Seal, UnixTime};
 
 /// One line of the log: when, and what. Replaying all entries from the first gives every balance and channel.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Entry {
     /// When it happened by the clock of the machine that wrote it; never before the entry in front of it.
     pub at: UnixTime,
@@ -23,7 +25,8 @@ pub struct Entry {
 }
 
 /// What happened. It says all that changed, and all that is needed to check that it was right.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Event {
     /// The ledger began. Always entry 0, and only that.
     Founded(Genesis),
@@ -200,6 +203,7 @@ pub enum Event {
         /// Which.
         account: NodeId,
         /// The secret, which is worth nothing any more.
+        #[serde(with = "word")]
         secret: [u8; 32],
         /// When its membership ends.
         until: UnixTime,

@@ -1,6 +1,7 @@
 //! How a community's ledger begins.
 
 use metering::{LedgerDomain, NodeId};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
@@ -9,7 +10,7 @@ use crate::{Hash, UnixTime};
 /// What a ledger is founded on. It is entry 0 of the log and never changes.
 ///
 /// Its hash names the ledger in every receipt ([`Genesis::domain`]), so a receipt is worth nothing on another ledger.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Genesis {
     community: String,
     symbol: String,

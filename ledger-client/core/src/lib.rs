@@ -17,6 +17,7 @@ pub mod command;
 pub mod entry;
 pub mod fact;
 pub mod genesis;
+mod json;
 pub mod membership;
 pub mod merkle;
 pub mod note;

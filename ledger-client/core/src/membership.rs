@@ -5,13 +5,14 @@
 //! secret as it is shown; an issuer that does not trust the operator takes members in by name.
 
 use metering::NodeId;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::fact::{Fact, Fields, Reader, kind};
 use crate::{Hash, UnixTime};
 
 /// An account's membership.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Membership {
     /// When it ends.
     pub until: UnixTime,

@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 /// A SHA-256 hash: of a leaf, of a subtree, or of a whole tree.
@@ -19,7 +20,8 @@ impl fmt::Display for Hash {
 }
 
 /// Size and root of a log: what a checkpoint signs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Head {
     /// How many entries.
     pub size: u64,

@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 use metering::eip712::{self, Word};
 use metering::identity::SignatureError;
 use metering::{AccountKey, ChannelId, LedgerDomain, NodeId, Signature, Unverified, Verified};
+use serde::{Deserialize, Serialize};
 
 use crate::Command;
 use crate::registry::Registration;
@@ -25,7 +26,8 @@ pub struct Order<S = Verified> {
 }
 
 /// What makes a command an order: its number and the account's signature.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Seal {
     /// Which order of the account's it is, counted from 1.
     pub sequence: u64,

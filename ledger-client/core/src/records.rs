@@ -1,6 +1,7 @@
 //! What the rules read and write.
 
 use metering::{ChannelId, NodeId, Tokens};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{Channel, Entry, Genesis, UnixTime};
@@ -76,7 +77,7 @@ pub trait Records {
 
 /// Where all tokens are. Kept as running sums: `held` moves with each write of a balance and `locked` with each write of
 /// a channel, voucher or pool, so a rule that books one side only shows at once.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
     /// All that was ever minted.
     pub minted: Tokens,

@@ -1,12 +1,13 @@
 //! The rules, each under the name a refusal gives it.
 
 use metering::{NodeId, Tokens};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{MAX_SUPPLY, UnixTime};
 
 /// The rule that a command would have broken. Nothing has changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error, Serialize, Deserialize)]
 pub enum Refusal {
     /// Nothing is done in an account's name that it did not sign for this ledger.
     #[error("the order is not signed by {account} for this ledger")]

@@ -3,12 +3,15 @@
 //! It binds nobody: what two neighbours agree on is between them (`metering`'s terms). It is where a newcomer finds whom
 //! to ask, and what they have said in public.
 
+use metering::json::word;
 use metering::{NodeId, Price};
+use serde::{Deserialize, Serialize};
 
 use crate::fact::{Fact, Fields, Reader, kind};
 
 /// What somebody runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Station {
     /// Carries for its neighbours.
     Router,
@@ -17,7 +20,8 @@ pub enum Station {
 }
 
 /// What a member says of what it runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Registration {
     /// What.
     pub station: Station,
@@ -26,6 +30,7 @@ pub struct Registration {
     /// What it asks for what it brings to a neighbour.
     pub price_down: Price,
     /// The SHA-256 of its terms in words, kept elsewhere; all zeros where there are none.
+    #[serde(with = "word")]
     pub terms: [u8; 32],
 }
 

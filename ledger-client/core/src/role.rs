@@ -1,11 +1,13 @@
 //! Roles: what the treasurer has others do.
 
 use metering::NodeId;
+use serde::{Deserialize, Serialize};
 
 use crate::fact::{Fact, Fields, Reader, kind};
 
 /// What an account may do besides what everybody may. The treasurer is named by the genesis and appoints the others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Role {
     /// Takes members in and puts them out.
     Issuer,

@@ -8,6 +8,7 @@
 //! has earned a whole number, which is the same for all, and a holder is owed a whole number for each of its shares.
 
 use metering::{NodeId, Tokens};
+use serde::{Deserialize, Serialize};
 
 use crate::fact::{Fact, Fields, Reader, kind};
 
@@ -15,7 +16,7 @@ use crate::fact::{Fact, Fields, Reader, kind};
 pub const MAX_SHARES: u64 = 1_000_000;
 
 /// What a router's shares have earned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pool {
     /// How many shares there are.
     pub shares: u64,
@@ -26,7 +27,7 @@ pub struct Pool {
 }
 
 /// What one account holds of one router.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holding {
     /// How many shares.
     pub shares: u64,

@@ -14,13 +14,14 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use metering::eip712::{self, Word};
 use metering::identity::SignatureError;
 use metering::{AccountKey, LedgerDomain, NodeId, Signature, Tokens, Unverified, Verified};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::fact::{Fact, Fields, Reader, kind};
 use crate::{Command, Order, Seal, UnixTime};
 
 /// The ledger's record of a voucher. Its key is the account that its secret would be the key of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Voucher {
     /// Whose tokens it was printed on.
     pub issuer: NodeId,
