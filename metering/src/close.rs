@@ -68,6 +68,15 @@ impl Close<Unverified> {
 }
 
 impl<S> Close<S> {
+    /// The account whose key signed it for this ledger. For an offer that was altered, or made for another ledger, it is none
+    /// that the offer is worth anything by.
+    ///
+    /// # Errors
+    /// [`SignatureError`], all but `WrongSigner`.
+    pub fn signer(&self, domain: &LedgerDomain) -> Result<NodeId, SignatureError> {
+        self.signature.recover(&digest(domain, &self.channel, self.total))
+    }
+
     /// Which channel.
     #[must_use]
     pub const fn channel(&self) -> ChannelId {

@@ -134,6 +134,15 @@ impl Receipt<Unverified> {
 }
 
 impl<S> Receipt<S> {
+    /// The account whose key signed it for this ledger. For a receipt that was altered, or made for another ledger, it is
+    /// none that the receipt is worth anything by.
+    ///
+    /// # Errors
+    /// [`SignatureError`], all but `WrongSigner`.
+    pub fn signer(&self, domain: &LedgerDomain) -> Result<NodeId, SignatureError> {
+        self.signature.recover(&digest(domain, &self.channel, self.amount, &self.meter))
+    }
+
     /// The channel it is redeemed on.
     #[must_use]
     pub const fn channel(&self) -> ChannelId {

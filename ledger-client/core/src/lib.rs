@@ -8,7 +8,7 @@
 //!
 //! The crate is pure: no clock, file or randomness. Read it in this order: [`genesis`], [`channel`], [`voucher`], [`share`], [`signer`], [`role`],
 //! [`membership`], [`registry`], [`command`],
-//! [`order`], [`rules`], [`refusal`], [`entry`], [`merkle`], [`state`], [`note`], [`checkpoint`].
+//! [`order`], [`presented`], [`rules`], [`refusal`], [`entry`], [`merkle`], [`state`], [`note`], [`checkpoint`].
 #![forbid(unsafe_code)]
 
 pub mod channel;
@@ -22,6 +22,7 @@ pub mod membership;
 pub mod merkle;
 pub mod note;
 pub mod order;
+pub mod presented;
 pub mod records;
 pub mod refusal;
 pub mod registry;
@@ -41,8 +42,9 @@ pub use entry::{Entry, EntryError, Event};
 pub use genesis::{Genesis, GenesisError};
 pub use merkle::{Hash, Head, Tree};
 pub use order::{Order, Seal};
+pub use presented::Presented;
 pub use records::{Records, Totals};
 pub use refusal::Refusal;
-pub use rules::{ExecuteError, MAX_SUPPLY, channel_signer, execute};
+pub use rules::{ExecuteError, MAX_SUPPLY, channel_signer, execute, execute_presented};
 pub use state::{ReplayError, State};
 pub use time::UnixTime;

@@ -86,6 +86,15 @@ impl<S> Order<S> {
         self.seal
     }
 
+    /// The account whose key signed it for this ledger. For an order that was altered, or made for another ledger, it is none
+    /// that the order counts for.
+    ///
+    /// # Errors
+    /// [`SignatureError`], all but `WrongSigner`.
+    pub fn signer(&self, domain: &LedgerDomain) -> Result<NodeId, SignatureError> {
+        self.seal.signature.recover(&self.digest(domain))
+    }
+
     /// What the account signs: the EIP-712 digest of everything but the signature. Two orders are the same if it is.
     #[must_use]
     pub fn digest(&self, domain: &LedgerDomain) -> Word {

@@ -14,8 +14,7 @@ use thiserror::Error;
 use crate::fact::Fact;
 use crate::records::NotConserved;
 use crate::role::Role;
-use crate::signer::verify_consent;
-use crate::{Command, Entry, Event, Order, Records, Refusal, Request, UnixTime};
+use crate::{Command, Entry, Event, Order, Presented, Records, Refusal, Request, UnixTime};
 
 use book::book;
 
@@ -50,12 +49,26 @@ pub enum ExecuteError<E> {
 /// # Errors
 /// [`ExecuteError`]
 pub fn execute<R: Records>(records: &mut R, now: UnixTime, request: &Request) -> Result<Entry, ExecuteError<R::Error>> {
-    if let Request::Order(order) = request
+    let presented = Presented::recover(&records.genesis().domain(), *request);
+    execute_presented(records, now, &presented)
+}
+
+/// Answers a request as [`execute`] does, with what its signatures were found to be before: the slow part of an answer, for
+/// which nobody has to wait who wants to write.
+///
+/// # Errors
+/// [`ExecuteError`]
+pub fn execute_presented<R: Records>(
+    records: &mut R,
+    now: UnixTime,
+    presented: &Presented,
+) -> Result<Entry, ExecuteError<R::Error>> {
+    if let Request::Order(order) = presented.request()
         && let Some(entry) = entry_of(records, order)?
     {
         return Ok(entry);
     }
-    perform(records, now, request)
+    perform(records, now, presented)
 }
 
 /// The entry that this very order made, if it has happened. Whoever asks changes nothing and learns what the log tells
@@ -74,9 +87,10 @@ fn entry_of<R: Records>(records: &R, order: &Order<Unverified>) -> Result<Option
 pub(crate) fn perform<R: Records>(
     records: &mut R,
     now: UnixTime,
-    request: &Request,
+    presented: &Presented,
 ) -> Result<Entry, ExecuteError<R::Error>> {
-    authorise(records, request)?;
+    authorise(records, presented)?;
+    let request = presented.request();
     let at = now.max(records.time());
     let event = decide(records, at, request)?;
     book(records, &event)?;
@@ -92,25 +106,25 @@ pub(crate) fn perform<R: Records>(
     Ok(entry)
 }
 
-/// Whether those who must agree to a request have signed it. The one place that decides this; a signature is checked here
-/// however it was checked before.
-fn authorise<R: Records>(records: &R, request: &Request) -> Result<(), ExecuteError<R::Error>> {
-    let domain = records.genesis().domain();
-    match request {
+/// Whether those who must agree to a request have signed it. The one place that decides this; what was found for another
+/// ledger is found again for this one.
+fn authorise<R: Records>(records: &R, presented: &Presented) -> Result<(), ExecuteError<R::Error>> {
+    let presented = presented.on(&records.genesis().domain());
+    match presented.request() {
         Request::Order(order) => {
             next_in_sequence(records, order)?;
             let account = order.account();
             let signer = signers::signer_of(records, account)?;
-            order.verify(&domain, signer).map_err(|_| Refusal::OrderSignatureInvalid { account })?;
-            entitled(records, account, order.command())
+            presented.signed_by(signer).ok_or(Refusal::OrderSignatureInvalid { account })?;
+            entitled(records, &presented, account, order.command())
         }
         Request::Redeem { receipt } => {
             let signer = signers::channel_signer_of(records, receipt.channel())?;
-            receipt.verify_by(&domain, signer).map_err(|_| Refusal::ReceiptSignatureInvalid)?;
+            presented.signed_by(signer).ok_or(Refusal::ReceiptSignatureInvalid)?;
             Ok(())
         }
         Request::RedeemVoucher { claim } => {
-            claim.verify(&domain).map_err(|_| Refusal::ClaimSignatureInvalid)?;
+            presented.signed_by(claim.voucher()).ok_or(Refusal::ClaimSignatureInvalid)?;
             Ok(())
         }
         // It can only pay the payer.
@@ -149,7 +163,12 @@ fn next_in_sequence<R: Records>(records: &R, order: &Order<Unverified>) -> Resul
 }
 
 /// Whether an account may command this at all.
-fn entitled<R: Records>(records: &R, by: NodeId, command: &Command) -> Result<(), ExecuteError<R::Error>> {
+fn entitled<R: Records>(
+    records: &R,
+    presented: &Presented,
+    by: NodeId,
+    command: &Command,
+) -> Result<(), ExecuteError<R::Error>> {
     match command {
         Command::Mint { .. } | Command::Appoint { .. } | Command::Dismiss { .. }
             if by != records.genesis().treasurer() =>
@@ -170,13 +189,11 @@ fn entitled<R: Records>(records: &R, by: NodeId, command: &Command) -> Result<()
         Command::MutualClose { close } if by != close.channel().payee => Err(Refusal::NotPayee { by }.into()),
         Command::MutualClose { close } => {
             let signer = signers::channel_signer_of(records, close.channel())?;
-            let verified = close.verify_by(&records.genesis().domain(), signer);
-            verified.map_err(|_| Refusal::CloseSignatureInvalid)?;
+            presented.agreed_by(signer).ok_or(Refusal::CloseSignatureInvalid)?;
             Ok(())
         }
-        Command::ChangeSigner { signer, consent } => {
-            let verified = verify_consent(consent, &records.genesis().domain(), by, *signer);
-            verified.map_err(|_| Refusal::ConsentInvalid { signer: *signer })?;
+        Command::ChangeSigner { signer, .. } => {
+            presented.agreed_by(*signer).ok_or(Refusal::ConsentInvalid { signer: *signer })?;
             Ok(())
         }
         // Of one's own, or checked above.

@@ -39,6 +39,19 @@ pub fn verify_consent(
     consent.verify(&digest(domain, account, signer), signer)
 }
 
+/// The account whose key consented to sign for `account` as the key of `signer`: `signer`, where the consent is good.
+///
+/// # Errors
+/// [`SignatureError`], all but `WrongSigner`.
+pub fn consenting(
+    consent: &Signature,
+    domain: &LedgerDomain,
+    account: NodeId,
+    signer: NodeId,
+) -> Result<NodeId, SignatureError> {
+    consent.recover(&digest(domain, account, signer))
+}
+
 fn digest(domain: &LedgerDomain, account: NodeId, signer: NodeId) -> Word {
     let words = [eip712::address(account), eip712::address(signer)];
     eip712::digest(&domain.separator(), &eip712::hash_struct("SignerConsent(address account,address signer)", &words))

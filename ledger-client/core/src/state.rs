@@ -7,9 +7,10 @@ use metering::{ChannelId, NodeId, Tokens};
 use thiserror::Error;
 
 use crate::records::NotConserved;
-use crate::rules::{ExecuteError, execute, perform};
+use crate::rules::{ExecuteError, execute_presented, perform};
 use crate::{
-    Channel, Entry, EntryError, Event, Genesis, Head, Records, Refusal, Request, Totals, Tree, UnixTime, merkle,
+    Channel, Entry, EntryError, Event, Genesis, Head, Presented, Records, Refusal, Request, Totals, Tree, UnixTime,
+    merkle,
 };
 
 /// All accounts and channels of a ledger, and the head of its log.
@@ -98,7 +99,8 @@ impl State {
     pub fn replay(&mut self, entry: &[u8]) -> Result<Entry, ReplayError> {
         let entry = Entry::decode(entry)?;
         let request = entry.request().ok_or(ReplayError::Founding)?;
-        let expected = perform(self, entry.at, &request).map_err(|error| match error {
+        let presented = Presented::recover(&self.genesis.domain(), request);
+        let expected = perform(self, entry.at, &presented).map_err(|error| match error {
             ExecuteError::Refused(refusal) => ReplayError::Refused { refusal },
             ExecuteError::NotConserved(error) => error.into(),
             ExecuteError::Unreadable => ReplayError::Unreadable,
@@ -107,12 +109,24 @@ impl State {
         if expected == entry { Ok(entry) } else { Err(ReplayError::Differs { expected: Box::new(expected) }) }
     }
 
-    /// Answers one request, as [`execute`] does.
+    /// Answers one request, as [`crate::execute`] does.
     ///
     /// # Errors
     /// [`ExecuteError`]
     pub fn execute(&mut self, now: UnixTime, request: &Request) -> Result<Entry, ExecuteError<Infallible>> {
-        let entry = execute(self, now, request)?;
+        self.execute_presented(now, &Presented::recover(&self.genesis.domain(), *request))
+    }
+
+    /// The same, for a request whose signatures were looked at before.
+    ///
+    /// # Errors
+    /// [`ExecuteError`]
+    pub fn execute_presented(
+        &mut self,
+        now: UnixTime,
+        presented: &Presented,
+    ) -> Result<Entry, ExecuteError<Infallible>> {
+        let entry = execute_presented(self, now, presented)?;
         if let Some(order) = entry.order() {
             self.made.insert((order.account(), order.seal().sequence), entry.clone());
         }

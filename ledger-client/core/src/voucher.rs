@@ -182,6 +182,14 @@ impl Claim<Unverified> {
 }
 
 impl<S> Claim<S> {
+    /// The account whose key signed it for this ledger: the voucher, where it was signed with its secret and not altered.
+    ///
+    /// # Errors
+    /// [`SignatureError`], all but `WrongSigner`.
+    pub fn signer(&self, domain: &LedgerDomain) -> Result<NodeId, SignatureError> {
+        self.signature.recover(&digest(domain, self.voucher, self.to))
+    }
+
     /// Which voucher.
     #[must_use]
     pub const fn voucher(&self) -> NodeId {
