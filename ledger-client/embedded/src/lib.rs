@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 use ledger_core::merkle::{consistency_proof, inclusion_proof};
 use ledger_core::note::{Log, Note, NoteSigner};
 use ledger_core::{
-    Channel, Command, Entry, ExecuteError, Genesis, Hash, Head, Order, Records, Refusal, Request, Totals, Tree,
-    UnixTime, channel_signer, checkpoint,
+    Channel, Command, Entry, ExecuteError, Genesis, Hash, Head, Order, Presented, Records, Refusal, Request, Totals,
+    Tree, UnixTime, channel_signer, checkpoint,
 };
 use metering::{AccountKey, ChannelId, LedgerDomain, NodeId, Tokens};
 use rusqlite::{Connection, TransactionBehavior};
@@ -44,6 +44,15 @@ pub struct Embedded {
 }
 
 pub use file::BUSY_TIMEOUT;
+
+/// An entry, and where it stands in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recorded {
+    /// Its number in the log.
+    pub number: u64,
+    /// What happened.
+    pub entry: Entry,
+}
 
 /// The most entries that [`Embedded::entries`] reads at once.
 pub const MAX_PAGE: usize = 1000;
@@ -99,8 +108,10 @@ impl Embedded {
     /// # Errors
     /// [`Error::Refused`] names the rule that forbids it; after any error nothing has happened.
     pub fn execute(&mut self, request: &Request) -> Result<Entry, Error> {
-        let now = (self.clock)();
-        self.write(|records| outcome(records, now, request))?.map_err(Error::Refused)
+        let presented = Presented::recover(&self.genesis.domain(), *request);
+        let mut answers = self.execute_presented(&[presented])?;
+        let answer = answers.pop().expect("one request has one answer");
+        answer.map(|recorded| recorded.entry).map_err(Error::Refused)
     }
 
     /// Answers many requests in one transaction, in order. What the rules refuse is skipped; the rest happens. Each request
@@ -109,6 +120,18 @@ impl Embedded {
     /// # Errors
     /// [`Error`]; then none of them has happened.
     pub fn execute_many(&mut self, requests: &[Request]) -> Result<Vec<Result<Entry, Refusal>>, Error> {
+        let domain = self.genesis.domain();
+        let presented: Vec<_> = requests.iter().map(|request| Presented::recover(&domain, *request)).collect();
+        let answers = self.execute_presented(&presented)?;
+        Ok(answers.into_iter().map(|answer| answer.map(|recorded| recorded.entry)).collect())
+    }
+
+    /// Answers many requests as [`Embedded::execute_many`] does, with what their signatures were found to be before: on as
+    /// many cores as there are, and while others write.
+    ///
+    /// # Errors
+    /// [`Error`]; then none of them has happened.
+    pub fn execute_presented(&mut self, requests: &[Presented]) -> Result<Vec<Result<Recorded, Refusal>>, Error> {
         let now = (self.clock)();
         self.write(|records| requests.iter().map(|request| outcome(records, now, request)).collect())
     }
@@ -123,8 +146,9 @@ impl Embedded {
         self.write(|records| {
             let sequence = records.sequence(account)?.saturating_add(1);
             let order = Order::sign(key, &domain, account, sequence, command).into_unverified();
-            outcome(records, now, &Request::Order(order))
+            outcome(records, now, &Presented::recover(&domain, Request::Order(order)))
         })?
+        .map(|recorded| recorded.entry)
         .map_err(Error::Refused)
     }
 
@@ -312,15 +336,27 @@ impl fmt::Debug for Embedded {
 fn outcome(
     records: &mut Transaction<'_>,
     now: UnixTime,
-    request: &Request,
-) -> Result<Result<Entry, Refusal>, error::Fault> {
-    match ledger_core::execute(records, now, request) {
-        Ok(entry) => Ok(Ok(entry)),
+    request: &Presented,
+) -> Result<Result<Recorded, Refusal>, error::Fault> {
+    let next = records.head().size;
+    match ledger_core::execute_presented(records, now, request) {
+        Ok(entry) if records.head().size > next => Ok(Ok(Recorded { number: next, entry })),
+        Ok(entry) => again(records, entry).map(Ok),
         Err(ExecuteError::Refused(refusal)) => Ok(Err(refusal)),
         Err(ExecuteError::NotConserved(error)) => Err(error.into()),
         Err(ExecuteError::Unreadable) => Err(error::Fault::damaged("a record does not read")),
         Err(ExecuteError::Records(fault)) => Err(fault),
     }
+}
+
+/// An order that has happened before made the entry it is answered with.
+fn again(records: &Transaction<'_>, entry: Entry) -> Result<Recorded, error::Fault> {
+    let number = match entry.order() {
+        Some(order) => records.ordered_number(order.account(), order.seal().sequence)?,
+        None => None,
+    };
+    let number = number.ok_or_else(|| error::Fault::damaged("an answer without an entry"))?;
+    Ok(Recorded { number, entry })
 }
 
 #[cfg(test)]

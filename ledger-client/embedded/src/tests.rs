@@ -207,6 +207,22 @@ fn order_that_comes_again_is_answered_as_the_first_time_also_after_opening_again
 }
 
 #[test]
+fn answer_says_where_in_the_log_the_entry_stands() {
+    let (_place, mut ledger) = Place::new();
+    let (domain, size) = (genesis().domain(), ledger.head().unwrap().size);
+    let sequence = ledger.sequence(id(alice)).unwrap() + 1;
+    let gift = Command::Transfer { to: id(carol), amount: tokens(5) };
+    let gift = Request::Order(Order::sign(&alice(), &domain, id(alice), sequence, gift).into_unverified());
+    let asked = [redeem(1), gift, redeem(1), redeem(2), gift].map(|request| Presented::recover(&domain, request));
+    let answers = ledger.execute_presented(&asked).unwrap();
+    let numbers: Vec<_> = answers.iter().map(|answer| answer.as_ref().ok().map(|recorded| recorded.number)).collect();
+    assert_eq!(numbers, [Some(size), Some(size + 1), None, Some(size + 2), Some(size + 1)]);
+    for recorded in answers.into_iter().flatten() {
+        assert_eq!(ledger.entries(recorded.number, 1).unwrap(), [recorded.entry]);
+    }
+}
+
+#[test]
 fn processes_that_share_a_key_do_not_take_each_others_numbers() {
     let (place, mut ledger) = Place::new();
     thread::scope(|scope| {
@@ -771,7 +787,13 @@ proptest! {
                 }));
                 last = request;
             }
-            prop_assert_eq!(ledger.execute_many(&requests).unwrap(), expected);
+            let presented: Vec<_> =
+                requests.iter().map(|request| Presented::recover(&genesis().domain(), *request)).collect();
+            let answers = ledger.execute_presented(&presented).unwrap();
+            prop_assert_eq!(
+                answers.into_iter().map(|answer| answer.map(|recorded| recorded.entry)).collect::<Vec<_>>(),
+                expected
+            );
             prop_assert_eq!(ledger.head().unwrap(), state.head());
             prop_assert_eq!(ledger.totals().unwrap(), state.totals());
         }

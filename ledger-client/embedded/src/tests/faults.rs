@@ -176,7 +176,8 @@ fn writer_that_is_killed_leaves_no_trace() {
     let transaction = ledger.connection.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
     let mut records = Transaction::begin(&transaction, Some(&ledger.genesis)).unwrap();
     for total in 6..60 {
-        outcome(&mut records, UnixTime::from_seconds(1000), &redeem(total)).unwrap().unwrap();
+        let presented = Presented::recover(&genesis().domain(), redeem(total));
+        outcome(&mut records, UnixTime::from_seconds(1000), &presented).unwrap().unwrap();
     }
     records.finish().unwrap();
     let image = place.crash_image();
