@@ -9,6 +9,7 @@ mod audit;
 mod error;
 mod file;
 mod transaction;
+mod writer;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,7 @@ use rusqlite::{Connection, TransactionBehavior};
 
 pub use audit::{Audit, Difference, Verdict};
 pub use error::{CreateError, Error};
+pub use writer::{Answers, MAX_COMMIT, MAX_WAITING, WriteError, Writer};
 
 use transaction::Transaction;
 
@@ -35,7 +37,7 @@ pub type Clock = Box<dyn Fn() -> UnixTime + Send>;
 /// [`Embedded::create`] founds one, [`Embedded::open`] opens it, in as many processes as there are;
 /// [`Embedded::execute`], [`Embedded::execute_many`] and [`Embedded::order`] make things happen; the rest only reads. Who
 /// may write the file can still do nothing in another's name: every audit checks the signatures. Readers do not wait for
-/// writers. A writer waits for another up to [`BUSY_TIMEOUT`].
+/// writers. A writer waits for another up to [`BUSY_TIMEOUT`]; where many ask one process, a [`Writer`] asks for them all.
 pub struct Embedded {
     connection: Connection,
     path: PathBuf,

@@ -20,6 +20,7 @@ use tempfile::TempDir;
 use super::*;
 
 mod faults;
+mod writing;
 
 type Who = fn() -> AccountKey;
 

@@ -51,12 +51,12 @@ fn child_works_until_it_is_killed() {
             }
         });
         scope.spawn(|| {
-            let mut ledger = open();
-            let redeemed = ledger.channel(channel()).unwrap().unwrap().redeemed.get();
+            let redeemed = open().channel(channel()).unwrap().unwrap().redeemed.get();
+            let writer = Writer::start(open()).unwrap();
             for first in (redeemed + 1..).step_by(8) {
-                let receipts: Vec<Request> = (first..first + 8).map(redeem).collect();
-                for outcome in ledger.execute_many(&receipts).unwrap() {
-                    says(&format!("answered {}", told(&outcome.unwrap())));
+                let receipts = (first..first + 8).map(|total| writer.present(redeem(total))).collect();
+                for outcome in writer.execute(receipts).unwrap() {
+                    says(&format!("answered {}", told(&outcome.unwrap().entry)));
                 }
             }
         });
