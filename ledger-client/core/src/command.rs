@@ -1,13 +1,12 @@
 //! What can be asked of the ledger.
 
-use metering::json::word;
 use metering::{ChannelId, Close, NodeId, Receipt, Signature, Tokens, Unverified};
 use serde::{Deserialize, Serialize};
 
 use crate::registry::Registration;
 use crate::role::Role;
 use crate::voucher::Claim;
-use crate::{Hash, Head, Order, UnixTime};
+use crate::{Head, Order, UnixTime};
 
 /// One thing asked of the ledger. [`crate::rules::execute`] answers with an entry or a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -141,20 +140,30 @@ pub enum Command {
         /// Whom.
         of: NodeId,
     },
-    /// Offers a membership to the first account that shows a secret. An issuer's alone.
+    /// Offers a membership to the first account that a secret signs for. An issuer's alone.
     OfferEnrolment {
-        /// The secret's [`crate::membership::secret_hash`].
-        hash: Hash,
+        /// The account that the secret would be the key of. Together with the issuer it names the enrolment.
+        enrolment: NodeId,
         /// When the membership ends.
         until: UnixTime,
         /// When the offer ends.
         expires: UnixTime,
     },
-    /// Shows the secret of an enrolment: the account becomes a member.
+    /// Takes an offer back that nobody has taken, whoever made it. An issuer's alone.
+    WithdrawEnrolment {
+        /// Whose offer.
+        issuer: NodeId,
+        /// Which of that issuer's.
+        enrolment: NodeId,
+    },
+    /// Takes an offer: the account becomes a member.
     Enrol {
-        /// The secret.
-        #[serde(with = "word")]
-        secret: [u8; 32],
+        /// Whose offer.
+        issuer: NodeId,
+        /// Which of that issuer's.
+        enrolment: NodeId,
+        /// The secret's [`crate::membership::claim`] for the account.
+        claim: Signature,
     },
     /// Says in public what the account runs, and on what terms, in place of what it said before. A member's alone.
     Register {

@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 
-use metering::json::word;
 use metering::{ChannelId, Close, NodeId, Price, Receipt, Signature, Tokens, Unverified};
 use minicbor::{Decoder, Encoder, decode, encode};
 use serde::Serialize;
@@ -180,7 +179,7 @@ pub enum Event {
         /// When it ends.
         until: UnixTime,
     },
-    /// An account was put out of the community.
+    /// An account was put out of the community. What the registry had under it is gone.
     MembershipRevoked {
         /// The issuer.
         by: NodeId,
@@ -191,20 +190,32 @@ pub enum Event {
     EnrolmentOffered {
         /// The issuer.
         by: NodeId,
-        /// The secret's hash.
-        hash: Hash,
+        /// The account that the secret would be the key of.
+        enrolment: NodeId,
         /// When the membership ends.
         until: UnixTime,
         /// When the offer ends.
         expires: UnixTime,
     },
-    /// An account showed the secret of an enrolment and is a member.
+    /// An offer was taken back.
+    EnrolmentWithdrawn {
+        /// The issuer that did it.
+        by: NodeId,
+        /// The issuer that had made it.
+        issuer: NodeId,
+        /// Which of that issuer's.
+        enrolment: NodeId,
+    },
+    /// An account took an offer and is a member.
     Enrolled {
         /// Which.
         account: NodeId,
-        /// The secret, which is worth nothing any more.
-        #[serde(with = "word")]
-        secret: [u8; 32],
+        /// Whose offer.
+        issuer: NodeId,
+        /// Which of that issuer's.
+        enrolment: NodeId,
+        /// The secret's word for the account, kept for the auditor.
+        claim: Signature,
         /// When its membership ends.
         until: UnixTime,
     },
@@ -267,6 +278,7 @@ impl Event {
             Self::MembershipIssued { .. } => "membership-issued",
             Self::MembershipRevoked { .. } => "membership-revoked",
             Self::EnrolmentOffered { .. } => "enrolment-offered",
+            Self::EnrolmentWithdrawn { .. } => "enrolment-withdrawn",
             Self::Enrolled { .. } => "enrolled",
             Self::Registered { .. } => "registered",
             Self::Unregistered { .. } => "unregistered",
@@ -304,10 +316,15 @@ impl Event {
             Self::Dismissed { by, role, from } => (by, Command::Dismiss { role, from }),
             Self::MembershipIssued { by, to, until } => (by, Command::IssueMembership { to, until }),
             Self::MembershipRevoked { by, of } => (by, Command::RevokeMembership { of }),
-            Self::EnrolmentOffered { by, hash, until, expires } => {
-                (by, Command::OfferEnrolment { hash, until, expires })
+            Self::EnrolmentOffered { by, enrolment, until, expires } => {
+                (by, Command::OfferEnrolment { enrolment, until, expires })
             }
-            Self::Enrolled { account, secret, .. } => (account, Command::Enrol { secret }),
+            Self::EnrolmentWithdrawn { by, issuer, enrolment } => {
+                (by, Command::WithdrawEnrolment { issuer, enrolment })
+            }
+            Self::Enrolled { account, issuer, enrolment, claim, .. } => {
+                (account, Command::Enrol { issuer, enrolment, claim })
+            }
             Self::Registered { account, registration } => (account, Command::Register { registration }),
             Self::Unregistered { account } => (account, Command::Unregister),
             Self::Attested { by, head } => (by, Command::Attest { head }),
@@ -361,6 +378,7 @@ impl Entry {
             | Event::MembershipIssued { .. }
             | Event::MembershipRevoked { .. }
             | Event::EnrolmentOffered { .. }
+            | Event::EnrolmentWithdrawn { .. }
             | Event::Enrolled { .. }
             | Event::Registered { .. }
             | Event::Unregistered { .. }
@@ -443,10 +461,11 @@ const fn shape(event: &Event) -> (u8, u64) {
         Event::MembershipIssued { .. } => (19, 3),
         Event::MembershipRevoked { .. } => (20, 2),
         Event::EnrolmentOffered { .. } => (21, 4),
-        Event::Enrolled { .. } => (22, 3),
+        Event::Enrolled { .. } => (22, 5),
         Event::Registered { .. } => (23, 5),
         Event::Unregistered { .. } => (24, 1),
         Event::Attested { .. } => (25, 3),
+        Event::EnrolmentWithdrawn { .. } => (26, 3),
     }
 }
 
@@ -512,11 +531,14 @@ fn write_event(event: &Event, to: &mut Writer) -> Written {
         Event::MembershipRevoked { by, of } => {
             to.bytes(&by.0)?.bytes(&of.0)?;
         }
-        Event::EnrolmentOffered { by, hash, until, expires } => {
-            to.bytes(&by.0)?.bytes(&hash.0)?.u64(until.seconds())?.u64(expires.seconds())?;
+        Event::EnrolmentOffered { by, enrolment, until, expires } => {
+            to.bytes(&by.0)?.bytes(&enrolment.0)?.u64(until.seconds())?.u64(expires.seconds())?;
         }
-        Event::Enrolled { account, secret, until } => {
-            to.bytes(&account.0)?.bytes(secret)?.u64(until.seconds())?;
+        Event::EnrolmentWithdrawn { by, issuer, enrolment } => {
+            to.bytes(&by.0)?.bytes(&issuer.0)?.bytes(&enrolment.0)?;
+        }
+        Event::Enrolled { account, issuer, enrolment, claim, until } => {
+            to.bytes(&account.0)?.bytes(&issuer.0)?.bytes(&enrolment.0)?.bytes(&claim.0)?.u64(until.seconds())?;
         }
         Event::Registered { account, registration: Registration { station, price_up, price_down, terms } } => {
             to.bytes(&account.0)?.u8(station.number())?.u64(price_up.get())?.u64(price_down.get())?.bytes(terms)?;
@@ -615,16 +637,27 @@ fn read_event(from: &mut Decoder<'_>) -> Result<Event, decode::Error> {
         20 => Event::MembershipRevoked { by: read_account(from)?, of: read_account(from)? },
         21 => Event::EnrolmentOffered {
             by: read_account(from)?,
-            hash: Hash(read_bytes(from)?),
+            enrolment: read_account(from)?,
             until: read_time(from)?,
             expires: read_time(from)?,
         },
-        22 => Event::Enrolled { account: read_account(from)?, secret: read_bytes(from)?, until: read_time(from)? },
+        22 => Event::Enrolled {
+            account: read_account(from)?,
+            issuer: read_account(from)?,
+            enrolment: read_account(from)?,
+            claim: Signature(read_bytes(from)?),
+            until: read_time(from)?,
+        },
         23 => Event::Registered { account: read_account(from)?, registration: read_registration(from)? },
         24 => Event::Unregistered { account: read_account(from)? },
         25 => {
             Event::Attested { by: read_account(from)?, head: Head { size: from.u64()?, root: Hash(read_bytes(from)?) } }
         }
+        26 => Event::EnrolmentWithdrawn {
+            by: read_account(from)?,
+            issuer: read_account(from)?,
+            enrolment: read_account(from)?,
+        },
         _ => {
             return Err(decode::Error::message("an event of a kind that is not known"));
         }
@@ -741,8 +774,15 @@ mod tests {
             Event::Dismissed { by: ALICE, role: Role::Auditor, from: BOB },
             Event::MembershipIssued { by: ALICE, to: BOB, until: UnixTime::MAX },
             Event::MembershipRevoked { by: ALICE, of: BOB },
-            Event::EnrolmentOffered { by: ALICE, hash: Hash([3; 32]), until: UnixTime::MAX, expires: UnixTime::MAX },
-            Event::Enrolled { account: ALICE, secret: [4; 32], until: UnixTime::MAX },
+            Event::EnrolmentOffered { by: ALICE, enrolment: BOB, until: UnixTime::MAX, expires: UnixTime::MAX },
+            Event::EnrolmentWithdrawn { by: ALICE, issuer: BOB, enrolment: ALICE },
+            Event::Enrolled {
+                account: ALICE,
+                issuer: BOB,
+                enrolment: ALICE,
+                claim: Signature([4; 65]),
+                until: UnixTime::MAX,
+            },
             Event::Registered {
                 account: ALICE,
                 registration: Registration {

@@ -170,11 +170,22 @@ fn typed(command: &Command) -> (&'static str, Vec<Word>) {
         Command::RevokeMembership { of } => {
             ("RevokeMembership(address account,uint64 sequence,address of)", vec![eip712::address(*of)])
         }
-        Command::OfferEnrolment { hash, until, expires } => (
-            "OfferEnrolment(address account,uint64 sequence,bytes32 hash,uint40 until,uint40 expires)",
-            vec![hash.0, eip712::uint(until.seconds().into()), eip712::uint(expires.seconds().into())],
+        Command::OfferEnrolment { enrolment, until, expires } => (
+            "OfferEnrolment(address account,uint64 sequence,address enrolment,uint40 until,uint40 expires)",
+            vec![
+                eip712::address(*enrolment),
+                eip712::uint(until.seconds().into()),
+                eip712::uint(expires.seconds().into()),
+            ],
         ),
-        Command::Enrol { secret } => ("Enrol(address account,uint64 sequence,bytes32 secret)", vec![*secret]),
+        Command::WithdrawEnrolment { issuer, enrolment } => (
+            "WithdrawEnrolment(address account,uint64 sequence,address issuer,address enrolment)",
+            vec![eip712::address(*issuer), eip712::address(*enrolment)],
+        ),
+        Command::Enrol { issuer, enrolment, .. } => (
+            "Enrol(address account,uint64 sequence,address issuer,address enrolment)",
+            vec![eip712::address(*issuer), eip712::address(*enrolment)],
+        ),
         Command::Register { registration: Registration { station, price_up, price_down, terms } } => (
             "Register(address account,uint64 sequence,uint8 kind,uint64 priceUp,uint64 priceDown,bytes32 terms)",
             vec![
@@ -264,10 +275,17 @@ mod tests {
             ),
             (Command::RevokeMembership { of: bob }, "5652c57e21010dfe558973e7cfcf49ba22d522618e83bbb2d2c3e39a7cb6361a"),
             (
-                Command::OfferEnrolment { hash: Hash(terms), until, expires: UnixTime::from_seconds(77) },
-                "16bbd02b6871a5b1b7e52b5a42a4f3bb0e521271707431db7900a550174cc8d3",
+                Command::OfferEnrolment { enrolment: bob, until, expires: UnixTime::from_seconds(77) },
+                "f185449907ac98ec51323c677ba1ffbcca7e22f9dea7e252ad96a95ec96ab0d9",
             ),
-            (Command::Enrol { secret: terms }, "06061dc060de20a3678ca8fa87b434b68931473f65a7a4e5bc5cafb4596e690e"),
+            (
+                Command::WithdrawEnrolment { issuer: account, enrolment: bob },
+                "9afdee240afdc3e7370834b113614622092c4570c496c4091756216e23a4fdb5",
+            ),
+            (
+                Command::Enrol { issuer: account, enrolment: bob, claim: Signature([0; 65]) },
+                "423087e8cc5a2c145c2eb0eb9d9da67a713cab1af7968fdbd4a8e0b6f01d9a56",
+            ),
             (Command::Register { registration }, "7467dc328ea2af1f51327f2452ef24170b410353a2c85390a8e1203167b5f7cb"),
             (Command::Unregister, "39920161419b9851efbf0874566d6acac3660c4cf65a317e8b11b05b503ffc3a"),
             (

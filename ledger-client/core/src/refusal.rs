@@ -158,15 +158,21 @@ pub enum Refusal {
         /// Who.
         account: NodeId,
     },
-    /// A secret is for one enrolment.
-    #[error("there is an enrolment for this secret already")]
+    /// A secret is for one of an issuer's enrolments.
+    #[error("there is an enrolment of this issuer's for this secret already")]
     EnrolmentExists,
-    /// Nothing was offered for this secret.
-    #[error("there is no enrolment for this secret")]
+    /// The issuer has offered nothing for this secret.
+    #[error("there is no such enrolment")]
     UnknownEnrolment,
+    /// Who enrols does not know the enrolment's secret, or not for this account and ledger.
+    #[error("the claim is not signed with the enrolment's secret for this account and ledger")]
+    EnrolmentClaimInvalid,
     /// A secret enrols once.
-    #[error("the secret was used before")]
+    #[error("the enrolment was taken before")]
     EnrolmentAlreadyUsed,
+    /// An issuer has taken the offer back.
+    #[error("the enrolment was withdrawn")]
+    EnrolmentWithdrawn,
     /// The offer has ended.
     #[error("the enrolment ended at {expires}, and it is {now}")]
     EnrolmentExpired {
@@ -300,7 +306,9 @@ impl Refusal {
             Self::MembershipRevoked { .. } => "MembershipRevoked",
             Self::EnrolmentExists => "EnrolmentExists",
             Self::UnknownEnrolment => "UnknownEnrolment",
+            Self::EnrolmentClaimInvalid => "EnrolmentClaimInvalid",
             Self::EnrolmentAlreadyUsed => "EnrolmentAlreadyUsed",
+            Self::EnrolmentWithdrawn => "EnrolmentWithdrawn",
             Self::EnrolmentExpired { .. } => "EnrolmentExpired",
             Self::NotRegistered { .. } => "NotRegistered",
             Self::AmountIsZero => "AmountIsZero",

@@ -12,6 +12,7 @@ use metering::{ChannelId, NodeId, Tokens, Unverified};
 use thiserror::Error;
 
 use crate::fact::Fact;
+use crate::membership::verify_claim;
 use crate::records::NotConserved;
 use crate::role::Role;
 use crate::{Command, Entry, Event, Order, Presented, Records, Refusal, Request, UnixTime};
@@ -175,7 +176,10 @@ fn entitled<R: Records>(
         {
             Err(Refusal::NotTreasurer { by }.into())
         }
-        Command::IssueMembership { .. } | Command::RevokeMembership { .. } | Command::OfferEnrolment { .. }
+        Command::IssueMembership { .. }
+        | Command::RevokeMembership { .. }
+        | Command::OfferEnrolment { .. }
+        | Command::WithdrawEnrolment { .. }
             if !community::has_role(records, Role::Issuer, by)? =>
         {
             Err(Refusal::NotIssuer { by }.into())
@@ -196,6 +200,11 @@ fn entitled<R: Records>(
             presented.agreed_by(*signer).ok_or(Refusal::ConsentInvalid { signer: *signer })?;
             Ok(())
         }
+        Command::Enrol { issuer, enrolment, claim } => {
+            let verified = verify_claim(claim, &records.genesis().domain(), *issuer, *enrolment, by);
+            verified.map_err(|_| Refusal::EnrolmentClaimInvalid)?;
+            Ok(())
+        }
         // Of one's own, or checked above.
         Command::Mint { .. }
         | Command::Burn { .. }
@@ -204,7 +213,7 @@ fn entitled<R: Records>(
         | Command::IssueMembership { .. }
         | Command::RevokeMembership { .. }
         | Command::OfferEnrolment { .. }
-        | Command::Enrol { .. }
+        | Command::WithdrawEnrolment { .. }
         | Command::Register { .. }
         | Command::Unregister
         | Command::Attest { .. }
@@ -250,11 +259,14 @@ fn obey<R: Records>(records: &R, at: UnixTime, by: NodeId, command: &Command) ->
         Command::Appoint { role, to } => community::appoint(records, by, role, to),
         Command::Dismiss { role, from } => community::dismiss(records, by, role, from),
         Command::IssueMembership { to, until } => community::issue::<R>(at, by, to, until),
-        Command::RevokeMembership { of } => community::revoke(records, at, by, of),
-        Command::OfferEnrolment { hash, until, expires } => {
-            community::offer_enrolment(records, at, by, hash, until, expires)
+        Command::RevokeMembership { of } => community::revoke(records, by, of),
+        Command::OfferEnrolment { enrolment, until, expires } => {
+            community::offer_enrolment(records, at, by, enrolment, until, expires)
         }
-        Command::Enrol { secret } => community::enrol(records, at, by, secret),
+        Command::WithdrawEnrolment { issuer, enrolment } => {
+            community::withdraw_enrolment(records, by, issuer, enrolment)
+        }
+        Command::Enrol { issuer, enrolment, claim } => community::enrol(records, at, by, issuer, enrolment, claim),
         Command::Register { registration } => community::register(records, at, by, registration),
         Command::Unregister => community::unregister(records, by),
         Command::Attest { head } => Ok(Event::Attested { by, head }),

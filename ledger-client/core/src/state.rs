@@ -240,7 +240,7 @@ mod tests {
 
     use super::*;
     use crate::fact::Fact;
-    use crate::membership::secret_hash;
+    use crate::membership;
     use crate::registry::{Registration, Station};
     use crate::role::Role;
     use crate::signer::{Signer, consent};
@@ -271,8 +271,9 @@ mod tests {
         Appoint { by: usize, to: usize, dismiss: bool },
         IssueMembership { by: usize, to: usize, until: u64 },
         RevokeMembership { by: usize, of: usize },
-        OfferEnrolment { by: usize, secret: u8, until: u64, expires: u64 },
-        Enrol { by: usize, secret: u8 },
+        OfferEnrolment { by: usize, secret: usize, until: u64, expires: u64 },
+        WithdrawEnrolment { by: usize, issuer: usize, secret: usize },
+        Enrol { by: usize, issuer: usize, secret: usize, forged: bool },
         Register { by: usize },
         Unregister { by: usize },
         Attest { by: usize },
@@ -334,9 +335,12 @@ mod tests {
                 .prop_map(|(by, to, die)| Ask::Appoint { by: by / 3, to, dismiss: die == 0 }),
             2 => (account(), account(), time()).prop_map(|(by, to, until)| Ask::IssueMembership { by, to, until }),
             1 => (account(), account()).prop_map(|(by, of)| Ask::RevokeMembership { by, of }),
-            2 => (account(), 0..3_u8, time(), time())
+            2 => (account(), 0..3_usize, time(), time())
                 .prop_map(|(by, secret, until, expires)| Ask::OfferEnrolment { by, secret, until, expires }),
-            2 => (account(), 0..3_u8).prop_map(|(by, secret)| Ask::Enrol { by, secret }),
+            1 => (account(), account(), 0..3_usize)
+                .prop_map(|(by, issuer, secret)| Ask::WithdrawEnrolment { by, issuer, secret }),
+            3 => (account(), account(), 0..3_usize, 0..6_u8)
+                .prop_map(|(by, issuer, secret, die)| Ask::Enrol { by, issuer, secret, forged: die == 0 }),
             1 => account().prop_map(|by| Ask::Register { by }),
             1 => account().prop_map(|by| Ask::Unregister { by }),
             1 => account().prop_map(|by| Ask::Attest { by }),
@@ -357,8 +361,8 @@ mod tests {
         issuers: [bool; 4],
         /// Until when each account is a member, and whether it was put out.
         members: [Option<(u64, bool)>; 4],
-        /// Until when each secret makes a member, when it ends, and whether it was shown.
-        enrolments: BTreeMap<u8, (u64, u64, bool)>,
+        /// Until when an issuer's secret makes a member, when it ends, and why it is worth nothing any more.
+        enrolments: BTreeMap<(usize, usize), (u64, u64, Option<&'static str>)>,
         listed: [bool; 4],
         /// Which of its keys each account signs with.
         signers: [usize; 4],
@@ -511,32 +515,50 @@ mod tests {
                     (false, true) => return Err("RoleNotHeld"),
                     _ => self.issuers[to] = !dismiss,
                 },
-                Ask::IssueMembership { by, .. } | Ask::RevokeMembership { by, .. } | Ask::OfferEnrolment { by, .. }
+                Ask::IssueMembership { by, .. }
+                | Ask::RevokeMembership { by, .. }
+                | Ask::OfferEnrolment { by, .. }
+                | Ask::WithdrawEnrolment { by, .. }
                     if !self.issuers[by] =>
                 {
                     return Err("NotIssuer");
                 }
                 Ask::IssueMembership { until, .. } if until <= self.now => return Err("MembershipOver"),
                 Ask::IssueMembership { to, until, .. } => self.members[to] = Some((until, false)),
-                Ask::RevokeMembership { of, .. } => match &mut self.members[of] {
-                    Some((until, revoked @ false)) if *until > self.now => *revoked = true,
-                    _ => return Err("NotMember"),
-                },
+                Ask::RevokeMembership { of, .. } => {
+                    let (_, revoked) = self.members[of].get_or_insert((0, false));
+                    if std::mem::replace(revoked, true) {
+                        return Err("MembershipRevoked");
+                    }
+                    self.listed[of] = false;
+                }
                 Ask::OfferEnrolment { until, .. } if until <= self.now => return Err("MembershipOver"),
                 Ask::OfferEnrolment { expires, .. } if expires <= self.now => return Err("EnrolmentExpired"),
-                Ask::OfferEnrolment { secret, until, expires, .. } => {
-                    if self.enrolments.contains_key(&secret) {
+                Ask::OfferEnrolment { by, secret, until, expires } => {
+                    if self.enrolments.contains_key(&(by, secret)) {
                         return Err("EnrolmentExists");
                     }
-                    self.enrolments.insert(secret, (until, expires, false));
+                    self.enrolments.insert((by, secret), (until, expires, None));
                 }
-                Ask::Enrol { by, secret } => {
-                    let (until, expires, used) = self.enrolments.get_mut(&secret).ok_or("UnknownEnrolment")?;
-                    if *used {
-                        return Err("EnrolmentAlreadyUsed");
+                Ask::WithdrawEnrolment { issuer, secret, .. } => {
+                    let (_, _, gone) = self.enrolments.get_mut(&(issuer, secret)).ok_or("UnknownEnrolment")?;
+                    if let Some(gone) = gone {
+                        return Err(gone);
+                    }
+                    *gone = Some("EnrolmentWithdrawn");
+                }
+                Ask::Enrol { forged: true, .. } => return Err("EnrolmentClaimInvalid"),
+                Ask::Enrol { by, issuer, secret, .. } => {
+                    let offer = self.enrolments.get_mut(&(issuer, secret)).ok_or("UnknownEnrolment")?;
+                    let (until, expires, gone) = offer;
+                    if let Some(gone) = gone {
+                        return Err(gone);
                     }
                     if *expires <= self.now {
                         return Err("EnrolmentExpired");
+                    }
+                    if !self.issuers[issuer] {
+                        return Err("NotIssuer");
                     }
                     let until = match self.members[by] {
                         Some((_, true)) => return Err("MembershipRevoked"),
@@ -546,7 +568,7 @@ mod tests {
                     if until <= self.now {
                         return Err("MembershipOver");
                     }
-                    *used = true;
+                    *gone = Some("EnrolmentAlreadyUsed");
                     self.members[by] = Some((until, false));
                 }
                 Ask::Register { by } => match self.members[by] {
@@ -742,9 +764,17 @@ mod tests {
                 Ask::RevokeMembership { by, of } => (by, Command::RevokeMembership { of: id(of) }),
                 Ask::OfferEnrolment { by, secret, until, expires } => {
                     let [until, expires] = [until, expires].map(UnixTime::from_seconds);
-                    (by, Command::OfferEnrolment { hash: secret_hash(&[secret; 32]), until, expires })
+                    (by, Command::OfferEnrolment { enrolment: self.secrets[secret].node_id(), until, expires })
                 }
-                Ask::Enrol { by, secret } => (by, Command::Enrol { secret: [secret; 32] }),
+                Ask::WithdrawEnrolment { by, issuer, secret } => {
+                    let enrolment = self.secrets[secret].node_id();
+                    (by, Command::WithdrawEnrolment { issuer: id(issuer), enrolment })
+                }
+                Ask::Enrol { by, issuer, secret, forged } => {
+                    let (issuer, secret) = (id(issuer), &self.secrets[secret]);
+                    let claim = membership::claim(secret, &domain, issuer, id(if forged { (by + 1) % 4 } else { by }));
+                    (by, Command::Enrol { issuer, enrolment: secret.node_id(), claim })
+                }
                 Ask::Register { by } => {
                     let (station, price) = (Station::Router, Price::new(5));
                     let registration = Registration { station, price_up: price, price_down: price, terms: [0; 32] };

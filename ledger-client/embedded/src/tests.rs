@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use ledger_core::checkpoint::{View, ViewError};
-use ledger_core::membership::secret_hash;
+use ledger_core::membership;
 use ledger_core::merkle::{leaf_hash, verify_inclusion};
 use ledger_core::role::Role;
 use ledger_core::signer::consent;
@@ -749,11 +749,18 @@ fn ask() -> impl Strategy<Value = Ask> {
         (who(), who(), (0..2_000_000_u64)).prop_map(|(by, to, until)| {
             Ask::Order(by, Command::IssueMembership { to: id(to), until: UnixTime::from_seconds(until) })
         }),
-        (who(), 0..3_u8).prop_map(|(by, secret)| {
-            let (hash, until) = (secret_hash(&[secret; 32]), UnixTime::MAX);
-            Ask::Order(by, Command::OfferEnrolment { hash, until, expires: until })
+        (who(), secret()).prop_map(|(by, secret)| {
+            let (enrolment, until) = (secret.node_id(), UnixTime::MAX);
+            Ask::Order(by, Command::OfferEnrolment { enrolment, until, expires: until })
         }),
-        (who(), 0..3_u8).prop_map(|(by, secret)| Ask::Order(by, Command::Enrol { secret: [secret; 32] })),
+        (who(), who(), secret()).prop_map(|(by, issuer, secret)| {
+            Ask::Order(by, Command::WithdrawEnrolment { issuer: id(issuer), enrolment: secret.node_id() })
+        }),
+        (who(), who(), secret()).prop_map(|(by, issuer, secret)| {
+            let claim = membership::claim(&secret, &genesis().domain(), id(issuer), id(by));
+            Ask::Order(by, Command::Enrol { issuer: id(issuer), enrolment: secret.node_id(), claim })
+        }),
+        (who(), who()).prop_map(|(by, of)| Ask::Order(by, Command::RevokeMembership { of: id(of) })),
         Just(Ask::Again),
     ]
 }

@@ -2,11 +2,12 @@
 
 use metering::{ChannelId, NodeId, Tokens};
 
+use super::community::offered;
 use super::shares::holding;
 use super::signers::signer_of;
 use super::vouchers::unspent;
 use super::{Booked, ExecuteError, MAX_SUPPLY, fact, set_fact};
-use crate::membership::{Enrolment, Membership, secret_hash};
+use crate::membership::{Enrolment, Membership, Offer};
 use crate::records::NotConserved;
 use crate::registry::Listing;
 use crate::role::Held;
@@ -101,16 +102,23 @@ pub(super) fn book<R: Records>(records: &mut R, event: &Event) -> Booked<R> {
         Event::Dismissed { role, from, .. } => set_fact(records, &(role, from), &Held(false)),
         Event::MembershipIssued { to, until, .. } => set_fact(records, &to, &Membership { until, revoked: false }),
         Event::MembershipRevoked { of, .. } => {
-            let before: Membership = fact(records, &of)?.ok_or(Refusal::NotMember { account: of })?;
-            set_fact(records, &of, &Membership { revoked: true, ..before })
+            let before: Membership = fact(records, &of)?.unwrap_or_default();
+            set_fact(records, &of, &Membership { revoked: true, ..before })?;
+            match fact(records, &of)? {
+                Some(Listing(Some(_))) => set_fact(records, &of, &Listing(None)),
+                None | Some(Listing(None)) => Ok(()),
+            }
         }
-        Event::EnrolmentOffered { hash, until, expires, .. } => {
-            set_fact(records, &hash, &Enrolment { until, expires, used: false })
+        Event::EnrolmentOffered { by, enrolment, until, expires } => {
+            set_fact(records, &(by, enrolment), &Enrolment { until, expires, offer: Offer::Open })
         }
-        Event::Enrolled { account, secret, until } => {
-            let hash = secret_hash(&secret);
-            let offer: Enrolment = fact(records, &hash)?.ok_or(Refusal::UnknownEnrolment)?;
-            set_fact(records, &hash, &Enrolment { used: true, ..offer })?;
+        Event::EnrolmentWithdrawn { issuer, enrolment, .. } => {
+            let found = offered(records, issuer, enrolment)?;
+            set_fact(records, &(issuer, enrolment), &Enrolment { offer: Offer::Withdrawn, ..found })
+        }
+        Event::Enrolled { account, issuer, enrolment, until, .. } => {
+            let found = offered(records, issuer, enrolment)?;
+            set_fact(records, &(issuer, enrolment), &Enrolment { offer: Offer::Taken, ..found })?;
             set_fact(records, &account, &Membership { until, revoked: false })
         }
         Event::Registered { account, registration } => set_fact(records, &account, &Listing(Some(registration))),

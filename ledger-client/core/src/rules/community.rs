@@ -1,12 +1,12 @@
 //! Roles, memberships and the registry.
 
-use metering::NodeId;
+use metering::{NodeId, Signature};
 
 use super::{Decision, ExecuteError, fact};
-use crate::membership::{Enrolment, Membership, secret_hash};
+use crate::membership::{Enrolment, Membership, Offer};
 use crate::registry::{Listing, Registration};
 use crate::role::{Held, Role};
-use crate::{Event, Hash, Records, Refusal, UnixTime};
+use crate::{Event, Records, Refusal, UnixTime};
 
 pub(super) fn has_role<R: Records>(records: &R, role: Role, account: NodeId) -> Result<bool, ExecuteError<R::Error>> {
     Ok(fact::<R, Held>(records, &(role, account))?.is_some_and(|Held(held)| held))
@@ -31,8 +31,11 @@ pub(super) fn issue<R: Records>(at: UnixTime, by: NodeId, to: NodeId, until: Uni
     Ok(Event::MembershipIssued { by, to, until })
 }
 
-pub(super) fn revoke<R: Records>(records: &R, at: UnixTime, by: NodeId, of: NodeId) -> Decision<R> {
-    member(records, at, of)?;
+/// Whoever it is, also who is no member: it keeps out who has a secret.
+pub(super) fn revoke<R: Records>(records: &R, by: NodeId, of: NodeId) -> Decision<R> {
+    if fact::<R, Membership>(records, &of)?.is_some_and(|membership| membership.revoked) {
+        return Err(Refusal::MembershipRevoked { account: of }.into());
+    }
     Ok(Event::MembershipRevoked { by, of })
 }
 
@@ -40,7 +43,7 @@ pub(super) fn offer_enrolment<R: Records>(
     records: &R,
     at: UnixTime,
     by: NodeId,
-    hash: Hash,
+    enrolment: NodeId,
     until: UnixTime,
     expires: UnixTime,
 ) -> Decision<R> {
@@ -48,20 +51,37 @@ pub(super) fn offer_enrolment<R: Records>(
     if expires <= at {
         return Err(Refusal::EnrolmentExpired { expires, now: at }.into());
     }
-    // One that was used too: its secret has been seen.
-    if fact::<R, Enrolment>(records, &hash)?.is_some() {
+    // One that was taken or withdrawn too: its secret has been given away.
+    if fact::<R, Enrolment>(records, &(by, enrolment))?.is_some() {
         return Err(Refusal::EnrolmentExists.into());
     }
-    Ok(Event::EnrolmentOffered { by, hash, until, expires })
+    Ok(Event::EnrolmentOffered { by, enrolment, until, expires })
 }
 
-pub(super) fn enrol<R: Records>(records: &R, at: UnixTime, account: NodeId, secret: [u8; 32]) -> Decision<R> {
-    let offer: Enrolment = fact(records, &secret_hash(&secret))?.ok_or(Refusal::UnknownEnrolment)?;
-    if offer.used {
-        return Err(Refusal::EnrolmentAlreadyUsed.into());
-    }
+pub(super) fn withdraw_enrolment<R: Records>(
+    records: &R,
+    by: NodeId,
+    issuer: NodeId,
+    enrolment: NodeId,
+) -> Decision<R> {
+    offered(records, issuer, enrolment)?;
+    Ok(Event::EnrolmentWithdrawn { by, issuer, enrolment })
+}
+
+pub(super) fn enrol<R: Records>(
+    records: &R,
+    at: UnixTime,
+    account: NodeId,
+    issuer: NodeId,
+    enrolment: NodeId,
+    claim: Signature,
+) -> Decision<R> {
+    let offer = offered(records, issuer, enrolment)?;
     if offer.expires <= at {
         return Err(Refusal::EnrolmentExpired { expires: offer.expires, now: at }.into());
+    }
+    if !has_role(records, Role::Issuer, issuer)? {
+        return Err(Refusal::NotIssuer { by: issuer }.into());
     }
     let before: Option<Membership> = fact(records, &account)?;
     if before.is_some_and(|membership| membership.revoked) {
@@ -69,7 +89,7 @@ pub(super) fn enrol<R: Records>(records: &R, at: UnixTime, account: NodeId, secr
     }
     let until = before.map_or(offer.until, |membership| membership.until.max(offer.until));
     lasts(at, until)?;
-    Ok(Event::Enrolled { account, secret, until })
+    Ok(Event::Enrolled { account, issuer, enrolment, claim, until })
 }
 
 pub(super) fn register<R: Records>(
@@ -88,6 +108,20 @@ pub(super) fn unregister<R: Records>(records: &R, account: NodeId) -> Decision<R
         return Err(Refusal::NotRegistered { account }.into());
     }
     Ok(Event::Unregistered { account })
+}
+
+/// An offer that nobody has taken or withdrawn.
+pub(super) fn offered<R: Records>(
+    records: &R,
+    issuer: NodeId,
+    enrolment: NodeId,
+) -> Result<Enrolment, ExecuteError<R::Error>> {
+    let found: Enrolment = fact(records, &(issuer, enrolment))?.ok_or(Refusal::UnknownEnrolment)?;
+    match found.offer {
+        Offer::Open => Ok(found),
+        Offer::Taken => Err(Refusal::EnrolmentAlreadyUsed.into()),
+        Offer::Withdrawn => Err(Refusal::EnrolmentWithdrawn.into()),
+    }
 }
 
 fn lasts(now: UnixTime, until: UnixTime) -> Result<(), Refusal> {
