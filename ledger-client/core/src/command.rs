@@ -83,14 +83,14 @@ pub enum Command {
     },
     /// Locks tokens of the account's own for whoever knows a secret.
     IssueVoucher {
-        /// The account that the secret would be the key of. It names the voucher.
+        /// The account that the secret would be the key of. Together with the issuer it names the voucher.
         voucher: NodeId,
         /// How many.
         amount: Tokens,
         /// From when on the account can take them back.
         until: UnixTime,
     },
-    /// Takes back what nobody has claimed. The voucher's issuer's alone.
+    /// Takes back what nobody has claimed of a voucher of the account's own.
     ReclaimVoucher {
         /// Which.
         voucher: NodeId,

@@ -450,7 +450,7 @@ const fn shape(event: &Event) -> (u8, u64) {
         Event::MutuallyClosed { .. } => (8, 3),
         Event::Burned { .. } => (9, 2),
         Event::VoucherIssued { .. } => (10, 4),
-        Event::VoucherRedeemed { .. } => (11, 4),
+        Event::VoucherRedeemed { .. } => (11, 5),
         Event::VoucherReclaimed { .. } => (12, 3),
         Event::SignerChanged { .. } => (13, 3),
         Event::SharesIssued { .. } => (14, 2),
@@ -505,7 +505,8 @@ fn write_event(event: &Event, to: &mut Writer) -> Written {
             to.u64(until.seconds())?;
         }
         Event::VoucherRedeemed { claim, amount } => {
-            to.bytes(&claim.voucher().0)?.bytes(&claim.to().0)?.bytes(&claim.signature().0)?;
+            let [issuer, voucher, target] = [claim.issuer(), claim.voucher(), claim.to()].map(|account| account.0);
+            to.bytes(&issuer)?.bytes(&voucher)?.bytes(&target)?.bytes(&claim.signature().0)?;
             write_amount(*amount, to)?;
         }
         Event::VoucherReclaimed { by, voucher, amount } => {
@@ -608,7 +609,12 @@ fn read_event(from: &mut Decoder<'_>) -> Result<Event, decode::Error> {
             until: read_time(from)?,
         },
         11 => Event::VoucherRedeemed {
-            claim: Claim::new(read_account(from)?, read_account(from)?, Signature(read_bytes(from)?)),
+            claim: Claim::new(
+                read_account(from)?,
+                read_account(from)?,
+                read_account(from)?,
+                Signature(read_bytes(from)?),
+            ),
             amount: read_amount(from)?,
         },
         12 => Event::VoucherReclaimed {
@@ -765,7 +771,7 @@ mod tests {
             Event::MutuallyClosed { close: close(), paid: tokens(2), refunded: tokens(1) },
             Event::Burned { by: ALICE, amount: tokens(6) },
             Event::VoucherIssued { by: ALICE, voucher: BOB, amount: tokens(7), until: UnixTime::MAX },
-            Event::VoucherRedeemed { claim: Claim::new(ALICE, BOB, Signature([7; 65])), amount: tokens(8) },
+            Event::VoucherRedeemed { claim: Claim::new(ALICE, BOB, ALICE, Signature([7; 65])), amount: tokens(8) },
             Event::VoucherReclaimed { by: ALICE, voucher: BOB, amount: tokens(9) },
             Event::SharesIssued { router: ALICE, shares: 10 },
             Event::SharesTransferred { router: ALICE, from: ALICE, to: BOB, shares: 3 },

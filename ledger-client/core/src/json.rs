@@ -35,6 +35,7 @@ impl<'de> Deserialize<'de> for Order<Unverified> {
 #[derive(Serialize, Deserialize)]
 #[serde(rename = "Claim", deny_unknown_fields)]
 struct ClaimFields {
+    issuer: NodeId,
     voucher: NodeId,
     to: NodeId,
     signature: Signature,
@@ -42,14 +43,15 @@ struct ClaimFields {
 
 impl<S> Serialize for Claim<S> {
     fn serialize<T: Serializer>(&self, to: T) -> Result<T::Ok, T::Error> {
-        ClaimFields { voucher: self.voucher(), to: self.to(), signature: self.signature() }.serialize(to)
+        let (issuer, voucher, to_account) = (self.issuer(), self.voucher(), self.to());
+        ClaimFields { issuer, voucher, to: to_account, signature: self.signature() }.serialize(to)
     }
 }
 
 impl<'de> Deserialize<'de> for Claim<Unverified> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let ClaimFields { voucher, to, signature } = ClaimFields::deserialize(from)?;
-        Ok(Self::new(voucher, to, signature))
+        let ClaimFields { issuer, voucher, to, signature } = ClaimFields::deserialize(from)?;
+        Ok(Self::new(issuer, voucher, to, signature))
     }
 }
 

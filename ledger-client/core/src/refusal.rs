@@ -62,13 +62,13 @@ pub enum Refusal {
         /// The account that the key is of.
         signer: NodeId,
     },
-    /// A secret is for one voucher.
-    #[error("there is a voucher {voucher} already")]
+    /// A secret is for one of an account's vouchers.
+    #[error("there is a voucher {voucher} of this account's already")]
     VoucherExists {
         /// Which.
         voucher: NodeId,
     },
-    /// No voucher was issued for this secret.
+    /// The account named as the issuer has issued no voucher for this secret.
     #[error("there is no such voucher")]
     UnknownVoucher,
     /// Who claims a voucher's tokens does not know its secret, or not on this ledger.
@@ -77,12 +77,6 @@ pub enum Refusal {
     /// A voucher pays once.
     #[error("the voucher is spent")]
     VoucherAlreadySpent,
-    /// Only who locked a voucher's tokens takes them back.
-    #[error("{by} did not issue this voucher")]
-    NotVoucherIssuer {
-        /// Who asked.
-        by: NodeId,
-    },
     /// No voucher is taken back before the time its paper names.
     #[error("the voucher is good until {until}, and it is {now}")]
     VoucherStillGood {
@@ -290,7 +284,6 @@ impl Refusal {
             Self::UnknownVoucher => "UnknownVoucher",
             Self::ClaimSignatureInvalid => "ClaimSignatureInvalid",
             Self::VoucherAlreadySpent => "VoucherAlreadySpent",
-            Self::NotVoucherIssuer { .. } => "NotVoucherIssuer",
             Self::VoucherStillGood { .. } => "VoucherStillGood",
             Self::SharesAlreadyIssued => "SharesAlreadyIssued",
             Self::TooManyShares { .. } => "TooManyShares",

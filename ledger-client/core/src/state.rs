@@ -262,7 +262,7 @@ mod tests {
         MutualClose { channel: usize, total: u64 },
         Burn { by: usize, amount: u64 },
         IssueVoucher { by: usize, secret: usize, amount: u64, until: u64 },
-        RedeemVoucher { secret: usize, to: usize, forged: bool },
+        RedeemVoucher { issuer: usize, secret: usize, to: usize, forged: bool },
         ReclaimVoucher { by: usize, secret: usize },
         ChangeSigner { account: usize, key: usize, agreed: bool },
         IssueShares { router: usize, shares: u64 },
@@ -320,11 +320,11 @@ mod tests {
             1 => channel().prop_map(|channel| Ask::Finalize { channel }),
             1 => (channel(), amount()).prop_map(|(channel, total)| Ask::MutualClose { channel, total }),
             1 => (account(), amount()).prop_map(|(by, amount)| Ask::Burn { by, amount }),
-            2 => (account(), channel(), amount(), 0..200_u64)
+            2 => (account(), 0..3_usize, amount(), 0..200_u64)
                 .prop_map(|(by, secret, amount, until)| Ask::IssueVoucher { by, secret, amount, until }),
-            2 => (channel(), account(), 0..6_u8)
-                .prop_map(|(secret, to, die)| Ask::RedeemVoucher { secret, to, forged: die == 0 }),
-            1 => (account(), channel()).prop_map(|(by, secret)| Ask::ReclaimVoucher { by, secret }),
+            3 => (account(), 0..3_usize, account(), 0..6_u8)
+                .prop_map(|(issuer, secret, to, die)| Ask::RedeemVoucher { issuer, secret, to, forged: die == 0 }),
+            1 => (account(), 0..3_usize).prop_map(|(by, secret)| Ask::ReclaimVoucher { by, secret }),
             1 => (account(), 0..3_usize, 0..6_u8)
                 .prop_map(|(account, key, die)| Ask::ChangeSigner { account, key, agreed: die > 0 }),
             1 => (account(), 0..9_u64).prop_map(|(router, shares)| Ask::IssueShares { router, shares }),
@@ -356,7 +356,8 @@ mod tests {
         burned: u128,
         balances: [u128; 4],
         channels: Vec<ModelChannel>,
-        vouchers: BTreeMap<usize, ModelVoucher>,
+        /// By issuer and secret.
+        vouchers: BTreeMap<(usize, usize), ModelVoucher>,
         pools: BTreeMap<usize, ModelPool>,
         issuers: [bool; 4],
         /// Until when each account is a member, and whether it was put out.
@@ -376,7 +377,6 @@ mod tests {
     }
 
     struct ModelVoucher {
-        issuer: usize,
         left: u128,
         until: u64,
         spent: bool,
@@ -460,24 +460,25 @@ mod tests {
                     self.burned += u128::from(amount);
                 }
                 Ask::IssueVoucher { by, secret, amount, until } => {
-                    if self.vouchers.contains_key(&secret) && amount > 0 && u128::from(amount) <= self.balances[by] {
+                    if self.vouchers.contains_key(&(by, secret))
+                        && amount > 0
+                        && u128::from(amount) <= self.balances[by]
+                    {
                         return Err("VoucherExists");
                     }
                     self.take(by, None, amount)?;
-                    let voucher = ModelVoucher { issuer: by, left: amount.into(), until, spent: false };
-                    self.vouchers.insert(secret, voucher);
+                    let voucher = ModelVoucher { left: amount.into(), until, spent: false };
+                    self.vouchers.insert((by, secret), voucher);
                 }
                 Ask::RedeemVoucher { forged: true, .. } => return Err("ClaimSignatureInvalid"),
-                Ask::RedeemVoucher { secret, to, .. } => {
-                    self.balances[to] += std::mem::take(&mut self.unspent(secret)?.left);
-                    self.vouchers.get_mut(&secret).unwrap().spent = true;
+                Ask::RedeemVoucher { issuer, secret, to, .. } => {
+                    let voucher = self.unspent(issuer, secret)?;
+                    voucher.spent = true;
+                    self.balances[to] += std::mem::take(&mut voucher.left);
                 }
                 Ask::ReclaimVoucher { by, secret } => {
                     let now = self.now;
-                    let voucher = self.unspent(secret)?;
-                    if by != voucher.issuer {
-                        return Err("NotVoucherIssuer");
-                    }
+                    let voucher = self.unspent(by, secret)?;
                     if now < voucher.until {
                         return Err("VoucherStillGood");
                     }
@@ -600,8 +601,8 @@ mod tests {
             Ok(())
         }
 
-        fn unspent(&mut self, secret: usize) -> Result<&mut ModelVoucher, &'static str> {
-            let found = self.vouchers.get_mut(&secret).ok_or("UnknownVoucher")?;
+        fn unspent(&mut self, issuer: usize, secret: usize) -> Result<&mut ModelVoucher, &'static str> {
+            let found = self.vouchers.get_mut(&(issuer, secret)).ok_or("UnknownVoucher")?;
             if found.spent { Err("VoucherAlreadySpent") } else { Ok(found) }
         }
 
@@ -649,7 +650,7 @@ mod tests {
     struct Pair {
         /// Three keys for each account; it is named after the first.
         keys: [[AccountKey; 3]; 4],
-        secrets: [AccountKey; 5],
+        secrets: [AccountKey; 3],
         state: State,
         model: Model,
         log: Vec<Vec<u8>>,
@@ -659,7 +660,7 @@ mod tests {
         fn new() -> Self {
             let key = |n: u8| AccountKey::from_bytes(&[n; 32]).unwrap();
             let keys = [1, 2, 3, 4].map(|account| [0, 0x10, 0x20].map(|n| key(account + n)));
-            let secrets = [0x51, 0x52, 0x53, 0x54, 0x55].map(key);
+            let secrets = [0x51, 0x52, 0x53].map(key);
             let genesis = Genesis::new("Hilltop", "HILL", 6, keys[0][0].node_id(), UnixTime::default()).unwrap();
             let genesis = genesis.with_close_notice(NOTICE_S);
             let log = vec![founding(&genesis).encode()];
@@ -742,11 +743,12 @@ mod tests {
                     let (voucher, until) = (self.secrets[secret].node_id(), UnixTime::from_seconds(until));
                     (by, Command::IssueVoucher { voucher, amount: tokens(amount), until })
                 }
-                Ask::RedeemVoucher { secret, to, .. } => {
-                    let claim = Claim::sign(&self.secrets[secret], &domain, id(to));
+                Ask::RedeemVoucher { issuer, secret, to, .. } => {
+                    let claim = Claim::sign(&self.secrets[secret], &domain, id(issuer), id(to));
                     let forged = *expected == Err("ClaimSignatureInvalid");
                     let to = if forged { id((to + 1) % 4) } else { id(to) };
-                    return Some(Request::RedeemVoucher { claim: Claim::new(claim.voucher(), to, claim.signature()) });
+                    let claim = Claim::new(claim.issuer(), claim.voucher(), to, claim.signature());
+                    return Some(Request::RedeemVoucher { claim });
                 }
                 Ask::ReclaimVoucher { by, secret } => {
                     (by, Command::ReclaimVoucher { voucher: self.secrets[secret].node_id() })

@@ -18,14 +18,12 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::fact::{Fact, Fields, Reader, kind};
-use crate::{Command, Order, Seal, UnixTime};
+use crate::{Command, Entry, Order, Seal, UnixTime};
 
-/// The ledger's record of a voucher. Its key is the account that its secret would be the key of.
+/// The ledger's record of a voucher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Voucher {
-    /// Whose tokens it was printed on.
-    pub issuer: NodeId,
-    /// How many.
+    /// How many tokens.
     pub amount: Tokens,
     /// From when on the issuer can take them back.
     pub until: UnixTime,
@@ -36,6 +34,7 @@ pub struct Voucher {
 /// The bearer's word where a voucher's tokens go, signed with its secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Claim<S = Verified> {
+    issuer: NodeId,
     voucher: NodeId,
     to: NodeId,
     signature: Signature,
@@ -71,10 +70,11 @@ pub enum PaperError {
 const PREFIX: &str = "waybill-voucher1:";
 
 impl Paper {
-    /// The paper for a secret whose tokens this order locked; `None` where it is another command, or for another secret.
+    /// The paper for a secret whose tokens were locked as this entry says; `None` where it says something else, or is about
+    /// another secret. No paper is printed for what did not happen.
     #[must_use]
-    pub fn new(secret: [u8; 32], order: &Order) -> Option<Self> {
-        Self::read(secret, order.into_unverified())
+    pub fn new(secret: [u8; 32], issued: &Entry) -> Option<Self> {
+        Self::read(secret, issued.order()?)
     }
 
     fn read(secret: [u8; 32], order: Order<Unverified>) -> Option<Self> {
@@ -105,7 +105,7 @@ impl Paper {
     /// [`PaperError::Malformed`], where the secret is no key.
     pub fn claim(&self, domain: &LedgerDomain, to: NodeId) -> Result<Claim, PaperError> {
         let key = AccountKey::from_bytes(&self.secret).ok_or(PaperError::Malformed)?;
-        Ok(Claim::sign(&key, domain, to))
+        Ok(Claim::sign(&key, domain, self.issuer(), to))
     }
 }
 
@@ -152,23 +152,24 @@ fn read_paper(bytes: &[u8]) -> Option<Paper> {
 impl Claim {
     /// Signs, with a voucher's secret, where its tokens go.
     #[must_use]
-    pub fn sign(key: &AccountKey, domain: &LedgerDomain, to: NodeId) -> Self {
+    pub fn sign(key: &AccountKey, domain: &LedgerDomain, issuer: NodeId, to: NodeId) -> Self {
         let voucher = key.node_id();
-        Self { voucher, to, signature: key.sign_digest(&digest(domain, voucher, to)), state: PhantomData }
+        let signature = key.sign_digest(&digest(domain, issuer, voucher, to));
+        Self { issuer, voucher, to, signature, state: PhantomData }
     }
 
     /// The same claim as any stranger would see it.
     #[must_use]
     pub const fn into_unverified(self) -> Claim<Unverified> {
-        Claim::new(self.voucher, self.to, self.signature)
+        Claim::new(self.issuer, self.voucher, self.to, self.signature)
     }
 }
 
 impl Claim<Unverified> {
     /// A claim whose signature nobody has checked.
     #[must_use]
-    pub const fn new(voucher: NodeId, to: NodeId, signature: Signature) -> Self {
-        Self { voucher, to, signature, state: PhantomData }
+    pub const fn new(issuer: NodeId, voucher: NodeId, to: NodeId, signature: Signature) -> Self {
+        Self { issuer, voucher, to, signature, state: PhantomData }
     }
 
     /// Checks that who claims knows the voucher's secret.
@@ -176,8 +177,9 @@ impl Claim<Unverified> {
     /// # Errors
     /// [`SignatureError`]
     pub fn verify(self, domain: &LedgerDomain) -> Result<Claim, SignatureError> {
-        self.signature.verify(&digest(domain, self.voucher, self.to), self.voucher)?;
-        Ok(Claim { voucher: self.voucher, to: self.to, signature: self.signature, state: PhantomData })
+        let Self { issuer, voucher, to, signature, .. } = self;
+        signature.verify(&digest(domain, issuer, voucher, to), voucher)?;
+        Ok(Claim { issuer, voucher, to, signature, state: PhantomData })
     }
 }
 
@@ -187,10 +189,16 @@ impl<S> Claim<S> {
     /// # Errors
     /// [`SignatureError`], all but `WrongSigner`.
     pub fn signer(&self, domain: &LedgerDomain) -> Result<NodeId, SignatureError> {
-        self.signature.recover(&digest(domain, self.voucher, self.to))
+        self.signature.recover(&digest(domain, self.issuer, self.voucher, self.to))
     }
 
-    /// Which voucher.
+    /// Whose voucher.
+    #[must_use]
+    pub const fn issuer(&self) -> NodeId {
+        self.issuer
+    }
+
+    /// Which of that issuer's.
     #[must_use]
     pub const fn voucher(&self) -> NodeId {
         self.voucher
@@ -209,28 +217,29 @@ impl<S> Claim<S> {
     }
 }
 
-fn digest(domain: &LedgerDomain, voucher: NodeId, to: NodeId) -> Word {
-    let words = [eip712::address(voucher), eip712::address(to)];
-    eip712::digest(&domain.separator(), &eip712::hash_struct("VoucherClaim(address voucher,address to)", &words))
+fn digest(domain: &LedgerDomain, issuer: NodeId, voucher: NodeId, to: NodeId) -> Word {
+    let words = [issuer, voucher, to].map(eip712::address);
+    let kind = "VoucherClaim(address issuer,address voucher,address to)";
+    eip712::digest(&domain.separator(), &eip712::hash_struct(kind, &words))
 }
 
 impl Fact for Voucher {
-    type Key = NodeId;
+    /// Whose tokens it was printed on, and the account that its secret is the key of. Nobody but the issuer can take its name.
+    type Key = (NodeId, NodeId);
 
-    fn place(voucher: &NodeId) -> Vec<u8> {
-        Fields::of(kind::VOUCHER).account(*voucher).finish()
+    fn place((issuer, voucher): &(NodeId, NodeId)) -> Vec<u8> {
+        Fields::of(kind::VOUCHER).account(*issuer).account(*voucher).finish()
     }
 
     fn encode(&self) -> Vec<u8> {
-        let Self { issuer, amount, until, spent } = *self;
-        Fields::default().account(issuer).tokens(amount).number(until.seconds()).byte(spent.into()).finish()
+        let Self { amount, until, spent } = *self;
+        Fields::default().tokens(amount).number(until.seconds()).byte(spent.into()).finish()
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
         let mut from = Reader(bytes);
-        let (issuer, amount, until) = (from.account()?, from.tokens()?, from.time()?);
-        let spent = from.flag()?;
-        from.end(Self { issuer, amount, until, spent })
+        let voucher = Self { amount: from.tokens()?, until: from.time()?, spent: from.flag()? };
+        from.end(voucher)
     }
 }
 
@@ -252,7 +261,8 @@ mod tests {
     }
 
     fn claim(story: &Story, to: NodeId) -> Request {
-        Request::RedeemVoucher { claim: Claim::sign(&key(), &story.state.genesis().domain(), to).into_unverified() }
+        let domain = story.state.genesis().domain();
+        Request::RedeemVoucher { claim: Claim::sign(&key(), &domain, id(alice), to).into_unverified() }
     }
 
     /// Computed with `eth_account`.
@@ -260,8 +270,8 @@ mod tests {
     fn claim_is_what_ethereum_tools_compute() {
         let key = AccountKey::from_bytes(&[0xa1; 32]).unwrap();
         let domain = LedgerDomain { chain_id: 0, contract: NodeId([0xc0; 20]) };
-        let digest = digest(&domain, key.node_id(), NodeId([0xb0; 20]));
-        assert_eq!(Hash(digest).to_string(), "39b6fe9ecebebcd551b84dc30a1ae65fba477e13df4e5f73f84a47cf613278ca");
+        let digest = digest(&domain, NodeId([0xca; 20]), key.node_id(), NodeId([0xb0; 20]));
+        assert_eq!(Hash(digest).to_string(), "0ce554c9bc5c0b6595672047f6a44cdd51284ddd351121131103e43264c33239");
     }
 
     #[test]
@@ -283,17 +293,35 @@ mod tests {
         let mut story = Story::begin();
         story.does(alice, issue(30));
         let domain = story.state.genesis().domain();
-        let seen = Claim::sign(&key(), &domain, id(bob));
-        for turned in [
-            Claim::new(seen.voucher(), id(carol), seen.signature()),
-            Claim::sign(&carol(), &domain, id(carol)).into_unverified(),
-            Claim::new(seen.voucher(), id(carol), Claim::sign(&carol(), &domain, id(carol)).signature()),
-            Claim::sign(&key(), &LedgerDomain { chain_id: 1, ..domain }, id(carol)).into_unverified(),
+        let (issuer, voucher) = (id(alice), key().node_id());
+        let seen = Claim::sign(&key(), &domain, issuer, id(bob));
+        let carols = Claim::sign(&carol(), &domain, issuer, id(carol));
+        let (unknown, invalid) = (Refusal::UnknownVoucher, Refusal::ClaimSignatureInvalid);
+        for (turned, refusal) in [
+            (Claim::new(issuer, voucher, id(carol), seen.signature()), invalid),
+            (Claim::new(issuer, voucher, id(carol), carols.signature()), invalid),
+            (Claim::new(id(carol), voucher, id(bob), seen.signature()), invalid),
+            (
+                Claim::sign(&key(), &LedgerDomain { chain_id: 1, ..domain }, issuer, id(carol)).into_unverified(),
+                invalid,
+            ),
+            (carols.into_unverified(), unknown),
+            (Claim::sign(&key(), &domain, id(carol), id(bob)).into_unverified(), unknown),
         ] {
-            let refusal = story.rejects(Request::RedeemVoucher { claim: turned });
-            let unknown = turned.voucher() == id(carol);
-            assert_eq!(refusal, if unknown { Refusal::UnknownVoucher } else { Refusal::ClaimSignatureInvalid });
+            assert_eq!(story.rejects(Request::RedeemVoucher { claim: turned }), refusal);
         }
+    }
+
+    #[test]
+    fn one_issuers_voucher_does_not_stand_in_anothers_way() {
+        let mut story = Story::begin();
+        story.does(alice, Command::Transfer { to: id(carol), amount: tokens(1) });
+        // Whoever saw Alice's order on its way, before it came.
+        story.does(carol, issue(1));
+        story.does(alice, issue(30));
+        let claim = claim(&story, id(bob));
+        story.makes(claim);
+        assert_eq!(story.holds(id(bob)), 30);
     }
 
     #[test]
@@ -306,7 +334,8 @@ mod tests {
         let (until, now) = (UnixTime::from_seconds(2000), UnixTime::from_seconds(1999));
         assert_eq!(story.refuses(alice, reclaim), Refusal::VoucherStillGood { until, now });
         story.now = 2000;
-        assert_eq!(story.refuses(bob, reclaim), Refusal::NotVoucherIssuer { by: id(bob) });
+        // Of Bob's own there is none.
+        assert_eq!(story.refuses(bob, reclaim), Refusal::UnknownVoucher);
         story.does(alice, reclaim);
         assert_eq!(story.holds(id(alice)), 100);
         let late = claim(&story, id(bob));
@@ -338,10 +367,16 @@ mod tests {
         assert_eq!(story.refuses(alice, issue(1)), exists);
     }
 
+    /// The entry that a command of Alice's makes.
+    fn entry(story: &mut Story, command: Command) -> Entry {
+        let order = story.order(alice, command);
+        story.state.execute(UnixTime::from_seconds(1000), &order).unwrap()
+    }
+
     fn paper() -> (Paper, LedgerDomain) {
-        let domain = Story::begin().state.genesis().domain();
-        let order = Order::sign(&alice(), &domain, id(alice), 7, issue(30));
-        (Paper::new(SECRET, &order).unwrap(), domain)
+        let mut story = Story::begin();
+        let issued = entry(&mut story, issue(30));
+        (Paper::new(SECRET, &issued).unwrap(), story.state.genesis().domain())
     }
 
     #[test]
@@ -376,8 +411,18 @@ mod tests {
         }
         assert_eq!("waybill-voucher2:".parse::<Paper>(), Err(PaperError::NotAVoucher));
         assert_eq!(text[..100].parse::<Paper>(), Err(PaperError::Malformed));
-        let order = Order::sign(&alice(), &domain, id(alice), 7, Command::Burn { amount: tokens(1) });
-        assert_eq!(Paper::new(SECRET, &order), None);
+    }
+
+    #[test]
+    fn paper_is_printed_for_a_voucher_that_was_issued_for_its_secret_and_for_nothing_else() {
+        let mut story = Story::begin();
+        let issued = entry(&mut story, issue(30));
+        assert!(Paper::new(SECRET, &issued).is_some());
+        assert_eq!(Paper::new([0x5f; 32], &issued), None);
+        assert_eq!(Paper::new([0; 32], &issued), None);
+        let burned = entry(&mut story, Command::Burn { amount: tokens(1) });
+        assert_eq!(Paper::new(SECRET, &burned), None);
+        assert_eq!(Paper::new(SECRET, &Entry { seal: None, ..issued }), None);
     }
 
     #[test]

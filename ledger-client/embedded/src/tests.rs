@@ -256,7 +256,9 @@ fn new_key_and_voucher_are_kept_across_openings_and_audited() {
     let refused = ledger.order(&alice(), id(alice), transfer).unwrap_err();
     assert!(matches!(refused, Error::Refused(Refusal::OrderSignatureInvalid { .. })), "{refused}");
     ledger.order(&carol(), id(alice), transfer).unwrap();
-    let claim = Request::RedeemVoucher { claim: Claim::sign(&secret, &genesis().domain(), id(bob)).into_unverified() };
+    let claim = Request::RedeemVoucher {
+        claim: Claim::sign(&secret, &genesis().domain(), id(alice), id(bob)).into_unverified(),
+    };
     ledger.execute(&claim).unwrap();
     let refused = ledger.execute(&claim).unwrap_err();
     assert!(matches!(refused, Error::Refused(Refusal::VoucherAlreadySpent)), "{refused}");
@@ -733,10 +735,9 @@ fn ask() -> impl Strategy<Value = Ask> {
             let until = UnixTime::from_seconds(until);
             Ask::Order(by, Command::IssueVoucher { voucher: secret.node_id(), amount, until })
         }),
-        (secret(), who()).prop_map(|(secret, to)| {
-            Ask::Open(Request::RedeemVoucher {
-                claim: Claim::sign(&secret, &genesis().domain(), id(to)).into_unverified(),
-            })
+        (who(), secret(), who()).prop_map(|(issuer, secret, to)| {
+            let claim = Claim::sign(&secret, &genesis().domain(), id(issuer), id(to)).into_unverified();
+            Ask::Open(Request::RedeemVoucher { claim })
         }),
         (who(), secret())
             .prop_map(|(by, secret)| { Ask::Order(by, Command::ReclaimVoucher { voucher: secret.node_id() }) }),

@@ -69,14 +69,14 @@ pub(super) fn book<R: Records>(records: &mut R, event: &Event) -> Booked<R> {
         Event::VoucherIssued { by, voucher, amount, until } => {
             debit(records, by, amount)?;
             lock(records, amount)?;
-            set_fact(records, &voucher, &Voucher { issuer: by, amount, until, spent: false })
+            set_fact(records, &(by, voucher), &Voucher { amount, until, spent: false })
         }
         Event::VoucherRedeemed { claim, amount } => {
-            spend(records, claim.voucher(), amount)?;
+            spend(records, claim.issuer(), claim.voucher(), amount)?;
             credit(records, claim.to(), amount)
         }
         Event::VoucherReclaimed { by, voucher, amount } => {
-            spend(records, voucher, amount)?;
+            spend(records, by, voucher, amount)?;
             credit(records, by, amount)
         }
         Event::SharesIssued { router, shares } => {
@@ -178,10 +178,10 @@ fn keep<R: Records>(records: &mut R, id: ChannelId, after: Channel) -> Booked<R>
     Ok(())
 }
 
-fn spend<R: Records>(records: &mut R, voucher: NodeId, amount: Tokens) -> Booked<R> {
-    let found = unspent(records, voucher)?;
+fn spend<R: Records>(records: &mut R, issuer: NodeId, voucher: NodeId, amount: Tokens) -> Booked<R> {
+    let found = unspent(records, issuer, voucher)?;
     unlock(records, amount)?;
-    set_fact(records, &voucher, &Voucher { spent: true, ..found })
+    set_fact(records, &(issuer, voucher), &Voucher { spent: true, ..found })
 }
 
 fn lock<R: Records>(records: &mut R, amount: Tokens) -> Booked<R> {
