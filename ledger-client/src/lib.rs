@@ -310,7 +310,8 @@ mod tests {
         ledger.mint(alice, tokens(100)).unwrap();
         let mut ledger = ledger.signed_by(old.clone());
         let before = ledger.open_channel(bob.node_id(), tokens(10)).unwrap();
-        let consent = ledger_core::signer::consent(&new, &genesis.domain(), alice);
+        // Her first order opened a channel.
+        let consent = ledger_core::signer::consent(&new, &genesis.domain(), alice, 2);
         ledger.order(ledger_core::Command::ChangeSigner { signer: new.node_id(), consent }).unwrap();
         let mut ledger = ledger.acting_for(alice, new.clone());
         let after = ledger.open_channel(bob.node_id(), tokens(10)).unwrap();

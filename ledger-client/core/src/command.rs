@@ -63,7 +63,7 @@ pub enum Command {
         /// How many.
         deposit: Tokens,
     },
-    /// Locks more tokens in an open channel. The payer's alone.
+    /// Locks more tokens in an open channel whose receipts the account's present key signs. The payer's alone.
     TopUp {
         /// Which.
         channel: ChannelId,
@@ -181,7 +181,7 @@ pub enum Command {
     ChangeSigner {
         /// The account that the new key would be of.
         signer: NodeId,
-        /// The new key's [`crate::signer::consent`].
+        /// The new key's [`crate::signer::consent`] to this order.
         consent: Signature,
     },
 }

@@ -71,6 +71,20 @@ pub fn verify_claim(
     claim.verify(&digest(domain, issuer, enrolment, account), enrolment)
 }
 
+/// The account whose key claimed an enrolment for `account`: the enrolment, where it was signed with its secret.
+///
+/// # Errors
+/// [`SignatureError`], all but `WrongSigner`.
+pub fn claimed_by(
+    claim: &Signature,
+    domain: &LedgerDomain,
+    issuer: NodeId,
+    enrolment: NodeId,
+    account: NodeId,
+) -> Result<NodeId, SignatureError> {
+    claim.recover(&digest(domain, issuer, enrolment, account))
+}
+
 fn digest(domain: &LedgerDomain, issuer: NodeId, enrolment: NodeId, account: NodeId) -> Word {
     let words = [issuer, enrolment, account].map(eip712::address);
     let kind = "EnrolmentClaim(address issuer,address enrolment,address account)";

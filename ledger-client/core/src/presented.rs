@@ -2,6 +2,7 @@
 
 use metering::{LedgerDomain, NodeId, Unverified};
 
+use crate::membership::claimed_by;
 use crate::signer::consenting;
 use crate::{Command, Order, Request};
 
@@ -17,7 +18,7 @@ pub struct Presented {
     request: Request,
     /// Who signed the order, the receipt or the claim. None where nobody can have, or nobody has to.
     signer: Option<NodeId>,
-    /// Who signed the offer to close or the consent that an order brings along.
+    /// Who signed the offer to close, the consent or the claim that an order brings along.
     agreeing: Option<NodeId>,
 }
 
@@ -50,7 +51,7 @@ impl Presented {
         (self.signer == Some(account)).then_some(())
     }
 
-    /// Something, where this account signed the offer to close or the consent that the order brings along.
+    /// Something, where this account signed the offer to close, the consent or the claim that the order brings along.
     pub(crate) fn agreed_by(&self, account: NodeId) -> Option<()> {
         (self.agreeing == Some(account)).then_some(())
     }
@@ -61,7 +62,9 @@ fn agreeing(domain: &LedgerDomain, order: &Order<Unverified>) -> Option<NodeId> 
     if let Command::MutualClose { close } = order.command() {
         close.signer(domain).ok()
     } else if let Command::ChangeSigner { signer, consent } = order.command() {
-        consenting(consent, domain, order.account(), *signer).ok()
+        consenting(consent, domain, order.account(), order.seal().sequence, *signer).ok()
+    } else if let Command::Enrol { issuer, enrolment, claim } = order.command() {
+        claimed_by(claim, domain, *issuer, *enrolment, order.account()).ok()
     } else {
         None
     }
@@ -73,6 +76,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::membership::verify_claim;
     use crate::signer::{consent, verify_consent};
     use crate::story::{Story, Who, alice, bob, carol, id, tokens};
     use crate::voucher::Claim;
@@ -102,7 +106,7 @@ mod tests {
         let who = || prop::sample::select(vec![alice as Who, bob, carol]);
         let domain = prop_oneof![4 => Just(Story::begin().state.genesis().domain()), 1 => Just(elsewhere())];
         let turned = prop_oneof![1 => Just(None), 1 => (0..520_usize).prop_map(Some)];
-        (0..6_u8, who(), who(), domain, 0..5_u64, turned).prop_map(|(kind, signer, other, domain, number, turned)| {
+        (0..7_u8, who(), who(), domain, 0..5_u64, turned).prop_map(|(kind, signer, other, domain, number, turned)| {
             let channel = Story::begin().channel;
             let (key, amount): (AccountKey, _) = (signer(), tokens(number.into()));
             let turn = |mut signature: metering::Signature| {
@@ -123,7 +127,7 @@ mod tests {
                 }),
                 2 => order(Command::ChangeSigner {
                     signer: id(carol),
-                    consent: turn(consent(&other(), &domain, id(alice))),
+                    consent: turn(consent(&other(), &domain, id(alice), number)),
                 }),
                 3 => {
                     let receipt = Receipt::sign_by(&key, &domain, channel, amount, [7; 32]);
@@ -133,9 +137,15 @@ mod tests {
                     Request::Redeem { receipt: Receipt::decode(&bytes).unwrap() }
                 }
                 4 => {
-                    let claim = Claim::sign(&key, &domain, id(bob));
-                    Request::RedeemVoucher { claim: Claim::new(id(other), id(bob), turn(claim.signature())) }
+                    let claim = Claim::sign(&key, &domain, id(alice), id(bob));
+                    let claim = Claim::new(id(alice), id(other), id(bob), turn(claim.signature()));
+                    Request::RedeemVoucher { claim }
                 }
+                5 => order(Command::Enrol {
+                    issuer: id(bob),
+                    enrolment: id(carol),
+                    claim: turn(crate::membership::claim(&other(), &domain, id(bob), id(alice))),
+                }),
                 _ => Request::Finalize { channel },
             }
         })
@@ -156,8 +166,11 @@ mod tests {
                         .into_iter()
                         .for_each(|by| assert_eq!(agreed(by), close.verify_by(domain, by).is_ok(), "{request:?}"));
                 } else if let Command::ChangeSigner { signer, consent } = *order.command() {
-                    let verified = verify_consent(&consent, domain, order.account(), signer);
+                    let verified = verify_consent(&consent, domain, order.account(), order.seal().sequence, signer);
                     assert_eq!(agreed(signer), verified.is_ok(), "{request:?}");
+                } else if let Command::Enrol { issuer, enrolment, claim } = *order.command() {
+                    let verified = verify_claim(&claim, domain, issuer, enrolment, order.account());
+                    assert_eq!(agreed(enrolment), verified.is_ok(), "{request:?}");
                 } else {
                     everybody.into_iter().for_each(|by| assert!(!agreed(by), "{request:?}"));
                 }

@@ -232,6 +232,12 @@ pub enum Refusal {
     /// A channel ends by notice or by agreement, not before.
     #[error("no notice was given for this channel")]
     CloseNotStarted,
+    /// Receipts on the channel need a key that the account has given up: who holds it would spend what is added.
+    #[error("receipts on this channel are signed by {signer}, which does not sign for the payer")]
+    ChannelSignerChanged {
+        /// The account that the channel's key is of.
+        signer: NodeId,
+    },
     /// No deposit leaves before the notice ends.
     #[error("the notice ends at {exit}, and it is {now}")]
     NoticeNotOver {
@@ -314,6 +320,7 @@ impl Refusal {
             Self::ChannelClosed => "ChannelClosed",
             Self::CloseAlreadyStarted { .. } => "CloseAlreadyStarted",
             Self::CloseNotStarted => "CloseNotStarted",
+            Self::ChannelSignerChanged { .. } => "ChannelSignerChanged",
             Self::NoticeNotOver { .. } => "NoticeNotOver",
             Self::ReceiptSignatureInvalid => "ReceiptSignatureInvalid",
             Self::ReceiptAlreadyRedeemed { .. } => "ReceiptAlreadyRedeemed",

@@ -12,7 +12,6 @@ use metering::{ChannelId, NodeId, Tokens, Unverified};
 use thiserror::Error;
 
 use crate::fact::Fact;
-use crate::membership::verify_claim;
 use crate::records::NotConserved;
 use crate::role::Role;
 use crate::{Command, Entry, Event, Order, Presented, Records, Refusal, Request, UnixTime};
@@ -200,9 +199,8 @@ fn entitled<R: Records>(
             presented.agreed_by(*signer).ok_or(Refusal::ConsentInvalid { signer: *signer })?;
             Ok(())
         }
-        Command::Enrol { issuer, enrolment, claim } => {
-            let verified = verify_claim(claim, &records.genesis().domain(), *issuer, *enrolment, by);
-            verified.map_err(|_| Refusal::EnrolmentClaimInvalid)?;
+        Command::Enrol { enrolment, .. } => {
+            presented.agreed_by(*enrolment).ok_or(Refusal::EnrolmentClaimInvalid)?;
             Ok(())
         }
         // Of one's own, or checked above.

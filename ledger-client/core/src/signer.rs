@@ -3,7 +3,7 @@
 //! The account keeps its name, its tokens and its channels. What was promised stays good: a channel's receipts and offers
 //! to close are signed by the key that signed for the payer when the channel was opened, as long as the channel lives.
 //! A payee has accepted those receipts and must be able to redeem them, whatever became of the key since; and a thief of
-//! the old key can give the payees of open channels no more than what was locked for them.
+//! the old key can give the payees of open channels no more than what was locked for them: nothing is added to such a channel.
 
 use metering::eip712::{self, Word};
 use metering::identity::SignatureError;
@@ -19,14 +19,15 @@ pub struct Signer(pub NodeId);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChannelSigner(pub NodeId);
 
-/// The new key's own word that it signs for the account from now on, so that nobody locks an account away by naming a key
-/// that is not there.
+/// The new key's own word that it signs for the account from the order with this sequence on, so that nobody locks an account
+/// away by naming a key that is not there. It is good for that order alone: a key that was given up is not named again by
+/// what it once agreed to.
 #[must_use]
-pub fn consent(key: &AccountKey, domain: &LedgerDomain, account: NodeId) -> Signature {
-    key.sign_digest(&digest(domain, account, key.node_id()))
+pub fn consent(key: &AccountKey, domain: &LedgerDomain, account: NodeId, sequence: u64) -> Signature {
+    key.sign_digest(&digest(domain, account, sequence, key.node_id()))
 }
 
-/// Checks a new key's consent.
+/// Checks a new key's consent to the order with this sequence.
 ///
 /// # Errors
 /// [`SignatureError`]
@@ -34,12 +35,14 @@ pub fn verify_consent(
     consent: &Signature,
     domain: &LedgerDomain,
     account: NodeId,
+    sequence: u64,
     signer: NodeId,
 ) -> Result<(), SignatureError> {
-    consent.verify(&digest(domain, account, signer), signer)
+    consent.verify(&digest(domain, account, sequence, signer), signer)
 }
 
-/// The account whose key consented to sign for `account` as the key of `signer`: `signer`, where the consent is good.
+/// The account whose key consented, with the order of this sequence, to sign for `account` as the key of `signer`: `signer`,
+/// where the consent is good.
 ///
 /// # Errors
 /// [`SignatureError`], all but `WrongSigner`.
@@ -47,14 +50,16 @@ pub fn consenting(
     consent: &Signature,
     domain: &LedgerDomain,
     account: NodeId,
+    sequence: u64,
     signer: NodeId,
 ) -> Result<NodeId, SignatureError> {
-    consent.recover(&digest(domain, account, signer))
+    consent.recover(&digest(domain, account, sequence, signer))
 }
 
-fn digest(domain: &LedgerDomain, account: NodeId, signer: NodeId) -> Word {
-    let words = [eip712::address(account), eip712::address(signer)];
-    eip712::digest(&domain.separator(), &eip712::hash_struct("SignerConsent(address account,address signer)", &words))
+fn digest(domain: &LedgerDomain, account: NodeId, sequence: u64, signer: NodeId) -> Word {
+    let words = [eip712::address(account), eip712::uint(sequence.into()), eip712::address(signer)];
+    let kind = "SignerConsent(address account,uint64 sequence,address signer)";
+    eip712::digest(&domain.separator(), &eip712::hash_struct(kind, &words))
 }
 
 impl Fact for Signer {
@@ -98,18 +103,25 @@ mod tests {
 
     use super::*;
     use crate::story::{Story, alice, bob, carol, id, tokens, treasurer};
-    use crate::{Command, Event, Hash, Refusal, Request, UnixTime};
+    use crate::{Command, Event, Hash, Records, Refusal, Request, UnixTime};
 
     fn new_key() -> AccountKey {
         AccountKey::from_bytes(&[0xa2; 32]).unwrap()
     }
 
     fn domain(story: &Story) -> LedgerDomain {
-        crate::Records::genesis(&story.state).domain()
+        story.state.genesis().domain()
+    }
+
+    /// The number of an account's next order.
+    fn next(story: &Story, account: NodeId) -> u64 {
+        let Ok(last) = story.state.sequence(account);
+        last + 1
     }
 
     fn change(story: &Story, to: &AccountKey) -> Command {
-        Command::ChangeSigner { signer: to.node_id(), consent: consent(to, &domain(story), id(alice)) }
+        let consent = consent(to, &domain(story), id(alice), next(story, id(alice)));
+        Command::ChangeSigner { signer: to.node_id(), consent }
     }
 
     fn receipt(story: &Story, key: &AccountKey, nonce: u64, total: u128) -> Request {
@@ -129,9 +141,9 @@ mod tests {
     fn consent_is_what_ethereum_tools_compute() {
         let key = AccountKey::from_bytes(&[0xa1; 32]).unwrap();
         let domain = LedgerDomain { chain_id: 0, contract: NodeId([0xc0; 20]) };
-        let digest = digest(&domain, NodeId([0xb0; 20]), key.node_id());
-        assert_eq!(Hash(digest).to_string(), "890487f64428d3fdd728e9646ddfc33bb1b46f4ed2edd4518716aa90677fd273");
-        assert_eq!(verify_consent(&consent(&key, &domain, id(bob)), &domain, id(bob), key.node_id()), Ok(()));
+        let digest = digest(&domain, NodeId([0xb0; 20]), 7, key.node_id());
+        assert_eq!(Hash(digest).to_string(), "cad1a86e326ef217da62d105701988ed8cf658c66fe5f38b6aa1164489e6e787");
+        assert_eq!(verify_consent(&consent(&key, &domain, id(bob), 7), &domain, id(bob), 7, key.node_id()), Ok(()));
     }
 
     #[test]
@@ -168,11 +180,13 @@ mod tests {
         let mut story = Story::begin();
         let signer = new_key().node_id();
         let invalid = Refusal::ConsentInvalid { signer };
+        let sequence = next(&story, id(alice));
         for consent in [
-            consent(&alice(), &domain(&story), id(alice)),
-            // For another account, and on another ledger.
-            consent(&new_key(), &domain(&story), id(bob)),
-            consent(&new_key(), &LedgerDomain { chain_id: 1, ..domain(&story) }, id(alice)),
+            consent(&alice(), &domain(&story), id(alice), sequence),
+            // For another account, another order, and on another ledger.
+            consent(&new_key(), &domain(&story), id(bob), sequence),
+            consent(&new_key(), &domain(&story), id(alice), sequence + 1),
+            consent(&new_key(), &LedgerDomain { chain_id: 1, ..domain(&story) }, id(alice), sequence),
         ] {
             assert_eq!(story.refuses(alice, Command::ChangeSigner { signer, consent }), invalid);
         }
@@ -180,6 +194,37 @@ mod tests {
         assert_eq!(story.refuses(alice, same), Refusal::SignerUnchanged { signer: id(alice) });
         let by_thief = story.order_by(&carol(), id(alice), change(&story, &new_key()));
         assert_eq!(story.rejects(by_thief), Refusal::OrderSignatureInvalid { account: id(alice) });
+    }
+
+    #[test]
+    fn key_that_was_given_up_is_not_named_again_by_what_it_once_agreed_to() {
+        let mut story = Story::begin();
+        let to_new = change(&story, &new_key());
+        story.does(alice, to_new);
+        let back = story.order_by(&new_key(), id(alice), change(&story, &alice()));
+        story.makes(back);
+        assert_eq!(story.refuses(alice, to_new), Refusal::ConsentInvalid { signer: new_key().node_id() });
+    }
+
+    #[test]
+    fn nothing_is_added_to_a_channel_whose_receipts_an_old_key_signs() {
+        let mut story = Story::with_channel();
+        let top_up = Command::TopUp { channel: story.channel, amount: tokens(1) };
+        let command = change(&story, &new_key());
+        story.does(alice, command);
+        let by_new = story.order_by(&new_key(), id(alice), top_up);
+        assert_eq!(story.rejects(by_new), Refusal::ChannelSignerChanged { signer: id(alice) });
+        // Where the new key opened the channel, it adds to it.
+        let open = story.order_by(&new_key(), id(alice), Command::OpenChannel { payee: id(bob), deposit: tokens(10) });
+        story.makes(open);
+        let second = ChannelId { nonce: 2, ..story.channel };
+        let by_new = story.order_by(&new_key(), id(alice), Command::TopUp { channel: second, amount: tokens(1) });
+        story.makes(by_new);
+        let back = story.order_by(&new_key(), id(alice), change(&story, &alice()));
+        story.makes(back);
+        story.does(alice, top_up);
+        let second = Command::TopUp { channel: second, amount: tokens(1) };
+        assert_eq!(story.refuses(alice, second), Refusal::ChannelSignerChanged { signer: new_key().node_id() });
     }
 
     #[test]
@@ -223,7 +268,7 @@ mod tests {
     #[test]
     fn treasurer_with_a_new_key_goes_on_minting() {
         let mut story = Story::begin();
-        let consent = consent(&new_key(), &domain(&story), id(treasurer));
+        let consent = consent(&new_key(), &domain(&story), id(treasurer), next(&story, id(treasurer)));
         story.does(treasurer, Command::ChangeSigner { signer: new_key().node_id(), consent });
         let mint = Command::Mint { to: id(bob), amount: tokens(5) };
         assert_eq!(story.refuses(treasurer, mint), Refusal::OrderSignatureInvalid { account: id(treasurer) });

@@ -424,7 +424,10 @@ mod tests {
                     if found.exit.is_some() {
                         return Err("CloseAlreadyStarted");
                     }
-                    let payer = found.payer;
+                    let (payer, signer) = (found.payer, found.signer);
+                    if self.signers[payer] != signer {
+                        return Err("ChannelSignerChanged");
+                    }
                     self.take(payer, None, amount)?;
                     self.channels[channel].left += u128::from(amount);
                 }
@@ -787,7 +790,8 @@ mod tests {
                 Ask::ChangeSigner { account, key, agreed } => {
                     let of = if agreed { account } else { (account + 1) % 4 };
                     let key = &self.keys[account][key];
-                    let consent = consent(key, &domain, id(of));
+                    let Ok(last) = self.state.sequence(id(account));
+                    let consent = consent(key, &domain, id(of), last + 1);
                     (account, Command::ChangeSigner { signer: key.node_id(), consent })
                 }
             };

@@ -247,7 +247,8 @@ fn new_key_and_voucher_are_kept_across_openings_and_audited() {
     let secret = AccountKey::from_bytes(&[0x5e; 32]).unwrap();
     let (voucher, until) = (secret.node_id(), UnixTime::from_seconds(2000));
     order(&mut ledger, alice, Command::IssueVoucher { voucher, amount: tokens(15), until });
-    let consent = consent(&carol(), &genesis().domain(), id(alice));
+    let sequence = ledger.sequence(id(alice)).unwrap() + 1;
+    let consent = consent(&carol(), &genesis().domain(), id(alice), sequence);
     order(&mut ledger, alice, Command::ChangeSigner { signer: id(carol), consent });
     drop(ledger);
 

@@ -2,6 +2,7 @@
 
 use metering::{ChannelId, Close, NodeId, Receipt, Tokens, Unverified};
 
+use super::signers::{channel_signer_of, signer_of};
 use super::{Decision, ExecuteError, affordable, different, nonzero};
 use crate::{Channel, Event, Phase, Records, Refusal, UnixTime};
 
@@ -21,11 +22,14 @@ pub(super) fn next_nonce(latest: Option<u64>) -> Option<u64> {
 
 pub(super) fn top_up<R: Records>(records: &R, id: ChannelId, amount: Tokens) -> Decision<R> {
     nonzero(amount)?;
-    let (_, phase) = unclosed(records, id)?;
-    match phase {
-        Unclosed::Open => affordable(records, id.payer, amount)?,
-        Unclosed::Closing { exit } => return Err(Refusal::CloseAlreadyStarted { exit }.into()),
+    if let (_, Unclosed::Closing { exit }) = unclosed(records, id)? {
+        return Err(Refusal::CloseAlreadyStarted { exit }.into());
     }
+    let signer = channel_signer_of(records, id)?;
+    if signer != signer_of(records, id.payer)? {
+        return Err(Refusal::ChannelSignerChanged { signer }.into());
+    }
+    affordable(records, id.payer, amount)?;
     Ok(Event::ToppedUp { channel: id, amount })
 }
 

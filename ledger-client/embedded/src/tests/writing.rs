@@ -132,7 +132,7 @@ fn damaged_row_stops_only_those_who_need_it() {
     order(&mut ledger, alice, Command::IssueVoucher { voucher, amount: tokens(5), until });
     place.by_hand("UPDATE fact SET value = x'05' WHERE length(value) > 20");
     let writer = Writer::start(ledger).unwrap();
-    let claim = Claim::sign(&bob(), &genesis().domain(), id(carol)).into_unverified();
+    let claim = Claim::sign(&bob(), &genesis().domain(), id(alice), id(carol)).into_unverified();
     let mut waiting = Vec::new();
     while_busy(&writer, redeem(1), || {
         for request in [redeem(2), Request::RedeemVoucher { claim }, redeem(3)] {
