@@ -8,6 +8,7 @@
 mod audit;
 mod error;
 mod file;
+mod look;
 mod transaction;
 mod writer;
 
@@ -25,6 +26,7 @@ use rusqlite::{Connection, TransactionBehavior};
 
 pub use audit::{Audit, Difference, Verdict};
 pub use error::{CreateError, Error};
+pub use look::{Account, SignedChannel, Standing};
 pub use writer::{Answers, MAX_COMMIT, MAX_WAITING, WriteError, Writer};
 
 use transaction::Transaction;

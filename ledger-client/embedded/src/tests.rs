@@ -810,3 +810,61 @@ proptest! {
         audited(&mut ledger);
     }
 }
+
+/// Pages of one length, one behind the other, against all of them.
+#[test]
+fn pages_of_channels_leave_none_out_and_repeat_none() {
+    let (_place, mut ledger) = Place::new();
+    let everybody = [alice as Who, bob, carol];
+    for (round, payer) in (0..3).flat_map(|round| everybody.map(|payer| (round, payer))) {
+        order(&mut ledger, treasurer, Command::Mint { to: id(payer), amount: tokens(10) });
+        for payee in everybody.into_iter().filter(|payee| id(*payee) != id(payer)) {
+            if round < 2 || id(payee) == id(bob) {
+                order(&mut ledger, payer, Command::OpenChannel { payee: id(payee), deposit: tokens(1) });
+            }
+        }
+    }
+    for who in everybody {
+        let all = ledger.channels_of(id(who)).unwrap();
+        assert!(all.len() > 8, "{}", all.len());
+        for limit in 1..=all.len() + 1 {
+            let (mut paged, mut after) = (Vec::new(), None);
+            loop {
+                let page = ledger.channels_page(id(who), after, limit).unwrap();
+                assert!(page.len() <= limit);
+                let Some(last) = page.last() else { break };
+                after = Some(last.id);
+                paged.extend(page.iter().map(|found| (found.id, found.channel)));
+            }
+            assert_eq!(paged, all, "pages of {limit}");
+        }
+        // Wherever a page begins, also where no channel is.
+        for start in everybody.map(id).into_iter().flat_map(|payer| everybody.map(|payee| (payer, id(payee)))) {
+            for nonce in [0, 1, 2, 9, u64::MAX] {
+                let after = ChannelId { payer: start.0, payee: start.1, nonce };
+                let page = ledger.channels_page(id(who), Some(after), 100).unwrap();
+                let behind: Vec<_> = all.iter().filter(|(id, _)| *id > after).copied().collect();
+                assert_eq!(page.iter().map(|found| (found.id, found.channel)).collect::<Vec<_>>(), behind);
+            }
+        }
+    }
+}
+
+#[test]
+fn account_has_all_that_stands_under_it() {
+    let (_place, mut ledger) = Place::new();
+    let stranger = ledger.account(NodeId([9; 20])).unwrap();
+    assert_eq!((stranger.balance, stranger.sequence, stranger.signer), (Tokens::ZERO, 0, NodeId([9; 20])));
+    assert_eq!((stranger.membership, stranger.registration, stranger.shares), (None, None, None));
+    let until = UnixTime::from_seconds(99_999);
+    order(&mut ledger, treasurer, Command::Appoint { role: Role::Issuer, to: id(alice) });
+    order(&mut ledger, alice, Command::IssueMembership { to: id(bob), until });
+    order(&mut ledger, bob, Command::IssueShares { shares: 7 });
+    let alices = ledger.account(id(alice)).unwrap();
+    assert_eq!((alices.roles, alices.sequence), (vec![Role::Issuer], ledger.sequence(id(alice)).unwrap()));
+    let bobs = ledger.account(id(bob)).unwrap();
+    assert_eq!(bobs.membership.map(|membership| membership.until), Some(until));
+    assert_eq!(bobs.shares.map(|pool| pool.shares), Some(7));
+    let standing = ledger.standing().unwrap();
+    assert_eq!((standing.head, standing.totals), (ledger.head().unwrap(), ledger.totals().unwrap()));
+}

@@ -1,5 +1,6 @@
 //! One transaction on the tables, as the rules see it.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use ledger_core::merkle::{Subtrees, leaf_hash, subtree_count, subtree_number};
@@ -161,10 +162,55 @@ impl<'c> Transaction<'c> {
         self.channels("", [])
     }
 
+    /// The channels of an account with ids above `after`, in order, at most so many: of those it pays on and those it is
+    /// paid on, which stand in two indexes, as many each, merged.
+    pub(crate) fn channels_behind(
+        &self,
+        account: NodeId,
+        after: Option<ChannelId>,
+        limit: usize,
+    ) -> Result<Vec<(ChannelId, Channel)>, Fault> {
+        let most = i64::try_from(limit).unwrap_or(i64::MAX);
+        // No channel has the nonce 0.
+        let after = after.unwrap_or(ChannelId { payer: NodeId([0; 20]), payee: NodeId([0; 20]), nonce: 0 });
+        let nonce = i64::try_from(after.nonce).unwrap_or(i64::MAX);
+        let mut page = if after.payer > account {
+            Vec::new()
+        } else {
+            let (payee, nonce) = if after.payer == account { (after.payee, nonce) } else { (NodeId([0; 20]), 0) };
+            let which = "WHERE payer = ?1 AND (payee, nonce) > (?2, ?3)";
+            self.channels_in_order(which, "payee, nonce", params![account.0, payee.0, nonce, most])?
+        };
+        // Of the payer that `after` ends at, those it pays this account on are behind it or not as the payee is.
+        let (payer, nonce) = match account.cmp(&after.payee) {
+            Ordering::Less => (after.payer, i64::MAX),
+            Ordering::Equal => (after.payer, nonce),
+            Ordering::Greater => (after.payer, 0),
+        };
+        let which = "WHERE payee = ?1 AND (payer, nonce) > (?2, ?3)";
+        page.extend(self.channels_in_order(which, "payer, nonce", params![account.0, payer.0, nonce, most])?);
+        page.sort_unstable_by_key(|(id, _)| *id);
+        page.truncate(limit);
+        Ok(page)
+    }
+
     fn channels(&self, which: &str, with: impl rusqlite::Params) -> Result<Vec<(ChannelId, Channel)>, Fault> {
+        self.channels_by(&format!("{which} ORDER BY payer, payee, nonce"), with)
+    }
+
+    /// The last parameter, `?4`, says how many.
+    fn channels_in_order(
+        &self,
+        which: &str,
+        order: &str,
+        with: impl rusqlite::Params,
+    ) -> Result<Vec<(ChannelId, Channel)>, Fault> {
+        self.channels_by(&format!("{which} ORDER BY {order} LIMIT ?4"), with)
+    }
+
+    fn channels_by(&self, which: &str, with: impl rusqlite::Params) -> Result<Vec<(ChannelId, Channel)>, Fault> {
         let mut select = self.connection.prepare(&format!(
-            "SELECT deposit, redeemed, exit_time, closed, payer, payee, nonce FROM channel {which}
-             ORDER BY payer, payee, nonce"
+            "SELECT deposit, redeemed, exit_time, closed, payer, payee, nonce FROM channel {which}"
         ))?;
         let mut rows = select.query(with)?;
         let mut channels = Vec::new();

@@ -1,0 +1,131 @@
+//! What a server tells of a ledger, each read in one transaction: how it stands, what stands under an account.
+
+use ledger_core::fact::Fact;
+use ledger_core::membership::Membership;
+use ledger_core::registry::{Listing, Registration};
+use ledger_core::role::{Held, Role};
+use ledger_core::share::Pool;
+use ledger_core::signer::Signer;
+use ledger_core::{Channel, ExecuteError, Head, Records, Totals, UnixTime, channel_signer};
+use metering::{ChannelId, NodeId, Tokens};
+
+use crate::error::{Error, Fault};
+use crate::transaction::Transaction;
+use crate::{Embedded, MAX_PAGE};
+
+/// How a ledger stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The log's head.
+    pub head: Head,
+    /// The time of the newest entry.
+    pub time: UnixTime,
+    /// Where all tokens are.
+    pub totals: Totals,
+}
+
+/// All that stands under an account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// What it holds.
+    pub balance: Tokens,
+    /// The number of its newest order.
+    pub sequence: u64,
+    /// The account that its signing key would be of.
+    pub signer: NodeId,
+    /// Whether it belongs to the community.
+    pub membership: Option<Membership>,
+    /// What the treasurer has it do.
+    pub roles: Vec<Role>,
+    /// What it says it runs.
+    pub registration: Option<Registration>,
+    /// What its shares have earned.
+    pub shares: Option<Pool>,
+}
+
+/// A channel's record, and whose key signs receipts on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SignedChannel {
+    /// Which.
+    pub id: ChannelId,
+    /// The account that the key would be of.
+    pub signer: NodeId,
+    /// The record.
+    pub channel: Channel,
+}
+
+impl Embedded {
+    /// How the ledger stands.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub fn standing(&mut self) -> Result<Standing, Error> {
+        self.read(|records| Ok(Standing { head: records.head(), time: records.time(), totals: records.totals() }))
+    }
+
+    /// All that stands under an account. One that was never heard of has nothing.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub fn account(&mut self, account: NodeId) -> Result<Account, Error> {
+        self.read(|records| {
+            let mut roles = Vec::new();
+            for role in [Role::Issuer, Role::Auditor] {
+                if fact::<Held>(records, &(role, account))?.is_some_and(|Held(held)| held) {
+                    roles.push(role);
+                }
+            }
+            Ok(Account {
+                balance: records.balance(account)?,
+                sequence: records.sequence(account)?,
+                signer: fact::<Signer>(records, &account)?.map_or(account, |Signer(signer)| signer),
+                membership: fact(records, &account)?,
+                roles,
+                registration: fact::<Listing>(records, &account)?.and_then(|Listing(listed)| listed),
+                shares: fact(records, &account)?,
+            })
+        })
+    }
+
+    /// A channel's record with its signer.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub fn signed_channel(&mut self, id: ChannelId) -> Result<Option<SignedChannel>, Error> {
+        self.read(|records| match records.channel(id)? {
+            Some(channel) => Ok(Some(signed(records, id, channel)?)),
+            None => Ok(None),
+        })
+    }
+
+    /// A page of the channels an account pays or is paid on, closed ones too, in order of their ids: those behind `after`,
+    /// at most `limit` and at most [`MAX_PAGE`]. It takes as long as the page is, however many there are.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub fn channels_page(
+        &mut self,
+        account: NodeId,
+        after: Option<ChannelId>,
+        limit: usize,
+    ) -> Result<Vec<SignedChannel>, Error> {
+        self.read(|records| {
+            let page = records.channels_behind(account, after, limit.min(MAX_PAGE))?;
+            page.into_iter().map(|(id, channel)| signed(records, id, channel)).collect()
+        })
+    }
+}
+
+fn signed(records: &Transaction<'_>, id: ChannelId, channel: Channel) -> Result<SignedChannel, Fault> {
+    match channel_signer(records, id) {
+        Ok(signer) => Ok(SignedChannel { id, signer, channel }),
+        Err(ExecuteError::Records(fault)) => Err(fault),
+        Err(error) => Err(Fault::Damaged(format!("who signs on a channel: {error}"))),
+    }
+}
+
+fn fact<F: Fact>(records: &Transaction<'_>, key: &F::Key) -> Result<Option<F>, Fault> {
+    let place = F::place(key);
+    let Some(value) = records.fact(&place)? else { return Ok(None) };
+    F::decode(&value).map(Some).ok_or_else(|| Fault::damaged("a record does not read"))
+}
