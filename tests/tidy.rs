@@ -13,9 +13,10 @@ const LEVELS: &[(&str, &str, u8)] = &[
     ("node", "router/node", 1),
     ("ledger-core", "ledger-client/core", 1),
     ("ledger-embedded", "ledger-client/embedded", 2),
-    ("ledger-client", "ledger-client", 3),
-    ("waybill", "router", 4),
-    ("sim", "tests", 4),
+    ("ledger-http", "ledger-client/http", 3),
+    ("ledger-client", "ledger-client", 4),
+    ("waybill", "router", 5),
+    ("sim", "tests", 5),
 ];
 
 /// Cores: they take bytes and time and are asked what they want.

@@ -6,6 +6,8 @@
 
 #[cfg(feature = "embedded")]
 mod embedded;
+#[cfg(feature = "remote")]
+mod remote;
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -18,6 +20,10 @@ pub use embedded::{Embedded, system_clock};
 pub use ledger_core::{Channel, Entry, Event, Genesis, GenesisError, Head, Phase, Refusal, Totals, UnixTime};
 #[cfg(feature = "embedded")]
 pub use ledger_embedded::{Clock, CreateError, Error as EmbeddedError};
+#[cfg(feature = "serve")]
+pub use ledger_http::server;
+#[cfg(feature = "remote")]
+pub use remote::{Remote, RemoteError, Served};
 
 /// A ledger: accounts, channels, and the log of what happened to them.
 ///
@@ -227,75 +233,6 @@ mod tests {
 
     fn tokens(n: u128) -> Tokens {
         Tokens::new(n).unwrap()
-    }
-
-    /// What every engine must do, as its treasurer, Alice and Bob use it.
-    fn carries_a_channel_from_mint_to_close(
-        [treasurer, alices, bobs]: [&mut dyn Ledger; 3],
-        [alice_key, bob_key]: [&AccountKey; 2],
-    ) -> Result<(), Error> {
-        let (alice, bob) = (alice_key.node_id(), bob_key.node_id());
-        treasurer.mint(alice, tokens(100))?;
-        let channel = alices.open_channel(bob, tokens(50))?;
-        alices.top_up(channel, tokens(10))?;
-        assert_eq!(channel.nonce, 1);
-        assert_eq!(bobs.latest_nonce(alice, bob)?, Some(1));
-        assert_eq!(bobs.channels_of(bob)?, [(channel, Channel::open(tokens(60)))]);
-
-        let domain = bobs.domain();
-        let receipt = |total| Receipt::sign(alice_key, &domain, channel, tokens(total), [0; 32]);
-        assert_eq!(bobs.redeem(receipt(20))?, tokens(20));
-        let again = bobs.redeem(receipt(20)).unwrap_err().refusal();
-        assert_eq!(again, Some(Refusal::ReceiptAlreadyRedeemed { amount: tokens(20) }));
-        let lower = Refusal::TotalWentBackwards { total: tokens(10), redeemed: tokens(20) };
-        let outcomes = bobs.redeem_many(&[receipt(10), receipt(30)])?;
-        assert_eq!(outcomes, [Err(lower), Ok(tokens(10))]);
-
-        let by_bob = bobs.start_close(channel).unwrap_err().refusal();
-        assert_eq!(by_bob, Some(Refusal::NotPayer { by: bob }));
-        let exit = alices.start_close(channel)?;
-        let early = alices.finalize(channel).unwrap_err().refusal();
-        assert!(matches!(early, Some(Refusal::NoticeNotOver { exit: end, .. }) if end == exit));
-        bobs.mutual_close(Close::sign(alice_key, &domain, channel, tokens(40)))?;
-        bobs.transfer(alice, tokens(5))?;
-        assert_eq!((alices.balance(alice)?, bobs.balance(bob)?), (tokens(65), tokens(35)));
-        assert_eq!(bobs.channel(channel)?.map(|channel| channel.phase), Some(Phase::Closed));
-
-        let totals = Totals { minted: tokens(100), held: tokens(100), ..Totals::default() };
-        assert_eq!(treasurer.totals()?, totals);
-        let head = treasurer.head()?;
-        assert_eq!(treasurer.audit()?, Verdict::Kept { head, totals });
-        let entries = treasurer.entries(0)?;
-        assert_eq!(entries.len() as u64, head.size);
-        let told: Vec<&str> = entries.iter().map(|entry| entry.event.name()).collect();
-        assert_eq!(
-            told,
-            [
-                "founded",
-                "minted",
-                "channel-opened",
-                "topped-up",
-                "redeemed",
-                "redeemed",
-                "close-started",
-                "mutually-closed",
-                "transferred"
-            ]
-        );
-        Ok(())
-    }
-
-    #[test]
-    fn embedded_ledger_carries_a_channel_from_mint_to_close() {
-        let directory = tempfile::tempdir().unwrap();
-        let [treasurer, alice, bob] = [0xee, 0xa1, 0xb0].map(key);
-        let genesis = Genesis::new("Hilltop", "HILL", 6, treasurer.node_id(), system_clock()()).unwrap();
-        let path = directory.path().join("ledger");
-        let created = Embedded::create(&path, &genesis, system_clock()).unwrap();
-        let open = |key: &AccountKey| Embedded::open(&path, system_clock()).unwrap().signed_by(key.clone());
-        let (mut alices, mut bobs) = (open(&alice), open(&bob));
-        let parties: [&mut dyn Ledger; 3] = [&mut created.signed_by(treasurer), &mut alices, &mut bobs];
-        carries_a_channel_from_mint_to_close(parties, [&alice, &bob]).unwrap();
     }
 
     /// Routers sign and check receipts with the key that an account is named after: on such a channel they would be worth nothing.

@@ -239,6 +239,12 @@ impl<P: Purpose> NoteKey<P> {
     pub fn name(&self) -> &str {
         &self.name
     }
+
+    /// The Ed25519 public key (RFC 8032, section 5.1.5).
+    #[must_use]
+    pub fn public(&self) -> [u8; 32] {
+        self.key.to_bytes()
+    }
 }
 
 /// The first four bytes of a hash of name, type and key.

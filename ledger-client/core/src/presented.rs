@@ -41,6 +41,12 @@ impl Presented {
         &self.request
     }
 
+    /// Whose key signed the order, the receipt or the claim; none where nobody has to, or nobody can have.
+    #[must_use]
+    pub const fn signer(&self) -> Option<NodeId> {
+        self.signer
+    }
+
     /// The same request for a ledger, whichever it was looked at for.
     pub(crate) fn on(&self, domain: &LedgerDomain) -> Self {
         if self.domain == *domain { *self } else { Self::recover(domain, self.request) }

@@ -1,0 +1,354 @@
+//! Asks a served ledger, over one connection that is made anew when it breaks.
+//!
+//! A [`Client`] blocks its thread, and no call lasts longer than its patience. It believes only that it talks to the
+//! ledger's key; what an answer says is for its caller to check. Every question of the API may be asked twice without harm,
+//! so one that fell with a connection is asked once more.
+
+use std::fmt;
+use std::io;
+use std::net::IpAddr;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::header::{CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER, USER_AGENT};
+use hyper::{Method, Request, StatusCode, Uri};
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+use tokio::net::TcpStream;
+use tokio::runtime::Runtime;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use crate::wire::Problem;
+
+/// The longest answer that is read: a page of the longest entries.
+const MAX_ANSWER_BYTES: usize = 8 * 1024 * 1024;
+
+/// How long a call may take, where nothing else is chosen: a link over several radios is slow, and not that slow.
+pub const DEFAULT_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Where a ledger is served: `https://ledger.example`, `https://[fd00::1]:8443/hilltop`. Plain `http` is only for this machine:
+/// anywhere else, who sits between could read and answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    tls: bool,
+    host: String,
+    port: u16,
+    prefix: String,
+}
+
+/// Why a text is no address of a ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum AddressError {
+    /// Not `https://HOST:PORT`.
+    #[error("a ledger's address is written like https://ledger.example:8443")]
+    Malformed,
+    /// `http` to another machine.
+    #[error("plain http is only for a ledger of this machine (127.0.0.1 or [::1]); use https")]
+    Plain,
+}
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        let uri: Uri = text.parse().map_err(|_| AddressError::Malformed)?;
+        let tls = match uri.scheme_str() {
+            Some("https") => true,
+            Some("http") => false,
+            _ => return Err(AddressError::Malformed),
+        };
+        let authority = uri.authority().filter(|authority| !authority.as_str().contains('@'));
+        let (authority, None) = (authority.ok_or(AddressError::Malformed)?, uri.query()) else {
+            return Err(AddressError::Malformed);
+        };
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+        if !tls && !host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback()) {
+            return Err(AddressError::Plain);
+        }
+        let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
+        Ok(Self { tls, host, port, prefix: uri.path().trim_end_matches('/').to_owned() })
+    }
+}
+
+impl Address {
+    /// Whether the connection is encrypted.
+    #[must_use]
+    pub const fn is_encrypted(&self) -> bool {
+        self.tls
+    }
+
+    fn authority(&self) -> String {
+        let Self { host, port, .. } = self;
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.tls { "https" } else { "http" };
+        write!(f, "{scheme}://{}{}", self.authority(), self.prefix)
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug, Error)]
+pub enum ClientError {
+    /// Nobody is there, or the connection broke twice. Whether the question arrived is not known.
+    #[error("the ledger at {address} cannot be reached: {cause}")]
+    Unreachable {
+        /// Where.
+        address: Address,
+        /// What the operating system or TLS said.
+        cause: io::Error,
+    },
+    /// Who answers has another key than the ledger's, or a certificate nobody vouches for. Nothing was asked.
+    #[error("what answers at {address} does not hold the ledger's key: {cause}")]
+    Impostor {
+        /// Where.
+        address: Address,
+        /// What TLS said.
+        cause: rustls::Error,
+    },
+    /// Nothing came in time. Whether the question arrived is not known.
+    #[error("the ledger at {address} has not answered within {} s", patience.as_secs())]
+    Silent {
+        /// Where.
+        address: Address,
+        /// How long we waited.
+        patience: Duration,
+    },
+    /// It answered that it does not answer.
+    #[error("the ledger at {address} says: {}", problem.detail)]
+    Problem {
+        /// Where.
+        address: Address,
+        /// Why.
+        problem: Box<Problem>,
+        /// When to ask again, if it said so.
+        retry_after: Option<Duration>,
+    },
+    /// What answered is no ledger, or one of another version.
+    #[error("what answers at {address} is not a ledger we understand: {why}")]
+    Strange {
+        /// Where.
+        address: Address,
+        /// What is odd.
+        why: String,
+    },
+}
+
+impl ClientError {
+    /// Whether the same question may be answered later without anyone's help.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Silent { .. } => true,
+            Self::Problem { problem, .. } => matches!(problem.status, 408 | 429 | 502..=504),
+            Self::Impostor { .. } | Self::Strange { .. } => false,
+        }
+    }
+}
+
+/// One ledger, asked.
+pub struct Client {
+    address: Address,
+    tls: Option<(TlsConnector, ServerName<'static>)>,
+    patience: Duration,
+    runtime: Runtime,
+    connection: Option<SendRequest<Full<Bytes>>>,
+}
+
+impl Client {
+    /// A client of the ledger at `address`, dialled as `tls` says (see [`crate::trust`]). Nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`ClientError::Unreachable`], where this machine gives no socket to wait with.
+    pub fn new(address: Address, tls: ClientConfig, patience: Duration) -> Result<Self, ClientError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|cause| ClientError::Unreachable { address: address.clone(), cause })?;
+        let name = ServerName::try_from(address.host.clone()).map_err(|_| {
+            let why = format!("{} is no name of a server", address.host);
+            ClientError::Strange { address: address.clone(), why }
+        })?;
+        let tls = address.tls.then(|| (TlsConnector::from(Arc::new(tls)), name));
+        Ok(Self { address, tls, patience, runtime, connection: None })
+    }
+
+    /// Where it asks.
+    #[must_use]
+    pub const fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Asks a question that has an answer in JSON.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, ClientError> {
+        let answer = self.ask(&Method::GET, path, Bytes::new())?;
+        self.read(&answer)
+    }
+
+    /// Asks a question that has an answer in plain text.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub fn get_text(&mut self, path: &str) -> Result<String, ClientError> {
+        let answer = self.ask(&Method::GET, path, Bytes::new())?;
+        String::from_utf8(answer.into()).map_err(|_| self.strange("an answer that is no text".to_owned()))
+    }
+
+    /// Asks a question with a body.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub fn post<T: DeserializeOwned>(&mut self, path: &str, body: &impl Serialize) -> Result<T, ClientError> {
+        let body =
+            serde_json::to_vec(body).map_err(|error| self.strange(format!("a question that has no form: {error}")))?;
+        let answer = self.ask(&Method::POST, path, body.into())?;
+        self.read(&answer)
+    }
+
+    fn read<T: DeserializeOwned>(&self, answer: &[u8]) -> Result<T, ClientError> {
+        serde_json::from_slice(answer).map_err(|error| self.strange(error.to_string()))
+    }
+
+    fn strange(&self, why: String) -> ClientError {
+        ClientError::Strange { address: self.address.clone(), why }
+    }
+
+    fn ask(&mut self, method: &Method, path: &str, body: Bytes) -> Result<Bytes, ClientError> {
+        let Self { address, tls, patience, runtime, connection } = self;
+        let asked = runtime.block_on(async {
+            let asking = async {
+                // A connection that has been kept may have ended without a word.
+                if let Some(kept) = connection.take()
+                    && let Ok(answered) = exchange(kept, address, method, path, &body).await
+                {
+                    return Ok(answered);
+                }
+                let fresh = dial(address, tls.as_ref()).await?;
+                exchange(fresh, address, method, path, &body).await
+            };
+            timeout(*patience, asking).await
+        });
+        let unreachable = |cause: io::Error| {
+            let address = address.clone();
+            match cause.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+                Some(inner @ rustls::Error::InvalidCertificate(_)) => {
+                    ClientError::Impostor { address, cause: inner.clone() }
+                }
+                _ => ClientError::Unreachable { address, cause },
+            }
+        };
+        let (kept, answer) = match asked {
+            Ok(answered) => answered.map_err(unreachable)?,
+            Err(_) => return Err(ClientError::Silent { address: address.clone(), patience: *patience }),
+        };
+        *connection = Some(kept);
+        match answer {
+            Answer { status: StatusCode::OK, body, .. } => Ok(body),
+            Answer { status, body, retry_after } => {
+                let Ok(problem) = serde_json::from_slice::<Problem>(&body) else {
+                    return Err(self.strange(format!("it answers {status}")));
+                };
+                let problem = Box::new(Problem { status: status.as_u16(), ..problem });
+                Err(ClientError::Problem { address: self.address.clone(), problem, retry_after })
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+struct Answer {
+    status: StatusCode,
+    retry_after: Option<Duration>,
+    body: Bytes,
+}
+
+async fn dial(
+    address: &Address,
+    tls: Option<&(TlsConnector, ServerName<'static>)>,
+) -> io::Result<SendRequest<Full<Bytes>>> {
+    let stream = TcpStream::connect((address.host.as_str(), address.port)).await?;
+    stream.set_nodelay(true)?;
+    let Some((connector, name)) = tls else {
+        return start(stream).await;
+    };
+    start(connector.connect(name.clone(), stream).await?).await
+}
+
+async fn start<S>(stream: S) -> io::Result<SendRequest<Full<Bytes>>>
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
+{
+    let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    // It ends with the sender, and says nothing that the sender's calls do not say.
+    tokio::spawn(async move {
+        let _ended = connection.await;
+    });
+    Ok(sender)
+}
+
+async fn exchange(
+    mut connection: SendRequest<Full<Bytes>>,
+    address: &Address,
+    method: &Method,
+    path: &str,
+    body: &Bytes,
+) -> io::Result<(SendRequest<Full<Bytes>>, Answer)> {
+    connection.ready().await.map_err(io::Error::other)?;
+    let mut question = Request::builder()
+        .method(method)
+        .uri(format!("{}{path}", address.prefix))
+        .header(HOST, address.authority())
+        .header(USER_AGENT, concat!("waybill/", env!("CARGO_PKG_VERSION")));
+    if method == Method::POST {
+        question = question.header(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    }
+    let question = question.body(Full::new(body.clone())).map_err(io::Error::other)?;
+    let answer = connection.send_request(question).await.map_err(io::Error::other)?;
+    let status = answer.status();
+    let seconds = answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+    let body = Limited::new(answer.into_body(), MAX_ANSWER_BYTES).collect().await.map_err(io::Error::other)?;
+    Ok((connection, Answer { status, retry_after: seconds.map(Duration::from_secs), body: body.to_bytes() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_https_or_of_this_machine() {
+        for (text, shown) in [
+            ("https://ledger.example", Ok("https://ledger.example:443")),
+            ("https://ledger.example/", Ok("https://ledger.example:443")),
+            ("https://[fd00::1]:8443/hilltop/", Ok("https://[fd00::1]:8443/hilltop")),
+            ("http://127.0.0.1:8080", Ok("http://127.0.0.1:8080")),
+            ("http://[::1]:8080", Ok("http://[::1]:8080")),
+            ("http://ledger.example", Err(AddressError::Plain)),
+            ("http://192.0.2.1", Err(AddressError::Plain)),
+            ("ftp://ledger.example", Err(AddressError::Malformed)),
+            ("ledger.example", Err(AddressError::Malformed)),
+            ("https://user@ledger.example", Err(AddressError::Malformed)),
+            ("https://ledger.example/?a=b", Err(AddressError::Malformed)),
+            ("", Err(AddressError::Malformed)),
+        ] {
+            assert_eq!(text.parse::<Address>().map(|address| address.to_string()), shown.map(str::to_owned), "{text}");
+        }
+    }
+}

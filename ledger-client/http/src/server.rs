@@ -1,0 +1,366 @@
+//! Serves a ledger's SQLite file: one writer, some readers, and as many who ask as there are places.
+//!
+//! ```text
+//! sockets --> gate --> TLS --> HTTP/1.1 --> limits --> routes --+--> readers (SQLite, one transaction each)
+//!                                                               '--> signatures --> the writer (group commit) --> disk
+//! ```
+//!
+//! It decides nothing: what may happen is in `ledger_core`'s rules. Nobody logs in; an order carries its account's signature.
+//! Everything that a stranger can make it hold is bounded: connections ([`Places`]), what they ask in a second ([`Rate`]),
+//! bytes ([`crate::wire::MAX_BODY_BYTES`]), time ([`Settings::patience`]), and what waits for the disk.
+
+mod answers;
+mod gate;
+mod limits;
+mod metrics;
+mod routes;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use ledger_core::checkpoint::origin;
+use ledger_core::note::{Log, NoteKeyError, NoteSigner};
+use ledger_embedded::{Embedded, Error as LedgerError, Writer};
+use metering::NodeId;
+use rustls::ServerConfig;
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+use tokio_io_timeout::TimeoutStream;
+use tokio_rustls::TlsAcceptor;
+
+use crate::wire::{MAX_BODY_BYTES, PROBLEM_JSON, Problem};
+use answers::{Ledger, Reply};
+use gate::{Gate, Place};
+use limits::{Limits, owner};
+use metrics::Metrics;
+use routes::Question;
+
+pub use gate::Places;
+pub use limits::Rate;
+
+/// How much a server lets itself be asked. [`Settings::default`] is for a community's ledger on a small machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How many may be connected. Each takes some 50 KB.
+    pub places: Places,
+    /// How much one address may ask: a question counts one, a batch as many as are in it.
+    pub per_owner: Rate,
+    /// How many requests one key may have signed.
+    pub per_key: Rate,
+    /// How long a question may take to arrive, an answer to be taken, and a connection to be quiet.
+    pub patience: Duration,
+    /// How many readers of the file there are.
+    pub readers: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            places: Places { total: 1000, per_owner: 200 },
+            per_owner: Rate { per_second: 200, burst: 2000 },
+            per_key: Rate { per_second: 100, burst: 1000 },
+            patience: Duration::from_secs(30),
+            readers: 4,
+        }
+    }
+}
+
+/// Why a ledger is not served.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    /// Its file cannot be used.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The key cannot sign under the ledger's name.
+    #[error(transparent)]
+    Key(#[from] NoteKeyError),
+    /// The address cannot be listened at.
+    #[error("cannot listen at {address}: {cause}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// What the operating system said.
+        cause: io::Error,
+    },
+}
+
+/// A ledger about to be served.
+pub struct Server {
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    shared: Arc<Shared>,
+    writer: Writer,
+}
+
+/// What all connections share.
+struct Shared {
+    ledger: Ledger,
+    gate: Arc<Gate>,
+    per_owner: Mutex<Limits<IpAddr>>,
+    per_key: Mutex<Limits<NodeId>>,
+    metrics: Metrics,
+    patience: Duration,
+}
+
+impl Server {
+    /// Opens the file at `path` and listens at `address`, with TLS (see [`crate::trust`]) or, on this machine alone, without.
+    /// `ledger` is the file, opened; `open` opens it again, for readers; `secret` is the ledger's key, an Ed25519 seed
+    /// (RFC 8032, section 5.1.5).
+    ///
+    /// # Errors
+    /// [`ServeError`]
+    pub async fn bind(
+        address: SocketAddr,
+        tls: Option<ServerConfig>,
+        path: &Path,
+        open: impl Fn(&Path) -> Result<Embedded, LedgerError>,
+        secret: &[u8; 32],
+        settings: Settings,
+    ) -> Result<Self, ServeError> {
+        let ledger = open(path)?;
+        let genesis = ledger.genesis().clone();
+        let signer = NoteSigner::<Log>::new(&origin(&genesis), secret)?;
+        let readers = (0..settings.readers.max(1)).map(|_| open(path)).collect::<Result<_, _>>()?;
+        let listen = |cause| ServeError::Listen { address, cause };
+        let listener = TcpListener::bind(address).await.map_err(listen)?;
+        let writer = Writer::start(ledger)?;
+        let shared = Shared {
+            ledger: Ledger::new(genesis, signer, readers, writer.clone()),
+            gate: Gate::new(settings.places),
+            per_owner: Mutex::new(Limits::new(settings.per_owner)),
+            per_key: Mutex::new(Limits::new(settings.per_key)),
+            metrics: Metrics::default(),
+            patience: settings.patience,
+        };
+        let tls = tls.map(|config| TlsAcceptor::from(Arc::new(config)));
+        Ok(Self { listener, tls, shared: Arc::new(shared), writer })
+    }
+
+    /// Where it listens: the port, where it was asked for any.
+    ///
+    /// # Errors
+    /// Where the operating system does not say.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// The public half of the ledger's key, as a C2SP verifier key: what members are told.
+    #[must_use]
+    pub fn key(&self) -> String {
+        self.shared.ledger.key()
+    }
+
+    /// Serves until `stop`: then takes no new connection, answers what was asked, and closes the file.
+    pub async fn run(self, stop: impl Future<Output = ()>) {
+        let Self { listener, tls, shared, writer } = self;
+        // Whoever holds a receiver is connected.
+        let (stopping, stopped) = watch::channel(false);
+        let mut stop = pin!(stop);
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = &mut stop => break,
+            };
+            let (stream, peer) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Too many files are open, or who knocked has gone.
+                    tracing::warn!(%error, "a connection could not be taken");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            };
+            let owner = owner(peer.ip());
+            match shared.gate.enter(owner) {
+                Some(place) => {
+                    let (tls, shared, stopped) = (tls.clone(), shared.clone(), stopped.clone());
+                    tokio::spawn(async move { connected(stream, tls, &shared, owner, place, stopped).await });
+                }
+                None => shared.metrics.turned_away(),
+            }
+        }
+        drop((listener, stopped));
+        stopping.send_replace(true);
+        let _late = timeout(shared.patience, stopping.closed()).await;
+        // The file is closed by the writer's thread, which answers what waits before.
+        let _ended = tokio::task::spawn_blocking(move || writer.stop()).await;
+    }
+}
+
+async fn connected(
+    stream: TcpStream,
+    tls: Option<TlsAcceptor>,
+    shared: &Arc<Shared>,
+    owner: IpAddr,
+    place: Place,
+    stopped: watch::Receiver<bool>,
+) {
+    // Answers are small, and each is waited for.
+    let _unset = stream.set_nodelay(true);
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_read_timeout(Some(shared.patience));
+    stream.set_write_timeout(Some(shared.patience));
+    let stream = Box::pin(stream);
+    let Some(tls) = tls else {
+        return converse(stream, shared, owner, place, stopped).await;
+    };
+    let handshake = timeout(shared.patience, tls.accept(stream));
+    let accepted = tokio::select! {
+        accepted = handshake => accepted,
+        () = place.needed() => return,
+    };
+    // A client that does not know our key, a scanner, or one who is slow: its own log says which.
+    if let Ok(Ok(stream)) = accepted {
+        converse(stream, shared, owner, place, stopped).await;
+    }
+}
+
+async fn converse<S>(stream: S, shared: &Arc<Shared>, owner: IpAddr, place: Place, mut stopped: watch::Receiver<bool>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let place = &place;
+    let service = service_fn(move |request| async move {
+        place.busy();
+        let response = respond(request, shared, owner).await;
+        place.quiet();
+        Ok::<_, std::convert::Infallible>(response)
+    });
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(shared.patience).max_buf_size(16 * 1024);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    tokio::select! {
+        _ended = connection.as_mut() => return,
+        () = place.needed() => {}
+        _stopped = stopped.wait_for(|stopped| *stopped) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ended = timeout(shared.patience, connection).await;
+}
+
+/// One question and its answer.
+async fn respond(request: Request<Incoming>, shared: &Arc<Shared>, owner: IpAddr) -> Response<Full<Bytes>> {
+    let began = Instant::now();
+    let is_head = request.method() == Method::HEAD;
+    let (name, answered) = match routes::read(request.method(), request.uri().path(), request.uri().query()) {
+        Ok(question) => (question.name(), answer(&question, request, shared, owner).await),
+        Err(problem) => ("none", Err(problem.into())),
+    };
+    let reply = answered.unwrap_or_else(|refused| {
+        if let Some(refusal) = &refused.problem.refusal {
+            shared.metrics.refused(refusal.rule());
+        }
+        refused.into_reply()
+    });
+    shared.metrics.answered(name, reply.status, began.elapsed());
+    into_response(reply, is_head)
+}
+
+/// A problem, and when to ask again.
+struct Declined {
+    problem: Problem,
+    retry_after: Option<Duration>,
+}
+
+impl From<Problem> for Declined {
+    fn from(problem: Problem) -> Self {
+        Self { problem, retry_after: None }
+    }
+}
+
+impl Declined {
+    fn later(status: u16, title: &str, detail: &str, wait: Duration) -> Self {
+        Self { problem: Problem::new(status, title, detail), retry_after: Some(wait) }
+    }
+
+    fn into_reply(self) -> Reply {
+        let body = serde_json::to_vec(&self.problem).unwrap_or_default();
+        Reply { status: self.problem.status, kind: PROBLEM_JSON, body: body.into(), retry_after: self.retry_after }
+    }
+}
+
+async fn answer(
+    question: &Question,
+    request: Request<Incoming>,
+    shared: &Arc<Shared>,
+    owner: IpAddr,
+) -> Result<Reply, Declined> {
+    shared.allow(&shared.per_owner, owner, 1)?;
+    if !question.has_body() {
+        return shared.ledger.answer(question, shared).await;
+    }
+    let is_json = |value: &HeaderValue| {
+        let kind = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default();
+        kind.trim().eq_ignore_ascii_case("application/json")
+    };
+    if !request.headers().get(CONTENT_TYPE).is_some_and(is_json) {
+        return Err(Problem::new(415, "UnsupportedMediaType", "the body is to be application/json").into());
+    }
+    let body = read_body(request, shared.patience).await?;
+    let read = |error: serde_json::Error| Problem::new(400, "BadRequest", format!("the body does not read: {error}"));
+    if *question == Question::Request {
+        let request = serde_json::from_slice(&body).map_err(read)?;
+        return shared.ledger.request(request, shared).await;
+    }
+    let requests: Vec<_> = serde_json::from_slice(&body).map_err(read)?;
+    // One was counted as the question came.
+    shared.allow(&shared.per_owner, owner, u32::try_from(requests.len()).unwrap_or(u32::MAX).saturating_sub(1))?;
+    shared.ledger.batch(requests, shared).await
+}
+
+async fn read_body(request: Request<Incoming>, patience: Duration) -> Result<Bytes, Declined> {
+    let too_long = || Problem::new(413, "ContentTooLarge", format!("a body has at most {MAX_BODY_BYTES} bytes"));
+    // What says beforehand that it is too long is not read at all.
+    if hyper::body::Body::size_hint(request.body()).lower() > MAX_BODY_BYTES as u64 {
+        return Err(too_long().into());
+    }
+    let read = Limited::new(request.into_body(), MAX_BODY_BYTES).collect();
+    match timeout(patience, read).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(too_long().into()),
+        Ok(Err(_)) => Err(Problem::new(400, "BadRequest", "the body ended early").into()),
+        Err(_) => Err(Problem::new(408, "RequestTimeout", "the body took too long to arrive").into()),
+    }
+}
+
+impl Shared {
+    fn allow<K: Ord + Copy>(&self, limits: &Mutex<Limits<K>>, key: K, cost: u32) -> Result<(), Declined> {
+        let taken = limits.lock().unwrap_or_else(PoisonError::into_inner).take(key, cost, Instant::now());
+        taken.map_err(|wait| Declined::later(429, "TooManyRequests", "this is more than one may ask at once", wait))
+    }
+}
+
+fn into_response(reply: Reply, is_head: bool) -> Response<Full<Bytes>> {
+    let Reply { status, kind, body, retry_after } = reply;
+    let length = body.len();
+    let mut response = Response::new(Full::new(if is_head { Bytes::new() } else { body }));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    if is_head {
+        headers.insert(hyper::header::CONTENT_LENGTH, length.into());
+    }
+    if status == 405 {
+        headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST"));
+    }
+    if let Some(wait) = retry_after {
+        headers.insert(RETRY_AFTER, (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).into());
+    }
+    response
+}

@@ -1,0 +1,513 @@
+//! The ledger of a community, served by another machine.
+//!
+//! What a server says is checked as far as it can be: that it holds the key the community was told of, that its log is this
+//! ledger's and only grows, that what an order was answered with is what was ordered and stands in the log. A balance
+//! and a channel's record are its word until it proves them. Its log can be replayed whole ([`Ledger::audit`]).
+//!
+//! The link may go at any moment, and so may the power. An order is on this machine's disk, signed, before it is sent, and
+//! stays there until its answer has come: the same order sent again is answered with the entry it made, so nothing is
+//! done twice. Until then no other order of the account's is signed, as it would have the same number.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ledger_core::checkpoint::{View, ViewError, origin};
+use ledger_core::merkle::{leaf_hash, verify_inclusion};
+use ledger_core::note::{Log, Note, NoteKey};
+use ledger_core::{
+    Channel, Command, Entry, EntryError, Event, Genesis, Head, Order, Records, Refusal, Request, State, Totals,
+    UnixTime,
+};
+use ledger_http::client::{Address, Client, ClientError};
+use ledger_http::trust;
+use ledger_http::wire::{
+    About, Account, ChannelRecord, Channels, Done, Entries, Growth, Inclusion, MAX_BATCH, NumberedBytes, Outcome, Pair,
+    channel_path,
+};
+use metering::{AccountKey, ChannelId, Close, NodeId, Receipt, TlsKey, Tokens, Unverified};
+use thiserror::Error as ThisError;
+
+use crate::{Error, Ledger, Unavailable, Verdict};
+
+/// How many entries are asked for at a time: some 100 KB.
+const PAGE: usize = 100;
+
+/// Where a ledger is served, and whom to believe.
+#[derive(Clone, Debug)]
+pub struct Served {
+    /// Where.
+    pub address: Address,
+    /// The ledger's key, as its operator gives it out. Its name is the ledger's own.
+    pub key: NoteKey<Log>,
+    /// The authorities to believe, in PEM, where the server has bought a certificate; without, it has to hold `key`.
+    pub authorities: Option<Vec<u8>>,
+    /// How long to wait for an answer.
+    pub patience: Duration,
+}
+
+/// A served ledger, and the account that acts on it.
+///
+/// [`Remote::open`] keeps what it must remember (the founding, the newest checkpoint, the order that has no answer yet) in
+/// a directory of its own.
+pub struct Remote {
+    client: Client,
+    genesis: Genesis,
+    view: View,
+    kept: Kept,
+    signer: Option<(NodeId, AccountKey)>,
+}
+
+/// What is wrong with a served ledger, or with what is kept of it.
+#[derive(Debug, ThisError)]
+pub enum RemoteError {
+    /// It cannot be asked, or does not answer.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// Somebody else answers: whoever has taken the ledger's place does not have its key.
+    #[error("the founding that {address} shows is not the one of {name}")]
+    OtherLedger {
+        /// Who answered.
+        address: Address,
+        /// Whom we asked for.
+        name: String,
+    },
+    /// Its log does not continue what it was, or does not have what it says.
+    #[error("the ledger at {address} contradicts itself: {what}")]
+    Contradiction {
+        /// Who.
+        address: Address,
+        /// What it says.
+        what: String,
+    },
+    /// What is kept on this machine cannot be read or written.
+    #[error("cannot {action} {}: {cause}", path.display())]
+    Io {
+        /// What was tried: "read", "write".
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the operating system said.
+        cause: io::Error,
+    },
+    /// What is kept on this machine does not read.
+    #[error("{} does not read: {why}", path.display())]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+impl From<RemoteError> for Error {
+    fn from(error: RemoteError) -> Self {
+        if let RemoteError::Client(ClientError::Problem { problem, .. }) = &error
+            && let Some(refusal) = &problem.refusal
+        {
+            return Self::Refused(**refusal);
+        }
+        let retry = matches!(&error, RemoteError::Client(client) if client.may_pass());
+        Unavailable { retry, reason: Box::new(error) }.into()
+    }
+}
+
+impl Remote {
+    /// Opens what is kept of the ledger in `directory`, or, the first time, makes it and asks for the ledger's founding.
+    ///
+    /// # Errors
+    /// [`RemoteError`]
+    pub fn open(served: Served, directory: &Path) -> Result<Self, RemoteError> {
+        let Served { address, key, authorities, patience } = served;
+        let strange = |why: String| ClientError::Strange { address: address.clone(), why };
+        let tls = match &authorities {
+            Some(authorities) => trust::vouched_for(authorities),
+            None => trust::pinned(&TlsKey(key.public())),
+        };
+        let tls = tls.map_err(|error| strange(error.to_string()))?;
+        let mut client = Client::new(address.clone(), tls, patience)?;
+        let kept = Kept::open(directory)?;
+        let genesis = match kept.read(FOUNDING)? {
+            Some(bytes) => read_founding(&bytes).ok_or_else(|| kept.damaged(FOUNDING, "it is no founding"))?,
+            None => {
+                let first: Inclusion<NumberedBytes> = client.get("/v1/entries/0")?;
+                let genesis = read_founding(&first.entry.bytes.0).filter(|genesis| origin(genesis) == key.name());
+                let other = || RemoteError::OtherLedger { address: address.clone(), name: key.name().to_owned() };
+                let genesis = genesis.ok_or_else(other)?;
+                kept.write(FOUNDING, &first.entry.bytes.0)?;
+                genesis
+            }
+        };
+        if origin(&genesis) != key.name() {
+            return Err(kept.damaged(FOUNDING, "it is another ledger's"));
+        }
+        let view = match kept.read(CHECKPOINT)? {
+            Some(bytes) => {
+                let note = String::from_utf8(bytes).ok().and_then(|text| text.parse::<Note>().ok());
+                let view = note.and_then(|note| View::resume(key, note).ok());
+                view.ok_or_else(|| kept.damaged(CHECKPOINT, "it is no checkpoint of this ledger"))?
+            }
+            None => View::new(key),
+        };
+        Ok(Self { client, genesis, view, kept, signer: None })
+    }
+
+    /// The same, acting in the name of this key's account.
+    #[must_use]
+    pub fn signed_by(self, key: AccountKey) -> Self {
+        let account = key.node_id();
+        self.acting_for(account, key)
+    }
+
+    /// The same, acting in the name of an account that has had another key sign for it.
+    #[must_use]
+    pub fn acting_for(self, account: NodeId, key: AccountKey) -> Self {
+        Self { signer: Some((account, key)), ..self }
+    }
+
+    /// How the ledger stands, by its own word.
+    ///
+    /// # Errors
+    /// [`RemoteError`]
+    pub fn about(&mut self) -> Result<About, RemoteError> {
+        Ok(self.client.get("/v1/ledger")?)
+    }
+
+    /// All that stands under an account, by the ledger's word.
+    ///
+    /// # Errors
+    /// [`RemoteError`]
+    pub fn account(&mut self, account: NodeId) -> Result<Account, RemoteError> {
+        Ok(self.client.get(&format!("/v1/accounts/{account}"))?)
+    }
+
+    /// The order that was sent and has had no answer, if there is one.
+    ///
+    /// # Errors
+    /// [`RemoteError`], where it cannot be read.
+    pub fn unanswered(&self) -> Result<Option<Order<Unverified>>, RemoteError> {
+        let Some(bytes) = self.kept.read(UNANSWERED)? else { return Ok(None) };
+        let order =
+            serde_json::from_slice(&bytes).map_err(|error| self.kept.damaged(UNANSWERED, &error.to_string()))?;
+        Ok(Some(order))
+    }
+
+    /// Signs a command as the account's next order, keeps it, and has the ledger do it. Where an order has had no answer,
+    /// that one is sent again first; and if it commands the same, its answer is the answer.
+    pub(crate) fn order(&mut self, command: Command) -> Result<Entry, Error> {
+        let (account, key) = self.signer.clone().ok_or(Error::NoKey)?;
+        if let Some(order) = self.unanswered()? {
+            let answer = self.send(order);
+            if matches!(&answer, Err(Error::Unavailable(_))) || *order.command() == command {
+                return answer;
+            }
+        }
+        let sequence = self.account(account)?.sequence.saturating_add(1);
+        let order = Order::sign(&key, &self.genesis.domain(), account, sequence, command).into_unverified();
+        let bytes = serde_json::to_vec(&order).map_err(|error| self.kept.damaged(UNANSWERED, &error.to_string()))?;
+        self.kept.write(UNANSWERED, &bytes)?;
+        self.send(order)
+    }
+
+    /// Sends an order that is kept, and forgets it when it is answered, one way or the other.
+    fn send(&mut self, order: Order<Unverified>) -> Result<Entry, Error> {
+        let answer = self.ask(&Request::Order(order));
+        if let Ok(_) | Err(Error::Refused(_)) = &answer {
+            self.kept.remove(UNANSWERED)?;
+        }
+        answer
+    }
+
+    /// Has a request answered, and checks that the answer is one to this request and stands in the log.
+    fn ask(&mut self, request: &Request) -> Result<Entry, Error> {
+        let done: Done<NumberedBytes> = self.client.post("/v1/requests", request).map_err(RemoteError::from)?;
+        let head = self.newest()?;
+        Ok(self.check(request, &done.entry, &head)?)
+    }
+
+    /// Whether an entry is what a request asks for and stands in the log that has this head.
+    fn check(&mut self, request: &Request, told: &NumberedBytes, head: &Head) -> Result<Entry, RemoteError> {
+        let entry = self.decoded(told)?;
+        if entry.request() != Some(*request) {
+            return Err(self.contradiction(format!("entry {} is not what was asked for", told.number)));
+        }
+        let proven: Inclusion<NumberedBytes> =
+            self.client.get(&format!("/v1/entries/{}?size={}", told.number, head.size))?;
+        if !verify_inclusion(head, told.number, &leaf_hash(&told.bytes.0), &proven.proof) {
+            return Err(self.contradiction(format!("nothing proves that entry {} stands in its log", told.number)));
+        }
+        Ok(entry)
+    }
+
+    fn decoded(&self, told: &NumberedBytes) -> Result<Entry, RemoteError> {
+        let odd = |error: EntryError| self.contradiction(format!("entry {}: {error}", told.number));
+        told.decode().map_err(odd)
+    }
+
+    fn contradiction(&self, what: String) -> RemoteError {
+        RemoteError::Contradiction { address: self.client.address().clone(), what }
+    }
+
+    /// The log's newest head, signed, and proven to continue the one that was seen before.
+    fn newest(&mut self) -> Result<Head, RemoteError> {
+        let text = self.client.get_text("/v1/checkpoint")?;
+        let note: Note = text.parse().map_err(|error| self.contradiction(format!("its checkpoint: {error}")))?;
+        let size = note.text().lines().nth(1).and_then(|line| line.parse::<u64>().ok());
+        let seen = self.view.head().map_or(0, |head| head.size);
+        let proof = match size {
+            Some(size) if 0 < seen && seen < size => {
+                self.client.get::<Growth>(&format!("/v1/growth?old_size={seen}&size={size}"))?.proof
+            }
+            _ => Vec::new(),
+        };
+        let head = self.view.accept(note, &proof).map_err(|error: ViewError| self.contradiction(error.to_string()))?;
+        // Kept before anything rests on it, so that no later answer can be from another past.
+        self.kept.write(CHECKPOINT, text.as_bytes())?;
+        Ok(head)
+    }
+}
+
+fn read_founding(bytes: &[u8]) -> Option<Genesis> {
+    let Event::Founded(genesis) = Entry::decode(bytes).ok()?.event else { return None };
+    Some(genesis)
+}
+
+impl Ledger for Remote {
+    fn genesis(&self) -> &Genesis {
+        &self.genesis
+    }
+
+    fn balance(&mut self, account: NodeId) -> Result<Tokens, Error> {
+        Ok(self.account(account)?.balance)
+    }
+
+    fn channel(&mut self, channel: ChannelId) -> Result<Option<Channel>, Error> {
+        Ok(self.channel_record(channel)?.map(|found| found.record))
+    }
+
+    fn channel_signer(&mut self, channel: ChannelId) -> Result<NodeId, Error> {
+        Ok(self.channel_record(channel)?.map_or(channel.payer, |found| found.signer))
+    }
+
+    fn channels_of(&mut self, account: NodeId) -> Result<Vec<(ChannelId, Channel)>, Error> {
+        let (mut all, mut after) = (Vec::new(), String::new());
+        loop {
+            let path = format!("/v1/accounts/{account}/channels?limit={PAGE}{after}");
+            let page: Channels = self.client.get(&path).map_err(RemoteError::from)?;
+            let behind = all.last().map(|(id, _)| *id);
+            for ChannelRecord { channel, record, .. } in page.channels {
+                if behind.is_some_and(|behind| channel <= behind) {
+                    return Err(self.contradiction("its pages of channels do not go on".to_owned()).into());
+                }
+                all.push((channel, record));
+            }
+            match page.next {
+                Some(next) => after = format!("&after={next}"),
+                None => return Ok(all),
+            }
+        }
+    }
+
+    fn latest_nonce(&mut self, payer: NodeId, payee: NodeId) -> Result<Option<u64>, Error> {
+        let pair: Pair = self.client.get(&format!("/v1/channels/{payer}/{payee}")).map_err(RemoteError::from)?;
+        Ok(pair.latest_nonce)
+    }
+
+    fn totals(&mut self) -> Result<Totals, Error> {
+        Ok(self.about()?.totals)
+    }
+
+    fn head(&mut self) -> Result<Head, Error> {
+        Ok(self.newest()?)
+    }
+
+    fn entries(&mut self, from: u64) -> Result<Vec<Entry>, Error> {
+        let page: Entries<NumberedBytes> =
+            self.client.get(&format!("/v1/entries?from={from}&limit={PAGE}")).map_err(RemoteError::from)?;
+        (from..)
+            .zip(&page.entries)
+            .map(|(number, told)| {
+                if told.number == number {
+                    return Ok(self.decoded(told)?);
+                }
+                Err(self.contradiction(format!("entry {} stands where {number} belongs", told.number)).into())
+            })
+            .collect()
+    }
+
+    fn mint(&mut self, to: NodeId, amount: Tokens) -> Result<(), Error> {
+        self.order(Command::Mint { to, amount }).map(drop)
+    }
+
+    fn transfer(&mut self, to: NodeId, amount: Tokens) -> Result<(), Error> {
+        self.order(Command::Transfer { to, amount }).map(drop)
+    }
+
+    fn open_channel(&mut self, payee: NodeId, deposit: Tokens) -> Result<ChannelId, Error> {
+        let entry = self.order(Command::OpenChannel { payee, deposit })?;
+        let Event::ChannelOpened { channel, .. } = entry.event else { return Err(self.other_kind(&entry)) };
+        Ok(channel)
+    }
+
+    fn top_up(&mut self, channel: ChannelId, amount: Tokens) -> Result<(), Error> {
+        self.order(Command::TopUp { channel, amount }).map(drop)
+    }
+
+    fn redeem(&mut self, receipt: Receipt) -> Result<Tokens, Error> {
+        let entry = self.ask(&Request::Redeem { receipt: receipt.into_unverified() })?;
+        let Event::Redeemed { paid, .. } = entry.event else { return Err(self.other_kind(&entry)) };
+        Ok(paid)
+    }
+
+    /// In batches: where a later one fails, what the earlier ones did has happened, and asking again says so.
+    fn redeem_many(&mut self, receipts: &[Receipt]) -> Result<Vec<Result<Tokens, Refusal>>, Error> {
+        let mut paid = Vec::with_capacity(receipts.len());
+        for batch in receipts.chunks(MAX_BATCH) {
+            let requests: Vec<_> =
+                batch.iter().map(|receipt| Request::Redeem { receipt: receipt.into_unverified() }).collect();
+            let outcomes: Vec<Outcome<NumberedBytes>> =
+                self.client.post("/v1/requests/batch", &requests).map_err(RemoteError::from)?;
+            if outcomes.len() != requests.len() {
+                return Err(self.contradiction("it did not answer each of a batch".to_owned()).into());
+            }
+            let head = self.newest()?;
+            for (request, outcome) in requests.iter().zip(outcomes) {
+                paid.push(match outcome {
+                    Outcome::Done(told) => {
+                        let entry = self.check(request, &told, &head)?;
+                        let Event::Redeemed { paid, .. } = entry.event else { return Err(self.other_kind(&entry)) };
+                        Ok(paid)
+                    }
+                    Outcome::Refused(problem) => match problem.refusal {
+                        Some(refusal) => Err(*refusal),
+                        None => {
+                            return Err(self
+                                .contradiction(format!("it refuses without a rule: {}", problem.detail))
+                                .into());
+                        }
+                    },
+                });
+            }
+        }
+        Ok(paid)
+    }
+
+    fn start_close(&mut self, channel: ChannelId) -> Result<UnixTime, Error> {
+        let entry = self.order(Command::StartClose { channel })?;
+        let Event::CloseStarted { exit, .. } = entry.event else { return Err(self.other_kind(&entry)) };
+        Ok(exit)
+    }
+
+    fn finalize(&mut self, channel: ChannelId) -> Result<Tokens, Error> {
+        let entry = self.ask(&Request::Finalize { channel })?;
+        let Event::Finalized { refunded, .. } = entry.event else { return Err(self.other_kind(&entry)) };
+        Ok(refunded)
+    }
+
+    fn mutual_close(&mut self, close: Close) -> Result<(), Error> {
+        self.order(Command::MutualClose { close: close.into_unverified() }).map(drop)
+    }
+
+    fn audit(&mut self) -> Result<Verdict, Error> {
+        let head = self.newest()?;
+        let mut state: Option<State> = None;
+        let broken = |difference: String| Ok(Verdict::Broken { difference });
+        let mut next = 0;
+        while next < head.size {
+            let limit = (head.size - next).min(PAGE as u64);
+            let page: Entries<NumberedBytes> =
+                self.client.get(&format!("/v1/entries?from={next}&limit={limit}")).map_err(RemoteError::from)?;
+            if page.entries.is_empty() {
+                return broken(format!("entry {next} is missing"));
+            }
+            for told in &page.entries {
+                let replayed = match &mut state {
+                    None => State::replay_founding(&told.bytes.0).map(|founded| state = Some(founded)),
+                    Some(state) => state.replay(&told.bytes.0).map(drop),
+                };
+                if let Err(error) = replayed {
+                    return broken(format!("entry {next}: {error}"));
+                }
+                next += 1;
+            }
+        }
+        let Some(state) = state else { return broken("entry 0 is missing".to_owned()) };
+        if state.head() != head {
+            let told = state.head().root;
+            return broken(format!("the log's root is {told} over {} entries, and it signed {}", head.size, head.root));
+        }
+        Ok(Verdict::Kept { head, totals: state.totals() })
+    }
+}
+
+impl Remote {
+    fn channel_record(&mut self, channel: ChannelId) -> Result<Option<ChannelRecord>, Error> {
+        match self.client.get::<ChannelRecord>(&format!("/v1/channels/{}", channel_path(&channel))) {
+            Ok(found) if found.channel == channel => Ok(Some(found)),
+            Ok(_) => Err(self.contradiction("it tells of another channel than was asked for".to_owned()).into()),
+            Err(ClientError::Problem { problem, .. }) if problem.title == "UnknownChannel" => Ok(None),
+            Err(error) => Err(RemoteError::from(error).into()),
+        }
+    }
+
+    fn other_kind(&self, entry: &Entry) -> Error {
+        self.contradiction(format!("it answers with {}", entry.event.name())).into()
+    }
+}
+
+impl std::fmt::Debug for Remote {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Remote").field("client", &self.client).finish_non_exhaustive()
+    }
+}
+
+const FOUNDING: &str = "founding";
+const CHECKPOINT: &str = "checkpoint";
+const UNANSWERED: &str = "unanswered.json";
+
+/// The directory of what must be remembered: small files, each written whole or not at all.
+struct Kept(PathBuf);
+
+impl Kept {
+    fn open(directory: &Path) -> Result<Self, RemoteError> {
+        let made = fs::create_dir_all(directory);
+        made.map_err(|cause| RemoteError::Io { action: "make", path: directory.to_owned(), cause })?;
+        Ok(Self(directory.to_owned()))
+    }
+
+    fn damaged(&self, name: &str, why: &str) -> RemoteError {
+        RemoteError::Damaged { path: self.0.join(name), why: why.to_owned() }
+    }
+
+    fn read(&self, name: &str) -> Result<Option<Vec<u8>>, RemoteError> {
+        let path = self.0.join(name);
+        match fs::read(&path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(cause) => Err(RemoteError::Io { action: "read", path, cause }),
+        }
+    }
+
+    /// Durable when this returns, and never half written.
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<(), RemoteError> {
+        let (path, new) = (self.0.join(name), self.0.join(format!("{name}.new")));
+        let written = File::create(&new).and_then(|mut file| {
+            file.write_all(bytes)?;
+            file.sync_all()?;
+            fs::rename(&new, &path)?;
+            File::open(&self.0)?.sync_all()
+        });
+        written.map_err(|cause| RemoteError::Io { action: "write", path, cause })
+    }
+
+    fn remove(&self, name: &str) -> Result<(), RemoteError> {
+        let path = self.0.join(name);
+        match fs::remove_file(&path).and_then(|()| File::open(&self.0)?.sync_all()) {
+            Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
+                Err(RemoteError::Io { action: "remove", path, cause })
+            }
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! What every engine must do, and what only a served one can get wrong.
+#![cfg(all(feature = "remote", feature = "serve"))]
+#![expect(clippy::unwrap_used, reason = "what fails here fails a test")]
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use ledger_client::server::{Server, Settings};
+use ledger_client::{
+    Channel, Embedded, Error, Genesis, Ledger, Phase, Refusal, Remote, Served, Totals, Unavailable, Verdict,
+    system_clock,
+};
+use ledger_http::trust;
+use metering::{AccountKey, Close, NodeId, Receipt, Tokens};
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+
+const SECRET: [u8; 32] = [0x5e; 32];
+
+fn key(byte: u8) -> AccountKey {
+    AccountKey::from_bytes(&[byte; 32]).unwrap()
+}
+
+fn tokens(n: u128) -> Tokens {
+    Tokens::new(n).unwrap()
+}
+
+/// What every engine must do, as its treasurer, Alice and Bob use it.
+fn carries_a_channel_from_mint_to_close(
+    [treasurer, alices, bobs]: [&mut dyn Ledger; 3],
+    [alice_key, bob_key]: [&AccountKey; 2],
+) -> Result<(), Error> {
+    let (alice, bob) = (alice_key.node_id(), bob_key.node_id());
+    treasurer.mint(alice, tokens(100))?;
+    let channel = alices.open_channel(bob, tokens(50))?;
+    alices.top_up(channel, tokens(10))?;
+    assert_eq!(channel.nonce, 1);
+    assert_eq!(bobs.latest_nonce(alice, bob)?, Some(1));
+    assert_eq!(bobs.channels_of(bob)?, [(channel, Channel::open(tokens(60)))]);
+
+    let domain = bobs.domain();
+    let receipt = |total| Receipt::sign(alice_key, &domain, channel, tokens(total), [0; 32]);
+    assert_eq!(bobs.redeem(receipt(20))?, tokens(20));
+    let again = bobs.redeem(receipt(20)).unwrap_err().refusal();
+    assert_eq!(again, Some(Refusal::ReceiptAlreadyRedeemed { amount: tokens(20) }));
+    let lower = Refusal::TotalWentBackwards { total: tokens(10), redeemed: tokens(20) };
+    let outcomes = bobs.redeem_many(&[receipt(10), receipt(30)])?;
+    assert_eq!(outcomes, [Err(lower), Ok(tokens(10))]);
+
+    let by_bob = bobs.start_close(channel).unwrap_err().refusal();
+    assert_eq!(by_bob, Some(Refusal::NotPayer { by: bob }));
+    let exit = alices.start_close(channel)?;
+    let early = alices.finalize(channel).unwrap_err().refusal();
+    assert!(matches!(early, Some(Refusal::NoticeNotOver { exit: end, .. }) if end == exit));
+    bobs.mutual_close(Close::sign(alice_key, &domain, channel, tokens(40)))?;
+    bobs.transfer(alice, tokens(5))?;
+    assert_eq!((alices.balance(alice)?, bobs.balance(bob)?), (tokens(65), tokens(35)));
+    assert_eq!(bobs.channel(channel)?.map(|channel| channel.phase), Some(Phase::Closed));
+
+    let totals = Totals { minted: tokens(100), held: tokens(100), ..Totals::default() };
+    assert_eq!(treasurer.totals()?, totals);
+    let head = treasurer.head()?;
+    assert_eq!(treasurer.audit()?, Verdict::Kept { head, totals });
+    let entries = treasurer.entries(0)?;
+    assert_eq!(entries.len() as u64, head.size);
+    let told: Vec<&str> = entries.iter().map(|entry| entry.event.name()).collect();
+    assert_eq!(
+        told,
+        [
+            "founded",
+            "minted",
+            "channel-opened",
+            "topped-up",
+            "redeemed",
+            "redeemed",
+            "close-started",
+            "mutually-closed",
+            "transferred"
+        ]
+    );
+    Ok(())
+}
+
+fn found(directory: &Path) -> PathBuf {
+    let path = directory.join("ledger");
+    let genesis = Genesis::new("Hilltop", "HILL", 6, key(0xee).node_id(), system_clock()()).unwrap();
+    Embedded::create(&path, &genesis, system_clock()).unwrap();
+    path
+}
+
+#[test]
+fn embedded_ledger_carries_a_channel_from_mint_to_close() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = found(directory.path());
+    let [treasurer, alice, bob] = [0xee, 0xa1, 0xb0].map(key);
+    let open = |key: &AccountKey| Embedded::open(&path, system_clock()).unwrap().signed_by(key.clone());
+    let [mut treasurers, mut alices, mut bobs] = [&treasurer, &alice, &bob].map(open);
+    let parties: [&mut dyn Ledger; 3] = [&mut treasurers, &mut alices, &mut bobs];
+    carries_a_channel_from_mint_to_close(parties, [&alice, &bob]).unwrap();
+}
+
+/// A server in a thread of its own.
+struct Running {
+    address: SocketAddr,
+    key: String,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Running {
+    fn start(ledger: &Path, at: Option<SocketAddr>) -> Self {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (tell, told) = std::sync::mpsc::channel();
+        let ledger = ledger.to_owned();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+            runtime.block_on(async move {
+                let any = at.unwrap_or_else(|| "127.0.0.1:0".parse().unwrap());
+                let open = |path: &Path| ledger_embedded::Embedded::open(path, system_clock());
+                let tls = trust::self_signed(&SECRET).unwrap();
+                let server = Server::bind(any, Some(tls), &ledger, open, &SECRET, Settings::default()).await.unwrap();
+                tell.send((server.address().unwrap(), server.key())).unwrap();
+                server.run(async { drop(stopped.await) }).await;
+            });
+        });
+        let (address, key) = told.recv().expect("the server comes up");
+        Self { address, key, stop: Some(stop), thread: Some(thread) }
+    }
+
+    fn served(&self) -> Served {
+        Served {
+            address: format!("https://{}", self.address).parse().unwrap(),
+            key: self.key.parse().unwrap(),
+            authorities: None,
+            patience: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        self.thread.take().expect("it runs").join().expect("the server ends well");
+    }
+}
+
+struct Place {
+    directory: TempDir,
+    running: Option<Running>,
+}
+
+impl Place {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let running = Some(Running::start(&found(directory.path()), None));
+        Self { directory, running }
+    }
+
+    fn running(&self) -> &Running {
+        self.running.as_ref().expect("it runs")
+    }
+
+    fn open(&self, who: &str, key: &AccountKey) -> Remote {
+        Remote::open(self.running().served(), &self.directory.path().join(who)).unwrap().signed_by(key.clone())
+    }
+}
+
+#[test]
+fn served_ledger_carries_a_channel_from_mint_to_close() {
+    let place = Place::new();
+    let [treasurer, alice, bob] = [0xee, 0xa1, 0xb0].map(key);
+    let [mut treasurers, mut alices, mut bobs] =
+        [("treasurer", &treasurer), ("alice", &alice), ("bob", &bob)].map(|(who, key)| place.open(who, key));
+    let parties: [&mut dyn Ledger; 3] = [&mut treasurers, &mut alices, &mut bobs];
+    carries_a_channel_from_mint_to_close(parties, [&alice, &bob]).unwrap();
+}
+
+#[test]
+fn who_does_not_hold_the_ledgers_key_is_not_talked_to() {
+    let place = Place::new();
+    let mut served = place.running().served();
+    let other = ledger_core::note::NoteSigner::<ledger_core::note::Log>::new(served.key.name(), &[0x66; 32]).unwrap();
+    served.key = other.key().clone();
+    let error = Error::from(Remote::open(served, &place.directory.path().join("eve")).unwrap_err());
+    assert!(error.to_string().contains("does not hold the ledger's key"), "{error}");
+    assert!(matches!(error, Error::Unavailable(Unavailable { retry: false, .. })));
+}
+
+#[test]
+fn an_order_without_an_answer_happens_once_and_is_answered_after_a_restart() {
+    let mut place = Place::new();
+    let (treasurer, bob) = (key(0xee), key(0xb0).node_id());
+    let mut ours = place.open("treasurer", &treasurer);
+    ours.mint(bob, tokens(1)).unwrap();
+    let address = place.running().address;
+    place.running = None;
+    let error = ours.mint(bob, tokens(5)).unwrap_err();
+    assert!(matches!(error, Error::Unavailable(Unavailable { retry: true, .. })), "{error}");
+    assert!(ours.unanswered().unwrap().is_none(), "nothing was signed, as nobody said which number is next");
+
+    // The order is on the disk and was taken, and its answer was lost.
+    place.running = Some(Running::start(&place.directory.path().join("ledger"), Some(address)));
+    let mut ours = place.open("treasurer", &treasurer);
+    ours.mint(bob, tokens(5)).unwrap();
+    let taken = ours.entries(2).unwrap().pop().and_then(|entry| entry.order()).unwrap();
+    drop(ours);
+    let kept = place.directory.path().join("treasurer/unanswered.json");
+    std::fs::write(&kept, serde_json::to_vec(&taken).unwrap()).unwrap();
+    let mut ours = place.open("treasurer", &treasurer);
+    assert_eq!(ours.unanswered().unwrap(), Some(taken));
+    ours.mint(bob, tokens(5)).unwrap();
+    assert_eq!((ours.balance(bob).unwrap(), ours.unanswered().unwrap()), (tokens(6), None));
+    // Another command has it answered first, and then happens.
+    std::fs::write(&kept, serde_json::to_vec(&taken).unwrap()).unwrap();
+    ours.mint(bob, tokens(7)).unwrap();
+    assert_eq!((ours.balance(bob).unwrap(), ours.head().unwrap().size), (tokens(13), 4));
+}
+
+#[test]
+fn a_ledger_that_was_put_back_to_an_older_copy_is_found_out() {
+    let mut place = Place::new();
+    let (treasurer, bob) = (key(0xee), key(0xb0).node_id());
+    let mut ours = place.open("treasurer", &treasurer);
+    ours.mint(bob, tokens(1)).unwrap();
+    let (address, path) = (place.running().address, place.directory.path().join("ledger"));
+    place.running = None;
+    let older = std::fs::read(&path).unwrap();
+    place.running = Some(Running::start(&path, Some(address)));
+    ours.mint(bob, tokens(2)).unwrap();
+    place.running = None;
+    std::fs::write(&path, older).unwrap();
+    place.running = Some(Running::start(&path, Some(address)));
+    // Also after a restart of ours.
+    let mut again = place.open("treasurer", &treasurer);
+    for ledger in [&mut ours, &mut again] {
+        let error = ledger.head().unwrap_err();
+        assert!(error.to_string().contains("the log has 2 entries here, and had 3 before"), "{error}");
+    }
+    // It goes on from the older copy, and signs that: proof against whoever holds its key.
+    let error = ours.mint(bob, tokens(3)).unwrap_err();
+    assert!(error.to_string().contains("signed two different pasts of 3 entries"), "{error}");
+}
+
+#[test]
+fn batches_are_cut_to_what_a_server_takes() {
+    let place = Place::new();
+    let [treasurer, alice] = [0xee, 0xa1].map(key);
+    place.open("treasurer", &treasurer).mint(alice.node_id(), tokens(1000)).unwrap();
+    let mut alices = place.open("alice", &alice);
+    let channel = alices.open_channel(NodeId([0xb0; 20]), tokens(500)).unwrap();
+    let domain = alices.domain();
+    let receipts: Vec<_> =
+        (1..=230).map(|total| Receipt::sign(&alice, &domain, channel, tokens(total), [0; 32])).collect();
+    let paid = alices.redeem_many(&receipts).unwrap();
+    assert_eq!(paid, vec![Ok(tokens(1)); 230]);
+    assert!(matches!(alices.audit().unwrap(), Verdict::Kept { head, .. } if head.size == 233));
+}
