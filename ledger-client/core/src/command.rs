@@ -177,6 +177,9 @@ pub enum Command {
         /// Up to where.
         head: Head,
     },
+    /// Does nothing but use its sequence up: another order with this number, refused before and kept by somebody, can never
+    /// happen.
+    Skip,
     /// Has another key sign for the account from the next order on.
     ChangeSigner {
         /// The account that the new key would be of.

@@ -238,6 +238,11 @@ pub enum Event {
         /// Up to where.
         head: Head,
     },
+    /// An account has used a sequence up, and nothing else.
+    Skipped {
+        /// Which.
+        account: NodeId,
+    },
     /// An account has another key.
     SignerChanged {
         /// Which account.
@@ -283,6 +288,7 @@ impl Event {
             Self::Registered { .. } => "registered",
             Self::Unregistered { .. } => "unregistered",
             Self::Attested { .. } => "attested",
+            Self::Skipped { .. } => "skipped",
             Self::SignerChanged { .. } => "signer-changed",
         }
     }
@@ -328,6 +334,7 @@ impl Event {
             Self::Registered { account, registration } => (account, Command::Register { registration }),
             Self::Unregistered { account } => (account, Command::Unregister),
             Self::Attested { by, head } => (by, Command::Attest { head }),
+            Self::Skipped { account } => (account, Command::Skip),
             Self::SignerChanged { account, signer, consent } => (account, Command::ChangeSigner { signer, consent }),
         })
     }
@@ -383,6 +390,7 @@ impl Entry {
             | Event::Registered { .. }
             | Event::Unregistered { .. }
             | Event::Attested { .. }
+            | Event::Skipped { .. }
             | Event::SignerChanged { .. } => self.order().map(Request::Order),
         }
     }
@@ -466,6 +474,7 @@ const fn shape(event: &Event) -> (u8, u64) {
         Event::Unregistered { .. } => (24, 1),
         Event::Attested { .. } => (25, 3),
         Event::EnrolmentWithdrawn { .. } => (26, 3),
+        Event::Skipped { .. } => (27, 1),
     }
 }
 
@@ -544,7 +553,7 @@ fn write_event(event: &Event, to: &mut Writer) -> Written {
         Event::Registered { account, registration: Registration { station, price_up, price_down, terms } } => {
             to.bytes(&account.0)?.u8(station.number())?.u64(price_up.get())?.u64(price_down.get())?.bytes(terms)?;
         }
-        Event::Unregistered { account } => {
+        Event::Unregistered { account } | Event::Skipped { account } => {
             to.bytes(&account.0)?;
         }
         Event::Attested { by, head } => {
@@ -664,6 +673,7 @@ fn read_event(from: &mut Decoder<'_>) -> Result<Event, decode::Error> {
             issuer: read_account(from)?,
             enrolment: read_account(from)?,
         },
+        27 => Event::Skipped { account: read_account(from)? },
         _ => {
             return Err(decode::Error::message("an event of a kind that is not known"));
         }
@@ -800,6 +810,7 @@ mod tests {
             },
             Event::Unregistered { account: ALICE },
             Event::Attested { by: ALICE, head: Head { size: 400, root: Hash([6; 32]) } },
+            Event::Skipped { account: ALICE },
             Event::SignerChanged { account: ALICE, signer: BOB, consent: Signature([6; 65]) },
         ]
     }

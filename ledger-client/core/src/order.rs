@@ -14,7 +14,8 @@ use crate::registry::Registration;
 ///
 /// An account's first order has sequence 1, and each further one the next number, so an order happens once. Sending the
 /// same order again is safe: the ledger answers with the entry it made the first time. An order that was refused has used
-/// up no number and stays good; who gives up on it lets another order have its number, and it can never happen.
+/// up no number and stays good; who gives up on it lets another order have its number, [`Command::Skip`] if there is nothing
+/// else to order, and it can never happen.
 ///
 /// [`Order::sign`] makes one; [`Order::verify`] is the only way from what a stranger sent to an `Order<Verified>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,6 +201,7 @@ fn typed(command: &Command) -> (&'static str, Vec<Word>) {
             "Attest(address account,uint64 sequence,uint64 size,bytes32 root)",
             vec![eip712::uint(head.size.into()), head.root.0],
         ),
+        Command::Skip => ("Skip(address account,uint64 sequence)", Vec::new()),
         Command::ChangeSigner { signer, .. } => {
             ("ChangeSigner(address account,uint64 sequence,address signer)", vec![eip712::address(*signer)])
         }
@@ -288,6 +290,7 @@ mod tests {
             ),
             (Command::Register { registration }, "7467dc328ea2af1f51327f2452ef24170b410353a2c85390a8e1203167b5f7cb"),
             (Command::Unregister, "39920161419b9851efbf0874566d6acac3660c4cf65a317e8b11b05b503ffc3a"),
+            (Command::Skip, "d69116d2c56dcddda00a23d946c1e74ef9e588f886bad20bbf198614896a9650"),
             (
                 Command::Attest { head: Head { size: 9, root: Hash(terms) } },
                 "fdd6108bfcdd87acbaf7897fc63a23d2ff69c0ea9d7c1aaa3ff82205002e2ece",

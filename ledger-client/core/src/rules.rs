@@ -214,6 +214,7 @@ fn entitled<R: Records>(
         | Command::WithdrawEnrolment { .. }
         | Command::Register { .. }
         | Command::Unregister
+        | Command::Skip
         | Command::Attest { .. }
         | Command::IssueShares { .. }
         | Command::TransferShares { .. }
@@ -267,6 +268,7 @@ fn obey<R: Records>(records: &R, at: UnixTime, by: NodeId, command: &Command) ->
         Command::Enrol { issuer, enrolment, claim } => community::enrol(records, at, by, issuer, enrolment, claim),
         Command::Register { registration } => community::register(records, at, by, registration),
         Command::Unregister => community::unregister(records, by),
+        Command::Skip => Ok(Event::Skipped { account: by }),
         Command::Attest { head } => Ok(Event::Attested { by, head }),
         Command::ChangeSigner { signer, consent } => signers::change(records, by, signer, consent),
     }
@@ -700,5 +702,24 @@ mod tests {
         let used = Refusal::SequenceAlreadyUsed { account: id(bob), sequence: 1, next: 2 };
         assert_eq!(story.rejects(order), used);
         assert_eq!(story.holds(id(carol)), 2);
+    }
+
+    #[test]
+    fn who_skips_a_number_gives_up_the_order_that_had_it() {
+        let mut story = Story::begin();
+        let order = story.order(bob, Command::Transfer { to: id(carol), amount: tokens(5) });
+        assert_eq!(story.rejects(order), poor(bob, 0, 5));
+        let totals = story.state.totals();
+        assert_eq!(story.does(bob, Command::Skip), Event::Skipped { account: id(bob) });
+        assert_eq!(story.state.totals(), totals);
+        story.does(alice, Command::Transfer { to: id(bob), amount: tokens(9) });
+        let used = Refusal::SequenceAlreadyUsed { account: id(bob), sequence: 1, next: 2 };
+        assert_eq!(story.rejects(order), used);
+        // An order that happened is not undone by it, and says so.
+        story.does(bob, Command::Transfer { to: id(carol), amount: tokens(2) });
+        let domain = story.state.genesis().domain();
+        let late = Order::sign(&bob(), &domain, id(bob), 2, Command::Skip).into_unverified();
+        let used = Refusal::SequenceAlreadyUsed { account: id(bob), sequence: 2, next: 3 };
+        assert_eq!(story.rejects(Request::Order(late)), used);
     }
 }

@@ -763,6 +763,7 @@ fn ask() -> impl Strategy<Value = Ask> {
             Ask::Order(by, Command::Enrol { issuer: id(issuer), enrolment: secret.node_id(), claim })
         }),
         (who(), who()).prop_map(|(by, of)| Ask::Order(by, Command::RevokeMembership { of: id(of) })),
+        who().prop_map(|who| Ask::Order(who, Command::Skip)),
         Just(Ask::Again),
     ]
 }

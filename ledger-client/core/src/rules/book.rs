@@ -124,7 +124,7 @@ pub(super) fn book<R: Records>(records: &mut R, event: &Event) -> Booked<R> {
         Event::Registered { account, registration } => set_fact(records, &account, &Listing(Some(registration))),
         Event::Unregistered { account } => set_fact(records, &account, &Listing(None)),
         // It is said in the log, and changes nothing.
-        Event::Attested { .. } => Ok(()),
+        Event::Attested { .. } | Event::Skipped { .. } => Ok(()),
         Event::SignerChanged { account, signer, .. } => set_fact(records, &account, &Signer(signer)),
     }
 }
