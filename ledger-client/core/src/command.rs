@@ -100,7 +100,8 @@ pub enum Command {
         /// How many there are, for ever.
         shares: u64,
     },
-    /// Gives shares of a router away.
+    /// Gives shares of a router away. What they have earned stays the account's, but for its part of a unit, which goes along
+    /// with its last share.
     TransferShares {
         /// Whose revenue they are of.
         router: NodeId,
@@ -109,7 +110,7 @@ pub enum Command {
         /// How many.
         shares: u64,
     },
-    /// Takes out all that the account's shares of a router have earned.
+    /// Takes out all that the account's shares of a router have earned, in whole units.
     ClaimRevenue {
         /// Whose revenue.
         router: NodeId,

@@ -88,7 +88,7 @@ pub enum Refusal {
     /// A router's shares are issued once.
     #[error("the account has issued its shares already")]
     SharesAlreadyIssued,
-    /// More shares than can be dealt out without too much waiting: see [`crate::share::MAX_SHARES`].
+    /// More shares than parts of a unit are counted in: see [`crate::share::MAX_SHARES`].
     #[error("{shares} shares are more than {}", crate::share::MAX_SHARES)]
     TooManyShares {
         /// How many were asked for.
@@ -105,7 +105,7 @@ pub enum Refusal {
         /// How many were asked for.
         shares: u64,
     },
-    /// The account's shares have earned nothing since the last time.
+    /// The account's shares have earned no whole unit since the last time.
     #[error("there is nothing to take out")]
     NothingToClaim,
     /// Only an issuer takes members in and puts them out.

@@ -371,11 +371,10 @@ mod tests {
         signers: [usize; 4],
     }
 
-    /// Who owns each share, what waits, and what each account has earned and not taken out.
+    /// Who owns each share, and what each account has earned and not taken out, in units divided by all shares.
     struct ModelPool {
         owners: Vec<usize>,
-        waiting: u128,
-        owed: [u128; 4],
+        parts: [u128; 4],
     }
 
     struct ModelVoucher {
@@ -496,7 +495,7 @@ mod tests {
                     return Err("SharesAlreadyIssued");
                 }
                 Ask::IssueShares { router, shares } => {
-                    let pool = ModelPool { owners: vec![router; shares as usize], waiting: 0, owed: [0; 4] };
+                    let pool = ModelPool { owners: vec![router; shares as usize], parts: [0; 4] };
                     self.pools.insert(router, pool);
                 }
                 Ask::TransferShares { shares: 0, .. } => return Err("AmountIsZero"),
@@ -507,14 +506,22 @@ mod tests {
                     if (held.len() as u64) < shares {
                         return Err("InsufficientShares");
                     }
+                    let last = held.len() as u64 == shares;
                     held.into_iter().take(shares as usize).for_each(|owner| *owner = to);
+                    if last {
+                        let rest = pool.parts[from] % pool.owners.len() as u128;
+                        pool.parts[from] -= rest;
+                        pool.parts[to] += rest;
+                    }
                 }
                 Ask::ClaimRevenue { router, by } => {
                     let pool = self.pools.get_mut(&router).ok_or("UnknownShares")?;
-                    if pool.owed[by] == 0 {
+                    let unit = pool.owners.len() as u128;
+                    if pool.parts[by] < unit {
                         return Err("NothingToClaim");
                     }
-                    self.balances[by] += std::mem::take(&mut pool.owed[by]);
+                    self.balances[by] += pool.parts[by] / unit;
+                    pool.parts[by] %= unit;
                 }
                 Ask::Appoint { by, .. } if by != 0 => return Err("NotTreasurer"),
                 Ask::Appoint { to, dismiss, .. } => match (self.issuers[to], dismiss) {
@@ -634,10 +641,7 @@ mod tests {
                 self.balances[payee] += paid;
                 return Ok(());
             };
-            let shares = pool.owners.len() as u128;
-            pool.waiting += paid;
-            pool.owners.iter().for_each(|owner| pool.owed[*owner] += pool.waiting / shares);
-            pool.waiting %= shares;
+            pool.owners.iter().for_each(|owner| pool.parts[*owner] += paid);
             Ok(())
         }
 
@@ -852,7 +856,11 @@ mod tests {
             // Added up anew, and not as the ledger's running sums have it.
             let locked = self.state.channels.values().map(|channel| channel.locked().get()).sum::<u128>();
             let vouchers = self.model.vouchers.values().map(|voucher| voucher.left).sum::<u128>();
-            let pools = self.model.pools.values().map(|pool| pool.waiting + pool.owed.iter().sum::<u128>());
+            let pools = self.model.pools.values().map(|pool| {
+                let (parts, unit) = (pool.parts.iter().sum::<u128>(), pool.owners.len() as u128);
+                assert_eq!(parts % unit, 0, "what is locked is whole units");
+                parts / unit
+            });
             assert_eq!(totals.locked.get(), locked + vouchers + pools.sum::<u128>());
         }
     }

@@ -3,7 +3,7 @@
 use metering::{ChannelId, NodeId, Tokens};
 
 use super::community::offered;
-use super::shares::holding;
+use super::shares::{holding, pool};
 use super::signers::signer_of;
 use super::vouchers::unspent;
 use super::{Booked, ExecuteError, MAX_SUPPLY, fact, set_fact};
@@ -84,12 +84,11 @@ pub(super) fn book<R: Records>(records: &mut R, event: &Event) -> Booked<R> {
             set_fact(records, &(router, router), &Holding { shares, ..Holding::default() })
         }
         Event::SharesTransferred { router, from, to, shares } => {
-            let totals = records.totals();
+            let (totals, pool) = (records.totals(), pool(records, router)?);
             let (giver, taker) = (holding(records, router, from)?, holding(records, router, to)?);
-            let left = giver.shares.checked_sub(shares).ok_or(NotConserved { totals })?;
-            let more = taker.shares.checked_add(shares).ok_or(NotConserved { totals })?;
-            set_fact(records, &(router, from), &Holding { shares: left, ..giver })?;
-            set_fact(records, &(router, to), &Holding { shares: more, ..taker })
+            let (giver, taker) = giver.give(taker, shares, &pool).ok_or(NotConserved { totals })?;
+            set_fact(records, &(router, from), &giver)?;
+            set_fact(records, &(router, to), &taker)
         }
         Event::RevenueClaimed { router, by, amount } => {
             let settled = holding(records, router, by)?;

@@ -45,8 +45,12 @@ pub(super) fn holding<R: Records>(
     router: NodeId,
     holder: NodeId,
 ) -> Result<Holding, ExecuteError<R::Error>> {
-    let pool: Pool = fact(records, &router)?.ok_or(Refusal::UnknownShares)?;
+    let pool = pool(records, router)?;
     let found: Option<Holding> = fact(records, &(router, holder))?;
     let totals = records.totals();
     Ok(found.unwrap_or_default().up_to(&pool).ok_or(NotConserved { totals })?)
+}
+
+pub(super) fn pool<R: Records>(records: &R, router: NodeId) -> Result<Pool, ExecuteError<R::Error>> {
+    Ok(fact(records, &router)?.ok_or(Refusal::UnknownShares)?)
 }
