@@ -1,5 +1,6 @@
 //! The ledger in an SQLite file of this machine.
 
+use std::io;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -18,6 +19,16 @@ pub fn system_clock() -> Clock {
         let since_1970 = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
         UnixTime::from_seconds(since_1970.as_secs())
     })
+}
+
+/// Random bytes of the machine's, to found a ledger with ([`Genesis::nonce`]).
+///
+/// # Errors
+/// Where the machine has none to give.
+pub fn fresh_nonce() -> io::Result<[u8; 16]> {
+    let mut nonce = [0; 16];
+    getrandom::fill(&mut nonce)?;
+    Ok(nonce)
 }
 
 /// A ledger's file, and the account that acts through it.

@@ -16,7 +16,7 @@ use metering::{ChannelId, Close, LedgerDomain, NodeId, Receipt, Tokens};
 use thiserror::Error;
 
 #[cfg(feature = "embedded")]
-pub use embedded::{Embedded, system_clock};
+pub use embedded::{Embedded, fresh_nonce, system_clock};
 pub use ledger_core::{Channel, Entry, Event, Genesis, GenesisError, Head, Phase, Refusal, Totals, UnixTime};
 #[cfg(feature = "embedded")]
 pub use ledger_embedded::{Clock, CreateError, Error as EmbeddedError};
@@ -241,7 +241,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let [treasurer, old, new, bob] = [0xee, 0xa1, 0xa2, 0xb0].map(key);
         let alice = old.node_id();
-        let genesis = Genesis::new("Hilltop", "HILL", 6, treasurer.node_id(), system_clock()()).unwrap();
+        let genesis = Genesis::new("Hilltop", "HILL", 6, treasurer.node_id(), system_clock()(), [1; 16]).unwrap();
         let path = directory.path().join("ledger");
         let mut ledger = Embedded::create(&path, &genesis, system_clock()).unwrap().signed_by(treasurer);
         ledger.mint(alice, tokens(100)).unwrap();
@@ -262,7 +262,7 @@ mod tests {
     #[test]
     fn who_opens_a_ledger_without_a_key_orders_nothing() {
         let directory = tempfile::tempdir().unwrap();
-        let genesis = Genesis::new("Hilltop", "HILL", 6, key(1).node_id(), system_clock()()).unwrap();
+        let genesis = Genesis::new("Hilltop", "HILL", 6, key(1).node_id(), system_clock()(), [1; 16]).unwrap();
         let mut ledger = Embedded::create(&directory.path().join("ledger"), &genesis, system_clock()).unwrap();
         let error = ledger.mint(key(1).node_id(), tokens(1)).unwrap_err();
         assert!(matches!(error, Error::NoKey), "{error}");

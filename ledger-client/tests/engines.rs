@@ -85,7 +85,7 @@ fn carries_a_channel_from_mint_to_close(
 
 fn found(directory: &Path) -> PathBuf {
     let path = directory.join("ledger");
-    let genesis = Genesis::new("Hilltop", "HILL", 6, key(0xee).node_id(), system_clock()()).unwrap();
+    let genesis = Genesis::new("Hilltop", "HILL", 6, key(0xee).node_id(), system_clock()(), [1; 16]).unwrap();
     Embedded::create(&path, &genesis, system_clock()).unwrap();
     path
 }

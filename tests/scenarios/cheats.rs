@@ -558,7 +558,7 @@ fn who_deals_with_itself_gains_nothing() {
     tell("self-deals", |seed| {
         let mut dice = fastrand::Rng::with_seed(seed);
         let [treasurer, one, two] = [9, 10, 11].map(|seed| Identity::new(&Seed::from_bytes([seed; 32])));
-        let founded = Genesis::new("Simulated", "SIM", 6, treasurer.node_id(), UnixTime::from_seconds(0));
+        let founded = Genesis::new("Simulated", "SIM", 6, treasurer.node_id(), UnixTime::from_seconds(0), [0; 16]);
         let mut state = State::found(founded.expect("good names"));
         let domain = state.genesis().domain();
         let minted = Tokens::new(dice.u128(1..1 << 40)).expect("below 2^96");

@@ -22,8 +22,8 @@ pub(crate) struct Bank {
 impl Bank {
     pub(crate) fn new(treasurer: &Identity) -> Self {
         let treasurer = treasurer.account().clone();
-        let genesis =
-            Genesis::new("Simulated", "SIM", 6, treasurer.node_id(), UnixTime::from_seconds(0)).expect("good names");
+        let founded = UnixTime::from_seconds(0);
+        let genesis = Genesis::new("Simulated", "SIM", 6, treasurer.node_id(), founded, [0; 16]).expect("good names");
         Self { state: State::found(genesis), treasurer, minted: Tokens::ZERO, log: Vec::new() }
     }
 

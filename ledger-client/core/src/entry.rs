@@ -417,7 +417,7 @@ impl Entry {
 }
 
 impl Genesis {
-    /// The genesis in deterministic CBOR: `[community, symbol, decimals, treasurer, close notice, founded]`.
+    /// The genesis in deterministic CBOR: `[community, symbol, decimals, treasurer, close notice, founded, nonce]`.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         written(|to| write_genesis(self, to))
@@ -567,13 +567,14 @@ fn write_event(event: &Event, to: &mut Writer) -> Written {
 }
 
 fn write_genesis(genesis: &Genesis, to: &mut Writer) -> Written {
-    to.array(6)?
+    to.array(7)?
         .str(genesis.community())?
         .str(genesis.symbol())?
         .u8(genesis.decimals())?
         .bytes(&genesis.treasurer().0)?
         .u32(genesis.close_notice_s())?
-        .u64(genesis.founded().seconds())?;
+        .u64(genesis.founded().seconds())?
+        .bytes(genesis.nonce())?;
     Ok(())
 }
 
@@ -684,8 +685,8 @@ fn read_genesis(from: &mut Decoder<'_>) -> Result<Genesis, decode::Error> {
     from.array()?;
     let (community, symbol, decimals) = (from.str()?, from.str()?, from.u8()?);
     let (treasurer, close_notice_s) = (read_account(from)?, from.u32()?);
-    let founded = read_time(from)?;
-    Genesis::new(community, symbol, decimals, treasurer, founded)
+    let (founded, nonce) = (read_time(from)?, read_bytes(from)?);
+    Genesis::new(community, symbol, decimals, treasurer, founded, nonce)
         .map(|genesis| genesis.with_close_notice(close_notice_s))
         .map_err(decode::Error::message)
 }
@@ -748,7 +749,7 @@ mod tests {
     }
 
     fn genesis() -> Genesis {
-        Genesis::new("Hilltop", "HILL", 6, ALICE, UnixTime::from_seconds(1)).unwrap()
+        Genesis::new("Hilltop", "HILL", 6, ALICE, UnixTime::from_seconds(1), [1; 16]).unwrap()
     }
 
     fn receipt() -> Receipt<Unverified> {
@@ -846,7 +847,7 @@ mod tests {
     fn largest_genesis_fits_an_entry() {
         let community = "\u{10348}".repeat(crate::genesis::MAX_COMMUNITY_CHARS);
         let symbol = "\u{10348}".repeat(crate::genesis::MAX_SYMBOL_CHARS);
-        let genesis = Genesis::new(&community, &symbol, 18, ALICE, UnixTime::MAX).unwrap();
+        let genesis = Genesis::new(&community, &symbol, 18, ALICE, UnixTime::MAX, [1; 16]).unwrap();
         let entry = Entry { at: UnixTime::MAX, event: Event::Founded(genesis), seal: None };
         assert_eq!(Entry::decode(&entry.encode()), Ok(entry));
     }

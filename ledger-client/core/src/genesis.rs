@@ -18,6 +18,7 @@ pub struct Genesis {
     treasurer: NodeId,
     close_notice_s: u32,
     founded: UnixTime,
+    nonce: [u8; 16],
 }
 
 /// How long a payee has to redeem once the payer starts to close, where nothing else is chosen: three days, so that a
@@ -35,7 +36,8 @@ impl Genesis {
     /// A ledger for `community`, whose token is called `symbol` and shown with `decimals` decimals, where only
     /// `treasurer` mints, founded at `founded` with [`DEFAULT_CLOSE_NOTICE_S`].
     ///
-    /// Two communities of one treasurer with the same names are told apart by the second they were founded in.
+    /// `nonce` is random: it alone tells two communities apart that were founded with the same words in the same second, so
+    /// that a receipt of the one is worth nothing on the other.
     ///
     /// # Errors
     /// [`GenesisError`] names what a name or number must be.
@@ -45,6 +47,7 @@ impl Genesis {
         decimals: u8,
         treasurer: NodeId,
         founded: UnixTime,
+        nonce: [u8; 16],
     ) -> Result<Self, GenesisError> {
         if !is_name(community, MAX_COMMUNITY_CHARS) {
             return Err(GenesisError::Community);
@@ -62,6 +65,7 @@ impl Genesis {
             treasurer,
             close_notice_s: DEFAULT_CLOSE_NOTICE_S,
             founded,
+            nonce,
         })
     }
 
@@ -107,6 +111,12 @@ impl Genesis {
         self.founded
     }
 
+    /// What tells it from a ledger that is the same in all else.
+    #[must_use]
+    pub const fn nonce(&self) -> &[u8; 16] {
+        &self.nonce
+    }
+
     /// The hash that names this ledger: SHA-256 over a label and the CBOR form.
     #[must_use]
     pub fn hash(&self) -> Hash {
@@ -123,11 +133,44 @@ impl Genesis {
     }
 }
 
-/// Printable text without line breaks or odd spaces: it is shown in tables and on receipts.
+/// Printable text without line breaks, odd spaces and what does not show: it is shown in tables and on receipts, and two names
+/// that look the same are the same.
 fn is_name(text: &str, max_chars: usize) -> bool {
-    let odd = |c: char| c.is_control() || (c.is_whitespace() && c != ' ');
+    let unseen = |c: char| UNSEEN.iter().any(|(first, last)| (*first..=*last).contains(&c));
+    let odd = |c: char| c.is_control() || (c.is_whitespace() && c != ' ') || unseen(c);
     !text.is_empty() && text.trim() == text && text.chars().count() <= max_chars && !text.chars().any(odd)
 }
+
+/// Characters that have no picture of their own, or turn round how others are written, first and last of each range: those
+/// of category Cf and those that Unicode says to ignore where they are not known (`Default_Ignorable_Code_Point`), both of
+/// Unicode 16. The table is the rule, whatever a later Unicode says.
+const UNSEEN: &[(char, char)] = &[
+    ('\u{ad}', '\u{ad}'),
+    ('\u{34f}', '\u{34f}'),
+    ('\u{600}', '\u{605}'),
+    ('\u{61c}', '\u{61c}'),
+    ('\u{6dd}', '\u{6dd}'),
+    ('\u{70f}', '\u{70f}'),
+    ('\u{890}', '\u{891}'),
+    ('\u{8e2}', '\u{8e2}'),
+    ('\u{115f}', '\u{1160}'),
+    ('\u{17b4}', '\u{17b5}'),
+    ('\u{180b}', '\u{180f}'),
+    ('\u{200b}', '\u{200f}'),
+    ('\u{202a}', '\u{202e}'),
+    ('\u{2060}', '\u{206f}'),
+    ('\u{3164}', '\u{3164}'),
+    ('\u{fe00}', '\u{fe0f}'),
+    ('\u{feff}', '\u{feff}'),
+    ('\u{ffa0}', '\u{ffa0}'),
+    ('\u{fff0}', '\u{fffb}'),
+    ('\u{110bd}', '\u{110bd}'),
+    ('\u{110cd}', '\u{110cd}'),
+    ('\u{13430}', '\u{1343f}'),
+    ('\u{1bca0}', '\u{1bca3}'),
+    ('\u{1d173}', '\u{1d17a}'),
+    ('\u{e0000}', '\u{e0fff}'),
+];
 
 /// Why a ledger cannot be founded like this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -151,7 +194,7 @@ mod tests {
     use super::*;
 
     fn genesis(community: &str, symbol: &str, decimals: u8, founded: u64) -> Result<Genesis, GenesisError> {
-        Genesis::new(community, symbol, decimals, NodeId([7; 20]), UnixTime::from_seconds(founded))
+        Genesis::new(community, symbol, decimals, NodeId([7; 20]), UnixTime::from_seconds(founded), [1; 16])
     }
 
     #[test]
@@ -165,6 +208,44 @@ mod tests {
         }
         assert_eq!(genesis("Hilltop", "HILL", 19, 0), Err(GenesisError::Decimals { decimals: 19 }));
         assert!(genesis("Kołobrzeg sieć", "zł", 18, 0).is_ok());
+    }
+
+    #[test]
+    fn names_have_no_character_that_does_not_show() {
+        for (what, odd) in [
+            ("zero-width space", '\u{200b}'),
+            ("zero-width joiner", '\u{200d}'),
+            ("right-to-left mark", '\u{200f}'),
+            ("right-to-left override", '\u{202e}'),
+            ("first isolate", '\u{2066}'),
+            ("last isolate", '\u{2069}'),
+            ("Arabic letter mark", '\u{61c}'),
+            ("soft hyphen", '\u{ad}'),
+            ("byte order mark", '\u{feff}'),
+            ("language tag", '\u{e0001}'),
+            ("variation selector", '\u{fe0f}'),
+            ("Hangul filler", '\u{3164}'),
+            ("next line", '\u{85}'),
+            ("no-break space", '\u{a0}'),
+            ("ideographic space", '\u{3000}'),
+        ] {
+            assert_eq!(genesis(&format!("Hill{odd}top"), "HILL", 6, 0), Err(GenesisError::Community), "{what}");
+            assert_eq!(genesis("Hilltop", &format!("HI{odd}LL"), 6, 0), Err(GenesisError::Symbol), "{what}");
+        }
+        for script in ["Ελλάδα", "Село", "भारत", "שלום", "سلام", "村の網", "마을"] {
+            assert!(genesis(script, "HILL", 6, 0).is_ok(), "{script}");
+        }
+        assert!(UNSEEN.is_sorted_by(|before, after| before.1 < after.0 && after.0 <= after.1), "{UNSEEN:?}");
+    }
+
+    #[test]
+    fn communities_founded_with_the_same_words_in_the_same_second_are_two() {
+        let founded = |nonce| {
+            let genesis = Genesis::new("Hilltop", "HILL", 6, NodeId([7; 20]), UnixTime::from_seconds(100), nonce);
+            genesis.unwrap().domain().contract
+        };
+        assert_ne!(founded([1; 16]), founded([2; 16]));
+        assert_eq!(founded([1; 16]), founded([1; 16]));
     }
 
     #[test]

@@ -671,7 +671,8 @@ mod tests {
             let key = |n: u8| AccountKey::from_bytes(&[n; 32]).unwrap();
             let keys = [1, 2, 3, 4].map(|account| [0, 0x10, 0x20].map(|n| key(account + n)));
             let secrets = [0x51, 0x52, 0x53].map(key);
-            let genesis = Genesis::new("Hilltop", "HILL", 6, keys[0][0].node_id(), UnixTime::default()).unwrap();
+            let genesis =
+                Genesis::new("Hilltop", "HILL", 6, keys[0][0].node_id(), UnixTime::default(), [1; 16]).unwrap();
             let genesis = genesis.with_close_notice(NOTICE_S);
             let log = vec![founding(&genesis).encode()];
             Self { keys, secrets, state: State::found(genesis), model: Model::default(), log }

@@ -44,7 +44,7 @@ pub(crate) struct Story {
 impl Story {
     pub(crate) fn begin() -> Self {
         let founded = UnixTime::from_seconds(1000);
-        let genesis = Genesis::new("Hilltop", "HILL", 6, id(treasurer), founded).unwrap();
+        let genesis = Genesis::new("Hilltop", "HILL", 6, id(treasurer), founded, [1; 16]).unwrap();
         let state = State::found(genesis.with_close_notice(NOTICE_S));
         let channel = ChannelId { payer: id(alice), payee: id(bob), nonce: 1 };
         let mut story = Self { state, now: 1000, channel };

@@ -45,7 +45,8 @@ impl Bench {
     fn new(path: &Path) -> Self {
         let payer = AccountKey::from_bytes(&[0xa1; 32]).expect("a key");
         let payee = AccountKey::from_bytes(&[0xb0; 32]).expect("a key").node_id();
-        let genesis = Genesis::new("Bench", "TOK", 6, payer.node_id(), UnixTime::from_seconds(1)).expect("good names");
+        let genesis =
+            Genesis::new("Bench", "TOK", 6, payer.node_id(), UnixTime::from_seconds(1), [1; 16]).expect("good names");
         let mut ledger = Embedded::create(path, &genesis, Box::new(UnixTime::default)).expect("a ledger");
         for command in [
             Command::Mint { to: payer.node_id(), amount: tokens(1 << 50) },

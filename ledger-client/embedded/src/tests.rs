@@ -54,7 +54,7 @@ fn tokens(n: u128) -> Tokens {
 }
 
 fn genesis() -> Genesis {
-    Genesis::new("Hilltop", "HILL", 6, id(treasurer), UnixTime::from_seconds(1000)).unwrap()
+    Genesis::new("Hilltop", "HILL", 6, id(treasurer), UnixTime::from_seconds(1000), [1; 16]).unwrap()
 }
 
 /// A directory with one ledger in it, whose clock the test turns.

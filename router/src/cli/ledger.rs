@@ -7,7 +7,9 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use ledger_client::{CreateError, Embedded, Error, Genesis, Head, Ledger, Refusal, Totals, Verdict, system_clock};
+use ledger_client::{
+    CreateError, Embedded, Error, Genesis, Head, Ledger, Refusal, Totals, Verdict, fresh_nonce, system_clock,
+};
 use metering::{ChannelId, LedgerDomain, NodeId, Receipt, Tokens, Unverified};
 use serde_json::json;
 
@@ -133,7 +135,9 @@ fn create(arguments: &Create) -> Result<String, Failure> {
     let Create { path, community, symbol, decimals, treasurer, close_notice, json } = arguments;
     let treasurer = identity::load(treasurer)?.node_id();
     let clock = system_clock();
-    let genesis = Genesis::new(community, symbol, *decimals, treasurer, clock())
+    let nonce = fresh_nonce()
+        .map_err(|error| Failure::new(format!("cannot make random bytes: {error}"), "try again in a moment"))?;
+    let genesis = Genesis::new(community, symbol, *decimals, treasurer, clock(), nonce)
         .map_err(|error| Failure::new(error, "see `waybill ledger create --help`"))?
         .with_close_notice(*close_notice);
     let mut ledger = Embedded::create(path, &genesis, clock).map_err(|error| match error {

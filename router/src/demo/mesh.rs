@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use ledger_client::{Embedded, Genesis, Ledger, Totals, UnixTime, Verdict, system_clock};
+use ledger_client::{Embedded, Genesis, Ledger, Totals, UnixTime, Verdict, fresh_nonce, system_clock};
 use metering::{Bytes, ChannelId, Identity, Limits, NodeCard, NodeId, Offer, Price, Seed, Tokens, mesh_prefix};
 use node::datapath::NextHop;
 use sha2::{Digest, Sha256};
@@ -585,8 +585,9 @@ fn ledger_path(directory: &Path) -> PathBuf {
 
 fn found_ledger(directory: &Path, treasurer: &Identity) -> Result<Embedded, Failure> {
     let now = system_clock()();
-    let genesis =
-        Genesis::new("demo valley", SYMBOL, DECIMALS, treasurer.node_id(), UnixTime::from_seconds(now.seconds()));
+    let nonce = fresh_nonce().map_err(|error| Failure::new(error, ""))?;
+    let founded = UnixTime::from_seconds(now.seconds());
+    let genesis = Genesis::new("demo valley", SYMBOL, DECIMALS, treasurer.node_id(), founded, nonce);
     let genesis = genesis.map_err(|error| Failure::new(error, ""))?;
     let ledger = Embedded::create(&ledger_path(directory), &genesis, system_clock());
     Ok(ledger.map_err(|error| Failure::new(error, ""))?.signed_by(treasurer.account().clone()))

@@ -279,7 +279,7 @@ mod tests {
     fn only_channels_nobody_uses_are_ended_and_what_is_in_them_comes_back() {
         let directory = tempfile::tempdir().unwrap();
         let [treasurer, us, unused] = [9, 1, 3].map(|seed| AccountKey::from_bytes(&[seed; 32]).unwrap());
-        let genesis = Genesis::new("Hilltop", "HILL", 6, treasurer.node_id(), system_clock()()).unwrap();
+        let genesis = Genesis::new("Hilltop", "HILL", 6, treasurer.node_id(), system_clock()(), [1; 16]).unwrap();
         let path = directory.path().join("ledger");
         let created = Embedded::create(&path, &genesis.with_close_notice(0), system_clock()).unwrap();
         let mut treasurer = created.signed_by(treasurer);

@@ -517,7 +517,7 @@ mod tests {
     fn ledger(directory: &tempfile::TempDir) -> (Box<dyn Ledger>, ChannelId, Arc<AtomicU32>) {
         let clock = Arc::new(AtomicU32::new(FOUNDED));
         let founded = UnixTime::from_seconds(FOUNDED.into());
-        let genesis = Genesis::new("Hilltop", "HILL", 6, key(9).node_id(), founded);
+        let genesis = Genesis::new("Hilltop", "HILL", 6, key(9).node_id(), founded, [1; 16]);
         let genesis = genesis.expect("these are good").with_close_notice(NOTICE_S);
         let hands = Arc::clone(&clock);
         let now = Box::new(move || UnixTime::from_seconds(hands.load(Ordering::Relaxed).into()));
