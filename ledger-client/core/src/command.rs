@@ -173,7 +173,8 @@ pub enum Command {
     },
     /// Takes back what the account said it runs.
     Unregister,
-    /// States that the account has replayed the log up to a head, and found that every rule was kept. An auditor's alone.
+    /// States that the account has replayed the log up to a head that it had, and found that every rule was kept. An auditor's
+    /// alone.
     Attest {
         /// Up to where.
         head: Head,

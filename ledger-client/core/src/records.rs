@@ -4,7 +4,7 @@ use metering::{ChannelId, NodeId, Tokens};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{Channel, Entry, Genesis, UnixTime};
+use crate::{Channel, Entry, Genesis, Hash, UnixTime};
 
 /// The accounts, channels and log of one ledger, as the rules see them.
 ///
@@ -50,6 +50,11 @@ pub trait Records {
     /// # Errors
     /// As above.
     fn latest_nonce(&self, payer: NodeId, payee: NodeId) -> Result<Option<u64>, Self::Error>;
+    /// The root of the log as it was when it had so many entries; `None` where it has fewer.
+    ///
+    /// # Errors
+    /// As above.
+    fn root_at(&self, size: u64) -> Result<Option<Hash>, Self::Error>;
 
     /// Keeps the running totals.
     fn set_totals(&mut self, totals: Totals);

@@ -181,6 +181,18 @@ pub enum Refusal {
         /// Who.
         account: NodeId,
     },
+    /// Nobody has replayed what is not there yet.
+    #[error("the log has fewer than {size} entries")]
+    HeadBeyondLog {
+        /// Of how many the head is.
+        size: u64,
+    },
+    /// Whoever replayed this replayed another log.
+    #[error("the log had another root when it had {size} entries")]
+    HeadDiffers {
+        /// Of how many entries the head is.
+        size: u64,
+    },
     /// Nothing to mint, transfer or lock.
     #[error("the amount is zero")]
     AmountIsZero,
@@ -310,6 +322,8 @@ impl Refusal {
             Self::EnrolmentWithdrawn => "EnrolmentWithdrawn",
             Self::EnrolmentExpired { .. } => "EnrolmentExpired",
             Self::NotRegistered { .. } => "NotRegistered",
+            Self::HeadBeyondLog { .. } => "HeadBeyondLog",
+            Self::HeadDiffers { .. } => "HeadDiffers",
             Self::AmountIsZero => "AmountIsZero",
             Self::NotTreasurer { .. } => "NotTreasurer",
             Self::SupplyTooLarge { .. } => "SupplyTooLarge",

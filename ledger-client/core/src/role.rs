@@ -61,8 +61,8 @@ impl Fact for Held {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::story::{Story, alice, bob, carol, id, treasurer};
-    use crate::{Command, Hash, Head, Refusal, UnixTime};
+    use crate::story::{Story, alice, bob, carol, id, tokens, treasurer};
+    use crate::{Command, Event, Head, Refusal, UnixTime};
 
     #[test]
     fn only_the_treasurer_appoints_and_dismisses() {
@@ -89,9 +89,31 @@ mod tests {
         assert_eq!(story.refuses(carol, issue), Refusal::NotIssuer { by: id(carol) });
         // The treasurer too has only the roles it has given itself.
         assert_eq!(story.refuses(treasurer, issue), Refusal::NotIssuer { by: id(treasurer) });
-        let attest = Command::Attest { head: Head { size: 2, root: Hash([1; 32]) } };
+        let attest = Command::Attest { head: story.state.head() };
         assert_eq!(story.refuses(bob, attest), Refusal::NotAuditor { by: id(bob) });
         story.does(carol, attest);
+    }
+
+    #[test]
+    fn auditor_attests_what_the_log_is_or_was_and_nothing_else() {
+        let mut story = Story::begin();
+        let mut heads = vec![story.state.head()];
+        story.does(treasurer, Command::Appoint { role: Role::Auditor, to: id(carol) });
+        for _ in 0..9 {
+            heads.push(story.state.head());
+            story.does(alice, Command::Transfer { to: id(bob), amount: tokens(1) });
+        }
+        for head in heads.iter().copied() {
+            assert_eq!(story.does(carol, Command::Attest { head }), Event::Attested { by: id(carol), head });
+            let other = Head { size: head.size + 1, ..head };
+            let differs = Refusal::HeadDiffers { size: other.size };
+            assert_eq!(story.refuses(carol, Command::Attest { head: other }), differs);
+        }
+        let size = story.state.head().size + 1;
+        let ahead = Command::Attest { head: Head { size, ..story.state.head() } };
+        assert_eq!(story.refuses(carol, ahead), Refusal::HeadBeyondLog { size });
+        let far = Command::Attest { head: Head { size: u64::MAX, ..story.state.head() } };
+        assert_eq!(story.refuses(carol, far), Refusal::HeadBeyondLog { size: u64::MAX });
     }
 
     #[test]

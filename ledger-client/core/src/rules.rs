@@ -269,7 +269,7 @@ fn obey<R: Records>(records: &R, at: UnixTime, by: NodeId, command: &Command) ->
         Command::Register { registration } => community::register(records, at, by, registration),
         Command::Unregister => community::unregister(records, by),
         Command::Skip => Ok(Event::Skipped { account: by }),
-        Command::Attest { head } => Ok(Event::Attested { by, head }),
+        Command::Attest { head } => community::attest(records, by, head),
         Command::ChangeSigner { signer, consent } => signers::change(records, by, signer, consent),
     }
 }

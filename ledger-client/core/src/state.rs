@@ -9,7 +9,7 @@ use thiserror::Error;
 use crate::records::NotConserved;
 use crate::rules::{ExecuteError, execute_presented, perform};
 use crate::{
-    Channel, Entry, EntryError, Event, Genesis, Head, Presented, Records, Refusal, Request, Totals, Tree, UnixTime,
+    Channel, Entry, EntryError, Event, Genesis, Hash, Head, Presented, Records, Refusal, Request, Totals, Tree, UnixTime,
     merkle,
 };
 
@@ -27,6 +27,8 @@ pub struct State {
     channels: BTreeMap<ChannelId, Channel>,
     facts: BTreeMap<Vec<u8>, Vec<u8>>,
     tree: Tree,
+    /// The log's root at every size it had, from 0: 32 bytes an entry.
+    roots: Vec<Hash>,
     /// What orders made, for those who ask again. An auditor, who only replays, answers nobody and keeps none.
     made: BTreeMap<(NodeId, u64), Entry>,
 }
@@ -72,12 +74,17 @@ impl State {
             channels: BTreeMap::new(),
             facts: BTreeMap::new(),
             tree: Tree::default(),
+            roots: vec![Tree::default().head().root],
             made: BTreeMap::new(),
             genesis,
         };
-        let founding = founding(&state.genesis);
-        state.tree.append(merkle::leaf_hash(&founding.encode()));
+        state.grow(&founding(&state.genesis));
         state
+    }
+
+    fn grow(&mut self, entry: &Entry) {
+        self.tree.append(merkle::leaf_hash(&entry.encode()));
+        self.roots.push(self.tree.head().root);
     }
 
     /// The ledger that begins with this encoded entry.
@@ -204,6 +211,10 @@ impl Records for State {
         Ok(self.channels.range(first..=last).next_back().map(|(id, _)| id.nonce))
     }
 
+    fn root_at(&self, size: u64) -> Result<Option<Hash>, Infallible> {
+        Ok(usize::try_from(size).ok().and_then(|size| self.roots.get(size)).copied())
+    }
+
     fn set_totals(&mut self, totals: Totals) {
         self.totals = totals;
     }
@@ -228,13 +239,15 @@ impl Records for State {
         if let Some(order) = entry.order() {
             self.sequences.insert(order.account(), order.seal().sequence);
         }
-        self.tree.append(merkle::leaf_hash(&entry.encode()));
+        self.grow(entry);
         Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use metering::{AccountKey, Close, Price, Receipt, Signature};
     use proptest::prelude::*;
 
@@ -268,7 +281,7 @@ mod tests {
         IssueShares { router: usize, shares: u64 },
         TransferShares { router: usize, from: usize, to: usize, shares: u64 },
         ClaimRevenue { router: usize, by: usize },
-        Appoint { by: usize, to: usize, dismiss: bool },
+        Appoint { by: usize, role: Role, to: usize, dismiss: bool },
         IssueMembership { by: usize, to: usize, until: u64 },
         RevokeMembership { by: usize, of: usize },
         OfferEnrolment { by: usize, secret: usize, until: u64, expires: u64 },
@@ -276,7 +289,7 @@ mod tests {
         Enrol { by: usize, issuer: usize, secret: usize, forged: bool },
         Register { by: usize },
         Unregister { by: usize },
-        Attest { by: usize },
+        Attest { by: usize, size: u64, lie: bool },
         Skip { by: usize },
         Wait { seconds: u64 },
     }
@@ -332,8 +345,10 @@ mod tests {
             2 => (account(), account(), account(), 0..6_u64)
                 .prop_map(|(router, from, to, shares)| Ask::TransferShares { router, from, to, shares }),
             2 => (account(), account()).prop_map(|(router, by)| Ask::ClaimRevenue { router, by }),
-            3 => (account(), account(), 0..5_u8)
-                .prop_map(|(by, to, die)| Ask::Appoint { by: by / 3, to, dismiss: die == 0 }),
+            3 => (account(), any::<bool>(), account(), 0..5_u8).prop_map(|(by, issuer, to, die)| {
+                let role = if issuer { Role::Issuer } else { Role::Auditor };
+                Ask::Appoint { by: by / 3, role, to, dismiss: die == 0 }
+            }),
             2 => (account(), account(), time()).prop_map(|(by, to, until)| Ask::IssueMembership { by, to, until }),
             1 => (account(), account()).prop_map(|(by, of)| Ask::RevokeMembership { by, of }),
             2 => (account(), 0..3_usize, time(), time())
@@ -344,7 +359,7 @@ mod tests {
                 .prop_map(|(by, issuer, secret, die)| Ask::Enrol { by, issuer, secret, forged: die == 0 }),
             1 => account().prop_map(|by| Ask::Register { by }),
             1 => account().prop_map(|by| Ask::Unregister { by }),
-            1 => account().prop_map(|by| Ask::Attest { by }),
+            2 => (account(), 0..40_u64, 0..4_u8).prop_map(|(by, size, die)| Ask::Attest { by, size, lie: die == 0 }),
             1 => account().prop_map(|by| Ask::Skip { by }),
             1 => (0..80_u64).prop_map(|seconds| Ask::Wait { seconds }),
         ]
@@ -361,7 +376,9 @@ mod tests {
         /// By issuer and secret.
         vouchers: BTreeMap<(usize, usize), ModelVoucher>,
         pools: BTreeMap<usize, ModelPool>,
-        issuers: [bool; 4],
+        roles: BTreeSet<(Role, usize)>,
+        /// How many entries the log has.
+        size: u64,
         /// Until when each account is a member, and whether it was put out.
         members: [Option<(u64, bool)>; 4],
         /// Until when an issuer's secret makes a member, when it ends, and why it is worth nothing any more.
@@ -524,16 +541,18 @@ mod tests {
                     pool.parts[by] %= unit;
                 }
                 Ask::Appoint { by, .. } if by != 0 => return Err("NotTreasurer"),
-                Ask::Appoint { to, dismiss, .. } => match (self.issuers[to], dismiss) {
-                    (true, false) => return Err("RoleAlreadyHeld"),
-                    (false, true) => return Err("RoleNotHeld"),
-                    _ => self.issuers[to] = !dismiss,
-                },
+                Ask::Appoint { role, to, dismiss: false, .. } if !self.roles.insert((role, to)) => {
+                    return Err("RoleAlreadyHeld");
+                }
+                Ask::Appoint { role, to, dismiss: true, .. } if !self.roles.remove(&(role, to)) => {
+                    return Err("RoleNotHeld");
+                }
+                Ask::Appoint { .. } => {}
                 Ask::IssueMembership { by, .. }
                 | Ask::RevokeMembership { by, .. }
                 | Ask::OfferEnrolment { by, .. }
                 | Ask::WithdrawEnrolment { by, .. }
-                    if !self.issuers[by] =>
+                    if !self.roles.contains(&(Role::Issuer, by)) =>
                 {
                     return Err("NotIssuer");
                 }
@@ -571,7 +590,7 @@ mod tests {
                     if *expires <= self.now {
                         return Err("EnrolmentExpired");
                     }
-                    if !self.issuers[issuer] {
+                    if !self.roles.contains(&(Role::Issuer, issuer)) {
                         return Err("NotIssuer");
                     }
                     let until = match self.members[by] {
@@ -591,8 +610,10 @@ mod tests {
                 },
                 Ask::Unregister { by } if !self.listed[by] => return Err("NotRegistered"),
                 Ask::Unregister { by } => self.listed[by] = false,
-                // Nobody is appointed for it here.
-                Ask::Attest { .. } => return Err("NotAuditor"),
+                Ask::Attest { by, .. } if !self.roles.contains(&(Role::Auditor, by)) => return Err("NotAuditor"),
+                Ask::Attest { size, .. } if size > self.size => return Err("HeadBeyondLog"),
+                Ask::Attest { lie: true, .. } => return Err("HeadDiffers"),
+                Ask::Attest { .. } => {}
                 Ask::ChangeSigner { agreed: false, .. } => return Err("ConsentInvalid"),
                 Ask::ChangeSigner { account, key, .. } if self.signers[account] == key => {
                     return Err("SignerUnchanged");
@@ -684,6 +705,7 @@ mod tests {
 
         fn ask_with(&mut self, ask: &Ask, fault: Fault) {
             let before = self.state.channels.clone();
+            self.model.size = self.log.len() as u64;
             let expected = match (ask, fault) {
                 (Ask::Wait { .. } | Ask::Redeem { .. } | Ask::Finalize { .. } | Ask::RedeemVoucher { .. }, _)
                 | (_, Fault::None | Fault::Again) => self.model.ask(ask),
@@ -769,8 +791,8 @@ mod tests {
                     (from, Command::TransferShares { router: id(router), to: id(to), shares })
                 }
                 Ask::ClaimRevenue { router, by } => (by, Command::ClaimRevenue { router: id(router) }),
-                Ask::Appoint { by, to, dismiss: false } => (by, Command::Appoint { role: Role::Issuer, to: id(to) }),
-                Ask::Appoint { by, to, dismiss: true } => (by, Command::Dismiss { role: Role::Issuer, from: id(to) }),
+                Ask::Appoint { by, role, to, dismiss: false } => (by, Command::Appoint { role, to: id(to) }),
+                Ask::Appoint { by, role, to, dismiss: true } => (by, Command::Dismiss { role, from: id(to) }),
                 Ask::IssueMembership { by, to, until } => {
                     (by, Command::IssueMembership { to: id(to), until: UnixTime::from_seconds(until) })
                 }
@@ -795,7 +817,13 @@ mod tests {
                 }
                 Ask::Unregister { by } => (by, Command::Unregister),
                 Ask::Skip { by } => (by, Command::Skip),
-                Ask::Attest { by } => (by, Command::Attest { head: self.state.head() }),
+                Ask::Attest { by, size, lie } => {
+                    let mut tree = Tree::default();
+                    let log = self.log.iter().take(size as usize);
+                    log.for_each(|entry| drop(tree.append(merkle::leaf_hash(entry))));
+                    let root = if lie { Hash([1; 32]) } else { tree.head().root };
+                    (by, Command::Attest { head: Head { size, root } })
+                }
                 Ask::ChangeSigner { account, key, agreed } => {
                     let of = if agreed { account } else { (account + 1) % 4 };
                     let key = &self.keys[account][key];

@@ -704,6 +704,8 @@ fn old_copy_that_goes_on_is_a_fork_that_is_refused_at_home_and_seen_abroad() {
 #[derive(Clone, Debug)]
 enum Ask {
     Order(Who, Command),
+    /// Somebody attests what the log was so many entries ago, or something else.
+    Attest(Who, u64, bool),
     /// The order before, once more.
     Again,
     Open(Request),
@@ -764,6 +766,8 @@ fn ask() -> impl Strategy<Value = Ask> {
         }),
         (who(), who()).prop_map(|(by, of)| Ask::Order(by, Command::RevokeMembership { of: id(of) })),
         who().prop_map(|who| Ask::Order(who, Command::Skip)),
+        who().prop_map(|to| Ask::Order(treasurer, Command::Appoint { role: Role::Auditor, to: id(to) })),
+        (who(), 0..90_u64, any::<bool>()).prop_map(|(by, back, lie)| Ask::Attest(by, back, lie)),
         Just(Ask::Again),
     ]
 }
@@ -781,12 +785,18 @@ proptest! {
             let now = place.now.fetch_add(200_000, Ordering::Relaxed) + 200_000;
             let (mut requests, mut expected) = (Vec::new(), Vec::new());
             for ask in batch {
+                let next = |who: Who, command| {
+                    let Ok(sequence) = state.sequence(id(who));
+                    let order = Order::sign(&who(), &genesis().domain(), id(who), sequence + 1, command);
+                    Request::Order(order.into_unverified())
+                };
                 let request = match ask {
-                    Ask::Order(who, command) => {
-                        let Ok(sequence) = state.sequence(id(who));
-                        let domain = genesis().domain();
-                        let order = Order::sign(&who(), &domain, id(who), sequence + 1, command);
-                        Request::Order(order.into_unverified())
+                    Ask::Order(who, command) => next(who, command),
+                    Ask::Attest(who, back, lie) => {
+                        let size = state.head().size.saturating_sub(back);
+                        let Ok(root) = state.root_at(size);
+                        let head = Head { size, root: root.filter(|_| !lie).unwrap_or(Hash([1; 32])) };
+                        next(who, Command::Attest { head })
                     }
                     Ask::Open(request) => request,
                     Ask::Again => last,

@@ -339,6 +339,10 @@ impl Records for Transaction<'_> {
         latest.map(unsigned).transpose()
     }
 
+    fn root_at(&self, size: u64) -> Result<Option<Hash>, Fault> {
+        if size > self.tree.size() { Ok(None) } else { Ok(Some(Tree::at(self, size)?.head().root)) }
+    }
+
     fn set_totals(&mut self, totals: Totals) {
         self.totals = totals;
     }

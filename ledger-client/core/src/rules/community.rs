@@ -6,7 +6,7 @@ use super::{Decision, ExecuteError, fact};
 use crate::membership::{Enrolment, Membership, Offer};
 use crate::registry::{Listing, Registration};
 use crate::role::{Held, Role};
-use crate::{Event, Records, Refusal, UnixTime};
+use crate::{Event, Head, Records, Refusal, UnixTime};
 
 pub(super) fn has_role<R: Records>(records: &R, role: Role, account: NodeId) -> Result<bool, ExecuteError<R::Error>> {
     Ok(fact::<R, Held>(records, &(role, account))?.is_some_and(|Held(held)| held))
@@ -121,6 +121,15 @@ pub(super) fn offered<R: Records>(
         Offer::Open => Ok(found),
         Offer::Taken => Err(Refusal::EnrolmentAlreadyUsed.into()),
         Offer::Withdrawn => Err(Refusal::EnrolmentWithdrawn.into()),
+    }
+}
+
+/// What the log is not, nobody attests: who compares an auditor's head with theirs must not have to look it up.
+pub(super) fn attest<R: Records>(records: &R, by: NodeId, head: Head) -> Decision<R> {
+    match records.root_at(head.size).map_err(ExecuteError::Records)? {
+        None => Err(Refusal::HeadBeyondLog { size: head.size }.into()),
+        Some(root) if root != head.root => Err(Refusal::HeadDiffers { size: head.size }.into()),
+        Some(_) => Ok(Event::Attested { by, head }),
     }
 }
 
