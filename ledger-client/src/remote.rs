@@ -123,7 +123,7 @@ impl Remote {
         let strange = |why: String| ClientError::Strange { address: address.clone(), why };
         let tls = match &authorities {
             Some(authorities) => trust::vouched_for(authorities),
-            None => trust::pinned(&TlsKey(key.public())),
+            None => trust::pinned(&TlsKey(*key.public())),
         };
         let tls = tls.map_err(|error| strange(error.to_string()))?;
         let mut client = Client::new(address.clone(), tls, patience)?;

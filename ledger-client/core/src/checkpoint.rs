@@ -3,6 +3,8 @@
 //! A log publishes its [`Head`] as a signed [`Note`]. Who keeps the newest one it has seen, as a [`View`], cannot be shown
 //! another past; and where many compare theirs, or ask a [`Quorum`] of witnesses to, nobody can be shown another present.
 
+use std::collections::BTreeSet;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use thiserror::Error;
@@ -17,14 +19,26 @@ pub fn origin(genesis: &Genesis) -> String {
     format!("waybill/{}", genesis.domain().contract)
 }
 
-/// Signs a checkpoint. Only for a head whose every entry is durable: what a crash takes back after this, the log has
-/// forked from.
-#[must_use]
-pub fn sign(signer: &NoteSigner<Log>, head: &Head) -> Note {
-    let text = format!("{}\n{}\n{}\n", signer.key().name(), head.size, STANDARD.encode(head.root.0));
+/// A log's key has its [`origin`] for a name. This one has another, and signs for another log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("the key is not named after this log")]
+pub struct OtherLog;
+
+/// Signs a checkpoint of the log with this [`origin`]. Only for a head whose every entry is durable: what a crash takes back
+/// after this, the log has forked from.
+///
+/// # Errors
+/// [`OtherLog`], where the signer is named after another.
+pub fn sign(signer: &NoteSigner<Log>, origin: &str, head: &Head) -> Result<Note, OtherLog> {
+    named_after(origin, signer.key())?;
+    let text = format!("{origin}\n{}\n{}\n", head.size, STANDARD.encode(head.root.0));
     let mut note = Note::new(text).expect("a name has no control character, and the rest is digits and base64");
     signer.sign(&mut note);
-    note
+    Ok(note)
+}
+
+fn named_after(origin: &str, key: &NoteKey<Log>) -> Result<(), OtherLog> {
+    if key.name() == origin { Ok(()) } else { Err(OtherLog) }
 }
 
 /// Why a note is no checkpoint of a log.
@@ -65,7 +79,7 @@ fn read_root(text: &str) -> Option<Hash> {
 
 /// The newest checkpoint that a client, or a witness, has seen of one log.
 ///
-/// Make one with the log's key, hand each note it hears of to [`View::accept`], and keep [`View::newest`] on disk, for
+/// Make one with the log's [`origin`] and key, hand each note it hears of to [`View::accept`], and keep [`View::newest`] on disk, for
 /// [`View::resume`]. A witness cosigns what it has accepted and made durable, and nothing else.
 #[derive(Clone, Debug)]
 pub struct View {
@@ -126,19 +140,22 @@ impl Fork {
 }
 
 impl View {
-    /// A view that has seen nothing yet, and believes the first checkpoint it is told.
-    #[must_use]
-    pub const fn new(key: NoteKey<Log>) -> Self {
-        Self { key, newest: None }
+    /// A view of the log with this [`origin`] that has seen nothing yet, and believes the first checkpoint it is told.
+    ///
+    /// # Errors
+    /// [`OtherLog`], where the key is named after another.
+    pub fn new(origin: &str, key: NoteKey<Log>) -> Result<Self, OtherLog> {
+        named_after(origin, &key)?;
+        Ok(Self { key, newest: None })
     }
 
-    /// The view that had seen this note.
+    /// The same, where it had seen this note.
     ///
     /// # Errors
     /// [`CheckpointError`], where it is not one of the log's.
-    pub fn resume(key: NoteKey<Log>, newest: Note) -> Result<Self, CheckpointError> {
-        let head = verify(&newest, &key)?;
-        Ok(Self { key, newest: Some((head, newest)) })
+    pub fn resume(self, newest: Note) -> Result<Self, CheckpointError> {
+        let head = verify(&newest, &self.key)?;
+        Ok(Self { newest: Some((head, newest)), ..self })
     }
 
     /// What the log was when it was last heard of.
@@ -187,30 +204,33 @@ pub struct Quorum {
     pub needed: usize,
 }
 
-/// Too few witnesses have cosigned a checkpoint.
+/// Why a note does not count as witnessed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("{found} witnesses have cosigned the checkpoint, and it takes {needed}")]
-pub struct TooFewWitnesses {
-    /// How many have.
-    pub found: usize,
-    /// How many it takes.
-    pub needed: usize,
+pub enum QuorumError {
+    /// It is no checkpoint of this log, whoever has cosigned it.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// Too few witnesses have cosigned it.
+    #[error("{found} witnesses have cosigned the checkpoint, and it takes {needed}")]
+    TooFewWitnesses {
+        /// How many have.
+        found: usize,
+        /// How many it takes.
+        needed: usize,
+    },
 }
 
 impl Quorum {
-    /// Whether enough witnesses have cosigned. A signature that is wrong counts as none.
+    /// The head that a note says the log of `log` had, where the log signed it and enough witnesses have cosigned it. A
+    /// signature that is wrong counts as none, and a key counts once, under however many names it is known.
     ///
     /// # Errors
-    /// [`TooFewWitnesses`]
-    pub fn check(&self, note: &Note) -> Result<(), TooFewWitnesses> {
-        let mut keys: Vec<&NoteKey<Witness>> = Vec::new();
-        for key in &self.witnesses {
-            if !keys.contains(&key) && key.verify(note).is_ok() {
-                keys.push(key);
-            }
-        }
-        let (found, needed) = (keys.len(), self.needed);
-        if found < needed { Err(TooFewWitnesses { found, needed }) } else { Ok(()) }
+    /// [`QuorumError`]
+    pub fn check(&self, note: &Note, log: &NoteKey<Log>) -> Result<Head, QuorumError> {
+        let head = verify(note, log)?;
+        let signed = self.witnesses.iter().filter(|key| key.verify(note).is_ok());
+        let (found, needed) = (signed.map(NoteKey::public).collect::<BTreeSet<_>>().len(), self.needed);
+        if found < needed { Err(QuorumError::TooFewWitnesses { found, needed }) } else { Ok(head) }
     }
 }
 
@@ -222,8 +242,14 @@ mod tests {
     use crate::merkle::{Subtrees, consistency_proof, leaf_hash, subtree_number};
     use crate::{Tree, UnixTime};
 
+    const ORIGIN: &str = "example.com/valley";
+
     fn signer() -> NoteSigner<Log> {
-        NoteSigner::new("example.com/valley", &[7; 32]).unwrap()
+        NoteSigner::new(ORIGIN, &[7; 32]).unwrap()
+    }
+
+    fn view() -> View {
+        View::new(ORIGIN, signer().key().clone()).unwrap()
     }
 
     /// A log of numbers, and another that goes its own way from some entry on.
@@ -245,7 +271,7 @@ mod tests {
         }
 
         fn note(&self) -> Note {
-            sign(&signer(), &self.tree.head())
+            sign(&signer(), ORIGIN, &self.tree.head()).unwrap()
         }
 
         fn proof(&self, old_size: u64) -> Vec<Hash> {
@@ -278,6 +304,13 @@ mod tests {
     }
 
     #[test]
+    fn key_that_is_named_after_another_log_signs_and_shows_nothing_of_this_one() {
+        let other = NoteSigner::<Log>::new("example.com/hill", &[7; 32]).unwrap();
+        assert_eq!(sign(&other, ORIGIN, &numbers(3).tree.head()), Err(OtherLog));
+        assert_eq!(View::new(ORIGIN, other.key().clone()).map(|_| ()), Err(OtherLog));
+    }
+
+    #[test]
     fn signed_text_that_is_no_checkpoint_of_this_log_is_none() {
         let root = STANDARD.encode([1; 32]);
         for text in [
@@ -303,19 +336,19 @@ mod tests {
 
     #[test]
     fn view_follows_a_log_that_only_grows() {
-        let mut view = View::new(signer().key().clone());
+        let mut view = view();
         for size in [1, 2, 7, 8, 8, 33] {
             let log = numbers(size);
             let proof = view.head().map(|head| log.proof(head.size)).unwrap_or_default();
             assert_eq!(view.accept(log.note(), &proof), Ok(log.tree.head()));
         }
-        let resumed = View::resume(signer().key().clone(), view.newest().unwrap().clone()).unwrap();
+        let resumed = self::view().resume(view.newest().unwrap().clone()).unwrap();
         assert_eq!(resumed.head(), Some(numbers(33).tree.head()));
     }
 
     #[test]
     fn view_cannot_be_shown_another_past() {
-        let mut view = View::new(signer().key().clone());
+        let mut view = view();
         view.accept(numbers(20).note(), &[]).unwrap();
         let (seen, before) = (numbers(20).tree.head(), view.newest().cloned());
 
@@ -332,7 +365,7 @@ mod tests {
         );
 
         let other = NoteSigner::<Log>::new("example.com/valley", &[9; 32]).unwrap();
-        let stolen = sign(&other, &numbers(30).tree.head());
+        let stolen = sign(&other, ORIGIN, &numbers(30).tree.head()).unwrap();
         let unsigned = CheckpointError::Unsigned(Unsigned::Missing);
         assert_eq!(view.accept(stolen, &numbers(30).proof(20)), Err(ViewError::Checkpoint(unsigned)));
         assert_eq!(view.newest().cloned(), before);
@@ -340,7 +373,7 @@ mod tests {
 
     #[test]
     fn two_pasts_of_one_size_are_proof_for_everybody() {
-        let mut view = View::new(signer().key().clone());
+        let mut view = view();
         view.accept(numbers(20).note(), &[]).unwrap();
         let lie = numbers(10).grown_to(20, "lie").note();
         let Err(ViewError::Forked(fork)) = view.accept(lie, &[]) else { panic!("a fork is seen") };
@@ -350,7 +383,7 @@ mod tests {
         assert_eq!(Fork::proven_by(&shown[0], &shown[1], signer().key()), Some(*fork));
 
         let other = NoteSigner::<Log>::new("example.com/valley", &[9; 32]).unwrap();
-        let forged = sign(&other, &numbers(10).grown_to(20, "lie").tree.head());
+        let forged = sign(&other, ORIGIN, &numbers(10).grown_to(20, "lie").tree.head()).unwrap();
         assert_eq!(Fork::proven_by(&shown[0], &forged, signer().key()), None);
         assert_eq!(Fork::proven_by(&shown[0], &shown[0], signer().key()), None);
         assert_eq!(Fork::proven_by(&shown[0], &numbers(21).note(), signer().key()), None);
@@ -362,21 +395,53 @@ mod tests {
         let keys = |known: &[u8]| known.iter().map(|n| witness(*n).key().clone()).collect::<Vec<_>>();
         let mut note = numbers(5).note();
         let quorum = Quorum { witnesses: keys(&[1, 2, 3, 4]), needed: 3 };
-        let few = |found, needed| Err(TooFewWitnesses { found, needed });
-        assert_eq!(quorum.check(&note), few(0, 3));
+        let log = signer().key().clone();
+        let few = |found, needed| Err(QuorumError::TooFewWitnesses { found, needed });
+        assert_eq!(quorum.check(&note, &log), few(0, 3));
         for n in [1, 1, 2] {
             witness(n).cosign(&mut note, UnixTime::from_seconds(100));
         }
         // A stranger's cosignature, and one for another checkpoint.
         witness(9).cosign(&mut note, UnixTime::from_seconds(100));
-        assert_eq!(quorum.check(&note), few(2, 3));
+        assert_eq!(quorum.check(&note, &log), few(2, 3));
         let mut other = numbers(6).note();
         witness(3).cosign(&mut other, UnixTime::from_seconds(100));
         let copied = other.to_string().lines().last().unwrap().to_owned() + "\n";
         let copied: Note = (note.to_string() + &copied).parse().unwrap();
-        assert_eq!(quorum.check(&copied), few(2, 3));
-        assert_eq!(Quorum { witnesses: keys(&[1, 1, 2]), needed: 3 }.check(&note), few(2, 3));
+        assert_eq!(quorum.check(&copied, &log), few(2, 3));
+        assert_eq!(Quorum { witnesses: keys(&[1, 1, 2]), needed: 3 }.check(&note, &log), few(2, 3));
         witness(4).cosign(&mut note, UnixTime::from_seconds(200));
-        assert_eq!(quorum.check(&note), Ok(()));
+        assert_eq!(quorum.check(&note, &log), Ok(numbers(5).tree.head()));
+    }
+
+    #[test]
+    fn witness_that_is_known_under_two_names_is_one() {
+        let under = |name: &str| NoteSigner::<Witness>::new(name, &[1; 32]).unwrap();
+        let [attic, cellar] = ["example.com/attic", "example.com/cellar"].map(under);
+        let mut note = numbers(5).note();
+        attic.cosign(&mut note, UnixTime::from_seconds(100));
+        cellar.cosign(&mut note, UnixTime::from_seconds(100));
+        let quorum = Quorum { witnesses: vec![attic.key().clone(), cellar.key().clone()], needed: 2 };
+        let few = QuorumError::TooFewWitnesses { found: 1, needed: 2 };
+        assert_eq!(quorum.check(&note, signer().key()), Err(few));
+    }
+
+    #[test]
+    fn what_witnesses_have_cosigned_is_a_checkpoint_of_this_log() {
+        let witness = NoteSigner::<Witness>::new("example.com/w", &[1; 32]).unwrap();
+        let quorum = Quorum { witnesses: vec![witness.key().clone()], needed: 1 };
+        let cosigned = |mut note: Note| {
+            witness.cosign(&mut note, UnixTime::from_seconds(100));
+            quorum.check(&note, signer().key()).map(|head| head.size)
+        };
+        let hill = NoteSigner::<Log>::new("example.com/hill", &[7; 32]).unwrap();
+        let other = sign(&hill, "example.com/hill", &numbers(5).tree.head()).unwrap();
+        let unsigned = CheckpointError::Unsigned(Unsigned::Missing);
+        assert_eq!(cosigned(other), Err(QuorumError::Checkpoint(unsigned)));
+        let root = STANDARD.encode([1; 32]);
+        let mut elsewhere = Note::new(format!("example.com/hill\n5\n{root}\n")).unwrap();
+        signer().sign(&mut elsewhere);
+        assert_eq!(cosigned(elsewhere), Err(QuorumError::Checkpoint(CheckpointError::Malformed)));
+        assert_eq!(cosigned(numbers(5).note()), Ok(5));
     }
 }

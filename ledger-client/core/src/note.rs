@@ -240,10 +240,10 @@ impl<P: Purpose> NoteKey<P> {
         &self.name
     }
 
-    /// The Ed25519 public key (RFC 8032, section 5.1.5).
+    /// The Ed25519 public key (RFC 8032), which is the same under every name.
     #[must_use]
-    pub fn public(&self) -> [u8; 32] {
-        self.key.to_bytes()
+    pub fn public(&self) -> &[u8; 32] {
+        self.key.as_bytes()
     }
 }
 

@@ -83,6 +83,16 @@ pub enum Error {
         /// What was expected.
         expected: NodeId,
     },
+    /// The key that should sign checkpoints is another log's: the operator has named the wrong one.
+    #[error("{} signs its checkpoints as {origin}, and the key is {name}'s", path.display())]
+    OtherSigner {
+        /// The ledger's file.
+        path: PathBuf,
+        /// The name of the key.
+        name: String,
+        /// What it would have to be.
+        origin: String,
+    },
     /// Entries that were published are missing: the operator restored an old copy, and must find a newer one, or found the
     /// ledger anew. Going on would fork the log.
     #[error("{} has {size} entries, and {published} were published: it is an old copy", path.display())]

@@ -295,10 +295,15 @@ impl Embedded {
     /// [`Embedded::must_continue`].
     ///
     /// # Errors
-    /// [`Error`]
+    /// [`Error::OtherSigner`], and others.
     pub fn checkpoint(&mut self, signer: &NoteSigner<Log>) -> Result<Note, Error> {
         // Another transaction's entries are seen only once its commit is on the disk.
-        self.head().map(|head| checkpoint::sign(signer, &head))
+        let (head, origin) = (self.head()?, checkpoint::origin(&self.genesis));
+        checkpoint::sign(signer, &origin, &head).map_err(|_| Error::OtherSigner {
+            path: self.path.clone(),
+            name: signer.key().name().to_owned(),
+            origin,
+        })
     }
 
     /// Whether the log continues what was published: to be asked before it goes on, for a file that was restored from an old

@@ -649,7 +649,7 @@ fn signer() -> NoteSigner<Log> {
 #[test]
 fn client_that_keeps_one_checkpoint_checks_all_that_follows() {
     let (_place, mut ledger) = Place::new();
-    let mut view = View::new(signer().key().clone());
+    let mut view = View::new(&checkpoint::origin(&genesis()), signer().key().clone()).unwrap();
     for total in 1..=40 {
         ledger.execute(&redeem(total)).unwrap();
         if total % 3 > 0 {
@@ -667,6 +667,9 @@ fn client_that_keeps_one_checkpoint_checks_all_that_follows() {
             assert!(verify_inclusion(&head, number, &leaf_hash(&entry.encode()), &proof), "{number} of {size}");
         }
     }
+    let stranger = NoteSigner::new("example.com/valley", &[7; 32]).unwrap();
+    let refused = ledger.checkpoint(&stranger).unwrap_err();
+    assert!(matches!(&refused, Error::OtherSigner { name, .. } if name == "example.com/valley"), "{refused}");
     let size = ledger.head().unwrap().size;
     assert_eq!(ledger.prove_entry(size, size).unwrap(), None);
     assert_eq!(ledger.prove_entry(0, size + 1).unwrap(), None);
@@ -680,7 +683,7 @@ fn old_copy_that_goes_on_is_a_fork_that_is_refused_at_home_and_seen_abroad() {
     ledger.execute(&redeem(1)).unwrap();
     let copy = place.crash_image();
     ledger.execute(&redeem(2)).unwrap();
-    let mut view = View::new(signer().key().clone());
+    let mut view = View::new(&checkpoint::origin(&genesis()), signer().key().clone()).unwrap();
     let published = view.accept(ledger.checkpoint(&signer()).unwrap(), &[]).unwrap();
     ledger.must_continue(&published).unwrap();
     ledger.execute(&redeem(3)).unwrap();
