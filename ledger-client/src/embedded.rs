@@ -71,6 +71,12 @@ impl Embedded {
         Self { signer: Some((account, key)), ..self }
     }
 
+    /// Lets the ledger go on after a rest of more than [`ledger_embedded::MAX_REST_S`]: a person has looked, and this is the
+    /// time.
+    pub const fn accept_time(&mut self, time: UnixTime) {
+        self.file.accept_time(time);
+    }
+
     pub(crate) fn order(&mut self, command: Command) -> Result<Entry, Error> {
         let (account, key) = self.signer.as_ref().ok_or(Error::NoKey)?;
         Ok(self.file.order(key, *account, command)?)

@@ -3,8 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use ledger_core::Refusal;
 use ledger_core::records::NotConserved;
+use ledger_core::{Refusal, UnixTime};
 use metering::NodeId;
 use rusqlite::ErrorCode;
 use thiserror::Error;
@@ -20,6 +20,20 @@ pub enum Error {
     Busy {
         /// The ledger's file.
         path: PathBuf,
+    },
+    /// The clock is more than [`crate::MAX_REST_S`] ahead of the newest entry: the operator sets it, or looks and says that it is
+    /// right ([`crate::Embedded::accept_time`]).
+    #[error(
+        "the clock says {}, and the newest entry of {} is of {}: set the clock, or accept the time if it is right",
+        now.utc(), path.display(), newest.utc()
+    )]
+    ClockAhead {
+        /// The ledger's file.
+        path: PathBuf,
+        /// When the newest entry happened.
+        newest: UnixTime,
+        /// What the clock says.
+        now: UnixTime,
     },
     /// No space left: the operator must make room.
     #[error("no space left for {}", path.display())]
@@ -181,6 +195,7 @@ impl Error {
 pub(crate) enum Fault {
     Sqlite(rusqlite::Error),
     Damaged(String),
+    ClockAhead { newest: UnixTime, now: UnixTime },
 }
 
 impl Fault {
@@ -192,6 +207,7 @@ impl Fault {
         let path = path.to_owned();
         let source = match self {
             Self::Damaged(what) => return Error::Damaged { path, what },
+            Self::ClockAhead { newest, now } => return Error::ClockAhead { path, newest, now },
             Self::Sqlite(source) => source,
         };
         match source.sqlite_error_code() {

@@ -45,6 +45,8 @@ pub struct Embedded {
     path: PathBuf,
     genesis: Genesis,
     clock: Clock,
+    /// What a person has said the time is.
+    accepted: UnixTime,
 }
 
 pub use file::BUSY_TIMEOUT;
@@ -57,6 +59,11 @@ pub struct Recorded {
     /// What happened.
     pub entry: Entry,
 }
+
+/// How far the clock may be ahead of the newest entry, in seconds: 400 days. A ledger in use rests for no longer, and a clock
+/// that nobody has set stands anywhere. The ledger's time never runs backwards, so an entry of the year 2106 would end every
+/// notice that runs, and no later one would ever end.
+pub const MAX_REST_S: u32 = 400 * 24 * 60 * 60;
 
 /// The most entries that [`Embedded::entries`] reads at once.
 pub const MAX_PAGE: usize = 1000;
@@ -83,7 +90,7 @@ impl Embedded {
                 .and_then(|begun| begun.check_head())
                 .map_err(|fault| fault.at(path))?
         };
-        Ok(Self { connection, path: path.to_owned(), genesis, clock })
+        Ok(Self { connection, path: path.to_owned(), genesis, clock, accepted: UnixTime::default() })
     }
 
     /// Opens a ledger that must be the one receipts for `domain` are good on.
@@ -100,6 +107,12 @@ impl Embedded {
         Err(Error::OtherLedger { path, community, found: found.contract, expected: domain.contract })
     }
 
+    /// Lets the ledger go on after a rest of more than [`MAX_REST_S`]: a person has looked, and this is the time. A clock that
+    /// is as far ahead of it is still refused. It is not kept: once there is an entry, nobody has to say it again.
+    pub const fn accept_time(&mut self, time: UnixTime) {
+        self.accepted = time;
+    }
+
     /// What the ledger was founded on.
     #[must_use]
     pub const fn genesis(&self) -> &Genesis {
@@ -110,7 +123,8 @@ impl Embedded {
     /// the entry it made.
     ///
     /// # Errors
-    /// [`Error::Refused`] names the rule that forbids it; after any error nothing has happened.
+    /// [`Error::Refused`] names the rule that forbids it, [`Error::ClockAhead`] a clock that is not to be trusted; after any
+    /// error nothing has happened.
     pub fn execute(&mut self, request: &Request) -> Result<Entry, Error> {
         let presented = Presented::recover(&self.genesis.domain(), *request);
         let mut answers = self.execute_presented(&[presented])?;
@@ -137,7 +151,7 @@ impl Embedded {
     /// [`Error`]; then none of them has happened.
     pub fn execute_presented(&mut self, requests: &[Presented]) -> Result<Vec<Result<Recorded, Refusal>>, Error> {
         let now = (self.clock)();
-        self.write(|records| requests.iter().map(|request| outcome(records, now, request)).collect())
+        self.write(now, |records| requests.iter().map(|request| outcome(records, now, request)).collect())
     }
 
     /// Signs a command as the account's next order and answers it, in one transaction: processes that share a key do not
@@ -147,7 +161,7 @@ impl Embedded {
     /// As [`Embedded::execute`].
     pub fn order(&mut self, key: &AccountKey, account: NodeId, command: Command) -> Result<Entry, Error> {
         let (now, domain) = ((self.clock)(), self.genesis.domain());
-        self.write(|records| {
+        self.write(now, |records| {
             let sequence = records.sequence(account)?.saturating_add(1);
             let order = Order::sign(key, &domain, account, sequence, command).into_unverified();
             outcome(records, now, &Presented::recover(&domain, Request::Order(order)))
@@ -156,13 +170,21 @@ impl Embedded {
         .map_err(Error::Refused)
     }
 
-    fn write<T>(&mut self, work: impl FnOnce(&mut Transaction<'_>) -> Result<T, error::Fault>) -> Result<T, Error> {
-        let path = &self.path;
+    fn write<T>(
+        &mut self,
+        now: UnixTime,
+        work: impl FnOnce(&mut Transaction<'_>) -> Result<T, error::Fault>,
+    ) -> Result<T, Error> {
+        let (path, accepted) = (&self.path, self.accepted);
         let transaction = self
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(|error| Error::sqlite(path, error))?;
         let done = Transaction::begin(&transaction, Some(&self.genesis)).and_then(|mut records| {
+            let newest = records.time();
+            if now > newest.max(accepted).after(MAX_REST_S) {
+                return Err(error::Fault::ClockAhead { newest, now });
+            }
             let (size, done) = (records.head().size, work(&mut records)?);
             records.finish()?;
             Ok((records.head().size > size, done))

@@ -309,6 +309,62 @@ fn notice_runs_by_the_clock_across_openings() {
 }
 
 #[test]
+fn clock_that_is_far_ahead_of_the_newest_entry_is_not_taken_for_the_time() {
+    let (place, mut ledger) = Place::new();
+    let (head, ahead) = (ledger.head().unwrap(), 4_294_967_295);
+    place.now.store(ahead, Ordering::Relaxed);
+    let transfer = Command::Transfer { to: id(bob), amount: tokens(1) };
+    for refused in [
+        ledger.execute(&redeem(5)).unwrap_err(),
+        ledger.execute_many(&[redeem(5)]).unwrap_err(),
+        ledger.order(&alice(), id(alice), transfer).unwrap_err(),
+    ] {
+        assert!(matches!(refused, Error::ClockAhead { .. }), "{refused}");
+        let path = place.path();
+        assert_eq!(
+            refused.to_string(),
+            format!(
+                "the clock says 2106-02-07 06:28:15 UTC, and the newest entry of {} is of 1970-01-01 00:16:40 UTC: \
+                 set the clock, or accept the time if it is right",
+                path.display()
+            )
+        );
+    }
+    assert_eq!(ledger.head().unwrap(), head, "it can be looked at, and nothing has happened");
+    let last = 1000 + u64::from(MAX_REST_S);
+    place.now.store(last + 1, Ordering::Relaxed);
+    assert!(matches!(ledger.execute(&redeem(5)), Err(Error::ClockAhead { .. })));
+    place.now.store(last, Ordering::Relaxed);
+    assert_eq!(ledger.execute(&redeem(5)).unwrap().at, UnixTime::from_seconds(last));
+}
+
+#[test]
+fn ledger_goes_on_after_a_long_rest_once_a_person_has_said_the_time() {
+    let (place, mut ledger) = Place::new();
+    let mut other = place.open().unwrap();
+    let (now, wrong) = (1_795_776_753, 4_294_967_295);
+    ledger.accept_time(UnixTime::from_seconds(now));
+    place.now.store(wrong, Ordering::Relaxed);
+    assert!(matches!(ledger.execute(&redeem(5)), Err(Error::ClockAhead { .. })));
+    place.now.store(now + 60, Ordering::Relaxed);
+    assert!(matches!(other.execute(&redeem(5)), Err(Error::ClockAhead { .. })));
+    ledger.execute(&redeem(5)).unwrap();
+    // There is an entry of this time: the others need not be told.
+    other.execute(&redeem(6)).unwrap();
+    audited(&mut other);
+}
+
+#[test]
+fn first_entry_after_the_founding_is_by_a_clock_that_fits_it() {
+    let place = Place { directory: tempfile::tempdir().unwrap(), now: Arc::new(4_294_967_295.into()) };
+    let mut ledger = Embedded::create(&place.path(), &genesis(), place.clock()).unwrap();
+    let mint = Command::Mint { to: id(alice), amount: tokens(1) };
+    assert!(matches!(ledger.order(&treasurer(), id(treasurer), mint), Err(Error::ClockAhead { .. })));
+    place.now.store(2000, Ordering::Relaxed);
+    order(&mut ledger, treasurer, mint);
+}
+
+#[test]
 fn channels_are_listed_for_both_ends() {
     let (_place, mut ledger) = Place::new();
     order(&mut ledger, alice, open_channel(1));
