@@ -22,7 +22,7 @@ pub const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 const APPLICATION_ID: u32 = u32::from_be_bytes(*b"WAYB");
 
 /// The newest format this program reads and writes.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// Small, because a commit writes whole pages and flash wears out.
 const PAGE_SIZE: u32 = 1024;
