@@ -192,6 +192,8 @@ pub enum GenesisError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::State;
+    use crate::state::founding;
 
     fn genesis(community: &str, symbol: &str, decimals: u8, founded: u64) -> Result<Genesis, GenesisError> {
         Genesis::new(community, symbol, decimals, NodeId([7; 20]), UnixTime::from_seconds(founded), [1; 16])
@@ -246,6 +248,34 @@ mod tests {
         };
         assert_ne!(founded([1; 16]), founded([2; 16]));
         assert_eq!(founded([1; 16]), founded([1; 16]));
+    }
+
+    /// Computed with Python's `hashlib` from the bytes that RFC 8949 says.
+    #[test]
+    fn founding_is_named_as_the_rulebook_says() {
+        let genesis = genesis("Hilltop", "HILL", 6, 100).unwrap();
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let root = State::found(genesis.clone()).head().root.to_string();
+        let entry = hex(&founding(&genesis).encode());
+        let (field, contract) = (hex(&genesis.encode()), hex(&genesis.domain().contract.0));
+        assert_eq!(contract, "77dd6588e46e4cd1fcda341df842b103d77c853d");
+        assert_eq!(root, "9cbbec5881ed5e2415220713e1fe6c5bc62f3ef5e1f25455a709de226438bff2");
+        assert_eq!(entry, format!("83186400{field}"));
+        for said in [field, contract, root] {
+            assert!(include_str!("../../RULEBOOK.md").contains(&said), "{said} is not in RULEBOOK.md");
+        }
+    }
+
+    #[test]
+    fn rulebook_has_all_characters_that_names_have_not() {
+        let rulebook = include_str!("../../RULEBOOK.md").replace('\n', " ");
+        let number = |c: char| format!("{:04X}", u32::from(c));
+        let ranges = UNSEEN.iter().map(|(first, last)| match first == last {
+            true => number(*first),
+            false => format!("{}-{}", number(*first), number(*last)),
+        });
+        let ranges = ranges.collect::<Vec<_>>().join(", ");
+        assert!(rulebook.contains(&ranges), "{ranges} are not in RULEBOOK.md");
     }
 
     #[test]

@@ -298,7 +298,10 @@ mod tests {
         ];
         let rulebook = include_str!("../../RULEBOOK.md");
         for (command, expected) in orders {
-            assert!(rulebook.contains(typed(&command).0), "{command:?} is not in RULEBOOK.md");
+            let kind = typed(&command).0;
+            assert!(rulebook.contains(kind), "{kind} is not in RULEBOOK.md");
+            let rule = format!("| `{}` |", kind.split('(').next().unwrap());
+            assert!(rulebook.contains(&rule), "what {kind} does is not in RULEBOOK.md");
             let order = Order::sign(&key, &DOMAIN, account, 7, command);
             assert_eq!(Hash(order.digest(&DOMAIN)).to_string(), expected, "{command:?}");
             assert_eq!(order.into_unverified().verify(&DOMAIN, account), Ok(order));

@@ -343,3 +343,17 @@ impl Refusal {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn rulebook_says_when_each_refusal_is_given() {
+        let rulebook = include_str!("../../RULEBOOK.md");
+        let names = include_str!("refusal.rs").lines().filter_map(|line| line.trim().strip_prefix("Self::"));
+        let names: Vec<&str> = names.filter_map(|line| line.strip_suffix("\",")?.split('"').nth(1)).collect();
+        assert!(names.len() > 40, "{names:?}");
+        for name in names {
+            assert!(rulebook.contains(&format!("`{name}`")), "{name} is not in RULEBOOK.md");
+        }
+    }
+}

@@ -389,8 +389,11 @@ mod tests {
             let channel = ChannelId { payer: id(alice), payee, nonce };
             assert_eq!(opened, Event::ChannelOpened { channel, deposit });
         }
-        assert_eq!(channels::next_nonce(Some(i64::MAX as u64)), None);
-        assert_eq!(channels::next_nonce(Some(u64::MAX)), None);
+        let last = ChannelId { nonce: i64::MAX as u64, ..story.channel };
+        let Ok(()) = story.state.set_channel(last, Channel { phase: Phase::Closed, ..Channel::open(tokens(1)) });
+        let open = Command::OpenChannel { payee: id(bob), deposit: tokens(1) };
+        assert_eq!(story.refuses(alice, open), Refusal::NoncesExhausted);
+        story.does(alice, Command::OpenChannel { payee: id(carol), deposit: tokens(1) });
     }
 
     #[test]

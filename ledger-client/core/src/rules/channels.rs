@@ -16,7 +16,7 @@ pub(super) fn open<R: Records>(records: &R, payer: NodeId, payee: NodeId, deposi
 }
 
 /// The first channel of a pair has nonce 1. SQLite counts in 63 bits.
-pub(super) fn next_nonce(latest: Option<u64>) -> Option<u64> {
+fn next_nonce(latest: Option<u64>) -> Option<u64> {
     latest.unwrap_or(0).checked_add(1).filter(|nonce| *nonce <= i64::MAX as u64)
 }
 
