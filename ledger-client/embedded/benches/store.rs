@@ -4,11 +4,14 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use ledger_core::merkle::{leaf_hash, verify_inclusion};
-use ledger_core::{Command, Genesis, Order, Request, UnixTime};
-use ledger_embedded::{Embedded, Verdict};
+use ledger_core::{Command, Genesis, Order, Presented, Request, UnixTime};
+use ledger_embedded::{Embedded, Verdict, Writer};
 use metering::{AccountKey, ChannelId, Receipt, Tokens};
 
 /// How many of each kind are timed.
@@ -16,6 +19,11 @@ const REQUESTS: u64 = 1_000;
 const BATCH: usize = 100;
 const ENTRIES: u64 = 20_000;
 const PROOFS: u64 = 1_000;
+const CLIENTS: usize = 64;
+/// Who present batches, beside the writer's own thread.
+const PRESENTERS: usize = 2;
+/// How many requests go through a writer.
+const WRITTEN: usize = 40_000;
 
 fn main() {
     let words: Vec<String> = std::env::args().collect();
@@ -30,7 +38,26 @@ fn main() {
     println!("orders signed and done singly, each durable: {:.0} a second", bench.order(REQUESTS));
     let (batches, _) = bench.redeem(REQUESTS * 5, BATCH);
     println!("receipts redeemed {BATCH} at a time: {batches:.0} a second");
+    let recovered = bench.recover(REQUESTS);
+    println!("signatures looked at on one core: {recovered:.0} a second");
+    println!(
+        "receipts redeemed {BATCH} at a time, looked at before: {:.0} a second",
+        bench.redeem_presented(REQUESTS * 20)
+    );
+    println!("receipts redeemed singly by {CLIENTS} clients of a writer: {}", bench.write(CLIENTS, 1, Kind::Receipts));
+    println!("orders done singly for {CLIENTS} clients of a writer: {}", bench.write(CLIENTS, 1, Kind::Orders));
+    println!(
+        "receipts redeemed {BATCH} at a time by {PRESENTERS} clients: {}",
+        bench.write(PRESENTERS, BATCH, Kind::Receipts)
+    );
     bench.grow(entries.unwrap_or(ENTRIES));
+}
+
+/// What is asked of a writer.
+#[derive(Clone, Copy)]
+enum Kind {
+    Receipts,
+    Orders,
 }
 
 struct Bench {
@@ -101,6 +128,100 @@ impl Bench {
             }
         });
         count as f64 / took.as_secs_f64()
+    }
+
+    /// Signatures a second, on one core.
+    fn recover(&mut self, count: u64) -> f64 {
+        let domain = self.ledger.genesis().domain();
+        let receipts = self.receipts(count);
+        self.redeemed -= count;
+        let took = timed(|| {
+            for receipt in &receipts {
+                std::hint::black_box(Presented::recover(&domain, *receipt));
+            }
+        });
+        count as f64 / took.as_secs_f64()
+    }
+
+    /// Receipts a second, for the one who writes.
+    fn redeem_presented(&mut self, count: u64) -> f64 {
+        let domain = self.ledger.genesis().domain();
+        let receipts: Vec<_> =
+            self.receipts(count).into_iter().map(|receipt| Presented::recover(&domain, receipt)).collect();
+        let took = timed(|| {
+            for batch in receipts.chunks(BATCH) {
+                assert!(self.ledger.execute_presented(batch).expect("a ledger").iter().all(Result::is_ok));
+            }
+        });
+        count as f64 / took.as_secs_f64()
+    }
+
+    /// What many clients get out of one writer, each with an account and a channel of its own.
+    fn write(&mut self, clients: usize, batch: usize, kind: Kind) -> String {
+        let domain = self.ledger.genesis().domain();
+        let each = WRITTEN / clients;
+        let requests: Vec<Vec<Request>> = (0..clients)
+            .map(|client| {
+                let key = AccountKey::from_bytes(&[client as u8 + 1; 32]).expect("a key");
+                self.asks(&key, kind, each)
+            })
+            .collect();
+        let commits = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&commits);
+        // The clock is asked once in a transaction.
+        let clock = Box::new(move || UnixTime::from_seconds(counted.fetch_add(1, Ordering::Relaxed)));
+        let writer = Writer::start(Embedded::open(&self.path, clock).expect("a ledger")).expect("a thread");
+        let mut patience: Vec<Duration> = Vec::new();
+        let ask_all = |requests: &[Request]| {
+            let ask = |batch: &[Request]| {
+                timed(|| {
+                    let presented = batch.iter().map(|request| Presented::recover(&domain, *request)).collect();
+                    assert!(writer.execute(presented).expect("a ledger").iter().all(Result::is_ok));
+                })
+            };
+            requests.chunks(batch).map(ask).collect::<Vec<_>>()
+        };
+        let took = timed(|| {
+            thread::scope(|scope| {
+                let threads: Vec<_> = requests.iter().map(|requests| scope.spawn(|| ask_all(requests))).collect();
+                patience.extend(threads.into_iter().flat_map(|thread| thread.join().expect("no panic")));
+            });
+        });
+        writer.stop();
+        patience.sort_unstable();
+        let percentile = |percent: usize| patience[(patience.len() - 1) * percent / 100].as_secs_f64() * 1e3;
+        let commits = commits.load(Ordering::Relaxed).max(1) as f64;
+        format!(
+            "{:.0} a second, {:.1} in a commit, answered in {:.1} ms (half), {:.1} ms (99 of 100), {:.1} ms (all)",
+            (each * clients) as f64 / took.as_secs_f64(),
+            (each * clients) as f64 / commits,
+            percentile(50),
+            percentile(99),
+            percentile(100),
+        )
+    }
+
+    /// What one client asks, signed and not looked at.
+    fn asks(&mut self, key: &AccountKey, kind: Kind, count: usize) -> Vec<Request> {
+        let (domain, account, payee) = (self.ledger.genesis().domain(), key.node_id(), self.channel.payee);
+        let mint = Command::Mint { to: account, amount: tokens(1 << 40) };
+        self.ledger.order(&self.payer, self.payer.node_id(), mint).expect("it is allowed");
+        match kind {
+            Kind::Receipts => {
+                let deposit = tokens(count as u128);
+                self.ledger.order(key, account, Command::OpenChannel { payee, deposit }).expect("it is allowed");
+                let nonce = self.ledger.latest_nonce(account, payee).expect("a ledger").expect("it was opened");
+                let channel = ChannelId { payer: account, payee, nonce };
+                let receipt = |total: usize| Receipt::sign(key, &domain, channel, tokens(total as u128), [7; 32]);
+                (1..=count).map(|total| Request::Redeem { receipt: receipt(total).into_unverified() }).collect()
+            }
+            Kind::Orders => {
+                let next = self.ledger.sequence(account).expect("a ledger") + 1;
+                let command = Command::Transfer { to: payee, amount: tokens(1) };
+                let order = |sequence| Order::sign(key, &domain, account, sequence, command).into_unverified();
+                (next..next + count as u64).map(|sequence| Request::Order(order(sequence))).collect()
+            }
+        }
     }
 
     fn grow(mut self, entries: u64) {

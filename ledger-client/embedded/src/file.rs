@@ -24,6 +24,9 @@ const APPLICATION_ID: u32 = u32::from_be_bytes(*b"WAYB");
 /// The newest format this program reads and writes.
 const FORMAT: u32 = 3;
 
+/// More than there are statements in `transaction.rs`: each is compiled once for a connection.
+const STATEMENTS: usize = 32;
+
 /// Small, because a commit writes whole pages and flash wears out.
 const PAGE_SIZE: u32 = 1024;
 
@@ -197,6 +200,7 @@ fn connect(path: &Path) -> Result<Connection, Error> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(uri, flags).map_err(|error| Error::sqlite(path, error))?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(|error| Error::sqlite(path, error))?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
     Ok(connection)
 }
 

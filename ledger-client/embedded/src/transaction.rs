@@ -46,7 +46,7 @@ impl<'c> Transaction<'c> {
     /// Reads the ledger's own row. `connection` is in a transaction. `genesis` is what an earlier transaction read, as it
     /// never changes.
     pub(crate) fn begin(connection: &'c Connection, genesis: Option<&Genesis>) -> Result<Self, Fault> {
-        let mut select = connection.prepare(
+        let mut select = connection.prepare_cached(
             "SELECT genesis, time, minted, burned, held, locked, size, peaks, root FROM ledger WHERE id = 0",
         )?;
         let mut rows = select.query([])?;
@@ -129,7 +129,7 @@ impl<'c> Transaction<'c> {
         self.root = head.root;
         let peaks: Vec<u8> = self.tree.peaks().iter().flat_map(|peak| peak.0).collect();
         self.connection
-            .prepare(
+            .prepare_cached(
                 "UPDATE ledger SET time = ?1, minted = ?2, burned = ?3, held = ?4, locked = ?5, size = ?6,
                  peaks = ?7, root = ?8",
             )?
@@ -238,8 +238,9 @@ impl<'c> Transaction<'c> {
     }
 
     pub(crate) fn entries(&self, from: u64, limit: usize) -> Result<Vec<Entry>, Fault> {
-        let mut select =
-            self.connection.prepare("SELECT number, entry FROM entry WHERE number >= ?1 ORDER BY number LIMIT ?2")?;
+        let mut select = self
+            .connection
+            .prepare_cached("SELECT number, entry FROM entry WHERE number >= ?1 ORDER BY number LIMIT ?2")?;
         let mut rows =
             select.query(params![i64::try_from(from).unwrap_or(i64::MAX), i64::try_from(limit).unwrap_or(i64::MAX)])?;
         let mut entries = Vec::new();
@@ -260,7 +261,8 @@ impl<'c> Transaction<'c> {
         let Ok(sequence) = i64::try_from(sequence) else {
             return Ok(None);
         };
-        let mut select = self.connection.prepare("SELECT entry FROM ordered WHERE account = ?1 AND sequence = ?2")?;
+        let mut select =
+            self.connection.prepare_cached("SELECT entry FROM ordered WHERE account = ?1 AND sequence = ?2")?;
         let number: Option<i64> = select.query_row(params![account.0, sequence], |row| row.get(0)).optional()?;
         number.map(unsigned).transpose()
     }
@@ -273,7 +275,7 @@ impl<'c> Transaction<'c> {
     pub(crate) fn entry_bytes(&self, number: u64) -> Result<Option<Vec<u8>>, Fault> {
         Ok(self
             .connection
-            .prepare("SELECT entry FROM entry WHERE number = ?1")?
+            .prepare_cached("SELECT entry FROM entry WHERE number = ?1")?
             .query_row([stored(number)?], |row| row.get(0))
             .optional()?)
     }
@@ -295,13 +297,13 @@ impl Records for Transaction<'_> {
     }
 
     fn balance(&self, account: NodeId) -> Result<Tokens, Fault> {
-        let mut select = self.connection.prepare("SELECT balance FROM account WHERE id = ?1")?;
+        let mut select = self.connection.prepare_cached("SELECT balance FROM account WHERE id = ?1")?;
         let mut rows = select.query([account.0])?;
         rows.next()?.map_or(Ok(Tokens::ZERO), |row| tokens(row, 0))
     }
 
     fn sequence(&self, account: NodeId) -> Result<u64, Fault> {
-        let mut select = self.connection.prepare("SELECT max(sequence) FROM ordered WHERE account = ?1")?;
+        let mut select = self.connection.prepare_cached("SELECT max(sequence) FROM ordered WHERE account = ?1")?;
         let newest: Option<i64> = select.query_row([account.0], |row| row.get(0))?;
         newest.map_or(Ok(0), unsigned)
     }
@@ -317,7 +319,7 @@ impl Records for Transaction<'_> {
     }
 
     fn fact(&self, place: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
-        let mut select = self.connection.prepare("SELECT value FROM fact WHERE place = ?1")?;
+        let mut select = self.connection.prepare_cached("SELECT value FROM fact WHERE place = ?1")?;
         Ok(select.query_row([place], |row| row.get(0)).optional()?)
     }
 
@@ -326,7 +328,7 @@ impl Records for Transaction<'_> {
         let Ok(nonce) = i64::try_from(id.nonce) else {
             return Ok(None);
         };
-        let mut select = self.connection.prepare(
+        let mut select = self.connection.prepare_cached(
             "SELECT deposit, redeemed, exit_time, closed FROM channel WHERE payer = ?1 AND payee = ?2 AND nonce = ?3",
         )?;
         let mut rows = select.query(params![id.payer.0, id.payee.0, nonce])?;
@@ -334,7 +336,8 @@ impl Records for Transaction<'_> {
     }
 
     fn latest_nonce(&self, payer: NodeId, payee: NodeId) -> Result<Option<u64>, Fault> {
-        let mut select = self.connection.prepare("SELECT max(nonce) FROM channel WHERE payer = ?1 AND payee = ?2")?;
+        let mut select =
+            self.connection.prepare_cached("SELECT max(nonce) FROM channel WHERE payer = ?1 AND payee = ?2")?;
         let latest: Option<i64> = select.query_row(params![payer.0, payee.0], |row| row.get(0))?;
         latest.map(unsigned).transpose()
     }
@@ -349,14 +352,18 @@ impl Records for Transaction<'_> {
 
     fn set_balance(&mut self, account: NodeId, balance: Tokens) -> Result<(), Fault> {
         self.connection
-            .prepare("INSERT INTO account VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET balance = excluded.balance")?
+            .prepare_cached(
+                "INSERT INTO account VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET balance = excluded.balance",
+            )?
             .execute(params![account.0, stored(balance.get())?])?;
         Ok(())
     }
 
     fn set_fact(&mut self, place: &[u8], value: &[u8]) -> Result<(), Fault> {
         self.connection
-            .prepare("INSERT INTO fact VALUES (?1, ?2) ON CONFLICT (place) DO UPDATE SET value = excluded.value")?
+            .prepare_cached(
+                "INSERT INTO fact VALUES (?1, ?2) ON CONFLICT (place) DO UPDATE SET value = excluded.value",
+            )?
             .execute([place, value])?;
         Ok(())
     }
@@ -368,7 +375,7 @@ impl Records for Transaction<'_> {
             Phase::Closed => (0, true),
         };
         self.connection
-            .prepare(
+            .prepare_cached(
                 "INSERT INTO channel VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
                  ON CONFLICT (payer, payee, nonce) DO UPDATE SET deposit = excluded.deposit,
                  redeemed = excluded.redeemed, exit_time = excluded.exit_time, closed = excluded.closed",
@@ -388,10 +395,10 @@ impl Records for Transaction<'_> {
     fn append(&mut self, entry: &Entry) -> Result<(), Fault> {
         let bytes = entry.encode();
         self.connection
-            .prepare("INSERT INTO entry VALUES (?1, ?2)")?
+            .prepare_cached("INSERT INTO entry VALUES (?1, ?2)")?
             .execute(params![stored(self.tree.size())?, bytes])?;
         if let Some(order) = entry.order() {
-            self.connection.prepare("INSERT INTO ordered VALUES (?1, ?2, ?3)")?.execute(params![
+            self.connection.prepare_cached("INSERT INTO ordered VALUES (?1, ?2, ?3)")?.execute(params![
                 order.account().0,
                 stored(order.seal().sequence)?,
                 stored(self.tree.size())?,
@@ -400,7 +407,7 @@ impl Records for Transaction<'_> {
         let number = self.tree.size();
         for (level, root) in (1..).zip(self.tree.append(leaf_hash(&bytes))) {
             let place = subtree_number(level, number >> level).map(stored).transpose()?;
-            self.connection.prepare("INSERT INTO subtree VALUES (?1, ?2)")?.execute(params![place, root.0])?;
+            self.connection.prepare_cached("INSERT INTO subtree VALUES (?1, ?2)")?.execute(params![place, root.0])?;
         }
         self.time = entry.at;
         Ok(())
@@ -416,7 +423,7 @@ impl Subtrees for Transaction<'_> {
             let entry = self.entry_bytes(index)?.ok_or_else(missing)?;
             return Ok(leaf_hash(&entry));
         };
-        let mut select = self.connection.prepare("SELECT root FROM subtree WHERE number = ?1")?;
+        let mut select = self.connection.prepare_cached("SELECT root FROM subtree WHERE number = ?1")?;
         select.query_row([stored(place)?], |row| row.get(0)).optional()?.map(Hash).ok_or_else(missing)
     }
 }
