@@ -8,7 +8,10 @@ use std::str::FromStr;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use hkdf::Hkdf;
-use k256::ecdsa::{RecoveryId, SigningKey, VerifyingKey};
+use k256::ecdsa::{SigningKey, VerifyingKey};
+use k256::elliptic_curve::ops::{Invert as _, LinearCombination as _, Reduce};
+use k256::elliptic_curve::point::DecompressPoint as _;
+use k256::{AffinePoint, ProjectivePoint, Scalar, U256};
 use minicbor::{Decoder, decode, encode};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
@@ -300,10 +303,8 @@ impl Signature {
         if signature.normalize_s().is_some() {
             return Err(SignatureError::HighS);
         }
-        let recovery = RecoveryId::new(y_is_odd, false);
-        VerifyingKey::recover_from_prehash(digest, &signature, recovery)
-            .map(|key| node_id(&key))
-            .map_err(|_| SignatureError::Invalid)
+        let key = recovered_key(digest, &signature, y_is_odd).ok_or(SignatureError::Invalid)?;
+        Ok(node_id(&key))
     }
 
     /// Checks that `expected` signed `digest`.
@@ -316,6 +317,22 @@ impl Signature {
             actual => Err(SignatureError::WrongSigner { expected, actual }),
         }
     }
+}
+
+/// The only key with which this signature, of this recovery, is one of `digest` (SEC 1, section 4.1.6): `(s R - z G) / r`,
+/// where R is the point of the signature's nonce.
+///
+/// k256 does the same and then verifies the signature with the key, which takes as long again and cannot fail: putting that
+/// key into the verification's equation gives R, whose x is r.
+fn recovered_key(digest: &Word, signature: &k256::ecdsa::Signature, y_is_odd: bool) -> Option<VerifyingKey> {
+    let (r, s) = signature.split_scalars();
+    let z = <Scalar as Reduce<U256>>::reduce_bytes(&(*digest).into());
+    let nonce: Option<AffinePoint> = AffinePoint::decompress(&r.to_bytes(), u8::from(y_is_odd).into()).into();
+    let over_r: Scalar = *r.invert();
+    let (of_generator, of_nonce) = (-(over_r * z), over_r * *s);
+    let point = ProjectivePoint::lincomb(&ProjectivePoint::GENERATOR, &of_generator, &nonce?.into(), &of_nonce);
+    // The point at infinity is no key.
+    VerifyingKey::from_affine(point.into()).ok()
 }
 
 impl fmt::Debug for Signature {
@@ -554,6 +571,9 @@ impl FromStr for NodeCard {
 
 #[cfg(test)]
 mod tests {
+    use k256::ecdsa::RecoveryId;
+    use proptest::prelude::*;
+
     use super::*;
 
     fn identity() -> Identity {
@@ -650,6 +670,73 @@ mod tests {
     }
 
     /// The same signature with s replaced by the group order minus s, and v flipped: valid ECDSA, refused here.
+    /// As k256 recovers, with its own check at the end.
+    fn recovered_by_k256(signature: &Signature, digest: &Word) -> Option<NodeId> {
+        let y_is_odd = [27, 28].iter().position(|v| *v == signature.0[64])? == 1;
+        let parts = k256::ecdsa::Signature::from_slice(&signature.0[..64]).ok()?;
+        let low = parts.normalize_s().is_none();
+        let key = VerifyingKey::recover_from_prehash(digest, &parts, RecoveryId::new(y_is_odd, false)).ok()?;
+        low.then(|| node_id(&key))
+    }
+
+    /// n, (n - 1) / 2 and the x of the generator (SEC 2, section 2.4.1), and what lies around them and at both ends.
+    fn edge() -> impl Strategy<Value = Word> {
+        let edges = [
+            "fffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141",
+            "7fffffffffffffffffffffffffffffff5d576e7357a4501ddfe92f46681b20a0",
+            "79be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798",
+            "fffffffffffffffffffffffffffffffffffffffffffffffffffffffefffffc2f",
+            "0000000000000000000000000000000000000000000000000000000000000000",
+            "ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
+        ];
+        (prop::sample::select(edges.to_vec()), 0..4_u8, any::<bool>()).prop_map(|(edge, by, up)| {
+            let mut word = [0; 32];
+            hex::decode_to_slice(edge, &mut word).unwrap();
+            word[31] = if up { word[31].wrapping_add(by) } else { word[31].wrapping_sub(by) };
+            word
+        })
+    }
+
+    fn word() -> impl Strategy<Value = Word> {
+        prop_oneof![1 => any::<Word>(), 1 => edge()]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+        #[test]
+        fn signer_of_anything_is_who_k256_says(r in word(), s in word(), v in 25..31_u8, digest in word()) {
+            let mut signature = Signature([v; 65]);
+            signature.0[..32].copy_from_slice(&r);
+            signature.0[32..64].copy_from_slice(&s);
+            prop_assert_eq!(signature.recover(&digest).ok(), recovered_by_k256(&signature, &digest));
+        }
+
+        #[test]
+        fn signer_is_found_and_after_a_turned_bit_it_is_who_k256_says(digest in word(), bit in 0..520_usize) {
+            let key = AccountKey::from_bytes(&[7; 32]).unwrap();
+            let mut signature = key.sign_digest(&digest);
+            prop_assert_eq!(signature.recover(&digest), Ok(key.node_id()));
+            signature.0[bit / 8] ^= 1 << (bit % 8);
+            prop_assert_eq!(signature.recover(&digest).ok(), recovered_by_k256(&signature, &digest));
+        }
+    }
+
+    /// With R the generator and s the digest, what is left of `s R - z G` is nothing.
+    #[test]
+    fn signature_that_would_be_by_the_point_at_infinity_is_by_nobody() {
+        let mut signature = Signature([0; 65]);
+        hex::decode_to_slice(
+            "79be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798",
+            &mut signature.0[..32],
+        )
+        .unwrap();
+        signature.0[32..64].copy_from_slice(&[5; 32]);
+        signature.0[64] = 27;
+        assert_eq!(signature.recover(&[5; 32]), Err(SignatureError::Invalid));
+        assert_eq!(recovered_by_k256(&signature, &[5; 32]), None);
+        assert!(signature.recover(&[6; 32]).is_ok());
+    }
+
     fn mirrored(signature: Signature) -> Signature {
         let low = k256::ecdsa::Signature::from_slice(&signature.0[..64]).unwrap();
         let (r, s) = low.split_scalars();
