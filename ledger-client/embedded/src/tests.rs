@@ -602,6 +602,23 @@ fn damage_that_opening_can_see_is_refused() {
 }
 
 #[test]
+fn counts_that_a_tidying_hand_leaves_do_no_harm() {
+    let (place, mut ledger) = Place::new();
+    ledger.execute(&redeem(5)).unwrap();
+    drop(ledger);
+    place.by_hand("ANALYZE");
+    let mut ledger = place.open().unwrap();
+    ledger.execute(&redeem(6)).unwrap();
+    audited(&mut ledger);
+    drop(ledger);
+    let disguised =
+        "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql = 'CREATE TABLE sqlite_stat1(tbl,idx,more)'
+        WHERE name = 'sqlite_stat1'";
+    place.by_hand(disguised);
+    assert!(matches!(place.open().unwrap_err(), Error::Damaged { .. }));
+}
+
+#[test]
 fn long_log_is_looked_at_from_its_end_when_opened_and_whole_by_an_audit() {
     let (place, mut ledger) = Place::new();
     mint(&mut ledger, id(alice), 2_000);
