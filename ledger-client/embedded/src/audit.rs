@@ -8,7 +8,7 @@ use metering::{ChannelId, NodeId, Tokens};
 use thiserror::Error;
 
 use crate::error::Fault;
-use crate::transaction::Transaction;
+use crate::transaction::{Transaction, hex};
 
 /// What an audit found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -182,6 +182,8 @@ fn compare(records: &Transaction<'_>) -> Result<Audit, Stop> {
     compare_channels(records, &state)?;
     compare_facts(records, &state)?;
     compare_head(records, &state)?;
+    // What the rows say is right, and whoever reads them next must be able to believe it.
+    records.check_own_row().and_then(|()| records.check_rows())?;
     let (accounts, channels) = (state.balances().len(), state.channels().len());
     Ok(Audit { head: state.head(), totals: state.totals(), accounts, channels })
 }
@@ -241,7 +243,11 @@ fn compare_balances(records: &Transaction<'_>, state: &State) -> Result<(), Stop
     // An account without tokens and one never heard of are the same.
     let some = |(_, balance): &(NodeId, Tokens)| *balance != Tokens::ZERO;
     let log = state.balances().iter().map(|(account, balance)| (*account, *balance)).filter(some).collect();
-    let table = records.all_balances()?.into_iter().filter(some).collect();
+    let mut table = BTreeMap::new();
+    records.each_balance(|row| {
+        table.extend(Some(row.value).filter(some));
+        Ok(())
+    })?;
     let Some((account, log, table)) = first_difference(log, table) else {
         return Ok(());
     };
@@ -249,7 +255,11 @@ fn compare_balances(records: &Transaction<'_>, state: &State) -> Result<(), Stop
 }
 
 fn compare_channels(records: &Transaction<'_>, state: &State) -> Result<(), Stop> {
-    let table = records.all_channels()?.into_iter().collect();
+    let mut table = BTreeMap::new();
+    records.each_channel(|row| {
+        table.extend([row.value]);
+        Ok(())
+    })?;
     let Some((channel, log, table)) = first_difference(state.channels().clone(), table) else {
         return Ok(());
     };
@@ -257,16 +267,16 @@ fn compare_channels(records: &Transaction<'_>, state: &State) -> Result<(), Stop
 }
 
 fn compare_facts(records: &Transaction<'_>, state: &State) -> Result<(), Stop> {
-    let (log, table) = (state.facts(), records.all_facts()?);
+    let (log, mut table) = (state.facts(), BTreeMap::new());
+    records.each_fact(|row| {
+        table.extend([row.value]);
+        Ok(())
+    })?;
     let differing = |place: &&Vec<u8>| log.get(*place) != table.get(*place);
     match log.keys().chain(table.keys()).filter(differing).min() {
         Some(place) => differs(Difference::Fact { place: place.clone() }),
         None => Ok(()),
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn compare_head(records: &Transaction<'_>, state: &State) -> Result<(), Stop> {

@@ -32,7 +32,7 @@ const PAGE_SIZE: u32 = 1024;
 
 /// Amounts are below 2^63, times below 2^40; a channel's phase is its exit time (0 where no notice was given) and
 /// whether it has ended. `ordered` says which entry an account's order made; its highest sequence is the account's newest.
-/// `subtree` has the roots of the log's complete subtrees under their `ledger_core::merkle::subtree_number`.
+/// `seal` is a short hash of the row. `subtree` has the roots of the log's complete subtrees under their `ledger_core::merkle::subtree_number`.
 const SCHEMA: &str = "
     CREATE TABLE ledger (
         id INTEGER PRIMARY KEY CHECK (id = 0),
@@ -44,21 +44,25 @@ const SCHEMA: &str = "
         locked INTEGER NOT NULL CHECK (locked >= 0),
         size INTEGER NOT NULL CHECK (size >= 0),
         peaks BLOB NOT NULL,
-        root BLOB NOT NULL CHECK (length(root) = 32)
+        root BLOB NOT NULL CHECK (length(root) = 32),
+        seal BLOB NOT NULL CHECK (length(seal) = 8)
     ) STRICT;
     CREATE TABLE account (
         id BLOB PRIMARY KEY CHECK (length(id) = 20),
-        balance INTEGER NOT NULL CHECK (balance >= 0)
+        balance INTEGER NOT NULL CHECK (balance >= 0),
+        seal BLOB NOT NULL CHECK (length(seal) = 8)
     ) STRICT, WITHOUT ROWID;
     CREATE TABLE ordered (
         account BLOB NOT NULL CHECK (length(account) = 20),
         sequence INTEGER NOT NULL CHECK (sequence > 0),
         entry INTEGER NOT NULL CHECK (entry > 0),
+        seal BLOB NOT NULL CHECK (length(seal) = 8),
         PRIMARY KEY (account, sequence)
     ) STRICT, WITHOUT ROWID;
     CREATE TABLE fact (
         place BLOB PRIMARY KEY,
-        value BLOB NOT NULL
+        value BLOB NOT NULL,
+        seal BLOB NOT NULL CHECK (length(seal) = 8)
     ) STRICT, WITHOUT ROWID;
     CREATE TABLE channel (
         payer BLOB NOT NULL CHECK (length(payer) = 20),
@@ -68,6 +72,7 @@ const SCHEMA: &str = "
         redeemed INTEGER NOT NULL CHECK (redeemed BETWEEN 0 AND deposit),
         exit_time INTEGER NOT NULL CHECK (exit_time >= 0),
         closed INTEGER NOT NULL CHECK (closed IN (0, 1)),
+        seal BLOB NOT NULL CHECK (length(seal) = 8),
         PRIMARY KEY (payer, payee, nonce)
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX channel_by_payee ON channel (payee);

@@ -9,6 +9,7 @@ mod audit;
 mod error;
 mod file;
 mod look;
+mod seal;
 mod transaction;
 mod writer;
 
@@ -181,6 +182,7 @@ impl Embedded {
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(|error| Error::sqlite(path, error))?;
         let done = Transaction::begin(&transaction, Some(&self.genesis)).and_then(|mut records| {
+            records.check_own_row()?;
             let newest = records.time();
             if now > newest.max(accepted).after(MAX_REST_S) {
                 return Err(error::Fault::ClockAhead { newest, now });
@@ -320,7 +322,8 @@ impl Embedded {
     /// [`Error::OtherSigner`], and others.
     pub fn checkpoint(&mut self, signer: &NoteSigner<Log>) -> Result<Note, Error> {
         // Another transaction's entries are seen only once its commit is on the disk.
-        let (head, origin) = (self.head()?, checkpoint::origin(&self.genesis));
+        let head = self.read(|records| records.check_own_row().map(|()| records.head()))?;
+        let origin = checkpoint::origin(&self.genesis);
         checkpoint::sign(signer, &origin, &head).map_err(|_| Error::OtherSigner {
             path: self.path.clone(),
             name: signer.key().name().to_owned(),

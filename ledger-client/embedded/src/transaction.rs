@@ -1,7 +1,6 @@
 //! One transaction on the tables, as the rules see it.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
 
 use ledger_core::merkle::{Subtrees, leaf_hash, subtree_count, subtree_number};
 use ledger_core::{Channel, Entry, Event, Genesis, Hash, Head, Phase, Records, Totals, Tree, UnixTime};
@@ -9,6 +8,7 @@ use metering::{ChannelId, NodeId, Tokens};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::error::Fault;
+use crate::seal::{Seal, Table, seal, seal_numbers};
 
 /// How many of the newest entries are hashed when a ledger is opened: some milliseconds. An audit looks at all.
 const CHECKED_AT_OPENING: u64 = 1024;
@@ -22,13 +22,14 @@ pub(crate) struct Transaction<'c> {
     totals: Totals,
     tree: Tree,
     root: Hash,
+    seal: Seal,
 }
 
 impl<'c> Transaction<'c> {
     /// Writes the rows of a new ledger.
     pub(crate) fn found(connection: &'c Connection, genesis: &Genesis, founding: &Entry) -> Result<(), Fault> {
         connection.execute(
-            "INSERT INTO ledger VALUES (0, ?1, ?2, 0, 0, 0, 0, 0, x'', zeroblob(32))",
+            "INSERT INTO ledger VALUES (0, ?1, ?2, 0, 0, 0, 0, 0, x'', zeroblob(32), zeroblob(8))",
             params![founding.encode(), stored(genesis.founded().seconds())?],
         )?;
         let mut records = Self {
@@ -38,6 +39,7 @@ impl<'c> Transaction<'c> {
             totals: Totals::default(),
             tree: Tree::default(),
             root: Tree::default().head().root,
+            seal: Seal::default(),
         };
         records.append(founding)?;
         records.finish()
@@ -47,7 +49,7 @@ impl<'c> Transaction<'c> {
     /// never changes.
     pub(crate) fn begin(connection: &'c Connection, genesis: Option<&Genesis>) -> Result<Self, Fault> {
         let mut select = connection.prepare_cached(
-            "SELECT genesis, time, minted, burned, held, locked, size, peaks, root FROM ledger WHERE id = 0",
+            "SELECT genesis, time, minted, burned, held, locked, size, peaks, root, seal FROM ledger WHERE id = 0",
         )?;
         let mut rows = select.query([])?;
         let row = rows.next()?.ok_or_else(|| Fault::damaged("the ledger's own row is missing"))?;
@@ -61,7 +63,25 @@ impl<'c> Transaction<'c> {
         let tree = Tree::from_peaks(number(row, 6)?, read_peaks(peaks)?)
             .ok_or_else(|| Fault::damaged("the log's size does not fit its peaks"))?;
         let (time, root) = (UnixTime::from_seconds(number(row, 1)?), Hash(row.get(8)?));
-        Ok(Self { connection, genesis, time, totals, tree, root })
+        Ok(Self { connection, genesis, time, totals, tree, root, seal: row.get(9)? })
+    }
+
+    /// Whether the ledger's own row is what was written.
+    pub(crate) fn check_own_row(&self) -> Result<(), Fault> {
+        let head = self.tree.head();
+        if self.root == head.root && self.seal == self.own_seal()? {
+            Ok(())
+        } else {
+            Err(Fault::damaged("the ledger's own row is not what was written"))
+        }
+    }
+
+    fn own_seal(&self) -> Result<Seal, Fault> {
+        let Totals { minted, burned, held, locked } = self.totals;
+        let amounts = [minted, burned, held, locked].map(|amount| amount.get().to_be_bytes()).concat();
+        let numbers = [self.time.seconds(), self.tree.size()].map(u64::to_be_bytes).concat();
+        let peaks: Vec<u8> = self.tree.peaks().iter().flat_map(|peak| peak.0).collect();
+        Ok(seal(Table::Ledger, &[&self.genesis.encode(), &amounts, &numbers, &peaks]))
     }
 
     /// Whether the ledger's own row fits itself and both ends of the log, which is what can be told without replaying it
@@ -82,6 +102,8 @@ impl<'c> Transaction<'c> {
             return Err(Fault::damaged("the log's last entry is not the one its size says"));
         }
         self.check_tail()?;
+        self.check_own_row()?;
+        self.check_rows()?;
         Ok(self.genesis)
     }
 
@@ -108,6 +130,26 @@ impl<'c> Transaction<'c> {
         if tree == self.tree { Ok(()) } else { Err(Fault::damaged("the newest entries do not have the log's root")) }
     }
 
+    /// Whether the rows of the tables are what was written, and add up to the totals: some hundred milliseconds for a million
+    /// accounts.
+    pub(crate) fn check_rows(&self) -> Result<(), Fault> {
+        // Each is below 2^63.
+        let (mut held, mut locked) = (0, 0);
+        self.each_balance(|row| row.checked(name_balance).map(|(_, balance)| held += balance.get()))?;
+        self.each_channel(|row| row.checked(name_channel).map(|(_, channel)| locked += channel.locked().get()))?;
+        self.each_fact(|row| row.checked(name_fact).map(drop))?;
+        let totals = self.totals;
+        if held != totals.held.get() {
+            return Err(Fault::damaged(format!("the balances add up to {held}, not to {}", totals.held)));
+        }
+        if locked > totals.locked.get() {
+            return Err(Fault::damaged(format!(
+                "channels have {locked} locked in them, and all else less than nothing"
+            )));
+        }
+        Ok(())
+    }
+
     /// Whether these, smallest first, are the roots that were kept of the subtrees that an entry completed.
     pub(crate) fn completes(&self, number: u64, completed: &[Hash]) -> Result<bool, Fault> {
         for (level, root) in (1..).zip(completed) {
@@ -131,7 +173,7 @@ impl<'c> Transaction<'c> {
         self.connection
             .prepare_cached(
                 "UPDATE ledger SET time = ?1, minted = ?2, burned = ?3, held = ?4, locked = ?5, size = ?6,
-                 peaks = ?7, root = ?8",
+                 peaks = ?7, root = ?8, seal = ?9",
             )?
             .execute(params![
                 stored(self.time.seconds())?,
@@ -142,6 +184,7 @@ impl<'c> Transaction<'c> {
                 stored(head.size)?,
                 peaks,
                 head.root.0,
+                self.own_seal()?,
             ])?;
         Ok(())
     }
@@ -156,10 +199,6 @@ impl<'c> Transaction<'c> {
 
     pub(crate) fn channels_of(&self, account: NodeId) -> Result<Vec<(ChannelId, Channel)>, Fault> {
         self.channels("WHERE payer = ?1 OR payee = ?1", params![account.0])
-    }
-
-    pub(crate) fn all_channels(&self) -> Result<Vec<(ChannelId, Channel)>, Fault> {
-        self.channels("", [])
     }
 
     /// The channels of an account with ids above `after`, in order, at most so many: of those it pays on and those it is
@@ -209,32 +248,43 @@ impl<'c> Transaction<'c> {
     }
 
     fn channels_by(&self, which: &str, with: impl rusqlite::Params) -> Result<Vec<(ChannelId, Channel)>, Fault> {
-        let mut select = self.connection.prepare(&format!(
-            "SELECT deposit, redeemed, exit_time, closed, payer, payee, nonce FROM channel {which}"
-        ))?;
+        let mut select = self.connection.prepare(&format!("{SELECT_CHANNEL} {which}"))?;
         let mut rows = select.query(with)?;
         let mut channels = Vec::new();
         while let Some(row) = rows.next()? {
-            let id = ChannelId { payer: NodeId(row.get(4)?), payee: NodeId(row.get(5)?), nonce: number(row, 6)? };
-            channels.push((id, read_channel(row)?));
+            channels.push(read_channel(row)?.checked(name_channel)?);
         }
         Ok(channels)
     }
 
-    pub(crate) fn all_balances(&self) -> Result<Vec<(NodeId, Tokens)>, Fault> {
-        let mut select = self.connection.prepare("SELECT id, balance FROM account ORDER BY id")?;
+    /// Every channel, in order.
+    pub(crate) fn each_channel(&self, mut with: impl FnMut(Kept<(ChannelId, Channel)>) -> Done) -> Done {
+        let mut select = self.connection.prepare(&format!("{SELECT_CHANNEL} ORDER BY payer, payee, nonce"))?;
         let mut rows = select.query([])?;
-        let mut balances = Vec::new();
         while let Some(row) = rows.next()? {
-            balances.push((NodeId(row.get(0)?), tokens(row, 1)?));
+            with(read_channel(row)?)?;
         }
-        Ok(balances)
+        Ok(())
     }
 
-    pub(crate) fn all_facts(&self) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, Fault> {
-        let mut select = self.connection.prepare("SELECT place, value FROM fact")?;
-        let facts = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        Ok(facts.collect::<Result<_, _>>()?)
+    /// Every balance, in order of the accounts.
+    pub(crate) fn each_balance(&self, mut with: impl FnMut(Kept<(NodeId, Tokens)>) -> Done) -> Done {
+        let mut select = self.connection.prepare("SELECT id, balance, seal FROM account ORDER BY id")?;
+        let mut rows = select.query([])?;
+        while let Some(row) = rows.next()? {
+            with(read_balance(row)?)?;
+        }
+        Ok(())
+    }
+
+    /// Every fact, with its place, in order of the places.
+    pub(crate) fn each_fact(&self, mut with: impl FnMut(Kept<Placed>) -> Done) -> Done {
+        let mut select = self.connection.prepare("SELECT place, value, seal FROM fact ORDER BY place")?;
+        let mut rows = select.query([])?;
+        while let Some(row) = rows.next()? {
+            with(read_fact(row)?)?;
+        }
+        Ok(())
     }
 
     pub(crate) fn entries(&self, from: u64, limit: usize) -> Result<Vec<Entry>, Fault> {
@@ -261,10 +311,11 @@ impl<'c> Transaction<'c> {
         let Ok(sequence) = i64::try_from(sequence) else {
             return Ok(None);
         };
-        let mut select =
-            self.connection.prepare_cached("SELECT entry FROM ordered WHERE account = ?1 AND sequence = ?2")?;
-        let number: Option<i64> = select.query_row(params![account.0, sequence], |row| row.get(0)).optional()?;
-        number.map(unsigned).transpose()
+        let mut select = self
+            .connection
+            .prepare_cached("SELECT sequence, entry, seal FROM ordered WHERE account = ?1 AND sequence = ?2")?;
+        let mut rows = select.query(params![account.0, sequence])?;
+        rows.next()?.map(|row| read_order(row, account).map(|(_, entry)| entry)).transpose()
     }
 
     /// How many orders the table has.
@@ -297,15 +348,17 @@ impl Records for Transaction<'_> {
     }
 
     fn balance(&self, account: NodeId) -> Result<Tokens, Fault> {
-        let mut select = self.connection.prepare_cached("SELECT balance FROM account WHERE id = ?1")?;
+        let mut select = self.connection.prepare_cached("SELECT id, balance, seal FROM account WHERE id = ?1")?;
         let mut rows = select.query([account.0])?;
-        rows.next()?.map_or(Ok(Tokens::ZERO), |row| tokens(row, 0))
+        rows.next()?.map_or(Ok(Tokens::ZERO), |row| Ok(read_balance(row)?.checked(name_balance)?.1))
     }
 
     fn sequence(&self, account: NodeId) -> Result<u64, Fault> {
-        let mut select = self.connection.prepare_cached("SELECT max(sequence) FROM ordered WHERE account = ?1")?;
-        let newest: Option<i64> = select.query_row([account.0], |row| row.get(0))?;
-        newest.map_or(Ok(0), unsigned)
+        let mut select = self.connection.prepare_cached(
+            "SELECT sequence, entry, seal FROM ordered WHERE account = ?1 ORDER BY sequence DESC LIMIT 1",
+        )?;
+        let mut rows = select.query([account.0])?;
+        rows.next()?.map_or(Ok(0), |row| read_order(row, account).map(|(sequence, _)| sequence))
     }
 
     fn ordered(&self, account: NodeId, sequence: u64) -> Result<Option<Entry>, Fault> {
@@ -319,8 +372,9 @@ impl Records for Transaction<'_> {
     }
 
     fn fact(&self, place: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
-        let mut select = self.connection.prepare_cached("SELECT value FROM fact WHERE place = ?1")?;
-        Ok(select.query_row([place], |row| row.get(0)).optional()?)
+        let mut select = self.connection.prepare_cached("SELECT place, value, seal FROM fact WHERE place = ?1")?;
+        let mut rows = select.query([place])?;
+        rows.next()?.map(|row| Ok(read_fact(row)?.checked(name_fact)?.1)).transpose()
     }
 
     fn channel(&self, id: ChannelId) -> Result<Option<Channel>, Fault> {
@@ -328,11 +382,11 @@ impl Records for Transaction<'_> {
         let Ok(nonce) = i64::try_from(id.nonce) else {
             return Ok(None);
         };
-        let mut select = self.connection.prepare_cached(
-            "SELECT deposit, redeemed, exit_time, closed FROM channel WHERE payer = ?1 AND payee = ?2 AND nonce = ?3",
-        )?;
+        let mut select = self
+            .connection
+            .prepare_cached(&format!("{SELECT_CHANNEL} WHERE payer = ?1 AND payee = ?2 AND nonce = ?3"))?;
         let mut rows = select.query(params![id.payer.0, id.payee.0, nonce])?;
-        rows.next()?.map(read_channel).transpose()
+        rows.next()?.map(|row| Ok(read_channel(row)?.checked(name_channel)?.1)).transpose()
     }
 
     fn latest_nonce(&self, payer: NodeId, payee: NodeId) -> Result<Option<u64>, Fault> {
@@ -351,20 +405,23 @@ impl Records for Transaction<'_> {
     }
 
     fn set_balance(&mut self, account: NodeId, balance: Tokens) -> Result<(), Fault> {
+        let balance = stored(balance.get())?;
         self.connection
             .prepare_cached(
-                "INSERT INTO account VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET balance = excluded.balance",
+                "INSERT INTO account VALUES (?1, ?2, ?3)
+                 ON CONFLICT (id) DO UPDATE SET balance = excluded.balance, seal = excluded.seal",
             )?
-            .execute(params![account.0, stored(balance.get())?])?;
+            .execute(params![account.0, balance, seal_numbers(Table::Account, &account.0, &[balance])])?;
         Ok(())
     }
 
     fn set_fact(&mut self, place: &[u8], value: &[u8]) -> Result<(), Fault> {
         self.connection
             .prepare_cached(
-                "INSERT INTO fact VALUES (?1, ?2) ON CONFLICT (place) DO UPDATE SET value = excluded.value",
+                "INSERT INTO fact VALUES (?1, ?2, ?3)
+                 ON CONFLICT (place) DO UPDATE SET value = excluded.value, seal = excluded.seal",
             )?
-            .execute([place, value])?;
+            .execute(params![place, value, seal(Table::Fact, &[place, value])])?;
         Ok(())
     }
 
@@ -374,21 +431,17 @@ impl Records for Transaction<'_> {
             Phase::Closing { exit } => (exit.seconds(), false),
             Phase::Closed => (0, true),
         };
+        let (nonce, exit_time) = (stored(id.nonce)?, stored(exit_time)?);
+        let (deposit, redeemed) = (stored(channel.deposit.get())?, stored(channel.redeemed.get())?);
+        let seal = seal_channel(id, &[nonce, deposit, redeemed, exit_time, closed.into()]);
         self.connection
             .prepare_cached(
-                "INSERT INTO channel VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+                "INSERT INTO channel VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
                  ON CONFLICT (payer, payee, nonce) DO UPDATE SET deposit = excluded.deposit,
-                 redeemed = excluded.redeemed, exit_time = excluded.exit_time, closed = excluded.closed",
+                 redeemed = excluded.redeemed, exit_time = excluded.exit_time, closed = excluded.closed,
+                 seal = excluded.seal",
             )?
-            .execute(params![
-                id.payer.0,
-                id.payee.0,
-                stored(id.nonce)?,
-                stored(channel.deposit.get())?,
-                stored(channel.redeemed.get())?,
-                stored(exit_time)?,
-                closed,
-            ])?;
+            .execute(params![id.payer.0, id.payee.0, nonce, deposit, redeemed, exit_time, closed, seal])?;
         Ok(())
     }
 
@@ -398,10 +451,13 @@ impl Records for Transaction<'_> {
             .prepare_cached("INSERT INTO entry VALUES (?1, ?2)")?
             .execute(params![stored(self.tree.size())?, bytes])?;
         if let Some(order) = entry.order() {
-            self.connection.prepare_cached("INSERT INTO ordered VALUES (?1, ?2, ?3)")?.execute(params![
-                order.account().0,
-                stored(order.seal().sequence)?,
+            let (account, sequence) = (order.account().0, stored(order.seal().sequence)?);
+            let seal = seal_numbers(Table::Ordered, &account, &[sequence, stored(self.tree.size())?]);
+            self.connection.prepare_cached("INSERT INTO ordered VALUES (?1, ?2, ?3, ?4)")?.execute(params![
+                account,
+                sequence,
                 stored(self.tree.size())?,
+                seal,
             ])?;
         }
         let number = self.tree.size();
@@ -445,15 +501,83 @@ fn read_peaks(bytes: &[u8]) -> Result<Vec<Hash>, Fault> {
     }
 }
 
-/// Reads `deposit, redeemed, exit_time, closed` from the first four columns.
-fn read_channel(row: &Row<'_>) -> Result<Channel, Fault> {
-    let phase = match (number(row, 2)?, row.get(3)?) {
+/// What may go wrong with each of many rows.
+type Done = Result<(), Fault>;
+
+/// A fact's place and value.
+type Placed = (Vec<u8>, Vec<u8>);
+
+const SELECT_CHANNEL: &str = "SELECT payer, payee, nonce, deposit, redeemed, exit_time, closed, seal FROM channel";
+
+/// What a row says, and whether that is what was written.
+pub(crate) struct Kept<T> {
+    pub(crate) value: T,
+    fits: bool,
+}
+
+impl<T> Kept<T> {
+    /// What the row says, where that is what was written; `name` names the row for who must put it right.
+    pub(crate) fn checked(self, name: impl FnOnce(&T) -> String) -> Result<T, Fault> {
+        if self.fits { Ok(self.value) } else { Err(Fault::damaged(format!("{} was changed", name(&self.value)))) }
+    }
+}
+
+pub(crate) fn name_balance((account, _): &(NodeId, Tokens)) -> String {
+    format!("the balance of {account}")
+}
+
+pub(crate) fn name_channel((id, _): &(ChannelId, Channel)) -> String {
+    format!("channel {} of {} for {}", id.nonce, id.payer, id.payee)
+}
+
+pub(crate) fn name_fact((place, _): &Placed) -> String {
+    format!("the record under {}", hex(place))
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Reads a row of [`SELECT_CHANNEL`].
+fn read_channel(row: &Row<'_>) -> Result<Kept<(ChannelId, Channel)>, Fault> {
+    let phase = match (number(row, 5)?, row.get(6)?) {
         (0, false) => Phase::Open,
         (exit, false) => Phase::Closing { exit: UnixTime::from_seconds(exit) },
         (0, true) => Phase::Closed,
         (_, true) => return Err(Fault::damaged("a closed channel has an exit time")),
     };
-    Ok(Channel { deposit: tokens(row, 0)?, redeemed: tokens(row, 1)?, phase })
+    let id = ChannelId { payer: NodeId(row.get(0)?), payee: NodeId(row.get(1)?), nonce: number(row, 2)? };
+    let numbers = [row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?];
+    let channel = Channel { deposit: tokens(row, 3)?, redeemed: tokens(row, 4)?, phase };
+    Ok(Kept { value: (id, channel), fits: row.get::<_, Seal>(7)? == seal_channel(id, &numbers) })
+}
+
+/// The numbers are those of the row's columns, in order.
+fn seal_channel(id: ChannelId, numbers: &[i64]) -> Seal {
+    seal_numbers(Table::Channel, &[id.payer.0, id.payee.0].concat(), numbers)
+}
+
+/// Reads `id, balance, seal`.
+fn read_balance(row: &Row<'_>) -> Result<Kept<(NodeId, Tokens)>, Fault> {
+    let (account, balance) = (NodeId(row.get(0)?), row.get(1)?);
+    let fits = row.get::<_, Seal>(2)? == seal_numbers(Table::Account, &account.0, &[balance]);
+    Ok(Kept { value: (account, tokens(row, 1)?), fits })
+}
+
+/// Reads `place, value, seal`.
+fn read_fact(row: &Row<'_>) -> Result<Kept<Placed>, Fault> {
+    let (place, value): Placed = (row.get(0)?, row.get(1)?);
+    let fits = row.get::<_, Seal>(2)? == seal(Table::Fact, &[&place, &value]);
+    Ok(Kept { value: (place, value), fits })
+}
+
+/// Reads `sequence, entry, seal` of an account's.
+fn read_order(row: &Row<'_>, account: NodeId) -> Result<(u64, u64), Fault> {
+    let numbers = [row.get(0)?, row.get(1)?];
+    if row.get::<_, Seal>(2)? != seal_numbers(Table::Ordered, &account.0, &numbers) {
+        return Err(Fault::damaged(format!("order {} of {account} was changed", numbers[0])));
+    }
+    Ok((unsigned(numbers[0])?, unsigned(numbers[1])?))
 }
 
 fn tokens(row: &Row<'_>, column: usize) -> Result<Tokens, Fault> {
