@@ -139,16 +139,15 @@ impl Remote {
                 genesis
             }
         };
-        if origin(&genesis) != key.name() {
-            return Err(kept.damaged(FOUNDING, "it is another ledger's"));
-        }
+        let unseen = View::new(&origin(&genesis), key);
+        let unseen = unseen.map_err(|_| kept.damaged(FOUNDING, "it is another ledger's"))?;
         let view = match kept.read(CHECKPOINT)? {
             Some(bytes) => {
                 let note = String::from_utf8(bytes).ok().and_then(|text| text.parse::<Note>().ok());
-                let view = note.and_then(|note| View::resume(key, note).ok());
+                let view = note.and_then(|note| unseen.resume(note).ok());
                 view.ok_or_else(|| kept.damaged(CHECKPOINT, "it is no checkpoint of this ledger"))?
             }
-            None => View::new(key),
+            None => unseen,
         };
         Ok(Self { client, genesis, view, kept, signer: None })
     }

@@ -9,8 +9,8 @@ use thiserror::Error;
 use crate::records::NotConserved;
 use crate::rules::{ExecuteError, execute_presented, perform};
 use crate::{
-    Channel, Entry, EntryError, Event, Genesis, Hash, Head, Presented, Records, Refusal, Request, Totals, Tree, UnixTime,
-    merkle,
+    Channel, Entry, EntryError, Event, Genesis, Hash, Head, Presented, Records, Refusal, Request, Totals, Tree,
+    UnixTime, merkle,
 };
 
 /// All accounts and channels of a ledger, and the head of its log.

@@ -1,12 +1,11 @@
 //! Answers to questions, from the ledger's file.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hyper::body::Bytes;
-use ledger_core::checkpoint;
 use ledger_core::note::{Log, NoteSigner};
-use ledger_core::{Genesis, Head, Presented, Refusal, Request};
+use ledger_core::{Genesis, Presented, Refusal, Request};
 use ledger_embedded::{Embedded, Error, Recorded, SignedChannel, WriteError, Writer};
 use serde::Serialize;
 use tokio::sync::{Semaphore, oneshot};
@@ -50,8 +49,8 @@ pub(super) struct Ledger {
     readers: Mutex<Vec<Embedded>>,
     free: Semaphore,
     writer: Writer,
-    /// The newest checkpoint that was given out: the same head is signed once.
-    checkpoint: Mutex<Option<(Head, String)>>,
+    /// The newest checkpoint that was given out, and of which size: the same head is signed once.
+    checkpoint: Mutex<Option<(u64, String)>>,
 }
 
 impl Ledger {
@@ -163,17 +162,22 @@ impl Ledger {
     }
 
     async fn checkpoint(&self, shared: &Arc<Shared>) -> Result<String, Declined> {
-        // Another transaction's entries are seen only once its commit is on the disk.
-        let head = self.read(shared, Embedded::head).await?;
-        let mut newest = self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((of, note)) = newest.as_ref()
-            && of.size >= head.size
-        {
-            return Ok(note.clone());
+        let (signer, given) = (self.signer.clone(), self.newest_given().as_ref().map_or(0, |(size, _)| *size));
+        let newer = self.read(shared, move |ledger| {
+            let size = ledger.head()?.size;
+            if size > given { Ok(Some((size, ledger.checkpoint(&signer)?.to_string()))) } else { Ok(None) }
+        });
+        let newer = newer.await?;
+        let mut newest = self.newest_given();
+        if newer.as_ref().map(|(size, _)| *size) > newest.as_ref().map(|(size, _)| *size) {
+            *newest = newer;
         }
-        let note = checkpoint::sign(&self.signer, &head).to_string();
-        *newest = Some((head, note.clone()));
-        Ok(note)
+        let note = newest.as_ref().map(|(_, note)| note.clone());
+        note.ok_or_else(|| Problem::new(500, "InternalError", "the log has no entry").into())
+    }
+
+    fn newest_given(&self) -> MutexGuard<'_, Option<(u64, String)>> {
+        self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn metrics(&self, shared: &Arc<Shared>) -> Result<Reply, Declined> {
