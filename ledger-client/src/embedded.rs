@@ -77,9 +77,21 @@ impl Embedded {
         self.file.accept_time(time);
     }
 
-    pub(crate) fn order(&mut self, command: Command) -> Result<Entry, Error> {
+    /// Has the account do something, and gives the entry that says so.
+    ///
+    /// # Errors
+    /// As [`Ledger::mint`].
+    pub fn order(&mut self, command: Command) -> Result<Entry, Error> {
         let (account, key) = self.signer.as_ref().ok_or(Error::NoKey)?;
         Ok(self.file.order(key, *account, command)?)
+    }
+
+    /// Asks for what carries its own proof or needs none.
+    ///
+    /// # Errors
+    /// As [`Ledger::mint`].
+    pub fn request(&mut self, request: &Request) -> Result<Entry, Error> {
+        Ok(self.file.execute(request)?)
     }
 }
 

@@ -9,6 +9,16 @@ mod embedded;
 #[cfg(feature = "remote")]
 mod remote;
 
+/// Serving a ledger's file to others.
+#[cfg(feature = "serve")]
+pub mod server {
+    pub use ledger_http::server::{Places, Rate, ServeError, Server, Settings};
+    pub use ledger_http::trust::{TlsError, certified, self_signed};
+}
+
+/// The public key of a ledger: it signs checkpoints, and is named after the ledger.
+pub type LogKey = ledger_core::note::NoteKey<ledger_core::note::Log>;
+
 use std::error::Error as StdError;
 use std::fmt;
 
@@ -17,11 +27,15 @@ use thiserror::Error;
 
 #[cfg(feature = "embedded")]
 pub use embedded::{Embedded, fresh_nonce, system_clock};
-pub use ledger_core::{Channel, Entry, Event, Genesis, GenesisError, Head, Phase, Refusal, Totals, UnixTime};
+pub use ledger_core::{
+    Channel, Command, Entry, Event, Genesis, GenesisError, Head, Phase, Refusal, Request, Totals, UnixTime,
+};
 #[cfg(feature = "embedded")]
 pub use ledger_embedded::{Clock, CreateError, Error as EmbeddedError};
+#[cfg(feature = "remote")]
+pub use ledger_http::client::{Address, AddressError};
 #[cfg(feature = "serve")]
-pub use ledger_http::server;
+pub use ledger_http::trust::pin_text;
 #[cfg(feature = "remote")]
 pub use remote::{Remote, RemoteError, Served};
 

@@ -20,7 +20,7 @@ use ledger_core::{
     Channel, Command, Entry, EntryError, Event, Genesis, Head, Order, Records, Refusal, Request, State, Totals,
     UnixTime,
 };
-use ledger_http::client::{Address, Client, ClientError};
+use ledger_http::client::{Address, Client, ClientError, DEFAULT_PATIENCE};
 use ledger_http::trust;
 use ledger_http::wire::{
     About, Account, ChannelRecord, Channels, Done, Entries, Growth, Inclusion, MAX_BATCH, NumberedBytes, Outcome, Pair,
@@ -45,6 +45,11 @@ pub struct Served {
     pub authorities: Option<Vec<u8>>,
     /// How long to wait for an answer.
     pub patience: Duration,
+}
+
+impl Served {
+    /// How long to wait where nothing else is chosen.
+    pub const PATIENCE: Duration = DEFAULT_PATIENCE;
 }
 
 /// A served ledger, and the account that acts on it.
@@ -194,7 +199,10 @@ impl Remote {
 
     /// Signs a command as the account's next order, keeps it, and has the ledger do it. Where an order has had no answer,
     /// that one is sent again first; and if it commands the same, its answer is the answer.
-    pub(crate) fn order(&mut self, command: Command) -> Result<Entry, Error> {
+    ///
+    /// # Errors
+    /// As [`Ledger::mint`].
+    pub fn order(&mut self, command: Command) -> Result<Entry, Error> {
         let (account, key) = self.signer.clone().ok_or(Error::NoKey)?;
         if let Some(order) = self.unanswered()? {
             let answer = self.send(order);
@@ -211,7 +219,7 @@ impl Remote {
 
     /// Sends an order that is kept, and forgets it when it is answered, one way or the other.
     fn send(&mut self, order: Order<Unverified>) -> Result<Entry, Error> {
-        let answer = self.ask(&Request::Order(order));
+        let answer = self.request(&Request::Order(order));
         if let Ok(_) | Err(Error::Refused(_)) = &answer {
             self.kept.remove(UNANSWERED)?;
         }
@@ -219,7 +227,10 @@ impl Remote {
     }
 
     /// Has a request answered, and checks that the answer is one to this request and stands in the log.
-    fn ask(&mut self, request: &Request) -> Result<Entry, Error> {
+    ///
+    /// # Errors
+    /// As [`Ledger::mint`].
+    pub fn request(&mut self, request: &Request) -> Result<Entry, Error> {
         let done: Done<NumberedBytes> = self.client.post("/v1/requests", request).map_err(RemoteError::from)?;
         let head = self.newest()?;
         Ok(self.check(request, &done.entry, &head)?)
@@ -354,7 +365,7 @@ impl Ledger for Remote {
     }
 
     fn redeem(&mut self, receipt: Receipt) -> Result<Tokens, Error> {
-        let entry = self.ask(&Request::Redeem { receipt: receipt.into_unverified() })?;
+        let entry = self.request(&Request::Redeem { receipt: receipt.into_unverified() })?;
         let Event::Redeemed { paid, .. } = entry.event else { return Err(self.other_kind(&entry)) };
         Ok(paid)
     }
@@ -399,7 +410,7 @@ impl Ledger for Remote {
     }
 
     fn finalize(&mut self, channel: ChannelId) -> Result<Tokens, Error> {
-        let entry = self.ask(&Request::Finalize { channel })?;
+        let entry = self.request(&Request::Finalize { channel })?;
         let Event::Finalized { refunded, .. } = entry.event else { return Err(self.other_kind(&entry)) };
         Ok(refunded)
     }

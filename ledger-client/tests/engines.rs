@@ -7,12 +7,11 @@ use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use ledger_client::server::{Server, Settings};
+use ledger_client::server::{self, Server, Settings};
 use ledger_client::{
     Channel, Embedded, Error, Genesis, Ledger, Phase, Refusal, Remote, Served, Totals, Unavailable, Verdict,
     system_clock,
 };
-use ledger_http::trust;
 use metering::{AccountKey, Close, NodeId, Receipt, Tokens};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -118,9 +117,9 @@ impl Running {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
             runtime.block_on(async move {
                 let any = at.unwrap_or_else(|| "127.0.0.1:0".parse().unwrap());
-                let open = |path: &Path| ledger_embedded::Embedded::open(path, system_clock());
-                let tls = trust::self_signed(&SECRET).unwrap();
-                let server = Server::bind(any, Some(tls), &ledger, open, &SECRET, Settings::default()).await.unwrap();
+                let tls = server::self_signed(&SECRET).unwrap();
+                let server =
+                    Server::bind(any, Some(tls), &ledger, system_clock, &SECRET, Settings::default()).await.unwrap();
                 tell.send((server.address().unwrap(), server.key())).unwrap();
                 server.run(async { drop(stopped.await) }).await;
             });

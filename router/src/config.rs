@@ -126,14 +126,36 @@ pub struct PriceOptions {
 /// `[ledger]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LedgerOptions {
-    /// The SQLite file of the community's ledger.
-    pub path: PathBuf,
+    /// Where the community's ledger is.
+    pub place: LedgerPlace,
     /// Tokens locked into a new channel.
     pub deposit: Amount,
     /// Tokens earned from one neighbour before they are redeemed unasked.
     pub redeem_at: Amount,
     /// Whether neighbours keep copies of receipts for each other.
     pub watch: bool,
+}
+
+/// Where a ledger is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LedgerPlace {
+    /// In an SQLite file of this machine.
+    File(PathBuf),
+    /// Served by another.
+    #[cfg(feature = "ledger-remote")]
+    Served(Box<ServedPlace>),
+}
+
+/// Where another machine serves a ledger.
+#[cfg(feature = "ledger-remote")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServedPlace {
+    /// Where.
+    pub address: ledger_client::Address,
+    /// The key it has to hold.
+    pub key: ledger_client::LogKey,
+    /// A PEM file of the authorities to believe instead that it is the right server.
+    pub authorities: Option<PathBuf>,
 }
 
 /// `[[peer]]`: a neighbour.
@@ -259,7 +281,10 @@ pub const OPTIONS: &[OptionDoc] = &[
     optional("[price]", "hop_worth", AMOUNT, "\"0\""),
     absent("[price]", "budget_day", AMOUNT),
     absent("[price]", "budget_month", AMOUNT),
-    required("[ledger]", "path", PATH),
+    absent("[ledger]", "path", PATH),
+    absent("[ledger]", "url", "where the ledger is served, such as \"https://ledger.example:8443\""),
+    absent("[ledger]", "key", "the served ledger's key, as `waybill ledger serve` says it"),
+    absent("[ledger]", "authorities", PATH),
     optional("[ledger]", "deposit", AMOUNT, "\"1\""),
     optional("[ledger]", "redeem_at", AMOUNT, "\"1\""),
     optional("[ledger]", "watch", "true or false", "true"),
@@ -581,15 +606,46 @@ fn read_price(reader: &mut Reader<'_>, mut table: Table<'_>, has_ledger: bool) -
 }
 
 fn read_ledger(reader: &mut Reader<'_>, mut table: Table<'_>) -> Option<LedgerOptions> {
-    if !cfg!(feature = "ledger-host") {
-        reader.mistake(&table.start(), "[ledger]: this waybill was built without the embedded ledger");
-    }
-    let path = reader.option(&mut table, "path", text(absolute_path));
+    let place = read_place(reader, &mut table);
     let deposit = reader.option(&mut table, "deposit", text(positive_amount));
     let redeem_at = reader.option(&mut table, "redeem_at", text(positive_amount));
     let watch = reader.option(&mut table, "watch", truth);
     reader.refuse_unknown(table);
-    Some(LedgerOptions { path: path?, deposit: deposit?, redeem_at: redeem_at?, watch: watch? })
+    Some(LedgerOptions { place: place?, deposit: deposit?, redeem_at: redeem_at?, watch: watch? })
+}
+
+#[cfg(feature = "ledger-remote")]
+fn read_place(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<LedgerPlace> {
+    let start = table.start();
+    let said = ["path", "url", "key", "authorities"].map(|key| table.says(key));
+    let path = reader.option(table, "path", text(absolute_path));
+    let address = reader.option(table, "url", text(str::parse::<ledger_client::Address>));
+    let key = reader.option(table, "key", text(str::parse::<ledger_client::LogKey>));
+    let authorities = reader.option(table, "authorities", text(absolute_path));
+    match said {
+        [true, false, false, false] => {
+            if !cfg!(feature = "ledger-host") {
+                let problem = "[ledger] path: this waybill was built without the embedded ledger; give `url` and `key`";
+                reader.mistake(&start, problem);
+            }
+            path.map(LedgerPlace::File)
+        }
+        [false, true, true, _] => {
+            let served = ServedPlace { address: address?, key: key?, authorities };
+            Some(LedgerPlace::Served(Box::new(served)))
+        }
+        _ => {
+            let problem = "[ledger]: give the ledger's `path`, or the `url` and the `key` of one that is served";
+            reader.mistake(&start, problem);
+            None
+        }
+    }
+}
+
+#[cfg(not(feature = "ledger-remote"))]
+fn read_place(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<LedgerPlace> {
+    reader.mistake(&table.start(), "[ledger]: this waybill was built without a ledger");
+    reader.option(table, "path", text(absolute_path)).map(LedgerPlace::File)
 }
 
 fn read_peer(reader: &mut Reader<'_>, mut table: Table<'_>, has_quic: bool) -> Option<(Peer, Spans)> {

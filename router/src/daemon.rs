@@ -16,6 +16,10 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use ledger_client::Ledger;
+#[cfg(feature = "ledger-remote")]
+use ledger_client::Remote;
+#[cfg(feature = "ledger-host")]
+use ledger_client::{Embedded, system_clock};
 use metering::{Identity, LedgerDomain, Limits, NodeId, Offer, Price, Tokens};
 use node::Prefix;
 use node::datapath::{Fib, NextHop};
@@ -25,12 +29,14 @@ use tracing::Metadata;
 use tracing_subscriber::fmt::writer::MakeWriterExt;
 
 use crate::cli::Failure;
-use crate::config::{Amount, Config, LogLevel};
+use crate::config::{Amount, Config, LedgerPlace, LogLevel};
 use crate::control::{ControlSocket, Request, Response, Unit};
 use crate::identity;
 use crate::netlink::{Netlink, NetlinkError};
 use crate::router::{BudgetLimits, Links, Money, Router, Setup, StartError, WORKERS_MAX};
 use crate::tun::Tun;
+#[cfg(feature = "ledger-remote")]
+use crate::{config::ServedPlace, served::served};
 
 /// Decimals of amounts in the config file where no ledger says otherwise; only price 0 makes sense then.
 const DECIMALS_WITHOUT_LEDGER: u8 = 6;
@@ -186,23 +192,36 @@ fn links(config: &Config) -> Links {
     Links { peers: config.peers.clone(), leaves: config.leaves.clone() }
 }
 
-#[cfg(feature = "ledger-host")]
+#[cfg_attr(
+    not(feature = "ledger-remote"),
+    expect(unused_variables, reason = "without a ledger nothing is signed for one")
+)]
 fn open_ledger(config: &Config, identity: &Identity) -> Result<Option<Box<dyn Ledger>>, Failure> {
-    use ledger_client::{Embedded, system_clock};
-
     let Some(options) = &config.ledger else { return Ok(None) };
-    let ledger = Embedded::open(&options.path, system_clock()).map_err(|error| {
-        let next = "make it with `waybill ledger create`, or correct [ledger] path in the config file";
-        Failure::new(format!("cannot open the ledger: {error}"), next)
-    })?;
-    Ok(Some(Box::new(ledger.signed_by(identity.account().clone()))))
-}
-
-#[cfg(not(feature = "ledger-host"))]
-fn open_ledger(config: &Config, _identity: &Identity) -> Result<Option<Box<dyn Ledger>>, Failure> {
-    match &config.ledger {
-        None => Ok(None),
-        Some(_) => Err(Failure::new("this build cannot host a ledger", "leave [ledger] out of the config file")),
+    match &options.place {
+        #[cfg(feature = "ledger-host")]
+        LedgerPlace::File(path) => {
+            let ledger = Embedded::open(path, system_clock()).map_err(|error| {
+                let next = "make it with `waybill ledger create`, or correct [ledger] path in the config file";
+                Failure::new(format!("cannot open the ledger: {error}"), next)
+            })?;
+            Ok(Some(Box::new(ledger.signed_by(identity.account().clone()))))
+        }
+        #[cfg(not(feature = "ledger-host"))]
+        LedgerPlace::File(_) => {
+            Err(Failure::new("this build cannot host a ledger", "leave `path` in [ledger] out of the config file"))
+        }
+        #[cfg(feature = "ledger-remote")]
+        LedgerPlace::Served(place) => {
+            let ServedPlace { address, key, authorities } = place.as_ref();
+            let served = served(address, key, authorities.as_deref())?;
+            let state = config.node.state_dir.join(key.name().replace('/', "-"));
+            let ledger = Remote::open(served, &state).map_err(|error| {
+                let next = "at the first start the ledger has to be reached; correct `url` and `key` in [ledger], or try again";
+                Failure::new(format!("cannot use the ledger: {error}"), next)
+            })?;
+            Ok(Some(Box::new(ledger.signed_by(identity.account().clone()))))
+        }
     }
 }
 
@@ -280,7 +299,7 @@ impl From<StartError> for Failure {
     }
 }
 
-fn start_log(level: LogLevel) {
+pub(crate) fn start_log(level: LogLevel) {
     let level = match level {
         LogLevel::Error => tracing::Level::ERROR,
         LogLevel::Warn => tracing::Level::WARN,

@@ -17,5 +17,7 @@ pub mod journal;
 pub mod link;
 pub mod netlink;
 pub mod router;
+#[cfg(feature = "ledger-remote")]
+mod served;
 pub mod tun;
 mod worker;

@@ -31,7 +31,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use ledger_core::checkpoint::origin;
 use ledger_core::note::{Log, NoteKeyError, NoteSigner};
-use ledger_embedded::{Embedded, Error as LedgerError, Writer};
+use ledger_embedded::{Clock, Embedded, Error as LedgerError, Writer};
 use metering::NodeId;
 use rustls::ServerConfig;
 use thiserror::Error;
@@ -118,8 +118,7 @@ struct Shared {
 
 impl Server {
     /// Opens the file at `path` and listens at `address`, with TLS (see [`crate::trust`]) or, on this machine alone, without.
-    /// `ledger` is the file, opened; `open` opens it again, for readers; `secret` is the ledger's key, an Ed25519 seed
-    /// (RFC 8032, section 5.1.5).
+    /// `clock` tells the ledger's time; `secret` is the ledger's key, an Ed25519 seed (RFC 8032, section 5.1.5).
     ///
     /// # Errors
     /// [`ServeError`]
@@ -127,14 +126,15 @@ impl Server {
         address: SocketAddr,
         tls: Option<ServerConfig>,
         path: &Path,
-        open: impl Fn(&Path) -> Result<Embedded, LedgerError>,
+        clock: impl Fn() -> Clock,
         secret: &[u8; 32],
         settings: Settings,
     ) -> Result<Self, ServeError> {
-        let ledger = open(path)?;
+        let open = || Embedded::open(path, clock());
+        let ledger = open()?;
         let genesis = ledger.genesis().clone();
         let signer = NoteSigner::<Log>::new(&origin(&genesis), secret)?;
-        let readers = (0..settings.readers.max(1)).map(|_| open(path)).collect::<Result<_, _>>()?;
+        let readers = (0..settings.readers.max(1)).map(|_| open()).collect::<Result<_, _>>()?;
         let listen = |cause| ServeError::Listen { address, cause };
         let listener = TcpListener::bind(address).await.map_err(listen)?;
         let writer = Writer::start(ledger)?;

@@ -1,4 +1,9 @@
-//! `waybill ledger`: what a community's treasurer does with the ledger's file.
+//! `waybill ledger`: what a community's treasurer, its members and its auditors do with the ledger, in its file or where it
+//! is served.
+
+mod place;
+#[cfg(feature = "ledger-serve")]
+mod serve;
 
 use std::collections::BTreeSet;
 use std::error::Error as StdError;
@@ -8,7 +13,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use ledger_client::{
-    CreateError, Embedded, Error, Genesis, Head, Ledger, Refusal, Totals, Verdict, fresh_nonce, system_clock,
+    Channel, CreateError, Embedded, Error, Genesis, Head, Ledger, Phase, Refusal, Totals, Verdict, fresh_nonce,
+    system_clock,
 };
 use metering::{ChannelId, LedgerDomain, NodeId, Receipt, Tokens, Unverified};
 use serde_json::json;
@@ -19,6 +25,8 @@ use super::table::{Table, facts, money};
 use crate::config::{Amount, parse_duration};
 use crate::control::{Receipts, Unit};
 use crate::identity;
+
+use place::Place;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -45,6 +53,70 @@ pub(super) enum Command {
     #[command(after_help = "Example:\n  waybill ledger audit --path hilltop.ledger\n\n\
                             The exit code is 1 if anything is wrong.")]
     Audit(Look),
+    /// Give the account's tokens away
+    #[command(after_help = "Example:\n  waybill ledger transfer --path hilltop.ledger --key attic.key \\\n      \
+                      --to 0x89854CD295ba1bfDF4fC877107577271CE3D12C6 --amount 2.50\n\n\
+                      Where no answer comes, ask the same again: it happens once.")]
+    Transfer(Transfer),
+    /// Unmake tokens of the account's own
+    #[command(after_help = "Example:\n  waybill ledger burn --path hilltop.ledger --key attic.key --amount 2.50")]
+    Burn(Burn),
+    /// Show what stands under an account
+    #[command(after_help = "Example:\n  waybill ledger account --path hilltop.ledger \\\n      \
+                            --of 0x89854CD295ba1bfDF4fC877107577271CE3D12C6")]
+    Account(OfAccount),
+    /// Serve the ledger to the community, over HTTPS
+    #[command(after_help = "Example:\n  waybill key --file ledger.key\n  \
+                            waybill ledger serve --path hilltop.ledger --key ledger.key\n\n\
+                            Routers reach it with `url` and `key` in the [ledger] table of their config, people with --url and \
+                            --ledger-key.")]
+    #[cfg(feature = "ledger-serve")]
+    Serve(serve::Serve),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Transfer {
+    #[command(flatten)]
+    place: Place,
+    /// The key file of the account that gives
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+    /// The account that gets them, as `waybill key` shows it
+    #[arg(long, value_name = "ACCOUNT")]
+    to: NodeId,
+    /// How many tokens, such as 100 or 0.25
+    #[arg(long, value_name = "TOKENS")]
+    amount: Amount,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Burn {
+    #[command(flatten)]
+    place: Place,
+    /// The key file of the account
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+    /// How many tokens, such as 100 or 0.25
+    #[arg(long, value_name = "TOKENS")]
+    amount: Amount,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct OfAccount {
+    #[command(flatten)]
+    place: Place,
+    /// Which, as `waybill key` shows it
+    #[arg(long, value_name = "ACCOUNT")]
+    of: NodeId,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -81,9 +153,8 @@ fn close_notice(text: &str) -> Result<u32, String> {
 
 #[derive(Debug, Args)]
 pub(super) struct Mint {
-    /// The ledger's file
-    #[arg(long, value_name = "FILE")]
-    path: PathBuf,
+    #[command(flatten)]
+    place: Place,
     /// The treasurer's key file
     #[arg(long, value_name = "FILE")]
     treasurer: PathBuf,
@@ -100,9 +171,8 @@ pub(super) struct Mint {
 
 #[derive(Debug, Args)]
 pub(super) struct RedeemFile {
-    /// The ledger's file
-    #[arg(long, value_name = "FILE")]
-    path: PathBuf,
+    #[command(flatten)]
+    place: Place,
     /// What `waybill receipts --json` wrote
     #[arg(long, value_name = "FILE")]
     receipts: PathBuf,
@@ -113,9 +183,8 @@ pub(super) struct RedeemFile {
 
 #[derive(Debug, Args)]
 pub(super) struct Look {
-    /// The ledger's file
-    #[arg(long, value_name = "FILE")]
-    path: PathBuf,
+    #[command(flatten)]
+    place: Place,
     /// Print one JSON object; amounts are strings that count base units
     #[arg(long)]
     json: bool,
@@ -128,6 +197,11 @@ pub(super) fn execute(command: &Command) -> Result<String, Failure> {
         Command::Redeem(arguments) => redeem(arguments),
         Command::Show(arguments) => show(arguments),
         Command::Audit(arguments) => audit(arguments),
+        Command::Transfer(arguments) => transfer(arguments),
+        Command::Burn(arguments) => burn(arguments),
+        Command::Account(arguments) => account(arguments),
+        #[cfg(feature = "ledger-serve")]
+        Command::Serve(arguments) => serve::serve(arguments),
     }
 }
 
@@ -149,19 +223,17 @@ fn create(arguments: &Create) -> Result<String, Failure> {
             "look whether its directory exists, may be written to and has space left",
         ),
     })?;
-    describe(&mut ledger, path, *json)
+    describe(&mut ledger, &path.display().to_string(), *json)
 }
 
 fn mint(arguments: &Mint) -> Result<String, Failure> {
     let treasurer = identity::load(&arguments.treasurer)?;
-    let mut ledger = open(&arguments.path)?.signed_by(treasurer.account().clone());
+    let mut opened = arguments.place.open_as(treasurer.account())?;
+    let ledger = opened.ledger();
     let unit = unit(ledger.genesis());
-    let amount = arguments
-        .amount
-        .in_base_units(unit.decimals)
-        .map_err(|error| Failure::new(error, "see the token's decimals with `waybill ledger show`"))?;
+    let amount = in_base_units(&arguments.amount, &unit)?;
     ledger.mint(arguments.to, amount).map_err(mint_failure)?;
-    let balance = Ledger::balance(&mut ledger, arguments.to).map_err(failure)?;
+    let balance = ledger.balance(arguments.to).map_err(failure)?;
     if arguments.json {
         let object = json!({
             "unit": unit,
@@ -173,6 +245,88 @@ fn mint(arguments: &Mint) -> Result<String, Failure> {
     }
     let (minted, held) = (money(amount, &unit), money(balance, &unit));
     Ok(format!("minted {minted} for {}, which holds {held}\n", arguments.to))
+}
+
+fn in_base_units(amount: &Amount, unit: &Unit) -> Result<Tokens, Failure> {
+    let counted = amount.in_base_units(unit.decimals);
+    counted.map_err(|error| Failure::new(error, "see the token's decimals with `waybill ledger show`"))
+}
+
+fn transfer(arguments: &Transfer) -> Result<String, Failure> {
+    let identity = identity::load(&arguments.key)?;
+    let mut opened = arguments.place.open_as(identity.account())?;
+    let ledger = opened.ledger();
+    let unit = unit(ledger.genesis());
+    let amount = in_base_units(&arguments.amount, &unit)?;
+    ledger.transfer(arguments.to, amount).map_err(failure)?;
+    let left = ledger.balance(identity.node_id()).map_err(failure)?;
+    if arguments.json {
+        let object = json!({
+            "unit": unit,
+            "from": identity.node_id().to_string(),
+            "to": arguments.to.to_string(),
+            "amount": amount.to_string(),
+            "balance": left.to_string(),
+        });
+        return Ok(format!("{object:#}\n"));
+    }
+    Ok(format!("gave {} to {}; {} are left\n", money(amount, &unit), arguments.to, money(left, &unit)))
+}
+
+fn burn(arguments: &Burn) -> Result<String, Failure> {
+    let identity = identity::load(&arguments.key)?;
+    let mut opened = arguments.place.open_as(identity.account())?;
+    let unit = unit(opened.ledger().genesis());
+    let amount = in_base_units(&arguments.amount, &unit)?;
+    opened.order(ledger_client::Command::Burn { amount }).map_err(failure)?;
+    let left = opened.ledger().balance(identity.node_id()).map_err(failure)?;
+    if arguments.json {
+        let object = json!({ "unit": unit, "burned": amount.to_string(), "balance": left.to_string() });
+        return Ok(format!("{object:#}\n"));
+    }
+    Ok(format!("burned {}; {} are left\n", money(amount, &unit), money(left, &unit)))
+}
+
+fn account(arguments: &OfAccount) -> Result<String, Failure> {
+    let mut opened = arguments.place.open()?;
+    let ledger = opened.ledger();
+    let unit = unit(ledger.genesis());
+    let balance = ledger.balance(arguments.of).map_err(failure)?;
+    let channels = ledger.channels_of(arguments.of).map_err(failure)?;
+    if arguments.json {
+        let line = |(id, channel): &(ChannelId, Channel)| json!({ "channel": id, "record": channel });
+        let object = json!({
+            "unit": unit,
+            "account": arguments.of.to_string(),
+            "balance": balance.to_string(),
+            "channels": channels.iter().map(line).collect::<Vec<_>>(),
+        });
+        return Ok(format!("{object:#}\n"));
+    }
+    let mut text = facts(&[("account", arguments.of.to_string()), ("holds", money(balance, &unit))]);
+    if channels.is_empty() {
+        return Ok(text);
+    }
+    let mut table = Table::new(&[
+        ("PAYER", Left),
+        ("PAYEE", Left),
+        ("CHANNEL", Right),
+        (&format!("DEPOSIT {}", unit.symbol), Right),
+        ("REDEEMED", Right),
+        ("STATE", Left),
+    ]);
+    for (id, Channel { deposit, redeemed, phase }) in channels {
+        let state = match phase {
+            Phase::Open => "open".to_owned(),
+            Phase::Closing { exit } => format!("ends at {exit}"),
+            Phase::Closed => "closed".to_owned(),
+        };
+        let [deposit, redeemed] = [deposit, redeemed].map(|amount| amount.display(unit.decimals).to_string());
+        table.row([id.payer.to_string(), id.payee.to_string(), id.nonce.to_string(), deposit, redeemed, state]);
+    }
+    text.push('\n');
+    text.push_str(&table.render());
+    Ok(text)
 }
 
 /// A file of receipts is longer only if it is none: a router has a few hundred channels.
@@ -187,7 +341,8 @@ struct Brought {
 
 fn redeem(arguments: &RedeemFile) -> Result<String, Failure> {
     let file = read_receipts(&arguments.receipts)?;
-    let mut ledger = open(&arguments.path)?;
+    let mut opened = arguments.place.open()?;
+    let ledger = opened.ledger();
     let (unit, domain) = (unit(ledger.genesis()), ledger.domain());
     let read: Vec<Result<Receipt, Box<Brought>>> = file.iter().map(|text| read_receipt(text, &domain)).collect();
     let good: Vec<Receipt> = read.iter().filter_map(|read| read.as_ref().ok()).copied().collect();
@@ -295,13 +450,14 @@ fn mint_failure(error: Error) -> Failure {
 }
 
 fn show(arguments: &Look) -> Result<String, Failure> {
-    describe(&mut open(&arguments.path)?, &arguments.path, arguments.json)
+    describe(arguments.place.open()?.ledger(), &arguments.place.name(), arguments.json)
 }
 
 fn audit(arguments: &Look) -> Result<String, Failure> {
-    let mut ledger = open(&arguments.path)?;
+    let mut opened = arguments.place.open()?;
+    let ledger = opened.ledger();
     let unit = unit(ledger.genesis());
-    match Ledger::audit(&mut ledger).map_err(failure)? {
+    match ledger.audit().map_err(failure)? {
         Verdict::Kept { head, totals } if arguments.json => Ok(format!("{:#}\n", audited(&unit, head, totals))),
         Verdict::Kept { head, totals } => {
             let burned = match totals.burned {
@@ -317,7 +473,7 @@ fn audit(arguments: &Look) -> Result<String, Failure> {
             ))
         }
         Verdict::Broken { difference } => Err(Failure::new(
-            format!("the ledger {} is broken: {difference}", arguments.path.display()),
+            format!("the ledger {} is broken: {difference}", arguments.place.name()),
             "stop using it, keep the file, and go back to the last copy that passes `waybill ledger audit`",
         )),
     }
@@ -336,14 +492,14 @@ fn audited(unit: &Unit, head: Head, totals: Totals) -> serde_json::Value {
     })
 }
 
-fn describe(ledger: &mut dyn Ledger, path: &Path, json: bool) -> Result<String, Failure> {
+fn describe(ledger: &mut dyn Ledger, place: &str, json: bool) -> Result<String, Failure> {
     let totals = ledger.totals().map_err(failure)?;
     let head = ledger.head().map_err(failure)?;
     let genesis = ledger.genesis();
     let unit = unit(genesis);
     if json {
         let mut object = audited(&unit, head, totals);
-        object["path"] = path.display().to_string().into();
+        object["path"] = place.into();
         object["community"] = genesis.community().into();
         object["treasurer"] = genesis.treasurer().to_string().into();
         object["ledger"] = genesis.domain().contract.to_string().into();
@@ -351,7 +507,7 @@ fn describe(ledger: &mut dyn Ledger, path: &Path, json: bool) -> Result<String, 
         return Ok(format!("{object:#}\n"));
     }
     Ok(facts(&[
-        ("file", path.display().to_string()),
+        ("ledger", place.to_owned()),
         ("community", genesis.community().to_owned()),
         ("token", format!("{}, {} decimals", unit.symbol, unit.decimals)),
         ("treasurer", genesis.treasurer().to_string()),
@@ -367,10 +523,6 @@ fn describe(ledger: &mut dyn Ledger, path: &Path, json: bool) -> Result<String, 
 
 fn unit(genesis: &Genesis) -> Unit {
     Unit { symbol: genesis.symbol().to_owned(), decimals: genesis.decimals() }
-}
-
-fn open(path: &Path) -> Result<Embedded, Failure> {
-    Embedded::open(path, system_clock()).map_err(|error| failure(error.into()))
 }
 
 fn failure(error: Error) -> Failure {
@@ -436,7 +588,7 @@ mod tests {
         let to = key(&directory.path().join("attic.key"));
         let mint = |treasurer: &Path, amount: &str, json| {
             execute(&Command::Mint(Mint {
-                path: path.clone(),
+                place: Place::file(&path),
                 treasurer: treasurer.to_owned(),
                 to,
                 amount: amount.parse().unwrap(),
@@ -454,7 +606,7 @@ mod tests {
         let failure = mint(&directory.path().join("attic.key"), "1", false).unwrap_err().to_string();
         assert!(failure.contains("(NotTreasurer)") && failure.contains("\n  only the key"), "{failure}");
 
-        let look = |json| Look { path: path.clone(), json };
+        let look = |json| Look { place: Place::file(&path), json };
         assert_eq!(
             execute(&Command::Audit(look(false))).unwrap(),
             "every rule was kept in all 3 entries: 100.250000 WAY minted = 100.250000 WAY held + 0.000000 WAY locked\n"
@@ -469,7 +621,7 @@ mod tests {
     fn a_file_that_is_no_ledger_is_named_and_left_alone() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("x");
-        let show = || execute(&Command::Show(Look { path: path.clone(), json: false })).unwrap_err().to_string();
+        let show = || execute(&Command::Show(Look { place: Place::file(&path), json: false })).unwrap_err().to_string();
         assert!(show().starts_with("error: there is no ledger at "), "{}", show());
         std::fs::write(&path, "precious").unwrap();
         assert!(show().contains("is not a Waybill ledger\n  name the ledger's file"), "{}", show());

@@ -125,7 +125,7 @@ enum Command {
     /// Make and inspect a community's ledger
     #[cfg(feature = "ledger-host")]
     #[command(subcommand, disable_help_subcommand = true)]
-    Ledger(ledger::Command),
+    Ledger(Box<ledger::Command>),
 }
 
 #[derive(Debug, Args)]

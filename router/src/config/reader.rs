@@ -62,6 +62,12 @@ impl<'a> Table<'a> {
         Self { heading, spans: Spans { table: span, values: BTreeMap::new() }, entries: entries.into_iter().collect() }
     }
 
+    /// Whether the file has an option here that nobody has taken yet, whatever it says.
+    #[cfg(feature = "ledger-remote")]
+    pub(super) fn says(&self, key: &str) -> bool {
+        self.entries.iter().any(|(name, _)| name.get_ref() == key)
+    }
+
     /// Where the table begins.
     pub(super) fn start(&self) -> Span {
         self.spans.table.clone()

@@ -1,0 +1,22 @@
+//! How a ledger that another machine serves is reached.
+
+use std::path::Path;
+
+use ledger_client::{Address, LogKey, Served};
+
+use crate::cli::Failure;
+
+/// The ledger at `address`, known by its key or, where a file of authorities is named, by its certificate.
+///
+/// # Errors
+/// Where the file of authorities does not read.
+pub(crate) fn served(address: &Address, key: &LogKey, authorities: Option<&Path>) -> Result<Served, Failure> {
+    let read = |path: &Path| {
+        std::fs::read(path).map_err(|error| {
+            let cause = format!("cannot read {}: {error}", path.display());
+            Failure::new(cause, "on Debian and OpenWrt the authorities are in /etc/ssl/certs/ca-certificates.crt")
+        })
+    };
+    let authorities = authorities.map(read).transpose()?;
+    Ok(Served { address: address.clone(), key: key.clone(), authorities, patience: Served::PATIENCE })
+}
