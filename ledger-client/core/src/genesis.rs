@@ -18,6 +18,7 @@ pub struct Genesis {
     treasurer: NodeId,
     close_notice_s: u32,
     founded: UnixTime,
+    #[serde(serialize_with = "crate::json::hex")]
     nonce: [u8; 16],
 }
 

@@ -71,6 +71,11 @@ impl<'de> Deserialize<'de> for UnixTime {
     }
 }
 
+/// For `#[serde(serialize_with)]`: bytes in hexadecimal.
+pub(crate) fn hex<S: Serializer>(bytes: &[u8; 16], to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(&hex_text(bytes))
+}
+
 impl Serialize for Hash {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_str(&hex_text(&self.0))
@@ -87,7 +92,7 @@ impl<'de> Deserialize<'de> for Hash {
 mod tests {
     use super::*;
     use crate::story::{Story, alice, bob, id};
-    use crate::{Refusal, Request};
+    use crate::{Records, Refusal, Request};
     use metering::Tokens;
 
     #[test]
@@ -98,6 +103,7 @@ mod tests {
             story.order(alice, transfer),
             story.order(bob, story.close(5)),
             story.order(alice, Command::Unregister),
+            story.order(alice, Command::Skip),
             story.receipt(7),
             Request::Finalize { channel: story.channel },
         ] {
@@ -118,6 +124,8 @@ mod tests {
         assert_eq!(value["order"]["account"], id(alice).to_string());
         assert_eq!(value["order"]["sequence"], 1);
         assert_eq!(value["order"]["command"]["transfer"]["amount"], "5");
+        let founding = serde_json::to_value(story.state.genesis()).unwrap();
+        assert_eq!(founding["nonce"], format!("0x{}", "01".repeat(16)));
     }
 
     #[test]
