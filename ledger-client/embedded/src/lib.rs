@@ -109,7 +109,8 @@ impl Embedded {
     }
 
     /// Lets the ledger go on after a rest of more than [`MAX_REST_S`]: a person has looked, and this is the time. A clock that
-    /// is as far ahead of it is still refused. It is not kept: once there is an entry, nobody has to say it again.
+    /// is as far ahead of it is still refused. It is not kept: once there is an entry, nobody has to say it again. To be said
+    /// before a [`Writer`] takes the ledger.
     pub const fn accept_time(&mut self, time: UnixTime) {
         self.accepted = time;
     }
