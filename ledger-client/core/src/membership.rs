@@ -85,10 +85,12 @@ pub fn claimed_by(
     claim.recover(&digest(domain, issuer, enrolment, account))
 }
 
+/// What the secret signs.
+const KIND: &str = "EnrolmentClaim(address issuer,address enrolment,address account)";
+
 fn digest(domain: &LedgerDomain, issuer: NodeId, enrolment: NodeId, account: NodeId) -> Word {
     let words = [issuer, enrolment, account].map(eip712::address);
-    let kind = "EnrolmentClaim(address issuer,address enrolment,address account)";
-    eip712::digest(&domain.separator(), &eip712::hash_struct(kind, &words))
+    eip712::digest(&domain.separator(), &eip712::hash_struct(KIND, &words))
 }
 
 impl Fact for Membership {
@@ -198,6 +200,7 @@ mod tests {
         assert_eq!(Hash(digest).to_string(), "bd4d1bf7f720cbcf9635a84dc4748c44bf82f25dde064ee62a342a785eda10fd");
         let claim = claim(&key, &domain, issuer, account);
         assert_eq!(verify_claim(&claim, &domain, issuer, key.node_id(), account), Ok(()));
+        assert!(include_str!("../../RULEBOOK.md").contains(KIND), "{KIND} is not in RULEBOOK.md");
     }
 
     #[test]

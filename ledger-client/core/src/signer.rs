@@ -56,10 +56,12 @@ pub fn consenting(
     consent.recover(&digest(domain, account, sequence, signer))
 }
 
+/// What the new key signs.
+const KIND: &str = "SignerConsent(address account,uint64 sequence,address signer)";
+
 fn digest(domain: &LedgerDomain, account: NodeId, sequence: u64, signer: NodeId) -> Word {
     let words = [eip712::address(account), eip712::uint(sequence.into()), eip712::address(signer)];
-    let kind = "SignerConsent(address account,uint64 sequence,address signer)";
-    eip712::digest(&domain.separator(), &eip712::hash_struct(kind, &words))
+    eip712::digest(&domain.separator(), &eip712::hash_struct(KIND, &words))
 }
 
 impl Fact for Signer {
@@ -144,6 +146,7 @@ mod tests {
         let digest = digest(&domain, NodeId([0xb0; 20]), 7, key.node_id());
         assert_eq!(Hash(digest).to_string(), "cad1a86e326ef217da62d105701988ed8cf658c66fe5f38b6aa1164489e6e787");
         assert_eq!(verify_consent(&consent(&key, &domain, id(bob), 7), &domain, id(bob), 7, key.node_id()), Ok(()));
+        assert!(include_str!("../../RULEBOOK.md").contains(KIND), "{KIND} is not in RULEBOOK.md");
     }
 
     #[test]

@@ -217,10 +217,12 @@ impl<S> Claim<S> {
     }
 }
 
+/// What the secret signs.
+const KIND: &str = "VoucherClaim(address issuer,address voucher,address to)";
+
 fn digest(domain: &LedgerDomain, issuer: NodeId, voucher: NodeId, to: NodeId) -> Word {
     let words = [issuer, voucher, to].map(eip712::address);
-    let kind = "VoucherClaim(address issuer,address voucher,address to)";
-    eip712::digest(&domain.separator(), &eip712::hash_struct(kind, &words))
+    eip712::digest(&domain.separator(), &eip712::hash_struct(KIND, &words))
 }
 
 impl Fact for Voucher {
@@ -272,6 +274,7 @@ mod tests {
         let domain = LedgerDomain { chain_id: 0, contract: NodeId([0xc0; 20]) };
         let digest = digest(&domain, NodeId([0xca; 20]), key.node_id(), NodeId([0xb0; 20]));
         assert_eq!(Hash(digest).to_string(), "0ce554c9bc5c0b6595672047f6a44cdd51284ddd351121131103e43264c33239");
+        assert!(include_str!("../../RULEBOOK.md").contains(KIND), "{KIND} is not in RULEBOOK.md");
     }
 
     #[test]
