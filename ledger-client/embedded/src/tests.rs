@@ -9,11 +9,12 @@ use std::thread;
 use ledger_core::checkpoint::{View, ViewError};
 use ledger_core::membership;
 use ledger_core::merkle::{leaf_hash, verify_inclusion};
+use ledger_core::registry::{Registration, Station};
 use ledger_core::role::Role;
 use ledger_core::signer::consent;
 use ledger_core::voucher::Claim;
 use ledger_core::{Event, Phase, State};
-use metering::{Close, Receipt};
+use metering::{Close, Price, Receipt};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -885,6 +886,11 @@ fn ask() -> impl Strategy<Value = Ask> {
             Ask::Order(by, Command::Enrol { issuer: id(issuer), enrolment: secret.node_id(), claim })
         }),
         (who(), who()).prop_map(|(by, of)| Ask::Order(by, Command::RevokeMembership { of: id(of) })),
+        (who(), 0..9_u64).prop_map(|(by, price)| {
+            let (station, price) = (Station::Router, Price::new(price));
+            let registration = Registration { station, price_up: price, price_down: price, terms: [0; 32] };
+            Ask::Order(by, Command::Register { registration })
+        }),
         who().prop_map(|who| Ask::Order(who, Command::Skip)),
         who().prop_map(|to| Ask::Order(treasurer, Command::Appoint { role: Role::Auditor, to: id(to) })),
         (who(), 0..90_u64, any::<bool>()).prop_map(|(by, back, lie)| Ask::Attest(by, back, lie)),
