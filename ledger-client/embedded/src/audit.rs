@@ -8,7 +8,7 @@ use metering::{ChannelId, NodeId, Tokens};
 use thiserror::Error;
 
 use crate::error::Fault;
-use crate::transaction::{Transaction, hex};
+use crate::transaction::Transaction;
 
 /// What an audit found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,7 +100,7 @@ pub enum Difference {
         sequence: u64,
     },
     /// A voucher, a key or another of the smaller records is another.
-    #[error("the record under {} differs from what the log makes of it", hex(place))]
+    #[error("the record under {} differs from what the log makes of it", hex::encode(place))]
     Fact {
         /// Its key, as `ledger_core::fact::Fact` encodes it.
         place: Vec<u8>,

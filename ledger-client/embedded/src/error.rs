@@ -171,6 +171,30 @@ impl Error {
         Fault::from(error).at(path)
     }
 
+    /// The same of another file: of the one that was copied, where the copy is in the way of being made.
+    pub(crate) fn of(mut self, file: &Path) -> Self {
+        match &mut self {
+            Self::Refused(_) => {}
+            Self::Busy { path }
+            | Self::DiskFull { path }
+            | Self::Missing { path }
+            | Self::Denied { path }
+            | Self::NotALedger { path }
+            | Self::Unfinished { path }
+            | Self::NewerFormat { path, .. }
+            | Self::OlderFormat { path, .. }
+            | Self::OtherLedger { path, .. }
+            | Self::OtherSigner { path, .. }
+            | Self::ClockAhead { path, .. }
+            | Self::Rewound { path, .. }
+            | Self::Forked { path, .. }
+            | Self::Damaged { path, .. }
+            | Self::Sqlite { path, .. }
+            | Self::Io { path, .. } => file.clone_into(path),
+        }
+        self
+    }
+
     pub(crate) fn io(path: &Path, source: io::Error) -> Self {
         use io::ErrorKind as Kind;
         let (path, kind) = (path.to_owned(), source.kind());

@@ -122,7 +122,7 @@ fn fill(path: &Path, genesis: &Genesis) -> Result<(), Error> {
     transaction.commit().map_err(sqlite)
 }
 
-fn sync_directory(path: &Path) -> Result<(), Error> {
+pub(crate) fn sync_directory(path: &Path) -> Result<(), Error> {
     let absolute = absolute(path).map_err(|error| Error::io(path, error))?;
     let directory = absolute.parent().unwrap_or(&absolute);
     File::open(directory).and_then(|directory| directory.sync_all()).map_err(|error| Error::io(path, error))

@@ -6,7 +6,9 @@
 #![forbid(unsafe_code)]
 
 mod audit;
+mod copy;
 mod error;
+mod export;
 mod file;
 mod look;
 mod seal;
@@ -26,7 +28,9 @@ use metering::{AccountKey, ChannelId, LedgerDomain, NodeId, Tokens};
 use rusqlite::{Connection, TransactionBehavior};
 
 pub use audit::{Audit, Difference, Verdict};
+pub use copy::{Progress, RestoreError};
 pub use error::{CreateError, Error};
+pub use export::{ExportError, audit_export};
 pub use look::{Account, SignedChannel, Standing};
 pub use writer::{Answers, MAX_COMMIT, MAX_WAITING, WriteError, Writer};
 

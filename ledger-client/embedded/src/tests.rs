@@ -20,6 +20,7 @@ use tempfile::TempDir;
 
 use super::*;
 
+mod copies;
 mod faults;
 mod writing;
 

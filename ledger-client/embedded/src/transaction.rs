@@ -531,11 +531,7 @@ pub(crate) fn name_channel((id, _): &(ChannelId, Channel)) -> String {
 }
 
 pub(crate) fn name_fact((place, _): &Placed) -> String {
-    format!("the record under {}", hex(place))
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    format!("the record under {}", hex::encode(place))
 }
 
 /// Reads a row of [`SELECT_CHANNEL`].
