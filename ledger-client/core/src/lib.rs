@@ -33,6 +33,7 @@ pub mod signer;
 pub mod state;
 #[cfg(test)]
 mod story;
+pub mod sums;
 mod time;
 pub mod voucher;
 
@@ -47,4 +48,5 @@ pub use records::{Records, Totals};
 pub use refusal::Refusal;
 pub use rules::{ExecuteError, MAX_SUPPLY, channel_signer, execute, execute_presented};
 pub use state::{ReplayError, State};
+pub use sums::Sums;
 pub use time::UnixTime;
