@@ -1,6 +1,4 @@
-//! What the store does in a second, what it writes, and how it grows.
-//!
-//! `cargo bench -p ledger-embedded`; `-- --entries 1000000` makes the ledger whose growth is measured so long.
+//! What the store does in a second, and what it writes: `cargo bench -p ledger-embedded --bench store`.
 
 use std::fs;
 use std::path::Path;
@@ -9,16 +7,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ledger_core::merkle::{leaf_hash, verify_inclusion};
 use ledger_core::{Command, Genesis, Order, Presented, Request, UnixTime};
-use ledger_embedded::{Embedded, Verdict, Writer};
+use ledger_embedded::{Embedded, Writer};
 use metering::{AccountKey, ChannelId, Receipt, Tokens};
 
 /// How many of each kind are timed.
 const REQUESTS: u64 = 1_000;
 const BATCH: usize = 100;
-const ENTRIES: u64 = 20_000;
-const PROOFS: u64 = 1_000;
 const CLIENTS: usize = 64;
 /// Who present batches, beside the writer's own thread.
 const PRESENTERS: usize = 2;
@@ -26,8 +21,6 @@ const PRESENTERS: usize = 2;
 const WRITTEN: usize = 40_000;
 
 fn main() {
-    let words: Vec<String> = std::env::args().collect();
-    let entries = words.iter().position(|word| word == "--entries").and_then(|at| words.get(at + 1)?.parse().ok());
     let directory = tempfile::tempdir().expect("a directory");
     let mut bench = Bench::new(&directory.path().join("ledger"));
 
@@ -50,7 +43,6 @@ fn main() {
         "receipts redeemed {BATCH} at a time by {PRESENTERS} clients: {}",
         bench.write(PRESENTERS, BATCH, Kind::Receipts)
     );
-    bench.grow(entries.unwrap_or(ENTRIES));
 }
 
 /// What is asked of a writer.
@@ -222,47 +214,6 @@ impl Bench {
                 (next..next + count as u64).map(|sequence| Request::Order(order(sequence))).collect()
             }
         }
-    }
-
-    fn grow(mut self, entries: u64) {
-        let mut size = self.ledger.head().expect("a ledger").size;
-        while size < entries {
-            let receipts = self.receipts(1_000.min(entries - size));
-            self.ledger.execute_many(&receipts).expect("a ledger");
-            size += receipts.len() as u64;
-        }
-        let Self { mut ledger, path, .. } = self;
-        let head = ledger.head().expect("a ledger");
-        let proofs = timed(|| {
-            for n in 0..PROOFS {
-                let number = n * 7919 % size;
-                let (entry, proof) = ledger.prove_entry(number, size).expect("a ledger").expect("an entry");
-                assert!(verify_inclusion(&head, number, &leaf_hash(&entry.encode()), &proof));
-            }
-        });
-        let growths = timed(|| {
-            for n in 0..PROOFS {
-                let old_size = 1 + n * 7919 % (size - 1);
-                let proof = ledger.prove_growth(old_size, size).expect("a ledger").expect("it had that size");
-                assert!(!proof.is_empty());
-            }
-        });
-        let mut verdict = None;
-        let audit = timed(|| verdict = ledger.audit().ok());
-        assert!(matches!(verdict, Some(Verdict::Kept(_))), "{verdict:?}");
-        drop(ledger);
-        let bytes = fs::metadata(&path).expect("a file").len();
-        let open = timed(|| drop(Embedded::open(&path, Box::new(UnixTime::default)).expect("a ledger")));
-        let each = |took: Duration| took.as_secs_f64() * 1e6 / PROOFS as f64;
-        println!(
-            "{size} entries: {} bytes each, opened in {:.1} ms, an entry proven in {:.0} us, growth in {:.0} us, audited in \
-             {:.2} s",
-            bytes / size,
-            open.as_secs_f64() * 1e3,
-            each(proofs),
-            each(growths),
-            audit.as_secs_f64()
-        );
     }
 }
 
