@@ -160,6 +160,9 @@ fn recognise(path: &Path) -> Result<(), Error> {
         // SQLite does not say why. It has no lock on what it cannot open.
         return Err(File::open(path).map_or_else(|error| Error::io(path, error), |_| not_a_ledger()));
     };
+    // A power cut within a checkpoint leaves a first page that counts pages which are only in the write-ahead log. SQLite reads
+    // them there when it opens the file; read alone it looks cut short, unless SQLite is told to look away.
+    connection.pragma_update(None, "writable_schema", true).map_err(|error| Error::sqlite(path, error))?;
     let mark = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     match (mark("application_id"), mark("user_version")) {
         (Ok(application), Ok(format)) => check_marks(path, application, format),

@@ -241,6 +241,23 @@ fn torn_write_ahead_log_is_read_up_to_the_last_whole_commit() {
     }
 }
 
+/// The first page counts pages that have not reached the file, and are in the write-ahead log.
+#[test]
+fn power_cut_within_a_checkpoint_leaves_a_ledger_that_opens() {
+    let (place, mut ledger) = Place::new();
+    for total in 1..=60 {
+        ledger.execute(&redeem(total)).unwrap();
+    }
+    let (image, head) = (place.crash_image(), ledger.head().unwrap());
+    ledger.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    let (before, after) = (fs::read(image.path()).unwrap(), fs::read(place.path()).unwrap());
+    assert!(before.len() < after.len());
+    fs::write(image.path(), [&after[..1024], &before[1024..]].concat()).unwrap();
+    let mut recovered = image.open().unwrap();
+    assert_eq!(recovered.head().unwrap(), head);
+    audited(&mut recovered);
+}
+
 #[test]
 fn flipped_bit_is_found_or_changes_nothing() {
     let (place, mut ledger) = Place::new();
