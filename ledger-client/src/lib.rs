@@ -263,7 +263,7 @@ mod tests {
         let before = ledger.open_channel(bob.node_id(), tokens(10)).unwrap();
         // Her first order opened a channel.
         let consent = ledger_core::signer::consent(&new, &genesis.domain(), alice, 2);
-        ledger.order(ledger_core::Command::ChangeSigner { signer: new.node_id(), consent }).unwrap();
+        ledger.order(Command::ChangeSigner { signer: new.node_id(), consent }).unwrap();
         let mut ledger = ledger.acting_for(alice, new.clone());
         let after = ledger.open_channel(bob.node_id(), tokens(10)).unwrap();
         assert_eq!(ledger.channel_signer(before).unwrap(), alice);

@@ -41,6 +41,9 @@ pub struct Served {
     pub address: Address,
     /// The ledger's key, as its operator gives it out. Its name is the ledger's own.
     pub key: NoteKey<Log>,
+    /// The ledger's founding, entry 0 of its log, where it is known already: the ledger need not be reached at the first
+    /// opening then. It is checked against the key's name.
+    pub founding: Option<Vec<u8>>,
     /// The authorities to believe, in PEM, where the server has bought a certificate; without, it has to hold `key`.
     pub authorities: Option<Vec<u8>>,
     /// How long to wait for an answer.
@@ -124,7 +127,7 @@ impl Remote {
     /// # Errors
     /// [`RemoteError`]
     pub fn open(served: Served, directory: &Path) -> Result<Self, RemoteError> {
-        let Served { address, key, authorities, patience } = served;
+        let Served { address, key, founding, authorities, patience } = served;
         let strange = |why: String| ClientError::Strange { address: address.clone(), why };
         let tls = match &authorities {
             Some(authorities) => trust::vouched_for(authorities),
@@ -136,11 +139,14 @@ impl Remote {
         let genesis = match kept.read(FOUNDING)? {
             Some(bytes) => read_founding(&bytes).ok_or_else(|| kept.damaged(FOUNDING, "it is no founding"))?,
             None => {
-                let first: Inclusion<NumberedBytes> = client.get("/v1/entries/0")?;
-                let genesis = read_founding(&first.entry.bytes.0).filter(|genesis| origin(genesis) == key.name());
+                let first = match founding {
+                    Some(founding) => founding,
+                    None => client.get::<Inclusion<NumberedBytes>>("/v1/entries/0")?.entry.bytes.0,
+                };
+                let genesis = read_founding(&first).filter(|genesis| origin(genesis) == key.name());
                 let other = || RemoteError::OtherLedger { address: address.clone(), name: key.name().to_owned() };
                 let genesis = genesis.ok_or_else(other)?;
-                kept.write(FOUNDING, &first.entry.bytes.0)?;
+                kept.write(FOUNDING, &first)?;
                 genesis
             }
         };

@@ -132,6 +132,7 @@ impl Running {
         Served {
             address: format!("https://{}", self.address).parse().unwrap(),
             key: self.key.parse().unwrap(),
+            founding: None,
             authorities: None,
             patience: Duration::from_secs(10),
         }
@@ -185,6 +186,23 @@ fn who_does_not_hold_the_ledgers_key_is_not_talked_to() {
     let error = Error::from(Remote::open(served, &place.directory.path().join("eve")).unwrap_err());
     assert!(error.to_string().contains("does not hold the ledger's key"), "{error}");
     assert!(matches!(error, Error::Unavailable(Unavailable { retry: false, .. })));
+}
+
+#[test]
+fn a_ledger_whose_founding_is_known_need_not_be_there_at_first() {
+    let mut place = Place::new();
+    let founding = place.open("first", &key(0xee)).entries(0).unwrap()[0].encode();
+    let served = place.running().served();
+    place.running = None;
+    let opened = |served: &Served, who| Remote::open(served.clone(), &place.directory.path().join(who));
+    let error = opened(&served, "unfounded").unwrap_err();
+    assert!(error.to_string().contains("cannot be reached"), "{error}");
+    let known = Served { founding: Some(founding), ..served };
+    assert_eq!(opened(&known, "founded").unwrap().genesis().community(), "Hilltop");
+    let other = Genesis::new("Hilltop", "HILL", 6, key(0xee).node_id(), system_clock()(), [2; 16]).unwrap();
+    let founding = Some(ledger_core::state::founding(&other).encode());
+    let error = opened(&Served { founding, ..known }, "other").unwrap_err();
+    assert!(error.to_string().contains("is not the one of waybill/0x"), "{error}");
 }
 
 #[test]

@@ -154,6 +154,8 @@ pub struct ServedPlace {
     pub address: ledger_client::Address,
     /// The key it has to hold.
     pub key: ledger_client::LogKey,
+    /// Entry 0 of its log; without it the ledger has to be reached at the first start.
+    pub founding: Option<Vec<u8>>,
     /// A PEM file of the authorities to believe instead that it is the right server.
     pub authorities: Option<PathBuf>,
 }
@@ -284,6 +286,7 @@ pub const OPTIONS: &[OptionDoc] = &[
     absent("[ledger]", "path", PATH),
     absent("[ledger]", "url", "where the ledger is served, such as \"https://ledger.example:8443\""),
     absent("[ledger]", "key", "the served ledger's key, as `waybill ledger serve` says it"),
+    absent("[ledger]", "founding", "the served ledger's founding in hexadecimal, as `waybill ledger serve` says it"),
     absent("[ledger]", "authorities", PATH),
     optional("[ledger]", "deposit", AMOUNT, "\"1\""),
     optional("[ledger]", "redeem_at", AMOUNT, "\"1\""),
@@ -617,21 +620,22 @@ fn read_ledger(reader: &mut Reader<'_>, mut table: Table<'_>) -> Option<LedgerOp
 #[cfg(feature = "ledger-remote")]
 fn read_place(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<LedgerPlace> {
     let start = table.start();
-    let said = ["path", "url", "key", "authorities"].map(|key| table.says(key));
+    let said = ["path", "url", "key", "founding", "authorities"].map(|key| table.says(key));
     let path = reader.option(table, "path", text(absolute_path));
     let address = reader.option(table, "url", text(str::parse::<ledger_client::Address>));
     let key = reader.option(table, "key", text(str::parse::<ledger_client::LogKey>));
+    let founding = reader.option(table, "founding", text(hexadecimal));
     let authorities = reader.option(table, "authorities", text(absolute_path));
     match said {
-        [true, false, false, false] => {
+        [true, false, false, false, false] => {
             if !cfg!(feature = "ledger-host") {
                 let problem = "[ledger] path: this waybill was built without the embedded ledger; give `url` and `key`";
                 reader.mistake(&start, problem);
             }
             path.map(LedgerPlace::File)
         }
-        [false, true, true, _] => {
-            let served = ServedPlace { address: address?, key: key?, authorities };
+        [false, true, true, ..] => {
+            let served = ServedPlace { address: address?, key: key?, founding, authorities };
             Some(LedgerPlace::Served(Box::new(served)))
         }
         _ => {
@@ -640,6 +644,11 @@ fn read_place(reader: &mut Reader<'_>, table: &mut Table<'_>) -> Option<LedgerPl
             None
         }
     }
+}
+
+#[cfg(feature = "ledger-remote")]
+fn hexadecimal(text: &str) -> Result<Vec<u8>, &'static str> {
+    metering::json::read_hex(text).ok_or("it is no 0x and hexadecimal digits")
 }
 
 #[cfg(not(feature = "ledger-remote"))]

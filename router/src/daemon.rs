@@ -213,11 +213,11 @@ fn open_ledger(config: &Config, identity: &Identity) -> Result<Option<Box<dyn Le
         }
         #[cfg(feature = "ledger-remote")]
         LedgerPlace::Served(place) => {
-            let ServedPlace { address, key, authorities } = place.as_ref();
-            let served = served(address, key, authorities.as_deref())?;
+            let ServedPlace { address, key, founding, authorities } = place.as_ref();
+            let served = served(address, key, founding.as_deref(), authorities.as_deref())?;
             let state = config.node.state_dir.join(key.name().replace('/', "-"));
             let ledger = Remote::open(served, &state).map_err(|error| {
-                let next = "at the first start the ledger has to be reached; correct `url` and `key` in [ledger], or try again";
+                let next = "without `founding` in [ledger] it has to be reached at the first start; `waybill ledger serve` says both";
                 Failure::new(format!("cannot use the ledger: {error}"), next)
             })?;
             Ok(Some(Box::new(ledger.signed_by(identity.account().clone()))))

@@ -10,7 +10,12 @@ use crate::cli::Failure;
 ///
 /// # Errors
 /// Where the file of authorities does not read.
-pub(crate) fn served(address: &Address, key: &LogKey, authorities: Option<&Path>) -> Result<Served, Failure> {
+pub(crate) fn served(
+    address: &Address,
+    key: &LogKey,
+    founding: Option<&[u8]>,
+    authorities: Option<&Path>,
+) -> Result<Served, Failure> {
     let read = |path: &Path| {
         std::fs::read(path).map_err(|error| {
             let cause = format!("cannot read {}: {error}", path.display());
@@ -18,5 +23,6 @@ pub(crate) fn served(address: &Address, key: &LogKey, authorities: Option<&Path>
         })
     };
     let authorities = authorities.map(read).transpose()?;
-    Ok(Served { address: address.clone(), key: key.clone(), authorities, patience: Served::PATIENCE })
+    let (address, key, founding) = (address.clone(), key.clone(), founding.map(<[u8]>::to_vec));
+    Ok(Served { address, key, founding, authorities, patience: Served::PATIENCE })
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::lab::{Lab, here};
+use crate::lab::{Background, Host, Lab, here, secs, until};
 use crate::router::Router;
 
 /// Base units of one token.
@@ -23,6 +23,27 @@ pub(crate) struct Totals {
     pub(crate) minted: u128,
     pub(crate) held: u128,
     pub(crate) locked: u128,
+}
+
+/// A ledger that a machine serves.
+pub(crate) struct Served {
+    waybill: String,
+    pub(crate) process: Background,
+    pub(crate) url: String,
+    key: String,
+    /// What makes curl believe it.
+    pub(crate) curl: String,
+    /// What a router's config says of it.
+    pub(crate) config: String,
+}
+
+impl Served {
+    /// What `waybill ledger COMMAND` says on another machine.
+    pub(crate) fn command(&self, from: &Host, state: &Path, command: &[&str]) -> Result<String, String> {
+        let state = state.to_str().expect("a path of ASCII");
+        let place = ["--url", &self.url, "--ledger-key", &self.key, "--state", state];
+        from.run(&[&[&self.waybill, "ledger"], command, &place].concat())
+    }
 }
 
 impl Ledger {
@@ -69,6 +90,29 @@ impl Ledger {
         let answer: Value = serde_json::from_str(&said).expect("redemptions in JSON");
         let lines = answer["receipts"].as_array().unwrap_or_else(|| panic!("{said}"));
         lines.iter().map(|line| base_units(&line["paid"])).collect()
+    }
+
+    /// Serves it from a machine, for others to reach at `address`.
+    pub(crate) fn serve(&self, lab: &Lab, host: &Host, address: &str) -> Served {
+        let key = lab.dir().join("ledger.key");
+        let key = key.to_str().expect("a path of ASCII");
+        here(&[&self.waybill, "key", "--file", key]);
+        let log = lab.dir().join("served.log");
+        let _earlier = std::fs::remove_file(&log);
+        let path = self.path.to_str().expect("a path of ASCII");
+        let line = [&self.waybill, "ledger", "serve", "--path", path, "--key", key, "--listen", "[::]:8443"];
+        let process = host.start(&log, &line);
+        let said = until("served ledger", secs(20), || {
+            let said = process.log();
+            if said.contains("is served") { Ok(said) } else { Err(said) }
+        });
+        let word = |name: &str| {
+            let line = said.lines().find_map(|line| line.strip_prefix(name));
+            line.unwrap_or_else(|| panic!("no {name} in {said}")).trim().to_owned()
+        };
+        let (url, key) = (format!("https://[{address}]:8443"), word("its key"));
+        let config = format!("url = \"{url}\"\nkey = \"{key}\"\nfounding = \"{}\"", word("founding"));
+        Served { waybill: self.waybill.clone(), process, url, key, curl: word("for curl"), config }
     }
 
     fn command(&self, command: &str, arguments: &[&str]) -> String {

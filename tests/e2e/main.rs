@@ -34,6 +34,7 @@ mod refusals;
 mod ring;
 mod roaming;
 mod roles;
+mod served;
 mod statement;
 mod trust;
 mod watch;

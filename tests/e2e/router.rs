@@ -50,6 +50,8 @@ pub(crate) struct Options {
     /// Tokens locked in a channel.
     pub(crate) deposit: &'static str,
     pub(crate) ledger: Option<PathBuf>,
+    /// Lines of [ledger] that name a served one instead of a file.
+    pub(crate) served: Option<String>,
     pub(crate) quic: bool,
     /// The kernel is handed one packet at a time.
     pub(crate) without_offloads: bool,
@@ -157,7 +159,7 @@ impl Router {
 
     /// The config file. The intervals are the shorter ones a community with short outages would choose.
     pub(crate) fn config(&self) -> String {
-        let Options { ask, price, hop_worth, deposit, ledger, quic, without_offloads, announce, tables } =
+        let Options { ask, price, hop_worth, deposit, ledger, served, quic, without_offloads, announce, tables } =
             &self.options;
         let offloads = !without_offloads;
         let mut config = format!(
@@ -175,8 +177,8 @@ impl Router {
         if let Some(path) = ledger {
             let asked = price.clone().unwrap_or_else(|| format!("ask = \"{ask}\""));
             config += &format!("[price]\n{asked}\nmax = \"1000000\"\nhop_worth = \"{hop_worth}\"\n\n");
-            let path = text(path);
-            config += &format!("[ledger]\npath = \"{path}\"\ndeposit = \"{deposit}\"\nredeem_at = \"1000000\"\n\n");
+            let place = served.clone().unwrap_or_else(|| format!("path = \"{}\"", text(path)));
+            config += &format!("[ledger]\n{place}\ndeposit = \"{deposit}\"\nredeem_at = \"1000000\"\n\n");
         }
         config + &tables.join("\n")
     }

@@ -164,6 +164,12 @@ impl Server {
         self.shared.ledger.key()
     }
 
+    /// The ledger's founding, entry 0 of its log.
+    #[must_use]
+    pub fn founding(&self) -> Vec<u8> {
+        self.shared.ledger.founding()
+    }
+
     /// Serves until `stop`: then takes no new connection, answers what was asked, and closes the file.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let Self { listener, tls, shared, writer } = self;

@@ -63,6 +63,10 @@ impl Ledger {
         self.signer.key().to_string()
     }
 
+    pub(super) fn founding(&self) -> Vec<u8> {
+        ledger_core::state::founding(&self.genesis).encode()
+    }
+
     /// Asks the file something, on a thread that may wait for the disk.
     async fn read<T: Send + 'static>(
         &self,

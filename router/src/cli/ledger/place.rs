@@ -73,7 +73,7 @@ impl Place {
         let (Some(address), Some(ledger_key)) = (&self.url, &self.ledger_key) else {
             return Err(Failure::new("no ledger is named", "name its file with --path, or its --url and --ledger-key"));
         };
-        let served = served(address, ledger_key, self.authorities.as_deref())?;
+        let served = served(address, ledger_key, None, self.authorities.as_deref())?;
         let state = match &self.state {
             Some(state) => state.clone(),
             None => default_state()?.join(ledger_key.name().replace('/', "-")),

@@ -84,7 +84,9 @@ pub(super) fn serve(arguments: &Serve) -> Result<String, Failure> {
             None if !arguments.plain => format!("for curl    -k --pinnedpubkey {}\n", pin_text(&identity.tls_key())),
             _ => String::new(),
         };
-        let said = format!("serving     {scheme}://{address}\nits key     {}\n{pin}", server.key());
+        let founding = metering::json::hex_text(&server.founding());
+        let said =
+            format!("serving     {scheme}://{address}\nits key     {}\nfounding    {founding}\n{pin}", server.key());
         // Whoever started us may not be listening.
         let _unheard = io::stdout().lock().write_all(said.as_bytes()).and_then(|()| io::stdout().lock().flush());
         tracing::info!(%address, key = %server.key(), "the ledger is served");
