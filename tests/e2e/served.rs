@@ -47,7 +47,8 @@ fn routers_that_reach_their_ledger_over_the_mesh_pay_and_are_paid_also_when_it_w
             0 => Err(format!("{} redeemed nothing", payee.name)),
             redeemed => Ok(redeemed),
         });
-        assert_eq!(redeemed + receipt.redeemed, receipt.amount);
+        // And a little more: asking the ledger is traffic too.
+        assert!(redeemed + receipt.redeemed >= receipt.amount, "{redeemed} {receipt:?}");
         assert_eq!(payee.wallet().0, before + redeemed);
     }
     let back = back.elapsed();
