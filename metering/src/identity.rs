@@ -9,9 +9,6 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use hkdf::Hkdf;
 use k256::ecdsa::{SigningKey, VerifyingKey};
-use k256::elliptic_curve::ops::{Invert as _, LinearCombination as _, Reduce};
-use k256::elliptic_curve::point::DecompressPoint as _;
-use k256::{AffinePoint, ProjectivePoint, Scalar, U256};
 use minicbor::{Decoder, decode, encode};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
@@ -255,8 +252,12 @@ impl fmt::Debug for AccountKey {
 }
 
 fn node_id(key: &VerifyingKey) -> NodeId {
-    let point = key.to_encoded_point(false);
-    let hash = keccak256(&[&point.as_bytes()[1..]]);
+    account_of(key.to_encoded_point(false).as_bytes())
+}
+
+/// The account of a public key in its uncompressed form: a byte that says so, and the point.
+fn account_of(key: &[u8]) -> NodeId {
+    let hash = keccak256(&[&key[1..]]);
     let mut id = [0; 20];
     id.copy_from_slice(&hash[12..]);
     NodeId(id)
@@ -303,8 +304,11 @@ impl Signature {
         if signature.normalize_s().is_some() {
             return Err(SignatureError::HighS);
         }
-        let key = recovered_key(digest, &signature, y_is_odd).ok_or(SignatureError::Invalid)?;
-        Ok(node_id(&key))
+        #[cfg(feature = "fast-signatures")]
+        let signer = recovered_in_c(digest, &signature, y_is_odd);
+        #[cfg(not(feature = "fast-signatures"))]
+        let signer = recovered(digest, &signature, y_is_odd);
+        signer.ok_or(SignatureError::Invalid)
     }
 
     /// Checks that `expected` signed `digest`.
@@ -319,12 +323,16 @@ impl Signature {
     }
 }
 
-/// The only key with which this signature, of this recovery, is one of `digest` (SEC 1, section 4.1.6): `(s R - z G) / r`,
+/// The account of the only key with which this signature, of this recovery, is one of `digest` (SEC 1, section 4.1.6): `(s R - z G) / r`,
 /// where R is the point of the signature's nonce.
 ///
 /// k256 does the same and then verifies the signature with the key, which takes as long again and cannot fail: putting that
 /// key into the verification's equation gives R, whose x is r.
-fn recovered_key(digest: &Word, signature: &k256::ecdsa::Signature, y_is_odd: bool) -> Option<VerifyingKey> {
+#[cfg(any(test, not(feature = "fast-signatures")))]
+fn recovered(digest: &Word, signature: &k256::ecdsa::Signature, y_is_odd: bool) -> Option<NodeId> {
+    use k256::elliptic_curve::ops::{Invert as _, LinearCombination as _, Reduce};
+    use k256::elliptic_curve::point::DecompressPoint as _;
+    use k256::{AffinePoint, ProjectivePoint, Scalar, U256};
     let (r, s) = signature.split_scalars();
     let z = <Scalar as Reduce<U256>>::reduce_bytes(&(*digest).into());
     let nonce: Option<AffinePoint> = AffinePoint::decompress(&r.to_bytes(), u8::from(y_is_odd).into()).into();
@@ -332,7 +340,18 @@ fn recovered_key(digest: &Word, signature: &k256::ecdsa::Signature, y_is_odd: bo
     let (of_generator, of_nonce) = (-(over_r * z), over_r * *s);
     let point = ProjectivePoint::lincomb(&ProjectivePoint::GENERATOR, &of_generator, &nonce?.into(), &of_nonce);
     // The point at infinity is no key.
-    VerifyingKey::from_affine(point.into()).ok()
+    VerifyingKey::from_affine(point.into()).ok().map(|key| node_id(&key))
+}
+
+/// The same by libsecp256k1. What it is given has been read, and refused where it had the high s, as for k256.
+#[cfg(feature = "fast-signatures")]
+fn recovered_in_c(digest: &Word, signature: &k256::ecdsa::Signature, y_is_odd: bool) -> Option<NodeId> {
+    use secp256k1::Message;
+    use secp256k1::ecdsa::{RecoverableSignature, RecoveryId};
+    let recovery = if y_is_odd { RecoveryId::One } else { RecoveryId::Zero };
+    let signature = RecoverableSignature::from_compact(&signature.to_bytes(), recovery).ok()?;
+    let key = signature.recover_ecdsa(Message::from_digest(*digest)).ok()?;
+    Some(account_of(&key.serialize_uncompressed()))
 }
 
 impl fmt::Debug for Signature {
@@ -718,6 +737,22 @@ mod tests {
             prop_assert_eq!(signature.recover(&digest), Ok(key.node_id()));
             signature.0[bit / 8] ^= 1 << (bit % 8);
             prop_assert_eq!(signature.recover(&digest).ok(), recovered_by_k256(&signature, &digest));
+        }
+    }
+
+    #[cfg(feature = "fast-signatures")]
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20_000))]
+        #[test]
+        fn signer_is_the_same_in_c(r in word(), s in word(), odd in any::<bool>(), digest in word(), turned in 0..520_usize) {
+            // Anything at all, and what was signed with a bit of it turned.
+            let mut signed = AccountKey::from_bytes(&[7; 32]).unwrap().sign_digest(&digest);
+            signed.0[turned / 8] ^= 1 << (turned % 8);
+            for bytes in [[r, s].concat(), [r, signed.0[32..64].try_into().unwrap()].concat(), signed.0[..64].to_vec()] {
+                if let Ok(signature) = k256::ecdsa::Signature::from_slice(&bytes) {
+                    prop_assert_eq!(recovered_in_c(&digest, &signature, odd), recovered(&digest, &signature, odd));
+                }
+            }
         }
     }
 
