@@ -344,7 +344,7 @@ fn recovered(digest: &Word, signature: &k256::ecdsa::Signature, y_is_odd: bool) 
 }
 
 /// The same by libsecp256k1. What it is given has been read, and refused where it had the high s, as for k256.
-#[cfg(feature = "fast-signatures")]
+#[cfg(any(test, feature = "fast-signatures"))]
 fn recovered_in_c(digest: &Word, signature: &k256::ecdsa::Signature, y_is_odd: bool) -> Option<NodeId> {
     use secp256k1::Message;
     use secp256k1::ecdsa::{RecoverableSignature, RecoveryId};
@@ -740,7 +740,6 @@ mod tests {
         }
     }
 
-    #[cfg(feature = "fast-signatures")]
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(20_000))]
         #[test]
