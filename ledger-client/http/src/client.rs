@@ -24,7 +24,7 @@ use serde::de::DeserializeOwned;
 use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 
 use crate::wire::Problem;
@@ -126,6 +126,14 @@ pub enum ClientError {
         /// How long we waited.
         patience: Duration,
     },
+    /// It did not answer a moment ago, and is left alone for a while. Nothing was asked.
+    #[error("the ledger at {address} did not answer a moment ago; it is asked again in {} s", wait.as_secs() + 1)]
+    Resting {
+        /// Where.
+        address: Address,
+        /// How long it is left alone from now on.
+        wait: Duration,
+    },
     /// It answered that it does not answer.
     #[error("the ledger at {address} says: {}", problem.detail)]
     Problem {
@@ -151,12 +159,16 @@ impl ClientError {
     #[must_use]
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Silent { .. } => true,
+            Self::Unreachable { .. } | Self::Silent { .. } | Self::Resting { .. } => true,
             Self::Problem { problem, .. } => matches!(problem.status, 408 | 429 | 502..=504),
             Self::Impostor { .. } | Self::Strange { .. } => false,
         }
     }
 }
+
+/// How long a ledger that did not answer is left alone: at first, and at most. Who asks waits with its thread, and what it
+/// has to do besides must not wait behind a ledger that is away.
+const REST: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
 
 /// One ledger, asked.
 pub struct Client {
@@ -165,6 +177,8 @@ pub struct Client {
     patience: Duration,
     runtime: Runtime,
     connection: Option<SendRequest<Full<Bytes>>>,
+    /// Until when it is left alone, and for how long that was.
+    resting: Option<(Instant, Duration)>,
 }
 
 impl Client {
@@ -180,7 +194,7 @@ impl Client {
             ClientError::Strange { address: address.clone(), why }
         })?;
         let tls = address.tls.then(|| (TlsConnector::from(Arc::new(tls)), name));
-        Ok(Self { address, tls, patience, runtime, connection: None })
+        Ok(Self { address, tls, patience, runtime, connection: None, resting: None })
     }
 
     /// Where it asks.
@@ -227,7 +241,23 @@ impl Client {
     }
 
     fn ask(&mut self, method: &Method, path: &str, body: Bytes) -> Result<Bytes, ClientError> {
-        let Self { address, tls, patience, runtime, connection } = self;
+        let now = Instant::now();
+        if let Some((until, _)) = self.resting
+            && now < until
+        {
+            return Err(ClientError::Resting { address: self.address.clone(), wait: until - now });
+        }
+        let answered = self.ask_now(method, path, body);
+        let was_away = matches!(&answered, Err(ClientError::Unreachable { .. } | ClientError::Silent { .. }));
+        self.resting = was_away.then(|| {
+            let rest = self.resting.map_or(REST.0, |(_, rest)| (rest * 2).min(REST.1));
+            (Instant::now() + rest, rest)
+        });
+        answered
+    }
+
+    fn ask_now(&mut self, method: &Method, path: &str, body: Bytes) -> Result<Bytes, ClientError> {
+        let Self { address, tls, patience, runtime, connection, .. } = self;
         let asked = runtime.block_on(async {
             let asking = async {
                 // A connection that has been kept may have ended without a word.
@@ -331,6 +361,28 @@ async fn exchange(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Its thread has other things to do.
+    #[test]
+    fn who_did_not_answer_is_left_alone_for_a_while_and_then_asked_again() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let tls = crate::trust::pinned(&metering::TlsKey([0; 32])).unwrap();
+        let mut client = Client::new(address, tls, Duration::from_millis(50)).unwrap();
+        // It takes connections and says nothing.
+        let mut ask = || client.get::<u8>("/").unwrap_err();
+        assert!(matches!(ask(), ClientError::Silent { .. }));
+        let ClientError::Resting { wait, .. } = ask() else { panic!("it was asked at once") };
+        assert!(wait <= REST.0);
+        let began = Instant::now();
+        while matches!(ask(), ClientError::Resting { .. }) {
+            assert!(began.elapsed() < REST.1, "it is never asked again");
+            std::thread::yield_now();
+        }
+        let ClientError::Resting { wait, .. } = ask() else { panic!("it was asked at once") };
+        assert!(wait > REST.0, "the second rest is longer: {wait:?}");
+        drop(listener);
+    }
 
     #[test]
     fn addresses_are_https_or_of_this_machine() {
