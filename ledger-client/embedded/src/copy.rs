@@ -1,6 +1,5 @@
 //! Copies of a ledger's file: taken while it is in use, and put back.
 
-use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -13,7 +12,7 @@ use rusqlite::Connection;
 use rusqlite::backup::{Backup, StepResult};
 use thiserror::Error;
 
-use crate::file::sync_directory;
+use crate::file::{sync_directory, with_ending};
 use crate::{Audit, Clock, CreateError, Difference, Embedded, Error, Verdict};
 
 /// How much is copied between two words on how far it is.
@@ -200,12 +199,6 @@ fn copy_file(from: &Path, to: &Path, progress: &mut impl FnMut(Progress)) -> Res
         progressed.done += bytes.len() as u64;
         progress(progressed);
     }
-}
-
-fn with_ending(path: &Path, end: &str) -> PathBuf {
-    let mut name = OsString::from(path);
-    name.push(end);
-    name.into()
 }
 
 fn is_there(path: &Path) -> bool {

@@ -1,11 +1,12 @@
 //! The file: how it is created, recognised and opened.
 
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, BufReader, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, absolute};
+use std::path::{Path, PathBuf, absolute};
 use std::time::Duration;
 
 use ledger_core::Genesis;
@@ -143,9 +144,39 @@ pub(crate) fn open(path: &Path) -> Result<Connection, Error> {
 
 /// Whether the file is a ledger, before SQLite is let loose on it: it would tidy up after another program's write-ahead log.
 ///
+/// A power cut within a checkpoint may leave anything in the first page, on a disk that damages what lies around what it
+/// writes. SQLite then has that page from the write-ahead log, and so the log tells whose it is.
+fn recognise(path: &Path) -> Result<(), Error> {
+    let Err(error) = recognise_alone(path) else { return Ok(()) };
+    let readable = !matches!(error, Error::Missing { .. } | Error::Denied { .. } | Error::Io { .. });
+    if readable && log_is_a_ledgers(path).unwrap_or(false) { Ok(()) } else { Err(error) }
+}
+
+/// Whether the write-ahead log has a first page with our marks (<https://sqlite.org/fileformat2.html>, sections 1.3 and 4.1).
+/// There is no lock on this file that closing it would take.
+fn log_is_a_ledgers(path: &Path) -> io::Result<bool> {
+    const HEADER: u64 = 32;
+    const FRAME: u64 = 24 + PAGE_SIZE as u64;
+    let mut log = BufReader::new(File::open(with_ending(path, "-wal"))?);
+    let frames = log.get_ref().metadata()?.len().saturating_sub(HEADER) / FRAME;
+    log.seek_relative(HEADER.cast_signed())?;
+    let mut frame = [0; FRAME as usize];
+    for _ in 0..frames {
+        log.read_exact(&mut frame)?;
+        let (head, page) = frame.split_at(24);
+        if head.starts_with(&1_u32.to_be_bytes()) {
+            let mark = |at: usize| page.get(at..at + 4);
+            return Ok(mark(68) == Some(&APPLICATION_ID.to_be_bytes()) && mark(60) == Some(&FORMAT.to_be_bytes()));
+        }
+    }
+    Ok(false)
+}
+
+/// Whether the file itself says that it is a ledger.
+///
 /// It is read by SQLite too, as a file that nothing changes: whoever closes a file by other means takes from its whole process
 /// all locks on it (fcntl(2)), those of a ledger that is open already, whose log another process would then remove.
-fn recognise(path: &Path) -> Result<(), Error> {
+fn recognise_alone(path: &Path) -> Result<(), Error> {
     let found = fs::metadata(path).map_err(|error| Error::io(path, error))?;
     if !found.is_file() {
         return Err(Error::io(path, io::ErrorKind::IsADirectory.into()));
@@ -218,6 +249,12 @@ fn connect(path: &Path) -> Result<Connection, Error> {
     connection.busy_timeout(BUSY_TIMEOUT).map_err(|error| Error::sqlite(path, error))?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     Ok(connection)
+}
+
+pub(crate) fn with_ending(path: &Path, end: &str) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(end);
+    name.into()
 }
 
 /// SQLite's name of a file, with a word on how it is to be opened.

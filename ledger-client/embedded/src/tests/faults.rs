@@ -258,6 +258,32 @@ fn power_cut_within_a_checkpoint_leaves_a_ledger_that_opens() {
     audited(&mut recovered);
 }
 
+/// The pages around the one that was being written hold anything; all of them are in the write-ahead log.
+#[test]
+fn power_cut_that_damages_the_first_page_leaves_a_ledger_that_opens() {
+    let (place, mut ledger) = Place::new();
+    for total in 1..=5 {
+        ledger.execute(&redeem(total)).unwrap();
+    }
+    let (image, head) = (place.crash_image(), ledger.head().unwrap());
+    let mut main = fs::read(image.path()).unwrap();
+    main[..4096].fill(0xa5);
+    fs::write(image.path(), &main).unwrap();
+    let mut recovered = image.open().unwrap();
+    assert_eq!(recovered.head().unwrap(), head);
+    audited(&mut recovered);
+    drop(recovered);
+    // Another program's log is left alone, and its file too.
+    let log = image.directory.path().join("ledger-wal");
+    for (file, beside) in [(&main[..], &[0xff; 4096][..]), (b"hello", b"")] {
+        fs::write(image.path(), file).unwrap();
+        fs::write(&log, beside).unwrap();
+        let refused = image.open().unwrap_err();
+        assert!(matches!(refused, Error::NotALedger { .. }), "{refused}");
+        assert_eq!((&fs::read(image.path()).unwrap()[..], &fs::read(&log).unwrap()[..]), (file, beside));
+    }
+}
+
 #[test]
 fn flipped_bit_is_found_or_changes_nothing() {
     let (place, mut ledger) = Place::new();
