@@ -249,13 +249,15 @@ where
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(shared.patience).max_buf_size(16 * 1024);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    tokio::select! {
+    let grace = tokio::select! {
         _ended = connection.as_mut() => return,
-        () = place.needed() => {}
-        _stopped = stopped.wait_for(|stopped| *stopped) => {}
-    }
+        // Its last answer is written as far as it was taken. To wait for the rest would let a crowd keep more places than
+        // there are.
+        () = place.needed() => Duration::ZERO,
+        _stopped = stopped.wait_for(|stopped| *stopped) => shared.patience,
+    };
     connection.as_mut().graceful_shutdown();
-    let _ended = timeout(shared.patience, connection).await;
+    let _ended = timeout(grace, connection).await;
 }
 
 /// One question and its answer.
