@@ -264,6 +264,7 @@ where
 async fn respond(request: Request<Incoming>, shared: &Arc<Shared>, owner: IpAddr) -> Response<Full<Bytes>> {
     let began = Instant::now();
     let is_head = request.method() == Method::HEAD;
+    let allowed = routes::allowed(request.uri().path());
     let (name, answered) = match routes::read(request.method(), request.uri().path(), request.uri().query()) {
         Ok(question) => (question.name(), answer(&question, request, shared, owner).await),
         Err(problem) => ("none", Err(problem.into())),
@@ -275,7 +276,7 @@ async fn respond(request: Request<Incoming>, shared: &Arc<Shared>, owner: IpAddr
         refused.into_reply()
     });
     shared.metrics.answered(name, reply.status, began.elapsed());
-    into_response(reply, is_head)
+    into_response(reply, is_head, allowed)
 }
 
 /// A problem, and when to ask again.
@@ -352,7 +353,7 @@ impl Shared {
     }
 }
 
-fn into_response(reply: Reply, is_head: bool) -> Response<Full<Bytes>> {
+fn into_response(reply: Reply, is_head: bool, allowed: &'static str) -> Response<Full<Bytes>> {
     let Reply { status, kind, body, retry_after } = reply;
     let length = body.len();
     let mut response = Response::new(Full::new(if is_head { Bytes::new() } else { body }));
@@ -365,7 +366,7 @@ fn into_response(reply: Reply, is_head: bool) -> Response<Full<Bytes>> {
         headers.insert(hyper::header::CONTENT_LENGTH, length.into());
     }
     if status == 405 {
-        headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST"));
+        headers.insert(ALLOW, HeaderValue::from_static(allowed));
     }
     if let Some(wait) = retry_after {
         headers.insert(RETRY_AFTER, (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).into());

@@ -104,6 +104,11 @@ pub(super) fn read(method: &Method, path: &str, query: Option<&str>) -> Result<Q
     Ok(question)
 }
 
+/// How a path that there is can be asked.
+pub(super) fn allowed(path: &str) -> &'static str {
+    if path.starts_with("/v1/requests") { "POST" } else { "GET, HEAD" }
+}
+
 fn bad(detail: impl Into<String>) -> Problem {
     Problem::new(400, "BadRequest", detail)
 }
@@ -229,5 +234,6 @@ mod tests {
         assert_eq!(read(&Method::POST, "/v1/requests/batch", None), Ok(Question::Batch));
         assert_eq!(read(&Method::HEAD, "/v1/ledger", None), Ok(Question::About));
         assert_eq!(read(&Method::DELETE, "/v1/ledger", None).unwrap_err().status, 405);
+        assert_eq!((allowed("/v1/ledger"), allowed("/v1/requests/batch")), ("GET, HEAD", "POST"));
     }
 }
