@@ -2,5 +2,6 @@
 #![cfg(all(feature = "client", feature = "server"))]
 #![expect(clippy::unwrap_used, reason = "what fails here fails a test")]
 
+mod conforms;
 mod hostile;
 mod place;
