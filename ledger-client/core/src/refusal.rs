@@ -138,6 +138,13 @@ pub enum Refusal {
         /// Who.
         account: NodeId,
     },
+    /// Whoever makes a key has an account, and could fill the log for nothing: what costs nothing is done for those who have
+    /// ordered something before, hold tokens, have a role or are members.
+    #[error("{account} holds nothing and is no member")]
+    NoStanding {
+        /// Who.
+        account: NodeId,
+    },
     /// A membership that ends before it begins.
     #[error("the membership would end at {until}, and it is {now}")]
     MembershipOver {
@@ -313,6 +320,7 @@ impl Refusal {
             Self::RoleAlreadyHeld { .. } => "RoleAlreadyHeld",
             Self::RoleNotHeld { .. } => "RoleNotHeld",
             Self::NotMember { .. } => "NotMember",
+            Self::NoStanding { .. } => "NoStanding",
             Self::MembershipOver { .. } => "MembershipOver",
             Self::MembershipRevoked { .. } => "MembershipRevoked",
             Self::EnrolmentExists => "EnrolmentExists",

@@ -242,6 +242,9 @@ fn decide<R: Records>(records: &R, at: UnixTime, request: &Request) -> Decision<
 
 /// What the rules make of a command in the name of `by`.
 fn obey<R: Records>(records: &R, at: UnixTime, by: NodeId, command: &Command) -> Decision<R> {
+    if let Command::Skip | Command::ChangeSigner { .. } | Command::IssueShares { .. } = command {
+        community::stands(records, at, by)?;
+    }
     match *command {
         Command::Mint { to, amount } => tokens::mint(records, by, to, amount),
         Command::Burn { amount } => tokens::burn(records, by, amount),
@@ -708,10 +711,28 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_somebody_has_made_fills_no_log() {
+        let mut story = Story::begin();
+        let consent = crate::signer::consent(&carol(), &story.state.genesis().domain(), id(bob), 1);
+        let for_nothing =
+            [Command::Skip, Command::IssueShares { shares: 5 }, Command::ChangeSigner { signer: id(carol), consent }];
+        for command in for_nothing {
+            assert_eq!(story.refuses(bob, command), Refusal::NoStanding { account: id(bob) });
+        }
+        // One token, a membership or a role is enough; and who has ordered something may go on.
+        story.does(alice, Command::Transfer { to: id(bob), amount: tokens(1) });
+        story.does(bob, Command::Transfer { to: id(alice), amount: tokens(1) });
+        story.does(bob, Command::Skip);
+        story.does(treasurer, Command::Appoint { role: Role::Issuer, to: id(carol) });
+        story.does(carol, Command::Skip);
+    }
+
+    #[test]
     fn who_skips_a_number_gives_up_the_order_that_had_it() {
         let mut story = Story::begin();
+        story.does(alice, Command::Transfer { to: id(bob), amount: tokens(1) });
         let order = story.order(bob, Command::Transfer { to: id(carol), amount: tokens(5) });
-        assert_eq!(story.rejects(order), poor(bob, 0, 5));
+        assert_eq!(story.rejects(order), poor(bob, 1, 5));
         let totals = story.state.totals();
         assert_eq!(story.does(bob, Command::Skip), Event::Skipped { account: id(bob) });
         assert_eq!(story.state.totals(), totals);

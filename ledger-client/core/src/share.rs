@@ -130,6 +130,7 @@ mod tests {
     /// Bob is the router, which Alice pays; he has issued shares.
     fn story(shares: u64) -> Story {
         let mut story = Story::with_channel();
+        story.joins(bob);
         story.does(bob, Command::IssueShares { shares });
         story
     }
@@ -234,6 +235,7 @@ mod tests {
     fn router_without_shares_earns_for_itself_and_keeps_what_it_has() {
         let mut story = Story::with_channel();
         earns(&mut story, 10);
+        story.joins(bob);
         story.does(bob, Command::IssueShares { shares: 2 });
         gives(&mut story, bob, carol, 2);
         assert_eq!(story.holds(id(bob)), 10);
@@ -250,6 +252,8 @@ mod tests {
         let none = Refusal::UnknownShares;
         assert_eq!(story.refuses(bob, Command::TransferShares { router, to: id(carol), shares: 1 }), none);
         assert_eq!(story.refuses(bob, Command::ClaimRevenue { router }), none);
+        assert_eq!(story.refuses(bob, Command::IssueShares { shares: 5 }), Refusal::NoStanding { account: router });
+        story.joins(bob);
         assert_eq!(story.refuses(bob, Command::IssueShares { shares }), Refusal::TooManyShares { shares });
         assert_eq!(story.refuses(bob, Command::IssueShares { shares: 0 }), Refusal::AmountIsZero);
         story.does(bob, Command::IssueShares { shares: 5 });

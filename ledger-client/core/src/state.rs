@@ -386,6 +386,8 @@ mod tests {
         listed: [bool; 4],
         /// Which of its keys each account signs with.
         signers: [usize; 4],
+        /// Whether an order of the account's has happened.
+        acted: [bool; 4],
     }
 
     /// Who owns each share, and what each account has earned and not taken out, in units divided by all shares.
@@ -416,7 +418,7 @@ mod tests {
         fn ask(&mut self, ask: &Ask) -> Result<(), &'static str> {
             match *ask {
                 Ask::Wait { seconds } => self.now += seconds,
-                Ask::Skip { .. } => {}
+                Ask::Skip { by } => self.stands(by)?,
                 Ask::Mint { by, .. } if by != 0 => return Err("NotTreasurer"),
                 Ask::Mint { to, amount, .. } => {
                     some(amount)?;
@@ -507,6 +509,7 @@ mod tests {
                     voucher.spent = true;
                     self.balances[by] += std::mem::take(&mut voucher.left);
                 }
+                Ask::IssueShares { router, .. } if self.stands(router).is_err() => return Err("NoStanding"),
                 Ask::IssueShares { shares: 0, .. } => return Err("AmountIsZero"),
                 Ask::IssueShares { router, .. } if self.pools.contains_key(&router) => {
                     return Err("SharesAlreadyIssued");
@@ -615,12 +618,20 @@ mod tests {
                 Ask::Attest { lie: true, .. } => return Err("HeadDiffers"),
                 Ask::Attest { .. } => {}
                 Ask::ChangeSigner { agreed: false, .. } => return Err("ConsentInvalid"),
+                Ask::ChangeSigner { account, .. } if self.stands(account).is_err() => return Err("NoStanding"),
                 Ask::ChangeSigner { account, key, .. } if self.signers[account] == key => {
                     return Err("SignerUnchanged");
                 }
                 Ask::ChangeSigner { account, key, .. } => self.signers[account] = key,
             }
             Ok(())
+        }
+
+        fn stands(&self, by: usize) -> Result<(), &'static str> {
+            let member = self.members[by].is_some_and(|(until, revoked)| !revoked && self.now < until);
+            let role = self.roles.iter().any(|(_, holder)| *holder == by);
+            let stands = by == 0 || self.acted[by] || self.balances[by] > 0 || role || member;
+            if stands { Ok(()) } else { Err("NoStanding") }
         }
 
         fn take(&mut self, from: usize, to: Option<usize>, amount: u64) -> Result<(), &'static str> {
@@ -706,6 +717,7 @@ mod tests {
         fn ask_with(&mut self, ask: &Ask, fault: Fault) {
             let before = self.state.channels.clone();
             self.model.size = self.log.len() as u64;
+            self.model.acted = [0, 1, 2, 3].map(|account| self.state.sequence(self.id(account)) > Ok(0));
             let expected = match (ask, fault) {
                 (Ask::Wait { .. } | Ask::Redeem { .. } | Ask::Finalize { .. } | Ask::RedeemVoucher { .. }, _)
                 | (_, Fault::None | Fault::Again) => self.model.ask(ask),

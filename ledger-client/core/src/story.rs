@@ -2,6 +2,8 @@
 
 use metering::{AccountKey, ChannelId, Close, NodeId, Receipt, Tokens};
 
+use crate::fact::Fact;
+use crate::role::{Held, Role};
 use crate::{Channel, Command, Event, ExecuteError, Genesis, Order, Records, Refusal, Request, State, UnixTime};
 
 pub(crate) const NOTICE_S: u32 = 100;
@@ -57,6 +59,14 @@ impl Story {
         let mut story = Self::begin();
         story.does(alice, Command::OpenChannel { payee: id(bob), deposit: tokens(60) });
         story
+    }
+
+    /// Makes somebody a member for ever.
+    pub(crate) fn joins(&mut self, who: Who) {
+        if !self.state.facts().contains_key(&Held::place(&(Role::Issuer, id(treasurer)))) {
+            self.does(treasurer, Command::Appoint { role: Role::Issuer, to: id(treasurer) });
+        }
+        self.does(treasurer, Command::IssueMembership { to: id(who), until: UnixTime::MAX });
     }
 
     /// The command as the next order of somebody's.

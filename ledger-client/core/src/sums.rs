@@ -83,6 +83,7 @@ mod tests {
     #[test]
     fn records_add_up_to_the_running_totals() {
         let mut story = Story::with_channel();
+        story.joins(bob);
         story.does(bob, Command::IssueShares { shares: 7 });
         story.does(bob, Command::TransferShares { router: id(bob), to: id(carol), shares: 3 });
         let (voucher, until) = (carol().node_id(), UnixTime::from_seconds(2000));

@@ -1,6 +1,6 @@
 //! Roles, memberships and the registry.
 
-use metering::{NodeId, Signature};
+use metering::{NodeId, Signature, Tokens};
 
 use super::{Decision, ExecuteError, fact};
 use crate::membership::{Enrolment, Membership, Offer};
@@ -131,6 +131,19 @@ pub(super) fn attest<R: Records>(records: &R, by: NodeId, head: Head) -> Decisio
         Some(root) if root != head.root => Err(Refusal::HeadDiffers { size: head.size }.into()),
         Some(_) => Ok(Event::Attested { by, head }),
     }
+}
+
+/// Whether an account is more than a key that somebody has made.
+pub(super) fn stands<R: Records>(records: &R, at: UnixTime, account: NodeId) -> Result<(), ExecuteError<R::Error>> {
+    let acted = records.sequence(account).map_err(ExecuteError::Records)? > 0;
+    let holds = records.balance(account).map_err(ExecuteError::Records)? != Tokens::ZERO;
+    let known = acted
+        || holds
+        || account == records.genesis().treasurer()
+        || has_role(records, Role::Issuer, account)?
+        || has_role(records, Role::Auditor, account)?
+        || member(records, at, account).is_ok();
+    if known { Ok(()) } else { Err(Refusal::NoStanding { account }.into()) }
 }
 
 fn lasts(now: UnixTime, until: UnixTime) -> Result<(), Refusal> {
