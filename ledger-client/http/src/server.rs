@@ -13,6 +13,7 @@ mod answers;
 mod gate;
 mod limits;
 mod metrics;
+mod page;
 mod routes;
 
 use std::io;
@@ -24,7 +25,9 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, REFERRER_POLICY, RETRY_AFTER,
+};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -367,6 +370,10 @@ fn into_response(reply: Reply, is_head: bool, allowed: &'static str) -> Response
     }
     if status == 405 {
         headers.insert(ALLOW, HeaderValue::from_static(allowed));
+    }
+    if kind == answers::HTML {
+        headers.insert(CONTENT_SECURITY_POLICY, page::policy());
+        headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     }
     if let Some(wait) = retry_after {
         headers.insert(RETRY_AFTER, (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).into());

@@ -11,13 +11,14 @@ use serde::Serialize;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::routes::Question;
-use super::{Declined, Shared};
+use super::{Declined, Shared, page};
 use crate::wire::{
     About, Account, ChannelRecord, Channels, Done, Entries, EntryRecord, Growth, Inclusion, MAX_BATCH, Outcome, Pair,
     Problem, channel_path,
 };
 
 const JSON: &str = "application/json";
+pub(super) const HTML: &str = "text/html; charset=utf-8";
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// An answer, whatever it is.
@@ -134,9 +135,7 @@ impl Ledger {
                 Reply::json(&Growth { old_size, size, proof })
             }
             Question::Document => Ok(Reply::ok(JSON, Bytes::from_static(include_bytes!("../../openapi.json")))),
-            Question::Page => {
-                Ok(Reply::ok("text/html; charset=utf-8", Bytes::from_static(include_bytes!("../../explorer.html"))))
-            }
+            Question::Page => Ok(Reply::ok(HTML, Bytes::from_static(page::TEXT.as_bytes()))),
             Question::Health => {
                 let standing = self.read(shared, Embedded::standing).await?;
                 Reply::json(&serde_json::json!({ "healthy": true, "size": standing.head.size }))

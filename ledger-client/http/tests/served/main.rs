@@ -4,4 +4,5 @@
 
 mod conforms;
 mod hostile;
+mod page;
 mod place;
