@@ -279,7 +279,7 @@ fn who_has_to_make_room_does_so_at_once() {
     for _ in 0..100 {
         let mut wire = place.connect();
         // Half a head, or answers that nobody reads: no end of a conversation to wait for.
-        if crowd.len() % 2 == 0 {
+        if crowd.len().is_multiple_of(2) {
             wire.send("GET /v1/ledger HTTP/1.1\r\nhost: led").unwrap();
         } else {
             let _refused = wire.send("GET /v1/openapi.json HTTP/1.1\r\nhost: ledger\r\n\r\n".repeat(100));

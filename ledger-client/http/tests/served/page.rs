@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::Command as Program;
 
+use ledger_core::Command;
+
 use crate::place::{Place, SIZE, settings};
 
 /// What stands on the page once it has asked all it wants, or `None` where there is no browser.
@@ -30,6 +32,7 @@ fn the_page_verifies_what_it_shows_and_runs_nothing_that_a_name_brings_along() {
         println!("skipped: the_page_verifies_what_it_shows_and_runs_nothing_that_a_name_brings_along: no chromium");
         return;
     };
+    assert!(!first.contains("This ledger contradicts itself"), "{first}");
     assert!(first.contains("Hill&lt;img src=x onerror=alert(1)&gt;") && !first.contains("<img"), "{first}");
     assert!(first.contains("first visit from this browser"), "{first}");
     assert!(first.contains("Notice given for"), "{first}");
@@ -38,5 +41,35 @@ fn the_page_verifies_what_it_shows_and_runs_nothing_that_a_name_brings_along() {
         let verified = format!("Verified here: this entry stands in the log of {SIZE} entries.");
         assert!(entry.contains(&verified) && entry.contains("class=\"good\""), "{entry}");
         assert!(entry.contains("it has only grown since your last visit"), "{entry}");
+    }
+}
+
+#[test]
+fn a_ledger_that_was_put_back_to_an_older_copy_is_shown_in_red() {
+    let mut place = Place::plain(settings());
+    let profile = tempfile::tempdir().unwrap();
+    let url = format!("http://{}/", place.address);
+    let skip = |number| place.order(0xee, number, Command::Skip);
+    let orders = [5, 6].map(skip);
+    let other = place.order(0xb0, 4, Command::Skip);
+    let mut older = Vec::new();
+    place.tamper(|file| older = std::fs::read(file).unwrap());
+    assert!(orders.iter().all(|order| place.post("/v1/requests", order).status == 200));
+    if shown(profile.path(), &url).is_none() {
+        println!("skipped: a_ledger_that_was_put_back_to_an_older_copy_is_shown_in_red: no chromium");
+        return;
+    }
+    place.tamper(|file| std::fs::write(file, &older).unwrap());
+    let shorter = shown(profile.path(), &url).unwrap();
+    let fewer = format!("Its log has {SIZE} entries, and had {} on your last visit.", SIZE + 2);
+    assert!(shorter.contains("This ledger contradicts itself") && shorter.contains(&fewer), "{shorter}");
+    // It goes on from the older copy until it is as long, and longer.
+    assert_eq!(place.post("/v1/requests", &other).status, 200);
+    assert_eq!(place.post("/v1/requests", &orders[0]).status, 200);
+    for _ in 0..2 {
+        let forked = shown(profile.path(), &url).unwrap();
+        assert!(forked.contains("Its log is not the one of your last visit"), "{forked}");
+        let more = place.post("/v1/requests", &orders[1]);
+        assert_eq!(more.status, 200);
     }
 }

@@ -36,7 +36,6 @@ pub(crate) fn tokens(n: u128) -> Tokens {
     Tokens::new(n).unwrap()
 }
 
-#[expect(clippy::disallowed_methods, reason = "a served ledger lives in the world's time")]
 fn clock() -> Clock {
     Box::new(|| {
         let since = SystemTime::UNIX_EPOCH.elapsed().expect("the clock is right");
@@ -101,9 +100,35 @@ pub(crate) struct Place {
     pub(crate) address: SocketAddr,
     pub(crate) domain: LedgerDomain,
     path: PathBuf,
+    settings: Settings,
+    running: Option<Running>,
+    _directory: TempDir,
+}
+
+struct Running {
+    address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
-    _directory: TempDir,
+}
+
+impl Running {
+    fn start(path: &Path, at: SocketAddr, settings: Settings, tls: bool) -> Self {
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (tell, told) = std::sync::mpsc::channel();
+        let file = path.to_owned();
+        let thread = std::thread::spawn(move || {
+            let mut builder = tokio::runtime::Builder::new_multi_thread();
+            let runtime = builder.worker_threads(2).thread_name("server").enable_all().build().unwrap();
+            runtime.block_on(async move {
+                let tls = tls.then(|| trust::self_signed(&SECRET).unwrap());
+                let server = Server::bind(at, tls, &file, clock, &SECRET, settings).await.unwrap();
+                tell.send(server.address().unwrap()).unwrap();
+                server.run(async { drop(stopped.await) }).await;
+            });
+        });
+        let address = told.recv().expect("the server comes up");
+        Self { address, stop: Some(stop), thread: Some(thread) }
+    }
 }
 
 impl Place {
@@ -130,22 +155,16 @@ impl Place {
         let path = directory.path().join("ledger");
         found(&path);
         let domain = Embedded::open(&path, clock()).unwrap().genesis().domain();
-        let (stop, stopped) = oneshot::channel::<()>();
-        let (tell, told) = std::sync::mpsc::channel();
-        let file = path.clone();
-        let thread = std::thread::spawn(move || {
-            let mut builder = tokio::runtime::Builder::new_multi_thread();
-            let runtime = builder.worker_threads(2).thread_name("server").enable_all().build().unwrap();
-            runtime.block_on(async move {
-                let any = "127.0.0.1:0".parse().unwrap();
-                let tls = tls.then(|| trust::self_signed(&SECRET).unwrap());
-                let server = Server::bind(any, tls, &file, clock, &SECRET, settings).await.unwrap();
-                tell.send(server.address().unwrap()).unwrap();
-                server.run(async { drop(stopped.await) }).await;
-            });
-        });
-        let address = told.recv().expect("the server comes up");
-        Self { address, domain, path, stop: Some(stop), thread: Some(thread), _directory: directory }
+        let running = Running::start(&path, "127.0.0.1:0".parse().unwrap(), settings, tls);
+        let address = running.address;
+        Self { address, domain, path, settings, running: Some(running), _directory: directory }
+    }
+
+    /// Stops the server, lets its file be changed, and serves it again at the same address, in plain HTTP.
+    pub(crate) fn tamper(&mut self, change: impl FnOnce(&Path)) {
+        self.running = None;
+        change(&self.path);
+        self.running = Some(Running::start(&self.path, self.address, self.settings, false));
     }
 
     pub(crate) fn connect(&self) -> Wire {
@@ -180,7 +199,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Running {
     fn drop(&mut self) {
         drop(self.stop.take());
         let ended = self.thread.take().expect("it runs").join();
