@@ -244,8 +244,7 @@ where
 {
     let place = &place;
     let service = service_fn(move |request| async move {
-        place.busy();
-        let response = respond(request, shared, owner).await;
+        let response = respond(request, shared, owner, place).await;
         place.quiet();
         Ok::<_, std::convert::Infallible>(response)
     });
@@ -263,13 +262,18 @@ where
     let _ended = timeout(grace, connection).await;
 }
 
-/// One question and its answer.
-async fn respond(request: Request<Incoming>, shared: &Arc<Shared>, owner: IpAddr) -> Response<Full<Bytes>> {
+/// One question and its answer. Its place is kept for who asks from when the question is there, and not before.
+async fn respond(
+    request: Request<Incoming>,
+    shared: &Arc<Shared>,
+    owner: IpAddr,
+    place: &Place,
+) -> Response<Full<Bytes>> {
     let began = Instant::now();
     let is_head = request.method() == Method::HEAD;
     let allowed = routes::allowed(request.uri().path());
     let (name, answered) = match routes::read(request.method(), request.uri().path(), request.uri().query()) {
-        Ok(question) => (question.name(), answer(&question, request, shared, owner).await),
+        Ok(question) => (question.name(), answer(&question, request, shared, owner, place).await),
         Err(problem) => ("none", Err(problem.into())),
     };
     let reply = answered.unwrap_or_else(|refused| {
@@ -310,9 +314,11 @@ async fn answer(
     request: Request<Incoming>,
     shared: &Arc<Shared>,
     owner: IpAddr,
+    place: &Place,
 ) -> Result<Reply, Declined> {
     shared.allow(&shared.per_owner, owner, 1)?;
     if !question.has_body() {
+        place.busy();
         return shared.ledger.answer(question, shared).await;
     }
     let is_json = |value: &HeaderValue| {
@@ -323,6 +329,7 @@ async fn answer(
         return Err(Problem::new(415, "UnsupportedMediaType", "the body is to be application/json").into());
     }
     let body = read_body(request, shared.patience).await?;
+    place.busy();
     let read = |error: serde_json::Error| Problem::new(400, "BadRequest", format!("the body does not read: {error}"));
     if *question == Question::Request {
         let request = serde_json::from_slice(&body).map_err(read)?;

@@ -87,7 +87,7 @@ impl Inside {
 }
 
 impl Place {
-    /// A question has come.
+    /// A question has come, whole.
     pub(super) fn busy(&self) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(turn) = state.take() {
@@ -95,8 +95,9 @@ impl Place {
         }
     }
 
-    /// It is answered.
+    /// It is answered, or has not come.
     pub(super) fn quiet(&self) {
+        self.busy();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         *state = Some(self.gate.lock().now_quiet(&self.leave));
     }
@@ -150,8 +151,11 @@ mod tests {
         assert!(gate.enter(ip(4)).is_none(), "nobody who is being answered is told to go");
         drop(first);
         assert!(gate.enter(ip(4)).is_some());
+        third.quiet();
+        third.quiet();
+        assert_eq!(gate.lock().quiet.len(), 1);
         drop(third);
-        assert_eq!(gate.taken(), 0);
+        assert_eq!((gate.taken(), gate.lock().quiet.len()), (0, 0));
     }
 
     #[test]

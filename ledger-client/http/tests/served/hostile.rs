@@ -292,3 +292,17 @@ fn who_has_to_make_room_does_so_at_once() {
     }
     crowd[0].ended();
 }
+
+#[test]
+fn questions_that_do_not_arrive_keep_nobody_out() {
+    let places = Places { total: 4, per_owner: usize::MAX };
+    let place = Place::plain(Settings { places, patience: Duration::from_secs(60), ..settings() });
+    let mut crowd: Vec<Wire> = (0..4).map(|_| place.connect()).collect();
+    for wire in &mut crowd {
+        // The server says when it begins to wait for the body.
+        wire.send(format!("{JSON_POST}expect: 100-continue\r\ncontent-length: 1000\r\n\r\n")).unwrap();
+        assert_eq!(wire.answer().unwrap().status, 100);
+    }
+    assert_eq!(place.get("/v1/ledger").status, 200);
+    crowd[0].ended();
+}
