@@ -7,8 +7,11 @@
 //! The link may go at any moment, and so may the power. An order is on this machine's disk, signed, before it is sent, and
 //! stays there until its answer has come: the same order sent again is answered with the entry it made, so nothing is
 //! done twice. Until then no other order of the account's is signed, as it would have the same number.
+//!
+//! Several programs may act for one account, each with a directory of its own: who comes second signs anew. Only where two
+//! order the very same at the same moment is it one order, which happens once, and both are told so.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -99,6 +102,12 @@ pub enum RemoteError {
         /// What the operating system said.
         cause: io::Error,
     },
+    /// Another process has what is kept: two would give two orders one number.
+    #[error("another program uses {}", path.display())]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
     /// What is kept on this machine does not read.
     #[error("{} does not read: {why}", path.display())]
     Damaged {
@@ -116,7 +125,14 @@ impl From<RemoteError> for Error {
         {
             return Self::Refused(**refusal);
         }
-        let retry = matches!(&error, RemoteError::Client(client) if client.may_pass());
+        let retry = match &error {
+            RemoteError::Client(client) => client.may_pass(),
+            RemoteError::InUse { .. } => true,
+            RemoteError::OtherLedger { .. }
+            | RemoteError::Contradiction { .. }
+            | RemoteError::Io { .. }
+            | RemoteError::Damaged { .. } => false,
+        };
         Unavailable { retry, reason: Box::new(error) }.into()
     }
 }
@@ -210,17 +226,31 @@ impl Remote {
     /// As [`Ledger::mint`].
     pub fn order(&mut self, command: Command) -> Result<Entry, Error> {
         let (account, key) = self.signer.clone().ok_or(Error::NoKey)?;
-        if let Some(order) = self.unanswered()? {
-            let answer = self.send(order);
-            if matches!(&answer, Err(Error::Unavailable(_))) || *order.command() == command {
-                return answer;
+        let mut tries = 0..MAX_TRIES;
+        loop {
+            let order = match self.unanswered()? {
+                Some(order) => order,
+                None => self.sign(&key, account, command)?,
+            };
+            let is_ours = order.account() == account && *order.command() == command;
+            match self.send(order) {
+                // Who else signs for the account, with the same key elsewhere, was faster: this order never happens.
+                Err(Error::Refused(Refusal::SequenceAlreadyUsed { .. })) if tries.next().is_some() => {}
+                Err(error @ Error::Unavailable(_)) => return Err(error),
+                answer if is_ours => return answer,
+                // What was left from before is settled, one way or the other.
+                Ok(_) | Err(_) => {}
             }
         }
+    }
+
+    /// Signs a command as the account's next order, by what the ledger says is the next, and keeps it.
+    fn sign(&mut self, key: &AccountKey, account: NodeId, command: Command) -> Result<Order<Unverified>, Error> {
         let sequence = self.account(account)?.sequence.saturating_add(1);
-        let order = Order::sign(&key, &self.genesis.domain(), account, sequence, command).into_unverified();
+        let order = Order::sign(key, &self.genesis.domain(), account, sequence, command).into_unverified();
         let bytes = serde_json::to_vec(&order).map_err(|error| self.kept.damaged(UNANSWERED, &error.to_string()))?;
         self.kept.write(UNANSWERED, &bytes)?;
-        self.send(order)
+        Ok(order)
     }
 
     /// Sends an order that is kept, and forgets it when it is answered, one way or the other.
@@ -481,23 +511,37 @@ impl std::fmt::Debug for Remote {
 const FOUNDING: &str = "founding";
 const CHECKPOINT: &str = "checkpoint";
 const UNANSWERED: &str = "unanswered.json";
+const LOCK: &str = "lock";
 
-/// The directory of what must be remembered: small files, each written whole or not at all.
-struct Kept(PathBuf);
+/// How often an order is signed anew where others sign for the same account at the same time.
+const MAX_TRIES: u32 = 8;
+
+/// The directory of what must be remembered: small files, each written whole or not at all. One process has it at a time.
+struct Kept {
+    directory: PathBuf,
+    _lock: File,
+}
 
 impl Kept {
     fn open(directory: &Path) -> Result<Self, RemoteError> {
         let made = fs::create_dir_all(directory);
         made.map_err(|cause| RemoteError::Io { action: "make", path: directory.to_owned(), cause })?;
-        Ok(Self(directory.to_owned()))
+        let path = directory.join(LOCK);
+        let lock =
+            File::create(&path).map_err(|cause| RemoteError::Io { action: "write", path: path.clone(), cause })?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { directory: directory.to_owned(), _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(RemoteError::InUse { path: directory.to_owned() }),
+            Err(TryLockError::Error(cause)) => Err(RemoteError::Io { action: "lock", path, cause }),
+        }
     }
 
     fn damaged(&self, name: &str, why: &str) -> RemoteError {
-        RemoteError::Damaged { path: self.0.join(name), why: why.to_owned() }
+        RemoteError::Damaged { path: self.directory.join(name), why: why.to_owned() }
     }
 
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>, RemoteError> {
-        let path = self.0.join(name);
+        let path = self.directory.join(name);
         match fs::read(&path) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -507,19 +551,19 @@ impl Kept {
 
     /// Durable when this returns, and never half written.
     fn write(&self, name: &str, bytes: &[u8]) -> Result<(), RemoteError> {
-        let (path, new) = (self.0.join(name), self.0.join(format!("{name}.new")));
+        let (path, new) = (self.directory.join(name), self.directory.join(format!("{name}.new")));
         let written = File::create(&new).and_then(|mut file| {
             file.write_all(bytes)?;
             file.sync_all()?;
             fs::rename(&new, &path)?;
-            File::open(&self.0)?.sync_all()
+            File::open(&self.directory)?.sync_all()
         });
         written.map_err(|cause| RemoteError::Io { action: "write", path, cause })
     }
 
     fn remove(&self, name: &str) -> Result<(), RemoteError> {
-        let path = self.0.join(name);
-        match fs::remove_file(&path).and_then(|()| File::open(&self.0)?.sync_all()) {
+        let path = self.directory.join(name);
+        match fs::remove_file(&path).and_then(|()| File::open(&self.directory)?.sync_all()) {
             Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
                 Err(RemoteError::Io { action: "remove", path, cause })
             }

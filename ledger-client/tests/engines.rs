@@ -218,6 +218,7 @@ fn an_order_without_an_answer_happens_once_and_is_answered_after_a_restart() {
     assert!(ours.unanswered().unwrap().is_none(), "nothing was signed, as nobody said which number is next");
 
     // The order is on the disk and was taken, and its answer was lost.
+    drop(ours);
     place.running = Some(Running::start(&place.directory.path().join("ledger"), Some(address)));
     let mut ours = place.open("treasurer", &treasurer);
     ours.mint(bob, tokens(5)).unwrap();
@@ -236,6 +237,31 @@ fn an_order_without_an_answer_happens_once_and_is_answered_after_a_restart() {
 }
 
 #[test]
+fn two_who_sign_for_one_account_do_not_take_each_others_numbers() {
+    let place = Place::new();
+    let (treasurer, bob) = (key(0xee), key(0xb0).node_id());
+    let clients = [("here", 1), ("there", 10), ("elsewhere", 100)];
+    let clients = clients.map(|(who, amount)| (place.open(who, &treasurer), tokens(amount)));
+    std::thread::scope(|scope| {
+        for (mut client, amount) in clients {
+            scope.spawn(move || (0..5).for_each(|_| client.mint(bob, amount).unwrap()));
+        }
+    });
+    assert_eq!(place.open("here", &treasurer).balance(bob).unwrap(), tokens(555));
+}
+
+#[test]
+fn one_program_at_a_time_has_what_is_kept_of_a_ledger() {
+    let place = Place::new();
+    let first = place.open("alice", &key(0xa1));
+    let error = Remote::open(place.running().served(), &place.directory.path().join("alice")).unwrap_err();
+    assert!(error.to_string().starts_with("another program uses "), "{error}");
+    assert!(matches!(Error::from(error), Error::Unavailable(Unavailable { retry: true, .. })));
+    drop(first);
+    drop(place.open("alice", &key(0xa1)));
+}
+
+#[test]
 fn a_ledger_that_was_put_back_to_an_older_copy_is_found_out() {
     let mut place = Place::new();
     let (treasurer, bob) = (key(0xee), key(0xb0).node_id());
@@ -249,12 +275,13 @@ fn a_ledger_that_was_put_back_to_an_older_copy_is_found_out() {
     place.running = None;
     std::fs::write(&path, older).unwrap();
     place.running = Some(Running::start(&path, Some(address)));
+    let error = ours.head().unwrap_err();
+    assert!(error.to_string().contains("the log has 2 entries here, and had 3 before"), "{error}");
     // Also after a restart of ours.
-    let mut again = place.open("treasurer", &treasurer);
-    for ledger in [&mut ours, &mut again] {
-        let error = ledger.head().unwrap_err();
-        assert!(error.to_string().contains("the log has 2 entries here, and had 3 before"), "{error}");
-    }
+    drop(ours);
+    let mut ours = place.open("treasurer", &treasurer);
+    let error = ours.head().unwrap_err();
+    assert!(error.to_string().contains("the log has 2 entries here, and had 3 before"), "{error}");
     // It goes on from the older copy, and signs that: proof against whoever holds its key.
     let error = ours.mint(bob, tokens(3)).unwrap_err();
     assert!(error.to_string().contains("signed two different pasts of 3 entries"), "{error}");
