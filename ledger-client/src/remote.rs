@@ -514,7 +514,7 @@ const UNANSWERED: &str = "unanswered.json";
 const LOCK: &str = "lock";
 
 /// How often an order is signed anew where others sign for the same account at the same time.
-const MAX_TRIES: u32 = 8;
+const MAX_TRIES: u32 = 100;
 
 /// The directory of what must be remembered: small files, each written whole or not at all. One process has it at a time.
 struct Kept {
