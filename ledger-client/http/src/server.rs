@@ -58,7 +58,7 @@ pub use limits::Rate;
 /// How much a server lets itself be asked. [`Settings::default`] is for a community's ledger on a small machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// How many may be connected. Each takes some 50 KB.
+    /// How many may be connected. With TLS, each that asks little takes less than 64 KiB: `tests/served` looks.
     pub places: Places,
     /// How much one address may ask: a question counts one, a batch as many as are in it.
     pub per_owner: Rate,

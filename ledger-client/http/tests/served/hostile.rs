@@ -1,6 +1,8 @@
 //! People who mean harm, and people whose line is bad, which looks the same.
 
-use std::process::Command as Program;
+use std::io::{BufRead, BufReader};
+use std::process::{Command as Program, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ledger_core::{Command, Order, Request, Seal};
@@ -224,6 +226,9 @@ fn a_key_that_has_too_much_done_waits_and_others_do_not() {
     assert_eq!(says(&place, &place.order(0xb0, 1, transfer())).0, 409);
 }
 
+/// Who looks at this process's memory does so alone.
+static MEMORY: Mutex<()> = Mutex::new(());
+
 /// What this process has in memory, in bytes.
 fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
@@ -242,6 +247,7 @@ fn may_open(files: u64) -> u64 {
 
 #[test]
 fn ten_thousand_who_say_nothing_keep_nobody_out() {
+    let _alone = MEMORY.lock().unwrap_or_else(PoisonError::into_inner);
     // Both ends are in this process.
     let crowd = usize::try_from(may_open(40_000).saturating_sub(1_000) / 2).unwrap().min(10_000);
     let places = Places { total: crowd, per_owner: usize::MAX };
@@ -305,4 +311,46 @@ fn questions_that_do_not_arrive_keep_nobody_out() {
     }
     assert_eq!(place.get("/v1/ledger").status, 200);
     crowd[0].ended();
+}
+
+/// Connects so often, with TLS, asks once, and says so when all are answered.
+const CROWD: &str = r#"
+import socket, ssl, sys
+port, count = int(sys.argv[1]), int(sys.argv[2])
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+crowd = []
+for _ in range(count):
+    connection = context.wrap_socket(socket.create_connection(("127.0.0.1", port)))
+    connection.sendall(b"GET /healthz HTTP/1.1\r\nhost: ledger\r\n\r\n")
+    assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+    crowd.append(connection)
+print("connected", flush=True)
+sys.stdin.read()
+"#;
+
+#[test]
+fn a_connection_takes_the_memory_that_settings_say() {
+    const COUNT: usize = 1000;
+    let _alone = MEMORY.lock().unwrap_or_else(PoisonError::into_inner);
+    let places = Places { total: COUNT + 1, per_owner: usize::MAX };
+    let place = Place::with_tls(Settings { places, patience: Duration::from_secs(120), ..settings() });
+    let before = resident();
+    let crowd = Program::new("python3")
+        .args(["-c", CROWD, &place.address.port().to_string(), &COUNT.to_string()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn();
+    let Ok(mut crowd) = crowd else {
+        println!("skipped: a_connection_takes_the_memory_that_settings_say: no python3");
+        return;
+    };
+    let mut said = String::new();
+    BufReader::new(crowd.stdout.as_mut().unwrap()).read_line(&mut said).unwrap();
+    let each = resident().saturating_sub(before) / COUNT as u64;
+    drop(crowd.stdin.take());
+    crowd.wait().unwrap();
+    assert_eq!(said, "connected\n");
+    println!("{COUNT} connections with TLS that have asked once: {each} bytes each");
+    assert!(each < 64 * 1024, "{each} bytes for each connection");
 }
