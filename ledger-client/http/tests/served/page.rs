@@ -5,13 +5,14 @@ use std::process::Command as Program;
 
 use ledger_core::Command;
 
-use crate::place::{Place, SIZE, settings};
+use crate::place::{Place, SIZE, id, settings};
 
 /// What stands on the page once it has asked all it wants, or `None` where there is no browser.
 fn shown(profile: &Path, url: &str) -> Option<String> {
     let said = Program::new("chromium")
         .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--virtual-time-budget=10000"])
         .arg(format!("--user-data-dir={}", profile.display()))
+        .arg("--host-resolver-rules=MAP ledger.test 127.0.0.1")
         .args(["--dump-dom", url])
         .output()
         .ok()?;
@@ -42,6 +43,44 @@ fn the_page_verifies_what_it_shows_and_runs_nothing_that_a_name_brings_along() {
         assert!(entry.contains(&verified) && entry.contains("class=\"good\""), "{entry}");
         assert!(entry.contains("it has only grown since your last visit"), "{entry}");
     }
+}
+
+#[test]
+fn the_page_shows_accounts_channels_and_older_entries_and_says_what_it_cannot_verify() {
+    let place = Place::plain(settings());
+    let profile = tempfile::tempdir().unwrap();
+    let url = format!("http://{}/", place.address);
+    let [alice, bob] = [id(0xa1), id(0xb0)];
+    for (view, words) in [
+        (
+            format!("#account/{bob}"),
+            &["member until", "a gateway at", "100, which have earned", "ends at", "10.000465"][..],
+        ),
+        (format!("#account/{}", bob.to_string().to_lowercase()), &["member until"]),
+        (format!("#account/{}", id(0xee)), &["treasurer, issuer", "None here."]),
+        (format!("#channel/{alice}/{bob}/1"), &["Channel 1", "Locked", "1.25", "ends at"]),
+        ("#entries/23".to_owned(), &["Entries 3 to 22", "Older", "Newer", "took in", "issued a voucher"]),
+        ("#entries/3".to_owned(), &["Entries 0 to 2", "was founded"]),
+        (format!("#entry/{SIZE}"), &["the log of this size has no such entry"]),
+        ("#account/0x<img src=x>".to_owned(), &["There is nothing to show: an account in the path"]),
+        ("#channel/".to_owned(), &["There is nothing to show"]),
+    ] {
+        let Some(shown) = shown(profile.path(), &format!("{url}{view}")) else {
+            println!("skipped: the_page_shows_accounts_channels_and_older_entries: no chromium");
+            return;
+        };
+        for words in words {
+            assert!(shown.contains(words), "{words}: {shown}");
+        }
+        assert!(!shown.contains("contradicts itself") && !shown.contains("<img"), "{shown}");
+    }
+    let insecure = format!("http://ledger.test:{}/#entry/0", place.address.port());
+    let insecure = shown(profile.path(), &insecure).unwrap();
+    assert!(
+        insecure.contains("Not verified: a browser computes hashes only for pages that come over HTTPS"),
+        "{insecure}"
+    );
+    assert!(insecure.contains("was founded") && !insecure.contains("contradicts itself"), "{insecure}");
 }
 
 #[test]
