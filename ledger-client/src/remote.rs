@@ -37,6 +37,9 @@ use crate::{Error, Ledger, Unavailable, Verdict};
 /// How many entries are asked for at a time: some 100 KB.
 const PAGE: usize = 100;
 
+/// The most channels of one account that are looked at: a relay in a town has as many.
+const MAX_CHANNELS: usize = 20_000;
+
 /// Where a ledger is served, and whom to believe.
 #[derive(Clone, Debug)]
 pub struct Served {
@@ -309,7 +312,9 @@ impl Remote {
         };
         let head = self.view.accept(note, &proof).map_err(|error: ViewError| self.contradiction(error.to_string()))?;
         // Kept before anything rests on it, so that no later answer can be from another past.
-        self.kept.write(CHECKPOINT, text.as_bytes())?;
+        if head.size > seen {
+            self.kept.write(CHECKPOINT, text.as_bytes())?;
+        }
         Ok(head)
     }
 }
@@ -341,9 +346,14 @@ impl Ledger for Remote {
         loop {
             let path = format!("/v1/accounts/{account}/channels?limit={PAGE}{after}");
             let page: Channels = self.client.get(&path).map_err(RemoteError::from)?;
-            let behind = all.last().map(|(id, _)| *id);
+            // A server that lies could go on for ever.
+            let goes_on = page.next.is_none() || !page.channels.is_empty();
+            if !goes_on || page.channels.len() > PAGE || all.len() > MAX_CHANNELS {
+                return Err(self.contradiction("its pages of channels do not end".to_owned()).into());
+            }
             for ChannelRecord { channel, record, .. } in page.channels {
-                if behind.is_some_and(|behind| channel <= behind) {
+                let is_next = all.last().is_none_or(|(before, _)| *before < channel);
+                if !is_next || (channel.payer != account && channel.payee != account) {
                     return Err(self.contradiction("its pages of channels do not go on".to_owned()).into());
                 }
                 all.push((channel, record));
@@ -371,6 +381,9 @@ impl Ledger for Remote {
     fn entries(&mut self, from: u64) -> Result<Vec<Entry>, Error> {
         let page: Entries<NumberedBytes> =
             self.client.get(&format!("/v1/entries?from={from}&limit={PAGE}")).map_err(RemoteError::from)?;
+        if page.entries.len() > PAGE {
+            return Err(self.contradiction("it tells more of its log than was asked for".to_owned()).into());
+        }
         (from..)
             .zip(&page.entries)
             .map(|(number, told)| {
@@ -464,8 +477,8 @@ impl Ledger for Remote {
             let limit = (head.size - next).min(PAGE as u64);
             let page: Entries<NumberedBytes> =
                 self.client.get(&format!("/v1/entries?from={next}&limit={limit}")).map_err(RemoteError::from)?;
-            if page.entries.is_empty() {
-                return broken(format!("entry {next} is missing"));
+            if page.entries.is_empty() || page.entries.len() as u64 > limit {
+                return broken(format!("entry {next} is missing, or more is told than was asked for"));
             }
             for told in &page.entries {
                 let replayed = match &mut state {
@@ -526,6 +539,10 @@ impl Kept {
     fn open(directory: &Path) -> Result<Self, RemoteError> {
         let made = fs::create_dir_all(directory);
         made.map_err(|cause| RemoteError::Io { action: "make", path: directory.to_owned(), cause })?;
+        // What is written into a new directory is only as durable as its name. Of those above the ones that may be opened.
+        for above in directory.ancestors().skip(1).take(3) {
+            let _durable = File::open(above).and_then(|above| above.sync_all());
+        }
         let path = directory.join(LOCK);
         let lock =
             File::create(&path).map_err(|cause| RemoteError::Io { action: "write", path: path.clone(), cause })?;

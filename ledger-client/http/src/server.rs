@@ -62,7 +62,8 @@ pub struct Settings {
     pub places: Places,
     /// How much one address may ask: a question counts one, a batch as many as are in it.
     pub per_owner: Rate,
-    /// How many requests one key may have signed.
+    /// How many entries the orders of one key may make. What anybody may bring, and what has happened before, counts to nobody:
+    /// it stands in the log for all to copy.
     pub per_key: Rate,
     /// How long a question may take to arrive, an answer to be taken, and a connection to be quiet.
     pub patience: Duration,
@@ -134,7 +135,8 @@ impl Server {
         settings: Settings,
     ) -> Result<Self, ServeError> {
         let open = || Embedded::open(path, clock());
-        let ledger = open()?;
+        let mut ledger = open()?;
+        let size = ledger.head()?.size;
         let genesis = ledger.genesis().clone();
         let signer = NoteSigner::<Log>::new(&origin(&genesis), secret)?;
         let readers = (0..settings.readers.max(1)).map(|_| open()).collect::<Result<_, _>>()?;
@@ -142,7 +144,7 @@ impl Server {
         let listener = TcpListener::bind(address).await.map_err(listen)?;
         let writer = Writer::start(ledger)?;
         let shared = Shared {
-            ledger: Ledger::new(genesis, signer, readers, writer.clone()),
+            ledger: Ledger::new(genesis, signer, size, readers, writer.clone()),
             gate: Gate::new(settings.places),
             per_owner: Mutex::new(Limits::new(settings.per_owner)),
             per_key: Mutex::new(Limits::new(settings.per_key)),
@@ -272,9 +274,10 @@ async fn respond(
     let began = Instant::now();
     let is_head = request.method() == Method::HEAD;
     let allowed = routes::allowed(request.uri().path());
-    let (name, answered) = match routes::read(request.method(), request.uri().path(), request.uri().query()) {
+    let read = || routes::read(request.method(), request.uri().path(), request.uri().query());
+    let (name, answered) = match shared.allow(&shared.per_owner, owner, 1).and_then(|()| Ok(read()?)) {
         Ok(question) => (question.name(), answer(&question, request, shared, owner, place).await),
-        Err(problem) => ("none", Err(problem.into())),
+        Err(declined) => ("none", Err(declined)),
     };
     let reply = answered.unwrap_or_else(|refused| {
         if let Some(refusal) = &refused.problem.refusal {
@@ -316,7 +319,8 @@ async fn answer(
     owner: IpAddr,
     place: &Place,
 ) -> Result<Reply, Declined> {
-    shared.allow(&shared.per_owner, owner, 1)?;
+    // One was counted as the question came.
+    shared.allow(&shared.per_owner, owner, question.cost() - 1)?;
     if !question.has_body() {
         place.busy();
         return shared.ledger.answer(question, shared).await;
@@ -336,7 +340,6 @@ async fn answer(
         return shared.ledger.request(request, shared).await;
     }
     let requests: Vec<_> = serde_json::from_slice(&body).map_err(read)?;
-    // One was counted as the question came.
     shared.allow(&shared.per_owner, owner, u32::try_from(requests.len()).unwrap_or(u32::MAX).saturating_sub(1))?;
     shared.ledger.batch(requests, shared).await
 }

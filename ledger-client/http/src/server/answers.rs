@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use hyper::body::Bytes;
 use ledger_core::note::{Log, NoteSigner};
-use ledger_core::{Genesis, Presented, Refusal, Request};
+use ledger_core::{Entry, Genesis, Presented, Refusal, Request};
 use ledger_embedded::{Embedded, Error, Recorded, SignedChannel, WriteError, Writer};
+use metering::NodeId;
 use serde::Serialize;
 use tokio::sync::{Semaphore, oneshot};
+use tokio::time::Instant;
 
 use super::routes::Question;
 use super::{Declined, Shared, page};
@@ -19,6 +21,15 @@ use crate::wire::{
 
 const JSON: &str = "application/json";
 pub(super) const HTML: &str = "text/html; charset=utf-8";
+/// How much of the log is given out at a time.
+const MAX_PAGE_BYTES: usize = 128 * 1024;
+
+/// How much longer than its encoding an entry is in JSON, about.
+const JSON_BYTES_A_BYTE: usize = 4;
+
+/// How many channels are given out at a time: some 100 KB.
+const MAX_CHANNELS: usize = 250;
+
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// An answer, whatever it is.
@@ -50,14 +61,23 @@ pub(super) struct Ledger {
     readers: Mutex<Vec<Embedded>>,
     free: Semaphore,
     writer: Writer,
+    /// Below this all entries' numbers are of entries that were there before.
+    known: Mutex<u64>,
     /// The newest checkpoint that was given out, and of which size: the same head is signed once.
     checkpoint: Mutex<Option<(u64, String)>>,
 }
 
 impl Ledger {
-    pub(super) fn new(genesis: Genesis, signer: NoteSigner<Log>, readers: Vec<Embedded>, writer: Writer) -> Self {
+    pub(super) fn new(
+        genesis: Genesis,
+        signer: NoteSigner<Log>,
+        size: u64,
+        readers: Vec<Embedded>,
+        writer: Writer,
+    ) -> Self {
         let free = Semaphore::new(readers.len());
-        Self { genesis, signer, readers: Mutex::new(readers), free, writer, checkpoint: Mutex::default() }
+        let (readers, known) = (Mutex::new(readers), Mutex::new(size));
+        Self { genesis, signer, readers, free, writer, known, checkpoint: Mutex::default() }
     }
 
     pub(super) fn key(&self) -> String {
@@ -98,6 +118,7 @@ impl Ledger {
                 Reply::json(&Account { account, balance, sequence, signer, membership, roles, registration, shares })
             }
             Question::Channels { account, after, limit } => {
+                let limit = limit.min(MAX_CHANNELS);
                 let page = self.read(shared, move |ledger| ledger.channels_page(account, after, limit)).await?;
                 let next = page.last().filter(|_| page.len() == limit).map(|last| channel_path(&last.id));
                 Reply::json(&Channels { channels: page.into_iter().map(record).collect(), next })
@@ -112,7 +133,16 @@ impl Ledger {
             },
             Question::Entries { from, limit } => {
                 let page = self.read(shared, move |ledger| ledger.entries(from, limit)).await?;
-                let next = (page.len() == limit).then(|| from.saturating_add(limit as u64));
+                let (full, mut bytes) = (page.len() == limit, 0);
+                // The first, and as many more as a slow client takes in reasonable time.
+                let fits = |entry: &Entry| {
+                    let fitted = bytes <= MAX_PAGE_BYTES;
+                    bytes += JSON_BYTES_A_BYTE * entry.encode().len();
+                    fitted
+                };
+                let read = page.len();
+                let page: Vec<_> = page.into_iter().take_while(fits).collect();
+                let next = (full || page.len() < read).then(|| from.saturating_add(page.len() as u64));
                 let entries = (from..).zip(page).map(|(number, entry)| EntryRecord::new(number, entry)).collect();
                 Reply::json(&Entries { entries, next })
             }
@@ -196,10 +226,15 @@ impl Ledger {
     pub(super) async fn request(&self, request: Request, shared: &Arc<Shared>) -> Result<Reply, Declined> {
         // Some tens of microseconds: less than it takes to hand it to another thread and wait.
         let presented = self.writer.present(request);
-        shared.count_signer(&presented)?;
+        let signer = orderer(&presented);
+        shared.has_room(signer)?;
+        let before = self.known();
         let mut answers = self.write(vec![presented]).await?;
         match answers.pop() {
-            Some(Ok(recorded)) => Reply::json(&Done { entry: entry(recorded) }),
+            Some(Ok(recorded)) => {
+                self.count(shared, signer, before, &recorded);
+                Reply::json(&Done { entry: entry(recorded) })
+            }
             Some(Err(refusal)) => Err(Problem::refused(refusal).into()),
             None => Err(Problem::new(500, "InternalError", "a request was not answered").into()),
         }
@@ -215,14 +250,47 @@ impl Ledger {
         });
         let presented =
             presented.await.map_err(|_| Problem::new(500, "InternalError", "the signatures were not read"))?;
-        presented.iter().try_for_each(|presented| shared.count_signer(presented))?;
-        let outcomes: Vec<_> = self.write(presented).await?.into_iter().map(outcome).collect();
-        for outcome in &outcomes {
-            if let Outcome::Refused(Problem { refusal: Some(refusal), .. }) = outcome {
-                shared.metrics.refused(refusal.rule());
-            }
+        // Who has used up its rate holds up nobody else of the batch.
+        let held: Vec<_> = presented.iter().map(|presented| shared.has_room(orderer(presented)).err()).collect();
+        let asked: Vec<_> =
+            presented.into_iter().zip(&held).filter(|(_, held)| held.is_none()).map(|(one, _)| one).collect();
+        let signers: Vec<_> = asked.iter().map(orderer).collect();
+        let before = self.known();
+        let answers = if asked.is_empty() { Vec::new() } else { self.write(asked).await? };
+        let mut answers = signers.into_iter().zip(answers);
+        let mut outcomes = Vec::with_capacity(held.len());
+        for held in held {
+            outcomes.push(match held {
+                Some(declined) => Outcome::Refused(declined.problem),
+                None => match answers.next() {
+                    Some((signer, Ok(recorded))) => {
+                        self.count(shared, signer, before, &recorded);
+                        Outcome::Done(entry(recorded))
+                    }
+                    Some((_, Err(refusal))) => {
+                        shared.metrics.refused(refusal.rule());
+                        Outcome::Refused(Problem::refused(refusal))
+                    }
+                    None => return Err(Problem::new(500, "InternalError", "a request was not answered").into()),
+                },
+            });
         }
         Reply::json(&outcomes)
+    }
+
+    fn known(&self) -> u64 {
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts an entry to the key whose order made it, where it did so now and not before.
+    fn count(&self, shared: &Shared, signer: Option<NodeId>, before: u64, recorded: &Recorded) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        *known = (*known).max(recorded.number.saturating_add(1));
+        drop(known);
+        if let Some(signer) = signer.filter(|_| recorded.number >= before) {
+            // Where others of its orders were on their way at the same time, it may have used a little more than it has.
+            let _over = shared.allow(&shared.per_key, signer, 1);
+        }
     }
 
     async fn write(&self, presented: Vec<Presented>) -> Result<Vec<Result<Recorded, Refusal>>, Declined> {
@@ -235,10 +303,21 @@ impl Ledger {
 }
 
 impl Shared {
-    /// Counts a request to the key that signed it, if one did: to what stands in it, another's share could be used up.
-    fn count_signer(&self, presented: &Presented) -> Result<(), Declined> {
-        presented.signer().map_or(Ok(()), |signer| self.allow(&self.per_key, signer, 1))
+    /// Whether a key's orders may make another entry.
+    fn has_room(&self, signer: Option<NodeId>) -> Result<(), Declined> {
+        let limits = self.per_key.lock().unwrap_or_else(PoisonError::into_inner);
+        match signer.and_then(|signer| limits.wait(signer, Instant::now())) {
+            Some(wait) => {
+                Err(Declined::later(429, "TooManyRequests", "this key has ordered more than it may at once", wait))
+            }
+            None => Ok(()),
+        }
     }
+}
+
+/// Whose key signed an order. What anybody may bring, such as a receipt, is nobody's: who copies it must use up no other's rate.
+fn orderer(presented: &Presented) -> Option<NodeId> {
+    matches!(presented.request(), Request::Order(_)).then(|| presented.signer()).flatten()
 }
 
 fn record(SignedChannel { id, signer, channel }: SignedChannel) -> ChannelRecord {
@@ -247,13 +326,6 @@ fn record(SignedChannel { id, signer, channel }: SignedChannel) -> ChannelRecord
 
 fn entry(Recorded { number, entry }: Recorded) -> EntryRecord {
     EntryRecord::new(number, entry)
-}
-
-fn outcome(answer: Result<Recorded, Refusal>) -> Outcome {
-    match answer {
-        Ok(recorded) => Outcome::Done(entry(recorded)),
-        Err(refusal) => Outcome::Refused(Problem::refused(refusal)),
-    }
 }
 
 /// The file's own trouble is the operator's to read; who asks is told whether to ask again.

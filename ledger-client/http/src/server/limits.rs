@@ -31,6 +31,14 @@ impl<K: Ord + Copy> Limits<K> {
         Self { rate, full_at: BTreeMap::new() }
     }
 
+    /// How long until there is something in a key's bucket, where there is nothing.
+    pub(super) fn wait(&self, key: K, now: Instant) -> Option<Duration> {
+        let span = |count: u32| Duration::from_secs(count.into()) / self.rate.per_second.max(1);
+        let full_at = self.full_at.get(&key).copied().unwrap_or(now).max(now) + span(1);
+        let over = full_at.saturating_duration_since(now).saturating_sub(span(self.rate.burst));
+        (!over.is_zero()).then_some(over)
+    }
+
     /// Takes `cost` out of a key's bucket, or says how long until there is as much.
     pub(super) fn take(&mut self, key: K, cost: u32, now: Instant) -> Result<(), Duration> {
         let span = |count: u32| Duration::from_secs(count.into()) / self.rate.per_second.max(1);
@@ -80,6 +88,8 @@ mod tests {
         assert_eq!(limits.take('b', 1, at(0)), Ok(()));
         assert_eq!(limits.take('a', 1, at(100)), Ok(()));
         assert_eq!(limits.take('a', 1, at(150)), Err(Duration::from_millis(50)));
+        assert_eq!(limits.wait('a', at(150)), Some(Duration::from_millis(50)));
+        assert_eq!((limits.wait('a', at(200)), limits.wait('z', at(0))), (None, None));
         // Rested, it has its burst again and not more.
         assert_eq!(limits.take('a', 3, at(10_000)), Ok(()));
         assert!(limits.take('a', 1, at(10_000)).is_err());

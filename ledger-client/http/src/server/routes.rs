@@ -49,6 +49,12 @@ impl Question {
         }
     }
 
+    /// What it takes out of its owner's rate: a page as much as some questions.
+    pub(super) fn cost(&self) -> u32 {
+        let (Self::Channels { limit, .. } | Self::Entries { limit, .. }) = self else { return 1 };
+        1 + u32::try_from(limit / 50).unwrap_or(u32::MAX / 2)
+    }
+
     /// Whether it brings a body.
     pub(super) const fn has_body(&self) -> bool {
         matches!(self, Self::Request | Self::Batch)

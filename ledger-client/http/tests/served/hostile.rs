@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use ledger_core::{Command, Order, Request, Seal};
 use ledger_http::server::{Places, Rate, Settings};
 use ledger_http::wire::MAX_BODY_BYTES;
-use metering::{LedgerDomain, Signature};
+use metering::{ChannelId, LedgerDomain, Receipt, Signature};
 
 use crate::place::{Place, SIZE, Wire, id, key, settings, tokens};
 
@@ -221,9 +221,43 @@ fn who_asks_too_much_waits_and_others_do_not() {
 fn a_key_that_has_too_much_done_waits_and_others_do_not() {
     let slow = Rate { per_second: 1, burst: 3 };
     let place = Place::plain(Settings { per_key: slow, ..settings() });
-    let mut statuses = (0..20).map(|_| place.post("/v1/requests", &place.order(0xa1, 1, transfer())).status);
+    // Alice has made 34 orders.
+    let mut statuses = (35..55).map(|next| place.post("/v1/requests", &place.order(0xa1, next, transfer())).status);
     assert!(statuses.any(|status| status == 429));
     assert_eq!(says(&place, &place.order(0xb0, 1, transfer())).0, 409);
+}
+
+/// All orders and receipts stand in the log with their signatures.
+#[test]
+fn who_copies_what_others_have_signed_uses_up_nothing_of_theirs() {
+    let slow = Rate { per_second: 1, burst: 3 };
+    let place = Place::plain(Settings { per_key: slow, ..settings() });
+    let mint = place.order(0xee, 1, Command::Mint { to: id(0xa1), amount: tokens(90_000_000) });
+    let channel = ChannelId { payer: id(0xa1), payee: id(0xb0), nonce: 1 };
+    let receipt = Receipt::sign(&key(0xa1), &place.domain, channel, tokens(1_250_000), [0; 32]).into_unverified();
+    let redeem = Request::Redeem { receipt };
+    for _ in 0..20 {
+        assert_eq!(place.post("/v1/requests", &mint).status, 200, "it happened before");
+        assert_eq!(says(&place, &redeem), (409, "ReceiptAlreadyRedeemed".to_owned()));
+        assert_eq!(place.post("/v1/requests/batch", &vec![mint; 50]).status, 200);
+    }
+    assert_eq!(place.size(), SIZE);
+    assert_eq!(place.post("/v1/requests", &place.order(0xa1, 35, transfer())).status, 200);
+    assert_eq!(place.post("/v1/requests", &place.order(0xee, 5, Command::Skip)).status, 200);
+}
+
+#[test]
+fn one_of_a_batch_who_has_used_up_its_rate_holds_up_nobody_else() {
+    let slow = Rate { per_second: 1, burst: 3 };
+    let place = Place::plain(Settings { per_key: slow, ..settings() });
+    let used_up = (35..38).map(|next| place.order(0xa1, next, transfer()));
+    used_up.for_each(|order| assert_eq!(place.post("/v1/requests", &order).status, 200));
+    let batch = vec![place.order(0xa1, 38, transfer()), place.order(0xee, 5, Command::Skip)];
+    let answer = place.post("/v1/requests/batch", &batch);
+    assert_eq!(answer.status, 200);
+    let outcomes: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+    assert_eq!(outcomes[0]["refused"]["status"], 429, "{outcomes}");
+    assert!(outcomes[1]["done"]["event"]["skipped"].is_object(), "{outcomes}");
 }
 
 /// Who looks at this process's memory does so alone.
