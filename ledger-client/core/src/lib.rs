@@ -14,6 +14,7 @@
 pub mod channel;
 pub mod checkpoint;
 pub mod command;
+pub mod enrolment;
 pub mod entry;
 pub mod fact;
 pub mod genesis;
