@@ -176,7 +176,7 @@ pub fn parse_bytes(text: &str) -> Result<Bytes, &'static str> {
     number.checked_mul(factor).map(Bytes::new).ok_or("this size is too large")
 }
 
-/// Reads a time span: "500ms", "4s", "1 min", "2 h".
+/// Reads a time span: "500ms", "4s", "1 min", "2 h", "90d".
 ///
 /// # Errors
 /// Says what is wrong with the text.
@@ -187,8 +187,9 @@ pub fn parse_duration(text: &str) -> Result<Duration, &'static str> {
         "s" => 1_000,
         "min" => 60_000,
         "h" => 3_600_000,
-        "" => return Err("the unit is missing: ms, s, min or h"),
-        _ => return Err("the unit is not one of ms, s, min, h"),
+        "d" => 86_400_000,
+        "" => return Err("the unit is missing: ms, s, min, h or d"),
+        _ => return Err("the unit is not one of ms, s, min, h, d"),
     };
     number.checked_mul(milliseconds).map(Duration::from_millis).ok_or("this time span is too long")
 }
@@ -278,7 +279,7 @@ mod tests {
         assert_eq!(parse_bytes("-1"), Err("this is not a size"));
         assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(parse_duration("2 min"), Ok(Duration::from_secs(120)));
-        assert_eq!(parse_duration("4"), Err("the unit is missing: ms, s, min or h"));
+        assert_eq!(parse_duration("4"), Err("the unit is missing: ms, s, min, h or d"));
         assert_eq!(parse_duration("99999999999999999 h"), Err("this time span is too long"));
     }
 }
