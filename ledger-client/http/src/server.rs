@@ -32,6 +32,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use ledger_core::UnixTime;
 use ledger_core::checkpoint::origin;
 use ledger_core::note::{Log, NoteKeyError, NoteSigner};
 use ledger_embedded::{Clock, Embedded, Error as LedgerError, Writer};
@@ -69,6 +70,8 @@ pub struct Settings {
     pub patience: Duration,
     /// How many readers of the file there are.
     pub readers: usize,
+    /// What a person has said the time is, where the ledger has rested for long: see [`Embedded::accept_time`].
+    pub accepted: UnixTime,
 }
 
 impl Default for Settings {
@@ -79,6 +82,7 @@ impl Default for Settings {
             per_key: Rate { per_second: 100, burst: 1000 },
             patience: Duration::from_secs(30),
             readers: 4,
+            accepted: UnixTime::default(),
         }
     }
 }
@@ -137,6 +141,7 @@ impl Server {
         let open = || Embedded::open(path, clock());
         let mut ledger = open()?;
         let size = ledger.head()?.size;
+        ledger.accept_time(settings.accepted);
         let genesis = ledger.genesis().clone();
         let signer = NoteSigner::<Log>::new(&origin(&genesis), secret)?;
         let readers = (0..settings.readers.max(1)).map(|_| open()).collect::<Result<_, _>>()?;
