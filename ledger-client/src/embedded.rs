@@ -1,11 +1,13 @@
 //! The ledger in an SQLite file of this machine.
 
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use ledger_core::{Channel, Command, Entry, Event, Genesis, Head, Refusal, Request, Totals, UnixTime};
-use ledger_embedded::{Clock, CreateError, Error as FileError, MAX_PAGE};
+use ledger_embedded::{
+    Account, Audit, Clock, CreateError, Error as FileError, ExportError, MAX_PAGE, Progress, RestoreError,
+};
 use metering::{AccountKey, ChannelId, Close, NodeId, Receipt, Tokens};
 
 use crate::{Error, Ledger, Unavailable, Verdict};
@@ -75,6 +77,44 @@ impl Embedded {
     /// time.
     pub const fn accept_time(&mut self, time: UnixTime) {
         self.file.accept_time(time);
+    }
+
+    /// All that stands under an account. One that was never heard of has nothing.
+    ///
+    /// # Errors
+    /// As [`Ledger::balance`].
+    pub fn account(&mut self, account: NodeId) -> Result<Account, Error> {
+        Ok(self.file.account(account)?)
+    }
+
+    /// Copies the ledger as it is at this moment to a new file, while others read and write.
+    ///
+    /// # Errors
+    /// [`CreateError`]; a file that is there already is left as it is.
+    pub fn backup(&mut self, to: &Path, progress: impl FnMut(Progress)) -> Result<Head, CreateError> {
+        self.file.backup(to, progress)
+    }
+
+    /// Puts a copy in place, where there is no ledger: audited whole, and a continuation of what was published.
+    ///
+    /// # Errors
+    /// [`RestoreError`]; then there is no new file.
+    pub fn restore(
+        from: &Path,
+        to: &Path,
+        published: Option<&Head>,
+        progress: impl FnMut(Progress),
+    ) -> Result<Audit, RestoreError> {
+        let (_, audit) = ledger_embedded::Embedded::restore(from, to, published, system_clock(), progress)?;
+        Ok(audit)
+    }
+
+    /// Writes the log as text, a line for each entry, while others read and write.
+    ///
+    /// # Errors
+    /// [`ExportError`]
+    pub fn export(&mut self, to: &mut impl Write) -> Result<Head, ExportError> {
+        self.file.export(to)
     }
 
     /// Has the account do something, and gives the entry that says so.

@@ -27,11 +27,25 @@ use thiserror::Error;
 
 #[cfg(feature = "embedded")]
 pub use embedded::{Embedded, fresh_nonce, system_clock};
+pub use ledger_core::checkpoint;
+pub use ledger_core::enrolment::Code;
+pub use ledger_core::fact::Fact;
+pub use ledger_core::membership::Membership;
+pub use ledger_core::note::Note;
+pub use ledger_core::registry::Registration;
+pub use ledger_core::role::Role;
+pub use ledger_core::share::{Holding, Pool};
+pub use ledger_core::signer::consent;
+pub use ledger_core::voucher::Paper;
 pub use ledger_core::{
     Channel, Command, Entry, Event, Genesis, GenesisError, Head, Phase, Refusal, Request, Totals, UnixTime,
 };
+pub use ledger_core::{Records, State};
 #[cfg(feature = "embedded")]
-pub use ledger_embedded::{Clock, CreateError, Error as EmbeddedError};
+pub use ledger_embedded::{
+    Account, Audit, Clock, CreateError, Error as EmbeddedError, ExportError, Progress, RestoreError,
+    Verdict as FileVerdict, audit_export,
+};
 #[cfg(feature = "remote")]
 pub use ledger_http::client::{Address, AddressError};
 #[cfg(feature = "serve")]
