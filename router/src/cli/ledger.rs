@@ -1,9 +1,16 @@
 //! `waybill ledger`: what a community's treasurer, its members and its auditors do with the ledger, in its file or where it
 //! is served.
 
+mod copies;
+mod people;
 mod place;
+mod refused;
 #[cfg(feature = "ledger-serve")]
 mod serve;
+mod shares;
+#[cfg(test)]
+mod story;
+mod vouchers;
 
 use std::collections::BTreeSet;
 use std::error::Error as StdError;
@@ -13,8 +20,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use ledger_client::{
-    Channel, CreateError, Embedded, Error, Genesis, Head, Ledger, Phase, Refusal, Totals, Verdict, fresh_nonce,
-    system_clock,
+    Channel, CreateError, Embedded, Genesis, Head, Ledger, Phase, Refusal, Totals, Verdict, fresh_nonce, system_clock,
 };
 use metering::{ChannelId, LedgerDomain, NodeId, Receipt, Tokens, Unverified};
 use serde_json::json;
@@ -26,7 +32,8 @@ use crate::config::{Amount, parse_duration};
 use crate::control::{Receipts, Unit};
 use crate::identity;
 
-use place::Place;
+use place::{Acting, Place, Writing};
+use refused::{failure, failure_in};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -50,9 +57,10 @@ pub(super) enum Command {
     #[command(after_help = "Example:\n  waybill ledger show --path hilltop.ledger")]
     Show(Look),
     /// Replay the whole log and check that every rule was kept
-    #[command(after_help = "Example:\n  waybill ledger audit --path hilltop.ledger\n\n\
+    #[command(after_help = "Examples:\n  waybill ledger audit --path hilltop.ledger\n  \
+                            waybill ledger audit --export hilltop.log\n\n\
                             The exit code is 1 if anything is wrong.")]
-    Audit(Look),
+    Audit(Audit),
     /// Give the account's tokens away
     #[command(after_help = "Example:\n  waybill ledger transfer --path hilltop.ledger --key attic.key \\\n      \
                       --to 0x89854CD295ba1bfDF4fC877107577271CE3D12C6 --amount 2.50\n\n\
@@ -65,6 +73,52 @@ pub(super) enum Command {
     #[command(after_help = "Example:\n  waybill ledger account --path hilltop.ledger \\\n      \
                             --of 0x89854CD295ba1bfDF4fC877107577271CE3D12C6")]
     Account(OfAccount),
+    /// Vouchers: tokens on paper
+    #[command(subcommand, disable_help_subcommand = true)]
+    Voucher(vouchers::Voucher),
+    /// Members of the community
+    #[command(subcommand, disable_help_subcommand = true)]
+    Member(people::Member),
+    /// Codes by which people become members
+    #[command(subcommand, disable_help_subcommand = true)]
+    Enrol(people::Enrol),
+    /// Have an account do something for the community
+    #[command(
+        after_help = "Example:\n  waybill ledger appoint --path hilltop.ledger --treasurer treasurer.key --role issuer \\\n      \
+                            --to 0x89854CD295ba1bfDF4fC877107577271CE3D12C6"
+    )]
+    Appoint(people::Appoint),
+    /// Have an account do that no more
+    #[command(
+        after_help = "Example:\n  waybill ledger dismiss --path hilltop.ledger --treasurer treasurer.key --role issuer \\\n      \
+                            --from 0x89854CD295ba1bfDF4fC877107577271CE3D12C6"
+    )]
+    Dismiss(people::Dismiss),
+    /// Shares of what a router earns
+    #[command(subcommand, disable_help_subcommand = true)]
+    Shares(shares::Shares),
+    /// Have another key sign for an account
+    #[command(after_help = "Example:\n  waybill key --file new.key\n  \
+                            waybill ledger rotate --path hilltop.ledger --key attic.key --new-key new.key \\\n      \
+                            --account 0x89854CD295ba1bfDF4fC877107577271CE3D12C6\n\n\
+                            The account keeps its name and its tokens. Channels opened before keep the old key: \
+                            keep both key files until they are closed.")]
+    Rotate(people::Rotate),
+    /// Copy the ledger's file while it is in use
+    #[command(
+        after_help = "Example:\n  waybill ledger backup --path hilltop.ledger --to /mnt/stick/hilltop-2026-11-27.ledger"
+    )]
+    Backup(copies::Backup),
+    /// Put a copy in place of a ledger that is lost
+    #[command(
+        after_help = "Example:\n  waybill ledger restore --from /mnt/stick/hilltop-2026-11-27.ledger --path hilltop.ledger\n\n\
+                            The copy is audited first. With --published it must also have all that people were told of."
+    )]
+    Restore(copies::Restore),
+    /// Write the log as text, for whoever wants to audit it
+    #[command(after_help = "Example:\n  waybill ledger export --path hilltop.ledger --out hilltop.log\n  \
+                            waybill ledger audit --export hilltop.log")]
+    Export(copies::Export),
     /// Serve the ledger to the community, over HTTPS
     #[command(after_help = "Example:\n  waybill key --file ledger.key\n  \
                             waybill ledger serve --path hilltop.ledger --key ledger.key\n\n\
@@ -77,7 +131,7 @@ pub(super) enum Command {
 #[derive(Debug, Args)]
 pub(super) struct Transfer {
     #[command(flatten)]
-    place: Place,
+    acting: Acting,
     /// The key file of the account that gives
     #[arg(long, value_name = "FILE")]
     key: PathBuf,
@@ -95,7 +149,7 @@ pub(super) struct Transfer {
 #[derive(Debug, Args)]
 pub(super) struct Burn {
     #[command(flatten)]
-    place: Place,
+    acting: Acting,
     /// The key file of the account
     #[arg(long, value_name = "FILE")]
     key: PathBuf,
@@ -144,17 +198,21 @@ pub(super) struct Create {
     json: bool,
 }
 
+/// Whole seconds.
+fn seconds(text: &str) -> Result<u32, String> {
+    u32::try_from(parse_duration(text)?.as_secs()).map_err(|_| "this is longer than a ledger can wait".to_owned())
+}
+
 /// Whole seconds, at least one.
 fn close_notice(text: &str) -> Result<u32, String> {
-    let span = parse_duration(text)?;
-    let seconds = u32::try_from(span.as_secs()).map_err(|_| "this is longer than a ledger can wait".to_owned())?;
+    let seconds = seconds(text)?;
     if seconds == 0 { Err("at least a second, and days are better".to_owned()) } else { Ok(seconds) }
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Mint {
     #[command(flatten)]
-    place: Place,
+    acting: Acting,
     /// The treasurer's key file
     #[arg(long, value_name = "FILE")]
     treasurer: PathBuf,
@@ -172,7 +230,7 @@ pub(super) struct Mint {
 #[derive(Debug, Args)]
 pub(super) struct RedeemFile {
     #[command(flatten)]
-    place: Place,
+    writing: Writing,
     /// What `waybill receipts --json` wrote
     #[arg(long, value_name = "FILE")]
     receipts: PathBuf,
@@ -190,6 +248,18 @@ pub(super) struct Look {
     json: bool,
 }
 
+#[derive(Debug, Args)]
+pub(super) struct Audit {
+    #[command(flatten)]
+    place: Place,
+    /// What `waybill ledger export` wrote, or - for standard input; no ledger is needed then
+    #[arg(long, value_name = "FILE|-", conflicts_with_all = ["path", "url"])]
+    export: Option<PathBuf>,
+    /// Print one JSON object; amounts are strings that count base units
+    #[arg(long)]
+    json: bool,
+}
+
 pub(super) fn execute(command: &Command) -> Result<String, Failure> {
     match command {
         Command::Create(arguments) => create(arguments),
@@ -200,6 +270,16 @@ pub(super) fn execute(command: &Command) -> Result<String, Failure> {
         Command::Transfer(arguments) => transfer(arguments),
         Command::Burn(arguments) => burn(arguments),
         Command::Account(arguments) => account(arguments),
+        Command::Voucher(command) => vouchers::execute(command),
+        Command::Member(command) => people::member(command),
+        Command::Enrol(command) => people::enrol(command),
+        Command::Appoint(arguments) => people::appoint(arguments),
+        Command::Dismiss(arguments) => people::dismiss(arguments),
+        Command::Shares(command) => shares::execute(command),
+        Command::Rotate(arguments) => people::rotate(arguments),
+        Command::Backup(arguments) => copies::backup(arguments),
+        Command::Restore(arguments) => copies::restore(arguments),
+        Command::Export(arguments) => copies::export(arguments),
         #[cfg(feature = "ledger-serve")]
         Command::Serve(arguments) => serve::serve(arguments),
     }
@@ -227,12 +307,11 @@ fn create(arguments: &Create) -> Result<String, Failure> {
 }
 
 fn mint(arguments: &Mint) -> Result<String, Failure> {
-    let treasurer = identity::load(&arguments.treasurer)?;
-    let mut opened = arguments.place.open_as(treasurer.account())?;
+    let (_, mut opened) = arguments.acting.open(&arguments.treasurer)?;
     let ledger = opened.ledger();
     let unit = unit(ledger.genesis());
     let amount = in_base_units(&arguments.amount, &unit)?;
-    ledger.mint(arguments.to, amount).map_err(mint_failure)?;
+    ledger.mint(arguments.to, amount).map_err(|error| failure_in(&unit, error))?;
     let balance = ledger.balance(arguments.to).map_err(failure)?;
     if arguments.json {
         let object = json!({
@@ -253,17 +332,16 @@ fn in_base_units(amount: &Amount, unit: &Unit) -> Result<Tokens, Failure> {
 }
 
 fn transfer(arguments: &Transfer) -> Result<String, Failure> {
-    let identity = identity::load(&arguments.key)?;
-    let mut opened = arguments.place.open_as(identity.account())?;
+    let (account, mut opened) = arguments.acting.open(&arguments.key)?;
     let ledger = opened.ledger();
     let unit = unit(ledger.genesis());
     let amount = in_base_units(&arguments.amount, &unit)?;
-    ledger.transfer(arguments.to, amount).map_err(failure)?;
-    let left = ledger.balance(identity.node_id()).map_err(failure)?;
+    ledger.transfer(arguments.to, amount).map_err(|error| failure_in(&unit, error))?;
+    let left = ledger.balance(account).map_err(failure)?;
     if arguments.json {
         let object = json!({
             "unit": unit,
-            "from": identity.node_id().to_string(),
+            "from": account.to_string(),
             "to": arguments.to.to_string(),
             "amount": amount.to_string(),
             "balance": left.to_string(),
@@ -274,12 +352,11 @@ fn transfer(arguments: &Transfer) -> Result<String, Failure> {
 }
 
 fn burn(arguments: &Burn) -> Result<String, Failure> {
-    let identity = identity::load(&arguments.key)?;
-    let mut opened = arguments.place.open_as(identity.account())?;
+    let (account, mut opened) = arguments.acting.open(&arguments.key)?;
     let unit = unit(opened.ledger().genesis());
     let amount = in_base_units(&arguments.amount, &unit)?;
-    opened.order(ledger_client::Command::Burn { amount }).map_err(failure)?;
-    let left = opened.ledger().balance(identity.node_id()).map_err(failure)?;
+    opened.act(ledger_client::Command::Burn { amount })?;
+    let left = opened.ledger().balance(account).map_err(failure)?;
     if arguments.json {
         let object = json!({ "unit": unit, "burned": amount.to_string(), "balance": left.to_string() });
         return Ok(format!("{object:#}\n"));
@@ -341,7 +418,7 @@ struct Brought {
 
 fn redeem(arguments: &RedeemFile) -> Result<String, Failure> {
     let file = read_receipts(&arguments.receipts)?;
-    let mut opened = arguments.place.open()?;
+    let mut opened = arguments.writing.open()?;
     let ledger = opened.ledger();
     let (unit, domain) = (unit(ledger.genesis()), ledger.domain());
     let read: Vec<Result<Receipt, Box<Brought>>> = file.iter().map(|text| read_receipt(text, &domain)).collect();
@@ -440,43 +517,41 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
     text.as_bytes().chunks(2).map(pair).collect()
 }
 
-fn mint_failure(error: Error) -> Failure {
-    if let Some(Refusal::NotTreasurer { .. }) = error.refusal() {
-        let next = "only the key the ledger was created with makes tokens; name its file with --treasurer";
-        Failure::new(error, next)
-    } else {
-        failure(error)
-    }
-}
-
 fn show(arguments: &Look) -> Result<String, Failure> {
     describe(arguments.place.open()?.ledger(), &arguments.place.name(), arguments.json)
 }
 
-fn audit(arguments: &Look) -> Result<String, Failure> {
+fn audit(arguments: &Audit) -> Result<String, Failure> {
+    if let Some(export) = &arguments.export {
+        return copies::audit(export).map(|(unit, head, totals)| kept(arguments.json, &unit, head, totals));
+    }
     let mut opened = arguments.place.open()?;
     let ledger = opened.ledger();
     let unit = unit(ledger.genesis());
     match ledger.audit().map_err(failure)? {
-        Verdict::Kept { head, totals } if arguments.json => Ok(format!("{:#}\n", audited(&unit, head, totals))),
-        Verdict::Kept { head, totals } => {
-            let burned = match totals.burned {
-                Tokens::ZERO => String::new(),
-                burned => format!(" + {} burned", money(burned, &unit)),
-            };
-            Ok(format!(
-                "every rule was kept in all {} entries: {} minted = {} held + {} locked{burned}\n",
-                head.size,
-                money(totals.minted, &unit),
-                money(totals.held, &unit),
-                money(totals.locked, &unit),
-            ))
-        }
+        Verdict::Kept { head, totals } => Ok(kept(arguments.json, &unit, head, totals)),
         Verdict::Broken { difference } => Err(Failure::new(
             format!("the ledger {} is broken: {difference}", arguments.place.name()),
             "stop using it, keep the file, and go back to the last copy that passes `waybill ledger audit`",
         )),
     }
+}
+
+fn kept(json: bool, unit: &Unit, head: Head, totals: Totals) -> String {
+    if json {
+        return format!("{:#}\n", audited(unit, head, totals));
+    }
+    let burned = match totals.burned {
+        Tokens::ZERO => String::new(),
+        burned => format!(" + {} burned", money(burned, unit)),
+    };
+    format!(
+        "every rule was kept in all {} entries: {} minted = {} held + {} locked{burned}\n",
+        head.size,
+        money(totals.minted, unit),
+        money(totals.held, unit),
+        money(totals.locked, unit),
+    )
 }
 
 fn audited(unit: &Unit, head: Head, totals: Totals) -> serde_json::Value {
@@ -523,16 +598,6 @@ fn describe(ledger: &mut dyn Ledger, place: &str, json: bool) -> Result<String, 
 
 fn unit(genesis: &Genesis) -> Unit {
     Unit { symbol: genesis.symbol().to_owned(), decimals: genesis.decimals() }
-}
-
-fn failure(error: Error) -> Failure {
-    let next = match &error {
-        Error::Refused(_) => "nothing was changed; see `waybill ledger show`",
-        Error::Unavailable(unavailable) if unavailable.retry => "try again in a moment",
-        Error::NoKey => "name the key file of the account that this is done for",
-        Error::Unavailable(_) => "name the ledger's file with --path; `waybill ledger create` makes a new one",
-    };
-    Failure::new(with_sources(&error), next)
 }
 
 /// The error and what caused it, down to what the operating system said.
@@ -588,7 +653,7 @@ mod tests {
         let to = key(&directory.path().join("attic.key"));
         let mint = |treasurer: &Path, amount: &str, json| {
             execute(&Command::Mint(Mint {
-                place: Place::file(&path),
+                acting: Acting::file(&path),
                 treasurer: treasurer.to_owned(),
                 to,
                 amount: amount.parse().unwrap(),
@@ -608,7 +673,7 @@ mod tests {
 
         let look = |json| Look { place: Place::file(&path), json };
         assert_eq!(
-            execute(&Command::Audit(look(false))).unwrap(),
+            execute(&Command::Audit(Audit { place: Place::file(&path), export: None, json: false })).unwrap(),
             "every rule was kept in all 3 entries: 100.250000 WAY minted = 100.250000 WAY held + 0.000000 WAY locked\n"
         );
         let shown: serde_json::Value = serde_json::from_str(&execute(&Command::Show(look(true))).unwrap()).unwrap();

@@ -1,13 +1,18 @@
 //! Where a ledger is: a file of this machine, or an address at which another machine serves it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use ledger_client::{Address, Command, Embedded, Entry, Error, Ledger, LogKey, Remote, system_clock};
-use metering::AccountKey;
+use ledger_client::{
+    Account, Address, Command, Embedded, Entry, Error, Ledger, LogKey, Remote, Request, State, system_clock,
+};
+use metering::{AccountKey, NodeId};
 
-use super::failure;
+use super::refused::failure_in;
+use super::{failure, unit};
 use crate::cli::Failure;
+use crate::control::Unit;
+use crate::identity;
 use crate::served::served;
 
 /// A ledger's file, or its address and key.
@@ -15,7 +20,7 @@ use crate::served::served;
 #[group(skip)]
 pub(crate) struct Place {
     /// The ledger's file
-    #[arg(long, value_name = "FILE", required_unless_present = "url", conflicts_with = "url")]
+    #[arg(long, value_name = "FILE", conflicts_with = "url")]
     pub(super) path: Option<PathBuf>,
     /// Where another machine serves the ledger, such as https://ledger.example:8443
     #[arg(long, value_name = "URL", requires = "ledger_key")]
@@ -31,6 +36,65 @@ pub(crate) struct Place {
     state: Option<PathBuf>,
 }
 
+/// A ledger that something is to be written to.
+#[derive(Clone, Debug, Args)]
+#[group(skip)]
+pub(crate) struct Writing {
+    #[command(flatten)]
+    pub(super) place: Place,
+    /// The machine's clock is right, although the ledger's newest entry is more than 400 days older
+    #[arg(long, requires = "path")]
+    pub(super) accept_time: bool,
+}
+
+/// A ledger, and in whose name something is written to it.
+#[derive(Clone, Debug, Args)]
+#[group(skip)]
+pub(crate) struct Acting {
+    #[command(flatten)]
+    pub(super) writing: Writing,
+    /// The account that the key signs for, where `waybill ledger rotate` has named it; without, the key's own
+    #[arg(long, value_name = "ACCOUNT")]
+    pub(super) account: Option<NodeId>,
+}
+
+impl Writing {
+    /// Opens it to write what needs no key.
+    pub(super) fn open(&self) -> Result<Opened, Failure> {
+        Ok(self.accepted(self.place.open()?))
+    }
+
+    fn accepted(&self, mut opened: Opened) -> Opened {
+        if let (true, Opened::File(file)) = (self.accept_time, &mut opened) {
+            file.accept_time(system_clock()());
+        }
+        opened
+    }
+}
+
+impl Acting {
+    /// Opens it to act with the key in this file, and says in whose name.
+    pub(super) fn open(&self, key: &Path) -> Result<(NodeId, Opened), Failure> {
+        let key = identity::load(key)?;
+        let account = self.account.unwrap_or(key.node_id());
+        Ok((account, self.writing.accepted(self.writing.place.open_for(account, key.account())?)))
+    }
+}
+
+#[cfg(test)]
+impl Writing {
+    pub(super) fn file(path: &Path) -> Self {
+        Self { place: Place::file(path), accept_time: false }
+    }
+}
+
+#[cfg(test)]
+impl Acting {
+    pub(super) fn file(path: &Path) -> Self {
+        Self { writing: Writing::file(path), account: None }
+    }
+}
+
 /// An opened ledger, wherever it is.
 pub(crate) enum Opened {
     File(Box<Embedded>),
@@ -41,6 +105,11 @@ impl Place {
     #[cfg(test)]
     pub(super) fn file(path: &std::path::Path) -> Self {
         Self { path: Some(path.to_owned()), url: None, ledger_key: None, authorities: None, state: None }
+    }
+
+    #[cfg(test)]
+    pub(super) const fn nowhere() -> Self {
+        Self { path: None, url: None, ledger_key: None, authorities: None, state: None }
     }
 
     /// How it is called in what a person reads.
@@ -57,16 +126,21 @@ impl Place {
         self.opened(None)
     }
 
-    /// Opens it to act with an account's key.
-    pub(super) fn open_as(&self, key: &AccountKey) -> Result<Opened, Failure> {
-        self.opened(Some(key))
+    /// Whether one is named at all.
+    pub(super) const fn is_named(&self) -> bool {
+        self.path.is_some() || self.url.is_some()
     }
 
-    fn opened(&self, key: Option<&AccountKey>) -> Result<Opened, Failure> {
+    /// Opens it to act in the name of an account that this key signs for.
+    pub(super) fn open_for(&self, account: NodeId, key: &AccountKey) -> Result<Opened, Failure> {
+        self.opened(Some((account, key)))
+    }
+
+    fn opened(&self, key: Option<(NodeId, &AccountKey)>) -> Result<Opened, Failure> {
         if let Some(path) = &self.path {
             let file = Embedded::open(path, system_clock()).map_err(|error| failure(error.into()))?;
             return Ok(Opened::File(Box::new(match key {
-                Some(key) => file.signed_by(key.clone()),
+                Some((account, key)) => file.acting_for(account, key.clone()),
                 None => file,
             })));
         }
@@ -80,7 +154,7 @@ impl Place {
         };
         let remote = Remote::open(served, &state).map_err(|error| failure(error.into()))?;
         Ok(Opened::Served(Box::new(match key {
-            Some(key) => remote.signed_by(key.clone()),
+            Some((account, key)) => remote.acting_for(account, key.clone()),
             None => remote,
         })))
     }
@@ -103,7 +177,76 @@ impl Opened {
         }
     }
 
-    /// Has the account whose key it was opened with command something.
+    /// What amounts are counted in.
+    pub(super) fn unit(&mut self) -> Unit {
+        unit(self.ledger().genesis())
+    }
+
+    /// All that stands under an account.
+    pub(super) fn account(&mut self, account: NodeId) -> Result<Account, Failure> {
+        match self {
+            Self::File(file) => file.account(account).map_err(failure),
+            Self::Served(served) => {
+                let told = served.account(account).map_err(|error| failure(error.into()))?;
+                Ok(Account {
+                    balance: told.balance,
+                    sequence: told.sequence,
+                    signer: told.signer,
+                    membership: told.membership,
+                    roles: told.roles,
+                    registration: told.registration,
+                    shares: told.shares,
+                })
+            }
+        }
+    }
+
+    /// Shows every entry of the log, from the founding on.
+    pub(super) fn read_log(&mut self, mut each: impl FnMut(&Entry)) -> Result<(), Failure> {
+        let mut next = 0;
+        loop {
+            let page = self.ledger().entries(next).map_err(failure)?;
+            if page.is_empty() {
+                return Ok(());
+            }
+            page.iter().for_each(&mut each);
+            next += page.len() as u64;
+        }
+    }
+
+    /// Replays the log by the rules, showing every entry: what comes out is what is, whatever a server says.
+    pub(super) fn replay(&mut self, mut each: impl FnMut(&Entry)) -> Result<State, Failure> {
+        let mut state = State::found(self.ledger().genesis().clone());
+        let mut broken = None;
+        self.read_log(|entry| {
+            each(entry);
+            if !matches!(entry.event, ledger_client::Event::Founded(_)) && broken.is_none() {
+                broken = state.replay(&entry.encode()).err();
+            }
+        })?;
+        match broken {
+            None => Ok(state),
+            Some(error) => Err(Failure::new(
+                format!("the ledger's log does not keep its rules: {error}"),
+                "see where with `waybill ledger audit`, and do not believe it until then",
+            )),
+        }
+    }
+
+    /// Has the account that it was opened for command something.
+    pub(super) fn act(&mut self, command: Command) -> Result<Entry, Failure> {
+        self.order(command).map_err(|error| failure_in(&self.unit(), error))
+    }
+
+    /// Asks for what carries its own proof.
+    pub(super) fn request(&mut self, request: &Request) -> Result<Entry, Error> {
+        match self {
+            Self::File(file) => file.request(request),
+            Self::Served(served) => served.request(request),
+        }
+    }
+
+    /// Has the account that it was opened for command something, where a refusal or a gone link is for the caller to explain.
     pub(super) fn order(&mut self, command: Command) -> Result<Entry, Error> {
         match self {
             Self::File(file) => file.order(command),

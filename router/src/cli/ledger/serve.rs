@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use ledger_client::server::{Places, Rate, ServeError, Server, Settings};
-use ledger_client::{pin_text, server, system_clock};
+use ledger_client::{UnixTime, pin_text, server, system_clock};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::with_sources;
@@ -43,6 +43,9 @@ pub(crate) struct Serve {
     /// How many questions one address may ask in a second, and ten times as many at once
     #[arg(long, value_name = "N", default_value_t = Settings::default().per_owner.per_second)]
     rate: u32,
+    /// The machine's clock is right, although the ledger's newest entry is more than 400 days older
+    #[arg(long)]
+    accept_time: bool,
     /// How many requests one key may have signed in a second, and ten times as many at once
     #[arg(long, value_name = "N", default_value_t = Settings::default().per_key.per_second)]
     rate_per_key: u32,
@@ -67,6 +70,7 @@ pub(super) fn serve(arguments: &Serve) -> Result<String, Failure> {
         places: Places { total: arguments.connections, per_owner: arguments.connections_per_address },
         per_owner: rate(arguments.rate),
         per_key: rate(arguments.rate_per_key),
+        accepted: if arguments.accept_time { system_clock()() } else { UnixTime::default() },
         ..Settings::default()
     };
     crate::daemon::start_log(LogLevel::Info);
