@@ -683,6 +683,25 @@ mod tests {
     }
 
     #[test]
+    fn a_person_says_that_the_clock_is_right_after_a_long_rest() {
+        let hilltop = story::Hilltop::founded_at(ledger_client::UnixTime::from_seconds(1000));
+        let mint = |accept_time| {
+            let writing = Writing { accept_time, ..Writing::file(&hilltop.path) };
+            execute(&Command::Mint(Mint {
+                acting: Acting { writing, account: None },
+                treasurer: hilltop.key("treasurer"),
+                to: hilltop.account("attic"),
+                amount: "1".parse().unwrap(),
+                json: false,
+            }))
+        };
+        let failure = mint(false).unwrap_err().to_string();
+        assert!(failure.contains("the clock says 20") && failure.contains("with --accept-time"), "{failure}");
+        mint(true).unwrap();
+        mint(false).unwrap();
+    }
+
+    #[test]
     fn a_file_that_is_no_ledger_is_named_and_left_alone() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("x");

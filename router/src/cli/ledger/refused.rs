@@ -68,6 +68,7 @@ fn next_step(refusal: &Refusal) -> &'static str {
         Refusal::NotIssuer { .. } => {
             "only an issuer does this; the treasurer makes one with `waybill ledger appoint --role issuer`"
         }
+        Refusal::NoStanding { .. } => "let it be taken in as a member first, or be given a token",
         Refusal::InsufficientBalance { .. } => "take less, or get some first; see `waybill ledger account`",
         Refusal::AmountIsZero => "name an amount of at least one unit",
         Refusal::SameAccount { .. } => "name another account with --to",

@@ -214,6 +214,7 @@ mod tests {
         let (router, holder) = (hilltop.account("roof"), hilltop.account("attic"));
         let shown = || show(&Show { place: Place::file(&hilltop.path), router, json: false });
         assert!(shown().unwrap_err().to_string().contains("shares issue"));
+        hilltop.mint("roof", "1");
         let key = hilltop.key("roof");
         issue(&Issue { acting: acting(), key: key.clone(), shares: 4, json: false }).unwrap();
         let gives =

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use ledger_client::{Embedded, Genesis, Ledger, fresh_nonce, system_clock};
+use ledger_client::{Embedded, Genesis, Ledger, UnixTime, fresh_nonce, system_clock};
 use metering::NodeId;
 use tempfile::TempDir;
 
@@ -16,10 +16,14 @@ pub(super) struct Hilltop {
 
 impl Hilltop {
     pub(super) fn founded() -> Self {
+        Self::founded_at(system_clock()())
+    }
+
+    pub(super) fn founded_at(time: UnixTime) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let this = Self { path: directory.path().join("hilltop.ledger"), directory };
         let (treasurer, clock) = (this.account("treasurer"), system_clock());
-        let genesis = Genesis::new("Hilltop", "WAY", 6, treasurer, clock(), fresh_nonce().unwrap()).unwrap();
+        let genesis = Genesis::new("Hilltop", "WAY", 6, treasurer, time, fresh_nonce().unwrap()).unwrap();
         Embedded::create(&this.path, &genesis, clock).unwrap();
         this
     }
