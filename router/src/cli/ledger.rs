@@ -2,8 +2,10 @@
 //! is served.
 
 mod copies;
+mod money;
 mod people;
 mod place;
+mod receipts;
 mod refused;
 #[cfg(feature = "ledger-serve")]
 mod serve;
@@ -12,27 +14,21 @@ mod shares;
 mod story;
 mod vouchers;
 
-use std::collections::BTreeSet;
 use std::error::Error as StdError;
-use std::fs::File;
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use ledger_client::{
-    Channel, CreateError, Embedded, Genesis, Head, Ledger, Phase, Refusal, Totals, Verdict, fresh_nonce, system_clock,
-};
-use metering::{ChannelId, LedgerDomain, NodeId, Receipt, Tokens, Unverified};
+use ledger_client::{CreateError, Embedded, Genesis, Head, Ledger, Totals, Verdict, fresh_nonce, system_clock};
+use metering::Tokens;
 use serde_json::json;
 
 use super::Failure;
-use super::table::Side::{Left, Right};
-use super::table::{Table, facts, money};
+use super::table::{facts, money};
 use crate::config::{Amount, parse_duration};
-use crate::control::{Receipts, Unit};
+use crate::control::Unit;
 use crate::identity;
 
-use place::{Acting, Place, Writing};
+use place::Place;
 use refused::{failure, failure_in};
 
 #[derive(Debug, Subcommand)]
@@ -46,13 +42,13 @@ pub(super) enum Command {
         after_help = "Example:\n  waybill ledger mint --path hilltop.ledger --treasurer treasurer.key \\\n      \
                       --to 0x89854CD295ba1bfDF4fC877107577271CE3D12C6 --amount 100"
     )]
-    Mint(Mint),
+    Mint(money::Mint),
     /// Redeem receipts for whom they pay, from a file that `waybill receipts --json` wrote
     #[command(after_help = "Example:\n  waybill receipts --json > receipts.json\n  \
                       waybill ledger redeem --path hilltop.ledger --receipts receipts.json\n\n\
                       A receipt pays its payee, whoever brings it: nobody's key is needed. Receipts that the router keeps \
                       for neighbours are redeemed too.")]
-    Redeem(RedeemFile),
+    Redeem(receipts::RedeemFile),
     /// Show the community, its token and where all tokens are
     #[command(after_help = "Example:\n  waybill ledger show --path hilltop.ledger")]
     Show(Look),
@@ -65,14 +61,14 @@ pub(super) enum Command {
     #[command(after_help = "Example:\n  waybill ledger transfer --path hilltop.ledger --key attic.key \\\n      \
                       --to 0x89854CD295ba1bfDF4fC877107577271CE3D12C6 --amount 2.50\n\n\
                       Where no answer comes, ask the same again: it happens once.")]
-    Transfer(Transfer),
+    Transfer(money::Transfer),
     /// Unmake tokens of the account's own
     #[command(after_help = "Example:\n  waybill ledger burn --path hilltop.ledger --key attic.key --amount 2.50")]
-    Burn(Burn),
+    Burn(money::Burn),
     /// Show what stands under an account
     #[command(after_help = "Example:\n  waybill ledger account --path hilltop.ledger \\\n      \
                             --of 0x89854CD295ba1bfDF4fC877107577271CE3D12C6")]
-    Account(OfAccount),
+    Account(money::OfAccount),
     /// Vouchers: tokens on paper
     #[command(subcommand, disable_help_subcommand = true)]
     Voucher(vouchers::Voucher),
@@ -129,51 +125,6 @@ pub(super) enum Command {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Transfer {
-    #[command(flatten)]
-    acting: Acting,
-    /// The key file of the account that gives
-    #[arg(long, value_name = "FILE")]
-    key: PathBuf,
-    /// The account that gets them, as `waybill key` shows it
-    #[arg(long, value_name = "ACCOUNT")]
-    to: NodeId,
-    /// How many tokens, such as 100 or 0.25
-    #[arg(long, value_name = "TOKENS")]
-    amount: Amount,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct Burn {
-    #[command(flatten)]
-    acting: Acting,
-    /// The key file of the account
-    #[arg(long, value_name = "FILE")]
-    key: PathBuf,
-    /// How many tokens, such as 100 or 0.25
-    #[arg(long, value_name = "TOKENS")]
-    amount: Amount,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct OfAccount {
-    #[command(flatten)]
-    place: Place,
-    /// Which, as `waybill key` shows it
-    #[arg(long, value_name = "ACCOUNT")]
-    of: NodeId,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Debug, Args)]
 pub(super) struct Create {
     /// The ledger's file, to be made
     #[arg(long, value_name = "FILE")]
@@ -210,36 +161,6 @@ fn close_notice(text: &str) -> Result<u32, String> {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Mint {
-    #[command(flatten)]
-    acting: Acting,
-    /// The treasurer's key file
-    #[arg(long, value_name = "FILE")]
-    treasurer: PathBuf,
-    /// The account that gets them, as `waybill key` shows it
-    #[arg(long, value_name = "ACCOUNT")]
-    to: NodeId,
-    /// How many tokens, such as 100 or 0.25
-    #[arg(long, value_name = "TOKENS")]
-    amount: Amount,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct RedeemFile {
-    #[command(flatten)]
-    writing: Writing,
-    /// What `waybill receipts --json` wrote
-    #[arg(long, value_name = "FILE")]
-    receipts: PathBuf,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Debug, Args)]
 pub(super) struct Look {
     #[command(flatten)]
     place: Place,
@@ -263,13 +184,13 @@ pub(super) struct Audit {
 pub(super) fn execute(command: &Command) -> Result<String, Failure> {
     match command {
         Command::Create(arguments) => create(arguments),
-        Command::Mint(arguments) => mint(arguments),
-        Command::Redeem(arguments) => redeem(arguments),
+        Command::Mint(arguments) => money::mint(arguments),
+        Command::Redeem(arguments) => receipts::redeem(arguments),
         Command::Show(arguments) => show(arguments),
         Command::Audit(arguments) => audit(arguments),
-        Command::Transfer(arguments) => transfer(arguments),
-        Command::Burn(arguments) => burn(arguments),
-        Command::Account(arguments) => account(arguments),
+        Command::Transfer(arguments) => money::transfer(arguments),
+        Command::Burn(arguments) => money::burn(arguments),
+        Command::Account(arguments) => money::account(arguments),
         Command::Voucher(command) => vouchers::execute(command),
         Command::Member(command) => people::member(command),
         Command::Enrol(command) => people::enrol(command),
@@ -306,215 +227,9 @@ fn create(arguments: &Create) -> Result<String, Failure> {
     describe(&mut ledger, &path.display().to_string(), *json)
 }
 
-fn mint(arguments: &Mint) -> Result<String, Failure> {
-    let (_, mut opened) = arguments.acting.open(&arguments.treasurer)?;
-    let ledger = opened.ledger();
-    let unit = unit(ledger.genesis());
-    let amount = in_base_units(&arguments.amount, &unit)?;
-    ledger.mint(arguments.to, amount).map_err(|error| failure_in(&unit, error))?;
-    let balance = ledger.balance(arguments.to).map_err(failure)?;
-    if arguments.json {
-        let object = json!({
-            "unit": unit,
-            "to": arguments.to.to_string(),
-            "minted": amount.to_string(),
-            "balance": balance.to_string(),
-        });
-        return Ok(format!("{object:#}\n"));
-    }
-    let (minted, held) = (money(amount, &unit), money(balance, &unit));
-    Ok(format!("minted {minted} for {}, which holds {held}\n", arguments.to))
-}
-
 fn in_base_units(amount: &Amount, unit: &Unit) -> Result<Tokens, Failure> {
     let counted = amount.in_base_units(unit.decimals);
     counted.map_err(|error| Failure::new(error, "see the token's decimals with `waybill ledger show`"))
-}
-
-fn transfer(arguments: &Transfer) -> Result<String, Failure> {
-    let (account, mut opened) = arguments.acting.open(&arguments.key)?;
-    let ledger = opened.ledger();
-    let unit = unit(ledger.genesis());
-    let amount = in_base_units(&arguments.amount, &unit)?;
-    ledger.transfer(arguments.to, amount).map_err(|error| failure_in(&unit, error))?;
-    let left = ledger.balance(account).map_err(failure)?;
-    if arguments.json {
-        let object = json!({
-            "unit": unit,
-            "from": account.to_string(),
-            "to": arguments.to.to_string(),
-            "amount": amount.to_string(),
-            "balance": left.to_string(),
-        });
-        return Ok(format!("{object:#}\n"));
-    }
-    Ok(format!("gave {} to {}; {} are left\n", money(amount, &unit), arguments.to, money(left, &unit)))
-}
-
-fn burn(arguments: &Burn) -> Result<String, Failure> {
-    let (account, mut opened) = arguments.acting.open(&arguments.key)?;
-    let unit = unit(opened.ledger().genesis());
-    let amount = in_base_units(&arguments.amount, &unit)?;
-    opened.act(ledger_client::Command::Burn { amount })?;
-    let left = opened.ledger().balance(account).map_err(failure)?;
-    if arguments.json {
-        let object = json!({ "unit": unit, "burned": amount.to_string(), "balance": left.to_string() });
-        return Ok(format!("{object:#}\n"));
-    }
-    Ok(format!("burned {}; {} are left\n", money(amount, &unit), money(left, &unit)))
-}
-
-fn account(arguments: &OfAccount) -> Result<String, Failure> {
-    let mut opened = arguments.place.open()?;
-    let ledger = opened.ledger();
-    let unit = unit(ledger.genesis());
-    let balance = ledger.balance(arguments.of).map_err(failure)?;
-    let channels = ledger.channels_of(arguments.of).map_err(failure)?;
-    if arguments.json {
-        let line = |(id, channel): &(ChannelId, Channel)| json!({ "channel": id, "record": channel });
-        let object = json!({
-            "unit": unit,
-            "account": arguments.of.to_string(),
-            "balance": balance.to_string(),
-            "channels": channels.iter().map(line).collect::<Vec<_>>(),
-        });
-        return Ok(format!("{object:#}\n"));
-    }
-    let mut text = facts(&[("account", arguments.of.to_string()), ("holds", money(balance, &unit))]);
-    if channels.is_empty() {
-        return Ok(text);
-    }
-    let mut table = Table::new(&[
-        ("PAYER", Left),
-        ("PAYEE", Left),
-        ("CHANNEL", Right),
-        (&format!("DEPOSIT {}", unit.symbol), Right),
-        ("REDEEMED", Right),
-        ("STATE", Left),
-    ]);
-    for (id, Channel { deposit, redeemed, phase }) in channels {
-        let state = match phase {
-            Phase::Open => "open".to_owned(),
-            Phase::Closing { exit } => format!("ends at {exit}"),
-            Phase::Closed => "closed".to_owned(),
-        };
-        let [deposit, redeemed] = [deposit, redeemed].map(|amount| amount.display(unit.decimals).to_string());
-        table.row([id.payer.to_string(), id.payee.to_string(), id.nonce.to_string(), deposit, redeemed, state]);
-    }
-    text.push('\n');
-    text.push_str(&table.render());
-    Ok(text)
-}
-
-/// A file of receipts is longer only if it is none: a router has a few hundred channels.
-const RECEIPTS_FILE_MAX: u64 = 16 << 20;
-
-/// What became of one receipt of the file.
-struct Brought {
-    /// What it says, if it can be read.
-    receipt: Option<Receipt<Unverified>>,
-    paid: Result<Tokens, String>,
-}
-
-fn redeem(arguments: &RedeemFile) -> Result<String, Failure> {
-    let file = read_receipts(&arguments.receipts)?;
-    let mut opened = arguments.writing.open()?;
-    let ledger = opened.ledger();
-    let (unit, domain) = (unit(ledger.genesis()), ledger.domain());
-    let read: Vec<Result<Receipt, Box<Brought>>> = file.iter().map(|text| read_receipt(text, &domain)).collect();
-    let good: Vec<Receipt> = read.iter().filter_map(|read| read.as_ref().ok()).copied().collect();
-    let mut answers = ledger.redeem_many(&good).map_err(failure)?.into_iter();
-    let brought: Vec<Brought> = read
-        .into_iter()
-        .map(|read| match read {
-            Err(bad) => *bad,
-            Ok(receipt) => {
-                let answer = answers.next().expect("there is an answer to each receipt");
-                Brought { receipt: Some(receipt.into_unverified()), paid: answer.map_err(|refusal| refused(&refusal)) }
-            }
-        })
-        .collect();
-    let whys: BTreeSet<&str> = brought.iter().filter_map(|line| line.paid.as_ref().err()).map(String::as_str).collect();
-    let useless = brought.iter().all(|line| line.paid.is_err()) && !whys.contains(REDEEMED_BEFORE);
-    if useless && !brought.is_empty() {
-        let whys = whys.into_iter().collect::<Vec<_>>().join("; ");
-        return Err(Failure::new(
-            format!("none of the {} receipts in {} was redeemed: {whys}", brought.len(), arguments.receipts.display()),
-            "`waybill ledger show` says which ledger this is; newer receipts come from `waybill receipts --json`",
-        ));
-    }
-    if arguments.json {
-        let line = |Brought { receipt, paid }: &Brought| {
-            json!({
-                "payer": receipt.map(|receipt| receipt.channel().payer.to_string()),
-                "payee": receipt.map(|receipt| receipt.channel().payee.to_string()),
-                "nonce": receipt.map(|receipt| receipt.channel().nonce.to_string()),
-                "amount": receipt.map(|receipt| receipt.amount().to_string()),
-                "paid": paid.as_ref().ok().map(ToString::to_string),
-                "refused": paid.as_ref().err(),
-            })
-        };
-        let object = json!({ "unit": unit, "receipts": brought.iter().map(line).collect::<Vec<_>>() });
-        return Ok(format!("{object:#}\n"));
-    }
-    if brought.is_empty() {
-        return Ok("There are no receipts in the file that could be redeemed: only those are in it that are on the router's disk.\n"
-            .to_owned());
-    }
-    let mut table =
-        Table::new(&[("PAYEE", Left), ("PAYER", Left), ("CHANNEL", Right), (&format!("PAID {}", unit.symbol), Right)]);
-    for Brought { receipt, paid } in brought {
-        let of = |part: &dyn Fn(ChannelId) -> String| receipt.map_or("-".to_owned(), |receipt| part(receipt.channel()));
-        let paid = paid.map_or_else(|why| format!("no: {why}"), |paid| paid.display(unit.decimals).to_string());
-        table.row([
-            of(&|channel| channel.payee.to_string()),
-            of(&|channel| channel.payer.to_string()),
-            of(&|channel| channel.nonce.to_string()),
-            paid,
-        ]);
-    }
-    Ok(table.render())
-}
-
-const REDEEMED_BEFORE: &str = "redeemed before";
-
-fn refused(refusal: &Refusal) -> String {
-    let before = matches!(refusal, Refusal::ReceiptAlreadyRedeemed { .. } | Refusal::TotalWentBackwards { .. });
-    if before { REDEEMED_BEFORE.to_owned() } else { format!("{refusal} ({})", refusal.rule()) }
-}
-
-fn read_receipt(text: &str, domain: &LedgerDomain) -> Result<Receipt, Box<Brought>> {
-    let bad = |why: &str| Box::new(Brought { receipt: None, paid: Err(why.to_owned()) });
-    let bytes = unhex(text).ok_or_else(|| bad("not hexadecimal"))?;
-    let receipt = Receipt::decode(&bytes).map_err(|error| bad(&error.to_string()))?;
-    let not_here = "not signed for this ledger, or altered".to_owned();
-    receipt.verify(domain).map_err(|_| Box::new(Brought { receipt: Some(receipt), paid: Err(not_here) }))
-}
-
-/// The texts of all receipts in a file that `waybill receipts --json` wrote.
-fn read_receipts(path: &Path) -> Result<Vec<String>, Failure> {
-    let bad =
-        |why: String, next: &str| Failure::new(format!("cannot read receipts from {}: {why}", path.display()), next);
-    let anew = "write it anew with `waybill receipts --json`";
-    let file = File::open(path).map_err(|error| bad(error.to_string(), "name the file with --receipts"))?;
-    let mut text = String::new();
-    // Not by its length: a pipe says that it has none.
-    file.take(RECEIPTS_FILE_MAX + 1).read_to_string(&mut text).map_err(|error| bad(error.to_string(), anew))?;
-    if u64::try_from(text.len()).is_ok_and(|length| length > RECEIPTS_FILE_MAX) {
-        return Err(bad("too long for a file of receipts".to_owned(), anew));
-    }
-    let file: Receipts = serde_json::from_str(&text).map_err(|error| bad(error.to_string(), anew))?;
-    let own = file.receipts.into_iter().filter_map(|line| line.receipt);
-    Ok(own.chain(file.keeping.into_iter().map(|line| line.receipt)).collect())
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digit = |byte: &u8| char::from(*byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let pair = |pair: &[u8]| match pair {
-        [high, low] => Some(digit(high)? << 4 | digit(low)?),
-        _ => None,
-    };
-    text.as_bytes().chunks(2).map(pair).collect()
 }
 
 fn show(arguments: &Look) -> Result<String, Failure> {
@@ -613,15 +328,12 @@ fn with_sources(error: &dyn StdError) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::path::Path;
 
-    #[test]
-    fn hexadecimal_is_read_and_nothing_else() {
-        assert_eq!(unhex("00fFa5"), Some(vec![0, 0xff, 0xa5]));
-        for bad in ["0", "0g", "+1", "é0"] {
-            assert_eq!(unhex(bad), None);
-        }
-    }
+    use metering::NodeId;
+
+    use super::place::{Acting, Writing};
+    use super::*;
 
     fn key(path: &Path) -> NodeId {
         identity::load_or_create(path).unwrap().node_id()
@@ -652,7 +364,7 @@ mod tests {
 
         let to = key(&directory.path().join("attic.key"));
         let mint = |treasurer: &Path, amount: &str, json| {
-            execute(&Command::Mint(Mint {
+            execute(&Command::Mint(money::Mint {
                 acting: Acting::file(&path),
                 treasurer: treasurer.to_owned(),
                 to,
@@ -687,7 +399,7 @@ mod tests {
         let hilltop = story::Hilltop::founded_at(ledger_client::UnixTime::from_seconds(1000));
         let mint = |accept_time| {
             let writing = Writing { accept_time, ..Writing::file(&hilltop.path) };
-            execute(&Command::Mint(Mint {
+            execute(&Command::Mint(money::Mint {
                 acting: Acting { writing, account: None },
                 treasurer: hilltop.key("treasurer"),
                 to: hilltop.account("attic"),

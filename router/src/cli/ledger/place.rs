@@ -103,7 +103,7 @@ pub(crate) enum Opened {
 
 impl Place {
     #[cfg(test)]
-    pub(super) fn file(path: &std::path::Path) -> Self {
+    pub(super) fn file(path: &Path) -> Self {
         Self { path: Some(path.to_owned()), url: None, ledger_key: None, authorities: None, state: None }
     }
 
