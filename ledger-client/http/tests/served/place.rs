@@ -92,6 +92,7 @@ pub(crate) fn settings() -> Settings {
         per_key: plenty,
         patience: Duration::from_secs(2),
         readers: 2,
+        ..Settings::default()
     }
 }
 
