@@ -276,7 +276,7 @@ mod tests {
         let mut ledger = ledger.signed_by(old.clone());
         let before = ledger.open_channel(bob.node_id(), tokens(10)).unwrap();
         // Her first order opened a channel.
-        let consent = ledger_core::signer::consent(&new, &genesis.domain(), alice, 2);
+        let consent = consent(&new, &genesis.domain(), alice, 2);
         ledger.order(Command::ChangeSigner { signer: new.node_id(), consent }).unwrap();
         let mut ledger = ledger.acting_for(alice, new.clone());
         let after = ledger.open_channel(bob.node_id(), tokens(10)).unwrap();
