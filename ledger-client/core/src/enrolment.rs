@@ -127,7 +127,7 @@ mod tests {
         for at in PREFIX.len()..text.len() {
             let mut other = text.clone();
             other.replace_range(at..=at, if text[at..].starts_with('A') { "B" } else { "A" });
-            assert_eq!(other.parse::<Code>(), Err(CodeError::Malformed), "{other}");
+            assert!(other.parse::<Code>().is_err(), "{other}");
         }
         assert_eq!(text[..text.len() - 4].parse::<Code>(), Err(CodeError::Malformed));
         assert_eq!("waybill-voucher1:AAAA".parse::<Code>(), Err(CodeError::NotACode));

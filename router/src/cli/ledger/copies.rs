@@ -58,6 +58,9 @@ pub(crate) struct Export {
     /// Where the log goes: a new file, or - for standard output
     #[arg(long, value_name = "FILE|-", default_value = "-")]
     out: PathBuf,
+    /// Print one JSON object that says how much was written to the file
+    #[arg(long, requires = "out")]
+    json: bool,
 }
 
 fn entries(count: u64) -> String {
@@ -158,7 +161,7 @@ fn not_restored(error: &RestoreError) -> Failure {
     Failure::new(with_sources(error), next)
 }
 
-pub(super) fn export(Export { path, out }: &Export) -> Result<String, Failure> {
+pub(super) fn export(Export { path, out, json }: &Export) -> Result<String, Failure> {
     let mut ledger = Embedded::open(path, system_clock()).map_err(|error| failure(error.into()))?;
     let not_written = |error: &io::Error| {
         let cause = format!("cannot write {}: {}", out.display(), plain(error));
@@ -176,6 +179,10 @@ pub(super) fn export(Export { path, out }: &Export) -> Result<String, Failure> {
     let file = new.map_err(|error| not_written(&error))?;
     let head = ledger.export(&mut BufWriter::new(&file)).map_err(failed)?;
     file.sync_all().map_err(|error| not_written(&error))?;
+    if *json {
+        let object = json!({ "path": out.display().to_string(), "entries": head.size, "root": head.root.to_string() });
+        return Ok(format!("{object:#}\n"));
+    }
     Ok(format!("wrote {} to {}; root {}\n", entries(head.size), out.display(), head.root))
 }
 
@@ -231,7 +238,7 @@ mod tests {
         };
         assert!(restores("new").unwrap().contains("every rule was kept"));
         assert!(restores("new").unwrap_err().to_string().contains("move it away first"));
-        export(&Export { path: file("new"), out: file("log") }).unwrap();
+        export(&Export { path: file("new"), out: file("log"), json: false }).unwrap();
         assert_eq!(audit(&file("log")).unwrap().1.size, 2);
         let cut = std::fs::read_to_string(file("log")).unwrap();
         std::fs::write(file("cut"), &cut[..cut.len() - 2]).unwrap();
