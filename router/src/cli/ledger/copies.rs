@@ -85,10 +85,10 @@ pub(super) fn backup(Backup { path, to, json }: &Backup) -> Result<String, Failu
 }
 
 fn not_copied(error: EmbeddedError) -> Failure {
-    match error {
-        EmbeddedError::DiskFull { .. } => Failure::new(error, "make room there, or name a file on another disk"),
-        other => failure(Error::from(other)),
+    if let EmbeddedError::DiskFull { .. } = error {
+        return Failure::new(error, "make room there, or name a file on another disk");
     }
+    failure(Error::from(error))
 }
 
 /// Says how far it is, to a person who has waited for two seconds.
