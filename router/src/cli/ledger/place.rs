@@ -43,7 +43,7 @@ pub(crate) struct Writing {
     #[command(flatten)]
     pub(super) place: Place,
     /// The machine's clock is right, although the ledger's newest entry is more than 400 days older
-    #[arg(long, requires = "path")]
+    #[arg(long, conflicts_with = "url")]
     pub(super) accept_time: bool,
 }
 

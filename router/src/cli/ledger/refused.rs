@@ -60,7 +60,7 @@ pub(super) fn said(refusal: &Refusal, unit: &Unit) -> String {
 fn next_step(refusal: &Refusal) -> &'static str {
     match refusal {
         Refusal::OrderSignatureInvalid { .. } => {
-            "name the key file that signs for it; `waybill ledger account` shows the key, where it was changed"
+            "name the key file that signs for it; `waybill ledger member show` says so where it was changed"
         }
         Refusal::NotTreasurer { .. } => {
             "only the key the ledger was created with does this; name its file with --treasurer"
