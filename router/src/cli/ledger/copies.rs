@@ -136,7 +136,7 @@ pub(super) fn restore(arguments: &Restore) -> Result<String, Failure> {
 
 fn read_checkpoint(path: &Path, key: &LogKey) -> Result<Head, Failure> {
     let bad = |why: String| {
-        let next = "name a file with what the ledger answers at /v1/checkpoint, or a router's `checkpoint` in its state directory";
+        let next = "name a file with what the ledger answers at /v1/checkpoint, or the `checkpoint` that a router or `waybill ledger` keeps of it";
         Failure::new(format!("{} is no checkpoint of this ledger: {why}", path.display()), next)
     };
     let text = std::fs::read_to_string(path).map_err(|error| bad(plain(&error)))?;

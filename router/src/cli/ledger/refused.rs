@@ -1,6 +1,6 @@
 //! What went wrong, in words of people, and what they can do about it.
 
-use ledger_client::{EmbeddedError, Error, Refusal};
+use ledger_client::{EmbeddedError, Error, Refusal, RemoteError};
 
 use super::with_sources;
 use crate::cli::Failure;
@@ -22,9 +22,26 @@ pub(super) fn failure(error: Error) -> Failure {
         Error::Unavailable(unavailable) if clock_is_ahead(unavailable.reason.as_ref()) => CLOCK_IS_AHEAD,
         Error::Unavailable(unavailable) if unavailable.retry => "try again in a moment",
         Error::NoKey => "name the key file of the account that this is done for",
-        Error::Unavailable(_) => "name the ledger's file with --path; `waybill ledger create` makes a new one",
+        Error::Unavailable(unavailable) => match unavailable.reason.downcast_ref() {
+            Some(remote) => served_step(remote),
+            None => "name the ledger's file with --path; `waybill ledger create` makes a new one",
+        },
     };
     Failure::new(with_sources(&error), next)
+}
+
+/// What to do where a served ledger, or what is kept of it here, cannot be used.
+const fn served_step(error: &RemoteError) -> &'static str {
+    match error {
+        RemoteError::Client(_) => "see whether --url is right; if it is, tell whoever serves the ledger",
+        RemoteError::OtherLedger { .. } => "name the --url and the --ledger-key that `waybill ledger serve` says there",
+        RemoteError::Contradiction { .. } => {
+            "do not pay or accept anything on it until other members have compared what they see"
+        }
+        RemoteError::InUse { .. } => "wait for the other program, or name another directory with --state",
+        RemoteError::Io { .. } => "name a directory that may be written to with --state",
+        RemoteError::Damaged { .. } => "move that file away, or name another directory with --state",
+    }
 }
 
 const CLOCK_IS_AHEAD: &str = "look at `date`; if it is right, do the same with --accept-time; if not, set the clock first: an entry \

@@ -19,6 +19,7 @@ use crate::cli::table::Side::{Left, Right};
 use crate::cli::table::{Table, money};
 use crate::config::Amount;
 use crate::control::Unit;
+use crate::identity::plain;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Voucher {
@@ -188,12 +189,8 @@ fn new_file(path: &Path) -> Result<File, Failure> {
         } else {
             "name a file in a directory that exists and may be written to"
         };
-        Failure::new(format!("cannot make {}: {}", path.display(), identity_plain(&error)), next)
+        Failure::new(format!("cannot make {}: {}", path.display(), plain(&error)), next)
     })
-}
-
-fn identity_plain(error: &io::Error) -> String {
-    crate::identity::plain(error)
 }
 
 /// A secret of the machine's own, and the account that it is the key of.
