@@ -26,8 +26,8 @@ pub struct Code {
 /// Why a code is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum CodeError {
-    /// It does not start with `waybill-enrolment1:` and go on in base64url.
-    #[error("an enrolment code starts with `{PREFIX}` and goes on in base64url")]
+    /// It does not start with `waybill-enrolment1:`.
+    #[error("an enrolment code starts with `{PREFIX}`")]
     NotACode,
     /// A character of it is not what was written down.
     #[error("the enrolment code is not whole, or has a wrong character")]
@@ -94,7 +94,7 @@ impl FromStr for Code {
 
     fn from_str(text: &str) -> Result<Self, CodeError> {
         let body = text.strip_prefix(PREFIX).ok_or(CodeError::NotACode)?;
-        let bytes = URL_SAFE_NO_PAD.decode(body).map_err(|_| CodeError::NotACode)?;
+        let bytes = URL_SAFE_NO_PAD.decode(body).map_err(|_| CodeError::Malformed)?;
         read(&bytes).filter(|code| code.to_string() == text).ok_or(CodeError::Malformed)
     }
 }
@@ -127,7 +127,7 @@ mod tests {
         for at in PREFIX.len()..text.len() {
             let mut other = text.clone();
             other.replace_range(at..=at, if text[at..].starts_with('A') { "B" } else { "A" });
-            assert!(other.parse::<Code>().is_err(), "{other}");
+            assert_eq!(other.parse::<Code>(), Err(CodeError::Malformed), "{other}");
         }
         assert_eq!(text[..text.len() - 4].parse::<Code>(), Err(CodeError::Malformed));
         assert_eq!("waybill-voucher1:AAAA".parse::<Code>(), Err(CodeError::NotACode));
