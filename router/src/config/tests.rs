@@ -43,7 +43,17 @@ fn the_example_is_a_config_as_it_stands_and_with_everything_switched_on() {
     assert_eq!(bare.node.name, "attic");
     assert!(bare.quic.is_none() && bare.ledger.is_none() && bare.peers.is_empty() && bare.leaves.is_empty());
 
-    let full = parse(&everything_switched_on()).unwrap();
+    // A ledger is in a file or served.
+    let without = |keys: &[&str]| {
+        let text = everything_switched_on();
+        let said = |line: &&str| !keys.iter().any(|key| line.starts_with(&format!("{key} = ")));
+        parse(&text.lines().filter(said).collect::<Vec<_>>().join("\n")).unwrap()
+    };
+    let served = without(&["path"]).ledger.map(|ledger| ledger.place);
+    assert!(matches!(&served, Some(LedgerPlace::Served(place)) if place.founding.is_some()), "{served:?}");
+    assert_eq!(refused(&everything_switched_on()).len(), 1, "which of both is meant is not guessed");
+
+    let full = without(&["url", "key", "founding", "authorities"]);
     assert_eq!(full.peers.len(), 2);
     assert_eq!(full.peers[0].card, *identity(1).card());
     assert_eq!(full.peers[1].link, LinkKind::Quic);
@@ -303,7 +313,7 @@ fn a_small_build_refuses_the_tables_it_cannot_honour() {
         refused(small),
         [
             "line 3, column 2: [quic]: this waybill was built without QUIC links",
-            "line 5, column 2: [ledger]: this waybill was built without the embedded ledger",
+            "line 5, column 2: [ledger]: this waybill was built without a ledger",
         ]
     );
 }
