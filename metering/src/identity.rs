@@ -421,6 +421,33 @@ impl FromStr for NodeId {
     }
 }
 
+/// DER before the 32 bytes of an Ed25519 public key in a `SubjectPublicKeyInfo` (RFC 8410, section 4).
+const SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+
+/// DER before the 32 bytes of an Ed25519 secret in a PKCS #8 `OneAsymmetricKey` (RFC 8410, section 7).
+const PKCS8_PREFIX: [u8; 16] =
+    [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
+
+impl TlsKey {
+    /// The key as a `SubjectPublicKeyInfo` in DER, its one encoding.
+    #[must_use]
+    pub fn spki(&self) -> Vec<u8> {
+        [&SPKI_PREFIX[..], &self.0].concat()
+    }
+
+    /// Reads what [`TlsKey::spki`] writes; everything else is refused.
+    #[must_use]
+    pub fn from_spki(der: &[u8]) -> Option<Self> {
+        der.strip_prefix(&SPKI_PREFIX)?.try_into().ok().map(Self)
+    }
+
+    /// A secret (RFC 8032, section 5.1.5) as a PKCS #8 `OneAsymmetricKey` in DER, as TLS takes it.
+    #[must_use]
+    pub fn pkcs8(secret: &[u8; 32]) -> Zeroizing<Vec<u8>> {
+        Zeroizing::new([&PKCS8_PREFIX[..], secret].concat())
+    }
+}
+
 impl fmt::Display for WireguardKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&STANDARD.encode(self.0))
@@ -795,5 +822,15 @@ mod tests {
         for wrong in ["", "AAAA", "rM2RfSHZSzTjSWL/CIP5AUU/5Yf47+DCK25IfXCITyd=", "?"] {
             assert_eq!(wrong.parse::<WireguardKey>(), Err(ParseError::NotAWireguardKey));
         }
+    }
+
+    #[test]
+    fn a_tls_key_of_another_kind_is_refused() {
+        let key = TlsKey([1; 32]);
+        assert_eq!(TlsKey::from_spki(&key.spki()), Some(key));
+        assert_eq!(TlsKey::from_spki(&key.spki()[..43]), None);
+        assert_eq!(TlsKey::from_spki(&[&key.spki()[..], &[0]].concat()), None);
+        assert_eq!(TlsKey::from_spki(&[]), None);
+        assert_eq!(TlsKey::from_spki(&[0x30; 44]), None);
     }
 }

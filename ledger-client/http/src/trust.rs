@@ -17,20 +17,13 @@ use rustls::version::TLS13;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, PeerIncompatible, SignatureScheme};
 use sha2::{Digest, Sha256};
 
-/// DER before the 32 bytes of an Ed25519 public key in a `SubjectPublicKeyInfo` (RFC 8410, section 4).
-const SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
-
 /// The protocol both sides name (RFC 7301).
 pub(crate) const ALPN: &[u8] = b"http/1.1";
 
 /// The hash of the key, as `curl --pinnedpubkey` takes it (RFC 7469, section 2.4).
 #[must_use]
 pub fn pin_text(key: &TlsKey) -> String {
-    format!("sha256//{}", STANDARD.encode(Sha256::digest(spki(key))))
-}
-
-fn spki(key: &TlsKey) -> Vec<u8> {
-    [&SPKI_PREFIX[..], &key.0].concat()
+    format!("sha256//{}", STANDARD.encode(Sha256::digest(key.spki())))
 }
 
 /// How a client dials a ledger whose TLS key is `key`, whatever its certificate says besides.
@@ -39,7 +32,7 @@ fn spki(key: &TlsKey) -> Vec<u8> {
 /// [`Error`], where TLS 1.3 cannot be had.
 pub fn pinned(key: &TlsKey) -> Result<ClientConfig, Error> {
     let provider = Arc::new(ring::default_provider());
-    let pin = Pin { spki: spki(key), provider: provider.clone() };
+    let pin = Pin { spki: key.spki(), provider: provider.clone() };
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
@@ -99,13 +92,8 @@ mod own {
     use rcgen::{CertificateParams, DnType, KeyPair};
     use rustls::ServerConfig;
     use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
-    use zeroize::Zeroizing;
 
-    use super::{ALPN, Arc, CertificateDer, TLS13, ring};
-
-    /// DER before the 32 bytes of an Ed25519 seed in a PKCS #8 `OneAsymmetricKey` (RFC 8410, section 7).
-    const PKCS8_PREFIX: [u8; 16] =
-        [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
+    use super::{ALPN, Arc, CertificateDer, TLS13, TlsKey, ring};
 
     /// Why a server has no TLS.
     #[derive(Debug, thiserror::Error)]
@@ -127,7 +115,7 @@ mod own {
     /// # Errors
     /// [`TlsError`]
     pub fn self_signed(secret: &[u8; 32]) -> Result<ServerConfig, TlsError> {
-        let pkcs8 = Zeroizing::new([&PKCS8_PREFIX[..], secret].concat());
+        let pkcs8 = TlsKey::pkcs8(secret);
         let pair = KeyPair::try_from(&PrivatePkcs8KeyDer::from(&pkcs8[..]))?;
         let mut parameters = CertificateParams::new(vec!["waybill-ledger".to_owned()])?;
         parameters.distinguished_name.push(DnType::CommonName, "waybill-ledger");
