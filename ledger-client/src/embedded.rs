@@ -4,10 +4,8 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use ledger_core::{Channel, Command, Entry, Event, Genesis, Head, Refusal, Request, Totals, UnixTime};
-use ledger_embedded::{
-    Account, Audit, Clock, CreateError, Error as FileError, ExportError, MAX_PAGE, Progress, RestoreError,
-};
+use ledger_core::{Account, Channel, Command, Entry, Event, Genesis, Head, Refusal, Request, Totals, UnixTime};
+use ledger_embedded::{Audit, Clock, CreateError, Error as FileError, ExportError, MAX_PAGE, Progress, RestoreError};
 use metering::{AccountKey, ChannelId, Close, NodeId, Receipt, Tokens};
 
 use crate::{Error, Ledger, Unavailable, Verdict};

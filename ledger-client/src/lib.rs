@@ -1,23 +1,14 @@
 //! A community's ledger, whichever engine keeps it.
 //!
 //! [`Ledger`] is the trait to program against. With the feature `embedded` (the default), [`Embedded`] keeps it in an
-//! SQLite file of this machine, and signs what an account orders.
+//! SQLite file of this machine, and signs what an account orders. With `remote`, [`Remote`] acts on one that another machine
+//! serves, and with `serve` this machine is the one ([`server`]).
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "embedded")]
 mod embedded;
 #[cfg(feature = "remote")]
 mod remote;
-
-/// Serving a ledger's file to others.
-#[cfg(feature = "serve")]
-pub mod server {
-    pub use ledger_http::server::{Places, Rate, ServeError, Server, Settings};
-    pub use ledger_http::trust::{TlsError, certified, self_signed};
-}
-
-/// The public key of a ledger: it signs checkpoints, and is named after the ledger.
-pub type LogKey = ledger_core::note::NoteKey<ledger_core::note::Log>;
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -38,13 +29,13 @@ pub use ledger_core::share::{Holding, Pool};
 pub use ledger_core::signer::consent;
 pub use ledger_core::voucher::Paper;
 pub use ledger_core::{
-    Channel, Command, Entry, Event, Genesis, GenesisError, Head, Phase, Refusal, Request, Totals, UnixTime,
+    Account, Channel, Command, Entry, Event, Genesis, GenesisError, Head, Phase, Refusal, Request, Totals, UnixTime,
 };
 pub use ledger_core::{Records, State};
 #[cfg(feature = "embedded")]
 pub use ledger_embedded::{
-    Account, Audit, Clock, CreateError, Error as EmbeddedError, ExportError, Progress, RestoreError,
-    Verdict as FileVerdict, audit_export,
+    Audit, Clock, CreateError, Error as EmbeddedError, ExportError, Progress, RestoreError, Verdict as FileVerdict,
+    audit_export,
 };
 #[cfg(feature = "remote")]
 pub use ledger_http::client::{Address, AddressError};
@@ -52,6 +43,16 @@ pub use ledger_http::client::{Address, AddressError};
 pub use ledger_http::trust::pin_text;
 #[cfg(feature = "remote")]
 pub use remote::{Remote, RemoteError, Served};
+
+/// Serving a ledger's file to others.
+#[cfg(feature = "serve")]
+pub mod server {
+    pub use ledger_http::server::{Places, Rate, ServeError, Server, Settings};
+    pub use ledger_http::trust::{TlsError, certified, self_signed};
+}
+
+/// The public key of a ledger: it signs checkpoints, and is named after the ledger.
+pub type LogKey = ledger_core::note::NoteKey<ledger_core::note::Log>;
 
 /// A ledger: accounts, channels, and the log of what happened to them.
 ///

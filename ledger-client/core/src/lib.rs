@@ -30,6 +30,7 @@ pub mod registry;
 pub mod role;
 pub mod rules;
 pub mod share;
+pub mod shown;
 pub mod signer;
 pub mod state;
 #[cfg(test)]
@@ -48,6 +49,7 @@ pub use presented::Presented;
 pub use records::{Records, Totals};
 pub use refusal::Refusal;
 pub use rules::{ExecuteError, MAX_SUPPLY, channel_signer, execute, execute_presented};
+pub use shown::{Account, ChannelRecord};
 pub use state::{ReplayError, State};
 pub use sums::Sums;
 pub use time::UnixTime;

@@ -31,7 +31,7 @@ pub use audit::{Audit, Difference, Verdict};
 pub use copy::{Progress, RestoreError};
 pub use error::{CreateError, Error};
 pub use export::{ExportError, audit_export};
-pub use look::{Account, SignedChannel, Standing};
+pub use look::Standing;
 pub use writer::{Answers, MAX_COMMIT, MAX_WAITING, WriteError, Writer};
 
 use transaction::Transaction;

@@ -1,13 +1,11 @@
 //! What a server tells of a ledger, each read in one transaction: how it stands, what stands under an account.
 
 use ledger_core::fact::Fact;
-use ledger_core::membership::Membership;
-use ledger_core::registry::{Listing, Registration};
+use ledger_core::registry::Listing;
 use ledger_core::role::{Held, Role};
-use ledger_core::share::Pool;
 use ledger_core::signer::Signer;
-use ledger_core::{Channel, ExecuteError, Head, Records, Totals, UnixTime, channel_signer};
-use metering::{ChannelId, NodeId, Tokens};
+use ledger_core::{Account, Channel, ChannelRecord, ExecuteError, Head, Records, Totals, UnixTime, channel_signer};
+use metering::{ChannelId, NodeId};
 
 use crate::error::{Error, Fault};
 use crate::transaction::Transaction;
@@ -22,36 +20,6 @@ pub struct Standing {
     pub time: UnixTime,
     /// Where all tokens are.
     pub totals: Totals,
-}
-
-/// All that stands under an account.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Account {
-    /// What it holds.
-    pub balance: Tokens,
-    /// The number of its newest order.
-    pub sequence: u64,
-    /// The account that its signing key would be of.
-    pub signer: NodeId,
-    /// Whether it belongs to the community.
-    pub membership: Option<Membership>,
-    /// What the treasurer has it do.
-    pub roles: Vec<Role>,
-    /// What it says it runs.
-    pub registration: Option<Registration>,
-    /// What its shares have earned.
-    pub shares: Option<Pool>,
-}
-
-/// A channel's record, and whose key signs receipts on it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SignedChannel {
-    /// Which.
-    pub id: ChannelId,
-    /// The account that the key would be of.
-    pub signer: NodeId,
-    /// The record.
-    pub channel: Channel,
 }
 
 impl Embedded {
@@ -76,6 +44,7 @@ impl Embedded {
                 }
             }
             Ok(Account {
+                account,
                 balance: records.balance(account)?,
                 sequence: records.sequence(account)?,
                 signer: fact::<Signer>(records, &account)?.map_or(account, |Signer(signer)| signer),
@@ -91,7 +60,7 @@ impl Embedded {
     ///
     /// # Errors
     /// [`Error`]
-    pub fn signed_channel(&mut self, id: ChannelId) -> Result<Option<SignedChannel>, Error> {
+    pub fn signed_channel(&mut self, id: ChannelId) -> Result<Option<ChannelRecord>, Error> {
         self.read(|records| match records.channel(id)? {
             Some(channel) => Ok(Some(signed(records, id, channel)?)),
             None => Ok(None),
@@ -108,7 +77,7 @@ impl Embedded {
         account: NodeId,
         after: Option<ChannelId>,
         limit: usize,
-    ) -> Result<Vec<SignedChannel>, Error> {
+    ) -> Result<Vec<ChannelRecord>, Error> {
         self.read(|records| {
             let page = records.channels_behind(account, after, limit.min(MAX_PAGE))?;
             page.into_iter().map(|(id, channel)| signed(records, id, channel)).collect()
@@ -116,9 +85,9 @@ impl Embedded {
     }
 }
 
-fn signed(records: &Transaction<'_>, id: ChannelId, channel: Channel) -> Result<SignedChannel, Fault> {
-    match channel_signer(records, id) {
-        Ok(signer) => Ok(SignedChannel { id, signer, channel }),
+fn signed(records: &Transaction<'_>, channel: ChannelId, record: Channel) -> Result<ChannelRecord, Fault> {
+    match channel_signer(records, channel) {
+        Ok(signer) => Ok(ChannelRecord { channel, signer, record }),
         Err(ExecuteError::Records(fault)) => Err(fault),
         Err(error) => Err(Fault::Damaged(format!("who signs on a channel: {error}"))),
     }

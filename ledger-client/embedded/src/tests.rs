@@ -971,8 +971,8 @@ fn pages_of_channels_leave_none_out_and_repeat_none() {
                 let page = ledger.channels_page(id(who), after, limit).unwrap();
                 assert!(page.len() <= limit);
                 let Some(last) = page.last() else { break };
-                after = Some(last.id);
-                paged.extend(page.iter().map(|found| (found.id, found.channel)));
+                after = Some(last.channel);
+                paged.extend(page.iter().map(|found| (found.channel, found.record)));
             }
             assert_eq!(paged, all, "pages of {limit}");
         }
@@ -982,7 +982,7 @@ fn pages_of_channels_leave_none_out_and_repeat_none() {
                 let after = ChannelId { payer: start.0, payee: start.1, nonce };
                 let page = ledger.channels_page(id(who), Some(after), 100).unwrap();
                 let behind: Vec<_> = all.iter().filter(|(id, _)| *id > after).copied().collect();
-                assert_eq!(page.iter().map(|found| (found.id, found.channel)).collect::<Vec<_>>(), behind);
+                assert_eq!(page.iter().map(|found| (found.channel, found.record)).collect::<Vec<_>>(), behind);
             }
         }
     }

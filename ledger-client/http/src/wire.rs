@@ -19,13 +19,10 @@
 //!
 //! Anything else than a 200 has a [`Problem`] (RFC 9457) for a body.
 
-use ledger_core::membership::Membership;
-use ledger_core::registry::Registration;
-use ledger_core::role::Role;
-use ledger_core::share::Pool;
-use ledger_core::{Channel, Entry, EntryError, Event, Hash, Head, Refusal, Totals, UnixTime};
+pub use ledger_core::{Account, ChannelRecord};
+use ledger_core::{Entry, EntryError, Event, Hash, Head, Refusal, Totals, UnixTime};
 use metering::json::{from_text, hex_text, read_hex};
-use metering::{ChannelId, LedgerDomain, NodeId, Tokens};
+use metering::{ChannelId, LedgerDomain, NodeId};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The most requests in a batch.
@@ -66,38 +63,6 @@ pub struct About {
     pub time: UnixTime,
     /// Where all tokens are.
     pub totals: Totals,
-}
-
-/// All that stands under an account. One that was never heard of has nothing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Account {
-    /// Which.
-    pub account: NodeId,
-    /// What it holds, besides what is locked.
-    pub balance: Tokens,
-    /// The number of its newest order; the next has one more.
-    pub sequence: u64,
-    /// The account that its signing key would be of: its own, until it changes its key.
-    pub signer: NodeId,
-    /// Whether it is taken into the community.
-    pub membership: Option<Membership>,
-    /// What the treasurer has it do.
-    pub roles: Vec<Role>,
-    /// What it says it runs.
-    pub registration: Option<Registration>,
-    /// What its shares have earned, where it has issued some.
-    pub shares: Option<Pool>,
-}
-
-/// A channel and its record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ChannelRecord {
-    /// Which.
-    pub channel: ChannelId,
-    /// The account of the key that signs receipts on it.
-    pub signer: NodeId,
-    /// The record.
-    pub record: Channel,
 }
 
 /// A page of the channels an account pays or is paid on, in order of their ids.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use hyper::body::Bytes;
 use ledger_core::note::{Log, NoteSigner};
 use ledger_core::{Entry, Genesis, Presented, Refusal, Request};
-use ledger_embedded::{Embedded, Error, Recorded, SignedChannel, WriteError, Writer};
+use ledger_embedded::{Embedded, Error, Recorded, WriteError, Writer};
 use metering::NodeId;
 use serde::Serialize;
 use tokio::sync::{Semaphore, oneshot};
@@ -15,8 +15,7 @@ use tokio::time::Instant;
 use super::routes::Question;
 use super::{Declined, Shared, page};
 use crate::wire::{
-    About, Account, ChannelRecord, Channels, Done, Entries, EntryRecord, Growth, Inclusion, MAX_BATCH, Outcome, Pair,
-    Problem, channel_path,
+    About, Channels, Done, Entries, EntryRecord, Growth, Inclusion, MAX_BATCH, Outcome, Pair, Problem, channel_path,
 };
 
 const JSON: &str = "application/json";
@@ -111,24 +110,19 @@ impl Ledger {
         match *question {
             Question::About => self.about(shared).await,
             Question::Checkpoint => Ok(Reply::ok(TEXT, self.checkpoint(shared).await?)),
-            Question::Account(account) => {
-                let found = self.read(shared, move |ledger| ledger.account(account)).await?;
-                let ledger_embedded::Account { balance, sequence, signer, membership, roles, registration, shares } =
-                    found;
-                Reply::json(&Account { account, balance, sequence, signer, membership, roles, registration, shares })
-            }
+            Question::Account(account) => Reply::json(&self.read(shared, move |ledger| ledger.account(account)).await?),
             Question::Channels { account, after, limit } => {
                 let limit = limit.min(MAX_CHANNELS);
                 let page = self.read(shared, move |ledger| ledger.channels_page(account, after, limit)).await?;
-                let next = page.last().filter(|_| page.len() == limit).map(|last| channel_path(&last.id));
-                Reply::json(&Channels { channels: page.into_iter().map(record).collect(), next })
+                let next = page.last().filter(|_| page.len() == limit).map(|last| channel_path(&last.channel));
+                Reply::json(&Channels { channels: page, next })
             }
             Question::Pair { payer, payee } => {
                 let latest_nonce = self.read(shared, move |ledger| ledger.latest_nonce(payer, payee)).await?;
                 Reply::json(&Pair { latest_nonce })
             }
             Question::Channel(id) => match self.read(shared, move |ledger| ledger.signed_channel(id)).await? {
-                Some(channel) => Reply::json(&record(channel)),
+                Some(channel) => Reply::json(&channel),
                 None => Err(Problem::new(404, "UnknownChannel", "this channel was never opened").into()),
             },
             Question::Entries { from, limit } => {
@@ -318,10 +312,6 @@ impl Shared {
 /// Whose key signed an order. What anybody may bring, such as a receipt, is nobody's: who copies it must use up no other's rate.
 fn orderer(presented: &Presented) -> Option<NodeId> {
     matches!(presented.request(), Request::Order(_)).then(|| presented.signer()).flatten()
-}
-
-fn record(SignedChannel { id, signer, channel }: SignedChannel) -> ChannelRecord {
-    ChannelRecord { channel: id, signer, record: channel }
 }
 
 fn entry(Recorded { number, entry }: Recorded) -> EntryRecord {

@@ -186,18 +186,7 @@ impl Opened {
     pub(super) fn account(&mut self, account: NodeId) -> Result<Account, Failure> {
         match self {
             Self::File(file) => file.account(account).map_err(failure),
-            Self::Served(served) => {
-                let told = served.account(account).map_err(|error| failure(error.into()))?;
-                Ok(Account {
-                    balance: told.balance,
-                    sequence: told.sequence,
-                    signer: told.signer,
-                    membership: told.membership,
-                    roles: told.roles,
-                    registration: told.registration,
-                    shares: told.shares,
-                })
-            }
+            Self::Served(served) => served.account(account).map_err(|error| failure(error.into())),
         }
     }
 
