@@ -39,8 +39,17 @@ struct Inside {
 pub(super) struct Place {
     gate: Arc<Gate>,
     owner: IpAddr,
-    state: Mutex<Option<u64>>,
+    state: Mutex<State>,
     leave: Arc<Notify>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Since this turn.
+    Quiet(u64),
+    Busy,
+    /// Its place was given away while it was quiet: it goes, and is nobody's to send away a second time.
+    Leaving,
 }
 
 impl Gate {
@@ -69,7 +78,7 @@ impl Gate {
         let leave = Arc::new(Notify::new());
         let turn = inside.now_quiet(&leave);
         drop(inside);
-        Some(Place { gate: self.clone(), owner, state: Mutex::new(Some(turn)), leave })
+        Some(Place { gate: self.clone(), owner, state: Mutex::new(State::Quiet(turn)), leave })
     }
 
     /// How many are connected.
@@ -90,8 +99,9 @@ impl Place {
     /// A question has come, whole.
     pub(super) fn busy(&self) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(turn) = state.take() {
-            self.gate.lock().quiet.remove(&turn);
+        if let State::Quiet(turn) = *state {
+            let was_there = self.gate.lock().quiet.remove(&turn).is_some();
+            *state = if was_there { State::Busy } else { State::Leaving };
         }
     }
 
@@ -99,7 +109,9 @@ impl Place {
     pub(super) fn quiet(&self) {
         self.busy();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        *state = Some(self.gate.lock().now_quiet(&self.leave));
+        if let State::Busy = *state {
+            *state = State::Quiet(self.gate.lock().now_quiet(&self.leave));
+        }
     }
 
     /// Waits until this place is needed for another.
@@ -156,6 +168,22 @@ mod tests {
         assert_eq!(gate.lock().quiet.len(), 1);
         drop(third);
         assert_eq!((gate.taken(), gate.lock().quiet.len()), (0, 0));
+    }
+
+    #[test]
+    fn who_is_on_its_way_out_is_not_sent_away_for_a_second_time() {
+        let gate = Gate::new(Places { total: 2, per_owner: 9 });
+        let (first, second) = (gate.enter(ip(1)).unwrap(), gate.enter(ip(2)).unwrap());
+        let third = gate.enter(ip(3)).unwrap();
+        // The first is told to go in the moment in which it asks.
+        first.busy();
+        first.quiet();
+        let fourth = gate.enter(ip(4)).unwrap();
+        assert!(told_to_go(&first) && told_to_go(&second));
+        drop((first, second));
+        assert_eq!(gate.taken(), 2);
+        drop((third, fourth));
+        assert_eq!(gate.taken(), 0);
     }
 
     #[test]
