@@ -6,7 +6,7 @@ use std::time::Duration;
 use hyper::body::Bytes;
 use ledger_core::note::{Log, NoteSigner};
 use ledger_core::{Entry, Genesis, Presented, Refusal, Request};
-use ledger_embedded::{Embedded, Error, Recorded, WriteError, Writer};
+use ledger_embedded::{Answers, Embedded, Error, Recorded, WriteError, Writer};
 use metering::NodeId;
 use serde::Serialize;
 use tokio::sync::{Semaphore, oneshot};
@@ -58,7 +58,7 @@ pub(super) struct Ledger {
     genesis: Genesis,
     signer: NoteSigner<Log>,
     readers: Mutex<Vec<Embedded>>,
-    free: Semaphore,
+    free: Arc<Semaphore>,
     writer: Writer,
     /// Below this all entries' numbers are of entries that were there before.
     known: Mutex<u64>,
@@ -74,7 +74,7 @@ impl Ledger {
         readers: Vec<Embedded>,
         writer: Writer,
     ) -> Self {
-        let free = Semaphore::new(readers.len());
+        let free = Arc::new(Semaphore::new(readers.len()));
         let (readers, known) = (Mutex::new(readers), Mutex::new(size));
         Self { genesis, signer, readers, free, writer, known, checkpoint: Mutex::default() }
     }
@@ -94,13 +94,15 @@ impl Ledger {
         look: impl FnOnce(&mut Embedded) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Declined> {
         let stopped = || Declined::from(Problem::new(503, "Unavailable", "the ledger is being closed"));
-        let _free = self.free.acquire().await.map_err(|_| stopped())?;
+        let free = self.free.clone().acquire_owned().await.map_err(|_| stopped())?;
         let shared = shared.clone();
         let looked = tokio::task::spawn_blocking(move || {
             let readers = || shared.ledger.readers.lock().unwrap_or_else(PoisonError::into_inner);
             let mut reader = readers().pop()?;
             let looked = look(&mut reader);
             readers().push(reader);
+            // Not before it is back, also where who asked has gone and nobody waits for this.
+            drop(free);
             Some(looked)
         });
         looked.await.ok().flatten().ok_or_else(stopped)?.map_err(|error| unusable(&error))
@@ -222,13 +224,9 @@ impl Ledger {
         let presented = self.writer.present(request);
         let signer = orderer(&presented);
         shared.has_room(signer)?;
-        let before = self.known();
-        let mut answers = self.write(vec![presented]).await?;
+        let mut answers = self.write(vec![presented], shared).await?;
         match answers.pop() {
-            Some(Ok(recorded)) => {
-                self.count(shared, signer, before, &recorded);
-                Reply::json(&Done { entry: entry(recorded) })
-            }
+            Some(Ok(recorded)) => Reply::json(&Done { entry: entry(recorded) }),
             Some(Err(refusal)) => Err(Problem::refused(refusal).into()),
             None => Err(Problem::new(500, "InternalError", "a request was not answered").into()),
         }
@@ -248,20 +246,15 @@ impl Ledger {
         let held: Vec<_> = presented.iter().map(|presented| shared.has_room(orderer(presented)).err()).collect();
         let asked: Vec<_> =
             presented.into_iter().zip(&held).filter(|(_, held)| held.is_none()).map(|(one, _)| one).collect();
-        let signers: Vec<_> = asked.iter().map(orderer).collect();
-        let before = self.known();
-        let answers = if asked.is_empty() { Vec::new() } else { self.write(asked).await? };
-        let mut answers = signers.into_iter().zip(answers);
+        let answers = if asked.is_empty() { Vec::new() } else { self.write(asked, shared).await? };
+        let mut answers = answers.into_iter();
         let mut outcomes = Vec::with_capacity(held.len());
         for held in held {
             outcomes.push(match held {
                 Some(declined) => Outcome::Refused(declined.problem),
                 None => match answers.next() {
-                    Some((signer, Ok(recorded))) => {
-                        self.count(shared, signer, before, &recorded);
-                        Outcome::Done(entry(recorded))
-                    }
-                    Some((_, Err(refusal))) => {
+                    Some(Ok(recorded)) => Outcome::Done(entry(recorded)),
+                    Some(Err(refusal)) => {
                         shared.metrics.refused(refusal.rule());
                         Outcome::Refused(Problem::refused(refusal))
                     }
@@ -287,10 +280,24 @@ impl Ledger {
         }
     }
 
-    async fn write(&self, presented: Vec<Presented>) -> Result<Vec<Result<Recorded, Refusal>>, Declined> {
+    async fn write(
+        &self,
+        presented: Vec<Presented>,
+        shared: &Arc<Shared>,
+    ) -> Result<Vec<Result<Recorded, Refusal>>, Declined> {
         let (answer, answered) = oneshot::channel();
-        // Who asked may have gone; what it asked happens all the same.
-        self.writer.submit(presented, move |answers| drop(answer.send(answers))).map_err(|error| unwritten(&error))?;
+        let (signers, before): (Vec<_>, _) = (presented.iter().map(orderer).collect(), self.known());
+        let counting = shared.clone();
+        // Who asked may have gone; what it asked happens all the same, and is counted.
+        let done = move |answers: Answers| {
+            for (signer, answer) in signers.into_iter().zip(answers.iter().flatten()) {
+                if let Ok(recorded) = answer {
+                    counting.ledger.count(&counting, signer, before, recorded);
+                }
+            }
+            drop(answer.send(answers));
+        };
+        self.writer.submit(presented, done).map_err(|error| unwritten(&error))?;
         let lost = |_| Problem::new(500, "InternalError", "the ledger's writer has ended");
         answered.await.map_err(lost)?.map_err(|error| unwritten(&error))
     }
@@ -336,5 +343,89 @@ fn unwritten(error: &WriteError) -> Declined {
             Declined::later(503, "Overloaded", "more is asked than can be written; ask again", wait)
         }
         WriteError::Stopped => Declined::later(503, "Stopping", "the ledger is being closed; ask again", wait),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::sync_channel;
+
+    use ledger_core::{Command, Order, UnixTime};
+    use metering::{AccountKey, Tokens};
+
+    use super::super::{Rate, Server, Settings};
+    use super::*;
+
+    fn clock() -> ledger_embedded::Clock {
+        Box::new(UnixTime::default)
+    }
+
+    fn treasurer() -> AccountKey {
+        AccountKey::from_bytes(&[0xee; 32]).unwrap()
+    }
+
+    async fn served(directory: &tempfile::TempDir, settings: Settings) -> Arc<Shared> {
+        let path = directory.path().join("ledger");
+        let founder = treasurer().node_id();
+        let genesis = Genesis::new("Hilltop", "HILL", 6, founder, UnixTime::default(), [1; 16]).unwrap();
+        Embedded::create(&path, &genesis, clock()).unwrap();
+        let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+        let server = Server::bind(any, None, &path, clock, &[0x5e; 32], settings).await.unwrap();
+        server.shared.clone()
+    }
+
+    #[tokio::test]
+    async fn a_reader_whose_asker_has_gone_is_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let shared = served(&directory, Settings { readers: 1, ..Settings::default() }).await;
+        let (began, begun) = sync_channel::<()>(1);
+        let (release, released) = sync_channel::<()>(1);
+        let asking = {
+            let shared = shared.clone();
+            tokio::spawn(async move {
+                let slow = shared.ledger.read(&shared, move |_| {
+                    began.send(()).expect("the test waits");
+                    released.recv().expect("the test goes on");
+                    Ok(())
+                });
+                slow.await.is_ok()
+            })
+        };
+        tokio::task::spawn_blocking(move || begun.recv()).await.unwrap().unwrap();
+        // Who asked hangs up; the only reader is still busy with it.
+        asking.abort();
+        assert!(asking.await.unwrap_err().is_cancelled());
+        let mut next = Box::pin(shared.ledger.read(&shared, Embedded::head));
+        let waker = std::task::Waker::noop();
+        assert!(next.as_mut().poll(&mut std::task::Context::from_waker(waker)).is_pending());
+        release.send(()).unwrap();
+        assert_eq!(next.await.ok().map(|head| head.size), Some(1));
+    }
+
+    #[tokio::test]
+    async fn what_was_asked_is_counted_though_its_asker_has_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let per_key = Rate { per_second: 1, burst: 1 };
+        let shared = served(&directory, Settings { per_key, ..Settings::default() }).await;
+        let mint = |sequence| {
+            let command = Command::Mint { to: NodeId([1; 20]), amount: Tokens::new(1).unwrap() };
+            let domain = shared.ledger.genesis.domain();
+            let order = Order::sign(&treasurer(), &domain, treasurer().node_id(), sequence, command);
+            Request::Order(order.into_unverified())
+        };
+        let mut asked = Box::pin(shared.ledger.request(mint(1), &shared));
+        let waker = std::task::Waker::noop();
+        assert!(asked.as_mut().poll(&mut std::task::Context::from_waker(waker)).is_pending());
+        drop(asked);
+        // This waits behind it in the writer's queue; a refusal counts to nobody.
+        let behind = shared.ledger.request(mint(7), &shared).await;
+        let title = behind.err().map(|declined| declined.problem.title);
+        assert!(
+            title == Some("SequenceOutOfOrder".to_owned()) || title == Some("TooManyRequests".to_owned()),
+            "{title:?}"
+        );
+        assert_eq!(shared.ledger.read(&shared, Embedded::head).await.ok().map(|head| head.size), Some(2));
+        let next = shared.ledger.request(mint(2), &shared).await;
+        assert_eq!(next.err().map(|declined| declined.problem.status), Some(429));
     }
 }
