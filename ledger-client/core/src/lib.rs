@@ -7,7 +7,7 @@
 //! channels through [`Records`], so the SQLite store and the in-memory [`State`] of an auditor run the same ones.
 //!
 //! The crate is pure: no clock, file or randomness. Read it in this order: [`genesis`], [`channel`], [`voucher`], [`share`], [`signer`], [`role`],
-//! [`membership`], [`registry`], [`command`],
+//! [`membership`], [`registry`], [`shown`], [`command`],
 //! [`order`], [`presented`], [`rules`], [`refusal`], [`entry`], [`merkle`], [`state`], [`note`], [`checkpoint`].
 #![forbid(unsafe_code)]
 
