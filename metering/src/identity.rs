@@ -8,6 +8,7 @@ use std::str::FromStr;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use hkdf::Hkdf;
+use k256::ecdsa::hazmat::SignPrimitive;
 use k256::ecdsa::{SigningKey, VerifyingKey};
 use minicbor::{Decoder, decode, encode};
 use sha2::{Digest, Sha256};
@@ -234,13 +235,24 @@ impl AccountKey {
     /// If the one nonce RFC 6979 gives is out of range: a digest nobody will find.
     #[must_use]
     pub fn sign_digest(&self, digest: &Word) -> Signature {
+        self.sign_digest_with(digest, &[])
+    }
+
+    /// Signs a digest as [`AccountKey::sign_digest`] does, with something else that the nonce comes from too (RFC 6979,
+    /// section 3.6): each other `extra` gives another signature, as good as the first.
+    ///
+    /// # Panics
+    /// As [`AccountKey::sign_digest`].
+    #[must_use]
+    pub fn sign_digest_with(&self, digest: &Word, extra: &[u8]) -> Signature {
         let (signature, recovery) = self
             .signing
-            .sign_prehash_recoverable(digest)
+            .as_nonzero_scalar()
+            .try_sign_prehashed_rfc6979::<Sha256>(&(*digest).into(), extra)
             .expect("a 32-byte digest is long enough, and RFC 6979 nonces are in range");
         let mut bytes = [0; 65];
         bytes[..64].copy_from_slice(&signature.to_bytes());
-        bytes[64] = 27 + u8::from(recovery.is_y_odd());
+        bytes[64] = 27 + u8::from(recovery.is_some_and(|recovery| recovery.is_y_odd()));
         Signature(bytes)
     }
 }

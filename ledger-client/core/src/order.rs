@@ -13,7 +13,7 @@ use crate::registry::Registration;
 /// A command, numbered and signed (EIP-712, for one ledger) by the account in whose name it is done.
 ///
 /// An account's first order has sequence 1, and each further one the next number, so an order happens once. Sending the
-/// same order again is safe: the ledger answers with the entry it made the first time. An order that was refused has used
+/// same order again, to the last byte, is safe: the ledger answers with the entry it made the first time. An order that was refused has used
 /// up no number and stays good; who gives up on it lets another order have its number, [`Command::Skip`] if there is nothing
 /// else to order, and it can never happen.
 ///
@@ -40,7 +40,21 @@ impl Order {
     /// Signs a command in the name of `account`, whose signing key is `key`.
     #[must_use]
     pub fn sign(key: &AccountKey, domain: &LedgerDomain, account: NodeId, sequence: u64, command: Command) -> Self {
-        let signature = key.sign_digest(&digest(domain, account, sequence, &command));
+        Self::sign_with(key, domain, account, sequence, command, &[])
+    }
+
+    /// The same, told by `extra` from any other order of the same words: the signature is another one. Two programs that sign
+    /// for one account and do not know of each other draw it at random, so that each has an order of its own.
+    #[must_use]
+    pub fn sign_with(
+        key: &AccountKey,
+        domain: &LedgerDomain,
+        account: NodeId,
+        sequence: u64,
+        command: Command,
+        extra: &[u8],
+    ) -> Self {
+        let signature = key.sign_digest_with(&digest(domain, account, sequence, &command), extra);
         Self { account, command, seal: Seal { sequence, signature }, state: PhantomData }
     }
 
@@ -96,7 +110,7 @@ impl<S> Order<S> {
         self.seal.signature.recover(&self.digest(domain))
     }
 
-    /// What the account signs: the EIP-712 digest of everything but the signature. Two orders are the same if it is.
+    /// What the account signs: the EIP-712 digest of everything but the signature, and what an order brings along.
     #[must_use]
     pub fn digest(&self, domain: &LedgerDomain) -> Word {
         digest(domain, self.account, self.seal.sequence, &self.command)

@@ -71,15 +71,15 @@ pub fn execute_presented<R: Records>(
     perform(records, now, presented)
 }
 
-/// The entry that this very order made, if it has happened. Whoever asks changes nothing and learns what the log tells
+/// The entry that this very order made, if it has happened: the same to the last byte, as two programs may order the same in
+/// the same words. Whoever asks changes nothing and learns what the log tells
 /// everybody, so the signature is not looked at; nor could it be, where the account has another key since.
 fn entry_of<R: Records>(records: &R, order: &Order<Unverified>) -> Result<Option<Entry>, ExecuteError<R::Error>> {
     let (account, sequence) = (order.account(), order.seal().sequence);
     if sequence > records.sequence(account).map_err(ExecuteError::Records)? {
         return Ok(None);
     }
-    let domain = records.genesis().domain();
-    let same = |entry: &Entry| entry.order().is_some_and(|made| made.digest(&domain) == order.digest(&domain));
+    let same = |entry: &Entry| entry.order() == Some(*order);
     Ok(records.ordered(account, sequence).map_err(ExecuteError::Records)?.filter(same))
 }
 
@@ -696,6 +696,21 @@ mod tests {
         assert_eq!(story.state.execute(UnixTime::from_seconds(2000), &open), Ok(entry));
         assert_eq!(story.state.head(), head, "it happened once");
         assert_eq!((story.holds(id(alice)), story.holds(id(bob))), (0, 90));
+    }
+
+    #[test]
+    fn two_who_order_in_the_same_words_are_not_told_the_same() {
+        let mut story = Story::begin();
+        let domain = story.state.genesis().domain();
+        let command = Command::Transfer { to: id(bob), amount: tokens(10) };
+        let by =
+            |extra| Request::Order(Order::sign_with(&alice(), &domain, id(alice), 1, command, extra).into_unverified());
+        let [attic, cellar] = [b"attic", b"cellr"].map(|extra| by(extra));
+        story.makes(attic);
+        let used = Refusal::SequenceAlreadyUsed { account: id(alice), sequence: 1, next: 2 };
+        assert_eq!(story.rejects(cellar), used);
+        story.says(attic).unwrap();
+        assert_eq!(story.holds(id(bob)), 10);
     }
 
     #[test]
