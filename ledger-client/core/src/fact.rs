@@ -1,4 +1,5 @@
-//! What the ledger keeps besides accounts and channels: one value under one key, as a store sees it.
+//! What the ledger keeps besides accounts and channels: one value under one key, as a store sees it. In the same form
+//! accounts and channels are hashed and proven ([`crate::place`]), though a store keeps them otherwise.
 
 use metering::{NodeId, Signature, Tokens};
 
@@ -28,6 +29,9 @@ pub(crate) mod kind {
     pub(crate) const MEMBERSHIP: u8 = 7;
     pub(crate) const ENROLMENT: u8 = 8;
     pub(crate) const LISTING: u8 = 9;
+    pub(crate) const FUNDS: u8 = 10;
+    pub(crate) const CHANNEL: u8 = 11;
+    pub(crate) const OVERALL: u8 = 12;
 }
 
 /// A key or value of fixed-length fields, being written.

@@ -8,7 +8,7 @@
 //!
 //! The crate is pure: no clock, file or randomness. Read it in this order: [`genesis`], [`channel`], [`voucher`], [`share`], [`signer`], [`role`],
 //! [`membership`], [`registry`], [`shown`], [`command`],
-//! [`order`], [`presented`], [`rules`], [`refusal`], [`entry`], [`merkle`], [`state`], [`note`], [`checkpoint`].
+//! [`order`], [`presented`], [`rules`], [`refusal`], [`entry`], [`merkle`], [`state`], [`place`], [`record_tree`], [`note`], [`checkpoint`].
 #![forbid(unsafe_code)]
 
 pub mod channel;
@@ -23,7 +23,9 @@ pub mod membership;
 pub mod merkle;
 pub mod note;
 pub mod order;
+pub mod place;
 pub mod presented;
+pub mod record_tree;
 pub mod records;
 pub mod refusal;
 pub mod registry;

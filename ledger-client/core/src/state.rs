@@ -1,16 +1,19 @@
 //! A whole ledger in memory: what an auditor rebuilds from the log, and what the rules are tested on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 
 use metering::{ChannelId, NodeId, Tokens};
 use thiserror::Error;
 
+use crate::fact::Fact;
+use crate::place::{Funds, Overall};
+use crate::record_tree::{Leaf, root_of};
 use crate::records::NotConserved;
 use crate::rules::{ExecuteError, execute_presented, perform};
 use crate::{
     Channel, Entry, EntryError, Event, Genesis, Hash, Head, Presented, Records, Refusal, Request, Totals, Tree,
-    UnixTime, merkle,
+    UnixTime, merkle, place,
 };
 
 /// All accounts and channels of a ledger, and the head of its log.
@@ -158,6 +161,20 @@ impl State {
         &self.facts
     }
 
+    /// The hash of all records ([`crate::record_tree`]), made anew.
+    #[must_use]
+    pub fn record_root(&self) -> Hash {
+        let funds = self.balances.keys().chain(self.sequences.keys()).map(Funds::place);
+        let channels = self.channels.keys().map(Channel::place);
+        let places: BTreeSet<_> =
+            funds.chain(channels).chain(self.facts.keys().cloned()).chain([Overall::place(&())]).collect();
+        let leaf = |place: &Vec<u8>| {
+            let Ok(value) = place::value(self, place);
+            value.map(|value| Leaf::of(place, &value))
+        };
+        root_of(&places.iter().filter_map(leaf).collect::<Vec<_>>()).hash()
+    }
+
     /// All channels that were ever opened, in order.
     #[must_use]
     pub const fn channels(&self) -> &BTreeMap<ChannelId, Channel> {
@@ -246,14 +263,15 @@ impl Records for State {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use metering::{AccountKey, Close, Price, Receipt, Signature};
     use proptest::prelude::*;
 
     use super::*;
     use crate::fact::Fact;
     use crate::membership;
+    use crate::place::touched;
+    use crate::record_tree::tests::Kept;
+    use crate::record_tree::{Subtree, leaves, update};
     use crate::registry::{Registration, Station};
     use crate::role::Role;
     use crate::signer::{Signer, consent};
@@ -696,6 +714,9 @@ mod tests {
         state: State,
         model: Model,
         log: Vec<Vec<u8>>,
+        /// All records, hashed as the log goes on.
+        tiles: Kept,
+        root: Subtree,
     }
 
     impl Pair {
@@ -707,7 +728,16 @@ mod tests {
                 Genesis::new("Hilltop", "HILL", 6, keys[0][0].node_id(), UnixTime::default(), [1; 16]).unwrap();
             let genesis = genesis.with_close_notice(NOTICE_S);
             let log = vec![founding(&genesis).encode()];
-            Self { keys, secrets, state: State::found(genesis), model: Model::default(), log }
+            let founding = founding(&genesis);
+            let (state, tiles) = (State::found(genesis), Kept::default());
+            let mut pair = Self { keys, secrets, state, model: Model::default(), log, tiles, root: Subtree::Empty };
+            pair.follow(&founding);
+            pair
+        }
+
+        fn follow(&mut self, entry: &Entry) {
+            let Ok(leaves) = leaves(&self.state, touched(entry));
+            self.root = update(&mut self.tiles, self.root, &leaves).unwrap();
         }
 
         fn ask(&mut self, ask: &Ask) {
@@ -735,6 +765,7 @@ mod tests {
                 assert_eq!(rule, expected, "{request:?}");
                 if let Ok(entry) = outcome {
                     self.log.push(entry.encode());
+                    self.follow(&entry);
                     if fault == Fault::Again && entry.order().is_some() {
                         let later = UnixTime::from_seconds(self.model.now + 1);
                         assert_eq!(self.state.execute(later, &request), Ok(entry), "{request:?}");
@@ -881,6 +912,7 @@ mod tests {
         }
 
         fn compare(&self) {
+            assert_eq!(self.root.hash(), self.state.record_root(), "an entry says all that it changes");
             let totals = self.state.totals();
             assert!(totals.conserved());
             assert_eq!((totals.minted.get(), totals.burned.get()), (self.model.minted, self.model.burned));
