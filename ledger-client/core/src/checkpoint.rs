@@ -30,8 +30,29 @@ pub struct OtherLog;
 /// # Errors
 /// [`OtherLog`], where the signer is named after another.
 pub fn sign(signer: &NoteSigner<Log>, origin: &str, head: &Head) -> Result<Note, OtherLog> {
+    sign_text(signer, origin, head, "")
+}
+
+/// The same, with the hash of all records as they are after the log's last entry ([`crate::record_tree`]), in an extension
+/// line of its own.
+///
+/// # Errors
+/// As [`sign`].
+pub fn sign_with_records(
+    signer: &NoteSigner<Log>,
+    origin: &str,
+    head: &Head,
+    records: &Hash,
+) -> Result<Note, OtherLog> {
+    sign_text(signer, origin, head, &format!("{RECORDS}{}\n", STANDARD.encode(records.0)))
+}
+
+/// What the line with the hash of all records begins with.
+const RECORDS: &str = "records ";
+
+fn sign_text(signer: &NoteSigner<Log>, origin: &str, head: &Head, extension: &str) -> Result<Note, OtherLog> {
     named_after(origin, signer.key())?;
-    let text = format!("{origin}\n{}\n{}\n", head.size, STANDARD.encode(head.root.0));
+    let text = format!("{origin}\n{}\n{}\n{extension}", head.size, STANDARD.encode(head.root.0));
     let mut note = Note::new(text).expect("a name has no control character, and the rest is digits and base64");
     signer.sign(&mut note);
     Ok(note)
@@ -65,6 +86,13 @@ pub fn verify(note: &Note, key: &NoteKey<Log>) -> Result<Head, CheckpointError> 
     }
     let head = size.zip(root).and_then(|(size, root)| Some(Head { size: read_size(size)?, root: read_root(root)? }));
     head.ok_or(CheckpointError::Malformed)
+}
+
+/// The hash of all records that a checkpoint says the ledger had at its head, if it says one. The log's signature is to be
+/// checked before ([`verify`]).
+#[must_use]
+pub fn records(note: &Note) -> Option<Hash> {
+    note.text().split('\n').skip(3).find_map(|line| read_root(line.strip_prefix(RECORDS)?))
 }
 
 /// A decimal number without leading zeros.
@@ -114,12 +142,13 @@ pub enum ViewError {
     Forked(Box<Fork>),
 }
 
-/// Two checkpoints of one log, of the same size and with different roots, both signed by it: proof for everybody that
-/// whoever holds the log's key has told two stories.
+/// Two checkpoints of one log, of the same size and with different roots, or with different hashes of all records, both
+/// signed by it: proof for everybody that whoever holds the log's key has told two stories.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("the log has signed two different pasts of {size} entries")]
+#[error("the log has signed two different {} of {size} entries", if *same_log { "outcomes" } else { "pasts" })]
 pub struct Fork {
     size: u64,
+    same_log: bool,
     notes: [Note; 2],
 }
 
@@ -128,8 +157,10 @@ impl Fork {
     #[must_use]
     pub fn proven_by(first: &Note, second: &Note, key: &NoteKey<Log>) -> Option<Self> {
         let (one, other) = (verify(first, key).ok()?, verify(second, key).ok()?);
-        let forked = one.size == other.size && one.root != other.root;
-        forked.then(|| Self { size: one.size, notes: [first.clone(), second.clone()] })
+        let same_log = one.root == other.root;
+        let differ = records(first).zip(records(second)).is_some_and(|(one, other)| one != other);
+        let forked = one.size == other.size && (!same_log || differ);
+        forked.then(|| Self { size: one.size, same_log, notes: [first.clone(), second.clone()] })
     }
 
     /// The two, to be shown to others.
@@ -187,6 +218,10 @@ impl View {
             }
             if !verify_consistency(&seen, &told, proof) {
                 return Err(ViewError::Unproven { seen, told });
+            }
+            if seen == told && records(newest).is_some() {
+                // What it says of the records is held against what it says next.
+                return Ok(told);
             }
         }
         self.newest = Some((told, note));
@@ -387,6 +422,25 @@ mod tests {
         assert_eq!(Fork::proven_by(&shown[0], &forged, signer().key()), None);
         assert_eq!(Fork::proven_by(&shown[0], &shown[0], signer().key()), None);
         assert_eq!(Fork::proven_by(&shown[0], &numbers(21).note(), signer().key()), None);
+    }
+
+    #[test]
+    fn a_checkpoint_says_one_thing_of_the_records() {
+        let head = numbers(20).tree.head();
+        let with = |byte| sign_with_records(&signer(), ORIGIN, &head, &Hash([byte; 32])).unwrap();
+        let [one, other, plain] = [with(1), with(2), numbers(20).note()];
+        assert_eq!((records(&one), records(&plain)), (Some(Hash([1; 32])), None));
+        assert_eq!(verify(&one, signer().key()), Ok(head));
+        assert_eq!(one.text().lines().nth(3).map(|line| line.split_at(8).0), Some("records "));
+
+        let mut view = view();
+        for note in [&plain, &one, &plain, &one] {
+            assert_eq!(view.accept(note.clone(), &[]), Ok(head));
+        }
+        let Err(ViewError::Forked(fork)) = view.accept(other.clone(), &[]) else { panic!("it is seen") };
+        assert_eq!(fork.to_string(), "the log has signed two different outcomes of 20 entries");
+        assert_eq!(Fork::proven_by(&one, &other, signer().key()), Some(*fork));
+        assert_eq!(Fork::proven_by(&one, &plain, signer().key()), None);
     }
 
     #[test]
