@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ledger_core::merkle::leaf_hash;
-use ledger_core::{Channel, Head, Records, ReplayError, State, Totals, Tree, UnixTime};
+use ledger_core::{Channel, Hash, Head, Records, ReplayError, State, Totals, Tree, UnixTime};
 use metering::{ChannelId, NodeId, Tokens};
 use thiserror::Error;
 
@@ -127,6 +127,22 @@ pub enum Difference {
         /// From the table.
         table: u64,
     },
+    /// All records hash to something else.
+    #[error("all records hash to {table}, and by the log to {log}")]
+    Records {
+        /// From the log.
+        log: Hash,
+        /// From the table.
+        table: Hash,
+    },
+    /// There are hashes of records that nothing leads to.
+    #[error("the table has {table} tiles of hashes of records, and {reached} belong to the tree")]
+    Tiles {
+        /// Those of the tree.
+        reached: u64,
+        /// From the table.
+        table: u64,
+    },
     /// The running totals are others.
     #[error("the totals are {table:?}, and by the log {log:?}")]
     Totals {
@@ -182,6 +198,7 @@ fn compare(records: &Transaction<'_>) -> Result<Audit, Stop> {
     compare_channels(records, &state)?;
     compare_facts(records, &state)?;
     compare_head(records, &state)?;
+    compare_hashes(records, &state)?;
     // What the rows say is right, and whoever reads them next must be able to believe it.
     records.check_own_row().and_then(|()| records.check_rows())?;
     let (accounts, channels) = (state.balances().len(), state.channels().len());
@@ -289,6 +306,20 @@ fn compare_head(records: &Transaction<'_>, state: &State) -> Result<(), Stop> {
     let (log, table) = (state.head(), records.head());
     if log != table {
         return differs(Difference::Root { log, table });
+    }
+    Ok(())
+}
+
+/// The hash of all records, where it is up to date; the tree itself in any case.
+fn compare_hashes(records: &Transaction<'_>, state: &State) -> Result<(), Stop> {
+    let (size, root) = records.hashed()?;
+    let (log, table) = (state.record_root(), root.hash());
+    if size == state.head().size && log != table {
+        return differs(Difference::Records { log, table });
+    }
+    let (count, table) = records.count_tiles(&root)?;
+    if count.tiles != table {
+        return differs(Difference::Tiles { reached: count.tiles, table });
     }
     Ok(())
 }

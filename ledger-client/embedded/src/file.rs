@@ -23,10 +23,10 @@ pub const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 const APPLICATION_ID: u32 = u32::from_be_bytes(*b"WAYB");
 
 /// The newest format this program reads and writes.
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 
 /// More than there are statements in `transaction.rs`: each is compiled once for a connection.
-const STATEMENTS: usize = 32;
+const STATEMENTS: usize = 40;
 
 /// Small, because a commit writes whole pages and flash wears out.
 const PAGE_SIZE: u32 = 1024;
@@ -34,6 +34,7 @@ const PAGE_SIZE: u32 = 1024;
 /// Amounts are below 2^63, times below 2^40; a channel's phase is its exit time (0 where no notice was given) and
 /// whether it has ended. `ordered` says which entry an account's order made; its highest sequence is the account's newest.
 /// `seal` is a short hash of the row. `subtree` has the roots of the log's complete subtrees under their `ledger_core::merkle::subtree_number`.
+/// `tile` has the hashes of all records as they were when the log had the size in `hashed` (`records.rs`).
 const SCHEMA: &str = "
     CREATE TABLE ledger (
         id INTEGER PRIMARY KEY CHECK (id = 0),
@@ -85,6 +86,16 @@ const SCHEMA: &str = "
         number INTEGER PRIMARY KEY CHECK (number >= 0),
         root BLOB NOT NULL CHECK (length(root) = 32)
     ) STRICT;
+    CREATE TABLE hashed (
+        id INTEGER PRIMARY KEY CHECK (id = 0),
+        size INTEGER NOT NULL CHECK (size >= 0),
+        root BLOB NOT NULL,
+        seal BLOB NOT NULL CHECK (length(seal) = 8)
+    ) STRICT;
+    CREATE TABLE tile (
+        prefix BLOB PRIMARY KEY,
+        slots BLOB NOT NULL
+    ) STRICT, WITHOUT ROWID;
 ";
 
 /// Creates a ledger whose only entry is its founding. What a failure leaves behind is removed; what a power cut leaves

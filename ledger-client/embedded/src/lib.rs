@@ -11,6 +11,7 @@ mod error;
 mod export;
 mod file;
 mod look;
+mod records;
 mod seal;
 mod transaction;
 mod writer;
@@ -32,7 +33,8 @@ pub use copy::{Progress, RestoreError};
 pub use error::{CreateError, Error};
 pub use export::{ExportError, audit_export};
 pub use look::Standing;
-pub use writer::{Answers, MAX_COMMIT, MAX_WAITING, WriteError, Writer};
+pub use records::Proven;
+pub use writer::{Answers, MAX_COMMIT, MAX_PROOFS_WAITING, MAX_WAITING, WriteError, Writer};
 
 use transaction::Transaction;
 
@@ -329,11 +331,21 @@ impl Embedded {
         // Another transaction's entries are seen only once its commit is on the disk.
         let head = self.read(|records| records.check_own_row().map(|()| records.head()))?;
         let origin = checkpoint::origin(&self.genesis);
-        checkpoint::sign(signer, &origin, &head).map_err(|_| Error::OtherSigner {
-            path: self.path.clone(),
-            name: signer.key().name().to_owned(),
-            origin,
-        })
+        checkpoint::sign(signer, &origin, &head).map_err(|_| self.other_signer(signer, origin))
+    }
+
+    /// The checkpoint that proofs of records are checked against.
+    ///
+    /// # Errors
+    /// [`Error::OtherSigner`]
+    pub fn checkpoint_of(&self, proven: &Proven, signer: &NoteSigner<Log>) -> Result<Note, Error> {
+        let origin = checkpoint::origin(&self.genesis);
+        checkpoint::sign_with_records(signer, &origin, &proven.head, &proven.root)
+            .map_err(|_| self.other_signer(signer, origin))
+    }
+
+    fn other_signer(&self, signer: &NoteSigner<Log>, origin: String) -> Error {
+        Error::OtherSigner { path: self.path.clone(), name: signer.key().name().to_owned(), origin }
     }
 
     /// Whether the log continues what was published: to be asked before it goes on, for a file that was restored from an old

@@ -18,6 +18,7 @@ pub(crate) enum Table {
     Ordered,
     Fact,
     Channel,
+    Hashed,
 }
 
 /// The seal of a row with these columns.

@@ -22,6 +22,7 @@ use super::*;
 
 mod copies;
 mod faults;
+mod records;
 mod writing;
 
 type Who = fn() -> AccountKey;
@@ -527,9 +528,9 @@ fn file_that_is_no_ledger_is_named_and_left_as_it_is() {
     drop(ledger);
     let ours = fs::read(place.path()).unwrap();
     let mut newer = ours.clone();
-    newer[60..64].copy_from_slice(&4_u32.to_be_bytes());
+    newer[60..64].copy_from_slice(&5_u32.to_be_bytes());
     let mut older = ours.clone();
-    older[60..64].copy_from_slice(&2_u32.to_be_bytes());
+    older[60..64].copy_from_slice(&3_u32.to_be_bytes());
     let foreign = place.directory.path().join("foreign");
     let other = Connection::open(&foreign).unwrap();
     other.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t (x); INSERT INTO t VALUES (1);").unwrap();
@@ -542,8 +543,8 @@ fn file_that_is_no_ledger_is_named_and_left_as_it_is() {
         (&ours[..1024], "is damaged"),
         (&ours[..ours.len() - 1024], "is damaged"),
         (&[], "is empty: creating the ledger was interrupted"),
-        (&newer, "has format 4, and this program knows 3"),
-        (&older, "has format 2, and this program reads only 3"),
+        (&newer, "has format 5, and this program knows 4"),
+        (&older, "has format 3, and this program reads only 4"),
     ] {
         fs::write(place.path(), bytes).unwrap();
         let refused: Result<(), _> = place.open().and_then(|mut ledger| match ledger.audit()? {
@@ -588,10 +589,10 @@ fn damage_that_opening_can_see_is_refused() {
         ("DELETE FROM ledger", "the ledger's own row is missing"),
         ("DELETE FROM entry WHERE number = 2", "the log's last entry is not the one its size says"),
         ("DELETE FROM entry WHERE number = 0", "entry 0 is not the ledger's founding"),
-        ("DROP TABLE entry", "its tables are not those of format 3"),
+        ("DROP TABLE entry", "its tables are not those of format 4"),
         (
             "CREATE TRIGGER gift AFTER UPDATE ON account BEGIN UPDATE account SET balance = 9; END",
-            "its tables are not those of format 3",
+            "its tables are not those of format 4",
         ),
     ] {
         let (place, ledger) = Place::new();
@@ -944,6 +945,7 @@ proptest! {
             );
             prop_assert_eq!(ledger.head().unwrap(), state.head());
             prop_assert_eq!(ledger.totals().unwrap(), state.totals());
+            prop_assert_eq!(ledger.prove_records(&[]).unwrap().root, state.record_root());
         }
         audited(&mut ledger);
     }

@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 
 use ledger_core::merkle::{Subtrees, leaf_hash, subtree_count, subtree_number};
+use ledger_core::record_tree::Subtree;
 use ledger_core::{Channel, Entry, Event, Genesis, Hash, Head, Phase, Records, Sums, Totals, Tree, UnixTime};
 use metering::{ChannelId, NodeId, Tokens};
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -42,7 +43,8 @@ impl<'c> Transaction<'c> {
             seal: Seal::default(),
         };
         records.append(founding)?;
-        records.finish()
+        records.finish()?;
+        records.set_hashed(0, &Subtree::Empty)
     }
 
     /// Reads the ledger's own row. `connection` is in a transaction. `genesis` is what an earlier transaction read, as it
@@ -581,11 +583,11 @@ fn number(row: &Row<'_>, column: usize) -> Result<u64, Fault> {
     unsigned(row.get(column)?)
 }
 
-fn unsigned(number: i64) -> Result<u64, Fault> {
+pub(crate) fn unsigned(number: i64) -> Result<u64, Fault> {
     u64::try_from(number).map_err(|_| Fault::damaged("a number is negative"))
 }
 
 /// SQLite counts in 63 bits. The rules keep all amounts, nonces and times below, so a larger one is a bug in them.
-fn stored(number: impl TryInto<i64>) -> Result<i64, Fault> {
+pub(crate) fn stored(number: impl TryInto<i64>) -> Result<i64, Fault> {
     number.try_into().map_err(|_| Fault::damaged("a number is too large to store"))
 }

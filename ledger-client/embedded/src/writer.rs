@@ -4,6 +4,9 @@
 //! asking threads and tasks --execute, submit--> the queue --everything that waits--> the writer's thread --one commit--> disk
 //!                          <-------------- each its own answers, after the commit ---------------'
 //! ```
+//!
+//! Between commits the same thread brings the hash of all records up to date, where somebody wants a record proven
+//! ([`Writer::prove`]) or much has happened since.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -15,7 +18,8 @@ use ledger_core::{Presented, Refusal, Request};
 use metering::LedgerDomain;
 use thiserror::Error;
 
-use crate::{Embedded, Error, Recorded};
+use crate::records::MAX_BEHIND;
+use crate::{Embedded, Error, Proven, Recorded};
 
 /// The most requests that wait. What comes then waits outside ([`Writer::execute`]) or is turned away ([`Writer::submit`]).
 pub const MAX_WAITING: usize = 4096;
@@ -27,6 +31,9 @@ pub const MAX_COMMIT: usize = 512;
 /// What a request was answered, each request with its own; or why none of them has happened.
 pub type Answers = Result<Vec<Result<Recorded, Refusal>>, WriteError>;
 
+/// The most who wait for a proof. Who comes then is turned away.
+pub const MAX_PROOFS_WAITING: usize = 64;
+
 /// Why a writer has not answered. Nothing has happened.
 #[derive(Clone, Debug, Error)]
 pub enum WriteError {
@@ -34,7 +41,7 @@ pub enum WriteError {
     #[error(transparent)]
     Failed(Arc<Error>),
     /// More is asked than the disk takes: the caller asks again later.
-    #[error("{MAX_WAITING} requests wait already")]
+    #[error("too many wait already")]
     Overloaded,
     /// The writer was stopped before it came to this.
     #[error("the ledger's writer has stopped")]
@@ -70,6 +77,7 @@ struct Waiting {
     jobs: VecDeque<Job>,
     /// How many requests are in them.
     requests: usize,
+    proofs: Vec<ProofJob>,
     stopped: bool,
 }
 
@@ -77,6 +85,12 @@ struct Waiting {
 struct Job {
     requests: Vec<Presented>,
     answer: Box<dyn FnOnce(Answers) + Send>,
+}
+
+/// What one caller wants proven.
+struct ProofJob {
+    places: Vec<Vec<u8>>,
+    answer: Box<dyn FnOnce(Result<Proven, WriteError>) + Send>,
 }
 
 impl Writer {
@@ -133,6 +147,29 @@ impl Writer {
         queue.take(waiting, Job { requests, answer: Box::new(answer) })
     }
 
+    /// Has what stands at these places proven, as of a head that is not older than this call: for who found the hash of all
+    /// records behind the log ([`Embedded::proven_records`]). Does not wait: `answer` is called as in [`Writer::submit`].
+    ///
+    /// # Errors
+    /// [`WriteError::Overloaded`] and [`WriteError::Stopped`].
+    pub fn prove(
+        &self,
+        places: Vec<Vec<u8>>,
+        answer: impl FnOnce(Result<Proven, WriteError>) + Send + 'static,
+    ) -> Result<(), WriteError> {
+        let queue = &self.handle.queue;
+        let mut waiting = queue.lock();
+        if waiting.stopped {
+            return Err(WriteError::Stopped);
+        }
+        if waiting.proofs.len() >= MAX_PROOFS_WAITING {
+            return Err(WriteError::Overloaded);
+        }
+        waiting.proofs.push(ProofJob { places, answer: Box::new(answer) });
+        queue.asked.notify_one();
+        Ok(())
+    }
+
     /// Takes no more requests, answers those that wait, and returns when the file is closed. Not to be called from an
     /// answer's callback, which would wait for itself.
     pub fn stop(&self) {
@@ -177,10 +214,10 @@ impl Queue {
         self.room.notify_all();
     }
 
-    /// Waits until something is asked and gives as much as fits one transaction; nothing, when the writer is to stop and
-    /// nobody waits.
-    fn next(&self) -> Vec<Job> {
-        let idle = |waiting: &mut Waiting| waiting.jobs.is_empty() && !waiting.stopped;
+    /// Waits until something is asked and gives as much as fits one transaction, and all who want a proof; nothing, when the
+    /// writer is to stop and nobody waits.
+    fn next(&self) -> (Vec<Job>, Vec<ProofJob>) {
+        let idle = |waiting: &mut Waiting| waiting.jobs.is_empty() && waiting.proofs.is_empty() && !waiting.stopped;
         let mut waiting = self.asked.wait_while(self.lock(), idle).unwrap_or_else(PoisonError::into_inner);
         let (mut jobs, mut requests) = (Vec::new(), 0);
         while let Some(job) = waiting.jobs.front() {
@@ -192,8 +229,9 @@ impl Queue {
             jobs.extend(waiting.jobs.pop_front());
         }
         waiting.requests -= requests;
+        let proofs = std::mem::take(&mut waiting.proofs);
         self.room.notify_all();
-        jobs
+        (jobs, proofs)
     }
 }
 
@@ -211,7 +249,9 @@ impl Drop for Ending<'_> {
     fn drop(&mut self) {
         self.0.stop();
         // Each callback is dropped, with the queue free, and who waits for it learns of that.
-        let left = std::mem::take(&mut self.0.lock().jobs);
+        let mut waiting = self.0.lock();
+        let left = (std::mem::take(&mut waiting.jobs), std::mem::take(&mut waiting.proofs));
+        drop(waiting);
         drop(left);
     }
 }
@@ -219,33 +259,55 @@ impl Drop for Ending<'_> {
 /// The writer's thread.
 fn write(mut ledger: Embedded, queue: &Queue) {
     let ending = Ending(queue);
+    let mut behind = 0;
     loop {
-        let jobs = queue.next();
-        if jobs.is_empty() {
+        let (jobs, proofs) = queue.next();
+        if jobs.is_empty() && proofs.is_empty() {
             break;
         }
-        answer(&mut ledger, jobs);
+        if !jobs.is_empty() {
+            behind += answer(&mut ledger, jobs);
+        }
+        if behind >= MAX_BEHIND || !proofs.is_empty() {
+            behind = 0;
+            prove(&mut ledger, proofs);
+        }
     }
     // Who asks after this finds a stopped queue, and a file that is closed.
     drop(ledger);
     drop(ending);
 }
 
-fn answer(ledger: &mut Embedded, jobs: Vec<Job>) {
+/// Brings the hash of all records up to date, and proves what was asked for.
+fn prove(ledger: &mut Embedded, proofs: Vec<ProofJob>) {
+    if proofs.is_empty() {
+        // Where it cannot be, whoever wants a proof is told so.
+        while let Ok(true) = ledger.hash_records(u64::MAX) {}
+    }
+    for ProofJob { places, answer } in proofs {
+        answer(ledger.prove_records(&places).map_err(|error| WriteError::Failed(Arc::new(error))));
+    }
+}
+
+/// Answers what was asked, and says how many requests had an answer that was no refusal.
+fn answer(ledger: &mut Embedded, jobs: Vec<Job>) -> u64 {
     let requests: Vec<Presented> = jobs.iter().flat_map(|job| &job.requests).copied().collect();
     match ledger.execute_presented(&requests) {
         Ok(answers) => {
+            let done = answers.iter().filter(|answer| answer.is_ok()).count() as u64;
             let mut answers = answers.into_iter();
             for job in jobs {
                 let own = answers.by_ref().take(job.requests.len()).collect();
                 (job.answer)(Ok(own));
             }
+            done
         }
         // One damaged row keeps only those from writing who need it.
-        Err(Error::Damaged { .. }) if jobs.len() > 1 => jobs.into_iter().for_each(|job| answer(ledger, vec![job])),
+        Err(Error::Damaged { .. }) if jobs.len() > 1 => jobs.into_iter().map(|job| answer(ledger, vec![job])).sum(),
         Err(error) => {
             let error = Arc::new(error);
             jobs.into_iter().for_each(|job| (job.answer)(Err(WriteError::Failed(Arc::clone(&error)))));
+            0
         }
     }
 }
