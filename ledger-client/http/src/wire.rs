@@ -14,11 +14,13 @@
 //! | `GET /v1/entries?from=N&limit=N` | [`Entries`] |
 //! | `GET /v1/entries/NUMBER?size=N` | [`Inclusion`] |
 //! | `GET /v1/growth?old_size=N&size=N` | [`Growth`] |
+//! | `GET /v1/records?places=PLACE,...&old_size=N` | [`ProvenRecords`] |
 //! | `POST /v1/requests` with a `ledger_core::Request` | [`Done`] |
 //! | `POST /v1/requests/batch` with up to [`MAX_BATCH`] of them | [`Outcome`], as many |
 //!
 //! Anything else than a 200 has a [`Problem`] (RFC 9457) for a body.
 
+pub use ledger_core::record_tree::Proof;
 pub use ledger_core::{Account, ChannelRecord};
 use ledger_core::{Entry, EntryError, Event, Hash, Head, Refusal, Totals, UnixTime};
 use metering::json::{from_text, hex_text, read_hex};
@@ -36,6 +38,12 @@ pub const MAX_PAGE: usize = 1000;
 
 /// How many where nobody says.
 pub const DEFAULT_PAGE: usize = 100;
+
+/// The most records that are proven at once.
+pub const MAX_PLACES: usize = 16;
+
+/// The longest place of a record, in bytes: those of two accounts and a number.
+pub const MAX_PLACE_BYTES: usize = 64;
 
 /// The media type of a [`Problem`].
 pub const PROBLEM_JSON: &str = "application/problem+json";
@@ -87,16 +95,16 @@ pub struct EntryRecord {
     /// Its number. The founding has 0.
     pub number: u64,
     /// The encoding that the log is over.
-    pub bytes: EntryBytes,
+    pub bytes: HexBytes,
     /// The same for people: when.
     pub at: UnixTime,
     /// The same for people: what.
     pub event: Event,
 }
 
-/// An entry's encoding; in JSON, hexadecimal.
+/// The encoding of an entry, a place or a value; in JSON, hexadecimal.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EntryBytes(pub Vec<u8>);
+pub struct HexBytes(pub Vec<u8>);
 
 /// An entry as a client reads it: its encoding says all the rest.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -104,7 +112,7 @@ pub struct NumberedBytes {
     /// Its number.
     pub number: u64,
     /// Its encoding.
-    pub bytes: EntryBytes,
+    pub bytes: HexBytes,
 }
 
 /// A page of the log.
@@ -136,6 +144,29 @@ pub struct Growth {
     pub size: u64,
     /// The hashes.
     pub proof: Vec<Hash>,
+}
+
+/// Records, as they are at one head of the log, each proven against the hash of them all that a checkpoint says
+/// (`ledger_core::record_tree`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProvenRecords {
+    /// The checkpoint: a signed note that says the hash of all records.
+    pub checkpoint: String,
+    /// The proof that its log continues the one of the size that was asked from; empty where none was.
+    pub growth: Vec<Hash>,
+    /// The records, in the order of the places that were asked for.
+    pub records: Vec<ProvenRecord>,
+}
+
+/// What stands at a place, or that nothing does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProvenRecord {
+    /// The place (`ledger_core::place`).
+    pub place: HexBytes,
+    /// What stands there.
+    pub value: Option<HexBytes>,
+    /// The hashes beside the way from the root to it.
+    pub proof: Proof,
 }
 
 /// The answer to a request that was granted: the entry it made, which is on the ledger's disk. The same order again has the
@@ -189,7 +220,7 @@ impl EntryRecord {
     /// An entry with its number.
     #[must_use]
     pub fn new(number: u64, entry: Entry) -> Self {
-        Self { number, bytes: EntryBytes(entry.encode()), at: entry.at, event: entry.event }
+        Self { number, bytes: HexBytes(entry.encode()), at: entry.at, event: entry.event }
     }
 }
 
@@ -203,15 +234,15 @@ impl NumberedBytes {
     }
 }
 
-impl Serialize for EntryBytes {
+impl Serialize for HexBytes {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_str(&hex_text(&self.0))
     }
 }
 
-impl<'de> Deserialize<'de> for EntryBytes {
+impl<'de> Deserialize<'de> for HexBytes {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from_text(from, "an entry: 0x and hexadecimal digits", read_hex).map(Self)
+        from_text(from, "0x and hexadecimal digits", read_hex).map(Self)
     }
 }
 
@@ -228,6 +259,20 @@ pub fn read_channel_path(text: &str) -> Option<ChannelId> {
     let (payer, payee) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
     let nonce = read_count(parts.next()?)?;
     parts.next().is_none().then_some(ChannelId { payer, payee, nonce })
+}
+
+/// Places in a query: `PLACE,PLACE`, each in hexadecimal as bodies have it.
+#[must_use]
+pub fn places_query(places: &[Vec<u8>]) -> String {
+    places.iter().map(|place| hex_text(place)).collect::<Vec<_>>().join(",")
+}
+
+/// Reads what [`places_query`] writes, where there are 1 to [`MAX_PLACES`] and none is too long.
+#[must_use]
+pub fn read_places_query(text: &str) -> Option<Vec<Vec<u8>>> {
+    let places: Vec<Vec<u8>> = text.split(',').take(MAX_PLACES + 1).map(read_hex).collect::<Option<_>>()?;
+    let fit = places.len() <= MAX_PLACES && places.iter().all(|place| (1..=MAX_PLACE_BYTES).contains(&place.len()));
+    fit.then_some(places)
 }
 
 /// A number in a path or a query: digits and nothing else.

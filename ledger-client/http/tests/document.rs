@@ -9,7 +9,7 @@ use ledger_core::role::Role;
 use ledger_core::voucher::Claim;
 use ledger_core::{Entry, Event, Genesis, Hash, Head, Refusal, Request, Seal, UnixTime};
 use ledger_http::wire::{
-    About, Account, Channels, Done, Entries, EntryRecord, Growth, Inclusion, Outcome, Pair, Problem,
+    About, Account, Channels, Done, Entries, EntryRecord, Growth, Inclusion, Outcome, Pair, Problem, ProvenRecords,
 };
 use metering::{AccountKey, ChannelId, Close, NodeId, Price, Receipt, Signature, Tokens};
 use serde::Serialize;
@@ -135,7 +135,7 @@ fn text_of(pattern: &str) -> String {
         "^0x[0-9a-fA-F]{32}$" => format!("0x{}", "01".repeat(16)),
         "^0x[0-9a-fA-F]{64}$" => format!("0x{}", "ab".repeat(32)),
         "^0x[0-9a-fA-F]{130}$" => format!("0x{}", "cd".repeat(65)),
-        "^0x([0-9a-f]{2}){1,1024}$" => "0x00ff".to_owned(),
+        "^0x([0-9a-f]{2}){0,1024}$" | "^0x([0-9a-f]{2}){1,1024}$" => "0x00ff".to_owned(),
         pattern if pattern.starts_with("^0x[0-9a-fA-F]{40}/") => format!("{account}/{account}/1"),
         pattern if pattern.starts_with("^[^+") => "waybill/0x00+00000000+AQ==".to_owned(),
         _ => panic!("this test does not know the pattern {pattern}"),
@@ -273,6 +273,7 @@ fn answers_are_the_types_own() {
     reads_all_of::<Channels>(&document, "Channels");
     reads_all_of::<Pair>(&document, "Pair");
     reads_all_of::<Growth>(&document, "Growth");
+    reads_all_of::<ProvenRecords>(&document, "ProvenRecords");
     reads_all_of::<Problem>(&document, "Problem");
     reads_all_of::<Problem>(&document, "Refused");
     reads_all_of::<Membership>(&document, "Membership");

@@ -15,7 +15,8 @@ use tokio::time::Instant;
 use super::routes::Question;
 use super::{Declined, Shared, page};
 use crate::wire::{
-    About, Channels, Done, Entries, EntryRecord, Growth, Inclusion, MAX_BATCH, Outcome, Pair, Problem, channel_path,
+    About, Channels, Done, Entries, EntryRecord, Growth, HexBytes, Inclusion, MAX_BATCH, Outcome, Pair, Problem,
+    ProvenRecord, ProvenRecords, channel_path,
 };
 
 const JSON: &str = "application/json";
@@ -160,6 +161,7 @@ impl Ledger {
                 };
                 Reply::json(&Growth { old_size, size, proof })
             }
+            Question::Records { ref places, old_size } => self.records(shared, places.clone(), old_size).await,
             Question::Document => Ok(Reply::ok(JSON, Bytes::from_static(include_bytes!("../../openapi.json")))),
             Question::Page => Ok(Reply::ok(HTML, Bytes::from_static(page::TEXT.as_bytes()))),
             Question::Health => {
@@ -171,6 +173,38 @@ impl Ledger {
                 Err(Problem::new(500, "InternalError", "a question with a body was taken for one without").into())
             }
         }
+    }
+
+    /// By a reader, where the hash of all records is up to date, else by the writer, which brings it up to date.
+    async fn records(&self, shared: &Arc<Shared>, places: Vec<Vec<u8>>, old_size: u64) -> Result<Reply, Declined> {
+        let asked = places.clone();
+        let proven = match self.read(shared, move |ledger| ledger.proven_records(&asked)).await? {
+            Some(proven) => proven,
+            None => {
+                let (answer, answered) = oneshot::channel();
+                let asked = self.writer.prove(places.clone(), move |proven| drop(answer.send(proven)));
+                asked.map_err(|error| unwritten(&error))?;
+                let lost = |_| Problem::new(500, "InternalError", "the ledger's writer has ended");
+                answered.await.map_err(lost)?.map_err(|error| unwritten(&error))?
+            }
+        };
+        let (signer, size) = (self.signer.clone(), proven.head.size);
+        let signed = self.read(shared, move |ledger| {
+            let note = ledger.checkpoint_of(&proven, &signer)?;
+            let growth = if old_size == 0 { Some(Vec::new()) } else { ledger.prove_growth(old_size, size)? };
+            Ok((note, growth, proven))
+        });
+        let (note, growth, proven) = signed.await?;
+        let Some(growth) = growth else {
+            return Err(Problem::new(404, "UnknownSize", "the log does not have this size yet").into());
+        };
+        let records = places.into_iter().zip(proven.records).map(|(place, (value, proof))| ProvenRecord {
+            place: HexBytes(place),
+            value: value.map(HexBytes),
+            proof,
+        });
+        let records = records.collect();
+        Reply::json(&ProvenRecords { checkpoint: note.to_string(), growth, records })
     }
 
     async fn about(&self, shared: &Arc<Shared>) -> Result<Reply, Declined> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use hyper::Method;
 use metering::{ChannelId, NodeId};
 
-use crate::wire::{DEFAULT_PAGE, MAX_PAGE, Problem, read_channel_path, read_count};
+use crate::wire::{DEFAULT_PAGE, MAX_PAGE, MAX_PLACES, Problem, read_channel_path, read_count, read_places_query};
 
 /// A question that has an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +19,7 @@ pub(super) enum Question {
     Entries { from: u64, limit: usize },
     Entry { number: u64, size: Option<u64> },
     Growth { old_size: u64, size: u64 },
+    Records { places: Vec<Vec<u8>>, old_size: u64 },
     Request,
     Batch,
     Document,
@@ -40,6 +41,7 @@ impl Question {
             Self::Entries { .. } => "entries",
             Self::Entry { .. } => "entry",
             Self::Growth { .. } => "growth",
+            Self::Records { .. } => "records",
             Self::Request => "request",
             Self::Batch => "batch",
             Self::Document => "openapi",
@@ -51,6 +53,9 @@ impl Question {
 
     /// What it takes out of its owner's rate: a page as much as some questions.
     pub(super) fn cost(&self) -> u32 {
+        if let Self::Records { places, .. } = self {
+            return 1 + u32::try_from(places.len() / 4).unwrap_or(u32::MAX / 2);
+        }
         let (Self::Channels { limit, .. } | Self::Entries { limit, .. }) = self else { return 1 };
         1 + u32::try_from(limit / 50).unwrap_or(u32::MAX / 2)
     }
@@ -97,6 +102,10 @@ pub(super) fn read(method: &Method, path: &str, query: Option<&str>) -> Result<Q
             let old_size = query.number("old_size")?.ok_or_else(missing("old_size"))?;
             let size = query.number("size")?.ok_or_else(missing("size"))?;
             (Question::Growth { old_size, size }, Method::GET)
+        }
+        ["v1", "records"] => {
+            let (places, old_size) = (query.places()?, query.number("old_size")?.unwrap_or(0));
+            (Question::Records { places, old_size }, Method::GET)
         }
         ["v1", "requests"] => (Question::Request, Method::POST),
         ["v1", "requests", "batch"] => (Question::Batch, Method::POST),
@@ -151,6 +160,13 @@ impl Query {
         let Some(limit) = self.number("limit")? else { return Ok(DEFAULT_PAGE) };
         let limit = usize::try_from(limit).ok().filter(|limit| (1..=MAX_PAGE).contains(limit));
         limit.ok_or_else(|| bad(format!("`limit` is from 1 to {MAX_PAGE}")))
+    }
+
+    fn places(&mut self) -> Result<Vec<Vec<u8>>, Problem> {
+        let places = self.0.remove("places").and_then(|text| read_places_query(&text));
+        let what =
+            format!("`places` is 1 to {MAX_PLACES} places of records, each 0x and hexadecimal digits, with commas");
+        places.ok_or_else(|| bad(what))
     }
 
     fn channel(&mut self, name: &str) -> Result<Option<ChannelId>, Problem> {
@@ -216,6 +232,16 @@ mod tests {
             ("/v1/entries/5?size=9".to_owned(), Ok(Question::Entry { number: 5, size: Some(9) })),
             ("/v1/growth?old_size=1&size=2".to_owned(), Ok(Question::Growth { old_size: 1, size: 2 })),
             ("/v1/growth?size=2".to_owned(), Err(400)),
+            (
+                "/v1/records?places=0x0a,0x0bff&old_size=3".to_owned(),
+                Ok(Question::Records { places: vec![vec![10], vec![11, 255]], old_size: 3 }),
+            ),
+            (format!("/v1/records?places={}", vec!["0x0a"; 17].join(",")), Err(400)),
+            (format!("/v1/records?places=0x{}", "0a".repeat(65)), Err(400)),
+            ("/v1/records?places=0x".to_owned(), Err(400)),
+            ("/v1/records?places=".to_owned(), Err(400)),
+            ("/v1/records?places=0x0".to_owned(), Err(400)),
+            ("/v1/records".to_owned(), Err(400)),
             (format!("/v1/accounts/{A}1"), Err(400)),
             (format!("/v1/channels/{A}/{B}/"), Err(400)),
             (format!("/v1/channels/{A}/{B}/+7"), Err(400)),
