@@ -1,16 +1,24 @@
 //! The ledger of a community, served by another machine.
 //!
-//! What a server says is checked as far as it can be: that it holds the key the community was told of, that its log is this
-//! ledger's and only grows, that what an order was answered with is what was ordered and stands in the log. A balance
-//! and a channel's record are its word until it proves them. Its log can be replayed whole ([`Ledger::audit`]).
+//! What a server says is checked: that it holds the key the community was told of, that its log is this ledger's and only
+//! grows, that what an order was answered with is what was ordered and stands in the log, that a balance, a channel's record
+//! and all else that is kept of an account are as it says, by their proofs against a checkpoint that it has signed (`proven.rs`).
+//! Three things are its word: that nothing newer has happened than it shows, which is for those who compare checkpoints; that a
+//! list of channels leaves none out; and why it refuses. Its log can be replayed whole ([`Ledger::audit`]).
 //!
 //! The link may go at any moment, and so may the power. An order is on this machine's disk, signed, before it is sent, and
 //! stays there until its answer has come: the same order sent again is answered with the entry it made, so nothing is
 //! done twice. Until then no other order of the account's is signed, as it would have the same number.
 //!
-//! Several programs may act for one account, each with a directory of its own: who comes second signs anew. Only where two
-//! order the very same at the same moment is it one order, which happens once, and both are told so.
+//! A ledger that lies might refuse an order, keep it, and do it later. The next order has the same number, unless the ledger
+//! proves that it is used, and by which order; if that is one which was refused, this is found out then and said.
+//!
+//! Several programs may act for one account, each with a directory of its own: who comes second signs anew, also where both
+//! order the same in the same words.
 
+mod proven;
+
+use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -19,17 +27,19 @@ use std::time::Duration;
 use ledger_core::checkpoint::{View, ViewError, origin};
 use ledger_core::merkle::{leaf_hash, verify_inclusion};
 use ledger_core::note::{Log, Note, NoteKey};
+use ledger_core::place::Overall;
 use ledger_core::{
-    Channel, Command, Entry, EntryError, Event, Genesis, Head, Order, Records, Refusal, Request, State, Totals,
+    Channel, Command, Entry, EntryError, Event, Genesis, Hash, Head, Order, Records, Refusal, Request, State, Totals,
     UnixTime,
 };
 use ledger_http::client::{Address, Client, ClientError, DEFAULT_PATIENCE};
 use ledger_http::trust;
 use ledger_http::wire::{
-    About, Account, ChannelRecord, Channels, Done, Entries, Growth, Inclusion, MAX_BATCH, NumberedBytes, Outcome, Pair,
-    channel_path,
+    About, ChannelRecord, Channels, Done, Entries, Growth, Inclusion, MAX_BATCH, NumberedBytes, Outcome,
 };
 use metering::{AccountKey, ChannelId, Close, NodeId, Receipt, TlsKey, Tokens, Unverified};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use thiserror::Error as ThisError;
 
 use crate::{Error, Ledger, Unavailable, Verdict};
@@ -195,20 +205,29 @@ impl Remote {
         Self { signer: Some((account, key)), ..self }
     }
 
-    /// How the ledger stands, by its own word.
+    /// How the ledger stands: what it was founded on is known, and the rest proven.
     ///
     /// # Errors
     /// [`RemoteError`]
     pub fn about(&mut self) -> Result<About, RemoteError> {
-        Ok(self.client.get("/v1/ledger")?)
-    }
-
-    /// All that stands under an account, by the ledger's word.
-    ///
-    /// # Errors
-    /// [`RemoteError`]
-    pub fn account(&mut self, account: NodeId) -> Result<Account, RemoteError> {
-        Ok(self.client.get(&format!("/v1/accounts/{account}"))?)
+        let Overall { time, totals } = self.overall()?;
+        let head = match self.view.head() {
+            Some(head) => head,
+            None => self.newest()?,
+        };
+        let genesis = &self.genesis;
+        Ok(About {
+            community: genesis.community().to_owned(),
+            symbol: genesis.symbol().to_owned(),
+            decimals: genesis.decimals(),
+            treasurer: genesis.treasurer(),
+            close_notice_s: genesis.close_notice_s(),
+            domain: genesis.domain(),
+            key: self.view.key().to_string(),
+            head,
+            time,
+            totals,
+        })
     }
 
     /// The order that was sent and has had no answer, if there is one.
@@ -216,10 +235,7 @@ impl Remote {
     /// # Errors
     /// [`RemoteError`], where it cannot be read.
     pub fn unanswered(&self) -> Result<Option<Order<Unverified>>, RemoteError> {
-        let Some(bytes) = self.kept.read(UNANSWERED)? else { return Ok(None) };
-        let order =
-            serde_json::from_slice(&bytes).map_err(|error| self.kept.damaged(UNANSWERED, &error.to_string()))?;
-        Ok(Some(order))
+        self.kept.read_json(UNANSWERED)
     }
 
     /// Signs a command as the account's next order, keeps it, and has the ledger do it. Where an order has had no answer,
@@ -247,22 +263,75 @@ impl Remote {
         }
     }
 
-    /// Signs a command as the account's next order, by what the ledger says is the next, and keeps it.
+    /// Signs a command as the account's next order, by what the ledger proves is the next, and keeps it.
     fn sign(&mut self, key: &AccountKey, account: NodeId, command: Command) -> Result<Order<Unverified>, Error> {
-        let sequence = self.account(account)?.sequence.saturating_add(1);
-        let order = Order::sign(key, &self.genesis.domain(), account, sequence, command).into_unverified();
-        let bytes = serde_json::to_vec(&order).map_err(|error| self.kept.damaged(UNANSWERED, &error.to_string()))?;
-        self.kept.write(UNANSWERED, &bytes)?;
+        let used = self.funds(account)?.sequence;
+        self.look_for_refused(account, used)?;
+        let (domain, sequence) = (self.genesis.domain(), used.saturating_add(1));
+        let mut extra = [0; 32];
+        getrandom::fill(&mut extra).map_err(|error| RemoteError::Io {
+            action: "read",
+            path: "the system's randomness".into(),
+            cause: error.into(),
+        })?;
+        let order = Order::sign_with(key, &domain, account, sequence, command, &extra).into_unverified();
+        self.kept.write_json(UNANSWERED, &order)?;
         Ok(order)
+    }
+
+    /// Whether an order that the ledger had refused has happened all the same: the ones up to this number can no more.
+    fn look_for_refused(&mut self, account: NodeId, used: u64) -> Result<(), Error> {
+        let refused: Vec<Order<Unverified>> = self.kept.read_json(REFUSED)?.unwrap_or_default();
+        let over = |order: &&Order<Unverified>| order.account() == account && order.seal().sequence <= used;
+        let numbers: BTreeSet<u64> = refused.iter().filter(over).map(|order| order.seal().sequence).collect();
+        if numbers.is_empty() {
+            return Ok(());
+        }
+        let mut happened = Vec::new();
+        for number in numbers {
+            happened.extend(self.ordered(account, number)?.order());
+        }
+        let left: Vec<_> = refused.iter().filter(|order| !over(order)).collect();
+        self.kept.write_json(REFUSED, &left)?;
+        match refused.iter().find(|order| happened.contains(order)) {
+            None => Ok(()),
+            Some(order) => {
+                let number = order.seal().sequence;
+                let what = format!("it refused order {number} of {account} and did it later: it has happened");
+                Err(self.contradiction(what).into())
+            }
+        }
     }
 
     /// Sends an order that is kept, and forgets it when it is answered, one way or the other.
     fn send(&mut self, order: Order<Unverified>) -> Result<Entry, Error> {
-        let answer = self.request(&Request::Order(order));
+        let answer = match self.request(&Request::Order(order)) {
+            // By another program with the same key; or by this very order, and the ledger denies it.
+            Err(Error::Refused(refusal @ Refusal::SequenceAlreadyUsed { .. })) => {
+                let made = self.ordered(order.account(), order.seal().sequence)?;
+                if made.order() == Some(order) { Ok(made) } else { Err(Error::Refused(refusal)) }
+            }
+            Err(Error::Refused(refusal)) => {
+                self.remember_refused(order)?;
+                Err(Error::Refused(refusal))
+            }
+            answer => answer,
+        };
         if let Ok(_) | Err(Error::Refused(_)) = &answer {
             self.kept.remove(UNANSWERED)?;
         }
         answer
+    }
+
+    /// Keeps an order that was refused: what is signed may be done by whoever has it.
+    fn remember_refused(&mut self, order: Order<Unverified>) -> Result<(), RemoteError> {
+        let mut refused: Vec<Order<Unverified>> = self.kept.read_json(REFUSED)?.unwrap_or_default();
+        if !refused.contains(&order) {
+            refused.push(order);
+            let newest = refused.split_off(refused.len().saturating_sub(MAX_REFUSED));
+            self.kept.write_json(REFUSED, &newest)?;
+        }
+        Ok(())
     }
 
     /// Has a request answered, and checks that the answer is one to this request and stands in the log.
@@ -310,7 +379,13 @@ impl Remote {
             }
             _ => Vec::new(),
         };
-        let head = self.view.accept(note, &proof).map_err(|error: ViewError| self.contradiction(error.to_string()))?;
+        self.take(&text, note, &proof)
+    }
+
+    /// Takes a checkpoint as the newest one, where it continues the one that was seen before.
+    fn take(&mut self, text: &str, note: Note, growth: &[Hash]) -> Result<Head, RemoteError> {
+        let seen = self.view.head().map_or(0, |head| head.size);
+        let head = self.view.accept(note, growth).map_err(|error: ViewError| self.contradiction(error.to_string()))?;
         // Kept before anything rests on it, so that no later answer can be from another past.
         if head.size > seen {
             self.kept.write(CHECKPOINT, text.as_bytes())?;
@@ -330,19 +405,19 @@ impl Ledger for Remote {
     }
 
     fn balance(&mut self, account: NodeId) -> Result<Tokens, Error> {
-        Ok(self.account(account)?.balance)
+        Ok(self.funds(account)?.balance)
     }
 
     fn channel(&mut self, channel: ChannelId) -> Result<Option<Channel>, Error> {
-        Ok(self.channel_record(channel)?.map(|found| found.record))
+        Ok(self.signed_channel(channel)?.map(|(record, _)| record))
     }
 
     fn channel_signer(&mut self, channel: ChannelId) -> Result<NodeId, Error> {
-        Ok(self.channel_record(channel)?.map_or(channel.payer, |found| found.signer))
+        Ok(self.signed_channel(channel)?.map_or(channel.payer, |(_, signer)| signer))
     }
 
     fn channels_of(&mut self, account: NodeId) -> Result<Vec<(ChannelId, Channel)>, Error> {
-        let (mut all, mut after) = (Vec::new(), String::new());
+        let (mut all, mut after): (Vec<ChannelId>, _) = (Vec::new(), String::new());
         loop {
             let path = format!("/v1/accounts/{account}/channels?limit={PAGE}{after}");
             let page: Channels = self.client.get(&path).map_err(RemoteError::from)?;
@@ -351,27 +426,28 @@ impl Ledger for Remote {
             if !goes_on || page.channels.len() > PAGE || all.len() > MAX_CHANNELS {
                 return Err(self.contradiction("its pages of channels do not end".to_owned()).into());
             }
-            for ChannelRecord { channel, record, .. } in page.channels {
-                let is_next = all.last().is_none_or(|(before, _)| *before < channel);
+            for ChannelRecord { channel, .. } in page.channels {
+                let is_next = all.last().is_none_or(|before| *before < channel);
                 if !is_next || (channel.payer != account && channel.payee != account) {
                     return Err(self.contradiction("its pages of channels do not go on".to_owned()).into());
                 }
-                all.push((channel, record));
+                all.push(channel);
             }
             match page.next {
                 Some(next) => after = format!("&after={next}"),
-                None => return Ok(all),
+                None => break,
             }
         }
+        let records = self.channels(&all)?;
+        Ok(all.into_iter().zip(records).collect())
     }
 
     fn latest_nonce(&mut self, payer: NodeId, payee: NodeId) -> Result<Option<u64>, Error> {
-        let pair: Pair = self.client.get(&format!("/v1/channels/{payer}/{payee}")).map_err(RemoteError::from)?;
-        Ok(pair.latest_nonce)
+        Ok(self.proven_nonce(payer, payee)?)
     }
 
     fn totals(&mut self) -> Result<Totals, Error> {
-        Ok(self.about()?.totals)
+        Ok(self.proven_totals()?)
     }
 
     fn head(&mut self) -> Result<Head, Error> {
@@ -501,15 +577,6 @@ impl Ledger for Remote {
 }
 
 impl Remote {
-    fn channel_record(&mut self, channel: ChannelId) -> Result<Option<ChannelRecord>, Error> {
-        match self.client.get::<ChannelRecord>(&format!("/v1/channels/{}", channel_path(&channel))) {
-            Ok(found) if found.channel == channel => Ok(Some(found)),
-            Ok(_) => Err(self.contradiction("it tells of another channel than was asked for".to_owned()).into()),
-            Err(ClientError::Problem { problem, .. }) if problem.title == "UnknownChannel" => Ok(None),
-            Err(error) => Err(RemoteError::from(error).into()),
-        }
-    }
-
     fn other_kind(&self, entry: &Entry) -> Error {
         self.contradiction(format!("it answers with {}", entry.event.name())).into()
     }
@@ -524,10 +591,14 @@ impl std::fmt::Debug for Remote {
 const FOUNDING: &str = "founding";
 const CHECKPOINT: &str = "checkpoint";
 const UNANSWERED: &str = "unanswered.json";
+const REFUSED: &str = "refused.json";
 const LOCK: &str = "lock";
 
 /// How often an order is signed anew where others sign for the same account at the same time.
 const MAX_TRIES: u32 = 100;
+
+/// How many orders that were refused are remembered: all that may still happen have the same number, and one of them at most will.
+const MAX_REFUSED: usize = 32;
 
 /// The directory of what must be remembered: small files, each written whole or not at all. One process has it at a time.
 struct Kept {
@@ -564,6 +635,16 @@ impl Kept {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(cause) => Err(RemoteError::Io { action: "read", path, cause }),
         }
+    }
+
+    fn read_json<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, RemoteError> {
+        let read = |bytes: Vec<u8>| serde_json::from_slice(&bytes);
+        self.read(name)?.map(read).transpose().map_err(|error| self.damaged(name, &error.to_string()))
+    }
+
+    fn write_json(&self, name: &str, value: &impl Serialize) -> Result<(), RemoteError> {
+        let bytes = serde_json::to_vec(value).map_err(|error| self.damaged(name, &error.to_string()))?;
+        self.write(name, &bytes)
     }
 
     /// Durable when this returns, and never half written.

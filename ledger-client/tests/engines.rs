@@ -282,9 +282,201 @@ fn a_ledger_that_was_put_back_to_an_older_copy_is_found_out() {
     let mut ours = place.open("treasurer", &treasurer);
     let error = ours.head().unwrap_err();
     assert!(error.to_string().contains("the log has 2 entries here, and had 3 before"), "{error}");
-    // It goes on from the older copy, and signs that: proof against whoever holds its key.
+    // Nothing is ordered of it, as it proves no number.
     let error = ours.mint(bob, tokens(3)).unwrap_err();
+    assert!(error.to_string().contains("the log has 2 entries here, and had 3 before"), "{error}");
+    // For one that knows no better it goes on from the older copy, and signs that: proof against whoever holds its key.
+    place.open("newcomer", &treasurer).mint(bob, tokens(3)).unwrap();
+    let error = ours.head().unwrap_err();
     assert!(error.to_string().contains("signed two different pasts of 3 entries"), "{error}");
+}
+
+#[test]
+fn an_order_that_was_refused_and_is_done_later_is_found_out() {
+    let mut place = Place::new();
+    let [treasurer, alice] = [0xee, 0xa1].map(key);
+    let (bob, carol) = (key(0xb0).node_id(), key(0xca).node_id());
+    let mut alices = place.open("alice", &alice);
+    let refused = alices.transfer(bob, tokens(5)).unwrap_err().refusal().unwrap();
+    assert_eq!(refused.rule(), "InsufficientBalance");
+    let kept = std::fs::read(place.directory.path().join("alice/refused.json")).unwrap();
+    let [order]: [ledger_core::Order<metering::Unverified>; 1] = serde_json::from_slice(&kept).unwrap();
+    place.open("treasurer", &treasurer).mint(alice.node_id(), tokens(10)).unwrap();
+
+    // Whoever has the file does it now.
+    let (address, path) = (place.running().address, place.directory.path().join("ledger"));
+    place.running = None;
+    let mut ledger = ledger_embedded::Embedded::open(&path, system_clock()).unwrap();
+    ledger.execute(&ledger_core::Request::Order(order)).unwrap();
+    drop(ledger);
+    place.running = Some(Running::start(&path, Some(address)));
+    let error = alices.transfer(carol, tokens(1)).unwrap_err();
+    let said = format!("it refused order 1 of {} and did it later: it has happened", alice.node_id());
+    assert!(error.to_string().ends_with(&said), "{error}");
+    // It is said once, and what follows has the next number.
+    alices.transfer(carol, tokens(1)).unwrap();
+    let held = [alice.node_id(), bob, carol].map(|account| alices.balance(account).unwrap());
+    assert_eq!(held, [4, 5, 1].map(tokens));
+
+    // One that was refused and whose number another order has is over, and nothing is said.
+    alices.transfer(bob, tokens(50)).unwrap_err().refusal().unwrap();
+    alices.transfer(bob, tokens(1)).unwrap();
+    alices.transfer(bob, tokens(1)).unwrap();
+    assert_eq!(std::fs::read(place.directory.path().join("alice/refused.json")).unwrap(), b"[]");
+}
+
+/// What is told of a path, which a liar alters.
+type Lie = fn(&str, String) -> String;
+
+/// Somebody with the ledger's key, between it and who asks.
+struct Liar {
+    address: SocketAddr,
+    _running: Running,
+}
+
+impl Liar {
+    fn start(ledger: &Path, lie: Lie) -> (Self, Served) {
+        let running = Running::start(ledger, None);
+        let honest = running.served();
+        let tls = server::self_signed(&SECRET).unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        // It ends with the test's process.
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let session = rustls::ServerConnection::new(tls.clone().into()).unwrap();
+                let (mut stream, honest) = (rustls::StreamOwned::new(session, stream), honest.clone());
+                std::thread::spawn(move || while pass_on(&mut stream, &honest, lie).is_some() {});
+            }
+        });
+        let served = Served { address: format!("https://{address}").parse().unwrap(), ..running.served() };
+        (Self { address, _running: running }, served)
+    }
+}
+
+/// Takes one question, has it answered, alters the answer. Nothing, where the connection has ended.
+fn pass_on<S: std::io::Read + std::io::Write>(stream: &mut S, honest: &Served, lie: Lie) -> Option<()> {
+    let question = one_message(stream)?;
+    let path = question.split(' ').nth(1)?.to_owned();
+    let name = rustls::pki_types::ServerName::try_from("127.0.0.1").ok()?;
+    let tls = ledger_http::trust::pinned(&metering::TlsKey(*honest.key.public())).ok()?;
+    let session = rustls::ClientConnection::new(tls.into(), name).ok()?;
+    let host = honest.address.to_string().strip_prefix("https://")?.trim_end_matches('/').to_owned();
+    let mut upstream = rustls::StreamOwned::new(session, std::net::TcpStream::connect(host).ok()?);
+    std::io::Write::write_all(&mut upstream, question.as_bytes()).ok()?;
+    let answer = one_message(&mut upstream)?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let body = lie(&path, body.to_owned());
+    let is_length = |line: &&str| line.to_ascii_lowercase().starts_with("content-length");
+    let is_problem = usize::from(body.starts_with("{\"title\""));
+    let refused = head.replacen("200 OK", "409 Conflict", is_problem).replacen(
+        "application/json",
+        "application/problem+json",
+        is_problem,
+    );
+    let head: Vec<&str> = refused.lines().filter(|line| !is_length(line)).collect();
+    let answer = format!("{}\r\ncontent-length: {}\r\n\r\n{body}", head.join("\r\n"), body.len());
+    stream.write_all(answer.as_bytes()).and_then(|()| stream.flush()).ok()
+}
+
+/// A head, and a body as long as the head says.
+fn one_message(stream: &mut impl std::io::Read) -> Option<String> {
+    let (mut bytes, mut buffer) = (Vec::new(), [0; 4096]);
+    loop {
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let length = head.lines().find_map(|line| {
+                let (name, value) = line.split_once(':')?;
+                name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
+            });
+            if body.len() >= length.unwrap_or(0) {
+                return Some(text);
+            }
+        }
+        let read = stream.read(&mut buffer).ok().filter(|read| *read > 0)?;
+        bytes.extend(&buffer[..read]);
+    }
+}
+
+#[test]
+fn what_a_ledger_does_not_prove_is_not_believed() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = found(directory.path());
+    let [treasurer, alice] = [0xee, 0xa1].map(key);
+    let bob = key(0xb0).node_id();
+    let open = |key: &AccountKey| Embedded::open(&path, system_clock()).unwrap().signed_by(key.clone());
+    open(&treasurer).mint(alice.node_id(), tokens(100)).unwrap();
+    let channel = open(&alice).open_channel(bob, tokens(60)).unwrap();
+    let account = alice.node_id();
+    let unproven = "nothing proves what it says of a record";
+
+    type Ask = fn(&mut Remote, NodeId, NodeId) -> Result<(), Error>;
+    let balance: Ask = |ledger, alice, _| ledger.balance(alice).map(drop);
+    let nonce: Ask = |ledger, alice, bob| ledger.latest_nonce(alice, bob).map(drop);
+    let channels: Ask = |ledger, alice, _| ledger.channels_of(alice).map(drop);
+    let transfer: Ask = |ledger, _, bob| ledger.transfer(bob, tokens(1));
+    let lies: [(&str, Ask, Lie, &str); 9] = [
+        // 40 tokens (0x28) become 41.
+        ("more", balance, |_, body| body.replace("0000280000", "0000290000"), unproven),
+        ("nothing", balance, |_, body| body.replacen("\"0x0000", "null,\"was\":\"0x0000", 1), unproven),
+        ("other", balance, |_, body| body.replacen("\"place\":\"0x0a", "\"place\":\"0x0b", 1), unproven),
+        ("fewer", balance, |_, body| body.replace("\"records\":[{", "\"records\":[],\"were\":[{"), "other records"),
+        ("unsigned", balance, |_, body| body.replace("\\n3\\n", "\\n4\\n"), "signature"),
+        (
+            "silent",
+            balance,
+            |path, body| if path.starts_with("/v1/records") { body.replace("records ", "rekords ") } else { body },
+            "signature",
+        ),
+        (
+            "hidden",
+            nonce,
+            |_, body| body.replace("{\"latest_nonce\":1}", "{\"latest_nonce\":null}"),
+            "an older channel than the pair's newest",
+        ),
+        (
+            "made up",
+            nonce,
+            |_, body| body.replace("{\"latest_nonce\":1}", "{\"latest_nonce\":2}"),
+            "a channel that it does not have",
+        ),
+        (
+            "renamed",
+            channels,
+            |path, body| if path.contains("/channels") { body.replace("\"nonce\":1", "\"nonce\":7") } else { body },
+            "a channel that it does not have",
+        ),
+    ];
+    for (name, ask, lie, found) in lies {
+        let (liar, served) = Liar::start(&path, lie);
+        let mut ledger = Remote::open(served, &directory.path().join(name)).unwrap().signed_by(alice.clone());
+        let error = ask(&mut ledger, account, bob).unwrap_err().to_string();
+        assert!(error.contains(found) && error.contains(&liar.address.to_string()), "{name}: {error}");
+    }
+
+    // Passed on as it is, all of it is believed.
+    let (_liar, served) = Liar::start(&path, |_, body| body);
+    let mut ledger = Remote::open(served, &directory.path().join("honest")).unwrap().signed_by(alice.clone());
+    assert_eq!(ledger.balance(account).unwrap(), tokens(40));
+    assert_eq!(ledger.latest_nonce(account, bob).unwrap(), Some(1));
+    assert_eq!(ledger.channels_of(account).unwrap(), [(channel, Channel::open(tokens(60)))]);
+    assert_eq!(ledger.account(bob).unwrap().sequence, 0);
+    assert_eq!(ledger.totals().unwrap().minted, tokens(100));
+    transfer(&mut ledger, account, bob).unwrap();
+
+    // An order that happened and is denied is shown by the log.
+    let denied: Lie = |path, body| {
+        if path == "/v1/requests" {
+            let used = Refusal::SequenceAlreadyUsed { account: key(0xa1).node_id(), sequence: 3, next: 4 };
+            serde_json::to_string(&ledger_http::wire::Problem::refused(used)).unwrap()
+        } else {
+            body
+        }
+    };
+    let (_liar, served) = Liar::start(&path, denied);
+    let mut ledger = Remote::open(served, &directory.path().join("denied")).unwrap().signed_by(alice.clone());
+    transfer(&mut ledger, account, bob).unwrap();
+    assert_eq!(ledger.balance(bob).unwrap(), tokens(2), "it happened once");
 }
 
 #[test]

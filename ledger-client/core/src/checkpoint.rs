@@ -189,6 +189,12 @@ impl View {
         Ok(Self { newest: Some((head, newest)), ..self })
     }
 
+    /// The log's key.
+    #[must_use]
+    pub const fn key(&self) -> &NoteKey<Log> {
+        &self.key
+    }
+
     /// What the log was when it was last heard of.
     #[must_use]
     pub fn head(&self) -> Option<Head> {

@@ -47,7 +47,7 @@ impl Key {
     /// The four bits that decide within a tile at this depth, counted in tiles.
     fn slot(&self, depth: u8) -> usize {
         let byte = self.0.0.get(usize::from(depth / 2)).copied().unwrap_or_default();
-        usize::from(if depth % 2 == 0 { byte >> 4 } else { byte & 15 })
+        usize::from(if depth.is_multiple_of(2) { byte >> 4 } else { byte & 15 })
     }
 }
 
@@ -182,7 +182,7 @@ impl Prefix {
     fn child(self, slot: usize) -> Self {
         let mut key = self.key;
         if let (Some(byte), Ok(slot)) = (key.0.0.get_mut(usize::from(self.depth / 2)), u8::try_from(slot)) {
-            *byte |= if self.depth % 2 == 0 { slot << 4 } else { slot };
+            *byte |= if self.depth.is_multiple_of(2) { slot << 4 } else { slot };
         }
         Self { depth: self.depth + 1, key }
     }

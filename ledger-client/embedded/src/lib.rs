@@ -260,6 +260,14 @@ impl Embedded {
         self.read(|records| records.sequence(account))
     }
 
+    /// The number of the entry that an account's order with this sequence made, if it has happened.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub fn order_number(&mut self, account: NodeId, sequence: u64) -> Result<Option<u64>, Error> {
+        self.read(|records| records.ordered_number(account, sequence))
+    }
+
     /// The highest nonce of the channels this payer opened for this payee.
     ///
     /// # Errors

@@ -8,6 +8,7 @@
 //! | `GET /v1/ledger` | [`About`] |
 //! | `GET /v1/checkpoint` | the log's head as a signed note, in plain text |
 //! | `GET /v1/accounts/ACCOUNT` | [`Account`] |
+//! | `GET /v1/accounts/ACCOUNT/orders/NUMBER?size=N` | [`Inclusion`] of the entry that it made |
 //! | `GET /v1/accounts/ACCOUNT/channels?after=CHANNEL&limit=N` | [`Channels`] |
 //! | `GET /v1/channels/PAYER/PAYEE` | [`Pair`] |
 //! | `GET /v1/channels/PAYER/PAYEE/NONCE` | [`ChannelRecord`] |

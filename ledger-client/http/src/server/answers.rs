@@ -114,6 +114,18 @@ impl Ledger {
             Question::About => self.about(shared).await,
             Question::Checkpoint => Ok(Reply::ok(TEXT, self.checkpoint(shared).await?)),
             Question::Account(account) => Reply::json(&self.read(shared, move |ledger| ledger.account(account)).await?),
+            Question::Ordered { account, sequence, size } => {
+                let found = self.read(shared, move |ledger| {
+                    let Some(number) = ledger.order_number(account, sequence)? else { return Ok(None) };
+                    let size = size.map_or_else(|| ledger.head().map(|head| head.size), Ok)?;
+                    Ok(ledger.prove_entry(number, size)?.map(|(entry, proof)| (number, size, entry, proof)))
+                });
+                let Some((number, size, entry, proof)) = found.await? else {
+                    let what = "the log of this size has no order of this account with this number";
+                    return Err(Problem::new(404, "UnknownOrder", what).into());
+                };
+                Reply::json(&Inclusion { entry: EntryRecord::new(number, entry), size, proof })
+            }
             Question::Channels { account, after, limit } => {
                 let limit = limit.min(MAX_CHANNELS);
                 let page = self.read(shared, move |ledger| ledger.channels_page(account, after, limit)).await?;

@@ -13,13 +13,38 @@ pub(super) enum Question {
     About,
     Checkpoint,
     Account(NodeId),
-    Channels { account: NodeId, after: Option<ChannelId>, limit: usize },
-    Pair { payer: NodeId, payee: NodeId },
+    /// The entry that an account's order of this number made.
+    Ordered {
+        account: NodeId,
+        sequence: u64,
+        size: Option<u64>,
+    },
+    Channels {
+        account: NodeId,
+        after: Option<ChannelId>,
+        limit: usize,
+    },
+    Pair {
+        payer: NodeId,
+        payee: NodeId,
+    },
     Channel(ChannelId),
-    Entries { from: u64, limit: usize },
-    Entry { number: u64, size: Option<u64> },
-    Growth { old_size: u64, size: u64 },
-    Records { places: Vec<Vec<u8>>, old_size: u64 },
+    Entries {
+        from: u64,
+        limit: usize,
+    },
+    Entry {
+        number: u64,
+        size: Option<u64>,
+    },
+    Growth {
+        old_size: u64,
+        size: u64,
+    },
+    Records {
+        places: Vec<Vec<u8>>,
+        old_size: u64,
+    },
     Request,
     Batch,
     Document,
@@ -35,6 +60,7 @@ impl Question {
             Self::About => "ledger",
             Self::Checkpoint => "checkpoint",
             Self::Account(_) => "account",
+            Self::Ordered { .. } => "order",
             Self::Channels { .. } => "channels",
             Self::Pair { .. } => "pair",
             Self::Channel(_) => "channel",
@@ -81,6 +107,10 @@ pub(super) fn read(method: &Method, path: &str, query: Option<&str>) -> Result<Q
         ["v1", "accounts", account, "channels"] => {
             let (account, after, limit) = (read_account(account)?, query.channel("after")?, query.limit()?);
             (Question::Channels { account, after, limit }, Method::GET)
+        }
+        ["v1", "accounts", account, "orders", sequence] => {
+            let (account, sequence) = (read_account(account)?, number("an order's number", sequence)?);
+            (Question::Ordered { account, sequence, size: query.number("size")? }, Method::GET)
         }
         ["v1", "channels", payer, payee] => {
             (Question::Pair { payer: read_account(payer)?, payee: read_account(payee)? }, Method::GET)
@@ -226,6 +256,11 @@ mod tests {
             (format!("/v1/accounts/{A}/channels"), channels(None, DEFAULT_PAGE)),
             (format!("/v1/accounts/{A}/channels?limit=2&after={A}/{B}/7"), channels(Some(id), 2)),
             (format!("/v1/accounts/{A}/channels?after={A}%2f{B}%2F7"), channels(Some(id), DEFAULT_PAGE)),
+            (
+                format!("/v1/accounts/{A}/orders/3?size=9"),
+                Ok(Question::Ordered { account: payer, sequence: 3, size: Some(9) }),
+            ),
+            (format!("/v1/accounts/{A}/orders/"), Err(400)),
             (format!("/v1/channels/{A}/{B}"), Ok(Question::Pair { payer, payee })),
             (format!("/v1/channels/{A}/{B}/7"), Ok(Question::Channel(id))),
             ("/v1/entries".to_owned(), Ok(Question::Entries { from: 0, limit: DEFAULT_PAGE })),

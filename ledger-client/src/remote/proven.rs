@@ -1,0 +1,193 @@
+//! What a served ledger says of accounts, channels and totals, taken only with its proof.
+
+use ledger_core::checkpoint;
+use ledger_core::fact::Fact;
+use ledger_core::merkle::{leaf_hash, verify_inclusion};
+use ledger_core::note::Note;
+use ledger_core::place::{Funds, Overall};
+use ledger_core::registry::Listing;
+use ledger_core::role::{Held, Role};
+use ledger_core::signer::{ChannelSigner, Signer};
+use ledger_core::{Channel, Entry, Totals};
+use ledger_http::client::ClientError;
+use ledger_http::wire::{Account, Inclusion, MAX_PLACES, NumberedBytes, Pair, ProvenRecords, places_query};
+use metering::{ChannelId, NodeId};
+
+use super::{Remote, RemoteError};
+
+/// How often it is asked again where something happened between two questions that belong together.
+const MAX_TRIES: u32 = 4;
+
+impl Remote {
+    /// What stands at each of these places, proven against a checkpoint that continues all that were seen before.
+    fn records(&mut self, places: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>, RemoteError> {
+        let mut values = Vec::with_capacity(places.len());
+        for asked in places.chunks(MAX_PLACES) {
+            values.extend(self.proven(asked)?);
+        }
+        Ok(values)
+    }
+
+    /// As many as are told of one head.
+    fn proven(&mut self, asked: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>, RemoteError> {
+        let seen = self.view.head().map_or(0, |head| head.size);
+        let path = format!("/v1/records?places={}&old_size={seen}", places_query(asked));
+        let told: ProvenRecords = match self.client.get(&path) {
+            Err(ClientError::Problem { problem, .. }) if problem.title == "UnknownSize" => {
+                // It is shorter than it was, and has to say so with its signature.
+                self.newest()?;
+                return Err(self.contradiction("it does not know a size that it had".to_owned()));
+            }
+            told => told?,
+        };
+        let note: Note =
+            told.checkpoint.parse().map_err(|error| self.contradiction(format!("its checkpoint: {error}")))?;
+        let root = checkpoint::records(&note);
+        self.take(&told.checkpoint, note, &told.growth)?;
+        let root = root.ok_or_else(|| self.contradiction("its checkpoint says nothing of the records".to_owned()))?;
+        if told.records.len() != asked.len() {
+            return Err(self.contradiction("it tells of other records than it was asked for".to_owned()));
+        }
+        let mut values = Vec::with_capacity(asked.len());
+        for (place, record) in asked.iter().zip(told.records) {
+            let value = record.value.map(|value| value.0);
+            if record.place.0 != *place || !record.proof.shows(&root, place, value.as_deref()) {
+                return Err(self.contradiction("nothing proves what it says of a record".to_owned()));
+            }
+            values.push(value);
+        }
+        Ok(values)
+    }
+
+    fn read<F: Fact>(&self, value: Option<Vec<u8>>) -> Result<Option<F>, RemoteError> {
+        let unread = || self.contradiction("a record of its does not read".to_owned());
+        value.map(|value| F::decode(&value).ok_or_else(unread)).transpose()
+    }
+
+    fn record<F: Fact>(&mut self, key: &F::Key) -> Result<Option<F>, RemoteError> {
+        let value = self.records(&[F::place(key)])?.pop().flatten();
+        self.read(value)
+    }
+
+    /// What an account holds, and the number of its newest order.
+    pub(super) fn funds(&mut self, account: NodeId) -> Result<Funds, RemoteError> {
+        Ok(self.record(&account)?.unwrap_or_default())
+    }
+
+    /// All that stands under an account.
+    ///
+    /// # Errors
+    /// [`RemoteError`]
+    pub fn account(&mut self, account: NodeId) -> Result<Account, RemoteError> {
+        const ROLES: [Role; 2] = [Role::Issuer, Role::Auditor];
+        let [issuer, auditor] = ROLES.map(|role| Held::place(&(role, account)));
+        let places = [
+            Funds::place(&account),
+            Signer::place(&account),
+            ledger_core::membership::Membership::place(&account),
+            Listing::place(&account),
+            ledger_core::share::Pool::place(&account),
+            issuer,
+            auditor,
+        ];
+        let values = self.records(&places)?;
+        let value = |at: usize| values.get(at).cloned().flatten();
+        let funds: Funds = self.read(value(0))?.unwrap_or_default();
+        let mut roles = Vec::new();
+        for (at, role) in (5..).zip(ROLES) {
+            if self.read(value(at))?.is_some_and(|Held(held)| held) {
+                roles.push(role);
+            }
+        }
+        Ok(Account {
+            account,
+            balance: funds.balance,
+            sequence: funds.sequence,
+            signer: self.read(value(1))?.map_or(account, |Signer(signer)| signer),
+            membership: self.read(value(2))?,
+            roles,
+            registration: self.read(value(3))?.and_then(|Listing(listed)| listed),
+            shares: self.read(value(4))?,
+        })
+    }
+
+    /// A channel's record, and the account whose key signs on it.
+    pub(super) fn signed_channel(&mut self, id: ChannelId) -> Result<Option<(Channel, NodeId)>, RemoteError> {
+        let mut values = self.records(&[Channel::place(&id), ChannelSigner::place(&id)])?.into_iter();
+        let (channel, signer) = (values.next().flatten(), values.next().flatten());
+        let Some(channel) = self.read(channel)? else { return Ok(None) };
+        let signer = self.read(signer)?.map_or(id.payer, |ChannelSigner(signer)| signer);
+        Ok(Some((channel, signer)))
+    }
+
+    /// The records of channels that it has told of.
+    pub(super) fn channels(&mut self, told: &[ChannelId]) -> Result<Vec<Channel>, RemoteError> {
+        let places: Vec<_> = told.iter().map(Channel::place).collect();
+        let values = self.records(&places)?;
+        let channel = |value| {
+            let channel = self.read(value)?;
+            channel.ok_or_else(|| self.contradiction("it tells of a channel that it does not have".to_owned()))
+        };
+        values.into_iter().map(channel).collect()
+    }
+
+    /// The highest nonce of a pair's channels: the ledger names it, and proves that this channel is there and the next is not.
+    pub(super) fn proven_nonce(&mut self, payer: NodeId, payee: NodeId) -> Result<Option<u64>, RemoteError> {
+        for _ in 0..MAX_TRIES {
+            let pair: Pair = self.client.get(&format!("/v1/channels/{payer}/{payee}"))?;
+            let (latest, next) = match pair.latest_nonce {
+                None => (None, 1),
+                Some(latest) => match latest.checked_add(1).filter(|_| latest > 0) {
+                    Some(next) => (Some(latest), next),
+                    None => return Err(self.contradiction(format!("no channel has the nonce {latest}"))),
+                },
+            };
+            let nonces = latest.into_iter().chain([next]);
+            let places: Vec<_> = nonces.map(|nonce| Channel::place(&ChannelId { payer, payee, nonce })).collect();
+            let values = self.records(&places)?;
+            let Some((after, named)) = values.split_last() else { continue };
+            if named.iter().any(Option::is_none) {
+                return Err(self.contradiction("it names a channel that it does not have".to_owned()));
+            }
+            if after.is_none() {
+                return Ok(latest);
+            }
+            // Another was opened meanwhile, or it hides one.
+        }
+        Err(self.contradiction("it names an older channel than the pair's newest".to_owned()))
+    }
+
+    /// The time of the newest entry, and where all tokens are.
+    pub(super) fn overall(&mut self) -> Result<Overall, RemoteError> {
+        let overall = self.record(&())?;
+        overall.ok_or_else(|| self.contradiction("it proves that it has no totals".to_owned()))
+    }
+
+    pub(super) fn proven_totals(&mut self) -> Result<Totals, RemoteError> {
+        Ok(self.overall()?.totals)
+    }
+
+    /// The entry that an account's order of this number made, which the ledger must have where the number is used.
+    pub(super) fn ordered(&mut self, account: NodeId, sequence: u64) -> Result<Entry, RemoteError> {
+        let head = self.newest()?;
+        let path = format!("/v1/accounts/{account}/orders/{sequence}?size={}", head.size);
+        let told: Inclusion<NumberedBytes> = match self.client.get(&path) {
+            Err(ClientError::Problem { problem, .. }) if problem.status == 404 => {
+                return Err(self.contradiction(format!("it does not show which order had the number {sequence}")));
+            }
+            told => told?,
+        };
+        if !verify_inclusion(&head, told.entry.number, &leaf_hash(&told.entry.bytes.0), &told.proof) {
+            return Err(
+                self.contradiction(format!("nothing proves that entry {} stands in its log", told.entry.number))
+            );
+        }
+        let entry = self.decoded(&told.entry)?;
+        let is_it = entry.order().is_some_and(|made| (made.account(), made.seal().sequence) == (account, sequence));
+        if is_it {
+            Ok(entry)
+        } else {
+            Err(self.contradiction(format!("entry {} is not order {sequence} of {account}", told.entry.number)))
+        }
+    }
+}
