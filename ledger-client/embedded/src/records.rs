@@ -201,8 +201,8 @@ fn seal_hashed(size: i64, root: &[u8]) -> Seal {
     seal(Table::Hashed, &[&size.to_be_bytes(), root])
 }
 
-impl From<TreeError<Fault>> for Fault {
-    fn from(error: TreeError<Fault>) -> Self {
+impl From<TreeError<Self>> for Fault {
+    fn from(error: TreeError<Self>) -> Self {
         match error {
             TreeError::Tiles(fault) => fault,
             TreeError::Damaged(prefix) => {
