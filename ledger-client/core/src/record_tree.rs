@@ -453,9 +453,14 @@ impl Proof {
 pub(crate) mod tests {
     use std::convert::Infallible;
 
+    use metering::json::hex_text;
+    use metering::{ChannelId, NodeId, Tokens};
     use proptest::prelude::*;
 
     use super::*;
+    use crate::fact::Fact;
+    use crate::place::{Funds, Overall};
+    use crate::{Channel, Phase, Totals, UnixTime};
 
     /// Tiles in memory, as bytes.
     #[derive(Default)]
@@ -568,6 +573,34 @@ pub(crate) mod tests {
                 prop_assert_eq!(tile.encode(), bytes);
             }
         }
+    }
+
+    /// The example of RULEBOOK.md, computed there by another program.
+    #[test]
+    fn the_root_is_the_one_of_the_rulebook() {
+        let [treasurer, alice, bob] = [7, 0xa1, 0xb0].map(|byte| NodeId([byte; 20]));
+        let tokens = |n| Tokens::new(n).unwrap();
+        let (minted, held, locked) = (tokens(100), tokens(40), tokens(60));
+        let totals = Totals { minted, held, locked, ..Totals::default() };
+        let channel = ChannelId { payer: alice, payee: bob, nonce: 1 };
+        let phase = Phase::Closing { exit: UnixTime::from_seconds(400) };
+        let overall = Overall { time: UnixTime::from_seconds(100), totals };
+        let records = [
+            (Overall::place(&()), overall.encode()),
+            (Funds::place(&treasurer), Funds { sequence: 1, ..Funds::default() }.encode()),
+            (Funds::place(&alice), Funds { balance: held, sequence: 1 }.encode()),
+            (Channel::place(&channel), Channel { phase, ..Channel::open(locked) }.encode()),
+        ];
+        let rulebook = include_str!("../../RULEBOOK.md");
+        for (place, value) in &records {
+            let [place, value] = [place, value].map(|bytes| hex_text(bytes)[2..].to_owned());
+            let line = format!("{place} {value}");
+            assert!(rulebook.contains(&line), "{line}");
+        }
+        let leaves = records.map(|(place, value)| Leaf::of(&place, &value));
+        let root = root_of(&leaves).hash().to_string();
+        assert_eq!(root, "5f560015adb335231d9dc4e256110dc85592b92e7a02bf0b1a9ce4757b106a6a");
+        assert!(rulebook.contains(&root));
     }
 
     #[test]
