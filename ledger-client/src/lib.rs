@@ -9,6 +9,7 @@
 mod embedded;
 #[cfg(feature = "remote")]
 mod remote;
+pub mod witness;
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -43,6 +44,8 @@ pub use ledger_http::client::{Address, AddressError};
 pub use ledger_http::trust::pin_text;
 #[cfg(feature = "remote")]
 pub use remote::{Remote, RemoteError, Served};
+
+pub use witness::{Comparison, Evidence, WitnessKey};
 
 /// Serving a ledger's file to others.
 #[cfg(feature = "serve")]
@@ -178,6 +181,27 @@ pub trait Ledger: Send {
     /// # Errors
     /// As [`Ledger::mint`].
     fn mutual_close(&mut self, close: Close) -> Result<(), Error>;
+
+    /// The newest checkpoint that a served ledger has shown here and that was accepted. None where this machine has the
+    /// ledger itself, and nobody shows it anything.
+    fn newest_checkpoint(&self) -> Option<Note> {
+        None
+    }
+
+    /// Holds a checkpoint that somebody else was shown against what this ledger shows here. Evidence against the ledger is
+    /// kept on this machine's disk until somebody removes it; while it is there, nothing locks tokens on the ledger.
+    ///
+    /// # Errors
+    /// As [`Ledger::balance`].
+    fn compare(&mut self, note: &Note, told_by: &str) -> Result<Comparison, Error> {
+        let _nothing_is_shown = (note, told_by);
+        Ok(Comparison::Same)
+    }
+
+    /// What was found against the ledger, if anything was.
+    fn evidence(&self) -> Option<Evidence> {
+        None
+    }
 
     /// Replays the whole log by the rules and compares what comes out with what the ledger says: whether every rule held.
     ///

@@ -16,6 +16,7 @@
 //! Several programs may act for one account, each with a directory of its own: who comes second signs anew, also where both
 //! order the same in the same words.
 
+mod compare;
 mod proven;
 
 use std::collections::BTreeSet;
@@ -24,7 +25,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ledger_core::checkpoint::{View, ViewError, origin};
+use ledger_core::checkpoint::{View, origin};
 use ledger_core::merkle::{leaf_hash, verify_inclusion};
 use ledger_core::note::{Log, Note, NoteKey};
 use ledger_core::place::Overall;
@@ -42,6 +43,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error as ThisError;
 
+use crate::witness::{Comparison, Evidence};
 use crate::{Error, Ledger, Unavailable, Verdict};
 
 /// How many entries are asked for at a time: some 100 KB.
@@ -121,6 +123,14 @@ pub enum RemoteError {
         /// The directory.
         path: PathBuf,
     },
+    /// The ledger was found to tell different people different things: no more tokens are locked on it.
+    #[error("{what}; no tokens are locked there while {} is there", path.display())]
+    Distrusted {
+        /// What was found.
+        what: String,
+        /// The file with the evidence.
+        path: PathBuf,
+    },
     /// What is kept on this machine does not read.
     #[error("{} does not read: {why}", path.display())]
     Damaged {
@@ -143,6 +153,7 @@ impl From<RemoteError> for Error {
             RemoteError::InUse { .. } => true,
             RemoteError::OtherLedger { .. }
             | RemoteError::Contradiction { .. }
+            | RemoteError::Distrusted { .. }
             | RemoteError::Io { .. }
             | RemoteError::Damaged { .. } => false,
         };
@@ -245,6 +256,12 @@ impl Remote {
     /// As [`Ledger::mint`].
     pub fn order(&mut self, command: Command) -> Result<Entry, Error> {
         let (account, key) = self.signer.clone().ok_or(Error::NoKey)?;
+        let locks =
+            matches!(command, Command::OpenChannel { .. } | Command::TopUp { .. } | Command::IssueVoucher { .. });
+        if locks && let Some(evidence) = self.evidence()? {
+            let path = self.kept.directory.join(compare::EVIDENCE);
+            return Err(RemoteError::Distrusted { what: evidence.words(), path }.into());
+        }
         let mut tries = 0..MAX_TRIES;
         loop {
             let order = match self.unanswered()? {
@@ -385,7 +402,13 @@ impl Remote {
     /// Takes a checkpoint as the newest one, where it continues the one that was seen before.
     fn take(&mut self, text: &str, note: Note, growth: &[Hash]) -> Result<Head, RemoteError> {
         let seen = self.view.head().map_or(0, |head| head.size);
-        let head = self.view.accept(note, growth).map_err(|error: ViewError| self.contradiction(error.to_string()))?;
+        let head = match self.view.accept(note.clone(), growth) {
+            Ok(head) => head,
+            Err(error) => {
+                self.keep_contradiction(&error, &note)?;
+                return Err(self.contradiction(error.to_string()));
+            }
+        };
         // Kept before anything rests on it, so that no later answer can be from another past.
         if head.size > seen {
             self.kept.write(CHECKPOINT, text.as_bytes())?;
@@ -542,6 +565,18 @@ impl Ledger for Remote {
 
     fn mutual_close(&mut self, close: Close) -> Result<(), Error> {
         self.order(Command::MutualClose { close: close.into_unverified() }).map(drop)
+    }
+
+    fn newest_checkpoint(&self) -> Option<Note> {
+        self.view.newest().cloned()
+    }
+
+    fn compare(&mut self, note: &Note, told_by: &str) -> Result<Comparison, Error> {
+        Ok(self.compare_note(note, told_by)?)
+    }
+
+    fn evidence(&self) -> Option<Evidence> {
+        self.evidence().ok().flatten()
     }
 
     fn audit(&mut self) -> Result<Verdict, Error> {

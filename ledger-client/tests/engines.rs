@@ -493,3 +493,71 @@ fn batches_are_cut_to_what_a_server_takes() {
     assert_eq!(paid, vec![Ok(tokens(1)); 230]);
     assert!(matches!(alices.audit().unwrap(), Verdict::Kept { head, .. } if head.size == 233));
 }
+
+#[test]
+fn who_was_shown_another_log_is_found_out_by_comparing_and_no_tokens_are_locked_there() {
+    use ledger_client::Comparison;
+    use ledger_client::witness::{Difference, NoEvidence, Shown};
+
+    let place = Place::new();
+    let [treasurer, alice] = [0xee, 0xa1].map(key);
+    let bob = key(0xb0).node_id();
+    let mut ours = place.open("treasurer", &treasurer);
+    ours.mint(alice.node_id(), tokens(100)).unwrap();
+    // The same ledger, from an early copy, shown to somebody else.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let copy = elsewhere.path().join("ledger");
+    Embedded::open(&place.directory.path().join("ledger"), system_clock()).unwrap().backup(&copy, |_| ()).unwrap();
+    let other = Running::start(&copy, None);
+    let mut theirs = Remote::open(other.served(), &elsewhere.path().join("treasurer")).unwrap().signed_by(treasurer);
+    let mut alices = place.open("alice", &alice);
+    alices.balance(bob).unwrap();
+
+    // While one has only not heard of what the other has, nothing is wrong, whoever is ahead.
+    let early = alices.newest_checkpoint().unwrap();
+    theirs.head().unwrap();
+    assert_eq!(theirs.compare(&early, "alice").unwrap(), Comparison::Same);
+    ours.mint(bob, tokens(1)).unwrap();
+    let ahead = ours.newest_checkpoint().unwrap();
+    assert_eq!(alices.compare(&ahead, "the treasurer").unwrap(), Comparison::Same);
+    assert_eq!(alices.compare(&early, "somebody").unwrap(), Comparison::Same);
+    assert_eq!((alices.evidence().unwrap(), theirs.evidence().unwrap()), (None, None));
+    // Nor can a neighbour make an alarm of what the ledger has not signed.
+    let foreign = ledger_core::note::NoteSigner::new(place.running().served().key.name(), &[9; 32]).unwrap();
+    let head = ledger_core::Head { size: 3, root: ledger_core::Hash([7; 32]) };
+    let forged = ledger_core::checkpoint::sign(&foreign, foreign.key().name(), &head).unwrap();
+    assert_eq!(alices.compare(&forged, "eve").unwrap(), Comparison::Foreign);
+
+    // The other one is shorter than what we were shown.
+    let Comparison::Differ(found) = theirs.compare(&ahead, "ours").unwrap() else { panic!("it is not ahead") };
+    assert_eq!(found.difference, Difference::Rewound);
+    assert_eq!(theirs.evidence().unwrap().unwrap(), *found);
+    // It goes on by itself, to the same size.
+    theirs.mint(bob, tokens(2)).unwrap();
+    let Comparison::Differ(found) = theirs.compare(&ahead, "ours").unwrap() else { panic!("a fork") };
+    assert_eq!(found.difference, Difference::Forked);
+    let log = place.running().served().key;
+    assert_eq!(found.check(&log), Ok(Shown::Fork { size: 3 }));
+    assert_eq!(theirs.evidence().unwrap().unwrap(), *found, "the worse is kept");
+    let unsigned = ledger_core::note::NoteKey::from_public(log.name(), foreign.key().public()).unwrap();
+    assert_eq!(found.check(&unsigned), Err(NoEvidence::Unsigned { number: 1 }));
+    // And longer: ours does not continue it.
+    theirs.mint(bob, tokens(2)).unwrap();
+    let longer = theirs.newest_checkpoint().unwrap();
+    for _ in 0..2 {
+        ours.mint(bob, tokens(1)).unwrap();
+    }
+    let Comparison::Differ(found) = alices.compare(&longer, "theirs").unwrap() else { panic!("another log") };
+    assert_eq!(found.difference, Difference::Split);
+    assert!(matches!(found.check(&log), Ok(Shown::Sizes(_))));
+
+    // Tokens are not locked; what else there is to do goes on, also after a restart.
+    drop(alices);
+    let mut alices = place.open("alice", &alice);
+    let error = alices.open_channel(bob, tokens(5)).unwrap_err();
+    let said = "the ledger does not show that its log continues the one that theirs was shown; no tokens are locked";
+    assert!(error.to_string().starts_with(said), "{error}");
+    alices.transfer(bob, tokens(5)).unwrap();
+    std::fs::remove_file(place.directory.path().join("alice/evidence.json")).unwrap();
+    alices.open_channel(bob, tokens(5)).unwrap();
+}

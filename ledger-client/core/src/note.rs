@@ -234,6 +234,15 @@ impl<P: Purpose> NoteKey<P> {
         Ok(Self { name: name.to_owned(), id: key_id(name, P::TYPE, &key), key, purpose: PhantomData })
     }
 
+    /// The key under this name with this public key (RFC 8032).
+    ///
+    /// # Errors
+    /// [`NoteKeyError::Name`], and [`NoteKeyError::OtherKey`] where the bytes are no key.
+    pub fn from_public(name: &str, public: &[u8; 32]) -> Result<Self, NoteKeyError> {
+        let key = VerifyingKey::from_bytes(public).map_err(|_| NoteKeyError::OtherKey { expected: P::TYPE })?;
+        Self::new(name, key)
+    }
+
     /// The name it signs under.
     #[must_use]
     pub fn name(&self) -> &str {
