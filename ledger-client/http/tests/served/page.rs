@@ -1,5 +1,7 @@
 //! The page for people, in a real browser.
 
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command as Program;
 
@@ -54,11 +56,22 @@ fn the_page_shows_accounts_channels_and_older_entries_and_says_what_it_cannot_ve
     for (view, words) in [
         (
             format!("#account/{bob}"),
-            &["member until", "a gateway at", "100, which have earned", "ends at", "10.000465"][..],
+            &[
+                "member until",
+                "a gateway at",
+                "100, which have earned",
+                "ends at",
+                "10.000465",
+                "Verified here: so it stands",
+            ][..],
         ),
         (format!("#account/{}", bob.to_string().to_lowercase()), &["member until"]),
         (format!("#account/{}", id(0xee)), &["treasurer, issuer", "None here."]),
-        (format!("#channel/{alice}/{bob}/1"), &["Channel 1", "Locked", "1.25", "ends at"]),
+        (
+            format!("#channel/{alice}/{bob}/1"),
+            &["Channel 1", "Locked", "1.25", "ends at", "Verified here: so it stands after"],
+        ),
+        (format!("#channel/{alice}/{bob}/9"), &["never opened", "Verified here: so it stands after"]),
         ("#entries/23".to_owned(), &["Entries 3 to 22", "Older", "Newer", "took in", "issued a voucher"]),
         ("#entries/3".to_owned(), &["Entries 0 to 2", "was founded"]),
         (format!("#entry/{SIZE}"), &["the log of this size has no such entry"]),
@@ -81,6 +94,47 @@ fn the_page_shows_accounts_channels_and_older_entries_and_says_what_it_cannot_ve
         "{insecure}"
     );
     assert!(insecure.contains("was founded") && !insecure.contains("contradicts itself"), "{insecure}");
+}
+
+/// Passes bytes on, and alters those of the answers that are these.
+fn liar(upstream: SocketAddr, true_words: &'static str, lie: &'static str) -> SocketAddr {
+    assert_eq!(true_words.len(), lie.len());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    // It ends with the test's process.
+    std::thread::spawn(move || {
+        for mut client in listener.incoming().map_while(Result::ok) {
+            let mut server = TcpStream::connect(upstream).unwrap();
+            let (mut asks, mut is_asked) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            std::thread::spawn(move || std::io::copy(&mut asks, &mut is_asked));
+            std::thread::spawn(move || {
+                let mut buffer = vec![0; 64 * 1024];
+                while let Ok(read @ 1..) = server.read(&mut buffer) {
+                    let said = String::from_utf8_lossy(&buffer[..read]).replace(true_words, lie);
+                    if client.write_all(said.as_bytes()).is_err() {
+                        break;
+                    }
+                }
+                let _gone = client.shutdown(std::net::Shutdown::Both);
+            });
+        }
+    });
+    address
+}
+
+#[test]
+fn a_record_that_is_not_proven_is_shown_in_red() {
+    let place = Place::plain(settings());
+    let profile = tempfile::tempdir().unwrap();
+    // 1.25 tokens are locked in the channel, and a little more is said to be.
+    let address = liar(place.address, "0000001312d0", "0000001312d1");
+    let url = format!("http://{address}/#channel/{}/{}/1", id(0xa1), id(0xb0));
+    let Some(lied) = shown(profile.path(), &url) else {
+        println!("skipped: a_record_that_is_not_proven_is_shown_in_red: no chromium");
+        return;
+    };
+    assert!(lied.contains("1.250001") && lied.contains("The proof is wrong"), "{lied}");
+    assert!(lied.contains("This ledger contradicts itself"), "{lied}");
 }
 
 #[test]
