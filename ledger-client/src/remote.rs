@@ -580,7 +580,7 @@ impl Ledger for Remote {
     }
 
     fn audit(&mut self) -> Result<Verdict, Error> {
-        let head = self.newest()?;
+        let (head, records) = self.signed_records()?;
         let mut state: Option<State> = None;
         let broken = |difference: String| Ok(Verdict::Broken { difference });
         let mut next = 0;
@@ -606,6 +606,10 @@ impl Ledger for Remote {
         if state.head() != head {
             let told = state.head().root;
             return broken(format!("the log's root is {told} over {} entries, and it signed {}", head.size, head.root));
+        }
+        let found = state.record_root();
+        if found != records {
+            return broken(format!("all records hash to {found} by the log, and it signed {records}"));
         }
         Ok(Verdict::Kept { head, totals: state.totals() })
     }

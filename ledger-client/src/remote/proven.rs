@@ -8,7 +8,7 @@ use ledger_core::place::{Funds, Overall};
 use ledger_core::registry::Listing;
 use ledger_core::role::{Held, Role};
 use ledger_core::signer::{ChannelSigner, Signer};
-use ledger_core::{Channel, Entry, Totals};
+use ledger_core::{Channel, Entry, Hash, Head, Totals};
 use ledger_http::client::ClientError;
 use ledger_http::wire::{Account, Inclusion, MAX_PLACES, NumberedBytes, Pair, ProvenRecords, places_query};
 use metering::{ChannelId, NodeId};
@@ -161,6 +161,14 @@ impl Remote {
     pub(super) fn overall(&mut self) -> Result<Overall, RemoteError> {
         let overall = self.record(&())?;
         overall.ok_or_else(|| self.contradiction("it proves that it has no totals".to_owned()))
+    }
+
+    /// The log's head, and what it says that all records hash to there.
+    pub(super) fn signed_records(&mut self) -> Result<(Head, Hash), RemoteError> {
+        self.overall()?;
+        let newest = self.view.newest();
+        let signed = self.view.head().zip(newest.and_then(checkpoint::records));
+        signed.ok_or_else(|| self.contradiction("its checkpoint says nothing of the records".to_owned()))
     }
 
     pub(super) fn proven_totals(&mut self) -> Result<Totals, RemoteError> {
