@@ -93,6 +93,14 @@ impl Embedded {
         self.file.backup(to, progress)
     }
 
+    /// Hashes all records that have changed since that was last done, so that they can be proven: to be done before it is served.
+    ///
+    /// # Errors
+    /// [`ledger_embedded::Error`]
+    pub fn hash_records(&mut self, progress: impl FnMut(Progress)) -> Result<(), ledger_embedded::Error> {
+        self.file.hash_all_records(progress)
+    }
+
     /// Puts a copy in place, where there is no ledger: audited whole, and a continuation of what was published.
     ///
     /// # Errors

@@ -17,7 +17,7 @@ use rusqlite::{OptionalExtension, TransactionBehavior, params};
 use crate::error::{Error, Fault};
 use crate::seal::{Seal, Table, seal};
 use crate::transaction::{Transaction, stored, unsigned};
-use crate::{Embedded, MAX_PAGE};
+use crate::{Embedded, MAX_PAGE, Progress};
 
 /// How many entries the tree may be behind before who writes many of them brings it up to date: so that whoever asks for a
 /// proof waits for no more than these, some tenths of a second where all of them are about other records.
@@ -62,7 +62,7 @@ impl Embedded {
         self.write_beside(|records| {
             while records.follow(u64::MAX)? {}
             let proven = match records.prove(places) {
-                Err(Fault::Damaged(_)) => records.hash_anew().and_then(|()| records.prove(places)),
+                Err(Fault::Damaged(_)) => records.hash_anew(&mut |_| ()).and_then(|()| records.prove(places)),
                 proven => proven,
             };
             proven?.ok_or_else(|| Fault::damaged("the hash of all records does not follow the log"))
@@ -76,6 +76,26 @@ impl Embedded {
     /// [`Error`]
     pub fn hash_records(&mut self, most: u64) -> Result<bool, Error> {
         self.write_beside(|records| records.follow(most))
+    }
+
+    /// Brings the hash of all records up to date, however far it is behind, and says how far it is: in records where all are
+    /// hashed anew, else in entries. To be done before a ledger is served that others have written for long.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub fn hash_all_records(&mut self, mut progress: impl FnMut(Progress)) -> Result<(), Error> {
+        loop {
+            let told = &mut progress;
+            let (hashed, size) = self.write_beside(|records| {
+                let is_behind = records.follow_and_tell(u64::MAX, told)?;
+                let size = records.head().size;
+                Ok((if is_behind { records.hashed()?.0 } else { size }, size))
+            })?;
+            progress(Progress { done: hashed, of: size });
+            if hashed == size {
+                return Ok(());
+            }
+        }
     }
 
     /// A transaction that writes, and adds no entry.
@@ -132,16 +152,21 @@ impl Transaction<'_> {
     /// Follows the log by so many entries at most, or hashes all records anew where it is far behind or what was kept is
     /// damaged; says whether it is still behind.
     fn follow(&mut self, most: u64) -> Result<bool, Fault> {
+        self.follow_and_tell(most, &mut |_| ())
+    }
+
+    /// The same, and says how far it is where all are hashed anew.
+    fn follow_and_tell(&mut self, most: u64, progress: &mut impl FnMut(Progress)) -> Result<bool, Fault> {
         let size = self.head().size;
         let followed = match self.hashed() {
             Ok((hashed, _)) if hashed == size => return Ok(false),
             Ok((hashed, root)) if hashed < size && size - hashed < ANEW_BEHIND => self.follow_from(hashed, &root, most),
             // What is behind by so much, or beyond the log, or does not read.
-            Ok(_) | Err(Fault::Damaged(_)) => self.hash_anew().map(|()| false),
+            Ok(_) | Err(Fault::Damaged(_)) => self.hash_anew(progress).map(|()| false),
             Err(fault) => Err(fault),
         };
         match followed {
-            Err(Fault::Damaged(_)) => self.hash_anew().map(|()| false),
+            Err(Fault::Damaged(_)) => self.hash_anew(progress).map(|()| false),
             followed => followed,
         }
     }
@@ -157,12 +182,14 @@ impl Transaction<'_> {
         Ok(hashed < size)
     }
 
-    fn hash_anew(&mut self) -> Result<(), Fault> {
+    fn hash_anew(&mut self, progress: &mut impl FnMut(Progress)) -> Result<(), Fault> {
         self.connection().execute("DELETE FROM tile", [])?;
         let mut places = Vec::new();
         let mut root = Subtree::Empty;
-        let mut all = self.all_places()?.into_iter().peekable();
-        while all.peek().is_some() {
+        let mut all = self.all_places()?.into_iter();
+        let of = all.len() as u64;
+        while all.len() > 0 {
+            progress(Progress { done: of - all.len() as u64, of });
             places.extend(all.by_ref().take(AT_ONCE));
             let leaves = leaves(self, places.drain(..))?;
             root = update(self, root, &leaves)?;

@@ -92,7 +92,7 @@ fn not_copied(error: EmbeddedError) -> Failure {
 }
 
 /// Says how far it is, to a person who has waited for two seconds.
-fn shown(what: &'static str) -> impl FnMut(Progress) {
+pub(super) fn shown(what: &'static str) -> impl FnMut(Progress) {
     const PATIENCE: Duration = Duration::from_secs(2);
     #[expect(clippy::disallowed_methods, reason = "how long a person has waited")]
     let began = std::time::Instant::now();

@@ -38,6 +38,9 @@ const fn served_step(error: &RemoteError) -> &'static str {
         RemoteError::Contradiction { .. } => {
             "do not pay or accept anything on it until other members have compared what they see"
         }
+        RemoteError::Distrusted { .. } => {
+            "show that file to others of the community; remove it once you trust the ledger again"
+        }
         RemoteError::InUse { .. } => "wait for the other program, or name another directory with --state",
         RemoteError::Io { .. } => "name a directory that may be written to with --state",
         RemoteError::Damaged { .. } => "move that file away, or name another directory with --state",

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use ledger_client::server::{Places, Rate, ServeError, Server, Settings};
-use ledger_client::{UnixTime, pin_text, server, system_clock};
+use ledger_client::{Embedded, UnixTime, pin_text, server, system_clock};
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::copies::shown;
 use super::with_sources;
 use crate::cli::Failure;
 use crate::config::LogLevel;
@@ -73,6 +74,10 @@ pub(super) fn serve(arguments: &Serve) -> Result<String, Failure> {
         accepted: if arguments.accept_time { system_clock()() } else { UnixTime::default() },
         ..Settings::default()
     };
+    // What was written without being served was not hashed; who asks first is not to wait for it.
+    let mut ledger = Embedded::open(&arguments.path, system_clock()).map_err(|error| not_served(&error.into()))?;
+    ledger.hash_records(shown("hashed")).map_err(|error| not_served(&error.into()))?;
+    drop(ledger);
     crate::daemon::start_log(LogLevel::Info);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(format!("cannot start: {error}"), "free some memory"))?;
