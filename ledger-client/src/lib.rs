@@ -57,6 +57,9 @@ pub mod server {
 /// The public key of a ledger: it signs checkpoints, and is named after the ledger.
 pub type LogKey = ledger_core::note::NoteKey<ledger_core::note::Log>;
 
+/// What signs checkpoints in a ledger's name.
+pub type LogSigner = ledger_core::note::NoteSigner<ledger_core::note::Log>;
+
 /// A ledger: accounts, channels, and the log of what happened to them.
 ///
 /// When a call that changes something returns, the change is durable; after an error nothing has changed. Amounts are

@@ -20,6 +20,7 @@ pub mod terms;
 pub mod units;
 pub mod watch;
 pub mod wire;
+pub mod witness;
 
 pub use cbor::DecodeError;
 pub use close::Close;

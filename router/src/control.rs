@@ -178,6 +178,9 @@ pub struct Status {
     pub drops: BTreeMap<String, u64>,
     /// Whether the ledger answers; `None` without a ledger.
     pub ledger_reachable: Option<bool>,
+    /// What was found against the ledger, if anything was: it has told two stories, and no more tokens are locked on it.
+    #[serde(default)]
+    pub ledger_distrusted: Option<String>,
     /// What somebody should look at.
     pub warnings: Vec<String>,
 }

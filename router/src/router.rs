@@ -21,6 +21,7 @@ mod keeping;
 mod links;
 mod money;
 mod statement;
+mod witness;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -31,7 +32,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use ledger_client::{Channel, Ledger};
+use ledger_client::{Channel, Comparison, Evidence, Ledger, Note};
 use metering::exchange;
 use metering::{
     ChannelId, ChannelState, Counts, Identity, LedgerDomain, Limits, NodeId, Offer, Price, Receipt, Restored, Snapshot,
@@ -56,6 +57,7 @@ use closing::{Closing, Ending};
 use history::{DAYS_KEPT, History};
 use keeping::{Keeping, Unredeemed, Watched};
 use money::Redemption;
+use witness::Witness;
 
 pub use budget::BudgetLimits;
 pub(crate) use history::moment;
@@ -308,6 +310,8 @@ impl Router {
         let budget = Budget::new(setup.money.budget, history::today(), spent);
         let notice_s = setup.ledger.as_ref().map_or(0, |ledger| ledger.genesis().close_notice_s());
         let keeping = Keeping::new(now, notice_s, journal.kept().copied());
+        let evidence = setup.ledger.as_ref().and_then(|ledger| ledger.evidence());
+        let witness = Witness::new(now, setup.identity.node_id(), &setup.identity.tls_secret(), evidence);
         let (journal, journal_thread) = Desk::start("journal", journal).map_err(StartError::Worker)?;
         let mut desks = vec![journal_thread];
         let ledger = match setup.ledger {
@@ -355,6 +359,7 @@ impl Router {
             history_at: now + HISTORY_INTERVAL,
             budget,
             keeping,
+            witness,
             channels_at: now + CHANNELS_INTERVAL,
             redeem_at: now + REDEEM_FIRST,
             carrier: Carrier::watch().ok(),
@@ -364,6 +369,9 @@ impl Router {
         }
         if let Opened::SetAside { to, why } = opened {
             control.warn(format!("the journal was damaged ({why}) and set aside as {}", to.display()));
+        }
+        if let Some(found) = control.witness.found() {
+            control.say_evidence(&found);
         }
         control.set_links(now, setup.links);
         control.look_at_unredeemed();
@@ -555,6 +563,17 @@ enum Done {
         watched: Vec<(ChannelId, Watched)>,
         failed: Option<String>,
     },
+    /// The newest checkpoint that the ledger has shown, and what was found against it.
+    Checkpoint {
+        note: Option<Note>,
+        evidence: Option<Evidence>,
+    },
+    /// What a neighbour was shown, held against what we were.
+    Compared {
+        link: LinkId,
+        text: String,
+        compared: Result<Comparison, String>,
+    },
     /// A write failed that will be tried again.
     WriteFailed(String),
     /// What became of channels that are not used.
@@ -668,6 +687,7 @@ struct Control {
     history_at: Instant,
     budget: Budget,
     keeping: Keeping,
+    witness: Witness,
     channels_at: Instant,
     redeem_at: Instant,
     /// `None` where the system does not tell.
@@ -768,6 +788,7 @@ impl Control {
         }
         self.look_at_budget(now);
         self.look_at_kept(now);
+        self.look_at_checkpoints(now);
         if now >= self.channels_at {
             self.channels_at = now + CHANNELS_INTERVAL;
             self.look_at_channels();
@@ -943,6 +964,7 @@ impl Control {
             }
             Event::Settlement { link, peer, event } => self.handle_settlement(now, link, peer, event),
             Event::Watch { link, event, .. } => self.handle_watch(link, event),
+            Event::Checkpoint { link, card, note } => self.handle_checkpoint(link, &card, note),
         }
     }
 
@@ -1066,6 +1088,8 @@ impl Control {
                 self.redeem_at = self.redeem_at.min(now + REDEEM_FIRST);
                 self.warn(format!("{what}: {error}"));
             }
+            Done::Checkpoint { note, evidence } => self.handle_newest(note, evidence),
+            Done::Compared { link, text, compared } => self.handle_compared(link, text, compared),
             Done::WriteFailed(error) => {
                 self.keeping.rest(now);
                 self.warn(error);

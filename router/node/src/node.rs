@@ -13,6 +13,7 @@ use metering::credit::LIFELINE;
 use metering::exchange;
 use metering::watch::{PORT as WATCH_PORT, Watch};
 use metering::wire::PORT as SETTLEMENT_PORT;
+use metering::witness::{PORT as WITNESS_PORT, Witnessing};
 use metering::{
     AccountKey, Bytes, ChannelId, ChannelState, Counts, Credit, Exchange, Identity, LedgerDomain, NodeCard, NodeId,
     Price, Receipt, Restored, Role, Setup, Side, Snapshot, Terms, Tokens, link_local, mesh_address, mesh_prefix, watch,
@@ -176,6 +177,15 @@ pub enum Event {
         /// What.
         event: watch::Event,
     },
+    /// A neighbour shows a checkpoint of the ledger that it has accepted, as text. Nobody has looked at it.
+    Checkpoint {
+        /// On which link.
+        link: LinkId,
+        /// The neighbour, by its card.
+        card: Box<NodeCard>,
+        /// The text.
+        note: Vec<u8>,
+    },
     /// Babel can use the link to this neighbour, or cannot any more.
     Neighbour {
         /// On which link.
@@ -262,6 +272,7 @@ struct Link {
     exchange: Option<Exchange>,
     /// Begins with the exchange.
     watch: Option<Watch>,
+    witnessing: Witnessing,
     /// Once the neighbour has been admitted.
     path: Option<PathMtu>,
     /// What being sent something over it costs us, in units of metric.
@@ -282,6 +293,7 @@ impl Link {
             admission: None,
             exchange: None,
             watch: None,
+            witnessing: Witnessing::default(),
             path: None,
             toll: 0,
             dealing: Dealing::default(),
@@ -540,8 +552,17 @@ impl Node {
                 Some(watch) => watch.handle_message(now, datagram.payload).map_err(Refusal::Watch),
                 None => Ok(()),
             },
+            (WITNESS_PORT, Some(admission), _) if admission.is_admitted() => {
+                if let Peer::Mesh { card, .. } = &known.peer
+                    && known.witnessing.hears(now, datagram.payload)
+                {
+                    let (card, note) = (Box::new(*card), datagram.payload.to_vec());
+                    self.push_event(Event::Checkpoint { link, card, note });
+                }
+                Ok(())
+            }
             // Before admission, or before the shell has said what it knows: the neighbour repeats what matters.
-            (BABEL_PORT | SETTLEMENT_PORT | MTU_PORT | WATCH_PORT, Some(_), _) => Ok(()),
+            (BABEL_PORT | SETTLEMENT_PORT | MTU_PORT | WATCH_PORT | WITNESS_PORT, Some(_), _) => Ok(()),
             _ => Err(Refusal::Packet(DropReason::UnexpectedControl)),
         }
     }
@@ -802,6 +823,16 @@ impl Node {
         self.unredeemed = receipts;
     }
 
+    /// Shows an admitted neighbour a checkpoint of the ledger: `false`, where there is none on this link.
+    pub fn handle_checkpoint(&mut self, now: Instant, link: LinkId, note: &[u8]) -> bool {
+        let Some(known) = self.links.get_mut(&link).filter(|known| known.up && known.is_admitted()) else {
+            return false;
+        };
+        known.witnessing.show(note);
+        self.settle(now);
+        true
+    }
+
     /// A receipt that is kept for the neighbour on this link is on disk.
     pub fn handle_kept(&mut self, now: Instant, link: LinkId, receipt: Receipt) {
         if let Some(watch) = self.links.get_mut(&link).and_then(|known| known.watch.as_mut()) {
@@ -1016,6 +1047,9 @@ impl Node {
                 while let Some(event) = exchange.poll_event() {
                     events.push(Event::Settlement { link: *link, peer, event });
                 }
+            }
+            if let Some(note) = known.witnessing.poll_transmit().filter(|_| known.up) {
+                send(WITNESS_PORT, &note);
             }
             if let Some(watch) = &mut known.watch {
                 while let Some(message) = watch.poll_transmit() {

@@ -76,6 +76,9 @@ fn status(status: &Status) -> String {
         ("routes", status.routes.to_string()),
         ("ledger", ledger.to_owned()),
     ];
+    if let Some(found) = &status.ledger_distrusted {
+        list.push(("NOT TRUSTED", harmless(found)));
+    }
     if status.ledger_reachable.is_some() {
         list.push(("owed by us", money(status.owed_by_us, &status.unit)));
         list.push(("owed to us", money(status.owed_to_us, &status.unit)));

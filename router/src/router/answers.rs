@@ -85,6 +85,7 @@ impl Control {
             drops: counted.filter(|(_, packets)| *packets > 0).collect(),
             // It was opened at the start, and has not failed since.
             ledger_reachable: self.ledger.as_ref().map(|_| self.ledger_reachable.unwrap_or(true)),
+            ledger_distrusted: self.witness.found(),
             warnings: self.warnings.iter().cloned().collect(),
         }
     }

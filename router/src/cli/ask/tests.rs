@@ -40,6 +40,7 @@ fn a_status() -> Status {
         value_at_risk: tokens(500_000),
         drops: [("no route".to_owned(), 12), ("hop limit".to_owned(), 3)].into(),
         ledger_reachable: Some(true),
+        ledger_distrusted: None,
         warnings: vec!["the journal was damaged and set aside".to_owned()],
     }
 }
