@@ -174,6 +174,17 @@ impl Part {
     }
 }
 
+/// Writes a small file, in place of what it was: on the disk when this returns, and never half of it.
+///
+/// # Errors
+/// [`Error`]; then it is what it was.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let (part, io) = (Part::beside(path)?, |error| Error::io(path, error));
+    fs::write(&part.0, bytes).and_then(|()| File::open(&part.0)?.sync_all()).map_err(io)?;
+    fs::rename(&part.0, path).map_err(io)?;
+    sync_directory(path)
+}
+
 impl Drop for Part {
     fn drop(&mut self) {
         for end in ["", "-wal", "-shm", "-journal"] {

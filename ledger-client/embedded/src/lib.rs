@@ -29,7 +29,7 @@ use metering::{AccountKey, ChannelId, LedgerDomain, NodeId, Tokens};
 use rusqlite::{Connection, TransactionBehavior};
 
 pub use audit::{Audit, Difference, Verdict};
-pub use copy::{Progress, RestoreError};
+pub use copy::{Progress, RestoreError, write_whole};
 pub use error::{CreateError, Error};
 pub use export::{ExportError, audit_export};
 pub use look::Standing;

@@ -49,6 +49,7 @@ fn main() {
             places: Places { total: 1000, per_owner: 1000 },
             per_owner: unlimited,
             per_key: unlimited,
+            per_day: u32::MAX,
             ..Settings::default()
         };
         let tls = trust::self_signed(&SECRET).expect("a certificate");

@@ -18,7 +18,7 @@ mod routes;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -36,7 +36,7 @@ use ledger_core::UnixTime;
 use ledger_core::checkpoint::origin;
 use ledger_core::note::{Log, NoteKeyError, NoteSigner};
 use ledger_embedded::{Clock, Embedded, Error as LedgerError, Writer};
-use metering::NodeId;
+use metering::{ChannelId, NodeId};
 use rustls::ServerConfig;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -66,6 +66,14 @@ pub struct Settings {
     /// How many entries the orders of one key may make. What anybody may bring, and what has happened before, counts to nobody:
     /// it stands in the log for all to copy.
     pub per_key: Rate,
+    /// How many entries one account may make in a day, and as many at once: the log keeps them for ever, and this is what one
+    /// account can have of the disk. A receipt counts to its payee, who decides how many receipts it redeems; but each channel
+    /// has [`RECEIPTS_A_DAY`] besides, so that a payer which redeems old receipts of its payee one by one, to use its share
+    /// up, cannot keep it from redeeming the last one before a notice is over, on any channel. The treasurer has no such limit. Who
+    /// has many accounts has many shares: the rate of its addresses holds it back, and the members who let it in.
+    pub per_day: u32,
+    /// Whether everybody may read the metrics, or this machine alone.
+    pub open_metrics: bool,
     /// How long a question may take to arrive, an answer to be taken, and a connection to be quiet.
     pub patience: Duration,
     /// How many readers of the file there are.
@@ -80,12 +88,17 @@ impl Default for Settings {
             places: Places { total: 1000, per_owner: 200 },
             per_owner: Rate { per_second: 200, burst: 2000 },
             per_key: Rate { per_second: 100, burst: 1000 },
+            per_day: 20_000,
+            open_metrics: false,
             patience: Duration::from_secs(30),
             readers: 4,
             accepted: UnixTime::default(),
         }
     }
 }
+
+/// How many receipts of each channel are taken in a day, whatever its payee has used of its share: one an hour.
+pub const RECEIPTS_A_DAY: u32 = 24;
 
 /// Why a ledger is not served.
 #[derive(Debug, Error)]
@@ -96,6 +109,14 @@ pub enum ServeError {
     /// The key cannot sign under the ledger's name.
     #[error(transparent)]
     Key(#[from] NoteKeyError),
+    /// The newest checkpoint that was published cannot be kept beside the ledger, or does not read.
+    #[error("cannot use {}: {why}", path.display())]
+    Published {
+        /// The file that it is kept in.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
     /// The address cannot be listened at.
     #[error("cannot listen at {address}: {cause}")]
     Listen {
@@ -112,7 +133,11 @@ pub struct Server {
     tls: Option<TlsAcceptor>,
     shared: Arc<Shared>,
     writer: Writer,
+    published: Option<PathBuf>,
 }
+
+/// How often the newest checkpoint that was given out is written, where it is kept.
+pub const PUBLISH_EACH: Duration = Duration::from_secs(10);
 
 /// What all connections share.
 struct Shared {
@@ -120,6 +145,9 @@ struct Shared {
     gate: Arc<Gate>,
     per_owner: Mutex<Limits<IpAddr>>,
     per_key: Mutex<Limits<NodeId>>,
+    per_day: Mutex<Limits<NodeId>>,
+    per_channel: Mutex<Limits<ChannelId>>,
+    open_metrics: bool,
     metrics: Metrics,
     patience: Duration,
 }
@@ -153,11 +181,34 @@ impl Server {
             gate: Gate::new(settings.places),
             per_owner: Mutex::new(Limits::new(settings.per_owner)),
             per_key: Mutex::new(Limits::new(settings.per_key)),
+            per_day: Mutex::new(Limits::daily(settings.per_day)),
+            per_channel: Mutex::new(Limits::daily(RECEIPTS_A_DAY)),
+            open_metrics: settings.open_metrics,
             metrics: Metrics::default(),
             patience: settings.patience,
         };
         let tls = tls.map(|config| TlsAcceptor::from(Arc::new(config)));
-        Ok(Self { listener, tls, shared: Arc::new(shared), writer })
+        Ok(Self { listener, tls, shared: Arc::new(shared), writer, published: None })
+    }
+
+    /// The same, which keeps the newest checkpoint that it has given out in a file, each [`PUBLISH_EACH`] and at the end. Where
+    /// the file is there already, the ledger must continue what is in it, unless a person has decided to go on (`anyway`): a
+    /// copy that was put back would tell those who saw more another story. It guards best in another place than the ledger.
+    ///
+    /// # Errors
+    /// [`ServeError::Published`]; [`ServeError::Ledger`] where the ledger is an old copy, or another.
+    pub fn keep_published(self, path: &Path, anyway: bool) -> Result<Self, ServeError> {
+        let unusable = |why: String| ServeError::Published { path: path.to_owned(), why };
+        match std::fs::read_to_string(path) {
+            Ok(text) if !anyway => self.shared.ledger.must_continue(&text).map_err(|error| match error {
+                Some(error) => ServeError::Ledger(error),
+                None => unusable("it is no checkpoint of this ledger".to_owned()),
+            })?,
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(unusable(error.to_string())),
+        }
+        Ok(Self { published: Some(path.to_owned()), ..self })
     }
 
     /// Where it listens: the port, where it was asked for any.
@@ -182,13 +233,19 @@ impl Server {
 
     /// Serves until `stop`: then takes no new connection, answers what was asked, and closes the file.
     pub async fn run(self, stop: impl Future<Output = ()>) {
-        let Self { listener, tls, shared, writer } = self;
+        let Self { listener, tls, shared, writer, published } = self;
+        let mut publishing = tokio::time::interval(PUBLISH_EACH);
+        let mut written = 0;
         // Whoever holds a receiver is connected.
         let (stopping, stopped) = watch::channel(false);
         let mut stop = pin!(stop);
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
+                _ = publishing.tick(), if published.is_some() => {
+                    written = publish(published.as_deref(), &shared, written).await;
+                    continue;
+                }
                 () = &mut stop => break,
             };
             let (stream, peer) = match accepted {
@@ -212,8 +269,28 @@ impl Server {
         drop((listener, stopped));
         stopping.send_replace(true);
         let _late = timeout(shared.patience, stopping.closed()).await;
+        publish(published.as_deref(), &shared, written).await;
         // The file is closed by the writer's thread, which answers what waits before.
         let _ended = tokio::task::spawn_blocking(move || writer.stop()).await;
+    }
+}
+
+/// Writes the newest checkpoint that was given out, where it is newer than the one of this size, and says of which size the
+/// written one is.
+async fn publish(path: Option<&Path>, shared: &Arc<Shared>, written: u64) -> u64 {
+    let (Some(path), Some((size, note))) = (path, shared.ledger.newest_published()) else { return written };
+    if size <= written {
+        return written;
+    }
+    let file = path.to_owned();
+    let kept = tokio::task::spawn_blocking(move || ledger_embedded::write_whole(&file, note.as_bytes())).await;
+    match kept {
+        Ok(Ok(())) => size,
+        failed => {
+            let path = path.display();
+            tracing::warn!(%path, ?failed, "the newest checkpoint is not kept");
+            written
+        }
     }
 }
 
@@ -326,6 +403,9 @@ async fn answer(
 ) -> Result<Reply, Declined> {
     // One was counted as the question came.
     shared.allow(&shared.per_owner, owner, question.cost() - 1)?;
+    if *question == Question::Metrics && !shared.open_metrics && !owner.is_loopback() {
+        return Err(Problem::new(403, "Forbidden", "the metrics are for the ledger's own machine").into());
+    }
     if !question.has_body() {
         place.busy();
         return shared.ledger.answer(question, shared).await;

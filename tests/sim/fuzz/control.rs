@@ -192,6 +192,7 @@ impl Play {
             Event::Watch { event: Watch::Found(_), .. }
             | Event::Fib(_)
             | Event::Refused { .. }
+            | Event::Checkpoint { .. }
             | Event::Neighbour { .. } => {}
         }
     }

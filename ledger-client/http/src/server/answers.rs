@@ -1,17 +1,20 @@
 //! Answers to questions, from the ledger's file.
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hyper::body::Bytes;
+use ledger_core::checkpoint::verify;
 use ledger_core::note::{Log, NoteSigner};
 use ledger_core::{Entry, Genesis, Presented, Refusal, Request};
 use ledger_embedded::{Answers, Embedded, Error, Recorded, WriteError, Writer};
-use metering::NodeId;
+use metering::{ChannelId, NodeId};
 use serde::Serialize;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 
+use super::limits::Limits;
 use super::routes::Question;
 use super::{Declined, Shared, page};
 use crate::wire::{
@@ -65,6 +68,22 @@ pub(super) struct Ledger {
     known: Mutex<u64>,
     /// The newest checkpoint that was given out, and of which size: the same head is signed once.
     checkpoint: Mutex<Option<(u64, String)>>,
+    /// How many wait for a reader.
+    waiting: AtomicUsize,
+    /// Whether the last request that was to be written could not be.
+    failing: AtomicBool,
+}
+
+/// The most who wait for a reader. Who comes then is turned away: all that wait hold what they asked in memory.
+const MAX_WAITING: usize = 512;
+
+/// Counts one who waits.
+struct Waiting<'w>(&'w AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Ledger {
@@ -77,7 +96,29 @@ impl Ledger {
     ) -> Self {
         let free = Arc::new(Semaphore::new(readers.len()));
         let (readers, known) = (Mutex::new(readers), Mutex::new(size));
-        Self { genesis, signer, readers, free, writer, known, checkpoint: Mutex::default() }
+        Self {
+            genesis,
+            signer,
+            readers,
+            free,
+            writer,
+            known,
+            checkpoint: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+            failing: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether the log continues a checkpoint that was published. `Err(None)`: the text is none of its.
+    pub(super) fn must_continue(&self, text: &str) -> Result<(), Option<Error>> {
+        let published = text.parse().ok().and_then(|note| verify(&note, self.signer.key()).ok()).ok_or(None)?;
+        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        readers.first_mut().map_or(Ok(()), |reader| reader.must_continue(&published)).map_err(Some)
+    }
+
+    /// The newest checkpoint that was given out, and its size.
+    pub(super) fn newest_published(&self) -> Option<(u64, String)> {
+        self.newest_given().clone()
     }
 
     pub(super) fn key(&self) -> String {
@@ -95,7 +136,13 @@ impl Ledger {
         look: impl FnOnce(&mut Embedded) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Declined> {
         let stopped = || Declined::from(Problem::new(503, "Unavailable", "the ledger is being closed"));
+        let waiting = Waiting(&self.waiting);
+        if self.waiting.fetch_add(1, Ordering::Relaxed) >= MAX_WAITING {
+            let wait = Duration::from_secs(1);
+            return Err(Declined::later(503, "Overloaded", "more is asked than can be read; ask again", wait));
+        }
         let free = self.free.clone().acquire_owned().await.map_err(|_| stopped())?;
+        drop(waiting);
         let shared = shared.clone();
         let looked = tokio::task::spawn_blocking(move || {
             let readers = || shared.ledger.readers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -178,6 +225,12 @@ impl Ledger {
             Question::Page => Ok(Reply::ok(HTML, Bytes::from_static(page::TEXT.as_bytes()))),
             Question::Health => {
                 let standing = self.read(shared, Embedded::standing).await?;
+                // An empty transaction: whether the writer is there, and may write.
+                self.write(Vec::new(), shared).await?;
+                if self.failing.load(Ordering::Relaxed) {
+                    let wait = Duration::from_secs(10);
+                    return Err(Declined::later(503, "Unavailable", "the last request could not be written", wait));
+                }
                 Reply::json(&serde_json::json!({ "healthy": true, "size": standing.head.size }))
             }
             Question::Metrics => self.metrics(shared).await,
@@ -210,6 +263,11 @@ impl Ledger {
         let Some(growth) = growth else {
             return Err(Problem::new(404, "UnknownSize", "the log does not have this size yet").into());
         };
+        let mut newest = self.newest_given();
+        if newest.as_ref().is_none_or(|(given, _)| *given < size) {
+            *newest = Some((size, note.to_string()));
+        }
+        drop(newest);
         let records = places.into_iter().zip(proven.records).map(|(place, (value, proof))| ProvenRecord {
             place: HexBytes(place),
             value: value.map(HexBytes),
@@ -268,8 +326,7 @@ impl Ledger {
     pub(super) async fn request(&self, request: Request, shared: &Arc<Shared>) -> Result<Reply, Declined> {
         // Some tens of microseconds: less than it takes to hand it to another thread and wait.
         let presented = self.writer.present(request);
-        let signer = orderer(&presented);
-        shared.has_room(signer)?;
+        shared.has_room(Counted::of(&presented, self.genesis.treasurer()))?;
         let mut answers = self.write(vec![presented], shared).await?;
         match answers.pop() {
             Some(Ok(recorded)) => Reply::json(&Done { entry: entry(recorded) }),
@@ -289,7 +346,9 @@ impl Ledger {
         let presented =
             presented.await.map_err(|_| Problem::new(500, "InternalError", "the signatures were not read"))?;
         // Who has used up its rate holds up nobody else of the batch.
-        let held: Vec<_> = presented.iter().map(|presented| shared.has_room(orderer(presented)).err()).collect();
+        let treasurer = self.genesis.treasurer();
+        let held: Vec<_> =
+            presented.iter().map(|presented| shared.has_room(Counted::of(presented, treasurer)).err()).collect();
         let asked: Vec<_> =
             presented.into_iter().zip(&held).filter(|(_, held)| held.is_none()).map(|(one, _)| one).collect();
         let answers = if asked.is_empty() { Vec::new() } else { self.write(asked, shared).await? };
@@ -315,14 +374,29 @@ impl Ledger {
         *self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts an entry to the key whose order made it, where it did so now and not before.
-    fn count(&self, shared: &Shared, signer: Option<NodeId>, before: u64, recorded: &Recorded) {
+    /// Counts an entry to whom it counts, where it was made now and not before.
+    fn count(&self, shared: &Shared, counted: Counted, before: u64, recorded: &Recorded) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         *known = (*known).max(recorded.number.saturating_add(1));
         drop(known);
-        if let Some(signer) = signer.filter(|_| recorded.number >= before) {
-            // Where others of its orders were on their way at the same time, it may have used a little more than it has.
-            let _over = shared.allow(&shared.per_key, signer, 1);
+        if recorded.number < before {
+            return;
+        }
+        // Where others of its orders were on their way at the same time, it may have used a little more than it has.
+        match counted {
+            Counted::Order { signer, by_treasurer } => {
+                let _over = shared.allow(&shared.per_key, signer, 1);
+                if !by_treasurer {
+                    let _over = shared.allow(&shared.per_day, signer, 1);
+                }
+            }
+            Counted::Receipt(channel) => {
+                // Of the channel's own first, which nobody else can use up.
+                if shared.allow(&shared.per_channel, channel, 1).is_err() {
+                    let _over = shared.allow(&shared.per_day, channel.payee, 1);
+                }
+            }
+            Counted::Nobody => {}
         }
     }
 
@@ -332,13 +406,19 @@ impl Ledger {
         shared: &Arc<Shared>,
     ) -> Result<Vec<Result<Recorded, Refusal>>, Declined> {
         let (answer, answered) = oneshot::channel();
-        let (signers, before): (Vec<_>, _) = (presented.iter().map(orderer).collect(), self.known());
+        let treasurer = self.genesis.treasurer();
+        let counted = presented.iter().map(|presented| Counted::of(presented, treasurer));
+        let (counted, before): (Vec<_>, _) = (counted.collect(), self.known());
         let counting = shared.clone();
         // Who asked may have gone; what it asked happens all the same, and is counted.
         let done = move |answers: Answers| {
-            for (signer, answer) in signers.into_iter().zip(answers.iter().flatten()) {
+            let failed = matches!(&answers, Err(WriteError::Failed(error)) if !matches!(**error, Error::Busy { .. }));
+            if failed || !counted.is_empty() {
+                counting.ledger.failing.store(failed, Ordering::Relaxed);
+            }
+            for (counted, answer) in counted.into_iter().zip(answers.iter().flatten()) {
                 if let Ok(recorded) = answer {
-                    counting.ledger.count(&counting, signer, before, recorded);
+                    counting.ledger.count(&counting, counted, before, recorded);
                 }
             }
             drop(answer.send(answers));
@@ -350,21 +430,56 @@ impl Ledger {
 }
 
 impl Shared {
-    /// Whether a key's orders may make another entry.
-    fn has_room(&self, signer: Option<NodeId>) -> Result<(), Declined> {
-        let limits = self.per_key.lock().unwrap_or_else(PoisonError::into_inner);
-        match signer.and_then(|signer| limits.wait(signer, Instant::now())) {
-            Some(wait) => {
-                Err(Declined::later(429, "TooManyRequests", "this key has ordered more than it may at once", wait))
-            }
-            None => Ok(()),
+    /// Whether those an entry would count to may make another.
+    fn has_room(&self, counted: Counted) -> Result<(), Declined> {
+        fn wait<K: Ord + Copy>(limits: &Mutex<Limits<K>>, key: K) -> Option<Duration> {
+            limits.lock().unwrap_or_else(PoisonError::into_inner).wait(key, Instant::now())
         }
+        let (wait, what) = match counted {
+            Counted::Order { signer, by_treasurer } => match wait(&self.per_key, signer) {
+                None if by_treasurer => (None, ""),
+                None => (wait(&self.per_day, signer), "this key has used up what it may order in a day"),
+                held => (held, "this key has ordered more than it may at once"),
+            },
+            Counted::Receipt(channel) => {
+                let held = wait(&self.per_channel, channel).and_then(|own| {
+                    let of_payee = wait(&self.per_day, channel.payee)?;
+                    Some(own.min(of_payee))
+                });
+                (
+                    held,
+                    "more receipts of this payee were redeemed than may be in a day; bring the newest of each channel",
+                )
+            }
+            Counted::Nobody => (None, ""),
+        };
+        wait.map_or(Ok(()), |wait| Err(Declined::later(429, "TooManyRequests", what, wait)))
     }
 }
 
-/// Whose key signed an order. What anybody may bring, such as a receipt, is nobody's: who copies it must use up no other's rate.
-fn orderer(presented: &Presented) -> Option<NodeId> {
-    matches!(presented.request(), Request::Order(_)).then(|| presented.signer()).flatten()
+/// To whom an entry counts that a request makes.
+#[derive(Clone, Copy, Debug)]
+enum Counted {
+    /// To the key that signed the order.
+    Order { signer: NodeId, by_treasurer: bool },
+    /// A receipt stands in the log for all to copy, so it counts to nobody's rate, whoever brings it: see
+    /// [`super::Settings::per_day`].
+    Receipt(ChannelId),
+    /// Whoever signed nothing that reads, and what can be brought only once: a claim, the end of a notice.
+    Nobody,
+}
+
+impl Counted {
+    fn of(presented: &Presented, treasurer: NodeId) -> Self {
+        match presented.request() {
+            Request::Order(order) => {
+                let by_treasurer = order.account() == treasurer;
+                presented.signer().map_or(Self::Nobody, |signer| Self::Order { signer, by_treasurer })
+            }
+            Request::Redeem { receipt } => Self::Receipt(receipt.channel()),
+            Request::RedeemVoucher { .. } | Request::Finalize { .. } => Self::Nobody,
+        }
+    }
 }
 
 fn entry(Recorded { number, entry }: Recorded) -> EntryRecord {
@@ -446,6 +561,97 @@ mod tests {
         assert!(next.as_mut().poll(&mut std::task::Context::from_waker(waker)).is_pending());
         release.send(()).unwrap();
         assert_eq!(next.await.ok().map(|head| head.size), Some(1));
+    }
+
+    #[tokio::test]
+    async fn so_many_wait_for_a_reader_and_the_next_is_told_to_come_later() {
+        let directory = tempfile::tempdir().unwrap();
+        let shared = served(&directory, Settings { readers: 1, ..Settings::default() }).await;
+        let (release, released) = sync_channel::<()>(1);
+        let busy = {
+            let shared = shared.clone();
+            tokio::spawn(async move {
+                let slow = move |_: &mut Embedded| {
+                    released.recv().expect("the test goes on");
+                    Ok(())
+                };
+                shared.ledger.read(&shared, slow).await.is_ok()
+            })
+        };
+        while shared.ledger.free.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let waker = std::task::Waker::noop();
+        let mut waiting: Vec<_> =
+            (0..MAX_WAITING).map(|_| Box::pin(shared.ledger.read(&shared, Embedded::head))).collect();
+        for one in &mut waiting {
+            assert!(one.as_mut().poll(&mut std::task::Context::from_waker(waker)).is_pending());
+        }
+        let declined = shared.ledger.read(&shared, Embedded::head).await.err().unwrap();
+        assert_eq!((declined.problem.status, declined.problem.title.as_str()), (503, "Overloaded"));
+        // Who hangs up makes room.
+        drop(waiting.pop());
+        let mut next = Box::pin(shared.ledger.read(&shared, Embedded::head));
+        assert!(next.as_mut().poll(&mut std::task::Context::from_waker(waker)).is_pending());
+        release.send(()).unwrap();
+        assert!(busy.await.unwrap());
+        drop(waiting);
+        assert!(next.await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_ledger_that_cannot_be_written_is_not_healthy() {
+        let directory = tempfile::tempdir().unwrap();
+        let shared = served(&directory, Settings::default()).await;
+        let status = async |shared: &Arc<Shared>| match shared.ledger.answer(&Question::Health, shared).await {
+            Ok(reply) => reply.status,
+            Err(declined) => declined.problem.status,
+        };
+        assert_eq!(status(&shared).await, 200);
+        shared.ledger.failing.store(true, Ordering::Relaxed);
+        assert_eq!(status(&shared).await, 503);
+        let command = Command::Mint { to: NodeId([1; 20]), amount: Tokens::new(1).unwrap() };
+        let domain = shared.ledger.genesis.domain();
+        let order = Order::sign(&treasurer(), &domain, treasurer().node_id(), 1, command).into_unverified();
+        assert!(shared.ledger.request(Request::Order(order), &shared).await.is_ok());
+        assert_eq!(status(&shared).await, 200, "what could be written shows that it can");
+        shared.ledger.writer.stop();
+        assert_eq!(status(&shared).await, 503);
+    }
+
+    #[tokio::test]
+    async fn an_old_copy_is_served_only_where_a_person_has_decided_so() {
+        let directory = tempfile::tempdir().unwrap();
+        let (file, published) = (directory.path().join("ledger"), directory.path().join("published"));
+        let shared = served(&directory, Settings::default()).await;
+        let old = std::fs::read(&file).unwrap();
+        drop(shared);
+        let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+        let bind = async || Server::bind(any, None, &file, clock, &[0x5e; 32], Settings::default()).await.unwrap();
+        let server = bind().await.keep_published(&published, false).unwrap();
+        let shared = server.shared.clone();
+        let command = Command::Mint { to: NodeId([1; 20]), amount: Tokens::new(1).unwrap() };
+        let domain = shared.ledger.genesis.domain();
+        let order = Order::sign(&treasurer(), &domain, treasurer().node_id(), 1, command).into_unverified();
+        assert!(shared.ledger.request(Request::Order(order), &shared).await.is_ok());
+        assert_eq!(shared.ledger.checkpoint(&shared).await.ok().map(|note| note.contains("\n2\n")), Some(true));
+        // At the end it is written.
+        server.run(async {}).await;
+        drop(shared);
+        assert!(std::fs::read_to_string(&published).unwrap().contains("\n2\n"));
+        bind().await.keep_published(&published, false).unwrap();
+
+        for end in ["-wal", "-shm"] {
+            let _gone = std::fs::remove_file(directory.path().join(format!("ledger{end}")));
+        }
+        std::fs::write(&file, old).unwrap();
+        let refused = bind().await.keep_published(&published, false).err().unwrap();
+        let said = refused.to_string();
+        assert!(said.ends_with("has 1 entries, and 2 were published: it is an old copy"), "{said}");
+        assert!(bind().await.keep_published(&published, true).is_ok());
+        std::fs::write(&published, "something else").unwrap();
+        let refused = bind().await.keep_published(&published, false).err().unwrap().to_string();
+        assert!(refused.ends_with("it is no checkpoint of this ledger"), "{refused}");
     }
 
     #[tokio::test]

@@ -18,42 +18,56 @@ pub struct Rate {
     pub burst: u32,
 }
 
-/// What each key has used of its rate.
+/// What each key has used of its share.
 #[derive(Debug)]
 pub(super) struct Limits<K> {
-    rate: Rate,
+    /// How soon there is one more.
+    each: Duration,
+    burst: u32,
     /// When each key's bucket is full again, as if nothing came meanwhile.
     full_at: BTreeMap<K, Instant>,
 }
 
 impl<K: Ord + Copy> Limits<K> {
-    pub(super) const fn new(rate: Rate) -> Self {
-        Self { rate, full_at: BTreeMap::new() }
+    pub(super) fn new(rate: Rate) -> Self {
+        let each = Duration::from_secs(1) / rate.per_second.max(1);
+        Self { each, burst: rate.burst, full_at: BTreeMap::new() }
+    }
+
+    /// So many a day, and as many at once.
+    pub(super) fn daily(count: u32) -> Self {
+        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+        Self { each: DAY / count.max(1), burst: count, full_at: BTreeMap::new() }
+    }
+
+    fn span(&self, count: u32) -> Duration {
+        self.each.saturating_mul(count)
     }
 
     /// How long until there is something in a key's bucket, where there is nothing.
     pub(super) fn wait(&self, key: K, now: Instant) -> Option<Duration> {
-        let span = |count: u32| Duration::from_secs(count.into()) / self.rate.per_second.max(1);
-        let full_at = self.full_at.get(&key).copied().unwrap_or(now).max(now) + span(1);
-        let over = full_at.saturating_duration_since(now).saturating_sub(span(self.rate.burst));
+        let full_at = self.full_at.get(&key).copied().unwrap_or(now).max(now) + self.span(1);
+        let over = full_at.saturating_duration_since(now).saturating_sub(self.span(self.burst));
         (!over.is_zero()).then_some(over)
     }
 
     /// Takes `cost` out of a key's bucket, or says how long until there is as much.
     pub(super) fn take(&mut self, key: K, cost: u32, now: Instant) -> Result<(), Duration> {
-        let span = |count: u32| Duration::from_secs(count.into()) / self.rate.per_second.max(1);
-        let full_at = self.full_at.get(&key).copied().unwrap_or(now).max(now) + span(cost);
-        let over = full_at.saturating_duration_since(now).saturating_sub(span(self.rate.burst));
+        let full_at = self.full_at.get(&key).copied().unwrap_or(now).max(now) + self.span(cost);
+        let over = full_at.saturating_duration_since(now).saturating_sub(self.span(self.burst));
         if !over.is_zero() {
             return Err(over);
         }
         if self.full_at.len() >= MAX_KEYS && !self.full_at.contains_key(&key) {
             self.full_at.retain(|_, full_at| *full_at > now);
-            // All are in use: who used least is forgotten, which gives it no more than a new key would have.
-            if self.full_at.len() >= MAX_KEYS
-                && let Some(key) = self.full_at.iter().min_by_key(|(_, full_at)| **full_at).map(|(key, _)| *key)
-            {
-                self.full_at.remove(&key);
+            // All are in use: those who used least are forgotten, which gives them no more than a new key would have. Many at
+            // once, so that a crowd does not have all of them looked at for each question.
+            if self.full_at.len() >= MAX_KEYS {
+                let mut times: Vec<Instant> = self.full_at.values().copied().collect();
+                times.sort_unstable();
+                if let Some(middle) = times.get(times.len() / 2).copied() {
+                    self.full_at.retain(|_, full_at| *full_at > middle);
+                }
             }
         }
         self.full_at.insert(key, full_at);
@@ -67,6 +81,7 @@ pub(super) fn owner(address: IpAddr) -> IpAddr {
         IpAddr::V4(_) => address,
         IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
             Some(v4) => IpAddr::V4(v4),
+            None if v6.is_loopback() => address,
             None => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
         },
     }
@@ -75,6 +90,19 @@ pub(super) fn owner(address: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_crowd_of_keys_is_forgotten_many_at_once_and_those_who_used_most_are_not() {
+        let start = Instant::now();
+        let mut limits = Limits::new(Rate { per_second: 1, burst: 1000 });
+        for key in 0..MAX_KEYS {
+            let cost = u32::from(key % 2 == 0) + 1;
+            assert_eq!(limits.take(key, cost, start), Ok(()));
+        }
+        assert_eq!(limits.take(MAX_KEYS, 1, start), Ok(()));
+        assert!(limits.full_at.len() < MAX_KEYS / 2 + 2, "{}", limits.full_at.len());
+        assert!(limits.full_at.values().all(|full_at| *full_at > start));
+    }
 
     #[test]
     fn burst_then_rate_and_each_key_its_own() {

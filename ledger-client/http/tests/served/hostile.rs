@@ -260,6 +260,31 @@ fn one_of_a_batch_who_has_used_up_its_rate_holds_up_nobody_else() {
     assert!(outcomes[1]["done"]["event"]["skipped"].is_object(), "{outcomes}");
 }
 
+#[test]
+fn an_account_fills_so_much_of_the_log_in_a_day_and_keeps_nobody_from_redeeming() {
+    let place = Place::plain(Settings { per_day: 3, ..settings() });
+    let mut orders = (35..45).map(|next| place.post("/v1/requests", &place.order(0xa1, next, transfer())));
+    let declined = orders.find(|answer| answer.status != 200).unwrap();
+    assert_eq!((declined.problem(), place.size()), ((429, "TooManyRequests".to_owned()), SIZE + 3));
+    // A third of a day.
+    assert!(declined.head.contains("\r\nretry-after: 288"), "{}", declined.head);
+    let skips = (5..15).map(|next| place.post("/v1/requests", &place.order(0xee, next, Command::Skip)).status);
+    assert_eq!(skips.collect::<Vec<_>>(), [200; 10], "the treasurer makes as many as it likes");
+
+    // The payer redeems old receipts of its payee one by one.
+    let redeem = |nonce, total| {
+        let channel = ChannelId { payer: id(0xa1), payee: id(0xb0), nonce };
+        let receipt = Receipt::sign(&key(0xa1), &place.domain, channel, tokens(total), [0; 32]).into_unverified();
+        place.post("/v1/requests", &Request::Redeem { receipt }).status
+    };
+    let taken = (1..100).take_while(|more| redeem(1, 1_250_000 + more) == 200).count();
+    assert_eq!(taken, 24 + 3, "the channel's own, and the payee's");
+    // Its other channel has its own too.
+    let taken = (1..100).take_while(|total| redeem(2, *total) == 200).count();
+    assert_eq!(taken, 24);
+    assert_eq!(place.get("/healthz").status, 200);
+}
+
 /// Who looks at this process's memory does so alone.
 static MEMORY: Mutex<()> = Mutex::new(());
 

@@ -90,6 +90,7 @@ pub(crate) fn settings() -> Settings {
         places: Places { total: 100, per_owner: 100 },
         per_owner: plenty,
         per_key: plenty,
+        per_day: 1_000_000,
         patience: Duration::from_secs(2),
         readers: 2,
         ..Settings::default()

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use ledger_client::server::{Places, Rate, ServeError, Server, Settings};
-use ledger_client::{Embedded, UnixTime, pin_text, server, system_clock};
+use ledger_client::{Embedded, EmbeddedError, UnixTime, pin_text, server, system_clock};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::copies::shown;
@@ -50,6 +50,19 @@ pub(crate) struct Serve {
     /// How many requests one key may have signed in a second, and ten times as many at once
     #[arg(long, value_name = "N", default_value_t = Settings::default().per_key.per_second)]
     rate_per_key: u32,
+    /// How many entries one account may make in a day; the log keeps them for ever. The treasurer makes as many as it likes
+    #[arg(long, value_name = "N", default_value_t = Settings::default().per_day)]
+    entries_per_day: u32,
+    /// Everybody may read /metrics, and not this machine alone
+    #[arg(long)]
+    open_metrics: bool,
+    /// Where the newest checkpoint is kept that others have seen; FILE.published where nothing else is said. The ledger is served
+    /// only if it continues this. Keep a copy elsewhere: it tells an old copy of the ledger from the newest
+    #[arg(long, value_name = "FILE")]
+    published: Option<PathBuf>,
+    /// Serve the ledger although it does not continue what was published: who saw more will not trust it any more
+    #[arg(long)]
+    accept_rewound: bool,
 }
 
 pub(super) fn serve(arguments: &Serve) -> Result<String, Failure> {
@@ -66,11 +79,14 @@ pub(super) fn serve(arguments: &Serve) -> Result<String, Failure> {
         (Some(chain), Some(key)) => Some(server::certified(&read(chain)?, &read(key)?).map_err(unusable)?),
         _ => Some(server::self_signed(&secret).map_err(unusable)?),
     };
+    crate::daemon::start_log(LogLevel::Info);
     let rate = |per_second: u32| Rate { per_second, burst: per_second.saturating_mul(10) };
     let settings = Settings {
-        places: Places { total: arguments.connections, per_owner: arguments.connections_per_address },
+        places: Places { total: room_for(arguments.connections), per_owner: arguments.connections_per_address },
         per_owner: rate(arguments.rate),
         per_key: rate(arguments.rate_per_key),
+        per_day: arguments.entries_per_day,
+        open_metrics: arguments.open_metrics,
         accepted: if arguments.accept_time { system_clock()() } else { UnixTime::default() },
         ..Settings::default()
     };
@@ -78,7 +94,6 @@ pub(super) fn serve(arguments: &Serve) -> Result<String, Failure> {
     let mut ledger = Embedded::open(&arguments.path, system_clock()).map_err(|error| not_served(&error.into()))?;
     ledger.hash_records(shown("hashed")).map_err(|error| not_served(&error.into()))?;
     drop(ledger);
-    crate::daemon::start_log(LogLevel::Info);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(format!("cannot start: {error}"), "free some memory"))?;
     runtime.block_on(async {
@@ -86,7 +101,9 @@ pub(super) fn serve(arguments: &Serve) -> Result<String, Failure> {
         let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
         let opened = Server::bind(arguments.listen, tls, &arguments.path, system_clock, &secret, settings).await;
-        let server = opened.map_err(|error| not_served(&error))?;
+        let published = arguments.published.clone().unwrap_or_else(|| with_ending(&arguments.path, ".published"));
+        let server = opened.and_then(|server| server.keep_published(&published, arguments.accept_rewound));
+        let server = server.map_err(|error| not_served(&error))?;
         let address = server.address().map_err(|error| Failure::new(error, ""))?;
         let scheme = if arguments.plain { "http" } else { "https" };
         let pin = match arguments.certificate {
@@ -111,6 +128,38 @@ pub(super) fn serve(arguments: &Serve) -> Result<String, Failure> {
     })
 }
 
+fn with_ending(path: &Path, end: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(end);
+    name.into()
+}
+
+/// Lets this program have as many files open as it takes, or says how many connections there can be.
+fn room_for(connections: usize) -> usize {
+    // The file's readers, the log, what the runtime has.
+    const OTHERS: usize = 64;
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    #[expect(unsafe_code, reason = "the standard library does not know limits")]
+    // SAFETY: the pointer is to a whole `rlimit`, which outlives the call.
+    let known = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0;
+    let needed = connections.saturating_add(OTHERS);
+    let fits = |files: libc::rlim_t| usize::try_from(files).is_ok_and(|files| files >= needed);
+    if !known || fits(limit.rlim_cur) {
+        return connections;
+    }
+    let wanted = libc::rlim_t::try_from(needed).unwrap_or(limit.rlim_max).min(limit.rlim_max);
+    let raised = libc::rlimit { rlim_cur: wanted, ..limit };
+    #[expect(unsafe_code, reason = "the standard library does not know limits")]
+    // SAFETY: the pointer is to a whole `rlimit`, which outlives the call.
+    let granted = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) } == 0;
+    let files = if granted { wanted } else { limit.rlim_cur };
+    let room = usize::try_from(files).unwrap_or(connections).saturating_sub(OTHERS).max(1);
+    if room < connections {
+        tracing::warn!(room, "this machine lets a program open {files} files: fewer connections than asked for");
+    }
+    room.min(connections)
+}
+
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     std::fs::read(path)
         .map_err(|error| Failure::new(format!("cannot read {}: {error}", path.display()), "name a PEM file"))
@@ -122,6 +171,11 @@ fn unusable(error: server::TlsError) -> Failure {
 
 fn not_served(error: &ServeError) -> Failure {
     let next = match error {
+        ServeError::Ledger(EmbeddedError::Rewound { .. } | EmbeddedError::Forked { .. }) => {
+            "find the newest copy of the ledger; --accept-rewound serves this one all the same, and whoever saw more will not \
+             trust it any more"
+        }
+        ServeError::Published { .. } => "name another file with --published, or see why this one cannot be used",
         ServeError::Ledger(_) => "name the ledger's file with --path; `waybill ledger create` makes a new one",
         ServeError::Key(_) => "name another key file with --key",
         ServeError::Listen { .. } => "listen somewhere else with --listen, or stop what listens there",
