@@ -17,6 +17,7 @@
 //! order the same in the same words.
 
 mod compare;
+mod look;
 mod proven;
 
 use std::collections::BTreeSet;
@@ -36,7 +37,7 @@ use ledger_core::{
 use ledger_http::client::{Address, Client, ClientError, DEFAULT_PATIENCE};
 use ledger_http::trust;
 use ledger_http::wire::{
-    About, ChannelRecord, Channels, Done, Entries, Growth, Inclusion, MAX_BATCH, NumberedBytes, Outcome,
+    About, ChannelRecord, Channels, Done, Entries, Growth, Inclusion, MAX_BATCH, MAX_PAGE, NumberedBytes, Outcome,
 };
 use metering::{AccountKey, ChannelId, Close, NodeId, Receipt, TlsKey, Tokens, Unverified};
 use serde::Serialize;
@@ -48,6 +49,9 @@ use crate::{Error, Ledger, Unavailable, Verdict};
 
 /// How many entries are asked for at a time: some 100 KB.
 const PAGE: usize = 100;
+
+/// The same, where all of the log is asked for: the ledger gives as much of it as it sees fit.
+const AUDIT_PAGE: usize = MAX_PAGE;
 
 /// The most channels of one account that are looked at: a relay in a town has as many.
 const MAX_CHANNELS: usize = 20_000;
@@ -583,24 +587,26 @@ impl Ledger for Remote {
         let (head, records) = self.signed_records()?;
         let mut state: Option<State> = None;
         let broken = |difference: String| Ok(Verdict::Broken { difference });
-        let mut next = 0;
+        let (domain, mut next) = (self.genesis.domain(), 0);
+        let mut page = self.page(next, &head);
         while next < head.size {
-            let limit = (head.size - next).min(PAGE as u64);
-            let page: Entries<NumberedBytes> =
-                self.client.get(&format!("/v1/entries?from={next}&limit={limit}")).map_err(RemoteError::from)?;
-            if page.entries.is_empty() || page.entries.len() as u64 > limit {
+            let entries = page?;
+            if entries.is_empty() {
                 return broken(format!("entry {next} is missing, or more is told than was asked for"));
             }
-            for told in &page.entries {
+            let after = next + entries.len() as u64;
+            let (looked, following) = look::meanwhile(&domain, &entries, || self.page(after, &head));
+            for (entry, logged) in entries.iter().zip(looked) {
                 let replayed = match &mut state {
-                    None => State::replay_founding(&told.bytes.0).map(|founded| state = Some(founded)),
-                    Some(state) => state.replay(&told.bytes.0).map(drop),
+                    None => State::replay_founding(entry).map(|founded| state = Some(founded)),
+                    Some(state) => logged.and_then(|logged| state.replay_logged(&logged)),
                 };
                 if let Err(error) = replayed {
                     return broken(format!("entry {next}: {error}"));
                 }
                 next += 1;
             }
+            page = following;
         }
         let Some(state) = state else { return broken("entry 0 is missing".to_owned()) };
         if state.head() != head {
@@ -616,6 +622,17 @@ impl Ledger for Remote {
 }
 
 impl Remote {
+    /// The log's entries from a number on, encoded, up to this head: none where the ledger tells none or too many.
+    fn page(&mut self, from: u64, head: &Head) -> Result<Vec<Vec<u8>>, RemoteError> {
+        let limit = head.size.saturating_sub(from).min(AUDIT_PAGE as u64);
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        let page: Entries<NumberedBytes> = self.client.get(&format!("/v1/entries?from={from}&limit={limit}"))?;
+        let entries: Vec<_> = page.entries.into_iter().map(|told| told.bytes.0).collect();
+        Ok(if entries.len() as u64 > limit { Vec::new() } else { entries })
+    }
+
     fn other_kind(&self, entry: &Entry) -> Error {
         self.contradiction(format!("it answers with {}", entry.event.name())).into()
     }

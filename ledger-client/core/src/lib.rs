@@ -47,7 +47,7 @@ pub use entry::{Entry, EntryError, Event};
 pub use genesis::{Genesis, GenesisError};
 pub use merkle::{Hash, Head, Tree};
 pub use order::{Order, Seal};
-pub use presented::Presented;
+pub use presented::{Logged, Presented};
 pub use records::{Records, Totals};
 pub use refusal::Refusal;
 pub use rules::{ExecuteError, MAX_SUPPLY, channel_signer, execute, execute_presented};

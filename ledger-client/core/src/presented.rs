@@ -4,7 +4,7 @@ use metering::{LedgerDomain, NodeId, Unverified};
 
 use crate::membership::claimed_by;
 use crate::signer::consenting;
-use crate::{Command, Order, Request};
+use crate::{Command, Entry, Order, ReplayError, Request};
 
 /// A request, and whose keys signed it for a ledger.
 ///
@@ -60,6 +60,44 @@ impl Presented {
     /// Something, where this account signed the offer to close, the consent or the claim that the order brings along.
     pub(crate) fn agreed_by(&self, account: NodeId) -> Option<()> {
         (self.agreeing == Some(account)).then_some(())
+    }
+}
+
+/// An entry of a log as it reads, and the request that it answers, presented: nearly all the work of a replay, and the
+/// part that needs nothing of what was before. [`Logged::read`] is the only way to one, so the request is the entry's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Logged {
+    entry: Entry,
+    presented: Presented,
+}
+
+impl Logged {
+    /// Reads an entry behind the founding, and finds who signed what it answers.
+    ///
+    /// # Errors
+    /// [`ReplayError::Entry`] and [`ReplayError::Founding`]
+    pub fn read(domain: &LedgerDomain, entry: &[u8]) -> Result<Self, ReplayError> {
+        let entry = Entry::decode(entry)?;
+        let request = entry.request().ok_or(ReplayError::Founding)?;
+        Ok(Self { presented: Presented::recover(domain, request), entry })
+    }
+
+    /// What the log says.
+    #[must_use]
+    pub const fn entry(&self) -> &Entry {
+        &self.entry
+    }
+
+    /// The same, for whoever is done with it.
+    #[must_use]
+    pub fn into_entry(self) -> Entry {
+        self.entry
+    }
+
+    /// What it answers.
+    #[must_use]
+    pub const fn presented(&self) -> &Presented {
+        &self.presented
     }
 }
 

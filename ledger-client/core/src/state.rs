@@ -12,7 +12,7 @@ use crate::record_tree::{Leaf, root_of};
 use crate::records::NotConserved;
 use crate::rules::{ExecuteError, execute_presented, perform};
 use crate::{
-    Channel, Entry, EntryError, Event, Genesis, Hash, Head, Presented, Records, Refusal, Request, Totals, Tree,
+    Channel, Entry, EntryError, Event, Genesis, Hash, Head, Logged, Presented, Records, Refusal, Request, Totals, Tree,
     UnixTime, merkle, place,
 };
 
@@ -107,16 +107,24 @@ impl State {
     /// # Errors
     /// [`ReplayError`]; the state is not to be used further.
     pub fn replay(&mut self, entry: &[u8]) -> Result<Entry, ReplayError> {
-        let entry = Entry::decode(entry)?;
-        let request = entry.request().ok_or(ReplayError::Founding)?;
-        let presented = Presented::recover(&self.genesis.domain(), request);
-        let expected = perform(self, entry.at, &presented).map_err(|error| match error {
+        let logged = Logged::read(&self.genesis.domain(), entry)?;
+        self.replay_logged(&logged)?;
+        Ok(logged.into_entry())
+    }
+
+    /// The same, for an entry whose signatures were looked at before, for whichever ledger.
+    ///
+    /// # Errors
+    /// [`ReplayError`]; the state is not to be used further.
+    pub fn replay_logged(&mut self, logged: &Logged) -> Result<(), ReplayError> {
+        let entry = logged.entry();
+        let expected = perform(self, entry.at, logged.presented()).map_err(|error| match error {
             ExecuteError::Refused(refusal) => ReplayError::Refused { refusal },
             ExecuteError::NotConserved(error) => error.into(),
             ExecuteError::Unreadable => ReplayError::Unreadable,
             ExecuteError::Records(never) => match never {},
         })?;
-        if expected == entry { Ok(entry) } else { Err(ReplayError::Differs { expected: Box::new(expected) }) }
+        if expected == *entry { Ok(()) } else { Err(ReplayError::Differs { expected: Box::new(expected) }) }
     }
 
     /// Answers one request, as [`crate::execute`] does.
@@ -263,7 +271,7 @@ impl Records for State {
 
 #[cfg(test)]
 mod tests {
-    use metering::{AccountKey, Close, Price, Receipt, Signature};
+    use metering::{AccountKey, Close, LedgerDomain, Price, Receipt, Signature};
     use proptest::prelude::*;
 
     use super::*;
@@ -955,9 +963,22 @@ mod tests {
         }
     }
 
+    /// Replays a log, once with signatures looked at as it goes and once with those that were found before, be it for another
+    /// ledger: the two must be one.
     fn replay(log: &[Vec<u8>]) -> Result<State, ReplayError> {
         let mut state = State::replay_founding(&log[0])?;
-        log[1..].iter().try_for_each(|entry| state.replay(entry).map(|_| ()))?;
+        let (domain, mut other) = (state.genesis.domain(), state.clone());
+        let elsewhere = LedgerDomain { chain_id: 9, ..domain };
+        let read = |(n, entry): (usize, &Vec<u8>)| Logged::read(if n % 5 == 4 { &elsewhere } else { &domain }, entry);
+        let before: Vec<_> = log[1..].iter().enumerate().map(read).collect();
+        for (entry, logged) in log[1..].iter().zip(before) {
+            let replayed = state.replay(entry);
+            let logged = logged.and_then(|logged| other.replay_logged(&logged).map(|()| logged.into_entry()));
+            assert_eq!(logged, replayed);
+            replayed?;
+            assert_eq!(other.head(), state.head());
+        }
+        assert_eq!(other.record_root(), state.record_root());
         Ok(state)
     }
 

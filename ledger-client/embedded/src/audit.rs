@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use ledger_core::merkle::leaf_hash;
 use ledger_core::{Channel, Hash, Head, Records, ReplayError, State, Totals, Tree, UnixTime};
 use metering::{ChannelId, NodeId, Tokens};
+use rusqlite::Rows;
 use thiserror::Error;
 
+use crate::ahead::Ahead;
 use crate::error::Fault;
 use crate::transaction::Transaction;
 
@@ -208,35 +210,28 @@ fn compare(records: &Transaction<'_>) -> Result<Audit, Stop> {
 fn replay(records: &Transaction<'_>) -> Result<State, Stop> {
     let mut select = records.connection().prepare("SELECT number, entry FROM entry ORDER BY number")?;
     let mut rows = select.query([])?;
-    let mut state: Option<State> = None;
     let size = records.head().size;
+    let mut entries = (0..size).map(|number| entry_in(&mut rows, number));
+    let Some(founding) = entries.next().transpose()? else {
+        return differs(Difference::MissingEntry { number: 0 });
+    };
+    let founded = State::replay_founding(&founding);
+    let mut state = founded.or_else(|error| differs(Difference::Entry { number: 0, error }))?;
     let (mut orders, mut subtrees, mut tree) = (0, 0, Tree::default());
-    for number in 0..size {
-        let Some(row) = rows.next()? else {
-            return differs(Difference::MissingEntry { number });
-        };
-        if u64::try_from(row.get::<_, i64>(0)?) != Ok(number) {
-            return differs(Difference::MissingEntry { number });
-        }
-        let entry = row.get_ref(1)?.as_blob().unwrap_or_default();
-        let replayed = match &mut state {
-            None => State::replay_founding(entry).map(|founded| {
-                state = Some(founded);
-                None
-            }),
-            Some(state) => state.replay(entry).map(|entry| {
-                let order = entry.order()?;
-                Some((order.account(), order.seal().sequence))
-            }),
-        };
-        let order = replayed.or_else(|error| differs(Difference::Entry { number, error }))?;
+    let mut grow = |number, entry: &[u8]| {
         let completed = tree.append(leaf_hash(entry));
         subtrees += completed.len() as u64;
-        if !records.completes(number, &completed)? {
-            return differs(Difference::Rewritten { number });
-        }
-        if let Some((account, sequence)) = order {
+        if records.completes(number, &completed)? { Ok(()) } else { differs(Difference::Rewritten { number }) }
+    };
+    grow(0, &founding)?;
+    for (number, looked) in (1..).zip(Ahead::new(state.genesis().domain(), entries)) {
+        let (entry, logged) = looked?;
+        let logged = logged.and_then(|logged| state.replay_logged(&logged).map(|()| logged));
+        let logged = logged.or_else(|error| differs(Difference::Entry { number, error }))?;
+        grow(number, &entry)?;
+        if let Some(order) = logged.entry().order() {
             orders += 1;
+            let (account, sequence) = (order.account(), order.seal().sequence);
             if records.ordered_number(account, sequence)? != Some(number) {
                 return differs(Difference::Order { number, account, sequence });
             }
@@ -253,7 +248,18 @@ fn replay(records: &Transaction<'_>) -> Result<State, Stop> {
     if rows.next()?.is_some() {
         return differs(Difference::ExtraEntry { number: size });
     }
-    state.map_or_else(|| differs(Difference::MissingEntry { number: 0 }), Ok)
+    Ok(state)
+}
+
+/// The entry of the next row, which has to be this one.
+fn entry_in(rows: &mut Rows<'_>, number: u64) -> Result<Vec<u8>, Stop> {
+    let Some(row) = rows.next()? else {
+        return differs(Difference::MissingEntry { number });
+    };
+    if u64::try_from(row.get::<_, i64>(0)?) != Ok(number) {
+        return differs(Difference::MissingEntry { number });
+    }
+    Ok(row.get_ref(1)?.as_blob().unwrap_or_default().to_vec())
 }
 
 fn compare_balances(records: &Transaction<'_>, state: &State) -> Result<(), Stop> {

@@ -1,11 +1,13 @@
 //! The log alone, as text: a line of hexadecimal digits for each entry. Whoever has it needs no SQLite to check everything.
 
 use std::io::{self, BufRead, Read, Write};
+use std::iter;
 
 use ledger_core::entry::MAX_ENTRY_BYTES;
-use ledger_core::{EntryError, Head, Records, ReplayError, State};
+use ledger_core::{Head, Records, State};
 use thiserror::Error;
 
+use crate::ahead::Ahead;
 use crate::error::Fault;
 use crate::transaction::Transaction;
 use crate::{Audit, Difference, Embedded, Error, Verdict};
@@ -52,35 +54,37 @@ fn write_lines(records: &Transaction<'_>, to: &mut impl Write) -> Result<io::Res
 }
 
 /// Audits an exported log: replays every entry by the rules. Finds what [`Embedded::audit`] finds of the ledger it came from, but
-/// for tables, which it does not have. Keeps what the ledger keeps of accounts and channels, and one line.
+/// for tables, which it does not have. Keeps what the ledger keeps of accounts and channels, and two pages of lines.
 ///
 /// # Errors
 /// Where it cannot be read further. A log that is wrong is a [`Verdict::Broken`].
 pub fn audit_export(mut from: impl BufRead) -> io::Result<Verdict> {
-    let (mut state, mut number, mut line): (Option<State>, _, _) = (None, 0, Vec::new());
-    loop {
-        line.clear();
-        if from.by_ref().take(MAX_LINE).read_until(b'\n', &mut line)? == 0 {
-            break;
+    let mut entries = iter::from_fn(|| next_entry(&mut from).transpose());
+    let Some(founding) = entries.next().transpose()? else {
+        return Ok(Verdict::Broken(Difference::MissingEntry { number: 0 }));
+    };
+    let broken = |number, error| Ok(Verdict::Broken(Difference::Entry { number, error }));
+    let mut state = match State::replay_founding(&founding) {
+        Ok(state) => state,
+        Err(error) => return broken(0, error),
+    };
+    for (number, looked) in (1..).zip(Ahead::new(state.genesis().domain(), entries)) {
+        let (_, logged) = looked?;
+        if let Err(error) = logged.and_then(|logged| state.replay_logged(&logged)) {
+            return broken(number, error);
         }
-        if let Err(error) = replay(&mut state, &line) {
-            return Ok(Verdict::Broken(Difference::Entry { number, error }));
-        }
-        number += 1;
     }
-    Ok(state.map_or(Verdict::Broken(Difference::MissingEntry { number: 0 }), |state| {
-        let (accounts, channels) = (state.balances().len(), state.channels().len());
-        Verdict::Kept(Audit { head: state.head(), totals: state.totals(), accounts, channels })
-    }))
+    let (accounts, channels) = (state.balances().len(), state.channels().len());
+    Ok(Verdict::Kept(Audit { head: state.head(), totals: state.totals(), accounts, channels }))
 }
 
-fn replay(state: &mut Option<State>, line: &[u8]) -> Result<(), ReplayError> {
-    // A line without an end was cut short, or is too long.
-    let digits = line.strip_suffix(b"\n").ok_or(EntryError::Malformed)?;
-    let entry = hex::decode(digits).map_err(|_| EntryError::Malformed)?;
-    match state {
-        None => *state = Some(State::replay_founding(&entry)?),
-        Some(state) => drop(state.replay(&entry)?),
+/// The entry on the next line, if there is one more.
+fn next_entry(from: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
+    let mut line = Vec::new();
+    if from.by_ref().take(MAX_LINE).read_until(b'\n', &mut line)? == 0 {
+        return Ok(None);
     }
-    Ok(())
+    // A line without an end was cut short, or is too long. Nothing is no entry either.
+    let entry = line.strip_suffix(b"\n").and_then(|digits| hex::decode(digits).ok());
+    Ok(Some(entry.unwrap_or_default()))
 }

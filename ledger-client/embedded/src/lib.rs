@@ -5,6 +5,7 @@
 //! the disk before the call returns.
 #![forbid(unsafe_code)]
 
+mod ahead;
 mod audit;
 mod copy;
 mod error;
