@@ -4,12 +4,16 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use sim::fuzz::{babel_state, babel_tlv, control, control_examples, exchange, metering_wire};
+use sim::fuzz::{
+    babel_state, babel_tlv, control, control_examples, exchange, ledger_entry, ledger_json, ledger_note, ledger_paper,
+    ledger_rules, metering_wire,
+};
 
 /// Mutated inputs per seed and target: a few seconds. Plays cost more than packets, and those with signatures most.
 const MUTANTS: usize = 200_000;
 const PLAYS: usize = MUTANTS / 50;
 const SIGNED_PLAYS: usize = MUTANTS / 1000;
+const LEDGER_PLAYS: usize = MUTANTS / 2000;
 
 fn here() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -149,6 +153,36 @@ fn a_node_bears_what_a_neighbour_says_and_mutants_of_it() {
         let mut rng = fastrand::Rng::with_seed(seed);
         for _ in 0..PLAYS {
             control(&mutant(&mut rng, &said));
+        }
+    }
+}
+
+/// A ledger's log, its papers, its notes, what it is asked, and its rules.
+#[test]
+fn a_ledger_bears_what_it_reads_and_mutants_of_it() {
+    let plays = corpus("ledger_rules.txt");
+    let mut entries = corpus("ledger_entry.txt");
+    for log in plays.iter().map(|play| ledger_rules(play)) {
+        entries.extend(log);
+    }
+    assert!(entries.len() > 80, "the plays leave {} entries: they do nothing", entries.len());
+    type Target = fn(&[u8]);
+    let readers: [(Target, Vec<Vec<u8>>); 4] = [
+        (ledger_entry, entries),
+        (ledger_json, corpus("ledger_json.txt")),
+        (ledger_note, corpus("ledger_note.txt")),
+        (ledger_paper, corpus("ledger_paper.txt")),
+    ];
+    readers.iter().for_each(|(target, inputs)| inputs.iter().for_each(|bytes| target(bytes)));
+    let fresh = std::env::var("SIM_SEED").ok().and_then(|seed| seed.parse().ok());
+    for seed in [Some(1), fresh].into_iter().flatten() {
+        println!("seed {seed}");
+        let mut rng = fastrand::Rng::with_seed(seed);
+        for (target, inputs) in &readers {
+            (0..PLAYS).for_each(|_| target(&mutant(&mut rng, inputs)));
+        }
+        for _ in 0..LEDGER_PLAYS {
+            ledger_rules(&mutant(&mut rng, &plays));
         }
     }
 }

@@ -2,6 +2,7 @@
 //! nothing but a panic comes out.
 
 mod control;
+mod ledger;
 mod settlement;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use babel::{
 };
 
 pub use control::{control, control_examples};
+pub use ledger::{ledger_entry, ledger_json, ledger_note, ledger_paper, ledger_rules};
 pub use settlement::{exchange, metering_wire};
 
 use crate::pair::start;
