@@ -67,6 +67,11 @@ impl Ledger {
         &self.path
     }
 
+    /// The treasurer's key file.
+    pub(crate) fn treasurer(&self) -> &str {
+        &self.treasurer
+    }
+
     /// Makes whole tokens for a router.
     pub(crate) fn mint(&self, to: &Router, tokens: u32) {
         let amount = tokens.to_string();

@@ -10,7 +10,6 @@
 // The lab: what tests are built from.
 mod capture;
 mod disk;
-#[expect(dead_code, reason = "the interoperability tests use the rest")]
 mod lab;
 mod ledger;
 mod router;
@@ -28,6 +27,7 @@ mod lossy;
 mod metered;
 mod misfortune;
 mod path_mtu;
+mod people;
 mod queues;
 mod quic;
 mod refusals;
