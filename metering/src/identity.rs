@@ -306,6 +306,18 @@ impl Signature {
     /// # Errors
     /// [`SignatureError`], all but `WrongSigner`.
     pub fn recover(&self, digest: &Word) -> Result<NodeId, SignatureError> {
+        #[cfg(feature = "fast-signatures")]
+        return self.recover_by(digest, recovered_in_c);
+        #[cfg(not(feature = "fast-signatures"))]
+        self.recover_by(digest, recovered)
+    }
+
+    /// Reads the signature, and has its signer found where it is one.
+    fn recover_by(
+        &self,
+        digest: &Word,
+        find: impl FnOnce(&Word, &k256::ecdsa::Signature, bool) -> Option<NodeId>,
+    ) -> Result<NodeId, SignatureError> {
         let v = self.0[64];
         let y_is_odd = match v {
             27 => false,
@@ -316,11 +328,7 @@ impl Signature {
         if signature.normalize_s().is_some() {
             return Err(SignatureError::HighS);
         }
-        #[cfg(feature = "fast-signatures")]
-        let signer = recovered_in_c(digest, &signature, y_is_odd);
-        #[cfg(not(feature = "fast-signatures"))]
-        let signer = recovered(digest, &signature, y_is_odd);
-        signer.ok_or(SignatureError::Invalid)
+        find(digest, &signature, y_is_odd).ok_or(SignatureError::Invalid)
     }
 
     /// Checks that `expected` signed `digest`.
@@ -727,7 +735,6 @@ mod tests {
         assert_eq!(zero.recover(&digest), Err(SignatureError::Invalid));
     }
 
-    /// The same signature with s replaced by the group order minus s, and v flipped: valid ECDSA, refused here.
     /// As k256 recovers, with its own check at the end.
     fn recovered_by_k256(signature: &Signature, digest: &Word) -> Option<NodeId> {
         let y_is_odd = [27, 28].iter().position(|v| *v == signature.0[64])? == 1;
@@ -794,6 +801,64 @@ mod tests {
         }
     }
 
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1_500))]
+        #[test]
+        fn whatever_the_bytes_are_both_libraries_say_the_same(
+            r in word(),
+            s in word(),
+            v in prop_oneof![4 => 27..31_u8, 1 => any::<u8>()],
+            digest in word(),
+            signed in any::<[bool; 3]>(),
+            turned in prop::option::of(0..520_usize),
+        ) {
+            // A part of a real signature, or the other s that is as valid, or anything; and a bit of it all turned.
+            let mut signature = AccountKey::from_bytes(&[7; 32]).unwrap().sign_digest(&digest);
+            let [keep_r, keep_s, keep_v] = signed;
+            if !keep_r {
+                signature.0[..32].copy_from_slice(&r);
+            }
+            if !keep_s {
+                signature.0[32..64].copy_from_slice(&s);
+            }
+            if !keep_v {
+                signature.0[64] = v;
+            }
+            if let Some(bit) = turned {
+                signature.0[bit / 8] ^= 1 << (bit % 8);
+            }
+            let reads = matches!(signature.0[64], 27 | 28) && k256::ecdsa::Signature::from_slice(&signature.0[..64]).is_ok();
+            for signature in [Some(signature), reads.then(|| mirrored(signature))].into_iter().flatten() {
+                let (ours, in_c) = (signature.recover_by(&digest, recovered), signature.recover_by(&digest, recovered_in_c));
+                prop_assert_eq!(&ours, &in_c, "{:?} of {}", signature, hex::encode(digest));
+                prop_assert_eq!(signature.recover(&digest), ours);
+            }
+        }
+    }
+
+    #[test]
+    fn high_s_zeros_and_recovery_ids_that_ethereum_has_not_are_refused_by_both_libraries() {
+        let digest = [3; 32];
+        let good = AccountKey::from_bytes(&[7; 32]).unwrap().sign_digest(&digest);
+        let with = |range: std::ops::Range<usize>, byte: u8| {
+            let mut signature = good;
+            signature.0[range].fill(byte);
+            signature
+        };
+        let bad_recovery = |v| (with(64..65, v), SignatureError::BadRecovery { v });
+        let refused = [0, 1, 2, 3, 26, 29, 30, 255].map(bad_recovery).into_iter().chain([
+            (mirrored(good), SignatureError::HighS),
+            (with(0..32, 0), SignatureError::Invalid),
+            (with(32..64, 0), SignatureError::Invalid),
+            (with(0..64, 0), SignatureError::Invalid),
+            (with(0..32, 0xff), SignatureError::Invalid),
+        ]);
+        for (signature, error) in refused {
+            assert_eq!(signature.recover_by(&digest, recovered), Err(error), "{signature:?}");
+            assert_eq!(signature.recover_by(&digest, recovered_in_c), Err(error), "{signature:?}");
+        }
+    }
+
     /// With R the generator and s the digest, what is left of `s R - z G` is nothing.
     #[test]
     fn signature_that_would_be_by_the_point_at_infinity_is_by_nobody() {
@@ -810,6 +875,7 @@ mod tests {
         assert!(signature.recover(&[6; 32]).is_ok());
     }
 
+    /// The same signature with s replaced by the group order minus s, and v flipped: valid ECDSA, refused here.
     fn mirrored(signature: Signature) -> Signature {
         let low = k256::ecdsa::Signature::from_slice(&signature.0[..64]).unwrap();
         let (r, s) = low.split_scalars();
