@@ -13,6 +13,7 @@ pub mod witness;
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::time::Duration;
 
 use metering::{ChannelId, Close, LedgerDomain, NodeId, Receipt, Tokens};
 use thiserror::Error;
@@ -43,7 +44,7 @@ pub use ledger_http::client::{Address, AddressError};
 #[cfg(feature = "serve")]
 pub use ledger_http::trust::pin_text;
 #[cfg(feature = "remote")]
-pub use remote::{Remote, RemoteError, Served};
+pub use remote::{Abandoned, Remote, RemoteError, Served};
 
 pub use witness::{Comparison, Evidence, WitnessKey};
 
@@ -75,6 +76,12 @@ pub trait Ledger: Send {
     /// What receipts are signed for to be good on this ledger.
     fn domain(&self) -> LedgerDomain {
         self.genesis().domain()
+    }
+
+    /// Bounds how long all calls from now on may take together, until this is called again. What a ledger on another machine has
+    /// not answered by then is [`Error::Unavailable`], as if it were away; one in a file of this machine keeps nobody waiting.
+    fn within(&mut self, limit: Duration) {
+        let _nobody_waits = limit;
     }
 
     /// What an account holds: nothing, where it was never heard of.

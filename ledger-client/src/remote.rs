@@ -89,6 +89,15 @@ pub struct Remote {
     signer: Option<(NodeId, AccountKey)>,
 }
 
+/// What became of an order that was given up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Abandoned {
+    /// It had happened, and this is its entry.
+    Happened(Box<Entry>),
+    /// It will never happen: its number is used by another.
+    Never,
+}
+
 /// What is wrong with a served ledger, or with what is kept of it.
 #[derive(Debug, ThisError)]
 pub enum RemoteError {
@@ -284,6 +293,29 @@ impl Remote {
         }
     }
 
+    /// Gives up the order that has had no answer, and says what became of it; nothing, where there is none.
+    ///
+    /// A server that calls an order malformed, and goes on to, keeps the account from ordering anything else. That order may still
+    /// be done by whoever has it, as long as its number is free: so the number is used, by [`Command::Skip`]. Until the ledger
+    /// proves which order has the number, the order stays where it is.
+    ///
+    /// # Errors
+    /// As [`Ledger::mint`]; [`Error::NoKey`] also where it is another account's order.
+    pub fn abandon(&mut self) -> Result<Option<Abandoned>, Error> {
+        let Some(order) = self.unanswered()? else { return Ok(None) };
+        let (account, key) = self.signer.clone().filter(|(us, _)| *us == order.account()).ok_or(Error::NoKey)?;
+        let (domain, sequence) = (self.genesis.domain(), order.seal().sequence);
+        let skip = Order::sign_with(&key, &domain, account, sequence, Command::Skip, &[]).into_unverified();
+        let made = match self.request(&Request::Order(skip)) {
+            Err(Error::Refused(Refusal::SequenceAlreadyUsed { .. })) => self.ordered(account, sequence)?,
+            // It may call this one malformed too, and still prove that the number was used.
+            Err(error) => self.ordered(account, sequence).map_err(|_| error)?,
+            Ok(made) => made,
+        };
+        self.kept.remove(UNANSWERED)?;
+        Ok(Some(if made.order() == Some(order) { Abandoned::Happened(Box::new(made)) } else { Abandoned::Never }))
+    }
+
     /// Signs a command as the account's next order, by what the ledger proves is the next, and keeps it.
     fn sign(&mut self, key: &AccountKey, account: NodeId, command: Command) -> Result<Order<Unverified>, Error> {
         let used = self.funds(account)?.sequence;
@@ -429,6 +461,10 @@ fn read_founding(bytes: &[u8]) -> Option<Genesis> {
 impl Ledger for Remote {
     fn genesis(&self) -> &Genesis {
         &self.genesis
+    }
+
+    fn within(&mut self, limit: Duration) {
+        self.client.within(limit);
     }
 
     fn balance(&mut self, account: NodeId) -> Result<Tokens, Error> {
@@ -584,6 +620,16 @@ impl Ledger for Remote {
     }
 
     fn audit(&mut self) -> Result<Verdict, Error> {
+        self.audit_telling(|_, _| ())
+    }
+}
+
+impl Remote {
+    /// [`Ledger::audit`], which tells after each page how many entries were replayed, and of how many.
+    ///
+    /// # Errors
+    /// As [`Ledger::audit`].
+    pub fn audit_telling(&mut self, mut tell: impl FnMut(u64, u64)) -> Result<Verdict, Error> {
         let (head, records) = self.signed_records()?;
         let mut state: Option<State> = None;
         let broken = |difference: String| Ok(Verdict::Broken { difference });
@@ -606,6 +652,7 @@ impl Ledger for Remote {
                 }
                 next += 1;
             }
+            tell(next, head.size);
             page = following;
         }
         let Some(state) = state else { return broken("entry 0 is missing".to_owned()) };
@@ -619,9 +666,7 @@ impl Ledger for Remote {
         }
         Ok(Verdict::Kept { head, totals: state.totals() })
     }
-}
 
-impl Remote {
     /// The log's entries from a number on, encoded, up to this head: none where the ledger tells none or too many.
     fn page(&mut self, from: u64, head: &Head) -> Result<Vec<Vec<u8>>, RemoteError> {
         let limit = head.size.saturating_sub(from).min(AUDIT_PAGE as u64);

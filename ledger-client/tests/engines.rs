@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ledger_client::server::{self, Server, Settings};
 use ledger_client::{
-    Channel, Embedded, Error, Genesis, Ledger, Phase, Refusal, Remote, Served, Totals, Unavailable, Verdict,
+    Abandoned, Channel, Embedded, Error, Genesis, Ledger, Phase, Refusal, Remote, Served, Totals, Unavailable, Verdict,
     system_clock,
 };
 use metering::{AccountKey, Close, NodeId, Receipt, Tokens};
@@ -234,6 +234,72 @@ fn an_order_without_an_answer_happens_once_and_is_answered_after_a_restart() {
     std::fs::write(&kept, serde_json::to_vec(&taken).unwrap()).unwrap();
     ours.mint(bob, tokens(7)).unwrap();
     assert_eq!((ours.balance(bob).unwrap(), ours.head().unwrap().size), (tokens(13), 4));
+}
+
+/// Who asks for it waits, and then may do something else.
+#[test]
+fn an_order_that_is_never_answered_is_given_up_at_a_persons_word_and_cannot_happen_after() {
+    let place = Place::new();
+    let (treasurer, bob) = (key(0xee), key(0xb0).node_id());
+    let lie: Lie = |path, body| match path {
+        "/v1/requests" => r#"{"title":"BadRequest","status":400,"detail":"no request"}"#.to_owned(),
+        _ => body,
+    };
+    let apart = tempfile::tempdir().unwrap();
+    let (_liar, served) = Liar::start(&found(apart.path()), lie);
+    let mut ours = Remote::open(served, &apart.path().join("treasurer")).unwrap().signed_by(treasurer.clone());
+    assert_eq!(ours.abandon().unwrap(), None, "there is nothing to give up");
+    let error = ours.mint(bob, tokens(5)).unwrap_err();
+    assert!(error.to_string().ends_with("says: no request"), "{error}");
+    let stuck = ours.unanswered().unwrap().unwrap();
+    ours.mint(bob, tokens(7)).unwrap_err();
+    assert_eq!(ours.unanswered().unwrap(), Some(stuck), "no other is signed before");
+    // What this liar calls malformed it has done all the same, and what it proves of that is believed.
+    let Some(Abandoned::Happened(entry)) = ours.abandon().unwrap() else { panic!("it has happened") };
+    assert_eq!((entry.order(), ours.unanswered().unwrap()), (Some(stuck), None));
+
+    // An honest ledger that never got the order.
+    let mut ours = place.open("treasurer", &treasurer);
+    let command = ledger_client::Command::Mint { to: bob, amount: tokens(5) };
+    let order = ledger_core::Order::sign_with(&treasurer, &ours.domain(), treasurer.node_id(), 1, command, &[]);
+    let kept = place.directory.path().join("treasurer/unanswered.json");
+    std::fs::write(&kept, serde_json::to_vec(&order.into_unverified()).unwrap()).unwrap();
+    let mut other = ours.signed_by(key(0xa1));
+    assert!(matches!(other.abandon().unwrap_err(), Error::NoKey), "it is not this account's");
+    assert!(kept.exists());
+    ours = other.signed_by(treasurer);
+    assert_eq!(ours.abandon().unwrap(), Some(Abandoned::Never));
+    assert_eq!(ours.unanswered().unwrap(), None);
+    let late = ours.request(&ledger_client::Request::Order(order.into_unverified())).unwrap_err().refusal();
+    assert!(matches!(late, Some(Refusal::SequenceAlreadyUsed { sequence: 1, .. })), "{late:?}");
+    ours.mint(bob, tokens(7)).unwrap();
+    assert_eq!(ours.balance(bob).unwrap(), tokens(7));
+}
+
+#[test]
+fn an_audit_tells_how_far_it_is() {
+    let place = Place::new();
+    let mut ours = place.open("treasurer", &key(0xee));
+    for _ in 0..2 {
+        ours.mint(key(0xb0).node_id(), tokens(1)).unwrap();
+    }
+    let mut told = Vec::new();
+    let verdict = ours.audit_telling(|done, of| told.push((done, of))).unwrap();
+    assert!(matches!(verdict, Verdict::Kept { .. }), "{verdict:?}");
+    assert_eq!(told, [(3, 3)]);
+}
+
+/// Each answer is in time, and all together are not.
+#[test]
+fn a_call_of_many_answers_ends_when_the_time_for_all_is_over() {
+    let place = Place::new();
+    let mut ours = place.open("treasurer", &key(0xee));
+    ours.within(Duration::ZERO);
+    let error = ours.channels_of(key(0xee).node_id()).unwrap_err();
+    assert!(error.to_string().contains("answers too slowly"), "{error}");
+    assert!(matches!(error, Error::Unavailable(Unavailable { retry: true, .. })));
+    ours.within(Duration::from_secs(60));
+    assert_eq!(ours.channels_of(key(0xee).node_id()).unwrap(), []);
 }
 
 #[test]

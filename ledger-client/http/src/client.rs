@@ -1,6 +1,7 @@
 //! Asks a served ledger, over one connection that is made anew when it breaks.
 //!
-//! A [`Client`] blocks its thread, and no call lasts longer than its patience. It believes only that it talks to the
+//! A [`Client`] blocks its thread, and no call lasts longer than its patience, nor all of them together longer than
+//! [`Client::within`] allows. It believes only that it talks to the
 //! ledger's key; what an answer says is for its caller to check. Every question of the API may be asked twice without harm,
 //! so one that fell with a connection is asked once more.
 
@@ -126,6 +127,15 @@ pub enum ClientError {
         /// How long we waited.
         patience: Duration,
     },
+    /// It does answer, and so slowly that the time for all that was to be asked is over. Whether the last question arrived is not
+    /// known.
+    #[error("the ledger at {address} answers too slowly: not all was told within {} s", limit.as_secs())]
+    Slow {
+        /// Where.
+        address: Address,
+        /// How long all answers together might take.
+        limit: Duration,
+    },
     /// It did not answer a moment ago, and is left alone for a while. Nothing was asked.
     #[error("the ledger at {address} did not answer a moment ago; it is asked again in {} s", wait.as_secs() + 1)]
     Resting {
@@ -159,7 +169,7 @@ impl ClientError {
     #[must_use]
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Silent { .. } | Self::Resting { .. } => true,
+            Self::Unreachable { .. } | Self::Silent { .. } | Self::Slow { .. } | Self::Resting { .. } => true,
             Self::Problem { problem, .. } => matches!(problem.status, 408 | 429 | 502..=504),
             Self::Impostor { .. } | Self::Strange { .. } => false,
         }
@@ -179,6 +189,8 @@ pub struct Client {
     connection: Option<SendRequest<Full<Bytes>>>,
     /// Until when it is left alone, and for how long that was.
     resting: Option<(Instant, Duration)>,
+    /// When all that is asked has to be answered, and how long that was.
+    bound: Option<(Instant, Duration)>,
 }
 
 impl Client {
@@ -194,13 +206,18 @@ impl Client {
             ClientError::Strange { address: address.clone(), why }
         })?;
         let tls = address.tls.then(|| (TlsConnector::from(Arc::new(tls)), name));
-        Ok(Self { address, tls, patience, runtime, connection: None, resting: None })
+        Ok(Self { address, tls, patience, runtime, connection: None, resting: None, bound: None })
     }
 
     /// Where it asks.
     #[must_use]
     pub const fn address(&self) -> &Address {
         &self.address
+    }
+
+    /// Bounds how long all questions from now on may take together, until this is called again.
+    pub fn within(&mut self, limit: Duration) {
+        self.bound = Instant::now().checked_add(limit).map(|end| (end, limit));
     }
 
     /// Asks a question that has an answer in JSON.
@@ -247,7 +264,18 @@ impl Client {
         {
             return Err(ClientError::Resting { address: self.address.clone(), wait: until - now });
         }
-        let answered = self.ask_now(method, path, body);
+        let left = self.bound.map(|(end, limit)| (end.saturating_duration_since(now), limit));
+        if let Some((Duration::ZERO, limit)) = left {
+            return Err(ClientError::Slow { address: self.address.clone(), limit });
+        }
+        let patience = left.map_or(self.patience, |(left, _)| left.min(self.patience));
+        let mut answered = self.ask_now(method, path, body, patience);
+        if let (Err(ClientError::Silent { .. }), Some((left, limit))) = (&answered, left)
+            && left < self.patience
+        {
+            // It was given less time than it has to answer: that it is away does not follow.
+            answered = Err(ClientError::Slow { address: self.address.clone(), limit });
+        }
         let was_away = matches!(&answered, Err(ClientError::Unreachable { .. } | ClientError::Silent { .. }));
         self.resting = was_away.then(|| {
             let rest = self.resting.map_or(REST.0, |(_, rest)| (rest * 2).min(REST.1));
@@ -256,8 +284,8 @@ impl Client {
         answered
     }
 
-    fn ask_now(&mut self, method: &Method, path: &str, body: Bytes) -> Result<Bytes, ClientError> {
-        let Self { address, tls, patience, runtime, connection, .. } = self;
+    fn ask_now(&mut self, method: &Method, path: &str, body: Bytes, patience: Duration) -> Result<Bytes, ClientError> {
+        let Self { address, tls, runtime, connection, .. } = self;
         let asked = runtime.block_on(async {
             let asking = async {
                 // A connection that has been kept may have ended without a word.
@@ -269,7 +297,7 @@ impl Client {
                 let fresh = dial(address, tls.as_ref()).await?;
                 exchange(fresh, address, method, path, &body).await
             };
-            timeout(*patience, asking).await
+            timeout(patience, asking).await
         });
         let unreachable = |cause: io::Error| {
             let address = address.clone();
@@ -282,7 +310,7 @@ impl Client {
         };
         let (kept, answer) = match asked {
             Ok(answered) => answered.map_err(unreachable)?,
-            Err(_) => return Err(ClientError::Silent { address: address.clone(), patience: *patience }),
+            Err(_) => return Err(ClientError::Silent { address: address.clone(), patience }),
         };
         *connection = Some(kept);
         match answer {
@@ -382,6 +410,35 @@ mod tests {
         let ClientError::Resting { wait, .. } = ask() else { panic!("it was asked at once") };
         assert!(wait > REST.0, "the second rest is longer: {wait:?}");
         drop(listener);
+    }
+
+    /// One that always says a little would keep its caller for ever.
+    #[test]
+    fn who_answers_slowly_is_asked_no_more_when_the_time_for_all_is_over() {
+        use std::io::{Read, Write};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let tls = crate::trust::pinned(&metering::TlsKey([0; 32])).unwrap();
+        let mut client = Client::new(address, tls, DEFAULT_PATIENCE).unwrap();
+        // It answers one question, and then no more.
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut question = [0; 1024];
+            let _some = stream.read(&mut question).unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n7").unwrap();
+            (stream, listener)
+        });
+        client.within(DEFAULT_PATIENCE);
+        assert_eq!(client.get::<u8>("/").unwrap(), 7);
+        let _open = server.join().unwrap();
+        let limit = Duration::from_millis(50);
+        client.within(limit);
+        let slow = |error: ClientError| matches!(error, ClientError::Slow { limit: told, .. } if told == limit);
+        let began = Instant::now();
+        assert!(slow(client.get::<u8>("/").unwrap_err()));
+        assert!(began.elapsed() < DEFAULT_PATIENCE);
+        assert!(slow(client.get::<u8>("/").unwrap_err()), "the time for all is over, and no rest began");
+        assert!(ClientError::Slow { address: client.address().clone(), limit }.may_pass());
     }
 
     #[test]
