@@ -21,6 +21,8 @@ mod keeping;
 mod links;
 mod money;
 mod statement;
+#[cfg(test)]
+mod stub;
 mod witness;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -29,7 +31,6 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ledger_client::{Channel, Comparison, Evidence, Ledger, Note};
@@ -46,7 +47,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::carrier::Carrier;
 use crate::config::{self, Endpoint, LinkKind, RoutingOptions};
 use crate::control::{Refusal, Request, Response, Unit};
-use crate::desk::Desk;
+use crate::desk::{Desk, DeskThread, Urgency};
 use crate::journal::{Journal, JournalError, Opened, Record, Totals};
 use crate::link::LinkStatus;
 use crate::link::wireguard::WireGuard;
@@ -103,6 +104,16 @@ const MISFIT_TIME: Duration = Duration::from_secs(15);
 const RENEW_INTERVAL: Duration = Duration::from_secs(2);
 /// Warnings kept for `waybill status`.
 const WARNINGS_MAX: usize = 16;
+
+/// How long a job at the ledger's desk may take: locking tokens takes some fifteen answers, and to each belongs the patience of
+/// [`ledger_client::Served`]. What can wait is asked in pieces of a few answers, and one of them may hold up what is urgent.
+const URGENT_JOB: Duration = Duration::from_secs(300);
+const PATIENT_JOB: Duration = Duration::from_secs(120);
+/// How long a whole round of pieces may take. What it did not come to is left to the next one.
+const ROUND: Duration = Duration::from_secs(1800);
+/// How long a router that stops waits for the ledger, and then for what it told to be written.
+const LEDGER_STOPS: Duration = Duration::from_secs(3);
+const LAST_WRITES: Duration = Duration::from_secs(1);
 
 /// What a router is made of.
 pub struct Setup {
@@ -245,7 +256,8 @@ pub struct Router {
     stop: watch::Sender<bool>,
     control: tokio::task::JoinHandle<()>,
     worker: WorkerHandle,
-    desks: Vec<JoinHandle<()>>,
+    journal: DeskThread,
+    ledger: Option<DeskThread>,
     wireguard_addr: SocketAddr,
     quic_addr: Option<SocketAddr>,
     address: Ipv6Addr,
@@ -313,15 +325,8 @@ impl Router {
         let evidence = setup.ledger.as_ref().and_then(|ledger| ledger.evidence());
         let witness = Witness::new(now, setup.identity.node_id(), &setup.identity.tls_secret(), evidence);
         let (journal, journal_thread) = Desk::start("journal", journal).map_err(StartError::Worker)?;
-        let mut desks = vec![journal_thread];
-        let ledger = match setup.ledger {
-            Some(ledger) => {
-                let (desk, thread) = Desk::start("ledger", ledger).map_err(StartError::Worker)?;
-                desks.push(thread);
-                Some(desk)
-            }
-            None => None,
-        };
+        let start = |ledger| Desk::start_with("ledger", ledger, bound_job);
+        let (ledger, ledger_thread) = setup.ledger.map(start).transpose().map_err(StartError::Worker)?.unzip();
         let (requests, asked) = mpsc::channel(QUEUE);
         let (reloads, reloaded) = mpsc::channel(1);
         let (done, finished) = mpsc::channel(QUEUE);
@@ -384,7 +389,21 @@ impl Router {
         };
         control.drain(now);
         let control = tokio::spawn(control.run(Inputs { from_worker, asked, reloaded, finished, stopping }));
-        Ok(Self { requests, reloads, fib, endpoints, stop, control, worker, desks, wireguard_addr, quic_addr, address })
+        let (journal, ledger) = (journal_thread, ledger_thread);
+        Ok(Self {
+            requests,
+            reloads,
+            fib,
+            endpoints,
+            stop,
+            control,
+            worker,
+            journal,
+            ledger,
+            wireguard_addr,
+            quic_addr,
+            address,
+        })
     }
 
     /// Where WireGuard links are served.
@@ -429,12 +448,16 @@ impl Router {
     }
 
     /// Ends the router in order: what is signed is settled and written, and everything it made is gone afterwards.
+    ///
+    /// A ledger that does not answer is waited for a few seconds. Then its thread is left behind with the question it has asked:
+    /// what it is told by then is not written down. That is as if the power had gone while it was asked, which ledger and journal
+    /// stand: an order is on disk before it is sent, and what was redeemed the ledger says again.
     pub async fn stop(self) {
         self.stop.send_replace(true);
         if let Err(error) = self.control.await {
             tracing::error!(%error, "the control task had failed");
         }
-        Self::join(self.worker, self.desks).await;
+        Self::join(self.worker, self.journal, self.ledger).await;
     }
 
     /// Ends the router as a power cut would: nothing is settled, nothing more is written. QUIC still tells its peers,
@@ -444,18 +467,42 @@ impl Router {
         // An aborted task ends with an error, which is what was asked for.
         let _aborted = self.control.await;
         self.worker.close_quic();
-        Self::join(self.worker, self.desks).await;
+        Self::join(self.worker, self.journal, self.ledger).await;
     }
 
-    async fn join(worker: WorkerHandle, desks: Vec<JoinHandle<()>>) {
-        let joined = tokio::task::spawn_blocking(move || {
-            worker.stop();
-            desks.into_iter().filter_map(|desk| desk.join().err()).count()
-        });
-        if joined.await.is_ok_and(|failed| failed > 0) {
+    async fn join(worker: WorkerHandle, journal: DeskThread, ledger: Option<DeskThread>) {
+        let _stopped = tokio::task::spawn_blocking(move || worker.stop()).await;
+        if !end_desks(journal, ledger).await {
             tracing::error!("a desk had panicked");
         }
     }
+}
+
+/// Ends the desks: the ledger's first, as what it answers is written down. Whether both ended in order, or the ledger's not at all.
+async fn end_desks(mut journal: DeskThread, ledger: Option<DeskThread>) -> bool {
+    let mut in_order = true;
+    if let Some(mut ledger) = ledger {
+        ledger.close();
+        match ledger.ended(LEDGER_STOPS).await {
+            Some(ended) => in_order = ended,
+            None => {
+                tracing::warn!("the ledger does not answer: the router stops without");
+                ledger.abandon();
+            }
+        }
+    }
+    if journal.ended(LAST_WRITES).await.is_none() {
+        journal.close();
+    }
+    journal.join().await && in_order
+}
+
+/// Each job at the ledger's desk has a bound, whatever it asks.
+fn bound_job(ledger: &mut Box<dyn Ledger>, urgency: Urgency) {
+    ledger.within(match urgency {
+        Urgency::Urgent => URGENT_JOB,
+        Urgency::CanWait => PATIENT_JOB,
+    });
 }
 
 /// Asks a router; clonable, for any task.
@@ -898,7 +945,7 @@ impl Control {
             self.node.links().filter_map(|view| Some((view.link, view.settlement?))).collect();
         for (link, snapshot) in settled {
             if let (Some(channel), metering::Role::Provider) = (snapshot.channel, snapshot.role) {
-                self.look_up(link, channel);
+                self.look_up_later(link, channel);
             }
         }
     }
@@ -1210,6 +1257,76 @@ fn clock() -> Instant {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn receipt() -> Receipt {
+        let key = metering::AccountKey::from_bytes(&[1; 32]).unwrap();
+        let channel = ChannelId { payer: key.node_id(), payee: NodeId([2; 20]), nonce: 1 };
+        Receipt::sign(&key, &domain(), channel, Tokens::new(30).unwrap(), [0; 32])
+    }
+
+    fn domain() -> LedgerDomain {
+        LedgerDomain { chain_id: 0, contract: NodeId([9; 20]) }
+    }
+
+    /// The thread that is left behind may be told something later: nobody writes it down.
+    #[tokio::test]
+    async fn a_router_stops_in_a_few_seconds_whatever_the_ledger_does_and_its_journal_is_whole() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("journal");
+        let (journal, _) = Journal::open(&path, &domain()).unwrap();
+        let (journal, journal_thread) = Desk::start("journal", journal).unwrap();
+        let (stub, gate) = stub::Stub::behind_a_gate(None);
+        let stub: Box<dyn Ledger> = Box::new(stub);
+        let (ledger, ledger_thread) = Desk::start_with("ledger", stub, bound_job).unwrap();
+        let id = receipt().channel();
+        let asked = ledger.ask(move |ledger| ledger.redeem(receipt()));
+        let later = ledger.ask_later(move |ledger| ledger.channel(id));
+        gate.asked.recv().unwrap();
+        let noting = journal.clone();
+        let noted = tokio::spawn(async move {
+            let paid = asked.await.unwrap().unwrap();
+            noting.ask(commit(vec![Record::Redeemed { channel: id, amount: paid }])).await
+        });
+        let held = journal.ask(commit(vec![Record::Held { receipt: receipt() }]));
+        let began = clock();
+        assert!(end_desks(journal_thread, Some(ledger_thread)).await);
+        let took = began.elapsed();
+        println!("stopped after {took:?}");
+        assert!(took < (LEDGER_STOPS + LAST_WRITES) * 2, "{took:?}");
+        assert!(held.await.unwrap().is_ok());
+        assert!(later.await.is_err(), "it was not asked");
+        // The ledger pays after all.
+        drop(gate);
+        assert!(noted.await.unwrap().is_err(), "the journal takes nothing more");
+        drop(journal);
+        let (journal, opened) = Journal::open(&path, &domain()).unwrap();
+        assert_eq!(opened, Opened::Restored);
+        assert_eq!((journal.held_on(&id), journal.redeemed(&id)), (Some(&receipt()), Tokens::ZERO));
+    }
+
+    #[tokio::test]
+    async fn a_router_that_stops_waits_for_what_a_ledger_is_about_to_pay() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("journal");
+        let (journal, _) = Journal::open(&path, &domain()).unwrap();
+        let (journal, journal_thread) = Desk::start("journal", journal).unwrap();
+        let (stub, gate) = stub::Stub::behind_a_gate(None);
+        let stub: Box<dyn Ledger> = Box::new(stub);
+        let (ledger, ledger_thread) = Desk::start_with("ledger", stub, bound_job).unwrap();
+        let id = receipt().channel();
+        let asked = ledger.ask(move |ledger| ledger.redeem(receipt()));
+        gate.asked.recv().unwrap();
+        tokio::spawn(async move {
+            let paid = asked.await.unwrap().unwrap();
+            journal.ask(commit(vec![Record::Redeemed { channel: id, amount: paid }])).await.unwrap().unwrap();
+        });
+        let ended = tokio::spawn(end_desks(journal_thread, Some(ledger_thread)));
+        tokio::task::yield_now().await;
+        gate.answer.send(()).unwrap();
+        assert!(ended.await.unwrap());
+        let (journal, _) = Journal::open(&path, &domain()).unwrap();
+        assert_eq!(journal.redeemed(&id), Tokens::new(30).unwrap());
+    }
 
     #[test]
     fn a_neighbour_that_sends_from_a_member_s_address_does_not_take_it_out_of_the_kernel() {

@@ -9,7 +9,7 @@ use metering::{ChannelId, Close, NodeId, Role, Tokens};
 use node::LinkId;
 use tokio::sync::oneshot;
 
-use super::money::{NAME_A_LEDGER, desk_failed, refuse};
+use super::money::{NAME_A_LEDGER, desk_failed, one_by_one, refuse};
 use super::{Control, Done, history};
 use crate::control::{Closed, Response};
 use crate::journal::{Journal, Record};
@@ -176,8 +176,18 @@ impl Control {
             async move {
                 let mut used = known.await.map_err(|error| error.to_string())?;
                 used.iter_mut().for_each(|used| used.extend(&in_use));
-                let ended = desk.ask(move |ledger| end_unused(ledger, us, used.as_ref())).await;
-                ended.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+                let all = desk.ask_later(move |ledger| ledger.channels_of(us)).await;
+                let mut all = all.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+                all.retain(|(id, _)| id.payer == us);
+                let (ended, failed) = one_by_one(&desk, all, move |ledger, (id, channel)| {
+                    end_unused(ledger, *id, channel.phase, used.as_ref())
+                })
+                .await;
+                let ended: Vec<_> = ended.into_iter().flatten().collect();
+                match failed {
+                    Some(error) if ended.is_empty() => Err(error),
+                    Some(_) | None => Ok(ended),
+                }
             },
             |ended: Result<Vec<(ChannelId, Ending)>, String>| {
                 let done = ended.map_or_else(
@@ -231,33 +241,32 @@ fn noticed(ledger: &mut Box<dyn Ledger>, us: NodeId, payee: NodeId) -> Result<Op
     }
 }
 
-/// Without knowing who was used, only what is closing already is taken back.
+/// Gives notice on a channel of ours that is not used, or takes back what is free. Without knowing who was used, only what is closing
+/// already is taken back.
 fn end_unused(
     ledger: &mut Box<dyn Ledger>,
-    us: NodeId,
+    id: ChannelId,
+    phase: Phase,
     used: Option<&BTreeSet<NodeId>>,
-) -> Result<Vec<(ChannelId, Ending)>, Error> {
-    let mut ended = Vec::new();
-    for (id, channel) in ledger.channels_of(us)?.into_iter().filter(|(id, _)| id.payer == us) {
-        match channel.phase {
-            Phase::Open if used.is_some_and(|used| !used.contains(&id.payee)) => {
-                match ledger.start_close(id) {
-                    Ok(exit) => ended.push((id, Ending::Notice(exit))),
-                    // The others may still be ended.
-                    Err(Error::Refused(refusal)) => tracing::warn!(?id, %refusal, "no notice was given"),
-                    Err(error) => return Err(error),
-                }
+) -> Result<Option<(ChannelId, Ending)>, Error> {
+    match phase {
+        Phase::Open if used.is_some_and(|used| !used.contains(&id.payee)) => match ledger.start_close(id) {
+            Ok(exit) => Ok(Some((id, Ending::Notice(exit)))),
+            // The others may still be ended.
+            Err(Error::Refused(refusal)) => {
+                tracing::warn!(?id, %refusal, "no notice was given");
+                Ok(None)
             }
-            Phase::Closing { .. } => match ledger.finalize(id) {
-                Ok(amount) => ended.push((id, Ending::Back(amount))),
-                // The notice is not over.
-                Err(Error::Refused(_)) => {}
-                Err(error) => return Err(error),
-            },
-            Phase::Open | Phase::Closed => {}
-        }
+            Err(error) => Err(error),
+        },
+        Phase::Closing { .. } => match ledger.finalize(id) {
+            Ok(amount) => Ok(Some((id, Ending::Back(amount)))),
+            // The notice is not over.
+            Err(Error::Refused(_)) => Ok(None),
+            Err(error) => Err(error),
+        },
+        Phase::Open | Phase::Closed => Ok(None),
     }
-    Ok(ended)
 }
 
 #[cfg(all(test, feature = "ledger-host"))]
@@ -273,6 +282,15 @@ mod tests {
 
     fn tokens(amount: u128) -> Tokens {
         Tokens::new(amount).expect("small")
+    }
+
+    fn all_ended(
+        ledger: &mut Box<dyn Ledger>,
+        us: NodeId,
+        used: Option<&BTreeSet<NodeId>>,
+    ) -> Vec<(ChannelId, Ending)> {
+        let all = ledger.channels_of(us).expect("it is there").into_iter().filter(|(id, _)| id.payer == us);
+        all.filter_map(|(id, channel)| end_unused(ledger, id, channel.phase, used).expect("it is there")).collect()
     }
 
     #[test]
@@ -293,14 +311,14 @@ mod tests {
         ledger.open_channel(unused_id, tokens(20)).unwrap();
         // Theirs to end, not ours.
         open(unused).open_channel(us_id, tokens(10)).unwrap();
-        assert!(end_unused(&mut ledger, us_id, None).unwrap().is_empty(), "a young journal cannot tell");
+        assert!(all_ended(&mut ledger, us_id, None).is_empty(), "a young journal cannot tell");
         let used = BTreeSet::from([USED]);
-        let ended = end_unused(&mut ledger, us_id, Some(&used)).unwrap();
+        let ended = all_ended(&mut ledger, us_id, Some(&used));
         assert!(matches!(&ended[..], [(id, Ending::Notice(_))] if id.payee == unused_id));
         // What its owner closed comes back however young the journal is.
-        let ended = end_unused(&mut ledger, us_id, None).unwrap();
+        let ended = all_ended(&mut ledger, us_id, None);
         assert!(matches!(&ended[..], [(id, Ending::Back(amount))] if id.payee == unused_id && *amount == tokens(20)));
-        assert!(end_unused(&mut ledger, us_id, Some(&used)).unwrap().is_empty());
+        assert!(all_ended(&mut ledger, us_id, Some(&used)).is_empty());
         assert_eq!(ledger.balance(us_id).unwrap(), tokens(70));
     }
 

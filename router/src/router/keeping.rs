@@ -10,7 +10,7 @@ use metering::watch::{self, COPY_INTERVAL, KEPT_MAX as KEPT_EACH};
 use metering::{ChannelId, NodeId, Receipt, Role, Tokens};
 use node::LinkId;
 
-use super::money::usable;
+use super::money::{is_worthless, one_by_one, usable};
 use super::{Control, Done, history};
 use crate::journal::{Journal, Record};
 
@@ -43,6 +43,8 @@ pub(super) struct Keeping {
     interval: Duration,
     /// The ledger has been asked, and not answered yet.
     looking: bool,
+    /// The last channel that was looked at: a slow ledger does not come to all in one round.
+    looked_at: Option<ChannelId>,
     rest_until: Instant,
     found: BTreeMap<ChannelId, (LinkId, Receipt)>,
     found_at: Instant,
@@ -95,6 +97,7 @@ impl Keeping {
             look_at: now + interval,
             interval,
             looking: false,
+            looked_at: None,
             rest_until: now,
             found: BTreeMap::new(),
             found_at: now,
@@ -167,6 +170,13 @@ impl Keeping {
         self.kept.values().map(|kept| (&kept.receipt, kept.is_written()))
     }
 
+    /// All that is kept, beginning after what was looked at last.
+    fn in_turn(&self) -> impl Iterator<Item = &Kept> {
+        let is_after = |channel: &ChannelId| self.looked_at.is_none_or(|last| *channel > last);
+        let (after, before): (Vec<_>, Vec<_>) = self.kept.iter().partition(|(channel, _)| is_after(channel));
+        after.into_iter().chain(before).map(|(_, kept)| kept)
+    }
+
     /// Whether a channel paid us before this start, which found no journal, so that neighbours may still tell us more of it.
     pub(super) fn doubts(&self, now: Instant, channel: &ChannelId) -> bool {
         self.doubtful.as_ref().is_some_and(|(channels, until)| now < *until && channels.contains(channel))
@@ -194,7 +204,7 @@ impl Control {
             return self.node.handle_not_kept(link, &receipt.channel());
         };
         // Nobody fills our disk with channels that cost nothing. What cannot be judged comes again.
-        self.spawn(desk.ask(move |ledger| is_good(ledger, &receipt)), move |good| match (good, found) {
+        self.spawn(desk.ask_later(move |ledger| is_good(ledger, &receipt)), move |good| match (good, found) {
             (Ok(Ok(true)), false) => Some(Done::Keep { link, receipt }),
             (Ok(Ok(true)), true) => Some(Done::Found { link, receipt }),
             (_, true) => None,
@@ -298,7 +308,8 @@ impl Control {
         self.spawn(
             async move {
                 let held = held.await.ok()?;
-                desk.ask(move |ledger| unpaid_of(ledger, held)).await.ok()?.ok()
+                let (unpaid, failed) = one_by_one(&desk, held, unpaid_one).await;
+                failed.is_none().then(|| dearest(unpaid.into_iter().flatten()))
             },
             |unredeemed| Some(Done::Unredeemed { unredeemed }),
         );
@@ -317,7 +328,7 @@ impl Control {
     /// A start without a journal: the channels there were before are doubtful for a while.
     pub(super) fn doubt_channels(&self) {
         let (Some(desk), us) = (&self.ledger, self.node.id()) else { return };
-        self.spawn(desk.ask(move |ledger| ledger.channels_of(us)), move |channels| {
+        self.spawn(desk.ask_later(move |ledger| ledger.channels_of(us)), move |channels| {
             let channels = channels.ok()?.ok()?.into_iter().map(|(id, _)| id).filter(|id| id.payee == us);
             Some(Done::Doubtful { channels: channels.collect() })
         });
@@ -330,16 +341,19 @@ impl Control {
             return;
         }
         self.keeping.look_at = now + self.keeping.interval;
-        let Some(desk) = self.ledger.as_ref().filter(|_| !self.keeping.kept.is_empty()) else { return };
+        let Some(desk) = self.ledger.clone().filter(|_| !self.keeping.kept.is_empty()) else { return };
         self.keeping.looking = true;
         let since = |at: Option<Instant>| at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
         let watched: Vec<(Receipt, Duration)> =
-            self.keeping.kept.values().map(|kept| (kept.receipt, since(kept.noticed))).collect();
+            self.keeping.in_turn().map(|kept| (kept.receipt, since(kept.noticed))).collect();
         let clock = history::unix_seconds();
-        self.spawn(desk.ask(move |ledger| look_at(ledger, &watched, clock)), |looked| {
-            let (watched, failed) = looked.unwrap_or_else(|error| (Vec::new(), Some(error.to_string())));
-            Some(Done::Watched { watched, failed })
-        });
+        let looked = async move {
+            one_by_one(&desk, watched, move |ledger, (receipt, seen)| {
+                Ok((receipt.channel(), look_at_one(ledger, receipt, *seen, clock)?))
+            })
+            .await
+        };
+        self.spawn(looked, |(watched, failed)| Some(Done::Watched { watched, failed }));
     }
 
     /// Takes what became of them.
@@ -348,6 +362,9 @@ impl Control {
         if let Some(error) = failed {
             self.warn(format!("cannot watch channels for neighbours: {error}"));
         }
+        let last = watched.last().map(|(channel, _)| *channel);
+        // One that the ledger gives no answer for does not keep it from the others.
+        self.keeping.looked_at = last.or_else(|| Some(self.keeping.in_turn().next()?.receipt.channel()));
         let mut over = Vec::new();
         for (channel, how) in watched {
             match how {
@@ -382,7 +399,11 @@ impl Control {
             if old.is_empty() {
                 return;
             }
-            let Ok(Ok(worthless)) = desk.ask(move |ledger| worthless_of(ledger, &old)).await else { return };
+            let (worthless, failed) = one_by_one(&desk, old, worthless_one).await;
+            if let Some(error) = failed {
+                tracing::debug!(error, "not all old channels were looked at");
+            }
+            let worthless: Vec<ChannelId> = worthless.into_iter().flatten().collect();
             if let Ok(Err(error)) = journal.ask(move |journal| journal.forget_channels(&worthless)).await {
                 let _stopping = done.send(Done::Warning(error.to_string())).await;
             }
@@ -401,67 +422,52 @@ fn is_good(ledger: &mut Box<dyn Ledger>, receipt: &Receipt) -> Result<bool, Erro
     Ok(channel.is_some_and(|channel| channel.redeemed < receipt.amount() && receipt.amount() <= channel.deposit))
 }
 
-fn unpaid_of(ledger: &mut Box<dyn Ledger>, receipts: Vec<Receipt>) -> Result<Unredeemed, Error> {
-    let (mut unpaid, mut closing) = (Vec::new(), BTreeSet::new());
-    for receipt in receipts {
-        let channel = usable(ledger, receipt.channel())?.filter(|channel| channel.phase != Phase::Closed);
-        let Some(channel) = channel.filter(|channel| channel.redeemed < receipt.amount()) else { continue };
-        if channel.phase != Phase::Open {
-            closing.insert(receipt.channel().payer);
-        }
-        unpaid.push((receipt.amount().saturating_sub(channel.redeemed), receipt));
-    }
-    unpaid.sort_by_key(|(rest, _)| Reverse(*rest));
-    let receipts = unpaid.into_iter().take(KEPT_EACH).map(|(_, receipt)| receipt).collect();
-    Ok(Unredeemed { receipts, closing })
+/// How much of a receipt is not paid and can be, and whether its channel is about to end.
+fn unpaid_one(ledger: &mut Box<dyn Ledger>, receipt: &Receipt) -> Result<Option<(Tokens, Receipt, bool)>, Error> {
+    let channel = usable(ledger, receipt.channel())?.filter(|channel| !is_worthless(channel, receipt));
+    Ok(channel
+        .map(|channel| (receipt.amount().saturating_sub(channel.redeemed), *receipt, channel.phase != Phase::Open)))
 }
 
-/// The channels on which nothing more can be signed or redeemed; what can be is redeemed.
-fn worthless_of(
+fn dearest(unpaid: impl Iterator<Item = (Tokens, Receipt, bool)>) -> Unredeemed {
+    let mut unpaid: Vec<_> = unpaid.collect();
+    let closing =
+        unpaid.iter().filter(|(.., closing)| *closing).map(|(_, receipt, _)| receipt.channel().payer).collect();
+    unpaid.sort_by_key(|(rest, ..)| Reverse(*rest));
+    let receipts = unpaid.into_iter().take(KEPT_EACH).map(|(_, receipt, _)| receipt).collect();
+    Unredeemed { receipts, closing }
+}
+
+/// The channel, if nothing more can be signed or redeemed on it; what can be is redeemed. The ledger's record decides, or an entry
+/// that it made: a refusal proves nothing.
+pub(super) fn worthless_one(
     ledger: &mut Box<dyn Ledger>,
-    channels: &[(ChannelId, Option<Receipt>)],
-) -> Result<Vec<ChannelId>, Error> {
-    let mut worthless = Vec::new();
-    for (id, held) in channels {
-        let Some(channel) = ledger.channel(*id)? else { continue };
-        let unpaid = held.filter(|held| held.amount() > channel.redeemed && channel.phase != Phase::Closed);
-        let paid = match unpaid.map(|receipt| ledger.redeem(receipt)) {
-            None | Some(Ok(_)) => true,
-            Some(Err(Error::Refused(_))) => false,
-            Some(Err(error)) => return Err(error),
-        };
-        // Of one that we pay on, the ceiling binds until it is closed.
-        if channel.phase == Phase::Closed || paid && held.is_some() {
-            worthless.push(*id);
-        }
-    }
-    Ok(worthless)
+    (id, held): &(ChannelId, Option<Receipt>),
+) -> Result<Option<ChannelId>, Error> {
+    let Some(channel) = ledger.channel(*id)? else { return Ok(None) };
+    let paid = match held.filter(|held| !is_worthless(&channel, held)).map(|receipt| ledger.redeem(receipt)) {
+        None | Some(Ok(_)) => true,
+        Some(Err(Error::Refused(_))) => false,
+        Some(Err(error)) => return Err(error),
+    };
+    // Of one that we pay on, the ceiling binds until it is closed.
+    Ok((channel.phase == Phase::Closed || paid && held.is_some()).then_some(*id))
 }
 
-/// Looks at each channel, and redeems its receipt in the second half of a notice: before that its payee may do so. The half is
+/// Looks at a channel, and redeems its receipt in the second half of a notice: before that its payee may do so. The half is
 /// over when it is by the `clock`, seconds since 1970, or when that long has passed since the notice was seen: a router's clock may
-/// be years behind. What was seen until the ledger failed counts.
-fn look_at(
+/// be years behind.
+pub(super) fn look_at_one(
     ledger: &mut Box<dyn Ledger>,
-    kept: &[(Receipt, Duration)],
+    receipt: &Receipt,
+    seen: Duration,
     clock: u64,
-) -> (Vec<(ChannelId, Watched)>, Option<String>) {
-    let mut watched = Vec::new();
-    for (receipt, seen) in kept {
-        match look_at_one(ledger, receipt, *seen, clock) {
-            Ok(how) => watched.push((receipt.channel(), how)),
-            Err(error) => return (watched, Some(error.to_string())),
-        }
-    }
-    (watched, None)
-}
-
-fn look_at_one(ledger: &mut Box<dyn Ledger>, receipt: &Receipt, seen: Duration, clock: u64) -> Result<Watched, Error> {
+) -> Result<Watched, Error> {
     let half = u64::from(ledger.genesis().close_notice_s()) / 2;
     let Some(channel) = ledger.channel(receipt.channel())? else { return Ok(Watched::Quiet) };
     let exit = match channel.phase {
         Phase::Closed => return Ok(Watched::Over),
-        Phase::Open | Phase::Closing { .. } if receipt.amount() <= channel.redeemed => return Ok(Watched::Over),
+        Phase::Open | Phase::Closing { .. } if is_worthless(&channel, receipt) => return Ok(Watched::Over),
         Phase::Open => return Ok(Watched::Quiet),
         Phase::Closing { exit } => exit,
     };
@@ -540,11 +546,7 @@ mod tests {
         let kept = receipt(&*ledger, channel, 30);
         let look = |ledger: &mut Box<dyn Ledger>, seen: u64, at: u32| {
             clock.store(at, Ordering::Relaxed);
-            let (looked, failed) = look_at(ledger, &[(kept, Duration::from_secs(seen))], at.into());
-            assert_eq!(failed, None);
-            let [(id, how)]: [_; 1] = looked.try_into().unwrap();
-            assert_eq!(id, channel);
-            how
+            look_at_one(ledger, &kept, Duration::from_secs(seen), at.into()).unwrap()
         };
         assert_eq!(look(&mut ledger, 0, FOUNDED), Watched::Quiet, "nobody closes it");
         ledger.start_close(channel).unwrap();
@@ -561,9 +563,9 @@ mod tests {
         let (mut ledger, channel, _) = ledger(&directory);
         let kept = receipt(&*ledger, channel, 30);
         ledger.start_close(channel).unwrap();
-        let looked = |ledger: &mut Box<dyn Ledger>, seen| look_at(ledger, &[(kept, Duration::from_secs(seen))], 5).0;
-        assert_eq!(looked(&mut ledger, 499), [(channel, Watched::Noticed)]);
-        assert_eq!(looked(&mut ledger, 500), [(channel, Watched::Redeemed(tokens(30)))]);
+        let mut looked = |seen| look_at_one(&mut ledger, &kept, Duration::from_secs(seen), 5).unwrap();
+        assert_eq!(looked(499), Watched::Noticed);
+        assert_eq!(looked(500), Watched::Redeemed(tokens(30)));
     }
 
     #[test]
@@ -609,7 +611,7 @@ mod tests {
             .map(|id| (id, journal.held_on(&id).copied()))
             .collect();
         assert_eq!(old.len(), 20 - CHANNELS_REMEMBERED);
-        let worthless = worthless_of(&mut ledger, &old).unwrap();
+        let worthless: Vec<ChannelId> = old.iter().filter_map(|old| worthless_one(&mut ledger, old).unwrap()).collect();
         journal.forget_channels(&worthless).unwrap();
         let known = journal.held().map(|held| held.channel().nonce).collect::<Vec<_>>();
         assert_eq!(known, [2, 13, 14, 15, 16, 17, 18, 19, 20]);
@@ -626,17 +628,21 @@ mod tests {
             ledger.open_channel(channel.payee, tokens(1)).unwrap();
             receipts.push(receipt(&*ledger, ChannelId { nonce, ..channel }, 1));
         }
-        let unredeemed = unpaid_of(&mut ledger, receipts.clone()).unwrap();
+        let unredeemed = unpaid_of(&mut ledger, &receipts);
         assert_eq!(unredeemed.receipts.len(), KEPT_EACH);
         assert_eq!(unredeemed.receipts.first(), receipts.first());
         assert!(unredeemed.closing.is_empty());
         ledger.start_close(channel).unwrap();
-        let unredeemed = unpaid_of(&mut ledger, receipts.clone()).unwrap();
+        let unredeemed = unpaid_of(&mut ledger, &receipts);
         assert_eq!(unredeemed.closing, BTreeSet::from([channel.payer]));
         let Some(first) = receipts.first() else { panic!("there are forty") };
         ledger.redeem(*first).unwrap();
-        let unredeemed = unpaid_of(&mut ledger, receipts).unwrap();
+        let unredeemed = unpaid_of(&mut ledger, &receipts);
         assert!(unredeemed.closing.is_empty());
+    }
+
+    fn unpaid_of(ledger: &mut Box<dyn Ledger>, receipts: &[Receipt]) -> Unredeemed {
+        dearest(receipts.iter().filter_map(|receipt| unpaid_one(ledger, receipt).expect("it is there")))
     }
 
     fn someone_s(payee: u8, payer: u64, amount: u128) -> Receipt {

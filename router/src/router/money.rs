@@ -8,13 +8,21 @@ use metering::{ChannelId, ChannelState, NodeId, Receipt, Restored, Role, Tokens}
 use node::LinkId;
 use tokio::sync::oneshot;
 
-use super::{Control, Done, Known, LedgerDesk, TRY_AGAIN};
+use super::{Control, Done, Known, LedgerDesk, ROUND, TRY_AGAIN, clock};
 use crate::control::{Redeemed, RedeemedReceipts, Refusal, Response, Unit};
-use crate::desk::Desk;
+use crate::desk::{Desk, Urgency};
 use crate::journal::{Journal, KnownChannel, Record};
 
 /// How long a redemption waits for the last receipts: many round trips, and less than the person's patience.
 const SETTLE_TIME: Duration = Duration::from_secs(2);
+/// How long a neighbour that has come waits for what the ledger says of its channel. Then what it last said has to do, and what it
+/// says is taken in when it comes: a slow ledger stops no traffic.
+const RESTORE_WAIT: Duration = Duration::from_secs(3);
+/// How many receipts are redeemed at a time, at most; and how long a time may be for there to be more in the next one. Another
+/// job at the desk waits as long.
+const PIECE_MAX: usize = 64;
+const PIECE_TIME: Duration = Duration::from_secs(1);
+const TOO_SLOW: &str = "the ledger answers too slowly: what is left is for the next time";
 /// Redemptions that wait at once.
 const REDEMPTIONS_MAX: usize = 16;
 /// The next step where there is no ledger.
@@ -47,34 +55,37 @@ impl Control {
                 });
             }
         };
-        let ledger = self.ledger.as_ref().map(|desk| desk.ask(move |ledger| newest_channel(ledger, payer, payee)));
-        let gathered = async move {
-            let (mut channel, mut failed) = (None, None);
-            match async { Some(ledger?.await) }.await {
-                Some(Ok(Ok(found))) => channel = found,
-                Some(Ok(Err(error))) => failed = Some(error.to_string()),
-                Some(Err(error)) => failed = Some(error.to_string()),
-                None => {}
-            }
-            let id = channel.map(|(id, _)| id);
-            let mut restored = known_of(journal, (payer, payee), us, id).await;
-            // Where the ledger is away, what it last said has to do.
-            if failed.is_none() {
-                restored.channel = channel.map(|(id, channel)| state(id, &channel));
-            }
-            (restored, channel, failed)
-        };
-        let done = self.done.clone();
+        let (desk, done) = (self.ledger.clone(), self.done.clone());
+        let asked = desk.as_ref().map(|desk| desk.ask(move |ledger| newest_channel(ledger, payer, payee)));
         tokio::spawn(async move {
-            let (restored, channel, failed) = gathered.await;
-            if let Some((id, channel)) = channel {
+            let mut told = Box::pin(async move {
+                let Some(asked) = asked else { return Ok(None) };
+                asked.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+            });
+            let in_time = tokio::time::timeout(RESTORE_WAIT, &mut told).await.ok();
+            let newest = in_time.as_ref().and_then(|told| told.as_ref().ok().copied().flatten());
+            let mut restored = known_of(journal, (payer, payee), us, newest.map(|(id, _)| id)).await;
+            // Where the ledger is away or slow, what it last said has to do.
+            if let Some(Ok(newest)) = &in_time {
+                restored.channel = newest.map(|(id, channel)| state(id, &channel));
+            }
+            let known = restored.channel;
+            if let Some((id, channel)) = newest {
                 remember(&journal_again, id, &state(id, &channel)).await;
             }
             // The control task is gone only when the router is stopping.
             let restored = Box::new(restored);
             let _stopping = done.send(Done::Restored { link, peer, role, admitted, restored }).await;
-            if let Some(error) = failed {
-                let _stopping = done.send(Done::LedgerFailed { what: "cannot read the ledger", error }).await;
+            let told_late = match in_time {
+                Some(told) => told.map(|_| None),
+                None => told_late(desk, told.await, known, link, (payer, payee)).await,
+            };
+            let news = match told_late {
+                Ok(news) => news,
+                Err(error) => Some(Done::LedgerFailed { what: "cannot read the ledger", error }),
+            };
+            if let Some(news) = news {
+                let _stopping = done.send(news).await;
             }
         });
     }
@@ -124,12 +135,18 @@ impl Control {
 
     /// Asks the ledger for a channel the neighbour speaks of.
     pub(super) fn look_up(&self, link: LinkId, channel: ChannelId) {
+        self.look_up_as(Urgency::Urgent, link, channel);
+    }
+
+    /// The same where nobody waits for it.
+    pub(super) fn look_up_later(&self, link: LinkId, channel: ChannelId) {
+        self.look_up_as(Urgency::CanWait, link, channel);
+    }
+
+    fn look_up_as(&self, urgency: Urgency, link: LinkId, channel: ChannelId) {
         let Some(desk) = &self.ledger else { return };
-        self.spawn(desk.ask(move |ledger| usable(ledger, channel)), move |answer| match answer {
-            Ok(Ok(found)) => found.map(|found| match found.phase {
-                Phase::Closed => Done::Closed { link, channel, state: found },
-                Phase::Open | Phase::Closing { .. } => Done::Channel { link, channel, state: state(channel, &found) },
-            }),
+        self.spawn(desk.hand_in(urgency, move |ledger| usable(ledger, channel)), move |answer| match answer {
+            Ok(Ok(found)) => found.map(|found| looked_up(link, channel, found)),
             Ok(Err(error)) => Some(ledger_failed("cannot read a channel", &error)),
             Err(error) => Some(desk_failed("cannot read a channel", &error)),
         });
@@ -160,7 +177,7 @@ impl Control {
     pub(super) fn refresh_channel(&self, channel: ChannelId) {
         let other = if channel.payee == self.node.id() { channel.payer } else { channel.payee };
         if let Some(link) = self.link_to(other) {
-            self.look_up(link, channel);
+            self.look_up_later(link, channel);
         }
     }
 
@@ -211,8 +228,10 @@ impl Control {
         let (journal, done, unit) = (self.journal.clone(), self.done.clone(), self.money.unit.clone());
         let names: Vec<(NodeId, String)> = self.links.values().filter_map(Known::named).collect();
         tokio::spawn(async move {
-            let response = match redeem_held(&journal, &ledger, payer).await {
-                Ok(paid) => {
+            let urgency = if answer.is_some() { Urgency::Urgent } else { Urgency::CanWait };
+            let (paid, failed) = redeem_held(&journal, &ledger, payer, urgency).await;
+            let response = match failed {
+                None => {
                     let name = |id: NodeId| names.iter().find(|(known, _)| *known == id).map(|(_, name)| name.clone());
                     let redeemed = paid.iter().map(|(channel, paid)| Redeemed {
                         neighbour: name(channel.payer).unwrap_or_else(|| channel.payer.to_string()),
@@ -223,7 +242,11 @@ impl Control {
                     let _stopping = done.send(Done::Redeemed { paid }).await;
                     Response::Redeemed(RedeemedReceipts { unit, redeemed })
                 }
-                Err(error) => {
+                Some(error) => {
+                    // What was paid before is paid.
+                    if !paid.is_empty() {
+                        let _stopping = done.send(Done::Redeemed { paid }).await;
+                    }
                     let failed = Done::LedgerFailed { what: "cannot redeem", error: error.clone() };
                     let _stopping = done.send(failed).await;
                     Response::Failed(Refusal {
@@ -248,6 +271,48 @@ impl Known {
     pub(super) fn named(&self) -> Option<(NodeId, String)> {
         self.peer.as_ref().map(|peer| (peer.card.account(), self.name.clone()))
     }
+}
+
+/// What follows where the ledger says how a channel stands after the exchange has begun with what the journal `known`.
+async fn told_late(
+    desk: Option<LedgerDesk>,
+    told: Result<Option<(ChannelId, Channel)>, Failed>,
+    known: Option<ChannelState>,
+    link: LinkId,
+    (payer, payee): (NodeId, NodeId),
+) -> Result<Option<Done>, Failed> {
+    if let Some((channel, found)) = told? {
+        return Ok(Some(Done::Channel { link, channel, state: state(channel, &found) }));
+    }
+    // It has none that is open: the one that was known is closed, or was never there.
+    let Some((desk, known)) = desk.zip(known) else { return Ok(None) };
+    let id = ChannelId { payer, payee, nonce: known.nonce };
+    let found = desk.ask(move |ledger| usable(ledger, id)).await.map_err(|error| error.to_string())?;
+    let found = found.map_err(|error| error.to_string())?;
+    Ok(found.map(|found| looked_up(link, id, found)))
+}
+
+/// Asks the ledger about one after another, and lets others in between. What was found out before it failed, or before the round
+/// was over, counts.
+pub(super) async fn one_by_one<T, R, F>(desk: &LedgerDesk, all: Vec<T>, job: F) -> (Vec<R>, Option<Failed>)
+where
+    T: Send + 'static,
+    R: Send + 'static,
+    F: Fn(&mut Box<dyn Ledger>, &T) -> Result<R, Error> + Clone + Send + 'static,
+{
+    let (mut found, end) = (Vec::new(), clock() + ROUND);
+    for one in all {
+        if clock() >= end {
+            return (found, Some(TOO_SLOW.to_owned()));
+        }
+        let job = job.clone();
+        match desk.ask_later(move |ledger| job(ledger, &one)).await {
+            Ok(Ok(answer)) => found.push(answer),
+            Ok(Err(error)) => return (found, Some(error.to_string())),
+            Err(error) => return (found, Some(error.to_string())),
+        }
+    }
+    (found, None)
 }
 
 /// Waits for what the journal knows: without it nothing is settled, for an exchange that has forgotten carries twice.
@@ -357,37 +422,87 @@ fn funded(
     Ok((id, state(id, &channel), ledger.balance(payer)?))
 }
 
-/// Redeems the best receipt of each channel and remembers what was paid. Returns what each brought.
+/// Redeems the best receipt of each channel and remembers what was paid, a few at a time. Returns what each brought, and why not
+/// all were brought to the ledger.
 async fn redeem_held(
     journal: &Desk<Journal>,
     ledger: &LedgerDesk,
     payer: Option<NodeId>,
-) -> Result<Vec<(ChannelId, Tokens)>, Failed> {
+    urgency: Urgency,
+) -> (Vec<(ChannelId, Tokens)>, Option<Failed>) {
     let wanted = move |receipt: &&Receipt| payer.is_none_or(|payer| receipt.channel().payer == payer);
     let waiting = move |journal: &mut Journal| -> Vec<Receipt> {
         let held = journal.held().filter(wanted);
         held.filter(|receipt| receipt.amount() > journal.redeemed(&receipt.channel())).copied().collect()
     };
-    let receipts = journal.ask(waiting).await.map_err(|error| error.to_string())?;
-    if receipts.is_empty() {
-        return Ok(Vec::new());
-    }
-    let asked = receipts.clone();
-    let answers = ledger.ask(move |ledger| ledger.redeem_many(&asked)).await.map_err(|error| error.to_string())?;
-    let answers = answers.map_err(|error| error.to_string())?;
-    let (mut paid, mut records) = (Vec::new(), Vec::new());
-    for (receipt, answer) in receipts.iter().zip(answers) {
-        match answer {
-            Ok(amount) => {
-                paid.push((receipt.channel(), amount));
-                records.push(Record::Redeemed { channel: receipt.channel(), amount: receipt.amount() });
-            }
-            // Redeemed before, by whoever kept it for us, or the journal lost it: nothing is missing.
-            Err(Forbidden::ReceiptAlreadyRedeemed { .. } | Forbidden::TotalWentBackwards { .. }) => {
-                records.push(Record::Redeemed { channel: receipt.channel(), amount: receipt.amount() });
-            }
-            Err(refusal) => tracing::warn!(payer = %receipt.channel().payer, %refusal, "a receipt was not redeemed"),
+    let mut paid = Vec::new();
+    let receipts = match journal.ask(waiting).await {
+        Ok(receipts) => receipts,
+        Err(error) => return (paid, Some(error.to_string())),
+    };
+    let (mut left, mut size, end) = (&receipts[..], 1, clock() + ROUND);
+    while !left.is_empty() {
+        let began = clock();
+        if began >= end {
+            return (paid, Some(TOO_SLOW.to_owned()));
         }
+        let (piece, rest) = left.split_at(size.min(left.len()));
+        let asked = piece.to_vec();
+        let outcomes = match ledger.hand_in(urgency, move |ledger| brought(ledger, &asked)).await {
+            Ok(Ok(outcomes)) => outcomes,
+            Ok(Err(error)) => return (paid, Some(error.to_string())),
+            Err(error) => return (paid, Some(error.to_string())),
+        };
+        note_brought(journal, piece, &outcomes, &mut paid).await;
+        size = if clock().saturating_duration_since(began) < PIECE_TIME { (size * 2).min(PIECE_MAX) } else { 1 };
+        left = rest;
+    }
+    (paid, None)
+}
+
+/// What became of a receipt that was brought to the ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Brought {
+    /// It was paid so much.
+    Paid(Tokens),
+    /// It had been paid before, by whoever kept it for us, or the journal lost that: nothing is missing.
+    PaidBefore,
+    /// It was refused, and the channel's record does not say that it is paid.
+    Refused(Forbidden),
+}
+
+/// Brings receipts to the ledger. Why it refuses one is its word alone, and proves nothing: whether a receipt was paid the channel's
+/// record says.
+fn brought(ledger: &mut Box<dyn Ledger>, receipts: &[Receipt]) -> Result<Vec<Brought>, Error> {
+    let answers = ledger.redeem_many(receipts)?;
+    let outcomes = receipts.iter().zip(answers).map(|(receipt, answer)| match answer {
+        Ok(amount) => Brought::Paid(amount),
+        Err(refusal) => match ledger.channel(receipt.channel()) {
+            Ok(Some(channel)) if is_paid(&channel, receipt) => Brought::PaidBefore,
+            Ok(_) | Err(_) => Brought::Refused(refusal),
+        },
+    });
+    Ok(outcomes.collect())
+}
+
+async fn note_brought(
+    journal: &Desk<Journal>,
+    receipts: &[Receipt],
+    outcomes: &[Brought],
+    paid: &mut Vec<(ChannelId, Tokens)>,
+) {
+    let mut records = Vec::new();
+    for (receipt, outcome) in receipts.iter().zip(outcomes) {
+        let channel = receipt.channel();
+        match outcome {
+            Brought::Paid(amount) => paid.push((channel, *amount)),
+            Brought::PaidBefore => {}
+            Brought::Refused(refusal) => {
+                tracing::warn!(payer = %channel.payer, %refusal, "a receipt was not redeemed");
+                continue;
+            }
+        }
+        records.push(Record::Redeemed { channel, amount: receipt.amount() });
     }
     // If this is lost, the ledger says next time that the receipt was redeemed.
     match journal.ask(move |journal| journal.commit(&records)).await {
@@ -395,7 +510,24 @@ async fn redeem_held(
         Ok(Err(error)) => tracing::warn!(%error, "a redemption was not noted"),
         Err(error) => tracing::warn!(%error, "a redemption was not noted"),
     }
-    Ok(paid)
+}
+
+/// Whether a channel's record says that a receipt is paid.
+fn is_paid(channel: &Channel, receipt: &Receipt) -> bool {
+    channel.redeemed >= receipt.amount()
+}
+
+/// Whether a channel's record says that nothing more is to be had for a receipt. Only then it may be forgotten: that the ledger
+/// refuses it is not enough.
+pub(super) fn is_worthless(channel: &Channel, receipt: &Receipt) -> bool {
+    channel.phase == Phase::Closed || is_paid(channel, receipt)
+}
+
+fn looked_up(link: LinkId, channel: ChannelId, found: Channel) -> Done {
+    match found.phase {
+        Phase::Closed => Done::Closed { link, channel, state: found },
+        Phase::Open | Phase::Closing { .. } => Done::Channel { link, channel, state: state(channel, &found) },
+    }
 }
 
 /// The ledger could not be asked, or a rule forbids what it was asked.
@@ -409,4 +541,96 @@ pub(super) fn ledger_failed(what: &'static str, error: &Error) -> Done {
 /// Its desk is gone, or has too much to do.
 pub(super) fn desk_failed(what: &'static str, error: &dyn std::fmt::Display) -> Done {
     Done::LedgerFailed { what, error: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use ledger_client::UnixTime;
+    use metering::AccountKey;
+
+    use super::super::keeping::{Watched, look_at_one, worthless_one};
+    use super::super::stub::Stub;
+    use super::*;
+
+    fn tokens(amount: u128) -> Tokens {
+        Tokens::new(amount).unwrap()
+    }
+
+    fn receipt(nonce: u64) -> Receipt {
+        let key = AccountKey::from_bytes(&[1; 32]).unwrap();
+        let channel = ChannelId { payer: key.node_id(), payee: NodeId([2; 20]), nonce };
+        let domain = metering::LedgerDomain { chain_id: 0, contract: NodeId([9; 20]) };
+        Receipt::sign(&key, &domain, channel, tokens(30), [0; 32])
+    }
+
+    fn refusals() -> Vec<Forbidden> {
+        let (account, time) = (NodeId([2; 20]), UnixTime::from_seconds(1_000_000));
+        vec![
+            Forbidden::ReceiptAlreadyRedeemed { amount: tokens(30) },
+            Forbidden::TotalWentBackwards { total: tokens(30), redeemed: tokens(31) },
+            Forbidden::ChannelClosed,
+            Forbidden::UnknownChannel,
+            Forbidden::ReceiptSignatureInvalid,
+            Forbidden::CloseAlreadyStarted { exit: time },
+            Forbidden::CloseNotStarted,
+            Forbidden::NotPayee { by: account },
+            Forbidden::NotPayer { by: account },
+            Forbidden::AmountIsZero,
+            Forbidden::InsufficientBalance { account, balance: tokens(0), amount: tokens(30) },
+            Forbidden::SequenceAlreadyUsed { account, sequence: 1, next: 2 },
+            Forbidden::HeadDiffers { size: 1 },
+        ]
+    }
+
+    /// Whoever serves the ledger says no as it likes; of what it can prove there is the record.
+    #[test]
+    fn whatever_the_ledger_refuses_a_receipt_is_only_done_with_when_its_channels_record_says_so() {
+        let exit = UnixTime::from_seconds(1);
+        let phases = [Phase::Open, Phase::Closing { exit }, Phase::Closed];
+        let redeemed = [0, 29, 30, 31].map(tokens);
+        let of = |phase| redeemed.map(|redeemed| Some(Channel { redeemed, phase, ..Channel::open(tokens(50)) }));
+        let records: Vec<Option<Channel>> = phases.into_iter().flat_map(of).chain([None]).collect();
+        let (receipt, mut forgotten) = (receipt(1), 0);
+        for refusal in refusals() {
+            for record in &records {
+                let mut ledger: Box<dyn Ledger> = Box::new(Stub::new(*record, Some(refusal)));
+                let paid = record.is_some_and(|record| record.redeemed >= tokens(30));
+                let over = paid || record.is_some_and(|record| record.phase == Phase::Closed);
+                let outcome = if paid { Brought::PaidBefore } else { Brought::Refused(refusal) };
+                assert_eq!(brought(&mut ledger, &[receipt]).unwrap(), [outcome], "{refusal} {record:?}");
+                let worthless = worthless_one(&mut ledger, &(receipt.channel(), Some(receipt))).unwrap();
+                assert_eq!(worthless.is_some(), over, "{refusal} {record:?}");
+                let watched = look_at_one(&mut ledger, &receipt, Duration::MAX, 2).unwrap();
+                assert_eq!(watched == Watched::Over, over, "{refusal} {record:?}");
+                forgotten += usize::from(over);
+            }
+        }
+        assert_eq!(forgotten, refusals().len() * 8, "of thirteen records eight say that it is over");
+    }
+
+    /// With 256 channels that are watched, at 19 s for an answer, that was more than an hour.
+    #[tokio::test]
+    async fn a_neighbour_waits_for_one_answer_of_a_slow_ledger_and_not_for_a_whole_round() {
+        let (stub, gate) = Stub::behind_a_gate(Some(Channel::open(tokens(50))));
+        let (desk, thread) = Desk::start("ledger", Box::new(stub) as Box<dyn Ledger>).unwrap();
+        let watched: Vec<Receipt> = (1..=256).map(receipt).collect();
+        let (theirs, round) = (receipt(1).channel(), desk.clone());
+        let round = tokio::spawn(async move {
+            one_by_one(&round, watched, |ledger, receipt| look_at_one(ledger, receipt, Duration::ZERO, 0)).await
+        });
+        let asked = tokio::task::spawn_blocking(move || gate.asked.recv().map(|()| gate));
+        let gate = asked.await.unwrap().unwrap();
+        let restored = desk.ask(move |ledger| newest_channel(ledger, theirs.payer, theirs.payee));
+        // The one that had begun, and the neighbour's.
+        for _ in 0..2 {
+            gate.answer.send(()).unwrap();
+        }
+        assert!(restored.await.unwrap().unwrap().is_some());
+        assert!(!round.is_finished());
+        drop(gate);
+        let (looked, failed) = round.await.unwrap();
+        assert_eq!((looked.len(), failed), (256, None));
+        drop(desk);
+        assert!(thread.join().await);
+    }
 }

@@ -77,7 +77,7 @@ impl Control {
             self.witness.show_at = now + SHOW_EACH;
             let asks = self.witness.shown.is_multiple_of(ASK_EACH);
             self.witness.shown = self.witness.shown.wrapping_add(1);
-            let newest = desk.ask(move |ledger| {
+            let newest = desk.ask_later(move |ledger| {
                 // Where it cannot be asked, what was seen last is the newest.
                 let _away = if asks { ledger.head().ok() } else { None };
                 (ledger.newest_checkpoint(), ledger.evidence())
@@ -125,7 +125,7 @@ impl Control {
         let Some((link, (who, note))) = self.witness.heard.pop_first() else { return };
         self.witness.comparing = true;
         let text = note.text().to_owned();
-        self.spawn(desk.ask(move |ledger| ledger.compare(&note, &who)), move |compared| {
+        self.spawn(desk.ask_later(move |ledger| ledger.compare(&note, &who)), move |compared| {
             let compared = match compared {
                 Ok(Ok(compared)) => Ok(compared),
                 Ok(Err(error)) => Err(error.to_string()),

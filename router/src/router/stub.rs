@@ -1,0 +1,128 @@
+//! A ledger for tests that answers when it is let, and as it is told to.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use ledger_client::{Channel, Error, Genesis, Head, Ledger, Refusal, Totals, UnixTime, Verdict};
+use ledger_client::{Entry, Unavailable};
+use metering::{ChannelId, Close, NodeId, Receipt, Tokens};
+
+/// One record for all channels, one refusal for all receipts.
+pub(super) struct Stub {
+    genesis: Genesis,
+    pub(super) record: Option<Channel>,
+    pub(super) refusal: Option<Refusal>,
+    /// Is told that a question has come, and waited for before it is answered.
+    gate: Option<(Sender<()>, Receiver<()>)>,
+}
+
+/// The other side of a gate.
+pub(super) struct Gate {
+    pub(super) asked: Receiver<()>,
+    pub(super) answer: Sender<()>,
+}
+
+impl Stub {
+    pub(super) fn new(record: Option<Channel>, refusal: Option<Refusal>) -> Self {
+        let founded = UnixTime::from_seconds(1_000_000);
+        let genesis = Genesis::new("Hilltop", "HILL", 6, NodeId([9; 20]), founded, [1; 16]).expect("these are good");
+        Self { genesis, record, refusal, gate: None }
+    }
+
+    /// One that answers each question when it is let. A gate that is dropped is open.
+    pub(super) fn behind_a_gate(record: Option<Channel>) -> (Self, Gate) {
+        let ((tell, asked), (answer, answers)) = (channel(), channel());
+        (Self { gate: Some((tell, answers)), ..Self::new(record, None) }, Gate { asked, answer })
+    }
+
+    fn wait(&self) {
+        if let Some((tell, answers)) = &self.gate {
+            let _open = tell.send(());
+            let _open = answers.recv();
+        }
+    }
+}
+
+fn no<T>() -> Result<T, Error> {
+    Err(Unavailable { retry: false, reason: "this is not asked in these tests".into() }.into())
+}
+
+impl Ledger for Stub {
+    fn genesis(&self) -> &Genesis {
+        &self.genesis
+    }
+
+    fn balance(&mut self, _: NodeId) -> Result<Tokens, Error> {
+        no()
+    }
+
+    fn channel(&mut self, _: ChannelId) -> Result<Option<Channel>, Error> {
+        self.wait();
+        Ok(self.record)
+    }
+
+    fn channel_signer(&mut self, channel: ChannelId) -> Result<NodeId, Error> {
+        Ok(channel.payer)
+    }
+
+    fn channels_of(&mut self, _: NodeId) -> Result<Vec<(ChannelId, Channel)>, Error> {
+        no()
+    }
+
+    fn latest_nonce(&mut self, _: NodeId, _: NodeId) -> Result<Option<u64>, Error> {
+        Ok(self.record.map(|_| 1))
+    }
+
+    fn totals(&mut self) -> Result<Totals, Error> {
+        no()
+    }
+
+    fn head(&mut self) -> Result<Head, Error> {
+        no()
+    }
+
+    fn entries(&mut self, _: u64) -> Result<Vec<Entry>, Error> {
+        no()
+    }
+
+    fn mint(&mut self, _: NodeId, _: Tokens) -> Result<(), Error> {
+        no()
+    }
+
+    fn transfer(&mut self, _: NodeId, _: Tokens) -> Result<(), Error> {
+        no()
+    }
+
+    fn open_channel(&mut self, _: NodeId, _: Tokens) -> Result<ChannelId, Error> {
+        no()
+    }
+
+    fn top_up(&mut self, _: ChannelId, _: Tokens) -> Result<(), Error> {
+        no()
+    }
+
+    fn redeem(&mut self, receipt: Receipt) -> Result<Tokens, Error> {
+        self.wait();
+        self.refusal.map_or(Ok(receipt.amount()), |refusal| Err(Error::Refused(refusal)))
+    }
+
+    fn redeem_many(&mut self, receipts: &[Receipt]) -> Result<Vec<Result<Tokens, Refusal>>, Error> {
+        self.wait();
+        Ok(receipts.iter().map(|receipt| self.refusal.map_or(Ok(receipt.amount()), Err)).collect())
+    }
+
+    fn start_close(&mut self, _: ChannelId) -> Result<UnixTime, Error> {
+        no()
+    }
+
+    fn finalize(&mut self, _: ChannelId) -> Result<Tokens, Error> {
+        no()
+    }
+
+    fn mutual_close(&mut self, _: Close) -> Result<(), Error> {
+        no()
+    }
+
+    fn audit(&mut self) -> Result<Verdict, Error> {
+        no()
+    }
+}
