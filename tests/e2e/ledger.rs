@@ -58,7 +58,7 @@ impl Ledger {
         let treasurer = text(&lab.dir().join("treasurer.key"));
         let ledger = Self { waybill: text(&lab.waybill()), path, treasurer };
         here(&[&ledger.waybill, "key", "--file", &ledger.treasurer]);
-        let named = ["--community", "Lab", "--symbol", "WAY", "--close-notice", notice];
+        let named = ["--community", "Lab", "--symbol", "WAY", "--short-notice", "--close-notice", notice];
         ledger.command("create", &[&named[..], &["--treasurer", &ledger.treasurer]].concat());
         ledger
     }

@@ -28,7 +28,7 @@ use crate::config::{Amount, parse_duration};
 use crate::control::Unit;
 use crate::identity;
 
-use place::Place;
+use place::{Opened, Place};
 use refused::{failure, failure_in};
 
 #[derive(Debug, Subcommand)]
@@ -52,6 +52,13 @@ pub(super) enum Command {
     /// Show the community, its token and where all tokens are
     #[command(after_help = "Example:\n  waybill ledger show --path hilltop.ledger")]
     Show(Look),
+    /// Give up an order that a served ledger never answers
+    #[command(
+        after_help = "Example:\n  waybill ledger abandon --url https://ledger.example:8443 --ledger-key KEY --key attic.key\n\n\
+                            Shows the order. With --yes it is given up: its number is used for nothing, so that it cannot happen \
+                            later, and the account can order something else."
+    )]
+    Abandon(money::Abandon),
     /// Replay the whole log and check that every rule was kept
     #[command(after_help = "Examples:\n  waybill ledger audit --path hilltop.ledger\n  \
                             waybill ledger audit --export hilltop.log\n\n\
@@ -144,10 +151,17 @@ pub(super) struct Create {
     /// How long who is paid has to redeem, once who pays gives notice to close a channel
     #[arg(long, value_name = "TIME", default_value = "72h", value_parser = close_notice)]
     close_notice: u32,
+    /// Allow a notice of less than an hour, for tests: routers look each few minutes, and who pays runs with the rest meanwhile
+    #[arg(long)]
+    short_notice: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
+
+/// The shortest notice that is good for more than a test: a router looks at its channels each ten minutes, and may have been started
+/// anew or have had no link to the ledger when notice was given.
+const NOTICE_LEAST_S: u32 = 3600;
 
 /// Whole seconds.
 fn seconds(text: &str) -> Result<u32, String> {
@@ -187,6 +201,7 @@ pub(super) fn execute(command: &Command) -> Result<String, Failure> {
         Command::Mint(arguments) => money::mint(arguments),
         Command::Redeem(arguments) => receipts::redeem(arguments),
         Command::Show(arguments) => show(arguments),
+        Command::Abandon(arguments) => money::abandon(arguments),
         Command::Audit(arguments) => audit(arguments),
         Command::Transfer(arguments) => money::transfer(arguments),
         Command::Burn(arguments) => money::burn(arguments),
@@ -207,7 +222,13 @@ pub(super) fn execute(command: &Command) -> Result<String, Failure> {
 }
 
 fn create(arguments: &Create) -> Result<String, Failure> {
-    let Create { path, community, symbol, decimals, treasurer, close_notice, json } = arguments;
+    let Create { path, community, symbol, decimals, treasurer, close_notice, short_notice, json } = arguments;
+    if *close_notice < NOTICE_LEAST_S && !short_notice {
+        return Err(Failure::new(
+            "with a notice of less than an hour, who pays takes its deposit back before who is paid has redeemed",
+            "choose a longer --close-notice, such as the usual 72h; for a test, add --short-notice",
+        ));
+    }
     let treasurer = identity::load(treasurer)?.node_id();
     let clock = system_clock();
     let nonce = fresh_nonce()
@@ -241,9 +262,12 @@ fn audit(arguments: &Audit) -> Result<String, Failure> {
         return copies::audit(export).map(|(unit, head, totals)| kept(arguments.json, &unit, head, totals));
     }
     let mut opened = arguments.place.open()?;
-    let ledger = opened.ledger();
-    let unit = unit(ledger.genesis());
-    match ledger.audit().map_err(failure)? {
+    let unit = opened.unit();
+    let verdict = match &mut opened {
+        Opened::File(file) => file.audit(),
+        Opened::Served(served) => served.audit_telling(copies::counted()),
+    };
+    match verdict.map_err(failure)? {
         Verdict::Kept { head, totals } => Ok(kept(arguments.json, &unit, head, totals)),
         Verdict::Broken { difference } => Err(Failure::new(
             format!("the ledger {} is broken: {difference}", arguments.place.name()),
@@ -344,20 +368,27 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("hilltop.ledger");
         let treasurer = directory.path().join("treasurer.key");
-        let create = || {
+        let create_with = |close_notice, short_notice| {
             execute(&Command::Create(Create {
                 path: path.clone(),
                 community: "Hilltop".to_owned(),
                 symbol: "WAY".to_owned(),
                 decimals: 6,
                 treasurer: treasurer.clone(),
-                close_notice: 3600,
+                close_notice,
+                short_notice,
                 json: false,
             }))
         };
+        let create = || create_with(3600, false);
         let failure = create().unwrap_err().to_string();
         assert!(failure.contains("`waybill key --file "), "{failure}");
         key(&treasurer);
+        let failure = create_with(3599, false).unwrap_err().to_string();
+        assert!(failure.contains("less than an hour") && failure.contains("--short-notice"), "{failure}");
+        assert!(!path.exists());
+        create_with(1, true).unwrap();
+        std::fs::remove_file(&path).unwrap();
         let founded = create().unwrap();
         assert!(founded.contains("\ntoken      WAY, 6 decimals\n"), "{founded}");
         assert!(create().unwrap_err().to_string().contains("exists already\n  name another file"));

@@ -91,9 +91,10 @@ fn not_copied(error: EmbeddedError) -> Failure {
     failure(Error::from(error))
 }
 
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// Says how far it is, to a person who has waited for two seconds.
 pub(super) fn shown(what: &'static str) -> impl FnMut(Progress) {
-    const PATIENCE: Duration = Duration::from_secs(2);
     #[expect(clippy::disallowed_methods, reason = "how long a person has waited")]
     let began = std::time::Instant::now();
     let mut last = None;
@@ -107,6 +108,26 @@ pub(super) fn shown(what: &'static str) -> impl FnMut(Progress) {
         // Whoever started us may not be looking.
         let _unseen = write!(io::stderr(), "\r{what} {percent} %{end}");
     }
+}
+
+/// Says how many entries were counted of how many, and how fast, to a person who has waited for two seconds.
+pub(super) fn counted() -> impl FnMut(u64, u64) {
+    #[expect(clippy::disallowed_methods, reason = "how long a person has waited")]
+    let began = std::time::Instant::now();
+    move |done, of| {
+        let waited = began.elapsed();
+        if waited < PATIENCE || !io::stderr().is_terminal() {
+            return;
+        }
+        let end = if done >= of { "\n" } else { "" };
+        // Whoever started us may not be looking.
+        let _unseen = write!(io::stderr(), "\r{}{end}", so_far(done, of, waited));
+    }
+}
+
+fn so_far(done: u64, of: u64, waited: Duration) -> String {
+    let rate = u128::from(done).saturating_mul(1000) / waited.as_millis().max(1);
+    format!("replayed {done} of {of} entries, {rate} a second ")
 }
 
 pub(super) fn restore(arguments: &Restore) -> Result<String, Failure> {
@@ -223,6 +244,12 @@ fn unread(export: &Path, error: &io::Error) -> Failure {
 mod tests {
     use super::*;
     use crate::cli::ledger::story::Hilltop;
+
+    #[test]
+    fn an_audit_says_how_many_entries_and_how_fast() {
+        let said = so_far(1200, 5000, Duration::from_secs(3));
+        assert_eq!(said, "replayed 1200 of 5000 entries, 400 a second ");
+    }
 
     #[test]
     fn copy_is_made_restored_and_its_log_audited_by_anybody() {

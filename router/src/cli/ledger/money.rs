@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use ledger_client::{Channel, Phase};
+use ledger_client::{Abandoned, Channel, Phase};
 use metering::{ChannelId, NodeId};
 use serde_json::json;
 
-use super::place::{Acting, Place};
+use super::place::{Acting, Opened, Place};
 use super::{failure, failure_in, in_base_units, unit};
 use crate::cli::Failure;
 use crate::cli::table::Side::{Left, Right};
@@ -48,6 +48,39 @@ pub(crate) struct Transfer {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Abandon {
+    #[command(flatten)]
+    acting: Acting,
+    /// The key file of the account whose order it is
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+    /// Give it up
+    #[arg(long)]
+    yes: bool,
+}
+
+/// Shows the order that has had no answer, and gives it up where that is wanted.
+pub(super) fn abandon(Abandon { acting, key, yes }: &Abandon) -> Result<String, Failure> {
+    let (_, opened) = acting.open(key)?;
+    let Opened::Served(mut served) = opened else {
+        let next = "name the served ledger with --url and --ledger-key";
+        return Err(Failure::new("a ledger in a file of this machine leaves no order without an answer", next));
+    };
+    let Some(order) = served.unanswered().map_err(|error| failure(error.into()))? else {
+        return Ok("every order has had its answer\n".to_owned());
+    };
+    let command = serde_json::to_string(order.command()).map_err(|error| Failure::new(error, ""))?;
+    let shown = format!("order {} of {}: {command}\n", order.seal().sequence, order.account());
+    if !yes {
+        return Ok(format!("{shown}it has had no answer; add --yes to give it up\n"));
+    }
+    Ok(match served.abandon().map_err(failure)? {
+        Some(Abandoned::Happened(entry)) => format!("{shown}it had happened: {}\n", entry.event.name()),
+        Some(Abandoned::Never) | None => format!("{shown}it is given up and will never happen\n"),
+    })
 }
 
 #[derive(Debug, Args)]
