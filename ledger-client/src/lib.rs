@@ -208,8 +208,8 @@ pub trait Ledger: Send {
         Ok(Comparison::Same)
     }
 
-    /// What was found against the ledger, if anything was.
-    fn evidence(&self) -> Option<Evidence> {
+    /// What was found against the ledger, in words, if anything was: it has told two stories, or done what it had refused.
+    fn found(&self) -> Option<String> {
         None
     }
 

@@ -3,8 +3,9 @@
 //! What a server says is checked: that it holds the key the community was told of, that its log is this ledger's and only
 //! grows, that what an order was answered with is what was ordered and stands in the log, that a balance, a channel's record
 //! and all else that is kept of an account are as it says, by their proofs against a checkpoint that it has signed (`proven.rs`).
-//! Three things are its word: that nothing newer has happened than it shows, which is for those who compare checkpoints; that a
-//! list of channels leaves none out; and why it refuses. Its log can be replayed whole ([`Ledger::audit`]).
+//! Four things are its word: that nothing newer has happened than it shows, which is for those who compare checkpoints; that a
+//! list of channels leaves none out; why it refuses; and that the records it signs are what its log makes of them. The last is
+//! found out by whoever replays the log ([`Ledger::audit`]), of the records that were believed last and of the newest.
 //!
 //! The link may go at any moment, and so may the power. An order is on this machine's disk, signed, before it is sent, and
 //! stays there until its answer has come: the same order sent again is answered with the entry it made, so nothing is
@@ -26,7 +27,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ledger_core::checkpoint::{View, origin};
+use ledger_core::checkpoint::{View, origin, records};
 use ledger_core::merkle::{leaf_hash, verify_inclusion};
 use ledger_core::note::{Log, Note, NoteKey};
 use ledger_core::place::Overall;
@@ -44,7 +45,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error as ThisError;
 
-use crate::witness::{Comparison, Evidence};
+use crate::witness::Comparison;
 use crate::{Error, Ledger, Unavailable, Verdict};
 
 /// How many entries are asked for at a time: some 100 KB.
@@ -87,6 +88,8 @@ pub struct Remote {
     view: View,
     kept: Kept,
     signer: Option<(NodeId, AccountKey)>,
+    /// A head whose growth the ledger was asked to prove and gave no answer, and how often.
+    silent: Option<(Head, u32)>,
 }
 
 /// What became of an order that was given up.
@@ -213,7 +216,7 @@ impl Remote {
             }
             None => unseen,
         };
-        Ok(Self { client, genesis, view, kept, signer: None })
+        Ok(Self { client, genesis, view, kept, signer: None, silent: None })
     }
 
     /// The same, acting in the name of this key's account.
@@ -269,11 +272,14 @@ impl Remote {
     /// As [`Ledger::mint`].
     pub fn order(&mut self, command: Command) -> Result<Entry, Error> {
         let (account, key) = self.signer.clone().ok_or(Error::NoKey)?;
-        let locks =
-            matches!(command, Command::OpenChannel { .. } | Command::TopUp { .. } | Command::IssueVoucher { .. });
-        if locks && let Some(evidence) = self.evidence()? {
-            let path = self.kept.directory.join(compare::EVIDENCE);
-            return Err(RemoteError::Distrusted { what: evidence.words(), path }.into());
+        if let Some((what, file)) = self.found()? {
+            if locks(&command) {
+                let path = self.kept.directory.join(file);
+                return Err(RemoteError::Distrusted { what, path }.into());
+            }
+            if self.unanswered()?.is_some_and(|order| order.account() == account && locks(order.command())) {
+                self.abandon()?;
+            }
         }
         let mut tries = 0..MAX_TRIES;
         loop {
@@ -321,6 +327,25 @@ impl Remote {
         let used = self.funds(account)?.sequence;
         self.look_for_refused(account, used)?;
         let (domain, sequence) = (self.genesis.domain(), used.saturating_add(1));
+        let refused: Vec<Order<Unverified>> = self.kept.read_json(REFUSED)?.unwrap_or_default();
+        let is_it = |order: &&Order<Unverified>| {
+            (order.account(), order.seal().sequence, *order.command()) == (account, sequence, command)
+        };
+        // What was refused and is wanted again is the same order: were it another, the ledger could do both.
+        if let Some(order) = refused.iter().find(is_it) {
+            self.kept.write_json(UNANSWERED, order)?;
+            return Ok(*order);
+        }
+        if refused.len() >= MAX_REFUSED {
+            // One that uses the number up ends all that have it; then the next number is free.
+            let skip = Order::sign_with(key, &domain, account, sequence, Command::Skip, &[]).into_unverified();
+            match self.request(&Request::Order(skip)) {
+                Ok(_) => return self.sign(key, account, command),
+                // Who may not even do this has nothing that could be done with its orders.
+                Err(Error::Refused(_)) => self.kept.write_json(REFUSED, &refused.get(1..))?,
+                Err(error) => return Err(error),
+            }
+        }
         let mut extra = [0; 32];
         getrandom::fill(&mut extra).map_err(|error| RemoteError::Io {
             action: "read",
@@ -345,8 +370,13 @@ impl Remote {
             happened.extend(self.ordered(account, number)?.order());
         }
         let left: Vec<_> = refused.iter().filter(|order| !over(order)).collect();
+        let done = refused.iter().find(|order| happened.contains(order));
+        if let Some(order) = done {
+            // Before it is forgotten: whoever is told of it may lose power.
+            self.kept.write_json(compare::DONE_LATER, order)?;
+        }
         self.kept.write_json(REFUSED, &left)?;
-        match refused.iter().find(|order| happened.contains(order)) {
+        match done {
             None => Ok(()),
             Some(order) => {
                 let number = order.seal().sequence;
@@ -370,10 +400,21 @@ impl Remote {
             }
             answer => answer,
         };
+        if answer.is_ok() {
+            // It may have been refused before, and was good now.
+            self.forget_refused(order)?;
+        }
         if let Ok(_) | Err(Error::Refused(_)) = &answer {
             self.kept.remove(UNANSWERED)?;
         }
         answer
+    }
+
+    fn forget_refused(&mut self, order: Order<Unverified>) -> Result<(), RemoteError> {
+        let mut refused: Vec<Order<Unverified>> = self.kept.read_json(REFUSED)?.unwrap_or_default();
+        let before = refused.len();
+        refused.retain(|kept| *kept != order);
+        if refused.len() < before { self.kept.write_json(REFUSED, &refused) } else { Ok(()) }
     }
 
     /// Keeps an order that was refused: what is signed may be done by whoever has it.
@@ -381,8 +422,7 @@ impl Remote {
         let mut refused: Vec<Order<Unverified>> = self.kept.read_json(REFUSED)?.unwrap_or_default();
         if !refused.contains(&order) {
             refused.push(order);
-            let newest = refused.split_off(refused.len().saturating_sub(MAX_REFUSED));
-            self.kept.write_json(REFUSED, &newest)?;
+            self.kept.write_json(REFUSED, &refused)?;
         }
         Ok(())
     }
@@ -432,25 +472,32 @@ impl Remote {
             }
             _ => Vec::new(),
         };
-        self.take(&text, note, &proof)
+        self.take(note, &proof)
     }
 
     /// Takes a checkpoint as the newest one, where it continues the one that was seen before.
-    fn take(&mut self, text: &str, note: Note, growth: &[Hash]) -> Result<Head, RemoteError> {
-        let seen = self.view.head().map_or(0, |head| head.size);
-        let head = match self.view.accept(note.clone(), growth) {
+    fn take(&mut self, note: Note, growth: &[Hash]) -> Result<Head, RemoteError> {
+        let mut view = self.view.clone();
+        let head = match view.accept(note.clone(), growth) {
             Ok(head) => head,
             Err(error) => {
                 self.keep_contradiction(&error, &note)?;
                 return Err(self.contradiction(error.to_string()));
             }
         };
-        // Kept before anything rests on it, so that no later answer can be from another past.
-        if head.size > seen {
-            self.kept.write(CHECKPOINT, text.as_bytes())?;
+        // Kept before anything rests on it, so that no later answer can be from another past, nor say other records of this one.
+        let news = |view: &View| view.newest().map(|note| note.text().to_owned());
+        if let Some(newest) = view.newest().filter(|_| news(&view) != news(&self.view)) {
+            self.kept.write(CHECKPOINT, newest.to_string().as_bytes())?;
         }
+        self.view = view;
         Ok(head)
     }
+}
+
+/// Whether a command puts tokens where only the ledger's honesty keeps them.
+const fn locks(command: &Command) -> bool {
+    matches!(command, Command::OpenChannel { .. } | Command::TopUp { .. } | Command::IssueVoucher { .. })
 }
 
 fn read_founding(bytes: &[u8]) -> Option<Genesis> {
@@ -615,8 +662,11 @@ impl Ledger for Remote {
         Ok(self.compare_note(note, told_by)?)
     }
 
-    fn evidence(&self) -> Option<Evidence> {
-        self.evidence().ok().flatten()
+    fn found(&self) -> Option<String> {
+        match self.found() {
+            Ok(found) => found.map(|(what, _)| what),
+            Err(error) => Some(error.to_string()),
+        }
     }
 
     fn audit(&mut self) -> Result<Verdict, Error> {
@@ -630,7 +680,9 @@ impl Remote {
     /// # Errors
     /// As [`Ledger::audit`].
     pub fn audit_telling(&mut self, mut tell: impl FnMut(u64, u64)) -> Result<Verdict, Error> {
-        let (head, records) = self.signed_records()?;
+        // What was believed last, and the newest.
+        let believed = self.view.head().zip(self.view.newest().and_then(records));
+        let (head, signed) = self.signed_records()?;
         let mut state: Option<State> = None;
         let broken = |difference: String| Ok(Verdict::Broken { difference });
         let (domain, mut next) = (self.genesis.domain(), 0);
@@ -651,6 +703,15 @@ impl Remote {
                     return broken(format!("entry {next}: {error}"));
                 }
                 next += 1;
+                if let (Some(state), Some((then, told))) = (&state, believed.filter(|(then, _)| then.size == next))
+                    && state.record_root() != told
+                {
+                    let found = state.record_root();
+                    return broken(format!(
+                        "all records hash to {found} by the log of {} entries, and it signed {told}",
+                        then.size
+                    ));
+                }
             }
             tell(next, head.size);
             page = following;
@@ -661,8 +722,8 @@ impl Remote {
             return broken(format!("the log's root is {told} over {} entries, and it signed {}", head.size, head.root));
         }
         let found = state.record_root();
-        if found != records {
-            return broken(format!("all records hash to {found} by the log, and it signed {records}"));
+        if found != signed {
+            return broken(format!("all records hash to {found} by the log, and it signed {signed}"));
         }
         Ok(Verdict::Kept { head, totals: state.totals() })
     }
@@ -698,7 +759,7 @@ const LOCK: &str = "lock";
 /// How often an order is signed anew where others sign for the same account at the same time.
 const MAX_TRIES: u32 = 100;
 
-/// How many orders that were refused are remembered: all that may still happen have the same number, and one of them at most will.
+/// How many orders that were refused are remembered before their number is used up: until then each may still happen.
 const MAX_REFUSED: usize = 32;
 
 /// The directory of what must be remembered: small files, each written whole or not at all. One process has it at a time.
@@ -746,6 +807,12 @@ impl Kept {
     fn write_json(&self, name: &str, value: &impl Serialize) -> Result<(), RemoteError> {
         let bytes = serde_json::to_vec(value).map_err(|error| self.damaged(name, &error.to_string()))?;
         self.write(name, &bytes)
+    }
+
+    /// Gives a file another name, and overwrites none.
+    fn set_aside(&self, name: &str) -> io::Result<()> {
+        let aside = (1..100).map(|number| self.directory.join(format!("{name}.{number}"))).find(|path| !path.exists());
+        aside.map_or(Ok(()), |aside| fs::rename(self.directory.join(name), aside))
     }
 
     /// Durable when this returns, and never half written.

@@ -384,11 +384,38 @@ fn an_order_that_was_refused_and_is_done_later_is_found_out() {
     let held = [alice.node_id(), bob, carol].map(|account| alices.balance(account).unwrap());
     assert_eq!(held, [4, 5, 1].map(tokens));
 
+    // Nor is it forgotten: no tokens are locked there until the owner has removed it.
+    let error = alices.open_channel(bob, tokens(1)).unwrap_err().to_string();
+    assert!(error.starts_with("the ledger did an order after it had refused it; no tokens are locked"), "{error}");
+    std::fs::remove_file(place.directory.path().join("alice/refused-and-done.json")).unwrap();
+
     // One that was refused and whose number another order has is over, and nothing is said.
     alices.transfer(bob, tokens(50)).unwrap_err().refusal().unwrap();
     alices.transfer(bob, tokens(1)).unwrap();
     alices.transfer(bob, tokens(1)).unwrap();
-    assert_eq!(std::fs::read(place.directory.path().join("alice/refused.json")).unwrap(), b"[]");
+    let refused = || {
+        let kept = std::fs::read(place.directory.path().join("alice/refused.json")).unwrap();
+        serde_json::from_slice::<Vec<serde_json::Value>>(&kept).unwrap().len()
+    };
+    assert_eq!(refused(), 0);
+
+    // The same again is the same order, and is good once there is what it takes: also where the power went in between.
+    for _ in 0..3 {
+        alices.transfer(bob, tokens(50)).unwrap_err().refusal().unwrap();
+    }
+    assert_eq!(refused(), 1);
+    place.open("treasurer", &treasurer).mint(alice.node_id(), tokens(50)).unwrap();
+    alices.transfer(bob, tokens(50)).unwrap();
+    alices.transfer(bob, tokens(1)).unwrap();
+    assert_eq!((refused(), alices.found()), (0, None));
+
+    // Who has been refused very often uses the number up, and goes on.
+    let before = alices.account(alice.node_id()).unwrap().sequence;
+    for more in 0..40 {
+        alices.transfer(bob, tokens(100 + more)).unwrap_err().refusal().unwrap();
+    }
+    assert_eq!(alices.account(alice.node_id()).unwrap().sequence, before + 1);
+    assert_eq!(alices.found(), None);
 }
 
 /// What is told of a path, which a liar alters.
@@ -616,6 +643,20 @@ fn who_was_shown_another_log_is_found_out_by_comparing_and_no_tokens_are_locked_
     let Comparison::Differ(found) = alices.compare(&longer, "theirs").unwrap() else { panic!("another log") };
     assert_eq!(found.difference, Difference::Split);
     assert!(matches!(found.check(&log), Ok(Shown::Sizes(_))));
+
+    // A ledger that answers all but this one question does not get out of it.
+    let silent: Lie = |path, body| {
+        let busy = || ledger_http::wire::Problem::new(503, "Busy", "ask again");
+        if path.starts_with("/v1/growth") { serde_json::to_string(&busy()).unwrap() } else { body }
+    };
+    let (_liar, served) = Liar::start(&copy, silent);
+    let mut carols = Remote::open(served, &elsewhere.path().join("carol")).unwrap();
+    carols.head().unwrap();
+    for _ in 0..2 {
+        carols.compare(&ahead, "ours").unwrap_err();
+    }
+    let Comparison::Differ(found) = carols.compare(&ahead, "ours").unwrap() else { panic!("no proof") };
+    assert_eq!(found.difference, Difference::Split);
 
     // Tokens are not locked; what else there is to do goes on, also after a restart.
     drop(alices);

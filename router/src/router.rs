@@ -33,7 +33,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ledger_client::{Channel, Comparison, Evidence, Ledger, Note};
+use ledger_client::{Channel, Comparison, Ledger, Note};
 use metering::exchange;
 use metering::{
     ChannelId, ChannelState, Counts, Identity, LedgerDomain, Limits, NodeId, Offer, Price, Receipt, Restored, Snapshot,
@@ -322,8 +322,8 @@ impl Router {
         let budget = Budget::new(setup.money.budget, history::today(), spent);
         let notice_s = setup.ledger.as_ref().map_or(0, |ledger| ledger.genesis().close_notice_s());
         let keeping = Keeping::new(now, notice_s, journal.kept().copied());
-        let evidence = setup.ledger.as_ref().and_then(|ledger| ledger.evidence());
-        let witness = Witness::new(now, setup.identity.node_id(), &setup.identity.tls_secret(), evidence);
+        let found = setup.ledger.as_ref().and_then(|ledger| ledger.found());
+        let witness = Witness::new(now, setup.identity.node_id(), &setup.identity.tls_secret(), found);
         let (journal, journal_thread) = Desk::start("journal", journal).map_err(StartError::Worker)?;
         let start = |ledger| Desk::start_with("ledger", ledger, bound_job);
         let (ledger, ledger_thread) = setup.ledger.map(start).transpose().map_err(StartError::Worker)?.unzip();
@@ -613,12 +613,13 @@ enum Done {
     /// The newest checkpoint that the ledger has shown, and what was found against it.
     Checkpoint {
         note: Option<Note>,
-        evidence: Option<Evidence>,
+        found: Option<String>,
     },
     /// What a neighbour was shown, held against what we were.
     Compared {
         link: LinkId,
         text: String,
+        again: (String, Note),
         compared: Result<Comparison, String>,
     },
     /// A write failed that will be tried again.
@@ -1135,8 +1136,8 @@ impl Control {
                 self.redeem_at = self.redeem_at.min(now + REDEEM_FIRST);
                 self.warn(format!("{what}: {error}"));
             }
-            Done::Checkpoint { note, evidence } => self.handle_newest(note, evidence),
-            Done::Compared { link, text, compared } => self.handle_compared(link, text, compared),
+            Done::Checkpoint { note, found } => self.handle_newest(note, found),
+            Done::Compared { link, text, again, compared } => self.handle_compared(now, link, text, again, compared),
             Done::WriteFailed(error) => {
                 self.keeping.rest(now);
                 self.warn(error);

@@ -169,7 +169,7 @@ pub(crate) fn audit(records: &Transaction<'_>) -> Result<Verdict, Fault> {
         Ok(audit) => Ok(Verdict::Kept(audit)),
         Err(Stop::Difference(difference)) => Ok(Verdict::Broken(*difference)),
         // A row that does not read is a difference too: no log gives it.
-        Err(Stop::Fault(Fault::Damaged(what))) => Ok(Verdict::Broken(Difference::File { what })),
+        Err(Stop::Fault(Fault::Damaged(what) | Fault::Hashes(what))) => Ok(Verdict::Broken(Difference::File { what })),
         Err(Stop::Fault(fault)) => Err(fault),
     }
 }

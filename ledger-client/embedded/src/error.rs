@@ -219,7 +219,12 @@ impl Error {
 pub(crate) enum Fault {
     Sqlite(rusqlite::Error),
     Damaged(String),
-    ClockAhead { newest: UnixTime, now: UnixTime },
+    /// The hash of all records is not what was written. It can be made anew from them, unlike anything else.
+    Hashes(String),
+    ClockAhead {
+        newest: UnixTime,
+        now: UnixTime,
+    },
 }
 
 impl Fault {
@@ -230,7 +235,7 @@ impl Fault {
     pub(crate) fn at(self, path: &Path) -> Error {
         let path = path.to_owned();
         let source = match self {
-            Self::Damaged(what) => return Error::Damaged { path, what },
+            Self::Damaged(what) | Self::Hashes(what) => return Error::Damaged { path, what },
             Self::ClockAhead { newest, now } => return Error::ClockAhead { path, newest, now },
             Self::Sqlite(source) => source,
         };

@@ -47,11 +47,11 @@ impl Embedded {
     /// # Errors
     /// [`Error`]
     pub fn proven_records(&mut self, places: &[Vec<u8>]) -> Result<Option<Proven>, Error> {
-        match self.read(|records| records.prove(places)) {
+        self.read(|records| match records.prove(places) {
             // Whoever brings it up to date mends it.
-            Err(Error::Damaged { .. }) => Ok(None),
+            Err(Fault::Hashes(_)) => Ok(None),
             proven => proven,
-        }
+        })
     }
 
     /// The same, after the hash of all records was brought up to date where it was behind: it waits for whoever writes.
@@ -62,7 +62,7 @@ impl Embedded {
         self.write_beside(|records| {
             while records.follow(u64::MAX)? {}
             let proven = match records.prove(places) {
-                Err(Fault::Damaged(_)) => records.hash_anew(&mut |_| ()).and_then(|()| records.prove(places)),
+                Err(Fault::Hashes(_)) => records.hash_anew(&mut |_| ()).and_then(|()| records.prove(places)),
                 proven => proven,
             };
             proven?.ok_or_else(|| Fault::damaged("the hash of all records does not follow the log"))
@@ -118,10 +118,10 @@ impl Transaction<'_> {
     pub(crate) fn hashed(&self) -> Result<(u64, Subtree), Fault> {
         let mut select = self.connection().prepare_cached("SELECT size, root, seal FROM hashed WHERE id = 0")?;
         let mut rows = select.query([])?;
-        let row = rows.next()?.ok_or_else(|| Fault::damaged("the row of what is hashed is missing"))?;
+        let row = rows.next()?.ok_or_else(|| Fault::Hashes("the row of what is hashed is missing".to_owned()))?;
         let (size, root): (i64, Vec<u8>) = (row.get(0)?, row.get(1)?);
         let root = Subtree::decode(&root).filter(|_| row.get::<_, Seal>(2) == Ok(seal_hashed(size, &root)));
-        Ok((unsigned(size)?, root.ok_or_else(|| Fault::damaged("the row of what is hashed was changed"))?))
+        Ok((unsigned(size)?, root.ok_or_else(|| Fault::Hashes("the row of what is hashed was changed".to_owned()))?))
     }
 
     pub(crate) fn set_hashed(&mut self, size: u64, root: &Subtree) -> Result<(), Fault> {
@@ -137,6 +137,8 @@ impl Transaction<'_> {
     }
 
     fn prove(&self, places: &[Vec<u8>]) -> Result<Option<Proven>, Fault> {
+        // What is proven is signed with the log's head.
+        self.check_own_row()?;
         let ((size, root), head) = (self.hashed()?, self.head());
         if size != head.size {
             return Ok(None);
@@ -162,11 +164,11 @@ impl Transaction<'_> {
             Ok((hashed, _)) if hashed == size => return Ok(false),
             Ok((hashed, root)) if hashed < size && size - hashed < ANEW_BEHIND => self.follow_from(hashed, &root, most),
             // What is behind by so much, or beyond the log, or does not read.
-            Ok(_) | Err(Fault::Damaged(_)) => self.hash_anew(progress).map(|()| false),
+            Ok(_) | Err(Fault::Hashes(_)) => self.hash_anew(progress).map(|()| false),
             Err(fault) => Err(fault),
         };
         match followed {
-            Err(Fault::Damaged(_)) => self.hash_anew(progress).map(|()| false),
+            Err(Fault::Hashes(_)) => self.hash_anew(progress).map(|()| false),
             followed => followed,
         }
     }
@@ -233,7 +235,7 @@ impl From<TreeError<Self>> for Fault {
         match error {
             TreeError::Tiles(fault) => fault,
             TreeError::Damaged(prefix) => {
-                Self::damaged(format!("the tile \"{prefix}\" of hashes of records is missing or was changed"))
+                Self::Hashes(format!("the tile \"{prefix}\" of hashes of records is missing or was changed"))
             }
         }
     }

@@ -87,10 +87,10 @@ struct Job {
     answer: Box<dyn FnOnce(Answers) + Send>,
 }
 
-/// What one caller wants proven.
-struct ProofJob {
-    places: Vec<Vec<u8>>,
-    answer: Box<dyn FnOnce(Result<Proven, WriteError>) + Send>,
+/// What one caller wants proven: by itself, once the hash of all records is up to date, or by the writer.
+enum ProofJob {
+    Hashed(Box<dyn FnOnce(Result<(), WriteError>) + Send>),
+    Proven { places: Vec<Vec<u8>>, answer: Box<dyn FnOnce(Result<Proven, WriteError>) + Send> },
 }
 
 impl Writer {
@@ -147,16 +147,29 @@ impl Writer {
         queue.take(waiting, Job { requests, answer: Box::new(answer) })
     }
 
-    /// Has what stands at these places proven, as of a head that is not older than this call: for who found the hash of all
-    /// records behind the log ([`Embedded::proven_records`]). Does not wait: `answer` is called as in [`Writer::submit`].
+    /// Has the hash of all records brought up to date, once for all who wait: for who found it behind the log
+    /// ([`Embedded::proven_records`]) and asks again then. Does not wait: `answer` is called as in [`Writer::submit`].
     ///
     /// # Errors
     /// [`WriteError::Overloaded`] and [`WriteError::Stopped`].
+    pub fn hash_records(&self, answer: impl FnOnce(Result<(), WriteError>) + Send + 'static) -> Result<(), WriteError> {
+        self.push_proof(ProofJob::Hashed(Box::new(answer)))
+    }
+
+    /// Has what stands at these places proven by the writer, as of a head that is not older than this call: for who found the
+    /// hash behind again, because others write all the time.
+    ///
+    /// # Errors
+    /// As [`Writer::hash_records`].
     pub fn prove(
         &self,
         places: Vec<Vec<u8>>,
         answer: impl FnOnce(Result<Proven, WriteError>) + Send + 'static,
     ) -> Result<(), WriteError> {
+        self.push_proof(ProofJob::Proven { places, answer: Box::new(answer) })
+    }
+
+    fn push_proof(&self, job: ProofJob) -> Result<(), WriteError> {
         let queue = &self.handle.queue;
         let mut waiting = queue.lock();
         if waiting.stopped {
@@ -165,7 +178,7 @@ impl Writer {
         if waiting.proofs.len() >= MAX_PROOFS_WAITING {
             return Err(WriteError::Overloaded);
         }
-        waiting.proofs.push(ProofJob { places, answer: Box::new(answer) });
+        waiting.proofs.push(job);
         queue.asked.notify_one();
         Ok(())
     }
@@ -278,14 +291,22 @@ fn write(mut ledger: Embedded, queue: &Queue) {
     drop(ending);
 }
 
-/// Brings the hash of all records up to date, and proves what was asked for.
+/// Brings the hash of all records up to date, for all who wait at once, and proves what the writer itself is to prove.
 fn prove(ledger: &mut Embedded, proofs: Vec<ProofJob>) {
-    if proofs.is_empty() {
-        // Where it cannot be, whoever wants a proof is told so.
-        while let Ok(true) = ledger.hash_records(u64::MAX) {}
-    }
-    for ProofJob { places, answer } in proofs {
-        answer(ledger.prove_records(&places).map_err(|error| WriteError::Failed(Arc::new(error))));
+    let hashed = loop {
+        match ledger.hash_records(u64::MAX) {
+            Ok(true) => {}
+            Ok(false) => break Ok(()),
+            Err(error) => break Err(WriteError::Failed(Arc::new(error))),
+        }
+    };
+    for proof in proofs {
+        match proof {
+            ProofJob::Hashed(answer) => answer(hashed.clone()),
+            ProofJob::Proven { places, answer } => {
+                answer(ledger.prove_records(&places).map_err(|error| WriteError::Failed(Arc::new(error))));
+            }
+        }
     }
 }
 

@@ -13,6 +13,12 @@ use crate::witness::{Comparison, Difference, Evidence};
 /// The file with the evidence.
 pub(super) const EVIDENCE: &str = "evidence.json";
 
+/// The file with an order that the ledger did after it had refused it.
+pub(super) const DONE_LATER: &str = "refused-and-done.json";
+
+/// How often the ledger may give no answer to one question of growth, while it answers others, until that is its answer.
+const MAX_UNANSWERED: u32 = 3;
+
 /// Who told of a checkpoint that the ledger itself gave us.
 const ITSELF: &str = "this router itself";
 
@@ -23,6 +29,15 @@ impl Remote {
     /// [`RemoteError`], where it cannot be read.
     pub fn evidence(&self) -> Result<Option<Evidence>, RemoteError> {
         self.kept.read_json(EVIDENCE)
+    }
+
+    /// What was found against the ledger, in words, and in which file.
+    pub(super) fn found(&self) -> Result<Option<(String, &'static str)>, RemoteError> {
+        if let Some(evidence) = self.evidence()? {
+            return Ok(Some((evidence.words(), EVIDENCE)));
+        }
+        let done = self.kept.read(DONE_LATER)?;
+        Ok(done.map(|_| ("the ledger did an order after it had refused it".to_owned(), DONE_LATER)))
     }
 
     /// Holds a checkpoint that somebody else was shown against what is shown here.
@@ -39,12 +54,30 @@ impl Remote {
         if told.size > ours.size {
             return self.differ(Difference::Rewound, theirs, told_by);
         }
-        let proof = if told.size == ours.size || told.size == 0 { Vec::new() } else { self.growth(&told, &ours)? };
+        let proof = if told.size == ours.size || told.size == 0 {
+            Vec::new()
+        } else {
+            match self.growth(&told, &ours) {
+                Ok(proof) => proof,
+                // Not away: it has just told its newest, which is asked for first each time.
+                Err(_) if self.keeps_silent(&told)? => Vec::new(),
+                Err(error) => return Err(error),
+            }
+        };
+        self.silent = None;
         if verify_consistency(&told, &ours, &proof) {
             Ok(Comparison::Same)
         } else {
             self.differ(Difference::Split, theirs, told_by)
         }
+    }
+
+    /// Whether the ledger, which answers another question now, has answered this one so often with nothing that it has nothing.
+    fn keeps_silent(&mut self, told: &Head) -> Result<bool, RemoteError> {
+        self.newest()?;
+        let before = self.silent.filter(|(head, _)| head == told).map_or(0, |(_, count)| count);
+        self.silent = Some((*told, before + 1));
+        Ok(before + 1 >= MAX_UNANSWERED)
     }
 
     /// The head that was accepted last.
@@ -71,7 +104,11 @@ impl Remote {
     fn differ(&mut self, difference: Difference, theirs: &Note, told_by: &str) -> Result<Comparison, RemoteError> {
         let ours = self.view.newest().map(ToString::to_string).unwrap_or_default();
         let evidence = Evidence { difference, told_by: told_by.to_owned(), notes: [ours, theirs.to_string()] };
-        let before = self.evidence().ok().flatten();
+        let before = self.evidence().unwrap_or_else(|_| {
+            // What does not read may still be read by a person.
+            let _kept = self.kept.set_aside(EVIDENCE);
+            None
+        });
         if before.is_none_or(|before| before.difference < difference) {
             self.kept.write_json(EVIDENCE, &evidence)?;
         }

@@ -43,7 +43,7 @@ impl Remote {
         let note: Note =
             told.checkpoint.parse().map_err(|error| self.contradiction(format!("its checkpoint: {error}")))?;
         let root = checkpoint::records(&note);
-        self.take(&told.checkpoint, note, &told.growth)?;
+        self.take(note, &told.growth)?;
         let root = root.ok_or_else(|| self.contradiction("its checkpoint says nothing of the records".to_owned()))?;
         if told.records.len() != asked.len() {
             return Err(self.contradiction("it tells of other records than it was asked for".to_owned()));

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use ledger_client::{Comparison, Evidence, Note, UnixTime, WitnessKey, witness};
+use ledger_client::{Comparison, Note, UnixTime, WitnessKey, witness};
 use metering::{NodeCard, NodeId};
 use node::LinkId;
 
@@ -30,13 +30,17 @@ pub(super) struct Witness {
     heard: BTreeMap<LinkId, (String, Note)>,
     /// The ledger has been asked to compare, and not answered yet.
     comparing: bool,
+    /// Whose was compared last: one neighbour that always has something new keeps no other from being heard.
+    last: Option<LinkId>,
+    /// Until when nothing is compared, as the ledger gave no answer.
+    rest_until: Instant,
     /// What was compared last of each neighbour's, and need not be again.
     compared: BTreeMap<LinkId, String>,
-    evidence: Option<Evidence>,
+    found: Option<String>,
 }
 
 impl Witness {
-    pub(super) fn new(now: Instant, account: NodeId, tls_secret: &[u8; 32], evidence: Option<Evidence>) -> Self {
+    pub(super) fn new(now: Instant, account: NodeId, tls_secret: &[u8; 32], found: Option<String>) -> Self {
         Self {
             key: WitnessKey::new(account, tls_secret),
             newest: None,
@@ -45,14 +49,24 @@ impl Witness {
             told: BTreeSet::new(),
             heard: BTreeMap::new(),
             comparing: false,
+            last: None,
+            rest_until: now,
             compared: BTreeMap::new(),
-            evidence,
+            found,
         }
     }
 
     /// What was found against the ledger, in words.
     pub(super) fn found(&self) -> Option<String> {
-        self.evidence.as_ref().map(Evidence::words)
+        self.found.clone()
+    }
+
+    /// What is to be compared next: of each neighbour's in turn.
+    fn next(&mut self) -> Option<(LinkId, (String, Note))> {
+        let after = self.heard.keys().find(|link| self.last.is_none_or(|last| **link > last));
+        let link = *after.or_else(|| self.heard.keys().next())?;
+        self.last = Some(link);
+        self.heard.remove_entry(&link)
     }
 
     /// Takes the newest checkpoint that was accepted, cosigns it, and forgets who has been shown an older one.
@@ -80,15 +94,15 @@ impl Control {
             let newest = desk.ask_later(move |ledger| {
                 // Where it cannot be asked, what was seen last is the newest.
                 let _away = if asks { ledger.head().ok() } else { None };
-                (ledger.newest_checkpoint(), ledger.evidence())
+                (ledger.newest_checkpoint(), ledger.found())
             });
             self.spawn(newest, |newest| {
-                let (note, evidence) = newest.ok()?;
-                Some(Done::Checkpoint { note, evidence })
+                let (note, found) = newest.ok()?;
+                Some(Done::Checkpoint { note, found })
             });
         }
         self.show_checkpoint(now);
-        self.compare_one();
+        self.compare_one(now);
     }
 
     fn show_checkpoint(&mut self, now: Instant) {
@@ -117,13 +131,14 @@ impl Control {
         self.witness.heard.insert(link, (who, note));
     }
 
-    fn compare_one(&mut self) {
-        if self.witness.comparing {
+    fn compare_one(&mut self, now: Instant) {
+        if self.witness.comparing || now < self.witness.rest_until {
             return;
         }
         let Some(desk) = &self.ledger else { return };
-        let Some((link, (who, note))) = self.witness.heard.pop_first() else { return };
+        let Some((link, (who, note))) = self.witness.next() else { return };
         self.witness.comparing = true;
+        let again = (who.clone(), note.clone());
         let text = note.text().to_owned();
         self.spawn(desk.ask_later(move |ledger| ledger.compare(&note, &who)), move |compared| {
             let compared = match compared {
@@ -131,32 +146,43 @@ impl Control {
                 Ok(Err(error)) => Err(error.to_string()),
                 Err(error) => Err(error.to_string()),
             };
-            Some(Done::Compared { link, text, compared })
+            Some(Done::Compared { link, text, again, compared })
         });
     }
 
-    pub(super) fn handle_newest(&mut self, note: Option<Note>, evidence: Option<Evidence>) {
+    pub(super) fn handle_newest(&mut self, note: Option<Note>, found: Option<String>) {
         if let Some(note) = note {
             self.witness.take(note, UnixTime::from_seconds(history::unix_seconds()));
         }
-        self.take_evidence(evidence);
+        self.take_found(found);
     }
 
-    pub(super) fn handle_compared(&mut self, link: LinkId, text: String, compared: Result<Comparison, String>) {
+    pub(super) fn handle_compared(
+        &mut self,
+        now: Instant,
+        link: LinkId,
+        text: String,
+        again: (String, Note),
+        compared: Result<Comparison, String>,
+    ) {
         self.witness.comparing = false;
         match compared {
             Ok(Comparison::Same | Comparison::Foreign) => drop(self.witness.compared.insert(link, text)),
             Ok(Comparison::Differ(evidence)) => {
                 self.witness.compared.insert(link, text);
-                self.take_evidence(Some(*evidence));
+                self.take_found(Some(evidence.words()));
             }
-            // The neighbour shows its next one, and whoever cannot be asked is said to be away elsewhere.
-            Err(error) => tracing::debug!(node = %self.name, error, "a neighbour's checkpoint was not compared"),
+            // It is compared later, unless the neighbour has shown a newer one: a ledger must not get out of it by not answering.
+            Err(error) => {
+                self.witness.rest_until = now + SHOW_EACH;
+                self.witness.heard.entry(link).or_insert(again);
+                tracing::debug!(node = %self.name, error, "a neighbour's checkpoint was not compared");
+            }
         }
     }
 
     /// What was found is said once; and that it is over, where the owner has removed it.
-    fn take_evidence(&mut self, evidence: Option<Evidence>) {
+    fn take_evidence(&mut self, found: Option<String>) {
         let is_news = evidence != self.witness.evidence;
         self.witness.evidence = evidence;
         if is_news && let Some(found) = self.witness.found() {
@@ -190,6 +216,23 @@ mod tests {
         assert_eq!((ours.newest.as_ref(), ours.told.len()), (Some(&shown), 1));
         ours.take(Note::new("waybill/0x00\n4\nroot\n".to_owned()).expect("a note"), UnixTime::from_seconds(2));
         assert_eq!(ours.told.len(), 0, "who has seen the old one is shown the new one");
+    }
+
+    #[test]
+    fn each_neighbours_checkpoint_is_compared_in_turn() {
+        let mut ours = Witness::new(crate::router::clock(), NodeId([1; 20]), &[7; 32], None);
+        let note = Note::new("waybill/0x00\n3\nroot\n".to_owned()).expect("a note");
+        let mut order = Vec::new();
+        for _ in 0..4 {
+            // The first always has something new.
+            ours.heard.insert(LinkId(1), ("one".to_owned(), note.clone()));
+            if order.is_empty() {
+                ours.heard.insert(LinkId(2), ("two".to_owned(), note.clone()));
+                ours.heard.insert(LinkId(5), ("five".to_owned(), note.clone()));
+            }
+            order.extend(ours.next().map(|(link, _)| link.0));
+        }
+        assert_eq!(order, [1, 2, 5, 1]);
     }
 
     fn ed25519_public(secret: &[u8; 32]) -> [u8; 32] {

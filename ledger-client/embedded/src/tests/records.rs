@@ -111,6 +111,32 @@ fn tile_that_was_changed_is_made_anew_where_it_is_needed_and_named_by_an_audit()
     assert!(matches!(difference, Difference::Tiles { .. }), "{difference}");
 }
 
+/// A row that the disk has changed keeps only those from an answer who ask for it, and has nothing hashed anew.
+#[test]
+fn a_damaged_row_is_not_taken_for_damaged_hashes() {
+    let (place, mut ledger) = Place::new();
+    ledger.prove_records(&places()).unwrap();
+    let tiles = || -> i64 {
+        let file = Connection::open(place.path()).unwrap();
+        file.query_row("SELECT total(length(slots)) FROM tile", [], |row| row.get::<_, f64>(0)).unwrap() as i64
+    };
+    place.by_hand("UPDATE account SET balance = balance + 1 WHERE balance = 40");
+    let before = tiles();
+    let asked = [Funds::place(&id(alice))];
+    for _ in 0..2 {
+        assert!(matches!(ledger.proven_records(&asked), Err(Error::Damaged { .. })));
+        assert!(matches!(ledger.prove_records(&asked), Err(Error::Damaged { .. })));
+    }
+    assert_eq!(tiles(), before);
+    let other = [Channel::place(&channel())];
+    assert!(ledger.proven_records(&other).unwrap().is_some());
+
+    // Nothing is proven beside a head that is not what was written.
+    place.by_hand("UPDATE ledger SET root = zeroblob(32)");
+    assert!(matches!(ledger.proven_records(&other), Err(Error::Damaged { .. })));
+    assert!(matches!(ledger.prove_records(&other), Err(Error::Damaged { .. })));
+}
+
 /// Whoever writes the file can write its hashes too, and then the audit alone tells.
 #[test]
 fn hashes_of_other_records_are_a_difference() {
@@ -139,6 +165,10 @@ fn a_writer_proves_between_its_commits_and_keeps_up_by_itself() {
     order(&mut ledger, alice, Command::TopUp { channel: channel(), amount: tokens(5_000) });
     let mut reader = place.open().unwrap();
     let writer = Writer::start(ledger).unwrap();
+    let (send, told) = answers();
+    writer.hash_records(move |answer| drop(send.send(answer))).unwrap();
+    told.recv().unwrap().unwrap();
+    assert!(reader.proven_records(&places()).unwrap().is_some());
     let (send, proven) = answers();
     writer.prove(places(), move |answer| drop(send.send(answer))).unwrap();
     let proven = proven.recv().unwrap().unwrap();

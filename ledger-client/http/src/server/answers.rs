@@ -240,16 +240,28 @@ impl Ledger {
         }
     }
 
-    /// By a reader, where the hash of all records is up to date, else by the writer, which brings it up to date.
+    /// By a reader, once the writer has brought the hash of all records up to date where it was behind.
     async fn records(&self, shared: &Arc<Shared>, places: Vec<Vec<u8>>, old_size: u64) -> Result<Reply, Declined> {
-        let asked = places.clone();
-        let proven = match self.read(shared, move |ledger| ledger.proven_records(&asked)).await? {
+        let read = async || {
+            let asked = places.clone();
+            self.read(shared, move |ledger| ledger.proven_records(&asked)).await
+        };
+        let lost = |_| Declined::from(Problem::new(500, "InternalError", "the ledger's writer has ended"));
+        let mut proven = read().await?;
+        if proven.is_none() {
+            let (answer, hashed) = oneshot::channel();
+            let asked = self.writer.hash_records(move |hashed| drop(answer.send(hashed)));
+            asked.map_err(|error| unwritten(&error))?;
+            hashed.await.map_err(lost)?.map_err(|error| unwritten(&error))?;
+            proven = read().await?;
+        }
+        let proven = match proven {
             Some(proven) => proven,
+            // Others write all the time.
             None => {
                 let (answer, answered) = oneshot::channel();
                 let asked = self.writer.prove(places.clone(), move |proven| drop(answer.send(proven)));
                 asked.map_err(|error| unwritten(&error))?;
-                let lost = |_| Problem::new(500, "InternalError", "the ledger's writer has ended");
                 answered.await.map_err(lost)?.map_err(|error| unwritten(&error))?
             }
         };
@@ -264,7 +276,8 @@ impl Ledger {
             return Err(Problem::new(404, "UnknownSize", "the log does not have this size yet").into());
         };
         let mut newest = self.newest_given();
-        if newest.as_ref().is_none_or(|(given, _)| *given < size) {
+        // One that says more of the same size takes the other's place: whoever compares two of them sees what it said.
+        if newest.as_ref().is_none_or(|(given, _)| *given <= size) {
             *newest = Some((size, note.to_string()));
         }
         drop(newest);
