@@ -1,6 +1,7 @@
 //! `waybill ledger`: what a community's treasurer, its members and its auditors do with the ledger, in its file or where it
 //! is served.
 
+mod compare;
 mod copies;
 mod money;
 mod people;
@@ -122,6 +123,11 @@ pub(super) enum Command {
     #[command(after_help = "Example:\n  waybill ledger export --path hilltop.ledger --out hilltop.log\n  \
                             waybill ledger audit --export hilltop.log")]
     Export(copies::Export),
+    /// Look whether two checkpoints prove that a ledger has told two stories; neither ledger nor router is asked
+    #[command(after_help = "Examples:\n  waybill ledger compare evidence.json --ledger-key \"$key\"\n  \
+                            waybill ledger compare ours.note theirs.note --ledger-key \"$key\"\n\n\
+                            The exit code is 0 where a fork is proven, 1 where nothing is shown.")]
+    Compare(compare::Compare),
     /// Serve the ledger to the community, over HTTPS
     #[command(after_help = "Example:\n  waybill key --file ledger.key\n  \
                             waybill ledger serve --path hilltop.ledger --key ledger.key\n\n\
@@ -162,6 +168,10 @@ pub(super) struct Create {
 /// The shortest notice that is good for more than a test: a router looks at its channels each ten minutes, and may have been started
 /// anew or have had no link to the ledger when notice was given.
 const NOTICE_LEAST_S: u32 = 3600;
+
+fn entries(count: u64) -> String {
+    if count == 1 { "one entry".to_owned() } else { format!("{count} entries") }
+}
 
 /// Whole seconds.
 fn seconds(text: &str) -> Result<u32, String> {
@@ -216,6 +226,7 @@ pub(super) fn execute(command: &Command) -> Result<String, Failure> {
         Command::Backup(arguments) => copies::backup(arguments),
         Command::Restore(arguments) => copies::restore(arguments),
         Command::Export(arguments) => copies::export(arguments),
+        Command::Compare(arguments) => compare::compare(arguments),
         #[cfg(feature = "ledger-serve")]
         Command::Serve(arguments) => serve::serve(arguments),
     }

@@ -13,7 +13,7 @@ use ledger_client::{
 };
 use serde_json::json;
 
-use super::{failure, with_sources};
+use super::{entries, failure, with_sources};
 use crate::cli::Failure;
 use crate::control::Unit;
 use crate::identity::plain;
@@ -61,10 +61,6 @@ pub(crate) struct Export {
     /// Print one JSON object that says how much was written to the file
     #[arg(long, requires = "out")]
     json: bool,
-}
-
-fn entries(count: u64) -> String {
-    if count == 1 { "one entry".to_owned() } else { format!("{count} entries") }
 }
 
 pub(super) fn backup(Backup { path, to, json }: &Backup) -> Result<String, Failure> {
