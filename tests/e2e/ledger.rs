@@ -30,7 +30,7 @@ pub(crate) struct Served {
     waybill: String,
     pub(crate) process: Background,
     pub(crate) url: String,
-    key: String,
+    pub(crate) key: String,
     /// What makes curl believe it.
     pub(crate) curl: String,
     /// What a router's config says of it.
@@ -70,6 +70,13 @@ impl Ledger {
     /// The treasurer's key file.
     pub(crate) fn treasurer(&self) -> &str {
         &self.treasurer
+    }
+
+    /// Another file with the same entries, which goes on by itself: what an operator needs to tell two stories.
+    pub(crate) fn copied(&self, lab: &Lab, name: &str) -> Self {
+        let copy = lab.dir().join(name);
+        self.command("backup", &["--to", copy.to_str().expect("a path of ASCII")]);
+        Self { waybill: self.waybill.clone(), path: copy, treasurer: self.treasurer.clone() }
     }
 
     /// Makes whole tokens for a router.

@@ -39,3 +39,4 @@ mod statement;
 mod trust;
 mod watch;
 mod wireguard;
+mod witness;

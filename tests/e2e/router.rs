@@ -53,6 +53,8 @@ pub(crate) struct Options {
     /// Lines of [ledger] that name a served one instead of a file.
     pub(crate) served: Option<String>,
     pub(crate) quic: bool,
+    /// How much it logs, where that is not the usual.
+    pub(crate) log: Option<&'static str>,
     /// The kernel is handed one packet at a time.
     pub(crate) without_offloads: bool,
     /// Prefixes it announces besides its own.
@@ -159,12 +161,13 @@ impl Router {
 
     /// The config file. The intervals are the shorter ones a community with short outages would choose.
     pub(crate) fn config(&self) -> String {
-        let Options { ask, price, hop_worth, deposit, ledger, served, quic, without_offloads, announce, tables } =
+        let Options { ask, price, hop_worth, deposit, ledger, served, quic, log, without_offloads, announce, tables } =
             &self.options;
         let offloads = !without_offloads;
+        let log = log.map(|level| format!("log = \"{level}\"\n")).unwrap_or_default();
         let mut config = format!(
             "[node]\nname = \"{}\"\nkey_file = \"{}\"\nstate_dir = \"{}\"\ncontrol_socket = \"{}\"\ntun = \"{TUN}\"\n\
-             announce = {announce:?}\noffloads = {offloads}\n\n[wireguard]\nlisten = \"[::]:{WIREGUARD_PORT}\"\n\n\
+             announce = {announce:?}\noffloads = {offloads}\n{log}\n[wireguard]\nlisten = \"[::]:{WIREGUARD_PORT}\"\n\n\
              [routing]\nhello_interval = \"1s\"\nupdate_interval = \"4s\"\n\n",
             self.name,
             text(&self.key_file()),
