@@ -109,9 +109,11 @@ impl Remote {
             let _kept = self.kept.set_aside(EVIDENCE);
             None
         });
-        if before.is_none_or(|before| before.difference < difference) {
-            self.kept.write_json(EVIDENCE, &evidence)?;
+        // What is kept is the worst that was found, and what is said.
+        if let Some(before) = before.filter(|before| before.difference >= difference) {
+            return Ok(Comparison::Differ(Box::new(before)));
         }
+        self.kept.write_json(EVIDENCE, &evidence)?;
         Ok(Comparison::Differ(Box::new(evidence)))
     }
 

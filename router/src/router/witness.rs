@@ -91,6 +91,10 @@ impl Control {
             self.witness.show_at = now + SHOW_EACH;
             let asks = self.witness.shown.is_multiple_of(ASK_EACH);
             self.witness.shown = self.witness.shown.wrapping_add(1);
+            if asks {
+                // A datagram may have been lost.
+                self.witness.told.clear();
+            }
             let newest = desk.ask_later(move |ledger| {
                 // Where it cannot be asked, what was seen last is the newest.
                 let _away = if asks { ledger.head().ok() } else { None };
@@ -182,9 +186,9 @@ impl Control {
     }
 
     /// What was found is said once; and that it is over, where the owner has removed it.
-    fn take_evidence(&mut self, found: Option<String>) {
-        let is_news = evidence != self.witness.evidence;
-        self.witness.evidence = evidence;
+    fn take_found(&mut self, found: Option<String>) {
+        let is_news = found != self.witness.found;
+        self.witness.found = found;
         if is_news && let Some(found) = self.witness.found() {
             self.say_evidence(&found);
         }

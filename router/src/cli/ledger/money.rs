@@ -60,24 +60,39 @@ pub(crate) struct Abandon {
     /// Give it up
     #[arg(long)]
     yes: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
 }
 
 /// Shows the order that has had no answer, and gives it up where that is wanted.
-pub(super) fn abandon(Abandon { acting, key, yes }: &Abandon) -> Result<String, Failure> {
+pub(super) fn abandon(Abandon { acting, key, yes, json }: &Abandon) -> Result<String, Failure> {
     let (_, opened) = acting.open(key)?;
     let Opened::Served(mut served) = opened else {
         let next = "name the served ledger with --url and --ledger-key";
         return Err(Failure::new("a ledger in a file of this machine leaves no order without an answer", next));
     };
     let Some(order) = served.unanswered().map_err(|error| failure(error.into()))? else {
-        return Ok("every order has had its answer\n".to_owned());
+        let none = if *json { "{ \"order\": null }\n" } else { "every order has had its answer\n" };
+        return Ok(none.to_owned());
+    };
+    let described = |outcome: &str| {
+        let number = order.seal().sequence;
+        let object =
+            json!({ "order": number, "account": order.account(), "command": order.command(), "outcome": outcome });
+        format!("{object:#}\n")
     };
     let command = serde_json::to_string(order.command()).map_err(|error| Failure::new(error, ""))?;
     let shown = format!("order {} of {}: {command}\n", order.seal().sequence, order.account());
+    if !yes && *json {
+        return Ok(described("unanswered"));
+    }
     if !yes {
         return Ok(format!("{shown}it has had no answer; add --yes to give it up\n"));
     }
     Ok(match served.abandon().map_err(failure)? {
+        Some(Abandoned::Happened(_)) if *json => described("happened"),
+        Some(Abandoned::Never) | None if *json => described("never"),
         Some(Abandoned::Happened(entry)) => format!("{shown}it had happened: {}\n", entry.event.name()),
         Some(Abandoned::Never) | None => format!("{shown}it is given up and will never happen\n"),
     })
