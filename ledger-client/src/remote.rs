@@ -21,7 +21,7 @@ mod compare;
 mod look;
 mod proven;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -88,8 +88,8 @@ pub struct Remote {
     view: View,
     kept: Kept,
     signer: Option<(NodeId, AccountKey)>,
-    /// A head whose growth the ledger was asked to prove and gave no answer, and how often.
-    silent: Option<(Head, u32)>,
+    /// How often in a row the ledger gave no answer of what somebody else was shown, by who that is.
+    silent: BTreeMap<String, u32>,
 }
 
 /// What became of an order that was given up.
@@ -216,7 +216,7 @@ impl Remote {
             }
             None => unseen,
         };
-        Ok(Self { client, genesis, view, kept, signer: None, silent: None })
+        Ok(Self { client, genesis, view, kept, signer: None, silent: BTreeMap::new() })
     }
 
     /// The same, acting in the name of this key's account.

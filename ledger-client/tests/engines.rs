@@ -654,6 +654,9 @@ fn who_was_shown_another_log_is_found_out_by_comparing_and_no_tokens_are_locked_
     carols.head().unwrap();
     for _ in 0..2 {
         carols.compare(&ahead, "ours").unwrap_err();
+        // Nor by what others show in between.
+        let own = carols.newest_checkpoint().unwrap();
+        assert_eq!(carols.compare(&own, "bob").unwrap(), Comparison::Same);
     }
     let Comparison::Differ(found) = carols.compare(&ahead, "ours").unwrap() else { panic!("no proof") };
     assert_eq!(found.difference, Difference::Split);

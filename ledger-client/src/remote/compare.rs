@@ -19,6 +19,9 @@ pub(super) const DONE_LATER: &str = "refused-and-done.json";
 /// How often the ledger may give no answer to one question of growth, while it answers others, until that is its answer.
 const MAX_UNANSWERED: u32 = 3;
 
+/// Of how many who tell something that is counted: a router has fewer neighbours.
+const MAX_TELLERS: usize = 256;
+
 /// Who told of a checkpoint that the ledger itself gave us.
 const ITSELF: &str = "this router itself";
 
@@ -60,11 +63,11 @@ impl Remote {
             match self.growth(&told, &ours) {
                 Ok(proof) => proof,
                 // Not away: it has just told its newest, which is asked for first each time.
-                Err(_) if self.keeps_silent(&told)? => Vec::new(),
+                Err(_) if self.keeps_silent(told_by)? => Vec::new(),
                 Err(error) => return Err(error),
             }
         };
-        self.silent = None;
+        self.silent.remove(told_by);
         if verify_consistency(&told, &ours, &proof) {
             Ok(Comparison::Same)
         } else {
@@ -72,12 +75,16 @@ impl Remote {
         }
     }
 
-    /// Whether the ledger, which answers another question now, has answered this one so often with nothing that it has nothing.
-    fn keeps_silent(&mut self, told: &Head) -> Result<bool, RemoteError> {
+    /// Whether the ledger, which answers another question now, has answered of what this teller shows, be it something newer
+    /// each time, so often with nothing that it has nothing.
+    fn keeps_silent(&mut self, told_by: &str) -> Result<bool, RemoteError> {
         self.newest()?;
-        let before = self.silent.filter(|(head, _)| head == told).map_or(0, |(_, count)| count);
-        self.silent = Some((*told, before + 1));
-        Ok(before + 1 >= MAX_UNANSWERED)
+        if self.silent.len() >= MAX_TELLERS && !self.silent.contains_key(told_by) {
+            self.silent.clear();
+        }
+        let count = self.silent.entry(told_by.to_owned()).or_insert(0);
+        *count += 1;
+        Ok(*count >= MAX_UNANSWERED)
     }
 
     /// The head that was accepted last.
