@@ -86,6 +86,8 @@ fn the_page_shows_accounts_channels_and_older_entries_and_says_what_it_cannot_ve
             assert!(shown.contains(words), "{words}: {shown}");
         }
         assert!(!shown.contains("contradicts itself") && !shown.contains("<img"), "{shown}");
+        // What is left out is left out, and not written.
+        assert!(!shown.contains("null") && !shown.contains("undefined"), "{shown}");
     }
     let insecure = format!("http://ledger.test:{}/#entry/0", place.address.port());
     let insecure = shown(profile.path(), &insecure).unwrap();
