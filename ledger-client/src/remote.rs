@@ -123,6 +123,12 @@ pub enum RemoteError {
         /// What it says.
         what: String,
     },
+    /// An account has more channels than are looked at: whoever opens one needs nobody's leave.
+    #[error("{account} has more than {MAX_CHANNELS} channels")]
+    TooManyChannels {
+        /// Whose.
+        account: NodeId,
+    },
     /// What is kept on this machine cannot be read or written.
     #[error("cannot {action} {}: {cause}", path.display())]
     Io {
@@ -169,6 +175,7 @@ impl From<RemoteError> for Error {
             RemoteError::InUse { .. } => true,
             RemoteError::OtherLedger { .. }
             | RemoteError::Contradiction { .. }
+            | RemoteError::TooManyChannels { .. }
             | RemoteError::Distrusted { .. }
             | RemoteError::Io { .. }
             | RemoteError::Damaged { .. } => false,
@@ -242,19 +249,7 @@ impl Remote {
             Some(head) => head,
             None => self.newest()?,
         };
-        let genesis = &self.genesis;
-        Ok(About {
-            community: genesis.community().to_owned(),
-            symbol: genesis.symbol().to_owned(),
-            decimals: genesis.decimals(),
-            treasurer: genesis.treasurer(),
-            close_notice_s: genesis.close_notice_s(),
-            domain: genesis.domain(),
-            key: self.view.key().to_string(),
-            head,
-            time,
-            totals,
-        })
+        Ok(About::new(&self.genesis, self.view.key().to_string(), head, time, totals))
     }
 
     /// The order that was sent and has had no answer, if there is one.
@@ -272,7 +267,7 @@ impl Remote {
     /// As [`Ledger::mint`].
     pub fn order(&mut self, command: Command) -> Result<Entry, Error> {
         let (account, key) = self.signer.clone().ok_or(Error::NoKey)?;
-        if let Some((what, file)) = self.found()? {
+        if let Some((what, file)) = self.distrust()? {
             if locks(&command) {
                 let path = self.kept.directory.join(file);
                 return Err(RemoteError::Distrusted { what, path }.into());
@@ -318,15 +313,19 @@ impl Remote {
             Err(error) => self.ordered(account, sequence).map_err(|_| error)?,
             Ok(made) => made,
         };
+        let happened = made.order() == Some(order);
+        if happened {
+            self.forget_refused(order)?;
+        }
         self.kept.remove(UNANSWERED)?;
-        Ok(Some(if made.order() == Some(order) { Abandoned::Happened(Box::new(made)) } else { Abandoned::Never }))
+        Ok(Some(if happened { Abandoned::Happened(Box::new(made)) } else { Abandoned::Never }))
     }
 
     /// Signs a command as the account's next order, by what the ledger proves is the next, and keeps it.
     fn sign(&mut self, key: &AccountKey, account: NodeId, command: Command) -> Result<Order<Unverified>, Error> {
         let used = self.funds(account)?.sequence;
         self.look_for_refused(account, used)?;
-        let (domain, sequence) = (self.genesis.domain(), used.saturating_add(1));
+        let (domain, mut sequence) = (self.genesis.domain(), used.saturating_add(1));
         let refused: Vec<Order<Unverified>> = self.kept.read_json(REFUSED)?.unwrap_or_default();
         let is_it = |order: &&Order<Unverified>| {
             (order.account(), order.seal().sequence, *order.command()) == (account, sequence, command)
@@ -340,7 +339,10 @@ impl Remote {
             // One that uses the number up ends all that have it; then the next number is free.
             let skip = Order::sign_with(key, &domain, account, sequence, Command::Skip, &[]).into_unverified();
             match self.request(&Request::Order(skip)) {
-                Ok(_) => return self.sign(key, account, command),
+                Ok(_) => {
+                    self.look_for_refused(account, sequence)?;
+                    sequence = sequence.saturating_add(1);
+                }
                 // Who may not even do this has nothing that could be done with its orders.
                 Err(Error::Refused(_)) => self.kept.write_json(REFUSED, &refused.get(1..))?,
                 Err(error) => return Err(error),
@@ -533,8 +535,11 @@ impl Ledger for Remote {
             let page: Channels = self.client.get(&path).map_err(RemoteError::from)?;
             // A server that lies could go on for ever.
             let goes_on = page.next.is_none() || !page.channels.is_empty();
-            if !goes_on || page.channels.len() > PAGE || all.len() > MAX_CHANNELS {
+            if !goes_on || page.channels.len() > PAGE {
                 return Err(self.contradiction("its pages of channels do not end".to_owned()).into());
+            }
+            if all.len() > MAX_CHANNELS {
+                return Err(RemoteError::TooManyChannels { account }.into());
             }
             for ChannelRecord { channel, .. } in page.channels {
                 let is_next = all.last().is_none_or(|before| *before < channel);
@@ -663,7 +668,7 @@ impl Ledger for Remote {
     }
 
     fn found(&self) -> Option<String> {
-        match self.found() {
+        match self.distrust() {
             Ok(found) => found.map(|(what, _)| what),
             Err(error) => Some(error.to_string()),
         }

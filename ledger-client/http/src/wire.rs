@@ -23,7 +23,7 @@
 
 pub use ledger_core::record_tree::Proof;
 pub use ledger_core::{Account, ChannelRecord};
-use ledger_core::{Entry, EntryError, Event, Hash, Head, Refusal, Totals, UnixTime};
+use ledger_core::{Entry, EntryError, Event, Genesis, Hash, Head, Refusal, Totals, UnixTime};
 use metering::json::{from_text, hex_text, read_hex};
 use metering::{ChannelId, LedgerDomain, NodeId};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -214,6 +214,25 @@ impl Problem {
     pub fn refused(refusal: Refusal) -> Self {
         let (title, detail) = (refusal.rule().to_owned(), refusal.to_string());
         Self { title, status: 409, detail, refusal: Some(Box::new(refusal)) }
+    }
+}
+
+impl About {
+    /// What was founded, and how it stands.
+    #[must_use]
+    pub fn new(genesis: &Genesis, key: String, head: Head, time: UnixTime, totals: Totals) -> Self {
+        Self {
+            community: genesis.community().to_owned(),
+            symbol: genesis.symbol().to_owned(),
+            decimals: genesis.decimals(),
+            treasurer: genesis.treasurer(),
+            close_notice_s: genesis.close_notice_s(),
+            domain: genesis.domain(),
+            key,
+            head,
+            time,
+            totals,
+        }
     }
 }
 

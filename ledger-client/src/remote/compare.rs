@@ -35,7 +35,7 @@ impl Remote {
     }
 
     /// What was found against the ledger, in words, and in which file.
-    pub(super) fn found(&self) -> Result<Option<(String, &'static str)>, RemoteError> {
+    pub(super) fn distrust(&self) -> Result<Option<(String, &'static str)>, RemoteError> {
         if let Some(evidence) = self.evidence()? {
             return Ok(Some((evidence.words(), EVIDENCE)));
         }

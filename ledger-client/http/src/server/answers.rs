@@ -292,19 +292,8 @@ impl Ledger {
 
     async fn about(&self, shared: &Arc<Shared>) -> Result<Reply, Declined> {
         let standing = self.read(shared, Embedded::standing).await?;
-        let genesis = &self.genesis;
-        Reply::json(&About {
-            community: genesis.community().to_owned(),
-            symbol: genesis.symbol().to_owned(),
-            decimals: genesis.decimals(),
-            treasurer: genesis.treasurer(),
-            close_notice_s: genesis.close_notice_s(),
-            domain: genesis.domain(),
-            key: self.key(),
-            head: standing.head,
-            time: standing.time,
-            totals: standing.totals,
-        })
+        let (head, time, totals) = (standing.head, standing.time, standing.totals);
+        Reply::json(&About::new(&self.genesis, self.key(), head, time, totals))
     }
 
     async fn checkpoint(&self, shared: &Arc<Shared>) -> Result<String, Declined> {

@@ -38,6 +38,7 @@ const fn served_step(error: &RemoteError) -> &'static str {
         RemoteError::Contradiction { .. } => {
             "do not pay or accept anything on it until other members have compared what they see"
         }
+        RemoteError::TooManyChannels { .. } => "name the other end of the channel that is meant",
         RemoteError::Distrusted { .. } => {
             "show that file to others of the community; remove it once you trust the ledger again"
         }
