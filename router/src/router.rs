@@ -1269,16 +1269,22 @@ mod tests {
         LedgerDomain { chain_id: 0, contract: NodeId([9; 20]) }
     }
 
+    /// A journal's desk, and that of a ledger which waits at its gate before each answer.
+    fn desks(path: &std::path::Path) -> (Desk<Journal>, LedgerDesk, stub::Gate, (DeskThread, DeskThread)) {
+        let (journal, _) = Journal::open(path, &domain()).unwrap();
+        let (journal, journal_thread) = Desk::start("journal", journal).unwrap();
+        let (stub, gate) = stub::Stub::behind_a_gate(None);
+        let stub: Box<dyn Ledger> = Box::new(stub);
+        let (ledger, ledger_thread) = Desk::start_with("ledger", stub, bound_job).unwrap();
+        (journal, ledger, gate, (journal_thread, ledger_thread))
+    }
+
     /// The thread that is left behind may be told something later: nobody writes it down.
     #[tokio::test]
     async fn a_router_stops_in_a_few_seconds_whatever_the_ledger_does_and_its_journal_is_whole() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("journal");
-        let (journal, _) = Journal::open(&path, &domain()).unwrap();
-        let (journal, journal_thread) = Desk::start("journal", journal).unwrap();
-        let (stub, gate) = stub::Stub::behind_a_gate(None);
-        let stub: Box<dyn Ledger> = Box::new(stub);
-        let (ledger, ledger_thread) = Desk::start_with("ledger", stub, bound_job).unwrap();
+        let (journal, ledger, gate, threads) = desks(&path);
         let id = receipt().channel();
         let asked = ledger.ask(move |ledger| ledger.redeem(receipt()));
         let later = ledger.ask_later(move |ledger| ledger.channel(id));
@@ -1290,7 +1296,7 @@ mod tests {
         });
         let held = journal.ask(commit(vec![Record::Held { receipt: receipt() }]));
         let began = clock();
-        assert!(end_desks(journal_thread, Some(ledger_thread)).await);
+        assert!(end_desks(threads.0, Some(threads.1)).await);
         let took = began.elapsed();
         println!("stopped after {took:?}");
         assert!(took < (LEDGER_STOPS + LAST_WRITES) * 2, "{took:?}");
@@ -1309,11 +1315,7 @@ mod tests {
     async fn a_router_that_stops_waits_for_what_a_ledger_is_about_to_pay() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("journal");
-        let (journal, _) = Journal::open(&path, &domain()).unwrap();
-        let (journal, journal_thread) = Desk::start("journal", journal).unwrap();
-        let (stub, gate) = stub::Stub::behind_a_gate(None);
-        let stub: Box<dyn Ledger> = Box::new(stub);
-        let (ledger, ledger_thread) = Desk::start_with("ledger", stub, bound_job).unwrap();
+        let (journal, ledger, gate, threads) = desks(&path);
         let id = receipt().channel();
         let asked = ledger.ask(move |ledger| ledger.redeem(receipt()));
         gate.asked.recv().unwrap();
@@ -1321,7 +1323,7 @@ mod tests {
             let paid = asked.await.unwrap().unwrap();
             journal.ask(commit(vec![Record::Redeemed { channel: id, amount: paid }])).await.unwrap().unwrap();
         });
-        let ended = tokio::spawn(end_desks(journal_thread, Some(ledger_thread)));
+        let ended = tokio::spawn(end_desks(threads.0, Some(threads.1)));
         tokio::task::yield_now().await;
         gate.answer.send(()).unwrap();
         assert!(ended.await.unwrap());

@@ -47,18 +47,24 @@ fn trusts(router: &Router) {
     assert!(!router.log().contains("ERROR"), "{}", router.log());
 }
 
+/// A ledger, and two neighbours with some tokens on it.
+fn neighbours(lab: &mut Lab, names: [&'static str; 2]) -> (Ledger, [Router; 2]) {
+    let ledger = Ledger::create(lab);
+    let [mut one, mut other] = names.map(|name| Router::new(lab, name));
+    for router in [&mut one, &mut other] {
+        router.join_community(&ledger, "0");
+        ledger.mint(router, 20);
+    }
+    join(lab, &mut one, &mut other, PEERS);
+    (ledger, [one, other])
+}
+
 /// An operator copies the ledger's file and goes on with both, each served to one router under the same key.
 #[test]
 fn neighbours_find_out_a_ledger_that_tells_each_another_story() {
     let name = "neighbours_find_out_a_ledger_that_tells_each_another_story";
     let Some(mut lab) = Lab::open(name, &[]) else { return };
-    let ledger = Ledger::create(&lab);
-    let [mut left, mut right] = ["left", "right"].map(|name| Router::new(&mut lab, name));
-    for router in [&mut left, &mut right] {
-        router.join_community(&ledger, "0");
-        ledger.mint(router, 20);
-    }
-    join(&mut lab, &mut left, &mut right, PEERS);
+    let (ledger, [mut left, mut right]) = neighbours(&mut lab, ["left", "right"]);
     let other = ledger.copied(&lab, "other.ledger");
     ledger.mint(&left, 1);
     other.mint(&left, 2);
@@ -125,14 +131,10 @@ fn neighbours_find_out_a_ledger_that_tells_each_another_story() {
 fn neighbours_raise_no_alarm_while_an_honest_ledger_is_killed_restarted_and_hangs() {
     let name = "neighbours_raise_no_alarm_while_an_honest_ledger_is_killed_restarted_and_hangs";
     let Some(mut lab) = Lab::open(name, &[]) else { return };
-    let ledger = Ledger::create(&lab);
-    let [mut near, mut far] = ["near", "far"].map(|name| Router::new(&mut lab, name));
+    let (ledger, [mut near, mut far]) = neighbours(&mut lab, ["near", "far"]);
     for router in [&mut near, &mut far] {
-        router.join_community(&ledger, "0");
-        ledger.mint(router, 20);
         router.options.log = Some("debug");
     }
-    join(&mut lab, &mut near, &mut far, PEERS);
     let mut served = ledger.serve(&lab, &near.host, &near.address);
     for router in [&mut near, &mut far] {
         router.options.served = Some(served.config.clone());
