@@ -352,7 +352,7 @@ pub fn leaves<R: Records>(
     Ok(leaves)
 }
 
-/// What an account of all tiles found: [`count`].
+/// What reading all tiles found: [`count`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
     /// How many leaves the tree has.

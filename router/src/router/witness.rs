@@ -196,7 +196,7 @@ impl Control {
 
     pub(super) fn say_evidence(&mut self, found: &str) {
         tracing::error!(node = %self.name, "{found}");
-        self.warn(format!("{found}; no more tokens are locked on it: `waybill status` says more"));
+        self.warn(format!("{found}; no more tokens are locked on it until its owner removes the evidence"));
     }
 }
 
