@@ -4,6 +4,8 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use ledger_core::enrolment::Code;
+use ledger_core::membership::Membership;
 use ledger_core::{Account, Channel, Command, Entry, Event, Genesis, Head, Refusal, Request, Totals, UnixTime};
 use ledger_embedded::{Audit, Clock, CreateError, Error as FileError, ExportError, MAX_PAGE, Progress, RestoreError};
 use metering::{AccountKey, ChannelId, Close, NodeId, Receipt, Tokens};
@@ -181,6 +183,17 @@ impl Ledger for Embedded {
     fn mint(&mut self, to: NodeId, amount: Tokens) -> Result<(), Error> {
         self.order(Command::Mint { to, amount })?;
         Ok(())
+    }
+
+    fn memberships(&mut self, accounts: &[NodeId]) -> Result<Vec<Option<Membership>>, Error> {
+        accounts.iter().map(|account| Ok(self.file.account(*account)?.membership)).collect()
+    }
+
+    fn enrol(&mut self, code: &Code) -> Result<UnixTime, Error> {
+        let (account, _) = self.signer.as_ref().ok_or(Error::NoKey)?;
+        let entry = self.order(code.enrol(&self.domain(), *account))?;
+        let Event::Enrolled { until, .. } = entry.event else { unreachable!("{ANSWERED}") };
+        Ok(until)
     }
 
     fn transfer(&mut self, to: NodeId, amount: Tokens) -> Result<(), Error> {

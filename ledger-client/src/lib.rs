@@ -121,6 +121,18 @@ pub trait Ledger: Send {
     /// As [`Ledger::balance`].
     fn totals(&mut self) -> Result<Totals, Error>;
 
+    /// Which of these accounts are members, or were, in their order.
+    ///
+    /// # Errors
+    /// As [`Ledger::balance`].
+    fn memberships(&mut self, accounts: &[NodeId]) -> Result<Vec<Option<Membership>>, Error>;
+
+    /// Becomes a member by a code. Until when.
+    ///
+    /// # Errors
+    /// As [`Ledger::mint`].
+    fn enrol(&mut self, code: &Code) -> Result<UnixTime, Error>;
+
     /// Size and root of the log.
     ///
     /// # Errors

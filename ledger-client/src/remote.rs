@@ -28,6 +28,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ledger_core::checkpoint::{View, origin, records};
+use ledger_core::enrolment::Code;
+use ledger_core::membership::Membership;
 use ledger_core::merkle::{leaf_hash, verify_inclusion};
 use ledger_core::note::{Log, Note, NoteKey};
 use ledger_core::place::Overall;
@@ -567,6 +569,17 @@ impl Ledger for Remote {
 
     fn head(&mut self) -> Result<Head, Error> {
         Ok(self.newest()?)
+    }
+
+    fn memberships(&mut self, accounts: &[NodeId]) -> Result<Vec<Option<Membership>>, Error> {
+        Ok(self.proven_memberships(accounts)?)
+    }
+
+    fn enrol(&mut self, code: &Code) -> Result<UnixTime, Error> {
+        let (account, _) = self.signer.as_ref().ok_or(Error::NoKey)?;
+        let entry = self.order(code.enrol(&self.genesis.domain(), *account))?;
+        let Event::Enrolled { until, .. } = entry.event else { return Err(self.other_kind(&entry)) };
+        Ok(until)
     }
 
     fn entries(&mut self, from: u64) -> Result<Vec<Entry>, Error> {

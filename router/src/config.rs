@@ -49,6 +49,8 @@ pub struct Config {
     pub price: PriceOptions,
     /// `[ledger]`; without it the node carries for free and pays nobody.
     pub ledger: Option<LedgerOptions>,
+    /// `[community]`
+    pub community: CommunityOptions,
     /// `[[peer]]`, in the file's order.
     pub peers: Vec<Peer>,
     /// `[[leaf]]`, in the file's order.
@@ -134,6 +136,24 @@ pub struct LedgerOptions {
     pub redeem_at: Amount,
     /// Whether neighbours keep copies of receipts for each other.
     pub watch: bool,
+    /// How it is served to others, if it is.
+    pub serve: Option<ServeOptions>,
+}
+
+/// `[community]`: for whom this router carries.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CommunityOptions {
+    /// Only for members, by the ledger; any member may link.
+    pub members_only: bool,
+}
+
+/// How this router serves a ledger in a file of its own to others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServeOptions {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// The ledger's key file: it signs checkpoints, and proves who answers.
+    pub key_file: PathBuf,
 }
 
 /// Where a ledger is.
@@ -291,6 +311,9 @@ pub const OPTIONS: &[OptionDoc] = &[
     optional("[ledger]", "deposit", AMOUNT, "\"1\""),
     optional("[ledger]", "redeem_at", AMOUNT, "\"1\""),
     optional("[ledger]", "watch", "true or false", "true"),
+    absent("[ledger]", "serve", LISTEN),
+    absent("[ledger]", "serve_key", PATH),
+    optional("[community]", "members_only", "true or false", "false"),
     required("[[peer]]", "name", NAME),
     required("[[peer]]", "card", "what `waybill key` prints on that router, \"waybill-card1:...\""),
     absent("[[peer]]", "endpoint", ENDPOINT),
@@ -435,6 +458,7 @@ impl Config {
         let routing = table("[routing]").unwrap_or_else(|| Table::absent("[routing]"));
         let price = table("[price]").unwrap_or_else(|| Table::absent("[price]"));
         let ledger = table("[ledger]");
+        let community = table("[community]").unwrap_or_else(|| Table::absent("[community]"));
         let peers = reader.tables(&mut document, "[[peer]]");
         let leaves = reader.tables(&mut document, "[[leaf]]");
         reader.refuse_rest(document);
@@ -447,6 +471,7 @@ impl Config {
         let routing = read_routing(&mut reader, routing);
         let price = read_price(&mut reader, price, has_ledger);
         let ledger = ledger.map(|table| read_ledger(&mut reader, table));
+        let community = read_community(&mut reader, community, has_ledger);
         let peers: Vec<_> = peers.into_iter().filter_map(|table| read_peer(&mut reader, table, has_quic)).collect();
         let leaves: Vec<_> = leaves.into_iter().filter_map(|table| read_leaf(&mut reader, table)).collect();
         check_names(&mut reader, node.as_ref(), &peers, &leaves);
@@ -464,6 +489,7 @@ impl Config {
                 routing: routing?,
                 price: price?,
                 ledger: all_or_none(ledger)?,
+                community: community?,
                 peers,
                 leaves,
                 places: Places { text: text.to_owned(), peers: peer_places, leaves: leaf_places },
@@ -613,8 +639,35 @@ fn read_ledger(reader: &mut Reader<'_>, mut table: Table<'_>) -> Option<LedgerOp
     let deposit = reader.option(&mut table, "deposit", text(positive_amount));
     let redeem_at = reader.option(&mut table, "redeem_at", text(positive_amount));
     let watch = reader.option(&mut table, "watch", truth);
+    let is_served = place.as_ref().is_some_and(|place| !matches!(place, LedgerPlace::File(_)));
+    let serve = read_serve(reader, &mut table, is_served);
     reader.refuse_unknown(table);
-    Some(LedgerOptions { place: place?, deposit: deposit?, redeem_at: redeem_at?, watch: watch? })
+    Some(LedgerOptions { place: place?, deposit: deposit?, redeem_at: redeem_at?, watch: watch?, serve })
+}
+
+fn read_serve(reader: &mut Reader<'_>, table: &mut Table<'_>, is_served: bool) -> Option<ServeOptions> {
+    let start = table.start();
+    let said = ["serve", "serve_key"].map(|key| table.says(key));
+    let listen = reader.option(table, "serve", text(str::parse::<SocketAddr>));
+    let key_file = reader.option(table, "serve_key", text(absolute_path));
+    if said.contains(&true) && !cfg!(feature = "ledger-serve") {
+        reader.mistake(&start, "[ledger] serve: this waybill was built without serving ledgers");
+    } else if said[0] != said[1] {
+        reader.mistake(&start, "[ledger]: `serve` and `serve_key` belong together; give both, or neither");
+    } else if said[0] && is_served {
+        reader.mistake(&start, "[ledger] serve: only the ledger in a file of this machine, its `path`, can be served");
+    }
+    Some(ServeOptions { listen: listen?, key_file: key_file? })
+}
+
+fn read_community(reader: &mut Reader<'_>, mut table: Table<'_>, has_ledger: bool) -> Option<CommunityOptions> {
+    let start = table.start();
+    let members_only = reader.option(&mut table, "members_only", truth);
+    reader.refuse_unknown(table);
+    if members_only == Some(true) && !has_ledger {
+        reader.mistake(&start, "[community] members_only: who is a member stands in the ledger; add a [ledger]");
+    }
+    Some(CommunityOptions { members_only: members_only? })
 }
 
 #[cfg(feature = "ledger-remote")]

@@ -181,8 +181,22 @@ pub struct Status {
     /// What was found against the ledger, if anything was: it has told two stories, and no more tokens are locked on it.
     #[serde(default)]
     pub ledger_distrusted: Option<String>,
+    /// Whether it is a member of the community; `None` where only that is no condition.
+    #[serde(default)]
+    pub membership: Option<MembershipState>,
     /// What somebody should look at.
     pub warnings: Vec<String>,
+}
+
+/// A router's own membership.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MembershipState {
+    /// Whether it is a member at present.
+    pub member: bool,
+    /// When that ends, or ended, in seconds since 1970-01-01 UTC.
+    pub until: Option<u64>,
+    /// What it waits for, in words.
+    pub waits: Option<String>,
 }
 
 /// One link to a neighbour.
@@ -211,6 +225,12 @@ pub struct Neighbour {
     pub last_heard_s: Option<u64>,
     /// Whether its card was checked, so that its packets are relayed.
     pub admitted: bool,
+    /// Whether it is no member of the community, and reaches the ledger alone.
+    #[serde(default)]
+    pub visitor: bool,
+    /// Whether it was met, and stands in no config.
+    #[serde(default)]
+    pub met: bool,
 }
 
 /// Whether packets pass over a link.

@@ -31,6 +31,8 @@ use tracing_subscriber::fmt::writer::MakeWriterExt;
 use crate::cli::Failure;
 use crate::config::{Amount, Config, LedgerPlace, LogLevel};
 use crate::control::{ControlSocket, Request, Response, Unit};
+#[cfg(feature = "ledger-serve")]
+use crate::hosting::Hosted;
 use crate::identity;
 use crate::netlink::{Netlink, NetlinkError};
 use crate::router::{BudgetLimits, Links, Money, Router, Setup, StartError, WORKERS_MAX};
@@ -51,6 +53,9 @@ pub fn up(config: Config, identity: Identity) -> Result<(), Failure> {
     start_log(config.node.log);
     let socket = ControlSocket::bind(&config.node.control_socket)?;
     let ledger = open_ledger(&config, &identity)?;
+    let open = ledger_addresses(&config, &identity);
+    #[cfg(feature = "ledger-serve")]
+    let _hosted = hosted(&config)?;
     let money = money(&config, ledger.as_deref())?;
     let tun = Tun::create(&config.node.tun, config.node.mtu, config.node.offloads)
         .map_err(|error| Failure::new(&error, error.next_step()))?;
@@ -74,6 +79,8 @@ pub fn up(config: Config, identity: Identity) -> Result<(), Failure> {
             local,
             offloads: config.node.offloads,
             workers: workers(config.node.workers),
+            members_only: config.community.members_only,
+            open,
         };
         let router = Router::start(setup).await?;
         let kernel = KernelRoutes::new(tun.index(), config.node.mtu, router.address());
@@ -174,6 +181,7 @@ async fn reload(running: &Config, router: &Router) {
         ("[routing]", config.routing == running.routing),
         ("[price]", config.price == running.price),
         ("[ledger]", config.ledger == running.ledger),
+        ("[community]", config.community == running.community),
     ];
     for (table, _) in fixed.iter().filter(|(_, same)| !same) {
         tracing::warn!("{table} has changed: that takes effect at the next start");
@@ -222,6 +230,34 @@ fn open_ledger(config: &Config, identity: &Identity) -> Result<Option<Box<dyn Le
             })?;
             Ok(Some(Box::new(ledger.signed_by(identity.account().clone()))))
         }
+    }
+}
+
+/// What is open to those who are no members: where the ledger is served, in the mesh.
+fn ledger_addresses(config: &Config, identity: &Identity) -> Vec<Ipv6Addr> {
+    match config.ledger.as_ref().map(|ledger| &ledger.place) {
+        None => Vec::new(),
+        Some(LedgerPlace::File(_)) => vec![metering::mesh_address(&identity.wireguard_key())],
+        #[cfg(feature = "ledger-remote")]
+        Some(LedgerPlace::Served(place)) => place.address.ip().into_iter().filter_map(in_mesh).collect(),
+    }
+}
+
+#[cfg(feature = "ledger-remote")]
+fn in_mesh(address: IpAddr) -> Option<Ipv6Addr> {
+    match address {
+        IpAddr::V6(address) if address.is_unique_local() => Some(address),
+        IpAddr::V6(_) | IpAddr::V4(_) => None,
+    }
+}
+
+/// Serves the ledger to others, where the owner says so.
+#[cfg(feature = "ledger-serve")]
+fn hosted(config: &Config) -> Result<Option<Hosted>, Failure> {
+    let options = config.ledger.as_ref().and_then(|ledger| Some((&ledger.place, ledger.serve.as_ref()?)));
+    match options {
+        Some((LedgerPlace::File(path), options)) => Hosted::start(path, options).map(Some),
+        Some((LedgerPlace::Served(_), _)) | None => Ok(None),
     }
 }
 

@@ -12,6 +12,9 @@ pub mod daemon;
 #[cfg(feature = "ledger-host")]
 pub mod demo;
 mod desk;
+mod file;
+#[cfg(feature = "ledger-serve")]
+mod hosting;
 pub mod identity;
 pub mod journal;
 pub mod link;

@@ -19,8 +19,10 @@ mod closing;
 mod history;
 mod keeping;
 mod links;
+mod members;
 mod money;
 mod statement;
+mod strangers;
 #[cfg(test)]
 mod stub;
 mod witness;
@@ -40,7 +42,7 @@ use metering::{
     Standing, Tokens,
 };
 use node::datapath::{Fib, LinkCount, MAX_LINKS};
-use node::{Event, LinkId, Node, Policy, Prefix, PriceWeight, Prices};
+use node::{Access, Event, LinkId, Node, Policy, Prefix, PriceWeight, Prices};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -57,11 +59,14 @@ use budget::{Budget, News, Span};
 use closing::{Closing, Ending};
 use history::{DAYS_KEPT, History};
 use keeping::{Keeping, Unredeemed, Watched};
+use members::{Members, Told};
 use money::Redemption;
+use strangers::Origin;
 use witness::Witness;
 
 pub use budget::BudgetLimits;
 pub(crate) use history::moment;
+pub use strangers::Found;
 
 /// How often meters and link states are read: at 2 Gb/s, 12 MB pass between two looks, a fifth of the default window.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
@@ -69,6 +74,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 const CONTROL_QUEUE: usize = 1024;
 /// Requests and answers of desks that wait for the control task.
 const QUEUE: usize = 256;
+/// Neighbours that were found and wait for the control task.
+const FOUND_QUEUE: usize = 32;
 /// How long after a failed ledger call it is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
 /// How long after a failed write of the journal it is tried again. Until it succeeds, nothing that was received since counts
@@ -135,6 +142,10 @@ pub struct Setup {
     pub routing: RoutingOptions,
     /// Its neighbours and leaves.
     pub links: Links,
+    /// Whether only members of the community are carried for, and any member may link.
+    pub members_only: bool,
+    /// What those who are none may reach: where the ledger is served.
+    pub open: Vec<Ipv6Addr>,
     /// What is paid.
     pub money: Money,
     /// Where tokens are; without one nothing is paid.
@@ -251,6 +262,7 @@ type LedgerDesk = Desk<Box<dyn Ledger>>;
 pub struct Router {
     requests: mpsc::Sender<Asked>,
     reloads: mpsc::Sender<Links>,
+    found: mpsc::Sender<Found>,
     fib: watch::Receiver<Arc<Fib>>,
     endpoints: watch::Receiver<BTreeSet<IpAddr>>,
     stop: watch::Sender<bool>,
@@ -298,6 +310,7 @@ impl Router {
                 prices: setup.money.prices(),
                 domain: setup.money.domain,
                 watch: setup.money.watch && setup.ledger.is_some(),
+                open: setup.open,
                 seed: fastrand::u64(..),
             },
         );
@@ -313,6 +326,7 @@ impl Router {
             address,
             link_ports: std::iter::once(wireguard_addr).chain(setup.quic).map(|at| at.port()).collect(),
             control: control_sender,
+            meets_strangers: setup.members_only,
             shared: Arc::clone(&shared),
         };
         let worker = worker::start(&setup.name, mailbox, parts).map_err(StartError::Worker)?;
@@ -323,12 +337,14 @@ impl Router {
         let notice_s = setup.ledger.as_ref().map_or(0, |ledger| ledger.genesis().close_notice_s());
         let keeping = Keeping::new(now, notice_s, journal.kept().copied());
         let found = setup.ledger.as_ref().and_then(|ledger| ledger.found());
+        let members = Members::open(now, setup.identity.node_id(), &setup.state_dir, setup.members_only);
         let witness = Witness::new(now, setup.identity.node_id(), &setup.identity.tls_secret(), found);
         let (journal, journal_thread) = Desk::start("journal", journal).map_err(StartError::Worker)?;
         let start = |ledger| Desk::start_with("ledger", ledger, bound_job);
         let (ledger, ledger_thread) = setup.ledger.map(start).transpose().map_err(StartError::Worker)?.unzip();
         let (requests, asked) = mpsc::channel(QUEUE);
         let (reloads, reloaded) = mpsc::channel(1);
+        let (found_sender, found) = mpsc::channel(FOUND_QUEUE);
         let (done, finished) = mpsc::channel(QUEUE);
         let (fib_sender, fib) = watch::channel(Arc::clone(node.fib()));
         let (endpoints_sender, endpoints) = watch::channel(BTreeSet::new());
@@ -365,6 +381,7 @@ impl Router {
             budget,
             keeping,
             witness,
+            members,
             channels_at: now + CHANNELS_INTERVAL,
             redeem_at: now + REDEEM_FIRST,
             carrier: Carrier::watch().ok(),
@@ -388,11 +405,12 @@ impl Router {
             }
         };
         control.drain(now);
-        let control = tokio::spawn(control.run(Inputs { from_worker, asked, reloaded, finished, stopping }));
+        let control = tokio::spawn(control.run(Inputs { from_worker, asked, reloaded, found, finished, stopping }));
         let (journal, ledger) = (journal_thread, ledger_thread);
         Ok(Self {
             requests,
             reloads,
+            found: found_sender,
             fib,
             endpoints,
             stop,
@@ -429,6 +447,11 @@ impl Router {
     /// Where neighbours are reached below the mesh, as it changes: packets to there must not be sent into the mesh.
     pub fn endpoints(&self) -> watch::Receiver<BTreeSet<IpAddr>> {
         self.endpoints.clone()
+    }
+
+    /// For whoever finds neighbours below the mesh. Only their cards' signatures are to have been checked.
+    pub fn found(&self) -> mpsc::Sender<Found> {
+        self.found.clone()
     }
 
     /// For asking requests from elsewhere: the control socket's server.
@@ -527,6 +550,7 @@ struct Inputs {
     from_worker: mpsc::Receiver<FromWorker>,
     asked: mpsc::Receiver<Asked>,
     reloaded: mpsc::Receiver<Links>,
+    found: mpsc::Receiver<Found>,
     finished: mpsc::Receiver<Done>,
     stopping: watch::Receiver<bool>,
 }
@@ -622,6 +646,10 @@ enum Done {
         again: (String, Note),
         compared: Result<Comparison, String>,
     },
+    /// What the ledger says of memberships.
+    Members {
+        told: Result<Told, String>,
+    },
     /// A write failed that will be tried again.
     WriteFailed(String),
     /// What became of channels that are not used.
@@ -650,6 +678,9 @@ struct Known {
     /// The neighbour; a leaf has none.
     peer: Option<config::Peer>,
     leaf: Option<config::Leaf>,
+    origin: Origin,
+    /// What the neighbour may, and whether anything is bought or sold, as the node was told.
+    access: Option<(Access, bool)>,
     status: LinkStatus,
     neighbour_up: bool,
     last_heard: Option<Instant>,
@@ -692,10 +723,11 @@ impl Known {
     }
 
     fn wireguard_key(&self) -> Option<metering::WireguardKey> {
-        match (&self.peer, &self.leaf) {
-            (Some(peer), _) => Some(peer.card.wireguard()),
-            (None, Some(leaf)) => Some(leaf.wireguard_key),
-            (None, None) => None,
+        match (&self.peer, &self.leaf, &self.origin) {
+            (Some(peer), _, _) => Some(peer.card.wireguard()),
+            (None, Some(leaf), _) => Some(leaf.wireguard_key),
+            (None, None, Origin::Stranger(key, _)) => Some(*key),
+            (None, None, Origin::Written | Origin::Met(_)) => None,
         }
     }
 }
@@ -736,6 +768,7 @@ struct Control {
     budget: Budget,
     keeping: Keeping,
     witness: Witness,
+    members: Members,
     channels_at: Instant,
     redeem_at: Instant,
     /// `None` where the system does not tell.
@@ -753,6 +786,7 @@ impl Control {
                 Some(done) = inputs.finished.recv() => self.handle_done(clock(), done),
                 Some((request, answer)) = inputs.asked.recv() => self.handle_request(clock(), request, answer),
                 Some(links) = inputs.reloaded.recv() => self.handle_reload(clock(), links),
+                Some(found) = inputs.found.recv() => self.handle_found_neighbour(clock(), &found),
                 _ = look.tick() => self.look(clock()),
                 () = tokio::time::sleep_until(timeout.into()) => self.node.handle_timeout(clock()),
                 _ = inputs.stopping.wait_for(|stop| *stop) => break,
@@ -783,11 +817,16 @@ impl Control {
         }
     }
 
-    fn handle_worker(&mut self, now: Instant, FromWorker::Control { link, packet }: FromWorker) {
-        if let Some(known) = self.links.get_mut(&link) {
-            known.last_heard = Some(now);
+    fn handle_worker(&mut self, now: Instant, message: FromWorker) {
+        match message {
+            FromWorker::Control { link, packet } => {
+                if let Some(known) = self.links.get_mut(&link) {
+                    known.last_heard = Some(now);
+                }
+                self.node.handle_control(now, link, &packet);
+            }
+            FromWorker::Stranger { key, from, datagram } => self.handle_stranger(now, key, from, datagram),
         }
-        self.node.handle_control(now, link, &packet);
     }
 
     /// Reads what others keep up to date: how links stand, what was carried, which names have moved.
@@ -837,6 +876,7 @@ impl Control {
         self.look_at_budget(now);
         self.look_at_kept(now);
         self.look_at_checkpoints(now);
+        self.look_at_members(now);
         if now >= self.channels_at {
             self.channels_at = now + CHANNELS_INTERVAL;
             self.look_at_channels();
@@ -981,6 +1021,7 @@ impl Control {
                 tracing::info!(node = %self.name, neighbour = %self.name_of(link), %peer, "neighbour admitted");
                 self.restore(link, peer, role, true);
             }
+            Event::Introduced { link, card } => self.handle_introduced(now, link, &card),
             Event::Role { link, peer, role } => {
                 tracing::info!(node = %self.name, neighbour = %self.name_of(link), ?role, "we are something else to it");
                 self.restore(link, peer, role, false);
@@ -1138,6 +1179,7 @@ impl Control {
             }
             Done::Checkpoint { note, found } => self.handle_newest(note, found),
             Done::Compared { link, text, again, compared } => self.handle_compared(now, link, text, again, compared),
+            Done::Members { told } => self.handle_members(now, told),
             Done::WriteFailed(error) => {
                 self.keeping.rest(now);
                 self.warn(error);

@@ -23,6 +23,7 @@
 //! turns.
 
 use std::io;
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,6 +34,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 #[cfg(feature = "quic")]
 use arc_swap::ArcSwapOption;
+use metering::WireguardKey;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use node::datapath::packet::take_over_ecn;
@@ -68,6 +70,8 @@ const LIFELINE: usize = 64 << 10;
 const SHORT: usize = 512;
 /// Of what comes beyond the lifeline, one datagram in so many is opened.
 const ONE_IN: u32 = 16;
+/// Strangers told of per timer interval.
+const STRANGERS_BUDGET: u8 = 4;
 /// Messages waiting for the worker: control packets and packets from QUIC links. Beyond it, the newest is dropped.
 pub(crate) const INBOX: usize = 2048;
 
@@ -85,6 +89,8 @@ pub(crate) enum ToWorker {
     Probe { link: LinkId, packet: Vec<u8> },
     /// Add a WireGuard peer or change its endpoint.
     SetPeer(PeerConfig),
+    /// Add a WireGuard peer who was a stranger, and answer what it called us with.
+    Meet { peer: PeerConfig, from: SocketAddr, datagram: Vec<u8> },
     /// Make a new WireGuard session with a peer that has fallen silent.
     Renew(LinkId),
     /// Forget a WireGuard peer.
@@ -96,6 +102,8 @@ pub(crate) enum ToWorker {
 pub(crate) enum FromWorker {
     /// A control packet of a neighbour.
     Control { link: LinkId, packet: Vec<u8> },
+    /// Somebody whom nobody has named begins a handshake.
+    Stranger { key: WireguardKey, from: SocketAddr, datagram: Vec<u8> },
 }
 
 /// What worker and control side share without waiting for each other.
@@ -187,6 +195,8 @@ pub(crate) struct Parts {
     /// The UDP ports of all links.
     pub(crate) link_ports: Vec<u16>,
     pub(crate) control: tokio::sync::mpsc::Sender<FromWorker>,
+    /// Whether the control task wants to hear of strangers.
+    pub(crate) meets_strangers: bool,
     pub(crate) shared: Arc<Shared>,
 }
 
@@ -292,6 +302,8 @@ struct Worker {
     wireguard: WireGuard,
     local: Local,
     to_control: tokio::sync::mpsc::Sender<FromWorker>,
+    /// Strangers that may still be told of in this timer interval; `None`: nobody wants to hear of them.
+    strangers: Option<u8>,
     datapath: Datapath,
     waiting: Waiting,
     shared: Arc<Shared>,
@@ -367,6 +379,7 @@ impl Worker {
                 wireguard,
                 local,
                 to_control: parts.control.clone(),
+                strangers: parts.meets_strangers.then_some(STRANGERS_BUDGET),
                 datapath: Datapath::new(parts.address, parts.local_mtu, meters, drops, now)
                     .with_link_ports(parts.link_ports.clone()),
                 waiting: Waiting::new(packet_len_max(parts.local_mtu), QUEUE_ROOM / count),
@@ -425,6 +438,7 @@ impl Worker {
         self.timers_at = now + TIMER_INTERVAL;
         self.control_budget = [CONTROL_BUDGET; MAX_LINKS];
         self.lifelines = [[LIFELINE; 3]; MAX_LINKS];
+        self.strangers = self.strangers.map(|_| STRANGERS_BUDGET);
         if self.requests.is_some() {
             self.wireguard.handle_timers(now, self.datapath.fib());
             let mut table = self.shared.status.lock().unwrap_or_else(PoisonError::into_inner);
@@ -483,7 +497,8 @@ impl Worker {
             return self.datapath.count_drop(DropReason::UnpaidFlood);
         }
         let datagram_len = datagram.len();
-        let opened = self.wireguard.open(self.datapath.fib(), received.from, &self.train[datagram], batch.spare());
+        let bytes = &self.train[datagram.clone()];
+        let opened = self.wireguard.open(self.datapath.fib(), received.from, bytes, batch.spare());
         match opened {
             Opened::Packet(link, len) => {
                 self.charge(link, kind, datagram_len);
@@ -500,7 +515,18 @@ impl Worker {
                 *ingress = Some(link);
             }
             Opened::Alive(link) => self.charge(link, kind, datagram_len),
+            Opened::Stranger(key) => self.tell_of(key, received.from, datagram),
             Opened::Nothing => {}
+        }
+    }
+
+    /// Hands a stranger's first message to the control task: it may know the key.
+    fn tell_of(&mut self, key: WireguardKey, from: SocketAddr, datagram: Range<usize>) {
+        let Some(left) = self.strangers.as_mut().filter(|left| **left > 0) else { return };
+        *left -= 1;
+        let datagram = self.train[datagram].to_vec();
+        if self.to_control.try_send(FromWorker::Stranger { key, from, datagram }).is_err() {
+            self.datapath.count_drop(DropReason::QueueFull);
         }
     }
 
@@ -599,6 +625,11 @@ impl Worker {
                 Ok(ToWorker::Probe { link, packet }) => self.wireguard.probe(link, &packet),
                 Ok(ToWorker::SetPeer(peer)) => self.wireguard.set_peer(&peer),
                 Ok(ToWorker::Renew(link)) => self.wireguard.renew(link),
+                Ok(ToWorker::Meet { peer, from, datagram }) => {
+                    self.wireguard.set_peer(&peer);
+                    // The answer is sent by what opens it.
+                    self.wireguard.open(self.datapath.fib(), from, &datagram, &mut self.train);
+                }
                 Ok(ToWorker::RemovePeer(link)) => {
                     self.wireguard.remove_peer(link);
                     // Here, since until now the timer may have written anew how it stands.

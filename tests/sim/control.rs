@@ -148,6 +148,7 @@ impl World {
             Event::Settlement { link, peer: _, event } => self.handle_settlement(at, link, event),
             Event::Watch { link, event, .. } => self.handle_watch(at, link, event),
             Event::Refused { .. } => self.settlement.refused += 1,
+            Event::Introduced { .. } => {}
             // Ledgers of simulated routers show them nothing.
             Event::Checkpoint { .. } => {}
             Event::Neighbour { up, .. } => self.settlement.neighbours_lost += u64::from(!up),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use metering::Tokens;
 use node::datapath::{Datapath, Meters};
-use node::{Config, Drops, LinkId, LinkMeasure, LinkSensing, Node, Peer, Policy};
+use node::{Access, Config, Drops, LinkId, LinkMeasure, LinkSensing, Node, Peer, Policy};
 
 use crate::journal::Records;
 use crate::station::Running;
@@ -53,6 +53,7 @@ impl World {
             update_interval: Duration::from_secs(16),
             domain,
             watch: true,
+            open: Vec::new(),
             seed,
         };
         let (meters, drops) = (Arc::<Meters>::default(), Arc::<Drops>::default());
@@ -74,7 +75,7 @@ impl World {
         let card = *self.stations[neighbour.0].identity.card();
         let measure =
             LinkMeasure { cost: self.wires[wire].quality.cost, sensing: LinkSensing::Measured, path_mtu: true };
-        let peer = Peer::Mesh { card, deal: self.deal(wire, end), measure };
+        let peer = Peer::Mesh { card, deal: self.deal(wire, end), measure, access: Access::Full };
         self.with_node(at, |now, running| running.node.handle_link(now, link, peer, MTU));
     }
 

@@ -2,6 +2,7 @@
 
 use ledger_core::checkpoint;
 use ledger_core::fact::Fact;
+use ledger_core::membership::Membership;
 use ledger_core::merkle::{leaf_hash, verify_inclusion};
 use ledger_core::note::Note;
 use ledger_core::place::{Funds, Overall};
@@ -84,7 +85,7 @@ impl Remote {
         let places = [
             Funds::place(&account),
             Signer::place(&account),
-            ledger_core::membership::Membership::place(&account),
+            Membership::place(&account),
             Listing::place(&account),
             ledger_core::share::Pool::place(&account),
             issuer,
@@ -109,6 +110,13 @@ impl Remote {
             registration: self.read(value(3))?.and_then(|Listing(listed)| listed),
             shares: self.read(value(4))?,
         })
+    }
+
+    /// The memberships of accounts, in their order.
+    pub(super) fn proven_memberships(&mut self, accounts: &[NodeId]) -> Result<Vec<Option<Membership>>, RemoteError> {
+        let places: Vec<_> = accounts.iter().map(Membership::place).collect();
+        let values = self.records(&places)?;
+        values.into_iter().map(|value| self.read(value)).collect()
     }
 
     /// A channel's record, and the account whose key signs on it.

@@ -674,6 +674,23 @@ fn feasibility_is_forgotten_when_nobody_can_believe_the_last_announcement_any_mo
 }
 
 #[test]
+fn of_a_neighbour_that_may_announce_its_own_alone_nothing_else_is_used_until_it_may_more() {
+    let mut talk = Talk::new();
+    let only = |prefix| Prefix::new(prefix, 32);
+    talk.tell(LEFT, update(1, 100));
+    assert_eq!(talk.way(far()), Some((LEFT, Metric(196))));
+    talk.speaker.handle_only(talk.now, LEFT, only("fd99::".parse().unwrap()));
+    talk.after(millis(100));
+    assert_eq!(talk.way(far()), None);
+    talk.tell(LEFT, update(2, 90));
+    talk.tell(RIGHT, update(2, 300));
+    assert_eq!(talk.way(far()), Some((RIGHT, Metric(396))));
+    talk.speaker.handle_only(talk.now, LEFT, only(far().addr()));
+    talk.after(millis(100));
+    assert_eq!(talk.way(far()), Some((LEFT, Metric(186))), "what it told meanwhile is not forgotten");
+}
+
+#[test]
 fn a_link_signal_loses_its_routes_at_once_and_silence_after_two_and_a_half_seconds() {
     let mut talk = Talk::new();
     talk.tell(LEFT, update(1, 100));

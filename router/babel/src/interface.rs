@@ -3,7 +3,7 @@
 use crate::authentication::Authentication;
 use crate::metric::Cost;
 use crate::neighbour::NeighbourId;
-use crate::prefix::{IpPrefix, PrefixPair};
+use crate::prefix::{IpPrefix, Prefix, PrefixPair};
 use crate::price::Price;
 use crate::sensing::RttRange;
 use crate::seqno::Seqno;
@@ -83,6 +83,8 @@ pub struct InterfaceConfig {
     /// What it costs us to be sent something there, in units of metric: neighbours are told so much more than the
     /// link costs, so that what comes back to us prefers links for which we do not pay.
     pub toll: u16,
+    /// Of what neighbours there tell, only routes into this prefix are used; `None`: all.
+    pub only: Option<Prefix>,
 }
 
 impl InterfaceConfig {
@@ -104,6 +106,7 @@ impl InterfaceConfig {
             fee: Fee::default(),
             trade: None,
             toll: 0,
+            only: None,
         }
     }
 

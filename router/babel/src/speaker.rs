@@ -10,7 +10,7 @@ use crate::metric::{Cost, Metric};
 use crate::neighbour::{Neighbour, NeighbourId, Silence};
 use crate::pending::{Asked, PendingTable};
 use crate::policy::Policy;
-use crate::prefix::{IpPrefix, PrefixPair};
+use crate::prefix::{IpPrefix, Prefix, PrefixPair};
 use crate::price::Price;
 use crate::route::{Announced, Entry, Put, Route, RouteTable, Selected, Told, Via, refresh_at, route_expiry};
 use crate::router_id::RouterId;
@@ -247,6 +247,19 @@ impl Speaker {
         }
         if selected && self.routes.get(pair).is_some_and(|entry| entry.selects(neighbour)) {
             self.trigger_everywhere(now, pair, Trigger::default());
+        }
+    }
+
+    /// Which routes that are told on an interface are used from here on: see [`InterfaceConfig::only`].
+    pub fn handle_only(&mut self, now: Instant, id: InterfaceId, only: Option<Prefix>) {
+        let Some(interface) = self.interfaces.get_mut(&id).filter(|interface| interface.config.only != only) else {
+            return;
+        };
+        interface.config.only = only;
+        for neighbour in self.neighbours_on(id) {
+            for pair in self.routes.told_by(neighbour) {
+                self.reselect(now, pair);
+            }
         }
     }
 
@@ -770,15 +783,24 @@ impl Speaker {
     /// that may not be used, the inner one for an unknown price.
     #[expect(clippy::option_option, reason = "two questions, two answers")]
     fn counted(&self, pair: PrefixPair, neighbour: NeighbourId, told: Option<Price>) -> Option<Option<Price>> {
-        match self.trade_with(neighbour) {
+        let config = self.config_with(neighbour);
+        let within = |only: Prefix| matches!(pair.to, IpPrefix::V6(prefix) if only.covers(prefix));
+        if config.and_then(|config| config.only).is_some_and(|only| !within(only)) {
+            return None;
+        }
+        match config.and_then(|config| config.trade) {
             None => Some(told),
             Some(trade) => trade.counted(told, pair.to.is_default()).map(Some),
         }
     }
 
     fn trade_with(&self, neighbour: NeighbourId) -> Option<Trade> {
+        self.config_with(neighbour)?.trade
+    }
+
+    fn config_with(&self, neighbour: NeighbourId) -> Option<&InterfaceConfig> {
         let interface = self.neighbours.get(&neighbour)?.interface;
-        self.interfaces.get(&interface)?.config.trade
+        Some(&self.interfaces.get(&interface)?.config)
     }
 
     /// What should be in use. Asks for a newer seqno where a cheaper route lacks only that. Of what is in use at present

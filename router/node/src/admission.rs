@@ -18,20 +18,31 @@ const REPEAT: Duration = Duration::from_secs(1);
 /// The version of the message.
 const VERSION: u8 = 1;
 
-/// What a link must prove: the key its cryptography authenticated, and the account the configuration names.
+/// What a link must prove: the keys its cryptography authenticated, and the account the configuration names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Expected {
-    /// The neighbour's account.
-    pub account: NodeId,
+    /// The neighbour's account; `None`: whose the key is.
+    pub account: Option<NodeId>,
     /// The WireGuard key the card must bind.
     pub wireguard: WireguardKey,
-    /// The TLS key the card must bind.
-    pub tls: TlsKey,
+    /// The TLS key the card must bind; `None`: any.
+    pub tls: Option<TlsKey>,
+}
+
+impl Expected {
+    /// Somebody nobody has named: the card must be of the key that the link has proven.
+    pub fn stranger(wireguard: WireguardKey) -> Self {
+        Self { account: None, wireguard, tls: None }
+    }
+
+    fn is_bound_by(&self, card: &NodeCard<Unverified>) -> bool {
+        self.wireguard == card.wireguard() && self.tls.is_none_or(|tls| tls == card.tls())
+    }
 }
 
 impl From<&NodeCard> for Expected {
     fn from(card: &NodeCard) -> Self {
-        Self { account: card.account(), wireguard: card.wireguard(), tls: card.tls() }
+        Self { account: Some(card.account()), wireguard: card.wireguard(), tls: Some(card.tls()) }
     }
 }
 
@@ -74,8 +85,8 @@ pub(crate) struct Admission {
     admitted: bool,
     heard: bool,
     repeat_at: Option<Instant>,
-    /// The card that was accepted, so that a repeated one costs no signature check.
-    accepted: Option<Vec<u8>>,
+    /// The card that was accepted, and as it came, so that a repeated one costs no signature check.
+    accepted: Option<(NodeCard, Vec<u8>)>,
     outbox: Option<Vec<u8>>,
 }
 
@@ -97,12 +108,16 @@ impl Admission {
         self.admitted
     }
 
+    /// The neighbour's card, once it is admitted.
+    pub(crate) fn card(&self) -> Option<&NodeCard> {
+        self.accepted.as_ref().map(|(card, _)| card)
+    }
+
     /// Takes a message; true when it has just admitted the neighbour.
     pub(crate) fn handle_message(&mut self, now: Instant, message: &[u8]) -> Result<bool, AdmissionError> {
         let (card, heard_by_them) = decode(message)?;
-        if self.accepted.as_deref() != Some(card) {
-            self.check(card)?;
-            self.accepted = Some(card.to_vec());
+        if self.accepted.as_ref().is_none_or(|(_, accepted)| accepted != card) {
+            self.accepted = Some((self.check(card)?, card.to_vec()));
         }
         let first = !std::mem::replace(&mut self.admitted, true);
         self.heard |= heard_by_them;
@@ -129,18 +144,16 @@ impl Admission {
     }
 
     /// Checks what is said before the signature under it: the check costs, and anybody's card is well signed.
-    fn check(&self, card: &[u8]) -> Result<(), AdmissionError> {
+    fn check(&self, card: &[u8]) -> Result<NodeCard, AdmissionError> {
         let card = NodeCard::<Unverified>::decode(card).map_err(|_| AdmissionError::Malformed)?;
-        let found = Expected { account: card.account(), wireguard: card.wireguard(), tls: card.tls() };
-        let expected = self.expected;
-        if found.account != expected.account {
-            return Err(AdmissionError::OtherAccount { found: found.account, expected: expected.account });
+        let found = card.account();
+        if let Some(expected) = self.expected.account.filter(|expected| *expected != found) {
+            return Err(AdmissionError::OtherAccount { found, expected });
         }
-        if found != expected {
-            return Err(AdmissionError::OtherKeys { account: found.account });
+        if !self.expected.is_bound_by(&card) {
+            return Err(AdmissionError::OtherKeys { account: found });
         }
-        card.verify().map_err(|_| AdmissionError::Signature)?;
-        Ok(())
+        card.verify().map_err(|_| AdmissionError::Signature)
     }
 
     fn message(&self) -> Vec<u8> {

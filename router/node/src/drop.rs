@@ -49,6 +49,8 @@ drop_reasons! {
     TooBig = "too-big",
     /// The neighbour has not shown a valid NodeCard on this link.
     NotAdmitted = "not-admitted",
+    /// To or from a neighbour that is no member, and not the ledger (answered by ICMPv6 Destination Unreachable, code 1).
+    NotAMember = "not-a-member",
     /// The window of this neighbour is used up; a receipt opens it again.
     Unpaid = "unpaid",
     /// The same, or a neighbour who is not admitted, sending more than it could need to change that: not even opened.

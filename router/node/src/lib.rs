@@ -18,5 +18,5 @@ pub use datapath::LinkId;
 pub use deal::{Deal, Prices};
 pub use drop::{DropReason, Drops};
 
-pub use node::{BABEL_PORT, Config, Event, LinkMeasure, LinkView, Node, Peer, Refusal, Transmit};
+pub use node::{Access, BABEL_PORT, Config, Event, LinkMeasure, LinkView, Node, Peer, Refusal, Transmit};
 pub use path_mtu::{MTU_PORT, NoMessage};

@@ -16,11 +16,12 @@ use metering::wire::PORT as SETTLEMENT_PORT;
 use metering::witness::{PORT as WITNESS_PORT, Witnessing};
 use metering::{
     AccountKey, Bytes, ChannelId, ChannelState, Counts, Credit, Exchange, Identity, LedgerDomain, NodeCard, NodeId,
-    Price, Receipt, Restored, Role, Setup, Side, Snapshot, Terms, Tokens, link_local, mesh_address, mesh_prefix, watch,
+    Price, Receipt, Restored, Role, Setup, Side, Snapshot, Terms, Tokens, WireguardKey, link_local, mesh_address,
+    mesh_prefix, watch,
 };
 use thiserror::Error;
 
-use crate::admission::{ADMISSION_PORT, Admission, AdmissionError};
+use crate::admission::{ADMISSION_PORT, Admission, AdmissionError, Expected};
 use crate::datapath::packet::{ControlDatagram, control_packet, parse_control};
 use crate::datapath::{Fib, FibBuilder, LinkEntry, LinkPolicy, MAX_LINKS, Meters, Standing};
 use crate::deal::{self, Asking, Deal, Dealing, Prices, Situation};
@@ -67,6 +68,8 @@ pub struct Config {
     pub domain: LedgerDomain,
     /// Whether neighbours keep copies of our receipts, and we of theirs.
     pub watch: bool,
+    /// What is open to neighbours that are no members: where the ledger is served.
+    pub open: Vec<Ipv6Addr>,
     /// Seeds jitter; two nodes with equal arguments and seeds do the same for ever.
     pub seed: u64,
 }
@@ -82,6 +85,13 @@ pub enum Peer {
         deal: Deal,
         /// How the link is measured.
         measure: LinkMeasure,
+        /// What it may.
+        access: Access,
+    },
+    /// Whoever has this key: it called us, and nobody named it. It may show its card, and nothing else.
+    Stranger {
+        /// What the link has proven.
+        key: WireguardKey,
     },
     /// A router that runs another Babel daemon in a stock WireGuard tunnel. It has no card and pays nothing: it is
     /// carried for free, because the owner says so.
@@ -94,6 +104,17 @@ pub enum Peer {
         /// Its addresses.
         prefixes: Vec<Prefix>,
     },
+}
+
+/// What a neighbour may.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Access {
+    /// What it pays for, and what is free.
+    #[default]
+    Full,
+    /// It is no member of the community: it may speak with what is open to all ([`Config::open`]) and announce its own
+    /// prefix, and nothing is bought or sold.
+    Visitor,
 }
 
 /// How Babel finds out what a link costs.
@@ -112,7 +133,7 @@ impl Peer {
         match (self, other) {
             (Self::Mesh { card, .. }, Self::Mesh { card: other, .. }) => card == other,
             (Self::Babel { .. }, Self::Babel { .. }) => true,
-            (Self::Mesh { .. } | Self::Babel { .. } | Self::Leaf { .. }, _) => false,
+            (Self::Mesh { .. } | Self::Babel { .. } | Self::Leaf { .. } | Self::Stranger { .. }, _) => false,
         }
     }
 }
@@ -141,6 +162,13 @@ pub enum Event {
         peer: NodeId,
         /// What we are to it.
         role: Role,
+    },
+    /// The stranger on a link has shown its card. Say with [`Node::handle_link`] what it is to be.
+    Introduced {
+        /// On which link.
+        link: LinkId,
+        /// Who it is.
+        card: Box<NodeCard>,
     },
     /// What somebody at the other end of a link did wrong; nothing was done.
     Refused {
@@ -321,6 +349,7 @@ impl Link {
 
     fn standing(&self, ask: Price) -> Standing {
         match (&self.peer, self.trade) {
+            (Peer::Stranger { .. } | Peer::Mesh { access: Access::Visitor, .. }, _) => Standing::Visitor,
             (Peer::Mesh { deal, .. }, Some((trade, _))) => deal::standing(*deal, trade, ask),
             (Peer::Mesh { .. } | Peer::Babel { .. } | Peer::Leaf { .. }, _) => Standing::Partner,
         }
@@ -345,7 +374,18 @@ impl Link {
         match &self.peer {
             Peer::Mesh { .. } => self.is_admitted() && self.exchange.is_some(),
             Peer::Babel { .. } => self.up,
-            Peer::Leaf { .. } => false,
+            Peer::Leaf { .. } | Peer::Stranger { .. } => false,
+        }
+    }
+
+    /// Of what the neighbour announces, only routes into this prefix are used.
+    fn only(&self) -> Option<Prefix> {
+        match &self.peer {
+            Peer::Mesh { card, access: Access::Visitor, .. } => {
+                let (prefix, len) = mesh_prefix(&card.wireguard());
+                Prefix::new(prefix, len)
+            }
+            Peer::Mesh { .. } | Peer::Babel { .. } | Peer::Leaf { .. } | Peer::Stranger { .. } => None,
         }
     }
 
@@ -364,7 +404,7 @@ impl Link {
                 Some(Credit::Exhausted { .. }) => LinkPolicy::Exhausted,
                 None => LinkPolicy::Closed,
             },
-            Peer::Leaf { .. } | Peer::Babel { .. } | Peer::Mesh { .. } => LinkPolicy::Closed,
+            Peer::Leaf { .. } | Peer::Babel { .. } | Peer::Mesh { .. } | Peer::Stranger { .. } => LinkPolicy::Closed,
         }
     }
 }
@@ -433,6 +473,7 @@ impl Node {
             Some(known) if known.peer == peer && known.mtu == mtu => {}
             Some(known) if known.mtu == mtu && known.peer.is_same_node(&peer) => {
                 known.peer = peer;
+                self.speaker.handle_only(now, InterfaceId(link.0), known.only());
                 self.deal(now);
                 if self.links.get(&link).is_some_and(Link::may_route) {
                     self.start_routing(now, link);
@@ -469,6 +510,7 @@ impl Node {
             Peer::Mesh { card: theirs, .. } => {
                 known.admission = Some(Admission::new(&card, theirs.into(), now));
             }
+            Peer::Stranger { key } => known.admission = Some(Admission::new(&card, Expected::stranger(*key), now)),
             Peer::Babel { .. } => self.start_routing(now, link),
             Peer::Leaf { .. } => {}
         }
@@ -584,7 +626,16 @@ impl Node {
     /// answer, for until then the link carries nothing.
     fn admit(&mut self, now: Instant, link: LinkId) {
         let Some(known) = self.links.get_mut(&link) else { return };
-        let Peer::Mesh { card, measure, deal } = &known.peer else { return };
+        let (card, measure, deal) = match (&known.peer, &known.admission) {
+            (Peer::Mesh { card, measure, deal, .. }, _) => (card, measure, deal),
+            (Peer::Stranger { .. }, Some(admission)) => {
+                if let Some(card) = admission.card().copied() {
+                    self.push_event(Event::Introduced { link, card: Box::new(card) });
+                }
+                return;
+            }
+            _ => return,
+        };
         let (peer, max) = (card.account(), known.mtu);
         let role = known.exchange.as_ref().map_or(deal.first_role(), |exchange| exchange.side().role());
         match &mut known.path {
@@ -599,7 +650,7 @@ impl Node {
         let Some(known) = self.links.get(&link).filter(may) else { return };
         let measure = match &known.peer {
             Peer::Mesh { measure, .. } | Peer::Babel { measure } => measure,
-            Peer::Leaf { .. } => return,
+            Peer::Leaf { .. } | Peer::Stranger { .. } => return,
         };
         let (trade, fee) = known.trade.map_or((None, Fee::default()), |(trade, fee)| (Some(trade), fee));
         let tunnel = InterfaceConfig::tunnel(self.ours);
@@ -614,6 +665,7 @@ impl Node {
             fee,
             trade,
             toll: known.toll,
+            only: known.only(),
             ..tunnel
         };
         self.speaker.handle_interface_up(now, InterfaceId(link.0), config);
@@ -1021,8 +1073,13 @@ impl Node {
     fn drain_links(&mut self, now: Instant) {
         let mut events = Vec::new();
         for (link, known) in &mut self.links {
-            let Peer::Mesh { card, .. } = &known.peer else { continue };
-            let (peer, theirs) = (card.account(), link_local(&card.wireguard()));
+            // Nobody settles with a stranger.
+            let (peer, key) = match &known.peer {
+                Peer::Mesh { card, .. } => (card.account(), card.wireguard()),
+                Peer::Stranger { key } => (NodeId::default(), *key),
+                Peer::Babel { .. } | Peer::Leaf { .. } => continue,
+            };
+            let theirs = link_local(&key);
             let mut send_as = |port, payload: &[u8], uncut| {
                 let packet = control_packet(self.ours, theirs, port, payload);
                 self.transmits.push_back(Transmit { link: *link, packet, uncut });
@@ -1108,7 +1165,8 @@ impl Node {
     }
 
     fn build_fib(&self, entries: Vec<Option<LinkEntry>>) -> Fib {
-        let mut fib = self.own.iter().fold(FibBuilder::default(), |fib, prefix| fib.own(*prefix));
+        let open = FibBuilder::default().open(&self.config.open);
+        let mut fib = self.own.iter().fold(open, |fib, prefix| fib.own(*prefix));
         for (link, known) in &self.links {
             if let Peer::Leaf { prefixes } = &known.peer {
                 fib = prefixes.iter().fold(fib, |fib, prefix| fib.route(*prefix, *link));
@@ -1212,6 +1270,7 @@ mod tests {
                 update_interval: Duration::from_secs(16),
                 domain: LedgerDomain { chain_id: 0, contract: NodeId([9; 20]) },
                 watch: false,
+                open: Vec::new(),
                 seed: 1,
             };
             let mut story = Self { node: Node::new(now, &us, config), now };
@@ -1223,7 +1282,7 @@ mod tests {
         fn agree(&mut self, deal: Deal) {
             let card = *Identity::new(&Seed::from_bytes([2; 32])).card();
             let measure = LinkMeasure { cost: 96, sensing: LinkSensing::Measured, path_mtu: false };
-            self.node.handle_link(self.now, LINK, Peer::Mesh { card, deal, measure }, 1420);
+            self.node.handle_link(self.now, LINK, Peer::Mesh { card, deal, measure, access: Access::Full }, 1420);
         }
 
         /// For which roles the shell was asked what it knows.
@@ -1236,6 +1295,65 @@ mod tests {
         fn nonce(&self) -> Option<u64> {
             self.node.links().find_map(|view| view.settlement)?.channel.map(|channel| channel.nonce)
         }
+    }
+
+    /// Hands what each of two nodes says to the other, until neither says more.
+    fn talk(now: Instant, nodes: [&mut Node; 2]) {
+        let [one, other] = nodes;
+        for _ in 0..20 {
+            one.handle_timeout(now);
+            other.handle_timeout(now);
+            let there: Vec<Transmit> = std::iter::from_fn(|| one.poll_transmit()).collect();
+            let back: Vec<Transmit> = std::iter::from_fn(|| other.poll_transmit()).collect();
+            there.iter().for_each(|sent| other.handle_control(now, LINK, &sent.packet));
+            back.iter().for_each(|sent| one.handle_control(now, LINK, &sent.packet));
+        }
+    }
+
+    #[test]
+    fn a_stranger_shows_its_card_and_is_what_the_shell_says() {
+        let Story { node: mut caller, now } = Story::new(Deal::ByRoutes);
+        let [us, them] = [1, 2].map(|seed| Identity::new(&Seed::from_bytes([seed; 32])));
+        let mut called = Node::new(now, &them, caller.config.clone());
+        called.handle_link(now, LINK, Peer::Stranger { key: us.wireguard_key() }, 1420);
+        [&mut caller, &mut called].into_iter().for_each(|node| node.handle_link_up(now, LINK));
+        assert_eq!(called.link_entries()[0].as_ref().map(|entry| &entry.policy), Some(&LinkPolicy::Closed));
+        talk(now, [&mut caller, &mut called]);
+        let events: Vec<Event> = std::iter::from_fn(|| called.poll_event()).collect();
+        let card = events
+            .iter()
+            .find_map(|event| if let Event::Introduced { card, .. } = event { Some(**card) } else { None });
+        assert_eq!(card, Some(*us.card()));
+        assert!(!events.iter().any(|event| matches!(event, Event::Admitted { .. })), "nobody has said what it is");
+
+        let measure = LinkMeasure { cost: 96, sensing: LinkSensing::Measured, path_mtu: false };
+        let peer = |access| Peer::Mesh { card: *us.card(), deal: Deal::Agreed(Side::Peer), measure, access };
+        called.handle_link(now, LINK, peer(Access::Visitor), 1420);
+        talk(now, [&mut caller, &mut called]);
+        let admitted = std::iter::from_fn(|| called.poll_event()).any(|event| matches!(event, Event::Admitted { .. }));
+        assert!(admitted, "it shows its card again");
+        called.handle_restored(now, LINK, Counts::ZERO, Role::Peer, Restored::default());
+        let standing =
+            |node: &Node| node.link_entries()[0].as_ref().map(|entry| (entry.standing, entry.policy.clone()));
+        assert_eq!(standing(&called), Some((Standing::Visitor, LinkPolicy::Mesh)));
+        called.handle_link(now, LINK, peer(Access::Full), 1420);
+        assert_eq!(standing(&called), Some((Standing::Partner, LinkPolicy::Mesh)));
+    }
+
+    #[test]
+    fn a_card_of_another_key_introduces_nobody() {
+        let Story { node: mut caller, now } = Story::new(Deal::ByRoutes);
+        let [them, other] = [2, 3].map(|seed| Identity::new(&Seed::from_bytes([seed; 32])));
+        let mut called = Node::new(now, &them, caller.config.clone());
+        called.handle_link(now, LINK, Peer::Stranger { key: other.wireguard_key() }, 1420);
+        [&mut caller, &mut called].into_iter().for_each(|node| node.handle_link_up(now, LINK));
+        talk(now, [&mut caller, &mut called]);
+        let events: Vec<Event> = std::iter::from_fn(|| called.poll_event()).collect();
+        let refused = |event: &Event| {
+            matches!(event, Event::Refused { reason: Refusal::Admission(AdmissionError::OtherKeys { .. }), .. })
+        };
+        assert!(events.iter().any(refused), "{events:?}");
+        assert!(!events.iter().any(|event| matches!(event, Event::Introduced { .. })));
     }
 
     /// The owner changed the configuration while journal and ledger were being asked.

@@ -10,9 +10,10 @@ use super::table::Side::{Left, Right};
 use super::table::{Table, amount, facts, harmless, money, round_trip, short_id, span};
 use super::{Ask, Failure};
 use crate::control::{
-    self, Closed, Direction, KeptBy, LinkState, Meters, Neighbour, ReceiptLine, Receipts, RedeemedReceipts, Request,
-    Response, Routes, Status, Unit, Wallet, Why,
+    self, Closed, Direction, KeptBy, LinkState, MembershipState, Meters, Neighbour, ReceiptLine, Receipts,
+    RedeemedReceipts, Request, Response, Routes, Status, Unit, Wallet, Why,
 };
+use crate::router::moment;
 
 /// Asks, and renders the answer for a person or a program.
 pub(super) fn ask(arguments: &Ask, request: &Request) -> Result<String, Failure> {
@@ -76,6 +77,9 @@ fn status(status: &Status) -> String {
         ("routes", status.routes.to_string()),
         ("ledger", ledger.to_owned()),
     ];
+    if let Some(membership) = &status.membership {
+        list.push(("member", said_of(membership)));
+    }
     if let Some(found) = &status.ledger_distrusted {
         list.push(("NOT TRUSTED", harmless(found)));
     }
@@ -102,6 +106,17 @@ fn drops(drops: &BTreeMap<String, u64>) -> String {
     }
 }
 
+fn said_of(membership: &MembershipState) -> String {
+    let MembershipState { member, until, waits } = membership;
+    match (member, until, waits) {
+        (true, Some(until), _) => format!("until {}", moment(*until)),
+        (true, None, _) => "yes".to_owned(),
+        (false, _, Some(waits)) => format!("no: {}", harmless(waits)),
+        (false, Some(until), None) => format!("no: it ended at {}, or was taken back", moment(*until)),
+        (false, None, None) => "not yet".to_owned(),
+    }
+}
+
 fn neighbours(neighbours: &[Neighbour]) -> String {
     if neighbours.is_empty() {
         return "There are no neighbours yet.\n  \
@@ -121,6 +136,7 @@ fn neighbours(neighbours: &[Neighbour]) -> String {
     ]);
     for neighbour in neighbours {
         let state = match (neighbour.state, neighbour.admitted) {
+            (LinkState::Up, true) if neighbour.visitor => "up, no member",
             (LinkState::Up, true) => "up",
             (LinkState::Up, false) => "up, not admitted",
             (LinkState::Connecting, _) => "connecting",
@@ -391,7 +407,7 @@ fn closed(answer: &Closed) -> String {
         ),
         (None, Some(until)) => format!(
             "{to} does not answer, so notice was given on channel {nonce}.\n  What is left comes back by itself after {} UTC.\n",
-            crate::router::moment(until)
+            moment(until)
         ),
         (None, None) => format!("The channel {nonce} to {to} is ending.\n"),
     }

@@ -63,7 +63,6 @@ impl<'a> Table<'a> {
     }
 
     /// Whether the file has an option here that nobody has taken yet, whatever it says.
-    #[cfg(feature = "ledger-remote")]
     pub(super) fn says(&self, key: &str) -> bool {
         self.entries.iter().any(|(name, _)| name.get_ref() == key)
     }

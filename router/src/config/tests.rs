@@ -49,7 +49,7 @@ fn the_example_is_a_config_as_it_stands_and_with_everything_switched_on() {
         let said = |line: &&str| !keys.iter().any(|key| line.starts_with(&format!("{key} = ")));
         parse(&text.lines().filter(said).collect::<Vec<_>>().join("\n")).unwrap()
     };
-    let served = without(&["path"]).ledger.map(|ledger| ledger.place);
+    let served = without(&["path", "serve", "serve_key"]).ledger.map(|ledger| ledger.place);
     assert!(matches!(&served, Some(LedgerPlace::Served(place)) if place.founding.is_some()), "{served:?}");
     assert_eq!(refused(&everything_switched_on()).len(), 1, "which of both is meant is not guessed");
 
@@ -61,6 +61,19 @@ fn the_example_is_a_config_as_it_stands_and_with_everything_switched_on() {
     assert_eq!(full.leaves[0].wireguard_key, identity(3).wireguard_key());
     assert!(full.leaves[1].babel && full.leaves[1].addresses.is_empty());
     full.check_identity(&identity(4)).unwrap();
+    assert!(full.ledger.is_some_and(|ledger| ledger.serve.is_some()));
+
+    for (without, mistake) in [
+        (["path", "serve_key"], "give both, or neither"),
+        (["path", "authorities"], "only the ledger in a file of this machine"),
+    ] {
+        let said = |line: &&str| !without.iter().any(|key| line.starts_with(&format!("{key} = ")));
+        let text = everything_switched_on();
+        let mistakes = refused(&text.lines().filter(said).collect::<Vec<_>>().join("\n"));
+        assert!(mistakes.iter().any(|found| found.to_string().contains(mistake)), "{mistakes:?}");
+    }
+    let mistakes = refused("[node]\nname = \"attic\"\n[community]\nmembers_only = true\n");
+    assert!(mistakes[0].to_string().contains("who is a member stands in the ledger"), "{mistakes:?}");
 }
 
 #[test]

@@ -263,6 +263,8 @@ impl Mesh {
             local: Local::packets(local),
             offloads: true,
             workers: 1,
+            members_only: false,
+            open: Vec::new(),
         })
     }
 

@@ -121,6 +121,8 @@ pub(crate) enum Opened {
     Packet(LinkId, usize),
     /// An authenticated message of this link without a packet: handshake or keepalive.
     Alive(LinkId),
+    /// The first message of a handshake with whoever has this key, which is no peer's.
+    Stranger(WireguardKey),
     /// Nothing that concerns anybody.
     Nothing,
 }
@@ -258,9 +260,15 @@ impl WireGuard {
         let mut cookie = [0; COOKIE_REPLY_LEN];
         let peers = &self.peers;
         let link = match peers.limiter.verify_packet(Some(from.ip()), datagram, &mut cookie) {
-            Ok(Packet::HandshakeInit(init)) => parse_handshake_anon(&peers.secret, &peers.public, &init)
-                .ok()
-                .and_then(|half| peers.by_key().get(&half.peer_static_public).copied()),
+            Ok(Packet::HandshakeInit(init)) => {
+                let key =
+                    parse_handshake_anon(&peers.secret, &peers.public, &init).ok().map(|half| half.peer_static_public);
+                let link = key.and_then(|key| peers.by_key().get(&key).copied());
+                if let (Some(key), None, false) = (key, link, leads_into_mesh(fib, from.ip())) {
+                    return Opened::Stranger(WireguardKey(key));
+                }
+                link
+            }
             Ok(Packet::HandshakeResponse(response)) => Some(LinkId(response.receiver_idx >> 8)),
             Ok(Packet::PacketCookieReply(reply)) => Some(LinkId(reply.receiver_idx >> 8)),
             Ok(Packet::PacketData(data)) => Some(LinkId(data.receiver_idx >> 8)),

@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 
 use ledger_client::{Error, Ledger, Phase};
 use metering::{ChannelId, NodeId, Receipt, Role, Snapshot, Tokens};
-use node::{DropReason, LinkId, PrefixPair};
+use node::{Access, DropReason, LinkId, PrefixPair};
 use tokio::sync::oneshot;
 
 use super::history::civil;
 use super::money::NAME_A_LEDGER;
+use super::strangers::Origin;
 use super::{Control, Known};
 use crate::config;
 use crate::control::{
@@ -86,6 +87,7 @@ impl Control {
             // It was opened at the start, and has not failed since.
             ledger_reachable: self.ledger.as_ref().map(|_| self.ledger_reachable.unwrap_or(true)),
             ledger_distrusted: self.witness.found(),
+            membership: self.members.state(),
             warnings: self.warnings.iter().cloned().collect(),
         }
     }
@@ -113,6 +115,8 @@ impl Control {
                 last_heard_s: known.last_heard.map(|at| now.saturating_duration_since(at).as_secs()),
                 mtu: view.map_or(self.mtu, |view| view.mtu),
                 admitted,
+                visitor: known.access.is_some_and(|(access, _)| access == Access::Visitor),
+                met: known.origin != Origin::Written,
             }
         });
         lines.collect()

@@ -6,8 +6,9 @@ use std::time::Instant;
 
 use metering::Side;
 use node::datapath::MAX_LINKS;
-use node::{Deal, LinkId, LinkMeasure, LinkSensing, Peer};
+use node::{Access, Deal, LinkId, LinkMeasure, LinkSensing, Peer};
 
+use super::strangers::Origin;
 use super::{Control, Done, Known, Links, StartError};
 use crate::config::{self, Endpoint, LinkKind, Role};
 use crate::link::wireguard::PeerConfig;
@@ -23,32 +24,50 @@ impl Control {
         for leaf in links.leaves {
             wanted.extend(self.set_leaf(now, leaf));
         }
-        let gone: Vec<LinkId> = self.links.keys().copied().filter(|link| !wanted.contains(link)).collect();
+        let is_gone = |link: &LinkId, known: &Known| known.origin == Origin::Written && !wanted.contains(link);
+        let gone: Vec<LinkId> =
+            self.links.iter().filter(|(link, known)| is_gone(link, known)).map(|(link, _)| *link).collect();
         for link in gone {
-            tracing::info!(node = %self.name, neighbour = %self.name_of(link), "link removed");
-            self.inbox.set(ToWorker::RemovePeer(link));
-            self.node.handle_link_removed(now, link);
-            if self.links.remove(&link).is_some_and(|known| known.is_quic()) {
-                self.retired.insert(link);
-            }
+            self.remove_link(now, link);
         }
         self.resolve();
+    }
+
+    pub(super) fn remove_link(&mut self, now: Instant, link: LinkId) {
+        tracing::info!(node = %self.name, neighbour = %self.name_of(link), "link removed");
+        self.inbox.set(ToWorker::RemovePeer(link));
+        self.node.handle_link_removed(now, link);
+        if self.links.remove(&link).is_some_and(|known| known.is_quic()) {
+            self.retired.insert(link);
+        }
     }
 
     fn set_peer(&mut self, now: Instant, peer: config::Peer) -> Option<LinkId> {
         let same =
             |known: &Known| known.peer.as_ref().is_some_and(|known| known.card == peer.card && known.link == peer.link);
         let link = self.place(&same)?;
-        let measure =
-            LinkMeasure { cost: peer.cost, sensing: peer.sensing, path_mtu: peer.link == LinkKind::Wireguard };
-        let node_peer = Peer::Mesh { card: peer.card, deal: self.deal(peer.role), measure };
-        self.node.handle_link(now, link, node_peer, self.mtu);
+        let state = (self.members.access(peer.card.account()), self.members.trades_with(peer.card.account()));
         let known = self.known(link);
         let moved = known.peer.as_ref().is_none_or(|known| known.endpoint != peer.endpoint);
         known.name.clone_from(&peer.name);
+        known.origin = Origin::Written;
+        known.access = Some(state);
         known.peer = Some(peer);
+        self.tell_node(now, link);
         self.place_session(link, moved);
         Some(link)
+    }
+
+    /// Tells the node what the neighbour on a link is, and may.
+    pub(super) fn tell_node(&mut self, now: Instant, link: LinkId) {
+        let Some((known, peer)) = self.links.get(&link).and_then(|known| Some((known, known.peer.as_ref()?))) else {
+            return;
+        };
+        let (access, trades) = known.access.unwrap_or((Access::Full, true));
+        let deal = if trades { self.deal(peer.role) } else { Deal::Agreed(Side::Peer) };
+        let measure =
+            LinkMeasure { cost: peer.cost, sensing: peer.sensing, path_mtu: peer.link == LinkKind::Wireguard };
+        self.node.handle_link(now, link, Peer::Mesh { card: peer.card, deal, measure, access }, self.mtu);
     }
 
     fn set_leaf(&mut self, now: Instant, leaf: config::Leaf) -> Option<LinkId> {
@@ -71,7 +90,7 @@ impl Control {
     }
 
     /// The link's entry; a new one begins to count at what earlier users of its id left.
-    fn known(&mut self, link: LinkId) -> &mut Known {
+    pub(super) fn known(&mut self, link: LinkId) -> &mut Known {
         let since = self.shared.meters.read(link);
         self.links.entry(link).or_insert_with(|| Known { since, ..Known::default() })
     }
@@ -79,17 +98,17 @@ impl Control {
     /// The id of the link that is the same as before, or the lowest free one.
     fn place(&mut self, same: &dyn Fn(&Known) -> bool) -> Option<LinkId> {
         let known = self.links.iter().find(|(_, known)| same(known)).map(|(link, _)| *link);
-        let free = || {
-            (0..)
-                .map(LinkId)
-                .take(MAX_LINKS)
-                .find(|link| !self.links.contains_key(link) && !self.retired.contains(link))
-        };
-        let link = known.or_else(free);
+        let link = known.or_else(|| self.free_link());
         if link.is_none() {
             self.warn(format!("more than {MAX_LINKS} links: the rest is left out"));
         }
         link
+    }
+
+    /// The lowest free id.
+    pub(super) fn free_link(&self) -> Option<LinkId> {
+        let is_free = |link: &LinkId| !self.links.contains_key(link) && !self.retired.contains(link);
+        (0..).map(LinkId).take(MAX_LINKS).find(is_free)
     }
 
     /// Tells the worker of a WireGuard peer, new or with another endpoint.

@@ -2,7 +2,7 @@
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use ledger_client::{Channel, Error, Genesis, Head, Ledger, Refusal, Totals, UnixTime, Verdict};
+use ledger_client::{Channel, Code, Error, Genesis, Head, Ledger, Membership, Refusal, Totals, UnixTime, Verdict};
 use ledger_client::{Entry, Unavailable};
 use metering::{ChannelId, Close, NodeId, Receipt, Tokens};
 
@@ -85,6 +85,14 @@ impl Ledger for Stub {
     }
 
     fn mint(&mut self, _: NodeId, _: Tokens) -> Result<(), Error> {
+        no()
+    }
+
+    fn memberships(&mut self, _: &[NodeId]) -> Result<Vec<Option<Membership>>, Error> {
+        no()
+    }
+
+    fn enrol(&mut self, _: &Code) -> Result<UnixTime, Error> {
         no()
     }
 

@@ -87,6 +87,7 @@ impl Relay {
             address: OURS,
             link_ports: Vec::new(),
             control: to_control,
+            meets_strangers: true,
             shared: Arc::new(Shared::new()),
         };
         let mailbox = Mailbox::new().unwrap();

@@ -12,7 +12,7 @@ use metering::exchange::Event as Settlement;
 use metering::watch::Event as Watch;
 use metering::{ChannelId, ChannelState, Counts, Limits, Offer, Price, Restored, Side, Tokens, link_local};
 use node::datapath::packet::{control_packet, parse_control};
-use node::{Config, Deal, Event, LinkId, LinkMeasure, Node, Peer, Policy, Prices, Transmit};
+use node::{Access, Config, Deal, Event, LinkId, LinkMeasure, Node, Peer, Policy, Prices, Transmit};
 
 use crate::pair::{DOMAIN, PAYER, PROVIDER, identity, start};
 
@@ -87,12 +87,13 @@ impl Play {
                 prices: Prices::default(),
                 domain: DOMAIN,
                 watch: true,
+                open: Vec::new(),
                 seed: 1,
             };
             let mut node = Node::new(now, identity(who), config);
             let measure = LinkMeasure { cost: 96, sensing: LinkSensing::Measured, path_mtu: true };
             let (card, deal) = (*identity(1 - who).card(), Deal::Agreed(sides[who]));
-            node.handle_link(now, LINK, Peer::Mesh { card, deal, measure }, MTU);
+            node.handle_link(now, LINK, Peer::Mesh { card, deal, measure, access: Access::Full }, MTU);
             node.handle_link_up(now, LINK);
             node
         });
@@ -192,6 +193,7 @@ impl Play {
             Event::Watch { event: Watch::Found(_), .. }
             | Event::Fib(_)
             | Event::Refused { .. }
+            | Event::Introduced { .. }
             | Event::Checkpoint { .. }
             | Event::Neighbour { .. } => {}
         }

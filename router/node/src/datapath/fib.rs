@@ -50,6 +50,8 @@ pub enum Standing {
     /// It pays nothing, and nothing is carried for it at our expense: not to a provider, not from one, and not out of
     /// the mesh.
     Guest,
+    /// It is no member of the community: only the ledger is open to it, so that it can become one.
+    Visitor,
 }
 
 /// One link, as the datapath sees it.
@@ -85,7 +87,9 @@ pub struct Fib {
     routes: Arc<Routes>,
     listing: Arc<BTreeMap<Prefix, NextHop>>,
     own: Arc<Vec<Prefix>>,
+    open: Arc<Vec<Ipv6Addr>>,
     links: Vec<Option<LinkEntry>>,
+    visited: bool,
 }
 
 impl Fib {
@@ -114,6 +118,16 @@ impl Fib {
         self.routes.lookup(address).is_some_and(|(len, _)| len == 0)
     }
 
+    /// Whether whoever is no member may speak with this address.
+    pub fn is_open(&self, address: Ipv6Addr) -> bool {
+        self.open.contains(&address)
+    }
+
+    /// Whether any neighbour is no member.
+    pub fn is_visited(&self) -> bool {
+        self.visited
+    }
+
     /// What the neighbour on a link is to us.
     pub fn standing(&self, link: LinkId) -> Standing {
         self.link(link).map_or(Standing::Partner, |entry| entry.standing)
@@ -127,8 +141,12 @@ impl Fib {
     /// The same snapshot with other links.
     #[must_use]
     pub fn with_links(&self, links: Vec<Option<LinkEntry>>) -> Self {
-        Self { links, ..self.clone() }
+        Self { visited: any_visitor(&links), links, ..self.clone() }
     }
+}
+
+fn any_visitor(links: &[Option<LinkEntry>]) -> bool {
+    links.iter().flatten().any(|link| link.standing == Standing::Visitor)
 }
 
 /// Collects routes for a new snapshot.
@@ -136,9 +154,16 @@ impl Fib {
 pub struct FibBuilder {
     routes: BTreeMap<Prefix, NextHop>,
     own: Vec<Prefix>,
+    open: Vec<Ipv6Addr>,
 }
 
 impl FibBuilder {
+    /// Addresses that those who are no members may speak with.
+    #[must_use]
+    pub fn open(self, addresses: &[Ipv6Addr]) -> Self {
+        Self { open: addresses.to_vec(), ..self }
+    }
+
     /// A prefix this node announces: its packets go to the own side, unless a longer route says otherwise.
     #[must_use]
     pub fn own(mut self, prefix: Prefix) -> Self {
@@ -177,6 +202,8 @@ impl FibBuilder {
             routes: Arc::new(Routes(tables.into_iter().rev().collect())),
             listing: Arc::new(self.routes),
             own: Arc::new(self.own),
+            open: Arc::new(self.open),
+            visited: any_visitor(&links),
             links,
         }
     }

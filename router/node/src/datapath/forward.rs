@@ -252,6 +252,9 @@ impl Datapath {
         // not pay, its own provider would see a loss, and stop carrying for the households that do.
         received.add(header.len);
         let egress = self.egress(ingress, &header)?;
+        if self.fib.is_visited() {
+            self.check_visitors(ingress, egress, &header, packet)?;
+        }
         if let (Port::Link(_), Port::Link(_)) = (ingress, egress) {
             let hops_left = header.hop_limit.checked_sub(1).filter(|left| *left > 0).ok_or(DropReason::HopLimit)?;
             packet::set_hop_limit(packet, hops_left);
@@ -333,8 +336,18 @@ impl Datapath {
             (Standing::Guest | Standing::Provider, Standing::Provider) | (Standing::Provider, Standing::Guest) => false,
             (Standing::Guest, Standing::Guest | Standing::Partner) => !self.fib.is_by_default(to),
             (Standing::Provider | Standing::Partner, _) => true,
+            // Whatever they may do is with what is open to all.
+            (Standing::Visitor, _) | (Standing::Guest, Standing::Visitor) => true,
         };
         if allowed { Ok(()) } else { Err(DropReason::AtOurExpense) }
+    }
+
+    /// Who is no member speaks with what is open to all, and is told of errors.
+    fn check_visitors(&self, from: Port, to: Port, header: &Header, packet: &[u8]) -> Result<(), DropReason> {
+        let visits = |port| matches!(port, Port::Link(link) if self.fib.standing(link) == Standing::Visitor);
+        let asks = !visits(from) || self.fib.is_open(header.destination);
+        let is_answered = !visits(to) || self.fib.is_open(header.source) || icmp::is_icmp_error(packet);
+        if asks && is_answered { Ok(()) } else { Err(DropReason::NotAMember) }
     }
 
     fn take_ration(&self, link: LinkId, header: &Header) -> Result<(), DropReason> {
@@ -343,8 +356,8 @@ impl Datapath {
 
     /// The ICMPv6 error about a dropped packet, with the port its sender is reached by.
     fn answer(&mut self, now: Instant, ingress: Port, packet: &[u8], reason: DropReason) -> Option<(Port, Vec<u8>)> {
-        use DropReason::{AtOurExpense, HopLimit, NoRoute, TooBig};
-        if !matches!(reason, NoRoute | AtOurExpense | HopLimit | TooBig) {
+        use DropReason::{AtOurExpense, HopLimit, NoRoute, NotAMember, TooBig};
+        if !matches!(reason, NoRoute | AtOurExpense | NotAMember | HopLimit | TooBig) {
             return None;
         }
         let header = packet::parse(packet).ok()?;
@@ -451,6 +464,41 @@ mod tests {
         let billed = Bytes::new(32 + 16 * 89);
         assert_eq!(node.meters.read(A).received, billed);
         assert_eq!(node.meters.read(B).sent, billed);
+    }
+
+    #[test]
+    fn who_is_no_member_speaks_with_the_ledger_alone() {
+        const VISITOR: LinkId = LinkId(0);
+        const MEMBER: LinkId = LinkId(1);
+        let link = |standing| Some(LinkEntry { policy: LinkPolicy::Mesh, standing, mtu: 1420 });
+        let fib = FibBuilder::default()
+            .open(&[address("fd0b::7")])
+            .own(prefix("fd01::", 48))
+            .route(prefix("fd0a::", 48), VISITOR)
+            .route(prefix("fd0b::", 48), MEMBER);
+        let mut node = Datapath::new(address("fd01::1"), 1420, Arc::default(), Arc::default(), Instant::now());
+        node.set_fib(Arc::new(fib.build(vec![link(Standing::Visitor), link(Standing::Partner)])));
+        let mut decide = |from: Port, packet: &[u8]| run(&mut node, from, packet);
+        for (from, source, to) in [
+            (Port::Link(VISITOR), "fd0a::1", "fd0b::8"),
+            (Port::Link(VISITOR), "fd0a::1", "fd01::1"),
+            (Port::Link(MEMBER), "fd0b::8", "fd0a::1"),
+            (Port::Local, "fd01::1", "fd0a::1"),
+        ] {
+            let (was, _, answers) = decide(from, &ip(source, to, 64, 100));
+            assert_eq!(was, Verdict::Drop(DropReason::NotAMember), "{source} to {to}");
+            let [(port, error)] = &answers[..] else { panic!("{answers:?}") };
+            assert_eq!((*port, error[40], error[41]), (from, 1, 1), "unreachable, administratively prohibited");
+        }
+        let asked = decide(Port::Link(VISITOR), &ip("fd0a::1", "fd0b::7", 64, 100)).0;
+        assert_eq!(asked, Verdict::Forward(Port::Link(MEMBER)));
+        let answered = decide(Port::Link(MEMBER), &ip("fd0b::7", "fd0a::1", 64, 100)).0;
+        assert_eq!(answered, Verdict::Forward(Port::Link(VISITOR)));
+        let mut too_big = ip("fd0b::8", "fd0a::1", 64, 100);
+        (too_big[6], too_big[40]) = (58, 2);
+        assert_eq!(decide(Port::Link(MEMBER), &too_big).0, Verdict::Forward(Port::Link(VISITOR)), "errors pass");
+        // Member or not, an answer is no way to be led into somebody else's network.
+        assert_eq!(decide(Port::Link(MEMBER), &ip("fd0b::8", "fd01::1", 64, 100)).0, Verdict::Forward(Port::Local));
     }
 
     #[test]

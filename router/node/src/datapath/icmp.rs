@@ -89,7 +89,7 @@ pub(super) fn answer(
         DropReason::NoRoute => {
             Icmpv6Repr::DstUnreachable { reason: Icmpv6DstUnreachable::NoRoute, header: original, data }
         }
-        DropReason::AtOurExpense => {
+        DropReason::AtOurExpense | DropReason::NotAMember => {
             Icmpv6Repr::DstUnreachable { reason: Icmpv6DstUnreachable::AdminProhibit, header: original, data }
         }
         DropReason::HopLimit => {
@@ -120,7 +120,7 @@ pub(super) fn answer(
 }
 
 /// Whether the packet is itself an ICMPv6 error, type below 128, or hides its protocol behind an extension header.
-fn is_icmp_error(packet: &[u8]) -> bool {
+pub(super) fn is_icmp_error(packet: &[u8]) -> bool {
     let next_header = IpProtocol::from(packet[6]);
     if next_header == IpProtocol::Icmpv6 {
         return packet.get(IPV6_HEADER_LEN).is_none_or(|kind| *kind < 128);

@@ -41,6 +41,7 @@ fn a_status() -> Status {
         drops: [("no route".to_owned(), 12), ("hop limit".to_owned(), 3)].into(),
         ledger_reachable: Some(true),
         ledger_distrusted: None,
+        membership: None,
         warnings: vec!["the journal was damaged and set aside".to_owned()],
     }
 }
@@ -88,6 +89,8 @@ fn neighbours_are_listed_with_what_is_known_of_them() {
         last_heard_s: Some(2),
         mtu: 1420,
         admitted: true,
+        visitor: false,
+        met: false,
     };
     let barn = Neighbour {
         name: "old-barn".to_owned(),
@@ -101,6 +104,8 @@ fn neighbours_are_listed_with_what_is_known_of_them() {
         last_heard_s: None,
         mtu: 1420,
         admitted: false,
+        visitor: false,
+        met: true,
     };
     let stranger = Neighbour { name: "new".to_owned(), admitted: false, ..roof.clone() };
     let leaf = Neighbour { name: "phone".to_owned(), id: NodeId([0; 20]), role: "leaf".to_owned(), ..barn.clone() };

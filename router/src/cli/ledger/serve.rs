@@ -13,7 +13,7 @@ use super::copies::shown;
 use super::with_sources;
 use crate::cli::Failure;
 use crate::config::LogLevel;
-use crate::identity;
+use crate::{hosting, identity};
 
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
@@ -101,7 +101,7 @@ pub(super) fn serve(arguments: &Serve) -> Result<String, Failure> {
         let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
         let opened = Server::bind(arguments.listen, tls, &arguments.path, system_clock, &secret, settings).await;
-        let published = arguments.published.clone().unwrap_or_else(|| with_ending(&arguments.path, ".published"));
+        let published = arguments.published.clone().unwrap_or_else(|| hosting::published(&arguments.path));
         let server = opened.and_then(|server| server.keep_published(&published, arguments.accept_rewound));
         let server = server.map_err(|error| not_served(&error))?;
         let address = server.address().map_err(|error| Failure::new(error, ""))?;
@@ -126,12 +126,6 @@ pub(super) fn serve(arguments: &Serve) -> Result<String, Failure> {
         tracing::info!("the ledger is closed");
         Ok(String::new())
     })
-}
-
-fn with_ending(path: &Path, end: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(end);
-    name.into()
 }
 
 /// Lets this program have as many files open as it takes, or says how many connections there can be.

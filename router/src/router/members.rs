@@ -1,0 +1,319 @@
+//! Who is a member of the community: asked of the ledger now and then, and kept on disk, so that a router knows its neighbours
+//! while the ledger is away.
+//!
+//! A router that is no member itself bars nobody: it has nothing to guard, and needs a way to the ledger. It becomes one by the
+//! code that lies in its state directory, as soon as the ledger can be reached.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use ledger_client::{Code, Error, Ledger, Membership, UnixTime};
+use metering::NodeId;
+use node::{Access, LinkId};
+use serde::{Deserialize, Serialize};
+
+use super::{Control, Done, history};
+use crate::control::MembershipState;
+use crate::file;
+
+/// How often the ledger is asked about all neighbours. A member that is put out is cut off so long after, and the time the
+/// ledger takes to answer.
+const ASK_EACH: Duration = Duration::from_secs(20);
+/// How soon after a failed question.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+/// How often it is looked whose membership has ended meanwhile.
+const LOOK_EACH: Duration = Duration::from_secs(1);
+/// Accounts kept on disk: more neighbours than a router ever has.
+const KEPT_MAX: usize = 512;
+/// The file with a code, in the state directory.
+pub(crate) const ENROLMENT: &str = "enrolment";
+/// The file with what the ledger last said.
+const MEMBERS: &str = "members.json";
+/// The longest of the two that is read.
+const FILE_LEN_MAX: u64 = 256 << 10;
+/// How long before the end of the own membership the owner is told.
+const ENDS_SOON_S: u64 = 14 * 86_400;
+
+/// What is known of memberships.
+pub(super) struct Members {
+    /// Whether it matters: else whoever is configured is carried for.
+    matter: bool,
+    us: NodeId,
+    directory: PathBuf,
+    known: BTreeMap<NodeId, Membership>,
+    look_at: Instant,
+    ask_at: Instant,
+    asking: bool,
+    /// The code that this router is to become a member by.
+    code: Option<Code>,
+    /// Why it is no member yet, in words.
+    waits: Option<String>,
+}
+
+/// What the ledger said of a code.
+pub(super) enum Enrolled {
+    /// It is used, or was not needed.
+    Member,
+    /// It will not do, and why.
+    Refused(String),
+    /// It could not be asked.
+    Away(String),
+}
+
+/// What the ledger said.
+pub(super) struct Told {
+    of: Vec<(NodeId, Option<Membership>)>,
+    enrolled: Option<Enrolled>,
+}
+
+/// A line of the file.
+#[derive(Serialize, Deserialize)]
+struct Line {
+    account: NodeId,
+    #[serde(flatten)]
+    membership: Membership,
+}
+
+impl Members {
+    /// Reads what was known before. What does not read is asked for again.
+    pub(super) fn open(now: Instant, us: NodeId, directory: &Path, matter: bool) -> Self {
+        let (known, code) = if matter { (read_known(directory), read_code(directory)) } else { Default::default() };
+        Self {
+            matter,
+            us,
+            directory: directory.to_owned(),
+            known,
+            look_at: now,
+            ask_at: now,
+            asking: false,
+            code,
+            waits: None,
+        }
+    }
+
+    /// Whether only members are carried for.
+    pub(super) fn matter(&self) -> bool {
+        self.matter
+    }
+
+    fn holds(&self, account: NodeId) -> bool {
+        let now = UnixTime::from_seconds(history::unix_seconds());
+        self.known.get(&account).is_some_and(|membership| membership.holds_at(now))
+    }
+
+    /// How this router itself stands; `None`: it does not matter.
+    pub(super) fn state(&self) -> Option<MembershipState> {
+        let until = self.known.get(&self.us).map(|membership| membership.until.seconds());
+        self.matter.then(|| MembershipState { member: self.holds(self.us), until, waits: self.waits.clone() })
+    }
+
+    /// When the own membership ends.
+    fn until(&self) -> UnixTime {
+        self.known.get(&self.us).map(|membership| membership.until).unwrap_or_default()
+    }
+
+    /// What a neighbour may.
+    pub(super) fn access(&self, account: NodeId) -> Access {
+        if !self.matter || !self.holds(self.us) || self.holds(account) { Access::Full } else { Access::Visitor }
+    }
+
+    /// Whether anything is bought from it or sold to it.
+    pub(super) fn trades_with(&self, account: NodeId) -> bool {
+        !self.matter || self.holds(self.us) && self.holds(account)
+    }
+
+    /// Asks soon: there is somebody new.
+    pub(super) fn ask_soon(&mut self, now: Instant) {
+        self.ask_at = self.ask_at.min(now);
+    }
+
+    /// Takes what the ledger said. Whether anything changed.
+    fn take(&mut self, of: Vec<(NodeId, Option<Membership>)>) -> bool {
+        let before = self.known.clone();
+        let asked: BTreeSet<NodeId> = of.iter().map(|(account, _)| *account).collect();
+        for (account, membership) in of {
+            match membership {
+                Some(membership) => self.known.insert(account, membership),
+                None => self.known.remove(&account),
+            };
+        }
+        while self.known.len() > KEPT_MAX {
+            let other = self.known.keys().find(|account| !asked.contains(account)).copied();
+            let Some(other) = other.or_else(|| self.known.keys().next().copied()) else { break };
+            self.known.remove(&other);
+        }
+        self.known != before
+    }
+
+    fn file(&self) -> Vec<u8> {
+        let lines: Vec<Line> = self
+            .known
+            .iter()
+            .map(|(account, membership)| Line { account: *account, membership: *membership })
+            .collect();
+        serde_json::to_vec(&lines).expect("accounts and times are JSON")
+    }
+}
+
+/// Asked of the ledger in one job, so that a code is not used for what is there already.
+fn ask(ledger: &mut dyn Ledger, us: NodeId, accounts: &[NodeId], code: Option<&Code>) -> Result<Told, Error> {
+    let mut said = ledger.memberships(accounts)?;
+    let now = UnixTime::from_seconds(history::unix_seconds());
+    let member = |said: &[Option<Membership>]| {
+        let ours = accounts.iter().zip(said).find(|(account, _)| **account == us);
+        ours.and_then(|(_, membership)| *membership).is_some_and(|membership| membership.holds_at(now))
+    };
+    let enrolled = match code {
+        None => None,
+        Some(_) if member(&said) => Some(Enrolled::Member),
+        Some(code) => Some(match ledger.enrol(code) {
+            Ok(_) => {
+                said = ledger.memberships(accounts)?;
+                Enrolled::Member
+            }
+            Err(error) => match error.refusal() {
+                Some(_) => Enrolled::Refused(error.to_string()),
+                None => Enrolled::Away(error.to_string()),
+            },
+        }),
+    };
+    Ok(Told { of: accounts.iter().copied().zip(said).collect(), enrolled })
+}
+
+impl Control {
+    /// Asks the ledger where it is time, and lets neighbours in and puts them out.
+    pub(super) fn look_at_members(&mut self, now: Instant) {
+        if !self.members.matter || now < self.members.look_at {
+            return;
+        }
+        self.members.look_at = now + LOOK_EACH;
+        self.forget_strangers(now);
+        self.set_access(now);
+        if self.members.asking || now < self.members.ask_at {
+            return;
+        }
+        let Some(desk) = &self.ledger else { return };
+        self.members.asking = true;
+        let us = self.members.us;
+        let peers = self.links.values().filter_map(|known| known.peer.as_ref());
+        let accounts: BTreeSet<NodeId> = peers.map(|peer| peer.card.account()).chain([us]).collect();
+        let accounts: Vec<NodeId> = accounts.into_iter().collect();
+        let code = self.members.code.clone();
+        let told = desk.ask(move |ledger| ask(ledger.as_mut(), us, &accounts, code.as_ref()));
+        self.spawn(told, |told| {
+            let told = told.map_err(|error| error.to_string()).and_then(|told| told.map_err(|error| error.to_string()));
+            Some(Done::Members { told })
+        });
+    }
+
+    pub(super) fn handle_members(&mut self, now: Instant, told: Result<Told, String>) {
+        self.members.asking = false;
+        let was = self.members.holds(self.members.us);
+        let Told { of, enrolled } = match told {
+            Ok(told) => told,
+            Err(error) => {
+                self.ledger_reachable = Some(false);
+                self.members.ask_at = now + ASK_AGAIN;
+                self.members.waits = (!was).then(|| format!("the ledger is not reached: {error}"));
+                return;
+            }
+        };
+        self.ledger_reachable = Some(true);
+        self.members.ask_at = now + ASK_EACH;
+        if self.members.take(of)
+            && let Err(error) = file::replace(&self.members.directory.join(MEMBERS), &self.members.file(), 0o600)
+        {
+            self.warn(format!("cannot write who is a member: {error}"));
+        }
+        self.handle_enrolled(now, enrolled);
+        self.say_own_membership(was);
+        self.set_access(now);
+    }
+
+    fn handle_enrolled(&mut self, now: Instant, enrolled: Option<Enrolled>) {
+        let Some(enrolled) = enrolled else { return };
+        let path = self.members.directory.join(ENROLMENT);
+        match enrolled {
+            Enrolled::Member => {
+                self.members.code = None;
+                if let Err(error) = file::remove(&path) {
+                    self.warn(format!("cannot remove the used code {}: {error}", path.display()));
+                }
+            }
+            Enrolled::Refused(why) => {
+                self.members.code = None;
+                let aside = self.members.directory.join("enrolment.refused");
+                let _kept = fs::rename(&path, &aside);
+                self.members.waits = Some(why.clone());
+                self.warn(format!("the ledger does not take the code of the invitation: {why}; ask for another one, and `waybill join` it"));
+            }
+            Enrolled::Away(why) => {
+                self.members.ask_at = now + ASK_AGAIN;
+                self.members.waits = Some(format!("the ledger does not answer: {why}"));
+            }
+        }
+    }
+
+    /// Tells the owner when this router has become a member, is none any more, or will soon be none.
+    fn say_own_membership(&mut self, was: bool) {
+        let (is, until) = (self.members.holds(self.members.us), self.members.until());
+        if is {
+            self.members.waits = None;
+            let left = until.seconds().saturating_sub(history::unix_seconds());
+            if !was {
+                tracing::info!(node = %self.name, until = %until.utc(), "this router is a member of the community");
+            }
+            if left < ENDS_SOON_S {
+                self.warn(format!("this router's membership ends at {}: ask an issuer to renew it", until.utc()));
+            }
+        } else if self.members.waits.is_none() && self.members.code.is_none() {
+            let why = "it is no member of the community: it reaches the ledger, and nothing else, until an issuer takes it in";
+            self.members.waits = Some(why.to_owned());
+            self.warn(format!("this router waits: {why}"));
+        }
+    }
+
+    /// Lets every neighbour do what it may, by what is known now.
+    pub(super) fn set_access(&mut self, now: Instant) {
+        let links: Vec<LinkId> =
+            self.links.iter().filter(|(_, known)| known.peer.is_some()).map(|(link, _)| *link).collect();
+        for link in links {
+            let Some(account) = self.peer_of(link) else { continue };
+            let state = (self.members.access(account), self.members.trades_with(account));
+            let Some(known) = self.links.get_mut(&link) else { continue };
+            if known.access.replace(state).is_some_and(|before| before != state) {
+                let may =
+                    if state.0 == Access::Full { "may all" } else { "is no member, and reaches the ledger alone" };
+                tracing::info!(node = %self.name, neighbour = %known.name, may, "membership of a neighbour");
+                self.tell_node(now, link);
+            }
+        }
+    }
+}
+
+fn read_known(directory: &Path) -> BTreeMap<NodeId, Membership> {
+    let path = directory.join(MEMBERS);
+    let lines: Option<Vec<Line>> = read(&path).and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    lines.unwrap_or_default().into_iter().take(KEPT_MAX).map(|line| (line.account, line.membership)).collect()
+}
+
+fn read_code(directory: &Path) -> Option<Code> {
+    let path = directory.join(ENROLMENT);
+    let text = String::from_utf8(read(&path)?).ok()?;
+    text.trim().parse().map_err(|error| tracing::warn!(%error, path = %path.display(), "the code does not read")).ok()
+}
+
+fn read(path: &Path) -> Option<Vec<u8>> {
+    match fs::metadata(path).and_then(|found| if found.len() <= FILE_LEN_MAX { fs::read(path) } else { Ok(Vec::new()) })
+    {
+        Ok(bytes) => Some(bytes),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => {
+            tracing::warn!(%error, path = %path.display(), "a file does not read");
+            None
+        }
+    }
+}
