@@ -58,6 +58,13 @@ pub mod server {
 /// The public key of a ledger: it signs checkpoints, and is named after the ledger.
 pub type LogKey = ledger_core::note::NoteKey<ledger_core::note::Log>;
 
+/// What a ledger's founding, entry 0 of its log, says; `None`: it is none.
+#[must_use]
+pub fn read_founding(bytes: &[u8]) -> Option<Genesis> {
+    let Event::Founded(genesis) = Entry::decode(bytes).ok()?.event else { return None };
+    Some(genesis)
+}
+
 /// What signs checkpoints in a ledger's name.
 pub type LogSigner = ledger_core::note::NoteSigner<ledger_core::note::Log>;
 

@@ -48,7 +48,7 @@ use serde::de::DeserializeOwned;
 use thiserror::Error as ThisError;
 
 use crate::witness::Comparison;
-use crate::{Error, Ledger, Unavailable, Verdict};
+use crate::{Error, Ledger, Unavailable, Verdict, read_founding};
 
 /// How many entries are asked for at a time: some 100 KB.
 const PAGE: usize = 100;
@@ -502,11 +502,6 @@ impl Remote {
 /// Whether a command puts tokens where only the ledger's honesty keeps them.
 const fn locks(command: &Command) -> bool {
     matches!(command, Command::OpenChannel { .. } | Command::TopUp { .. } | Command::IssueVoucher { .. })
-}
-
-fn read_founding(bytes: &[u8]) -> Option<Genesis> {
-    let Event::Founded(genesis) = Entry::decode(bytes).ok()?.event else { return None };
-    Some(genesis)
 }
 
 impl Ledger for Remote {

@@ -145,6 +145,8 @@ pub struct LedgerOptions {
 pub struct CommunityOptions {
     /// Only for members, by the ledger; any member may link.
     pub members_only: bool,
+    /// Where others reach this router, for invitations.
+    pub endpoint: Option<Endpoint>,
 }
 
 /// How this router serves a ledger in a file of its own to others.
@@ -314,6 +316,7 @@ pub const OPTIONS: &[OptionDoc] = &[
     absent("[ledger]", "serve", LISTEN),
     absent("[ledger]", "serve_key", PATH),
     optional("[community]", "members_only", "true or false", "false"),
+    absent("[community]", "endpoint", ENDPOINT),
     required("[[peer]]", "name", NAME),
     required("[[peer]]", "card", "what `waybill key` prints on that router, \"waybill-card1:...\""),
     absent("[[peer]]", "endpoint", ENDPOINT),
@@ -663,11 +666,12 @@ fn read_serve(reader: &mut Reader<'_>, table: &mut Table<'_>, is_served: bool) -
 fn read_community(reader: &mut Reader<'_>, mut table: Table<'_>, has_ledger: bool) -> Option<CommunityOptions> {
     let start = table.start();
     let members_only = reader.option(&mut table, "members_only", truth);
+    let endpoint = reader.option(&mut table, "endpoint", text(str::parse::<Endpoint>));
     reader.refuse_unknown(table);
     if members_only == Some(true) && !has_ledger {
         reader.mistake(&start, "[community] members_only: who is a member stands in the ledger; add a [ledger]");
     }
-    Some(CommunityOptions { members_only: members_only? })
+    Some(CommunityOptions { members_only: members_only?, endpoint })
 }
 
 #[cfg(feature = "ledger-remote")]

@@ -16,6 +16,8 @@ mod file;
 #[cfg(feature = "ledger-serve")]
 mod hosting;
 pub mod identity;
+#[cfg(feature = "ledger-remote")]
+mod invite;
 pub mod journal;
 pub mod link;
 pub mod netlink;

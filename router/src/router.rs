@@ -66,6 +66,8 @@ use witness::Witness;
 
 pub use budget::BudgetLimits;
 pub(crate) use history::moment;
+#[cfg(feature = "ledger-remote")]
+pub(crate) use members::ENROLMENT;
 pub use strangers::Found;
 
 /// How often meters and link states are read: at 2 Gb/s, 12 MB pass between two looks, a fifth of the default window.

@@ -21,6 +21,7 @@ mod babel;
 mod clock;
 mod flash;
 mod hostile;
+mod join;
 mod lifecycle;
 mod line;
 mod lossy;

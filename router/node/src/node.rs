@@ -129,6 +129,13 @@ pub struct LinkMeasure {
 }
 
 impl Peer {
+    fn measure(&self) -> Option<&LinkMeasure> {
+        match self {
+            Self::Mesh { measure, .. } | Self::Babel { measure } => Some(measure),
+            Self::Leaf { .. } | Self::Stranger { .. } => None,
+        }
+    }
+
     fn is_same_node(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Mesh { card, .. }, Self::Mesh { card: other, .. }) => card == other,
@@ -472,10 +479,13 @@ impl Node {
         match self.links.get_mut(&link) {
             Some(known) if known.peer == peer && known.mtu == mtu => {}
             Some(known) if known.mtu == mtu && known.peer.is_same_node(&peer) => {
+                let measured_anew = known.peer.measure() != peer.measure();
                 known.peer = peer;
                 self.speaker.handle_only(now, InterfaceId(link.0), known.only());
                 self.deal(now);
-                if self.links.get(&link).is_some_and(Link::may_route) {
+                // Other terms are told as they change; a link that was not to be spent on may be one to use now.
+                let restarts = measured_anew || !self.spends;
+                if restarts && self.links.get(&link).is_some_and(Link::may_route) {
                     self.start_routing(now, link);
                 }
             }

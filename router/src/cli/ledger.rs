@@ -1,6 +1,8 @@
 //! `waybill ledger`: what a community's treasurer, its members and its auditors do with the ledger, in its file or where it
 //! is served.
 
+#[cfg(feature = "ledger-serve")]
+pub(crate) mod community;
 mod compare;
 mod copies;
 mod money;

@@ -4,6 +4,8 @@
 //! exit code 1; a command line nobody understands is exit code 2.
 
 mod ask;
+#[cfg(feature = "ledger-remote")]
+mod join;
 mod key;
 #[cfg(feature = "ledger-host")]
 mod ledger;
@@ -84,6 +86,14 @@ enum Command {
                             waybill up --config /etc/waybill/waybill.toml\n\n\
                             SIGHUP reads the file again; SIGTERM stops the router and leaves nothing behind.")]
     Up(UpArguments),
+    /// Join a community by an invitation
+    #[cfg(feature = "ledger-remote")]
+    #[command(
+        after_help = "Examples:\n  waybill join waybill-invite1:... --up\n  waybill join - --name attic < invitation.txt\n\n\
+                            It makes a key and a config, and the running router becomes a member as soon as it reaches the \
+                            ledger, through the members it is linked with."
+    )]
+    Join(Box<join::Join>),
     /// Show this router's keys and card, making them on first use; never the secret
     #[command(after_help = "Example:\n  waybill key --file /etc/waybill/key")]
     Key(KeyArguments),
@@ -122,6 +132,17 @@ enum Command {
     /// Show the tokens of this router
     #[command(after_help = "Example:\n  waybill wallet")]
     Wallet(Ask),
+    /// Found a community, and say who is in it
+    #[cfg(feature = "ledger-serve")]
+    #[command(subcommand, disable_help_subcommand = true)]
+    Community(Box<ledger::community::Community>),
+    /// Make an invitation, which takes one router into the community
+    #[cfg(feature = "ledger-serve")]
+    #[command(
+        after_help = "Examples:\n  waybill invite\n  waybill invite --until 365d --expires 2d --endpoint roof.example.org:51820\n\n\
+                            Hand it over so that nobody else reads it: the first who takes it is the member."
+    )]
+    Invite(Box<ledger::community::Inviting>),
     /// Make and inspect a community's ledger
     #[cfg(feature = "ledger-host")]
     #[command(subcommand, disable_help_subcommand = true)]
@@ -244,6 +265,13 @@ fn execute(command: Command) -> Result<Outcome, Failure> {
             return Ok(Outcome::Exit(ExitCode::SUCCESS));
         }
         Command::Up(arguments) => check(&arguments)?,
+        #[cfg(feature = "ledger-remote")]
+        Command::Join(arguments) => {
+            let joined = join::join(&arguments)?;
+            let Some(config) = joined.up else { return Ok(Outcome::Text(joined.said)) };
+            print(&joined.said);
+            return execute(Command::Up(UpArguments { config, check: false }));
+        }
         Command::Key(arguments) => key::key(&arguments)?,
         Command::Status(arguments) => ask::ask(&arguments, &Request::Status)?,
         Command::Neighbours(arguments) => ask::ask(&arguments, &Request::Neighbours)?,
@@ -255,6 +283,10 @@ fn execute(command: Command) -> Result<Outcome, Failure> {
         Command::Redeem(RedeemArguments { neighbour, ask }) => ask::ask(&ask, &Request::Redeem { neighbour })?,
         Command::Close(CloseArguments { neighbour, ask }) => ask::ask(&ask, &Request::Close { neighbour })?,
         Command::Wallet(arguments) => ask::ask(&arguments, &Request::Wallet)?,
+        #[cfg(feature = "ledger-serve")]
+        Command::Community(command) => ledger::community::community(&command)?,
+        #[cfg(feature = "ledger-serve")]
+        Command::Invite(arguments) => ledger::community::invite(&arguments)?,
         #[cfg(feature = "ledger-host")]
         Command::Ledger(command) => ledger::execute(&command)?,
     };

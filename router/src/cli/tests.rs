@@ -19,7 +19,7 @@ fn parse(line: &str) -> Result<Command, String> {
 }
 
 #[test]
-#[cfg(feature = "ledger-host")]
+#[cfg(feature = "ledger-serve")]
 fn help_is_one_screen_that_says_where_to_begin() {
     assert_eq!(
         help(&[]),
@@ -30,6 +30,7 @@ Usage: waybill <COMMAND>
 Commands:
   demo        Run a small mesh in this process: real links, a real download, receipts, redemption
   up          Run this router
+  join        Join a community by an invitation
   key         Show this router's keys and card, making them on first use; never the secret
   status      Show how the running router is
   neighbours  Show the links to neighbours
@@ -41,6 +42,8 @@ Commands:
   redeem      Turn the receipts held into tokens
   close       End the channel to a neighbour that is paid, and take back what is left in it
   wallet      Show the tokens of this router
+  community   Found a community, and say who is in it
+  invite      Make an invitation, which takes one router into the community
   ledger      Make and inspect a community's ledger
 
 Options:

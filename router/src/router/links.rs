@@ -169,6 +169,7 @@ impl Control {
         if quic(&before) != quic(&links.peers) {
             self.warn("QUIC links changed: the change takes effect at the next start".to_owned());
         }
+        self.members.look_for_code(now);
         self.set_links(now, links);
         tracing::info!(node = %self.name, links = self.links.len(), "configuration read again");
     }

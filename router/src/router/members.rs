@@ -22,7 +22,8 @@ use crate::file;
 /// How often the ledger is asked about all neighbours. A member that is put out is cut off so long after, and the time the
 /// ledger takes to answer.
 const ASK_EACH: Duration = Duration::from_secs(20);
-/// How soon after a failed question.
+/// How soon after a failed question: while this router is no member yet, and else.
+const ASK_AGAIN_EAGERLY: Duration = Duration::from_secs(1);
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// How often it is looked whose membership has ended meanwhile.
 const LOOK_EACH: Duration = Duration::from_secs(1);
@@ -125,6 +126,14 @@ impl Members {
         !self.matter || self.holds(self.us) && self.holds(account)
     }
 
+    /// Takes a code that was put there while the router runs.
+    pub(super) fn look_for_code(&mut self, now: Instant) {
+        if self.matter {
+            self.code = read_code(&self.directory);
+            self.ask_soon(now);
+        }
+    }
+
     /// Asks soon: there is somebody new.
     pub(super) fn ask_soon(&mut self, now: Instant) {
         self.ask_at = self.ask_at.min(now);
@@ -216,7 +225,7 @@ impl Control {
             Ok(told) => told,
             Err(error) => {
                 self.ledger_reachable = Some(false);
-                self.members.ask_at = now + ASK_AGAIN;
+                self.members.ask_at = now + if was { ASK_AGAIN } else { ASK_AGAIN_EAGERLY };
                 self.members.waits = (!was).then(|| format!("the ledger is not reached: {error}"));
                 return;
             }

@@ -11,6 +11,8 @@ use metering::{AccountKey, NodeId};
 use super::refused::failure_in;
 use super::{failure, unit};
 use crate::cli::Failure;
+#[cfg(feature = "ledger-serve")]
+use crate::config::LedgerPlace;
 use crate::control::Unit;
 use crate::identity;
 use crate::served::served;
@@ -110,6 +112,21 @@ impl Place {
     #[cfg(test)]
     pub(super) const fn nowhere() -> Self {
         Self { path: None, url: None, ledger_key: None, authorities: None, state: None }
+    }
+
+    /// The ledger of a router's config.
+    #[cfg(feature = "ledger-serve")]
+    pub(super) fn of(place: &LedgerPlace) -> Self {
+        let nowhere = Self { path: None, url: None, ledger_key: None, authorities: None, state: None };
+        match place {
+            LedgerPlace::File(path) => Self { path: Some(path.clone()), ..nowhere },
+            LedgerPlace::Served(place) => Self {
+                url: Some(place.address.clone()),
+                ledger_key: Some(place.key.clone()),
+                authorities: place.authorities.clone(),
+                ..nowhere
+            },
+        }
     }
 
     /// How it is called in what a person reads.

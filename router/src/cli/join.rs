@@ -1,0 +1,212 @@
+//! `waybill join`: from an invitation to a router that is a member.
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use metering::json::hex_text;
+use serde_json::json;
+
+use super::Failure;
+use super::table::facts;
+use crate::config::{Amount, Config, LedgerPlace};
+use crate::control::{self, Request};
+use crate::invite::{Invite, InviteError};
+use crate::router::ENROLMENT;
+use crate::{file, identity};
+
+/// What a router is called whose machine has no usable name.
+const NAMELESS: &str = "router";
+
+#[derive(Debug, Args)]
+pub(crate) struct Join {
+    /// The invitation, as text or link, or - to read it from standard input, which others on this machine do not see
+    #[arg(value_name = "CODE|-")]
+    code: String,
+    /// What people call this router; the machine's name without it
+    #[arg(long)]
+    name: Option<String>,
+    /// The directory of config and key
+    #[arg(long, value_name = "DIR", default_value = "/etc/waybill")]
+    directory: PathBuf,
+    /// The directory of what the router remembers
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/waybill")]
+    state: PathBuf,
+    /// Where `waybill status` and its like find the router
+    #[arg(long, value_name = "PATH", default_value = "/run/waybill/control.sock")]
+    socket: PathBuf,
+    /// Tokens per GiB paid to providers at most; what the invitation says without it
+    #[arg(long, value_name = "AMOUNT")]
+    max: Option<Amount>,
+    /// Run the router then, as `waybill up` does
+    #[arg(long)]
+    up: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was done, and whether the router is to run.
+pub(super) struct Joined {
+    pub(super) said: String,
+    pub(super) up: Option<PathBuf>,
+}
+
+/// Reads the invitation, makes key and config, and leaves the code where the router takes it.
+pub(super) fn join(arguments: &Join) -> Result<Joined, Failure> {
+    let invite = read_invite(&arguments.code)?;
+    let path = arguments.directory.join("waybill.toml");
+    let fresh = !path.try_exists().map_err(|error| cannot("read", &path, &error))?;
+    if fresh {
+        write_config(arguments, &path, &invite)?;
+    }
+    let config = Config::load(&path)?;
+    check_ledger(&config, &invite)?;
+    let identity = identity::load_or_create(&config.node.key_file)?;
+    fs::create_dir_all(&config.node.state_dir).map_err(|error| cannot("make", &config.node.state_dir, &error))?;
+    let code = config.node.state_dir.join(ENROLMENT);
+    file::replace(&code, format!("{}\n", invite.code).as_bytes(), 0o600)
+        .map_err(|error| cannot("write", &code, &error))?;
+    // One that runs takes the code now; else it does so when it starts.
+    let runs = !arguments.up && control::ask(&config.node.control_socket, &Request::Reload).is_ok();
+    let next = match (runs, arguments.up) {
+        (true, _) => "The router takes the code as soon as it reaches the ledger: see `waybill status`.".to_owned(),
+        (false, true) => "The router starts, and takes the code as soon as it reaches the ledger.".to_owned(),
+        (false, false) => format!("Run it:  waybill up --config {}", path.display()),
+    };
+    let genesis = &invite.genesis;
+    let said = if arguments.json {
+        let object = json!({
+            "community": genesis.community(),
+            "symbol": genesis.symbol(),
+            "name": config.node.name,
+            "account": identity.node_id().to_string(),
+            "mesh_address": identity.card().mesh_address().to_string(),
+            "config": path,
+            "new": fresh,
+            "ledger": invite.address.to_string(),
+            "running": runs,
+        });
+        format!("{object:#}\n")
+    } else {
+        let new = if fresh { " (new)" } else { "" };
+        facts(&[
+            ("community", format!("{}, whose tokens are {}", genesis.community(), genesis.symbol())),
+            ("router", format!("{}, {}", config.node.name, identity.node_id())),
+            ("mesh address", identity.card().mesh_address().to_string()),
+            ("config", format!("{}{new}", path.display())),
+            ("ledger", invite.address.to_string()),
+        ]) + &next
+            + "\n"
+    };
+    Ok(Joined { said, up: arguments.up.then_some(path) })
+}
+
+pub(super) fn read_invite(code: &str) -> Result<Invite, Failure> {
+    let text = match code {
+        "-" => {
+            let mut text = String::new();
+            io::stdin().take(16 << 10).read_to_string(&mut text).map_err(|error| {
+                Failure::new(format!("cannot read standard input: {error}"), "give it the invitation's text")
+            })?;
+            text
+        }
+        code => code.to_owned(),
+    };
+    text.parse().map_err(|error| {
+        let next = match error {
+            InviteError::NotAnInvite | InviteError::Malformed => "copy it again, to the last character",
+            InviteError::EnrolmentAlone => {
+                "ask for a code of `waybill invite`, or take this one with `waybill ledger enrol take`"
+            }
+            InviteError::Senseless(_) => "ask for another one",
+        };
+        Failure::new(error, next)
+    })
+}
+
+fn cannot(what: &str, path: &Path, error: &io::Error) -> Failure {
+    Failure::new(
+        format!("cannot {what} {}: {}", path.display(), identity::plain(error)),
+        "run it as root, or name directories with --directory, --state and --socket that this user may write to",
+    )
+}
+
+/// A router is in one community: money of two is not mixed.
+fn check_ledger(config: &Config, invite: &Invite) -> Result<(), Failure> {
+    let is_it = match config.ledger.as_ref().map(|ledger| &ledger.place) {
+        Some(LedgerPlace::Served(place)) => place.key == invite.key,
+        Some(LedgerPlace::File(_)) | None => false,
+    };
+    if is_it && config.community.members_only {
+        return Ok(());
+    }
+    let why = if is_it { "does not say `members_only = true` in [community]" } else { "is of another ledger" };
+    Err(Failure::new(
+        format!("{} {why}: this invitation is to {}", config.path.display(), invite.genesis.community()),
+        "correct it, or name another --directory, --state and --socket, and join there",
+    ))
+}
+
+fn write_config(arguments: &Join, path: &Path, invite: &Invite) -> Result<(), Failure> {
+    let name = arguments.name.clone().unwrap_or_else(machine_name);
+    let max = arguments.max.as_ref().unwrap_or(&invite.max);
+    let Join { directory, state, socket, .. } = arguments;
+    let mut text = format!(
+        "# A member of {community}, as `waybill join` wrote it. waybill.example.toml explains every option.\n\
+         {node}\n[community]\nmembers_only = true\n\n\
+         [ledger]\nurl = \"{url}\"\nkey = \"{key}\"\nfounding = \"{founding}\"\n\n\
+         [price]\nmax = \"{max}\"\nhop_worth = \"{hop_worth}\"\n",
+        community = invite.genesis.community().replace(char::is_control, " "),
+        node = node_table(&name, directory, state, socket)?,
+        url = invite.address,
+        key = invite.key,
+        founding = hex_text(&invite.founding),
+        hop_worth = invite.hop_worth,
+    );
+    for (card, endpoint) in &invite.hosts {
+        let account = card.account().to_string();
+        let name = account.get(2..10).unwrap_or_default();
+        text.push_str(&format!("\n[[peer]]\nname = \"member-{name}\"\ncard = \"{card}\"\nendpoint = \"{endpoint}\"\n"));
+    }
+    // What is wrong in it is said before anything is written.
+    Config::parse(path, &text)?;
+    fs::create_dir_all(directory).map_err(|error| cannot("make", directory, &error))?;
+    file::replace(path, text.as_bytes(), 0o644).map_err(|error| cannot("write", path, &error))
+}
+
+/// The table of a new config that says where this router has its things.
+pub(super) fn node_table(name: &str, directory: &Path, state: &Path, socket: &Path) -> Result<String, Failure> {
+    let mut text = format!("[node]\nname = {}\n", quoted(name)?);
+    for (key, path) in
+        [("key_file", &directory.join("key")), ("state_dir", &state.to_owned()), ("control_socket", &socket.to_owned())]
+    {
+        let path = std::path::absolute(path).map_err(|error| cannot("find", path, &error))?;
+        let shown =
+            path.to_str().ok_or_else(|| Failure::new(format!("{} is no text", path.display()), "name another"))?;
+        text.push_str(&format!("{key} = {}\n", quoted(shown)?));
+    }
+    Ok(text)
+}
+
+/// As TOML has it.
+pub(super) fn quoted(text: &str) -> Result<String, Failure> {
+    if text.chars().any(|c| c.is_control() || c == '"' || c == '\\') {
+        return Err(Failure::new(format!("{text} has characters that no config file takes"), "choose another name"));
+    }
+    Ok(format!("\"{text}\""))
+}
+
+/// The machine's name, as far as it is one for a router.
+pub(super) fn machine_name() -> String {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let label = name.trim().split('.').next().unwrap_or_default();
+    let good = |name: &&str| {
+        (1..=63).contains(&name.len())
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+            && !name.starts_with('-')
+            && !name.starts_with("0x")
+    };
+    Some(label).filter(good).unwrap_or(NAMELESS).to_owned()
+}
