@@ -681,6 +681,8 @@ struct Known {
     peer: Option<config::Peer>,
     leaf: Option<config::Leaf>,
     origin: Origin,
+    /// When it was met.
+    met: Option<Instant>,
     /// What the neighbour may, and whether anything is bought or sold, as the node was told.
     access: Option<(Access, bool)>,
     status: LinkStatus,

@@ -15,7 +15,7 @@ use metering::NodeId;
 use node::{Access, LinkId};
 use serde::{Deserialize, Serialize};
 
-use super::{Control, Done, history};
+use super::{Control, Done, Known, history};
 use crate::control::MembershipState;
 use crate::file;
 
@@ -25,6 +25,9 @@ const ASK_EACH: Duration = Duration::from_secs(20);
 /// How soon after a failed question: while this router is no member yet, and else.
 const ASK_AGAIN_EAGERLY: Duration = Duration::from_secs(1);
 const ASK_AGAIN: Duration = Duration::from_secs(5);
+/// How often while somebody was met lately that is no member, and how long that is: newcomers become members.
+const ASK_EAGERLY: Duration = Duration::from_secs(2);
+const NEWCOMER_TIME: Duration = Duration::from_secs(60);
 /// How often it is looked whose membership has ended meanwhile.
 const LOOK_EACH: Duration = Duration::from_secs(1);
 /// Accounts kept on disk: more neighbours than a router ever has.
@@ -231,7 +234,7 @@ impl Control {
             }
         };
         self.ledger_reachable = Some(true);
-        self.members.ask_at = now + ASK_EACH;
+        self.members.ask_at = now + if self.has_newcomers(now) { ASK_EAGERLY } else { ASK_EACH };
         if self.members.take(of)
             && let Err(error) = file::replace(&self.members.directory.join(MEMBERS), &self.members.file(), 0o600)
         {
@@ -240,6 +243,13 @@ impl Control {
         self.handle_enrolled(now, enrolled);
         self.say_own_membership(was);
         self.set_access(now);
+    }
+
+    /// Whether somebody was met lately that is no member.
+    fn has_newcomers(&self, now: Instant) -> bool {
+        let is_new = |at: Instant| now < at + NEWCOMER_TIME;
+        let newcomer = |known: &Known| known.met.is_some_and(is_new) && known.access.is_some_and(|(_, trades)| !trades);
+        self.links.values().any(newcomer)
     }
 
     fn handle_enrolled(&mut self, now: Instant, enrolled: Option<Enrolled>) {

@@ -121,6 +121,7 @@ impl Control {
         let known = self.known(link);
         known.name.clone_from(&name);
         known.origin = Origin::Met(None);
+        known.met = Some(now);
         known.resolved = at;
         known.access = Some(state);
         known.peer = Some(config::Peer {
