@@ -191,6 +191,8 @@ pub struct Peer {
     pub card: NodeCard,
     /// Where to find it; without one, it has to find us.
     pub endpoint: Option<Endpoint>,
+    /// Where to find it by QUIC, if not at [`QUIC_PORT`] of the same host. See [`Peer::by_quic`].
+    pub quic_endpoint: Option<Endpoint>,
     /// What carries the packets.
     pub link: LinkKind,
     /// What it is to us.
@@ -218,13 +220,46 @@ pub struct Leaf {
     pub cost: u16,
 }
 
+/// Where neighbours are expected to serve QUIC: networks that block UDP seldom block this port.
+pub const QUIC_PORT: u16 = 443;
+
+impl Peer {
+    /// Where to dial it for a QUIC connection, if that is known and QUIC may carry the link.
+    pub fn by_quic(&self) -> Option<Endpoint> {
+        let said = self.quic_endpoint.clone();
+        match self.link {
+            LinkKind::Wireguard => None,
+            LinkKind::Quic => said.or_else(|| self.endpoint.clone()),
+            LinkKind::Auto => said.or_else(|| Some(self.endpoint.as_ref()?.at_port(QUIC_PORT))),
+        }
+    }
+
+    /// Where to find it by WireGuard, if that is known and WireGuard may carry the link.
+    pub fn by_wireguard(&self) -> Option<&Endpoint> {
+        self.endpoint.as_ref().filter(|_| self.link != LinkKind::Quic)
+    }
+}
+
 /// What carries a link's packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkKind {
+    /// WireGuard, and QUIC while WireGuard does not pass.
+    Auto,
     /// WireGuard over UDP.
     Wireguard,
     /// QUIC datagrams.
     Quic,
+}
+
+impl LinkKind {
+    /// Its name in the config file and in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Wireguard => "wireguard",
+            Self::Quic => "quic",
+        }
+    }
 }
 
 impl Role {
@@ -320,7 +355,8 @@ pub const OPTIONS: &[OptionDoc] = &[
     required("[[peer]]", "name", NAME),
     required("[[peer]]", "card", "what `waybill key` prints on that router, \"waybill-card1:...\""),
     absent("[[peer]]", "endpoint", ENDPOINT),
-    optional("[[peer]]", "link", "\"wireguard\" or \"quic\"", "\"wireguard\""),
+    absent("[[peer]]", "quic_endpoint", "an IP address or host name and a port, such as \"mesh.example.org:443\""),
+    optional("[[peer]]", "link", "\"auto\", \"wireguard\" or \"quic\"", "\"auto\""),
     optional("[[peer]]", "role", "\"auto\", \"provider\", \"subscriber\" or \"peer\"", "\"auto\""),
     optional("[[peer]]", "cost", "1 to 65534", "96"),
     optional("[[peer]]", "sensing", "\"measured\", \"wired\" or \"lossy\"", "\"measured\""),
@@ -718,6 +754,7 @@ fn read_peer(reader: &mut Reader<'_>, mut table: Table<'_>, has_quic: bool) -> O
     let name = reader.option(&mut table, "name", text(name));
     let card = reader.option(&mut table, "card", text(str::parse::<NodeCard>));
     let endpoint = reader.option(&mut table, "endpoint", text(str::parse::<Endpoint>));
+    let quic_endpoint = reader.option(&mut table, "quic_endpoint", text(str::parse::<Endpoint>));
     let link = reader.option(&mut table, "link", text(link_kind));
     let role = reader.option(&mut table, "role", text(role));
     let cost = reader.option(&mut table, "cost", integer(1..=65534));
@@ -726,7 +763,22 @@ fn read_peer(reader: &mut Reader<'_>, mut table: Table<'_>, has_quic: bool) -> O
     if link == Some(LinkKind::Quic) && !has_quic {
         reader.mistake(spans.of("link"), "[[peer]] link: \"quic\" needs a [quic] table with `listen`");
     }
-    Some((Peer { name: name?, card: card?, endpoint, link: link?, role: role?, cost: cost?, sensing: sensing? }, spans))
+    let link = link.map(|link| if link == LinkKind::Auto && !has_quic { LinkKind::Wireguard } else { link });
+    if quic_endpoint.is_some() && link == Some(LinkKind::Wireguard) {
+        let problem = "[[peer]] quic_endpoint: this link is WireGuard's alone; add a [quic] table and leave `link` out";
+        reader.mistake(spans.of("quic_endpoint"), problem);
+    }
+    let peer = Peer {
+        name: name?,
+        card: card?,
+        endpoint,
+        quic_endpoint,
+        link: link?,
+        role: role?,
+        cost: cost?,
+        sensing: sensing?,
+    };
+    Some((peer, spans))
 }
 
 fn read_leaf(reader: &mut Reader<'_>, mut table: Table<'_>) -> Option<(Leaf, Spans)> {
@@ -900,6 +952,7 @@ fn log_level(text: &str) -> Result<LogLevel, &'static str> {
 
 fn link_kind(text: &str) -> Result<LinkKind, &'static str> {
     match text {
+        "auto" => Ok(LinkKind::Auto),
         "wireguard" => Ok(LinkKind::Wireguard),
         "quic" => Ok(LinkKind::Quic),
         _ => Err("this is no kind of link"),

@@ -207,8 +207,10 @@ pub struct Neighbour {
     /// Its account.
     #[serde(with = "text")]
     pub id: NodeId,
-    /// What carries the link: "wireguard" or "quic".
+    /// What may carry the link: "wireguard", "quic", or "auto" for QUIC while WireGuard does not pass.
     pub link: String,
+    /// What carries it at present: "wireguard" or "quic".
+    pub carrier: String,
     /// Where its packets come from at present.
     pub endpoint: Option<String>,
     /// Whether packets pass.

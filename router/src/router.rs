@@ -16,6 +16,8 @@
 mod answers;
 mod budget;
 mod closing;
+#[cfg(feature = "quic")]
+mod fallback;
 mod history;
 mod keeping;
 mod links;
@@ -372,7 +374,7 @@ impl Router {
             warnings: VecDeque::new(),
             redemptions: Vec::new(),
             closings: Vec::new(),
-            retired: BTreeSet::new(),
+            retired: BTreeMap::new(),
             resolve_at: now,
             totals_at: now + TOTALS_INTERVAL,
             standings,
@@ -397,15 +399,15 @@ impl Router {
         if let Some(found) = control.witness.found() {
             control.say_evidence(&found);
         }
-        control.set_links(now, setup.links);
-        control.look_at_unredeemed();
-        let quic_addr = match control.start_quic().await {
+        let quic_addr = match control.start_quic() {
             Ok(address) => address,
             Err(error) => {
                 worker.stop();
                 return Err(error);
             }
         };
+        control.set_links(now, setup.links);
+        control.look_at_unredeemed();
         control.drain(now);
         let control = tokio::spawn(control.run(Inputs { from_worker, asked, reloaded, found, finished, stopping }));
         let (journal, ledger) = (journal_thread, ledger_thread);
@@ -693,13 +695,19 @@ struct Known {
     renewed: Option<Instant>,
     /// What the link's meters said when it was given to this neighbour.
     since: LinkCount,
-    /// Where the endpoint's name led when it was last looked up.
+    /// Where the endpoint's name led when it was last looked up, and the one that QUIC dials.
     resolved: Option<SocketAddr>,
+    quic_resolved: Option<SocketAddr>,
+    /// Where QUIC was last told to dial.
+    #[cfg(feature = "quic")]
+    dialled: Option<SocketAddr>,
+    #[cfg(feature = "quic")]
+    fallback: Option<fallback::Fallback>,
 }
 
 impl Known {
     fn endpoint(&self) -> Option<&Endpoint> {
-        let peer = self.peer.as_ref().and_then(|peer| peer.endpoint.as_ref());
+        let peer = self.peer.as_ref().and_then(config::Peer::by_wireguard);
         peer.or_else(|| self.leaf.as_ref()?.endpoint.as_ref())
     }
 
@@ -714,7 +722,8 @@ impl Known {
     fn below(&self) -> impl Iterator<Item = IpAddr> + use<> {
         let address = |at: SocketAddr| at.ip().to_canonical();
         let outside = |ip: &IpAddr| !matches!(ip, IpAddr::V6(ip) if ip.is_unique_local());
-        self.resolved.map(address).into_iter().chain(self.status.endpoint.map(address).filter(outside))
+        let written = [self.resolved, self.quic_resolved].into_iter().flatten().map(address);
+        written.chain(self.status.endpoint.map(address).filter(outside))
     }
 
     /// After how long it is called anew.
@@ -722,8 +731,9 @@ impl Known {
         if self.leaf.is_some() { FOREIGN_SILENCE } else { SILENCE }
     }
 
-    fn is_quic(&self) -> bool {
-        self.peer.as_ref().is_some_and(|peer| peer.link == LinkKind::Quic)
+    /// What carries it, by the config.
+    fn kind(&self) -> LinkKind {
+        self.peer.as_ref().map_or(LinkKind::Wireguard, |peer| peer.link)
     }
 
     fn wireguard_key(&self) -> Option<metering::WireguardKey> {
@@ -758,8 +768,8 @@ struct Control {
     warnings: VecDeque<String>,
     redemptions: Vec<Redemption>,
     closings: Vec<Closing>,
-    /// Links that were QUIC links: their neighbours may still be connected, so nobody else gets the id in this run.
-    retired: BTreeSet<LinkId>,
+    /// Links that QUIC carried, and when they were removed: what came over them may still be on its way to the worker.
+    retired: BTreeMap<LinkId, Instant>,
     resolve_at: Instant,
     totals_at: Instant,
     /// How those who pay us stood when that was last handed to the journal.
@@ -835,6 +845,7 @@ impl Control {
 
     /// Reads what others keep up to date: how links stand, what was carried, which names have moved.
     fn look(&mut self, now: Instant) {
+        self.look_at_carriers(now);
         for (link, known) in &mut self.links {
             let status = self.shared.status(*link);
             match (known.status.up, status.up) {
@@ -853,7 +864,7 @@ impl Control {
             let since = |at: Option<Instant>| at.map(|at| now.saturating_duration_since(at));
             let silent = since(known.last_heard).is_some_and(|silence| silence >= known.silence());
             let due = since(known.renewed).is_none_or(|since| since >= RENEW_INTERVAL);
-            if status.up && silent && due && !known.is_quic() {
+            if status.up && silent && due && !self.shared.by_quic(*link) {
                 known.renewed = Some(now);
                 self.node.handle_link_silent(now, *link);
                 self.inbox.send(ToWorker::Renew(*link));

@@ -117,6 +117,11 @@ pub(crate) struct Shared {
     /// The QUIC links, while there are any.
     #[cfg(feature = "quic")]
     pub(crate) quic: ArcSwapOption<QuicLinks>,
+    /// Which links are sent by QUIC at present; the control task says so.
+    #[cfg(feature = "quic")]
+    by_quic: [AtomicBool; MAX_LINKS],
+    #[cfg(feature = "quic")]
+    quic_status: Mutex<Vec<LinkStatus>>,
     status: Mutex<Vec<LinkStatus>>,
     stop: AtomicBool,
 }
@@ -129,23 +134,70 @@ impl Shared {
             drops: Arc::default(),
             #[cfg(feature = "quic")]
             quic: ArcSwapOption::empty(),
+            #[cfg(feature = "quic")]
+            by_quic: [const { AtomicBool::new(false) }; MAX_LINKS],
+            #[cfg(feature = "quic")]
+            quic_status: Mutex::new(vec![LinkStatus::default(); MAX_LINKS]),
             status: Mutex::new(vec![LinkStatus::default(); MAX_LINKS]),
             stop: AtomicBool::new(false),
         }
     }
 
-    /// How a link stands: a WireGuard link as of the worker's last timer, a QUIC link as of its last event.
+    /// How a link stands, by what it is sent by: WireGuard as of the worker's last timer, QUIC as of its last event. It is up
+    /// while there is a session of either.
     pub(crate) fn status(&self, link: LinkId) -> LinkStatus {
-        let table = self.status.lock().unwrap_or_else(PoisonError::into_inner);
-        table.get(link.index()).copied().unwrap_or_default()
+        let wireguard = self.wireguard_status(link);
+        #[cfg(feature = "quic")]
+        {
+            let quic = row(&self.quic_status, link);
+            let up = wireguard.up || quic.up;
+            LinkStatus { up, ..if self.by_quic(link) { quic } else { wireguard } }
+        }
+        #[cfg(not(feature = "quic"))]
+        wireguard
     }
 
-    /// Says how a link stands that is not, or not any more, among the worker's own.
-    pub(crate) fn set_status(&self, link: LinkId, status: LinkStatus) {
-        let mut table = self.status.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(row) = table.get_mut(link.index()) {
-            *row = status;
+    /// How a link's WireGuard session stands.
+    pub(crate) fn wireguard_status(&self, link: LinkId) -> LinkStatus {
+        row(&self.status, link)
+    }
+
+    /// Says how a link stands that is not among the worker's own any more.
+    fn set_status(&self, link: LinkId, status: LinkStatus) {
+        set_row(&self.status, link, status);
+    }
+
+    /// Says how a link's QUIC connection stands.
+    #[cfg(feature = "quic")]
+    pub(crate) fn set_quic_status(&self, link: LinkId, status: LinkStatus) {
+        set_row(&self.quic_status, link, status);
+    }
+
+    /// Whether a link is sent by QUIC.
+    pub(crate) fn by_quic(&self, link: LinkId) -> bool {
+        #[cfg(feature = "quic")]
+        return self.by_quic.get(link.index()).is_some_and(|by_quic| by_quic.load(Ordering::Relaxed));
+        #[cfg(not(feature = "quic"))]
+        return link.index() >= MAX_LINKS;
+    }
+
+    #[cfg(feature = "quic")]
+    pub(crate) fn set_by_quic(&self, link: LinkId, by_quic: bool) {
+        if let Some(known) = self.by_quic.get(link.index()) {
+            known.store(by_quic, Ordering::Relaxed);
         }
+    }
+}
+
+fn row(table: &Mutex<Vec<LinkStatus>>, link: LinkId) -> LinkStatus {
+    let table = table.lock().unwrap_or_else(PoisonError::into_inner);
+    table.get(link.index()).copied().unwrap_or_default()
+}
+
+fn set_row(table: &Mutex<Vec<LinkStatus>>, link: LinkId, status: LinkStatus) {
+    let mut table = table.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(row) = table.get_mut(link.index()) {
+        *row = status;
     }
 }
 
@@ -706,7 +758,7 @@ impl Worker {
         packets: impl Iterator<Item = &'a [u8]> + Clone,
     ) -> Tally {
         #[cfg(feature = "quic")]
-        if !self.wireguard.has_peer(link) {
+        if self.shared.by_quic(link) {
             return self.transmit_quic(link, from, packets);
         }
         let waits = self.waiting.has(link);

@@ -19,7 +19,9 @@ mod traffic;
 // The tests, by theme.
 mod babel;
 mod clock;
+mod fallback;
 mod flash;
+mod flood;
 mod hostile;
 mod join;
 mod lifecycle;

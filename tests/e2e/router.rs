@@ -66,7 +66,7 @@ pub(crate) struct Options {
 /// How two routers are joined.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Joint {
-    /// "wireguard" or "quic".
+    /// "wireguard", "quic" or "auto".
     pub(crate) link: &'static str,
     /// What the second router is to the first: "provider", "subscriber" or "peer".
     pub(crate) second_is: &'static str,
@@ -350,9 +350,10 @@ impl Router {
         let Self { name, card, .. } = self;
         let Joint { link, cost, .. } = joint;
         let port = if link == "quic" { QUIC_PORT } else { WIREGUARD_PORT };
+        let quic = if link == "auto" { format!("quic_endpoint = \"{at}:{QUIC_PORT}\"\n") } else { String::new() };
         format!(
             "[[peer]]\nname = \"{name}\"\ncard = \"{card}\"\nendpoint = \"{at}:{port}\"\nlink = \"{link}\"\n\
-             role = \"{role}\"\ncost = {cost}\n"
+             role = \"{role}\"\ncost = {cost}\n{quic}"
         )
     }
 
@@ -387,7 +388,7 @@ pub(crate) fn join_at(first: &mut Router, second: &mut Router, joint: Joint, at:
     let to_second = second.as_neighbour(at.1, joint.second_is, joint);
     let to_first = first.as_neighbour(at.0, first_is, joint);
     for (router, table) in [(first, to_second), (second, to_first)] {
-        router.options.quic |= joint.link == "quic";
+        router.options.quic |= joint.link != "wireguard";
         router.options.tables.push(table);
     }
 }

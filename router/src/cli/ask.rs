@@ -145,7 +145,10 @@ fn neighbours(neighbours: &[Neighbour]) -> String {
         table.row([
             neighbour.name.clone(),
             or_dash(Some(neighbour.id).filter(|id| id.0 != [0; 20]).map(short_id)),
-            neighbour.link.clone(),
+            match (neighbour.link.as_str(), neighbour.carrier.as_str()) {
+                ("auto", "quic") => "quic (auto)".to_owned(),
+                (_, carrier) => carrier.to_owned(),
+            },
             state.to_owned(),
             neighbour.role.clone(),
             or_dash(neighbour.cost.map(|cost| cost.to_string())),

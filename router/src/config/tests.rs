@@ -142,7 +142,7 @@ fn every_default_can_be_read() {
     );
     let config = parse(&text).unwrap();
     let peer = &config.peers[0];
-    assert_eq!((peer.link, peer.role, peer.cost, &peer.endpoint), (LinkKind::Wireguard, Role::Auto, 96, &None));
+    assert_eq!((peer.link, peer.role, peer.cost, &peer.endpoint), (LinkKind::Auto, Role::Auto, 96, &None));
     assert_eq!(config.ledger.unwrap().deposit.to_string(), "1");
 }
 
@@ -163,10 +163,10 @@ fn mistakes_come_all_at_once_with_place_option_and_what_is_allowed() {
             "line 7, column 2: unknown table `prices`; did you mean `price`?",
             "line 8, column 1: [[peer]] has no `name`; it is 1 to 63 letters, digits and hyphens, beginning with a \
              letter or digit, but not with 0x",
-            "line 9, column 8: [[peer]] link: this is no kind of link; allowed is \"wireguard\" or \"quic\"",
+            "line 9, column 8: [[peer]] link: this is no kind of link; allowed is \"auto\", \"wireguard\" or \"quic\"",
             "line 10, column 8: [[peer]] card: this is a number, not a text in quotes; allowed is what `waybill key` \
              prints on that router, \"waybill-card1:...\"",
-            "line 11, column 1: [[peer]] has no option `x`; allowed are name, card, endpoint, link, role, cost, sensing",
+            "line 11, column 1: [[peer]] has no option `x`; allowed are name, card, endpoint, quic_endpoint, link, role, cost, sensing",
         ]
     );
 }
@@ -298,6 +298,29 @@ fn a_forged_card_is_refused() {
     let forged = String::from_utf8(forged).unwrap();
     let said = refused(&format!("[node]\nname = \"a\"\n[[peer]]\nname = \"b\"\ncard = \"{forged}\""));
     assert!(said.len() == 1 && said[0].starts_with("line 5, column 8: [[peer]] card: "), "{said:#?}");
+}
+
+#[test]
+#[cfg(feature = "quic")]
+fn where_a_neighbour_is_reached_by_quic_follows_from_where_it_is_reached() {
+    let peer = |quic: &str, lines: &str| {
+        let card = card(1);
+        parse(&format!("[node]\nname = \"a\"\n{quic}[[peer]]\nname = \"b\"\ncard = \"{card}\"\n{lines}")).map(
+            |mut config| {
+                let peer = config.peers.remove(0);
+                (peer.link, peer.by_quic().map(|at| at.to_string()), peer.by_wireguard().map(ToString::to_string))
+            },
+        )
+    };
+    let (quic, here) = ("[quic]\nlisten = \"[::]:443\"\n", Some("b.example:9".to_owned()));
+    let endpoint = "endpoint = \"b.example:9\"\n";
+    let at = |text: &str| Some(text.to_owned());
+    assert_eq!(peer(quic, endpoint).unwrap(), (LinkKind::Auto, at("b.example:443"), here.clone()));
+    assert_eq!(peer("", endpoint).unwrap(), (LinkKind::Wireguard, None, here.clone()));
+    assert_eq!(peer(quic, &format!("{endpoint}link = \"quic\"")).unwrap(), (LinkKind::Quic, here.clone(), None));
+    let elsewhere = "quic_endpoint = \"[2001:db8::1]:4433\"\n";
+    assert_eq!(peer(quic, elsewhere).unwrap(), (LinkKind::Auto, at("[2001:db8::1]:4433"), None));
+    assert!(peer("", elsewhere).is_err(), "it would never be used");
 }
 
 #[test]

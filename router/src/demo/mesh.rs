@@ -277,6 +277,7 @@ impl Mesh {
                 name: other.to_string(),
                 card: *self.card(other),
                 endpoint: address.map(Endpoint::Address),
+                quic_endpoint: None,
                 link: if link.quic { LinkKind::Quic } else { LinkKind::Wireguard },
                 role: if other == link.provider { Role::Provider } else { Role::Subscriber },
                 cost: 96,

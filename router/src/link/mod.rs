@@ -21,4 +21,9 @@ pub struct LinkStatus {
     pub endpoint: Option<SocketAddr>,
     /// WireGuard: the age of the session's keys.
     pub last_handshake: Option<Duration>,
+    /// WireGuard: how many authentic datagrams came, and how many of our handshakes were answered; both from zero again when
+    /// the neighbour is set anew.
+    pub heard: u64,
+    /// See there.
+    pub answered: u64,
 }

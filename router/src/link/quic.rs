@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! accept ──── one answer per incoming connection ──┐
-//! dial ────── one per peer with an address ────────┴── Link::carry: datagrams and messages ──> sink
+//! dial ────── one per peer, while it has an address ┴── Link::carry: datagrams and messages ──> sink
 //! send (any thread) ──> Link::send ──> the link's active connection
 //! ```
 //!
@@ -22,17 +22,18 @@ use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use metering::identity::TlsKey;
 use portable_atomic::{AtomicU64, Ordering::Relaxed};
 use quinn::{
     ClientConfig, Connection, ConnectionError, Endpoint, EndpointConfig, Incoming, RecvStream, SendDatagramError,
-    TokioRuntime, TransportErrorCode, VarInt, WriteError,
+    TokioRuntime, TransportConfig, TransportErrorCode, VarInt, WriteError,
 };
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime::Handle;
@@ -90,6 +91,7 @@ const SOCKET_BUFFER: usize = 2 << 20;
 const CLOSE_SHUTDOWN: VarInt = VarInt::from_u32(0);
 const CLOSE_SUPERSEDED: VarInt = VarInt::from_u32(1);
 const RESET_CONGESTED: VarInt = VarInt::from_u32(2);
+const CLOSE_NOT_NEEDED: VarInt = VarInt::from_u32(3);
 
 /// TLS alerts (RFC 8446, section 6.2): the key presented is not a pinned one; no common ALPN protocol.
 const ACCESS_DENIED: u8 = 49;
@@ -102,7 +104,7 @@ pub struct QuicConfig {
     pub listen: SocketAddr,
     /// Our Ed25519 seed.
     pub tls_secret: Zeroizing<[u8; 32]>,
-    /// The neighbours, one link each.
+    /// The neighbours, one link each. [`QuicLinks::set_peer`] adds others.
     pub peers: Vec<QuicPeer>,
     /// The largest IP packet of a link, in bytes; 1280 to 9000.
     ///
@@ -229,10 +231,25 @@ pub struct QuicCounters {
 pub struct QuicLinks {
     endpoint: Endpoint,
     local_addr: SocketAddr,
-    links: BTreeMap<LinkId, Arc<Link>>,
+    links: Arc<ArcSwap<Table>>,
     strangers: Arc<AtomicU64>,
     closing: watch::Sender<bool>,
+    /// The lock also keeps changes of the links in order.
     tasks: Mutex<JoinSet<()>>,
+    parts: Parts,
+}
+
+type Table = BTreeMap<LinkId, Arc<Link>>;
+
+/// What further links are made of.
+struct Parts {
+    runtime: Handle,
+    credentials: Credentials,
+    transport: Arc<TransportConfig>,
+    /// The keys that may dial us.
+    pins: Arc<Pins>,
+    link_mtu: usize,
+    sink: Sink,
 }
 
 impl QuicLinks {
@@ -251,11 +268,15 @@ impl QuicLinks {
         }
         let runtime = Handle::try_current().map_err(|_| QuicError::NoRuntime)?;
         let credentials = Credentials::new(&config.tls_secret)?;
-        let links = links(&config, credentials.key(), Arc::new(sink))?;
+        for (number, QuicPeer { link, key, .. }) in config.peers.iter().enumerate() {
+            if config.peers[..number].iter().any(|other| other.link == *link || other.key == *key) {
+                return Err(QuicError::DuplicatePeer { link: *link, key: *key });
+            }
+        }
         let transport = transport::config(config.link_mtu as u32);
-        let by_key: BTreeMap<_, _> = links.values().map(|l| (l.key, l.clone())).collect();
+        let pins = Pins::new([]);
 
-        let mut server = credentials.server(&Pins::new(by_key.keys().copied()))?;
+        let mut server = credentials.server(&pins)?;
         server
             .transport_config(transport.clone())
             .max_incoming(HANDSHAKES_MAX)
@@ -272,20 +293,82 @@ impl QuicLinks {
         let (endpoint, local_addr) = bound.map_err(|source| QuicError::Bind { address: config.listen, source })?;
 
         let (closing, _) = watch::channel(false);
-        let strangers = Arc::new(AtomicU64::new(0));
+        let (links, strangers) = (Arc::<ArcSwap<Table>>::default(), Arc::new(AtomicU64::new(0)));
         let mut tasks = JoinSet::new();
-        tasks.spawn_on(accept(endpoint.clone(), by_key, strangers.clone()), &runtime);
+        tasks.spawn_on(accept(endpoint.clone(), links.clone(), strangers.clone()), &runtime);
+        let parts = Parts { runtime, credentials, transport, pins, link_mtu: config.link_mtu, sink: Arc::new(sink) };
+        let started = Self { endpoint, local_addr, links, strangers, closing, tasks: Mutex::new(tasks), parts };
         for peer in &config.peers {
-            let (Some(address), Some(link)) = (peer.dial, links.get(&peer.link)) else {
-                continue;
-            };
-            let pins = Pins::new([peer.key]);
-            let mut client = credentials.client(&pins)?;
-            client.transport_config(transport.clone());
-            let dialler = Dialler { endpoint: endpoint.clone(), link: link.clone(), address, client, pins };
-            tasks.spawn_on(dialler.run(closing.subscribe()), &runtime);
+            started.set_peer(peer)?;
         }
-        Ok(Self { endpoint, local_addr, links, strangers, closing, tasks: Mutex::new(tasks) })
+        Ok(started)
+    }
+
+    /// Adds a neighbour, or changes where one is dialled that is there. A link that had its number or its key before is removed.
+    ///
+    /// # Errors
+    /// [`QuicError::OwnKey`], or that the TLS library refuses.
+    pub fn set_peer(&self, peer: &QuicPeer) -> Result<(), QuicError> {
+        let QuicPeer { link: id, key, dial } = *peer;
+        let Parts { runtime, credentials, transport, pins, link_mtu, sink } = &self.parts;
+        let own = credentials.key();
+        if key == own {
+            return Err(QuicError::OwnKey { key });
+        }
+        let mut tasks = lock(&self.tasks);
+        let mut table = Table::clone(&self.links.load());
+        if let Some(link) = table.get(&id).filter(|link| link.key == key) {
+            link.set_dial(dial);
+            return Ok(());
+        }
+        let pinned = Pins::new([key]);
+        let mut client = credentials.client(&pinned)?;
+        client.transport_config(transport.clone());
+        table.retain(|_, link| {
+            let stays = link.id != id && link.key != key;
+            if !stays {
+                link.end();
+            }
+            stays
+        });
+        let link = Arc::new(Link::new(id, key, own < key, *link_mtu, sink.clone()));
+        link.set_dial(dial);
+        table.insert(id, link.clone());
+        pins.accept(table.values().map(|link| link.key));
+        self.links.store(Arc::new(table));
+        while tasks.try_join_next().is_some() {}
+        let dialler = Dialler { endpoint: self.endpoint.clone(), link, client, pins: pinned };
+        tasks.spawn_on(dialler.run(self.closing.subscribe()), runtime);
+        Ok(())
+    }
+
+    /// Forgets a neighbour and closes its connections. Nothing more comes from it, not even a `Down`.
+    pub fn remove_peer(&self, link: LinkId) {
+        let _in_order = lock(&self.tasks);
+        let mut table = Table::clone(&self.links.load());
+        if let Some(link) = table.remove(&link) {
+            self.parts.pins.accept(table.values().map(|link| link.key));
+            self.links.store(Arc::new(table));
+            link.end();
+        }
+    }
+
+    /// Closes the connections of a link that is not needed for now, and dials no more. It stays open to whoever dials us.
+    pub fn hang_up(&self, link: LinkId) {
+        if let Some(link) = self.links.load().get(&link) {
+            link.set_dial(None);
+            link.close(CLOSE_NOT_NEEDED, b"not needed");
+        }
+    }
+
+    /// Whether a link is up, and how many packets have come over it so far; `None` if there is no such link.
+    #[must_use]
+    pub fn heard(&self, link: LinkId) -> Option<(bool, u64)> {
+        let links = self.links.load();
+        let link = links.get(&link)?;
+        let counts = &link.counts;
+        let packets = counts.datagrams_received.load(Relaxed) + counts.messages_received.load(Relaxed);
+        Some((link.active.load().is_some(), packets))
     }
 
     /// Where the socket is bound; the port is the real one where 0 was asked for.
@@ -299,7 +382,8 @@ impl QuicLinks {
     /// # Errors
     /// Says why the packet is dropped.
     pub fn send(&self, link: LinkId, packet: &[u8]) -> Result<(), SendError> {
-        let link = self.links.get(&link).ok_or(SendError::NotConnected)?;
+        let links = self.links.load();
+        let link = links.get(&link).ok_or(SendError::NotConnected)?;
         link.send(packet, CONTROL_ROOM)
     }
 
@@ -308,14 +392,15 @@ impl QuicLinks {
     /// # Errors
     /// Says why the packet is dropped.
     pub fn send_control(&self, link: LinkId, packet: &[u8]) -> Result<(), SendError> {
-        let link = self.links.get(&link).ok_or(SendError::NotConnected)?;
+        let links = self.links.load();
+        let link = links.get(&link).ok_or(SendError::NotConnected)?;
         link.send(packet, 0)
     }
 
     /// What the link has done; `None` if there is no such link.
     #[must_use]
     pub fn counters(&self, link: LinkId) -> Option<QuicCounters> {
-        self.links.get(&link).map(|link| link.counters())
+        self.links.load().get(&link).map(|link| link.counters())
     }
 
     /// How many have dialled us and failed to prove a pinned key.
@@ -347,28 +432,14 @@ impl Drop for QuicLinks {
 
 impl std::fmt::Debug for QuicLinks {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let links = self.links.keys();
+        let links = self.links.load();
         (f.debug_struct("QuicLinks").field("local_addr", &self.local_addr))
-            .field("links", &links)
+            .field("links", &links.keys())
             .finish_non_exhaustive()
     }
 }
 
 type Sink = Arc<dyn Fn(LinkId, QuicEvent) + Send + Sync>;
-
-fn links(config: &QuicConfig, own: TlsKey, sink: Sink) -> Result<BTreeMap<LinkId, Arc<Link>>, QuicError> {
-    let mut links = BTreeMap::<LinkId, Arc<Link>>::new();
-    for &QuicPeer { link, key, .. } in &config.peers {
-        if key == own {
-            return Err(QuicError::OwnKey { key });
-        }
-        if links.contains_key(&link) || links.values().any(|other| other.key == key) {
-            return Err(QuicError::DuplicatePeer { link, key });
-        }
-        links.insert(link, Arc::new(Link::new(link, key, own < key, config.link_mtu, sink.clone())));
-    }
-    Ok(links)
-}
 
 fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
@@ -383,8 +454,7 @@ fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
 }
 
 /// Answers whoever dials, until the endpoint closes.
-async fn accept(endpoint: Endpoint, links: BTreeMap<TlsKey, Arc<Link>>, strangers: Arc<AtomicU64>) {
-    let links = Arc::new(links);
+async fn accept(endpoint: Endpoint, links: Arc<ArcSwap<Table>>, strangers: Arc<AtomicU64>) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     let mut answers = JoinSet::new();
     loop {
@@ -415,7 +485,7 @@ async fn accept(endpoint: Endpoint, links: BTreeMap<TlsKey, Arc<Link>>, stranger
 }
 
 /// The handshake as a server, up to the welcome; `None` if the other side fails it.
-async fn answer(incoming: Incoming, links: &BTreeMap<TlsKey, Arc<Link>>) -> Option<(Arc<Link>, Connection)> {
+async fn answer(incoming: Incoming, links: &ArcSwap<Table>) -> Option<(Arc<Link>, Connection)> {
     let remote = incoming.remote_address();
     let handshake = async {
         let connection = incoming.await?;
@@ -430,8 +500,9 @@ async fn answer(incoming: Incoming, links: &BTreeMap<TlsKey, Arc<Link>>) -> Opti
         }
         Err(_) => return None,
     };
-    let link = links.get(&tls::key_of(&connection)?)?;
-    Some((link.clone(), connection))
+    let key = tls::key_of(&connection)?;
+    let link = links.load().values().find(|link| link.key == key).cloned()?;
+    Some((link, connection))
 }
 
 /// An empty message, sent as the first. In TLS 1.3 a client is done before the server has looked at its key; only the
@@ -442,22 +513,30 @@ async fn welcome(connection: &Connection) -> Result<(), ConnectionError> {
     Ok(())
 }
 
-/// Keeps one peer dialled.
+/// Keeps one peer dialled, while it has an address.
 struct Dialler {
     endpoint: Endpoint,
     link: Arc<Link>,
-    address: SocketAddr,
     client: ClientConfig,
     pins: Arc<Pins>,
 }
 
 impl Dialler {
     async fn run(self, mut closing: watch::Receiver<bool>) {
+        let mut dial = self.link.dial.subscribe();
         let mut backoff = Backoff::new(fastrand::Rng::new());
         loop {
+            let address = *dial.borrow_and_update();
+            if self.link.ended.load(Ordering::Acquire) {
+                return;
+            }
             let dialled = tokio::select! {
                 () = closed(&mut closing) => return,
-                dialled = async { self.link.idle().await; self.dial().await } => dialled,
+                _ = dial.changed() => {
+                    backoff.reset();
+                    continue;
+                }
+                dialled = self.connect(address) => dialled,
             };
             match dialled {
                 Ok(connection) => {
@@ -469,21 +548,28 @@ impl Dialler {
             }
             tokio::select! {
                 () = closed(&mut closing) => return,
+                _ = dial.changed() => backoff.reset(),
                 () = sleep(backoff.pause()) => {}
             }
         }
     }
 
+    /// Dials once the link has no connection; without an address, never.
+    async fn connect(&self, address: Option<SocketAddr>) -> Result<Connection, String> {
+        let Some(address) = address else { return std::future::pending().await };
+        self.link.idle().await;
+        self.dial(address).await
+    }
+
     /// The handshake as a client, up to the welcome.
-    async fn dial(&self) -> Result<Connection, String> {
-        let Self { endpoint, address, .. } = self;
+    async fn dial(&self, address: SocketAddr) -> Result<Connection, String> {
         let handshake = async {
-            let connecting = endpoint
-                .connect_with(self.client.clone(), *address, "waybill")
+            let connecting = (self.endpoint)
+                .connect_with(self.client.clone(), address, "waybill")
                 .map_err(|error| format!("cannot dial {address}: {error}"))?;
-            let connection = connecting.await.map_err(|error| self.blame(&error))?;
+            let connection = connecting.await.map_err(|error| self.blame(address, &error))?;
             let welcome = connection.accept_uni().await;
-            welcome.map_err(|error| self.blame(&error))?;
+            welcome.map_err(|error| self.blame(address, &error))?;
             Ok(connection)
         };
         let dialled = timeout(DIAL_TIME, handshake).await;
@@ -491,8 +577,8 @@ impl Dialler {
     }
 
     /// Who must act.
-    fn blame(&self, error: &ConnectionError) -> String {
-        let (address, pinned) = (self.address, self.link.key);
+    fn blame(&self, address: SocketAddr, error: &ConnectionError) -> String {
+        let pinned = self.link.key;
         let (ours, theirs) = alerts(error);
         if ours == Some(ACCESS_DENIED) {
             let presented = self.pins.refused().map(|key| key.to_string());
@@ -582,6 +668,10 @@ struct Link {
     arbiter: bool,
     mtu: usize,
     sink: Sink,
+    /// Where to dial it at present.
+    dial: watch::Sender<Option<SocketAddr>>,
+    /// It is not among the links any more.
+    ended: AtomicBool,
     /// What `send` uses.
     active: ArcSwapOption<Connection>,
     /// All connections whose packets we read, the newest last. The lock also keeps `Up` and `Down` in order.
@@ -611,11 +701,30 @@ impl Link {
             arbiter,
             mtu,
             sink,
+            dial: watch::Sender::new(None),
+            ended: AtomicBool::new(false),
             active: ArcSwapOption::empty(),
             connections: watch::Sender::new(Vec::new()),
             counts: Counts::default(),
             failure: ArcSwapOption::empty(),
         }
+    }
+
+    fn set_dial(&self, address: Option<SocketAddr>) {
+        self.dial.send_if_modified(|dial| std::mem::replace(dial, address) != address);
+    }
+
+    fn close(&self, code: VarInt, reason: &[u8]) {
+        for connection in &*self.connections.borrow() {
+            connection.close(code, reason);
+        }
+    }
+
+    /// Wakes and ends whoever dials, and lets nobody in.
+    fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+        self.dial.send_replace(None);
+        self.close(CLOSE_SHUTDOWN, b"no neighbours any more");
     }
 
     /// Leaves `free` bytes of what may wait to others.
@@ -696,7 +805,11 @@ impl Link {
             let older = connections.len().saturating_sub(1);
             close_superseded(&connections[..older]);
             connections.push(connection.clone());
-            self.activate(connection);
+            if self.ended.load(Ordering::Acquire) {
+                connection.close(CLOSE_SHUTDOWN, b"no neighbours any more");
+            } else {
+                self.activate(connection);
+            }
         });
     }
 
@@ -727,7 +840,7 @@ impl Link {
             }
             if connections.is_empty() {
                 self.failed(reason.clone());
-                (self.sink)(self.id, QuicEvent::Down { reason });
+                self.tell(QuicEvent::Down { reason });
             }
         });
     }
@@ -737,7 +850,14 @@ impl Link {
         tracing::debug!(link = self.id.0, %remote, "QUIC link up");
         self.active.store(Some(Arc::new(connection.clone())));
         self.failure.store(None);
-        (self.sink)(self.id, QuicEvent::Up { remote });
+        self.tell(QuicEvent::Up { remote });
+    }
+
+    /// Whoever has the link's number by now is not told of this one.
+    fn tell(&self, event: QuicEvent) {
+        if !self.ended.load(Ordering::Acquire) {
+            (self.sink)(self.id, event);
+        }
     }
 
     fn failed(&self, reason: String) {
@@ -776,7 +896,7 @@ impl Link {
         let count = if fits { count } else { &self.counts.refused };
         count.fetch_add(1, Relaxed);
         if fits {
-            (self.sink)(self.id, QuicEvent::Packet(packet));
+            self.tell(QuicEvent::Packet(packet));
         }
     }
 

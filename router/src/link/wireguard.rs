@@ -33,6 +33,8 @@ const COOKIE_REPLY_LEN: usize = 64;
 const MESSAGE_LEN_MAX: usize = 148;
 /// The first bytes of a transport data message (WireGuard paper, section 5.4.6).
 const TRANSPORT_DATA: [u8; 4] = [4, 0, 0, 0];
+/// The first bytes of a handshake response (section 5.4.3).
+const HANDSHAKE_RESPONSE: [u8; 4] = [2, 0, 0, 0];
 /// The first bytes of a cookie reply (section 5.4.7).
 const COOKIE_REPLY: [u8; 4] = [3, 0, 0, 0];
 /// What a transport data message adds to an IP packet.
@@ -79,6 +81,9 @@ struct Peer {
     exit: Option<Exit>,
     /// The system knows no way to the endpoint: the cable is out, the route is gone.
     unreachable: bool,
+    /// Authentic datagrams, and those of them that answered a handshake.
+    heard: u64,
+    answered: u64,
     /// On the way to this endpoint the kernel lately cut no trains of datagrams so long or longer.
     uncut: Option<(SocketAddr, usize)>,
 }
@@ -207,6 +212,8 @@ impl WireGuard {
                     attempted: None,
                     exit: Exit::new(&self.socket, self.packet_len_max + OVERHEAD),
                     unreachable: false,
+                    heard: 0,
+                    answered: 0,
                     uncut: None,
                 };
                 let mut by_key = self.peers.by_key();
@@ -235,11 +242,6 @@ impl WireGuard {
             return;
         };
         peer.note(self.socket.send_one(endpoint, datagram));
-    }
-
-    #[cfg(feature = "quic")]
-    pub(crate) fn has_peer(&self, link: LinkId) -> bool {
-        self.peers.lock(link).is_some_and(|known| known.is_some())
     }
 
     /// Receives one train into `buffer`, whose length is [`RECEIVE_MAX`](super::train::RECEIVE_MAX).
@@ -310,6 +312,8 @@ impl WireGuard {
             TunnResult::Err(_) => return Opened::Nothing,
         };
         peer.endpoint = Some(from);
+        peer.heard += 1;
+        peer.answered += u64::from(datagram.starts_with(&HANDSHAKE_RESPONSE));
         opened
     }
 
@@ -437,7 +441,8 @@ impl WireGuard {
             let peer = known.as_ref()?;
             let last_handshake = peer.tunn.time_since_last_handshake();
             let (up, unreachable) = (last_handshake.is_some(), peer.unreachable);
-            let status = LinkStatus { up, unreachable, endpoint: peer.endpoint, last_handshake };
+            let (endpoint, heard, answered) = (peer.endpoint, peer.heard, peer.answered);
+            let status = LinkStatus { up, unreachable, endpoint, last_handshake, heard, answered };
             Some((link, status))
         })
     }

@@ -102,7 +102,8 @@ impl Control {
             Neighbour {
                 name: known.name.clone(),
                 id: known.account(),
-                link: if known.is_quic() { "quic" } else { "wireguard" }.to_owned(),
+                link: known.kind().name().to_owned(),
+                carrier: if self.shared.by_quic(*link) { "quic" } else { "wireguard" }.to_owned(),
                 endpoint: known.status.endpoint.map(|endpoint| endpoint.to_string()),
                 state: match (known.status.up, admitted && (known.neighbour_up || known.is_leaf())) {
                     (false, _) => LinkState::Down,

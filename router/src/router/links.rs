@@ -2,17 +2,20 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use metering::Side;
 use node::datapath::MAX_LINKS;
 use node::{Access, Deal, LinkId, LinkMeasure, LinkSensing, Peer};
 
 use super::strangers::Origin;
-use super::{Control, Done, Known, Links, StartError};
+use super::{Control, Done, Known, Links};
 use crate::config::{self, Endpoint, LinkKind, Role};
 use crate::link::wireguard::PeerConfig;
 use crate::worker::ToWorker;
+
+/// A link's id is not given to another neighbour before what QUIC handed over has been carried.
+const REST: Duration = Duration::from_secs(5);
 
 impl Control {
     /// Brings the links to what the configuration says. What did not change is not touched.
@@ -37,24 +40,29 @@ impl Control {
         tracing::info!(node = %self.name, neighbour = %self.name_of(link), "link removed");
         self.inbox.set(ToWorker::RemovePeer(link));
         self.node.handle_link_removed(now, link);
-        if self.links.remove(&link).is_some_and(|known| known.is_quic()) {
-            self.retired.insert(link);
+        if self.links.remove(&link).is_some_and(|known| known.kind() != LinkKind::Wireguard) {
+            self.forget_connection(link);
+            self.retired.insert(link, now);
         }
     }
 
     fn set_peer(&mut self, now: Instant, peer: config::Peer) -> Option<LinkId> {
         let same =
             |known: &Known| known.peer.as_ref().is_some_and(|known| known.card == peer.card && known.link == peer.link);
-        let link = self.place(&same)?;
+        let link = self.place(now, &same)?;
         let state = (self.members.access(peer.card.account()), self.members.trades_with(peer.card.account()));
         let known = self.known(link);
         let moved = known.peer.as_ref().is_none_or(|known| known.endpoint != peer.endpoint);
+        let moved_quic = known.peer.as_ref().is_none_or(|known| known.by_quic() != peer.by_quic());
         known.name.clone_from(&peer.name);
         known.origin = Origin::Written;
         known.access = Some(state);
         known.peer = Some(peer);
         self.tell_node(now, link);
         self.place_session(link, moved);
+        if moved_quic {
+            self.place_connection(link);
+        }
         Some(link)
     }
 
@@ -65,8 +73,7 @@ impl Control {
         };
         let (access, trades) = known.access.unwrap_or((Access::Full, true));
         let deal = if trades { self.deal(peer.role) } else { Deal::Agreed(Side::Peer) };
-        let measure =
-            LinkMeasure { cost: peer.cost, sensing: peer.sensing, path_mtu: peer.link == LinkKind::Wireguard };
+        let measure = LinkMeasure { cost: peer.cost, sensing: peer.sensing, path_mtu: peer.link != LinkKind::Quic };
         self.node.handle_link(now, link, Peer::Mesh { card: peer.card, deal, measure, access }, self.mtu);
     }
 
@@ -77,7 +84,7 @@ impl Control {
                 .as_ref()
                 .is_some_and(|known| known.wireguard_key == leaf.wireguard_key && known.babel == leaf.babel)
         };
-        let link = self.place(&same)?;
+        let link = self.place(now, &same)?;
         let measure = LinkMeasure { cost: leaf.cost, sensing: LinkSensing::Measured, path_mtu: false };
         let peer = if leaf.babel { Peer::Babel { measure } } else { Peer::Leaf { prefixes: leaf.addresses.clone() } };
         self.node.handle_link(now, link, peer, self.mtu);
@@ -96,7 +103,8 @@ impl Control {
     }
 
     /// The id of the link that is the same as before, or the lowest free one.
-    fn place(&mut self, same: &dyn Fn(&Known) -> bool) -> Option<LinkId> {
+    fn place(&mut self, now: Instant, same: &dyn Fn(&Known) -> bool) -> Option<LinkId> {
+        self.retired.retain(|_, since| now.saturating_duration_since(*since) < REST);
         let known = self.links.iter().find(|(_, known)| same(known)).map(|(link, _)| *link);
         let link = known.or_else(|| self.free_link());
         if link.is_none() {
@@ -107,13 +115,15 @@ impl Control {
 
     /// The lowest free id.
     pub(super) fn free_link(&self) -> Option<LinkId> {
-        let is_free = |link: &LinkId| !self.links.contains_key(link) && !self.retired.contains(link);
+        let is_free = |link: &LinkId| !self.links.contains_key(link) && !self.retired.contains_key(link);
         (0..).map(LinkId).take(MAX_LINKS).find(is_free)
     }
 
     /// Tells the worker of a WireGuard peer, new or with another endpoint.
     fn place_session(&mut self, link: LinkId, moved: bool) {
-        let Some(known) = self.links.get_mut(&link).filter(|known| moved && !known.is_quic()) else { return };
+        let Some(known) = self.links.get_mut(&link).filter(|known| moved && known.kind() != LinkKind::Quic) else {
+            return;
+        };
         known.resolved = match known.endpoint() {
             Some(Endpoint::Address(address)) => Some(*address),
             Some(Endpoint::Name { .. }) | None => None,
@@ -136,9 +146,12 @@ impl Control {
 
     /// Looks up the host names of links that are down.
     pub(super) fn resolve(&self) {
-        for (link, known) in self.links.iter().filter(|(_, known)| !known.status.up && !known.is_quic()) {
-            if let Some(endpoint @ Endpoint::Name { .. }) = known.endpoint() {
-                let (link, endpoint, name) = (*link, endpoint.clone(), endpoint.to_string());
+        for (link, known) in &self.links {
+            let by_quic = self.shared.by_quic(*link);
+            let wireguard = known.endpoint().filter(|_| !known.status.up || by_quic).cloned();
+            let quic = self.quic_name(*link, known);
+            for endpoint in [wireguard, quic].into_iter().flatten() {
+                let (Endpoint::Name { .. }, link, name) = (&endpoint, *link, endpoint.to_string()) else { continue };
                 self.spawn(look_up(name.clone()), move |answer| {
                     Some(match answer {
                         Ok(address) => Done::Resolved { link, endpoint, address },
@@ -151,6 +164,11 @@ impl Control {
 
     /// A host name has been looked up.
     pub(super) fn set_endpoint(&mut self, link: LinkId, endpoint: &Endpoint, address: SocketAddr) {
+        if let Some(known) = self.links.get_mut(&link)
+            && known.peer.as_ref().and_then(config::Peer::by_quic).as_ref() == Some(endpoint)
+        {
+            known.quic_resolved = Some(address);
+        }
         let is_meant = |known: &&mut Known| known.endpoint() == Some(endpoint) && known.resolved != Some(address);
         let Some(known) = self.links.get_mut(&link).filter(is_meant) else { return };
         known.resolved = Some(address);
@@ -162,72 +180,34 @@ impl Control {
 
     /// Takes another configuration while running.
     pub(super) fn handle_reload(&mut self, now: Instant, links: Links) {
-        let quic = |peers: &[config::Peer]| -> Vec<config::Peer> {
-            peers.iter().filter(|peer| peer.link == LinkKind::Quic).cloned().collect()
-        };
-        let before: Vec<config::Peer> = self.links.values().filter_map(|known| known.peer.clone()).collect();
-        if quic(&before) != quic(&links.peers) {
-            self.warn("QUIC links changed: the change takes effect at the next start".to_owned());
-        }
         self.members.look_for_code(now);
         self.set_links(now, links);
         tracing::info!(node = %self.name, links = self.links.len(), "configuration read again");
     }
 
-    /// Starts the QUIC links, dialling the addresses known at this moment. Returns where they listen.
+    /// The name that QUIC dials, if it is to be looked up.
     #[cfg(feature = "quic")]
-    pub(super) async fn start_quic(&mut self) -> Result<Option<SocketAddr>, StartError> {
-        use crate::link::LinkStatus;
-        use crate::link::quic::{QuicConfig, QuicEvent, QuicLinks, QuicPeer};
-
-        let Some(listen) = self.quic_listen else { return Ok(None) };
-        let (mut peers, mut lost) = (Vec::new(), Vec::new());
-        for (link, known) in self.links.iter().filter(|(_, known)| known.is_quic()) {
-            let Some(peer) = &known.peer else { continue };
-            let dial = match &peer.endpoint {
-                Some(Endpoint::Address(address)) => Some(*address),
-                Some(endpoint @ Endpoint::Name { .. }) => {
-                    let found = look_up(endpoint.to_string()).await;
-                    lost.extend(found.as_ref().err().map(|error| format!("cannot find {endpoint}: {error}")));
-                    found.ok()
-                }
-                None => None,
-            };
-            peers.push(QuicPeer { link: *link, key: peer.card.tls(), dial });
-        }
-        for error in lost {
-            self.warn(format!("{error}; this QUIC link is not dialled until the next start"));
-        }
-        let (shared, inbox) = (std::sync::Arc::clone(&self.shared), self.inbox.clone());
-        let sink = move |link, event| match event {
-            QuicEvent::Up { remote } => {
-                shared.set_status(link, LinkStatus { up: true, endpoint: Some(remote), ..LinkStatus::default() });
-            }
-            QuicEvent::Packet(packet) => {
-                // A full inbox loses a packet, as a link may; the worker cannot count what it never saw.
-                inbox.packet(link, packet);
-            }
-            QuicEvent::Down { reason } => {
-                tracing::info!(link = link.0, %reason, "QUIC link down");
-                shared.set_status(link, LinkStatus::default());
-            }
-        };
-        let config = QuicConfig { listen, tls_secret: self.identity.tls_secret(), peers, link_mtu: self.mtu };
-        let quic = QuicLinks::start(config, sink)?;
-        let address = quic.local_addr();
-        self.shared.quic.store(Some(std::sync::Arc::new(quic)));
-        Ok(Some(address))
+    fn quic_name(&self, link: LinkId, known: &Known) -> Option<Endpoint> {
+        let (up, _) = self.shared.quic.load().as_ref()?.heard(link)?;
+        known.peer.as_ref()?.by_quic().filter(|_| known.wants_quic_address(up))
     }
 }
 
 #[cfg(not(feature = "quic"))]
 impl Control {
     /// Nothing to start; a configuration that wants QUIC links is not for this build.
-    pub(super) async fn start_quic(&mut self) -> Result<Option<SocketAddr>, StartError> {
-        match self.quic_listen {
-            None => Ok(None),
-            Some(_) => Err(StartError::NoQuic),
-        }
+    pub(super) fn start_quic(&self) -> Result<Option<SocketAddr>, super::StartError> {
+        self.quic_listen.map_or(Ok(None), |_| Err(super::StartError::NoQuic))
+    }
+
+    pub(super) fn look_at_carriers(&mut self, _now: Instant) {}
+
+    fn place_connection(&mut self, _link: LinkId) {}
+
+    fn forget_connection(&self, _link: LinkId) {}
+
+    fn quic_name(&self, _link: LinkId, _known: &Known) -> Option<Endpoint> {
+        None
     }
 }
 

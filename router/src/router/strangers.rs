@@ -94,7 +94,7 @@ impl Control {
             let Some(known) = self.links.get_mut(&link) else { return };
             let silent = known.last_heard.is_none_or(|at| now.saturating_duration_since(at) >= known.silence());
             let is_it = known.peer.as_ref().is_some_and(|peer| peer.card == *card);
-            if is_it && silent && known.status.endpoint != Some(*wireguard) && !known.is_quic() {
+            if is_it && silent && known.status.endpoint != Some(*wireguard) && known.kind() != LinkKind::Quic {
                 self.call(link, card.wireguard(), *wireguard);
             }
             return;
@@ -128,6 +128,7 @@ impl Control {
             name,
             card: *card,
             endpoint: at.map(Endpoint::Address),
+            quic_endpoint: None,
             link: LinkKind::Wireguard,
             role: Role::Auto,
             cost: COST,

@@ -81,6 +81,7 @@ fn neighbours_are_listed_with_what_is_known_of_them() {
         name: "roof".to_owned(),
         id: NodeId([0x22; 20]),
         link: "wireguard".to_owned(),
+        carrier: "wireguard".to_owned(),
         endpoint: Some("[2001:db8::2]:51820".to_owned()),
         state: LinkState::Up,
         role: "provider".to_owned(),
@@ -96,6 +97,7 @@ fn neighbours_are_listed_with_what_is_known_of_them() {
         name: "old-barn".to_owned(),
         id: NodeId([0x33; 20]),
         link: "quic".to_owned(),
+        carrier: "quic".to_owned(),
         endpoint: None,
         state: LinkState::Connecting,
         role: "subscriber".to_owned(),
@@ -107,15 +109,16 @@ fn neighbours_are_listed_with_what_is_known_of_them() {
         visitor: false,
         met: true,
     };
-    let stranger = Neighbour { name: "new".to_owned(), admitted: false, ..roof.clone() };
+    let (link, carrier) = ("auto".to_owned(), "quic".to_owned());
+    let stranger = Neighbour { name: "new".to_owned(), admitted: false, link, carrier, ..roof.clone() };
     let leaf = Neighbour { name: "phone".to_owned(), id: NodeId([0; 20]), role: "leaf".to_owned(), ..barn.clone() };
     assert_eq!(
         neighbours(&[roof, barn, stranger, leaf]),
-        "NAME      ACCOUNT      LINK       STATE             ROLE        COST      RTT    HEARD  ENDPOINT
-roof      0x2222…2222  wireguard  up                provider      96  12.3 ms  2 s ago  [2001:db8::2]:51820
-old-barn  0x3333…3333  quic       connecting        subscriber     -        -    never  -
-new       0x2222…2222  wireguard  up, not admitted  provider      96  12.3 ms  2 s ago  [2001:db8::2]:51820
-phone     -            quic       connecting        leaf           -        -    never  -
+        "NAME      ACCOUNT      LINK         STATE             ROLE        COST      RTT    HEARD  ENDPOINT
+roof      0x2222…2222  wireguard    up                provider      96  12.3 ms  2 s ago  [2001:db8::2]:51820
+old-barn  0x3333…3333  quic         connecting        subscriber     -        -    never  -
+new       0x2222…2222  quic (auto)  up, not admitted  provider      96  12.3 ms  2 s ago  [2001:db8::2]:51820
+phone     -            quic         connecting        leaf           -        -    never  -
 "
     );
 }

@@ -238,7 +238,7 @@ async fn both_dialling_at_once_ends_with_one_connection_and_never_a_down() {
         two.expect_up(5).await;
         sleep(SUPERSEDE_TIME * 3 / 2).await;
         for (node, peer) in [(&one, 2), (&two, 1)] {
-            let connections = node.links.links[&LinkId(peer)].connections.borrow().len();
+            let connections = node.links.links.load()[&LinkId(peer)].connections.borrow().len();
             assert_eq!(connections, 1, "round {round}");
         }
         one.send(2, &packet(1, LINK_MTU)).unwrap();
@@ -467,7 +467,7 @@ async fn a_neighbour_that_dials_again_and_again_holds_at_most_two_connections() 
             held.push(rude(dialler, two.address(), listener).await);
         }
         sleep(SUPERSEDE_TIME * 3 / 2).await;
-        let connections = two.links.links[&LinkId(dialler.into())].connections.borrow().len();
+        let connections = two.links.links.load()[&LinkId(dialler.into())].connections.borrow().len();
         assert!(connections <= 2, "{connections}");
         assert!(two.links.endpoint.open_connections() <= 4);
     }
@@ -554,4 +554,50 @@ fn plain_udp() -> f64 {
         let _ = sender.send(&[0; LINK_MTU]);
     }
     receiving.join().unwrap() as f64 * 8.0 / 3e9
+}
+
+#[tokio::test]
+async fn neighbours_come_move_and_go_while_others_are_served() {
+    let (mut one, mut two) = pair().await;
+    let mut three = Node::start(3, loopback(0), &[]);
+    let peer = |node: u8, dial| QuicPeer { link: LinkId(node.into()), key: key(node), dial };
+    assert!(matches!(one.links.set_peer(&peer(1, None)), Err(QuicError::OwnKey { .. })));
+    // At first where nobody answers, then where it is.
+    let nowhere = UdpSocket::bind(loopback(0)).unwrap();
+    three.links.set_peer(&peer(1, Some(nowhere.local_addr().unwrap()))).unwrap();
+    assert_eq!(three.event(1).await, None);
+    one.links.set_peer(&peer(3, None)).unwrap();
+    three.links.set_peer(&peer(1, Some(one.address()))).unwrap();
+    three.expect_up(5).await;
+    one.expect_up(5).await;
+    one.send(3, &packet(1, LINK_MTU)).unwrap();
+    assert_eq!(three.expect_packet().await, packet(1, LINK_MTU));
+    assert_eq!(three.links.heard(LinkId(1)), Some((true, 1)));
+
+    // Removed, it is refused, and its number may be another's: nothing comes from the one that had it before.
+    one.links.remove_peer(LinkId(3));
+    assert_eq!(one.send(3, &packet(1, 40)), Err(SendError::NotConnected));
+    three.expect_down(5).await;
+    let refused = async {
+        while !three.counters(1).failure.is_some_and(|why| why.contains("refused our key")) {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(10), refused).await.unwrap();
+    assert_eq!(one.event(1).await, None);
+    one.send(2, &packet(2, LINK_MTU)).unwrap();
+    assert_eq!(two.expect_packet().await, packet(2, LINK_MTU));
+}
+
+#[tokio::test]
+async fn a_link_that_is_not_needed_is_closed_and_dialled_again_when_it_is() {
+    let (mut one, mut two) = pair().await;
+    one.links.hang_up(LinkId(2));
+    one.expect_down(1).await;
+    two.expect_down(1).await;
+    assert_eq!(one.event(2).await, None, "it dials nobody");
+    let dial = Some(two.address());
+    one.links.set_peer(&QuicPeer { link: LinkId(2), key: key(2), dial }).unwrap();
+    one.expect_up(2).await;
+    two.expect_up(2).await;
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use metering::identity::TlsKey;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::crypto::{CryptoError, HmacKey};
@@ -113,7 +113,7 @@ impl std::fmt::Debug for Credentials {
 /// The keys we accept from the other side, and the last one we did not.
 #[derive(Debug)]
 pub(super) struct Pins {
-    accepted: BTreeSet<TlsKey>,
+    accepted: ArcSwap<BTreeSet<TlsKey>>,
     refused: ArcSwapOption<TlsKey>,
     provider: Arc<CryptoProvider>,
 }
@@ -121,10 +121,15 @@ pub(super) struct Pins {
 impl Pins {
     pub(super) fn new(accepted: impl IntoIterator<Item = TlsKey>) -> Arc<Self> {
         Arc::new(Self {
-            accepted: accepted.into_iter().collect(),
+            accepted: ArcSwap::from_pointee(accepted.into_iter().collect()),
             refused: ArcSwapOption::empty(),
             provider: Arc::new(provider()),
         })
+    }
+
+    /// Accepts these from now on, and no others.
+    pub(super) fn accept(&self, keys: impl IntoIterator<Item = TlsKey>) {
+        self.accepted.store(Arc::new(keys.into_iter().collect()));
     }
 
     /// The last key that was presented and is not pinned.
@@ -135,7 +140,7 @@ impl Pins {
     /// `access_denied` is what the other side reads of a refusal (RFC 8446, section 6.2).
     fn check(&self, presented: &CertificateDer<'_>) -> Result<(), Error> {
         let key = TlsKey::from_spki(presented).ok_or(CertificateError::BadEncoding)?;
-        if self.accepted.contains(&key) {
+        if self.accepted.load().contains(&key) {
             return Ok(());
         }
         self.refused.store(Some(Arc::new(key)));

@@ -1,0 +1,145 @@
+//! Strangers who begin QUIC handshakes, thousands a second, from addresses that are not theirs.
+
+use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::process::{Child, Stdio};
+use std::sync::Arc;
+
+use quinn::crypto::rustls::QuicClientConfig;
+use serde_json::Value;
+
+use crate::lab::{Host, Lab, secs, until};
+use crate::ledger::Ledger;
+use crate::router::{Joint, PAYS, QUIC_PORT, Router, join, joined, settled};
+use crate::traffic::{iperf, reachable};
+
+/// A second. Of so many bytes each, that is 100 Mbit/s.
+const RATE: u32 = 10_000;
+const SECONDS: u32 = 4;
+/// Different ones, again and again.
+const INITIALS: usize = 500;
+/// With so many of each kind.
+const ROUNDS: usize = 3;
+/// What the flood may cost in memory: nothing is kept of a handshake before the sender has shown that it hears us.
+const RSS_GROWTH_KIB_MAX: u64 = 8 << 10;
+
+/// Sends as root from any address; Python, because it is on every machine the tests install themselves on.
+const SPOOF_DATAGRAMS: &str = include_str!("spoof_datagrams.py");
+
+/// The same flood at a port nobody listens on takes the same time of the machine: the ratio is what answering costs.
+#[test]
+fn a_flood_of_handshakes_from_spoofed_addresses_leaves_a_paying_quic_link_at_work() {
+    let name = "a_flood_of_handshakes_from_spoofed_addresses_leaves_a_paying_quic_link_at_work";
+    let Some(mut lab) = Lab::open(name, &["ping", "iperf3", "python3", "nft"]) else { return };
+    let ledger = Ledger::create(&lab);
+    let mut pair = ["r1", "r2"].map(|name| Router::new(&mut lab, name));
+    for router in &mut pair {
+        router.join_community(&ledger, "1");
+        ledger.mint(router, 1000);
+    }
+    let [r1, r2] = &mut pair;
+    join(&mut lab, r1, r2, Joint { link: "quic", ..PAYS });
+    let stranger = lab.host("stranger");
+    let (at, to_stranger) = lab.cable(&r2.host, &stranger);
+    // Answers find their way to whoever was named, which they would not behind a filter of sources.
+    r2.host.must(&["ip", "route", "add", "default", "via", &to_stranger]);
+    let count = format!("udp sport {QUIC_PORT} counter name answers");
+    stranger.must(&[
+        "nft",
+        &format!("table inet seen {{ counter answers {{ }}; chain prerouting {{ type filter hook prerouting priority 0; {count}; }}; }}"),
+    ]);
+    [&mut *r1, &mut *r2].into_iter().for_each(Router::start);
+    joined(r1, r2);
+    reachable(&r1.host, &r2.address, secs(20));
+    let initials = initials();
+    iperf(&lab, &r1.host, &r2.host, &r2.address, 1);
+
+    let rss_before = r2.process().rss_kib();
+    let (mut rates, mut sent) = ([Vec::new(), Vec::new()], 0);
+    for _ in 0..ROUNDS {
+        for (port, rates) in [9, QUIC_PORT].into_iter().zip(&mut rates) {
+            let flood = flood(&stranger, &at, port, &initials);
+            rates.push(iperf(&lab, &r1.host, &r2.host, &r2.address, SECONDS) / 1e6);
+            let output = flood.wait_with_output().expect("python3 ends");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            let count: u64 = String::from_utf8_lossy(&output.stdout).trim().parse().expect("a number");
+            sent += if port == QUIC_PORT { count } else { 0 };
+        }
+    }
+    let grown = r2.process().rss_kib().saturating_sub(rss_before);
+    let [beside, under] = rates.each_ref().map(|rates| {
+        let mut sorted = rates.clone();
+        sorted.sort_by(f64::total_cmp);
+        sorted[ROUNDS / 2]
+    });
+    let answers = answers(&stranger);
+    let receipt = settled(r1, r2);
+    lab.figures(&format!(
+        "{sent} Initials at {RATE}/s, {answers} answered by a Retry; {under:.0} Mbit/s under the flood, {beside:.0} beside one \
+         at another port (x{:.2}): {rates:.0?}; +{grown} KiB",
+        under / beside
+    ));
+    assert!(answers * 2 > sent, "{answers} of {sent} were taken for handshakes");
+    assert!(under * 4.0 > beside, "{rates:?}");
+    assert!(grown <= RSS_GROWTH_KIB_MAX, "+{grown} KiB");
+    assert!(receipt.amount > 0);
+    let line = r2.neighbour("r1").expect("a neighbour");
+    assert_eq!(line["state"], "up");
+}
+
+/// First datagrams of so many honest handshakes, caught before they went anywhere.
+fn initials() -> Vec<Vec<u8>> {
+    let catcher = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
+    catcher.set_read_timeout(Some(secs(5))).expect("a time");
+    let to = catcher.local_addr().expect("an address");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("TLS 1.3")
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    let config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).expect("a suite")));
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let _inside = runtime.enter();
+    let endpoint = quinn::Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).expect("a socket");
+    let (mut caught, mut known, mut buffer) = (Vec::new(), BTreeSet::new(), [0; 2048]);
+    while caught.len() < INITIALS {
+        let connecting = endpoint.connect_with(config.clone(), to, "nobody").expect("a dial");
+        until("Initial", secs(10), || {
+            let len = catcher.recv(&mut buffer).map_err(|error| error.to_string())?;
+            // A long header of an Initial, and behind version and length the connection's name (RFC 9000, section 17.2.2).
+            let is_initial = len >= 1200 && buffer[0] & 0xf0 == 0xc0;
+            let id = buffer[6..6 + usize::from(buffer[5]).min(20)].to_vec();
+            if is_initial && known.insert(id) {
+                Ok(caught.push(buffer[..len].to_vec()))
+            } else {
+                Err("another".to_owned())
+            }
+        });
+        drop(connecting);
+    }
+    caught
+}
+
+fn flood(from: &Host, to: &str, port: u16, datagrams: &[Vec<u8>]) -> Child {
+    let (port, rate, seconds) = (port.to_string(), RATE.to_string(), (SECONDS + 1).to_string());
+    let mut command = from.bounded(secs(60), "python3");
+    command.args(["-c", SPOOF_DATAGRAMS, to, &port, &rate, &seconds]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("python3 starts");
+    let mut stdin = child.stdin.take().expect("stdin is piped");
+    for datagram in datagrams {
+        let length = u16::try_from(datagram.len()).expect("a datagram");
+        stdin.write_all(&length.to_be_bytes()).and_then(|()| stdin.write_all(datagram)).expect("python3 reads");
+    }
+    child
+}
+
+fn answers(host: &Host) -> u64 {
+    let said = host.must(&["nft", "-j", "list", "counter", "inet", "seen", "answers"]);
+    let said: Value = serde_json::from_str(&said).expect("nft -j prints JSON");
+    let counters = said["nftables"].as_array().into_iter().flatten();
+    counters.filter_map(|line| line["counter"]["packets"].as_u64()).sum()
+}
