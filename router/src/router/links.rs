@@ -9,7 +9,7 @@ use node::datapath::MAX_LINKS;
 use node::{Access, Deal, LinkId, LinkMeasure, LinkSensing, Peer};
 
 use super::strangers::Origin;
-use super::{Control, Done, Known, Links};
+use super::{Control, Done, Known, Links, clock};
 use crate::config::{self, Endpoint, LinkKind, Role};
 use crate::link::wireguard::PeerConfig;
 use crate::worker::ToWorker;
@@ -49,7 +49,7 @@ impl Control {
     fn set_peer(&mut self, now: Instant, peer: config::Peer) -> Option<LinkId> {
         let same =
             |known: &Known| known.peer.as_ref().is_some_and(|known| known.card == peer.card && known.link == peer.link);
-        let link = self.place(now, &same)?;
+        let link = self.place(&same)?;
         let state = (self.members.access(peer.card.account()), self.members.trades_with(peer.card.account()));
         let known = self.known(link);
         let moved = known.peer.as_ref().is_none_or(|known| known.endpoint != peer.endpoint);
@@ -84,7 +84,7 @@ impl Control {
                 .as_ref()
                 .is_some_and(|known| known.wireguard_key == leaf.wireguard_key && known.babel == leaf.babel)
         };
-        let link = self.place(now, &same)?;
+        let link = self.place(&same)?;
         let measure = LinkMeasure { cost: leaf.cost, sensing: LinkSensing::Measured, path_mtu: false };
         let peer = if leaf.babel { Peer::Babel { measure } } else { Peer::Leaf { prefixes: leaf.addresses.clone() } };
         self.node.handle_link(now, link, peer, self.mtu);
@@ -103,8 +103,7 @@ impl Control {
     }
 
     /// The id of the link that is the same as before, or the lowest free one.
-    fn place(&mut self, now: Instant, same: &dyn Fn(&Known) -> bool) -> Option<LinkId> {
-        self.retired.retain(|_, since| now.saturating_duration_since(*since) < REST);
+    fn place(&mut self, same: &dyn Fn(&Known) -> bool) -> Option<LinkId> {
         let known = self.links.iter().find(|(_, known)| same(known)).map(|(link, _)| *link);
         let link = known.or_else(|| self.free_link());
         if link.is_none() {
@@ -115,7 +114,9 @@ impl Control {
 
     /// The lowest free id.
     pub(super) fn free_link(&self) -> Option<LinkId> {
-        let is_free = |link: &LinkId| !self.links.contains_key(link) && !self.retired.contains_key(link);
+        let now = clock();
+        let rests = |since: &Instant| now.saturating_duration_since(*since) < REST;
+        let is_free = |link: &LinkId| !self.links.contains_key(link) && !self.retired.get(link).is_some_and(rests);
         (0..).map(LinkId).take(MAX_LINKS).find(is_free)
     }
 
