@@ -362,6 +362,7 @@ impl Router {
             mtu: setup.mtu.into(),
             identity: setup.identity,
             quic_listen: setup.quic,
+            hello_interval: setup.routing.hello_interval,
             money: setup.money,
             links: BTreeMap::new(),
             totals,
@@ -755,6 +756,7 @@ struct Control {
     mtu: usize,
     identity: Identity,
     quic_listen: Option<SocketAddr>,
+    hello_interval: Duration,
     money: Money,
     links: BTreeMap<LinkId, Known>,
     /// Billed bytes per neighbour in all earlier runs.

@@ -7,6 +7,7 @@
 //! for longer each time the last return did not last.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,12 +17,13 @@ use crate::link::LinkStatus;
 use crate::link::quic::{QuicConfig, QuicEvent, QuicLinks, QuicPeer};
 use crate::worker::ToWorker;
 
-/// Longer than from one Hello to the next, by jitter and by how often it is looked.
-const DOUBT: Duration = Duration::from_millis(1250);
-/// What has not answered a handshake in half a second has been silent for so long.
-const DEAD: Duration = Duration::from_millis(1900);
+/// WireGuard is in doubt after a quarter more than from one Hello to the next, as they jitter, within these bounds: handshakes
+/// are dear, and nobody is to wait for long.
+const DOUBT: RangeInclusive<Duration> = Duration::from_millis(1250)..=Duration::from_secs(3);
+/// How long the handshake may take that is to settle it.
+const ANSWERS: Duration = Duration::from_millis(650);
 /// The same where the neighbour sends by QUIC: it has been waiting already.
-const DEAD_TOO: Duration = Duration::from_millis(1500);
+const ANSWERS_FOLLOWER: Duration = Duration::from_millis(250);
 /// A neighbour that is heard and does not hear us is waited for so long, as it takes some Hellos to know.
 const DEAF: Duration = Duration::from_secs(4);
 /// How often WireGuard is tried while QUIC carries: as often as a handshake is repeated.
@@ -68,6 +70,7 @@ struct Wish {
 #[derive(Debug)]
 pub(super) struct Fallback {
     before: Seen,
+    doubt: Duration,
     sends_by_quic: bool,
     wireguard_heard: Instant,
     answered: Option<Instant>,
@@ -83,8 +86,10 @@ pub(super) struct Fallback {
 }
 
 impl Fallback {
-    fn new(now: Instant) -> Self {
+    fn new(now: Instant, hello_interval: Duration) -> Self {
+        let doubt = (hello_interval * 5 / 4).clamp(*DOUBT.start(), *DOUBT.end());
         Self {
+            doubt,
             before: Seen::default(),
             sends_by_quic: false,
             wireguard_heard: now,
@@ -121,14 +126,14 @@ impl Fallback {
         // Heard, and not hearing: whether both directions pass only a handshake says.
         let unheard = since(self.unheard).is_some_and(|since| since >= DEAF);
         let deaf = unheard && !within(self.answered, DEAF);
-        let dead = silence >= if follows { DEAD_TOO } else { DEAD } || deaf;
+        let dead = silence >= self.doubt + if follows { ANSWERS_FOLLOWER } else { ANSWERS } || deaf;
         if dead && seen.quic_up {
             let lasted = !within(self.returned, LASTING);
             self.hold = if lasted { HOLD_MIN } else { HOLD_MAX.min(self.hold * 2) };
             (self.sends_by_quic, self.alive, self.answered) = (true, None, None);
             return Wish { send_by_quic: true, dial: true, handshake: false };
         }
-        let handshake = (silence >= DOUBT || unheard) && !within(self.tried, DOUBT);
+        let handshake = (silence >= self.doubt || unheard) && !within(self.tried, self.doubt);
         if handshake {
             self.tried = Some(now);
         }
@@ -196,7 +201,7 @@ impl Control {
             } else {
                 let status = self.shared.wireguard_status(*link);
                 let (heard, answered, mutual) = (status.heard, status.answered, known.neighbour_up);
-                let fallback = known.fallback.get_or_insert_with(|| Fallback::new(now));
+                let fallback = known.fallback.get_or_insert_with(|| Fallback::new(now, self.hello_interval));
                 fallback.look(now, Seen { heard, answered, mutual, quic_up, by_quic })
             };
             if wish.send_by_quic != self.shared.by_quic(*link) {
@@ -227,6 +232,9 @@ impl Control {
             Some(crate::config::Endpoint::Address(address)) => Some(address),
             Some(crate::config::Endpoint::Name { .. }) | None => None,
         };
+        if peer.link == LinkKind::Quic {
+            self.shared.set_by_quic(link, true);
+        }
         let placed = quic.set_peer(&QuicPeer { link, key: peer.card.tls(), dial: known.dialled });
         if let Err(error) = placed {
             let warning = format!("no QUIC link with {}: {error}", known.name);
@@ -273,7 +281,7 @@ mod tests {
         fn new() -> Self {
             let now = Instant::now();
             let seen = Seen { mutual: true, ..Seen::default() };
-            let fallback = Fallback::new(now);
+            let fallback = Fallback::new(now, Duration::from_secs(1));
             Self { now, began: now, fallback, seen, wireguard: true, quic: true, they_by_quic: false, looks: 0 }
         }
 

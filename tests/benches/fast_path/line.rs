@@ -61,6 +61,13 @@ impl Line {
         Self { nodes, lab }.awaited()
     }
 
+    /// A line of routers joined so.
+    pub(crate) fn joined(contender: &Contender, machines: usize, joint: Joint) -> Self {
+        let mut lab = open();
+        let nodes = routers(&mut lab, contender, machines, joint, None);
+        Self { nodes, lab }.awaited()
+    }
+
     /// A line of routers each of which pays the next one for what it carries.
     pub(crate) fn paid(contender: &Contender, machines: usize) -> Self {
         let mut lab = open();

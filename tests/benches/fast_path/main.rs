@@ -42,6 +42,7 @@ mod measurements;
 mod ours;
 mod pings;
 mod processes;
+mod quic;
 mod report;
 #[expect(dead_code, reason = "the bench needs only a part of what routers can do")]
 #[path = "../../e2e/router.rs"]
@@ -70,8 +71,11 @@ struct Options {
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    if let Some((datagrams::SEND, words)) = words.split_first().map(|(first, rest)| (first.as_str(), rest)) {
-        return finish(datagrams::send_datagrams(words));
+    match words.split_first().map(|(first, rest)| (first.as_str(), rest)) {
+        Some((datagrams::SEND, words)) => return finish(datagrams::send_datagrams(words)),
+        Some((quic::TAKE, words)) => return finish(quic::take(words)),
+        Some((quic::SEND, words)) => return finish(quic::send(words)),
+        Some(_) | None => {}
     }
     if words.iter().any(|word| word == "--help") {
         println!("{}", help());

@@ -9,6 +9,7 @@ use crate::line::{Line, Offloads};
 use crate::load::{Tcp, Way};
 use crate::ours::{hub, metering};
 use crate::pings::Pings;
+use crate::quic::quic;
 use crate::report::Figures;
 
 /// One of the bench's measurements, by the name it is asked for.
@@ -20,7 +21,7 @@ pub(crate) struct Measurement {
     pub(crate) measure: fn(&Contender, u32, &mut Figures),
 }
 
-pub(crate) const MEASUREMENTS: [Measurement; 8] = [
+pub(crate) const MEASUREMENTS: [Measurement; 9] = [
     Measurement {
         name: "relay",
         what: "A-B-C, one TCP stream; trains cross the cables whole",
@@ -57,6 +58,12 @@ pub(crate) const MEASUREMENTS: [Measurement; 8] = [
         what: "A-B-C, one TCP stream: carried for free against paid for",
         ours_alone: true,
         measure: metering,
+    },
+    Measurement {
+        name: "quic",
+        what: "A-B over a QUIC link, one TCP stream, against quinn's own stream and datagrams, and a WireGuard link",
+        ours_alone: true,
+        measure: quic,
     },
     Measurement {
         name: "hub",
