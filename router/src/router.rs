@@ -362,6 +362,7 @@ impl Router {
             mtu: setup.mtu.into(),
             identity: setup.identity,
             quic_listen: setup.quic,
+            #[cfg(feature = "quic")]
             hello_interval: setup.routing.hello_interval,
             money: setup.money,
             links: BTreeMap::new(),
@@ -756,6 +757,7 @@ struct Control {
     mtu: usize,
     identity: Identity,
     quic_listen: Option<SocketAddr>,
+    #[cfg(feature = "quic")]
     hello_interval: Duration,
     money: Money,
     links: BTreeMap<LinkId, Known>,

@@ -112,11 +112,11 @@ fn initials() -> Vec<Vec<u8>> {
             // A long header of an Initial, and behind version and length the connection's name (RFC 9000, section 17.2.2).
             let is_initial = len >= 1200 && buffer[0] & 0xf0 == 0xc0;
             let id = buffer[6..6 + usize::from(buffer[5]).min(20)].to_vec();
-            if is_initial && known.insert(id) {
-                Ok(caught.push(buffer[..len].to_vec()))
-            } else {
-                Err("another".to_owned())
+            if !is_initial || !known.insert(id) {
+                return Err("another".to_owned());
             }
+            caught.push(buffer[..len].to_vec());
+            Ok(())
         });
         drop(connecting);
     }

@@ -223,11 +223,16 @@ impl Control {
         }
     }
 
-    /// Tells QUIC of a neighbour that is new or has moved. It is dialled at the next look, if it is to be.
+    /// Tells QUIC of a neighbour that is new, has moved, or is WireGuard's alone from here on. It is dialled at the next look, if it
+    /// is to be.
     pub(super) fn place_connection(&mut self, link: node::LinkId) {
         let quic = self.shared.quic.load();
         let Some((quic, known)) = quic.as_deref().zip(self.links.get_mut(&link)) else { return };
-        let Some(peer) = known.peer.as_ref().filter(|peer| peer.link != LinkKind::Wireguard) else { return };
+        let Some(peer) = known.peer.as_ref() else { return };
+        if peer.link == LinkKind::Wireguard {
+            (known.fallback, known.dialled, known.quic_resolved) = (None, None, None);
+            return self.forget_connection(link);
+        }
         known.quic_resolved = match peer.by_quic() {
             Some(crate::config::Endpoint::Address(address)) => Some(address),
             Some(crate::config::Endpoint::Name { .. }) | None => None,

@@ -47,13 +47,15 @@ impl Control {
     }
 
     fn set_peer(&mut self, now: Instant, peer: config::Peer) -> Option<LinkId> {
-        let same =
-            |known: &Known| known.peer.as_ref().is_some_and(|known| known.card == peer.card && known.link == peer.link);
-        let link = self.place(&same)?;
+        // WireGuard and both are one kind: a link goes on when QUIC is added to it or taken away.
+        let by_quic_alone = |peer: &config::Peer| peer.link == LinkKind::Quic;
+        let is_it = |known: &config::Peer| known.card == peer.card && by_quic_alone(known) == by_quic_alone(&peer);
+        let link = self.place(&|known: &Known| known.peer.as_ref().is_some_and(is_it))?;
         let state = (self.members.access(peer.card.account()), self.members.trades_with(peer.card.account()));
         let known = self.known(link);
         let moved = known.peer.as_ref().is_none_or(|known| known.endpoint != peer.endpoint);
-        let moved_quic = known.peer.as_ref().is_none_or(|known| known.by_quic() != peer.by_quic());
+        let same_quic = |known: &config::Peer| known.link == peer.link && known.by_quic() == peer.by_quic();
+        let moved_quic = !known.peer.as_ref().is_some_and(same_quic);
         known.name.clone_from(&peer.name);
         known.origin = Origin::Written;
         known.access = Some(state);
