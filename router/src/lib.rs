@@ -21,6 +21,7 @@ mod invite;
 pub mod journal;
 pub mod link;
 pub mod netlink;
+pub mod qr;
 pub mod router;
 #[cfg(feature = "ledger-remote")]
 mod served;
