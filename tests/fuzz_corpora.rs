@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use sim::fuzz::{
-    babel_state, babel_tlv, control, control_examples, exchange, ledger_entry, ledger_json, ledger_note, ledger_paper,
+    babel_state, babel_tlv, beacon, beacon_examples, control, control_examples, exchange, ledger_entry, ledger_json, ledger_note, ledger_paper,
     ledger_rules, metering_wire,
 };
 
@@ -136,6 +136,22 @@ fn nor_do_mutants_of_that() {
         }
         for _ in 0..SIGNED_PLAYS {
             exchange(&mutant(&mut rng, &plays));
+        }
+    }
+}
+
+/// Beacons, which anybody on the wire can send.
+#[test]
+fn whoever_sends_beacons_harms_nobody() {
+    let mut sent = beacon_examples();
+    sent.extend(corpus("beacon.txt"));
+    sent.iter().for_each(|bytes| beacon(bytes));
+    let fresh = std::env::var("SIM_SEED").ok().and_then(|seed| seed.parse().ok());
+    for seed in [Some(1), fresh].into_iter().flatten() {
+        println!("seed {seed}");
+        let mut rng = fastrand::Rng::with_seed(seed);
+        for _ in 0..PLAYS {
+            beacon(&mutant(&mut rng, &sent));
         }
     }
 }

@@ -198,6 +198,14 @@ impl Identity {
     pub const fn card(&self) -> &NodeCard {
         &self.card
     }
+
+    /// Signs a statement with the Ed25519 key (RFC 8032). It has to begin with words of its own kind: TLS, which has the key
+    /// sign too, begins with 64 spaces (RFC 8446, section 4.4.3).
+    #[must_use]
+    pub fn sign_with_tls(&self, statement: &[u8]) -> [u8; 64] {
+        use ed25519_dalek::Signer as _;
+        ed25519_dalek::SigningKey::from_bytes(&self.tls.0).sign(statement).to_bytes()
+    }
 }
 
 /// The first candidate that is a secp256k1 scalar; all but one seed in 2^127 need only the first.
@@ -459,6 +467,16 @@ impl TlsKey {
     #[must_use]
     pub fn from_spki(der: &[u8]) -> Option<Self> {
         der.strip_prefix(&SPKI_PREFIX)?.try_into().ok().map(Self)
+    }
+
+    /// Checks what [`Identity::sign_with_tls`] signed.
+    ///
+    /// # Errors
+    /// [`SignatureError::Invalid`]
+    pub fn verify(&self, statement: &[u8], signature: &[u8; 64]) -> Result<(), SignatureError> {
+        let key = ed25519_dalek::VerifyingKey::from_bytes(&self.0).map_err(|_| SignatureError::Invalid)?;
+        let signature = ed25519_dalek::Signature::from_bytes(signature);
+        key.verify_strict(statement, &signature).map_err(|_| SignatureError::Invalid)
     }
 
     /// A secret (RFC 8032, section 5.1.5) as a PKCS #8 `OneAsymmetricKey` in DER, as TLS takes it.

@@ -1,6 +1,7 @@
 //! What the fuzz targets in `tests/fuzz` run, and what `tests/fuzz_corpora.rs` runs again in every build: any bytes in,
 //! nothing but a panic comes out.
 
+mod beacon;
 mod control;
 mod ledger;
 mod settlement;
@@ -15,6 +16,7 @@ use babel::{
     PriceWeight, RouterId, Seqno, Speaker,
 };
 
+pub use beacon::{beacon, beacon_examples};
 pub use control::{control, control_examples};
 pub use ledger::{ledger_entry, ledger_json, ledger_note, ledger_paper, ledger_rules};
 pub use settlement::{exchange, metering_wire};

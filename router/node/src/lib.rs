@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admission;
+pub mod beacon;
 pub mod datapath;
 mod deal;
 mod drop;
