@@ -7,6 +7,7 @@ mod ask;
 #[cfg(feature = "ledger-remote")]
 mod join;
 mod key;
+mod leaf;
 #[cfg(feature = "ledger-host")]
 mod ledger;
 mod statement;
@@ -129,6 +130,9 @@ enum Command {
     /// End the channel to a neighbour that is paid, and take back what is left in it
     #[command(after_help = "Example:\n  waybill close roof")]
     Close(CloseArguments),
+    /// Phones and laptops with a stock WireGuard client, behind this router
+    #[command(subcommand, disable_help_subcommand = true)]
+    Leaf(Box<leaf::Command>),
     /// Show the tokens of this router
     #[command(after_help = "Example:\n  waybill wallet")]
     Wallet(Ask),
@@ -282,6 +286,7 @@ fn execute(command: Command) -> Result<Outcome, Failure> {
         Command::Receipts(arguments) => ask::ask(&arguments, &Request::Receipts)?,
         Command::Redeem(RedeemArguments { neighbour, ask }) => ask::ask(&ask, &Request::Redeem { neighbour })?,
         Command::Close(CloseArguments { neighbour, ask }) => ask::ask(&ask, &Request::Close { neighbour })?,
+        Command::Leaf(command) => leaf::execute(&command)?,
         Command::Wallet(arguments) => ask::ask(&arguments, &Request::Wallet)?,
         #[cfg(feature = "ledger-serve")]
         Command::Community(command) => ledger::community::community(&command)?,

@@ -50,6 +50,12 @@ impl Spans {
     pub(super) fn of(&self, key: &str) -> &Span {
         self.values.get(key).unwrap_or(&self.table)
     }
+
+    /// From where the table begins to where its last value ends.
+    pub(super) fn whole(&self) -> (usize, usize) {
+        let ends = self.values.values().map(|span| span.end);
+        (self.table.start, ends.fold(self.table.end, usize::max))
+    }
 }
 
 impl<'a> Table<'a> {
