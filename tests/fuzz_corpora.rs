@@ -5,8 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use sim::fuzz::{
-    babel_state, babel_tlv, beacon, beacon_examples, control, control_examples, exchange, ledger_entry, ledger_json, ledger_note, ledger_paper,
-    ledger_rules, metering_wire,
+    babel_state, babel_tlv, beacon, beacon_examples, control, control_examples, exchange, ledger_entry, ledger_json,
+    ledger_note, ledger_paper, ledger_rules, metering_wire,
 };
 
 /// Mutated inputs per seed and target: a few seconds. Plays cost more than packets, and those with signatures most.

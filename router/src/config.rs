@@ -31,6 +31,9 @@ const FILE_LEN_MAX: u64 = 1 << 20;
 /// The longest path of a Unix socket that every Linux accepts, with room for the suffix it is made under.
 const SOCKET_PATH_LEN_MAX: usize = 100;
 
+/// Interfaces on which neighbours are looked for: more than any router has, and a bound for what beacons cost.
+const DISCOVERY_INTERFACES_MAX: usize = 16;
+
 /// Everything `waybill up` was told. The parts compare equal when nothing in them changed, so that a reload can
 /// leave the others alone.
 #[derive(Clone, Debug)]
@@ -43,6 +46,8 @@ pub struct Config {
     pub wireguard: WireguardOptions,
     /// `[quic]`; without it there are no QUIC links.
     pub quic: Option<QuicOptions>,
+    /// `[discovery]`
+    pub discovery: DiscoveryOptions,
     /// `[routing]`
     pub routing: RoutingOptions,
     /// `[price]`
@@ -95,6 +100,13 @@ pub struct WireguardOptions {
 pub struct QuicOptions {
     /// The UDP address of QUIC links, dialled and accepted.
     pub listen: SocketAddr,
+}
+
+/// `[discovery]`: where neighbours are looked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DiscoveryOptions {
+    /// Interfaces on which beacons are sent and heard, whether they are there or not.
+    pub interfaces: Vec<String>,
 }
 
 /// `[routing]`
@@ -331,6 +343,7 @@ pub const OPTIONS: &[OptionDoc] = &[
     optional("[node]", "log", "\"error\", \"warn\", \"info\", \"debug\" or \"trace\"", "\"info\""),
     optional("[wireguard]", "listen", LISTEN, "\"[::]:51820\""),
     required("[quic]", "listen", "an IP address and a port, such as \"[::]:443\""),
+    optional("[discovery]", "interfaces", "a list of at most 16 interfaces, such as [\"eth1\", \"mesh0\"]", "[]"),
     optional("[routing]", "hello_interval", "a time from \"100ms\" to \"60s\"", "\"1s\""),
     optional("[routing]", "update_interval", "a time from \"100ms\" to \"600s\"", "\"60s\""),
     optional("[price]", "ask", AMOUNT, "\"0\""),
@@ -494,6 +507,7 @@ impl Config {
         let node = table("[node]").unwrap_or_else(|| Table::absent("[node]"));
         let wireguard = table("[wireguard]").unwrap_or_else(|| Table::absent("[wireguard]"));
         let quic = table("[quic]");
+        let discovery = table("[discovery]").unwrap_or_else(|| Table::absent("[discovery]"));
         let routing = table("[routing]").unwrap_or_else(|| Table::absent("[routing]"));
         let price = table("[price]").unwrap_or_else(|| Table::absent("[price]"));
         let ledger = table("[ledger]");
@@ -507,6 +521,7 @@ impl Config {
         let node = read_node(&mut reader, node);
         let wireguard = read_wireguard(&mut reader, wireguard);
         let quic = quic.map(|table| read_quic(&mut reader, table, wireguard.as_ref()));
+        let discovery = read_discovery(&mut reader, discovery, wireguard.as_ref());
         let routing = read_routing(&mut reader, routing);
         let price = read_price(&mut reader, price, has_ledger);
         let ledger = ledger.map(|table| read_ledger(&mut reader, table));
@@ -525,6 +540,7 @@ impl Config {
                 node: node?,
                 wireguard: wireguard?,
                 quic: all_or_none(quic)?,
+                discovery: discovery?,
                 routing: routing?,
                 price: price?,
                 ledger: all_or_none(ledger)?,
@@ -539,6 +555,20 @@ impl Config {
             Some(config) if mistakes.is_empty() => Ok(config),
             _ => Err(refused(mistakes)),
         }
+    }
+
+    /// The text this was read from.
+    pub(crate) fn text(&self) -> &str {
+        &self.places.text
+    }
+
+    /// Where the leaf of this name stands in the text: from its heading to the end of the line of its last option.
+    pub(crate) fn place_of_leaf(&self, name: &str) -> Option<Span> {
+        let index = self.leaves.iter().position(|leaf| leaf.name == name)?;
+        let (start, end) = self.places.leaves.get(index)?.whole();
+        let line_end = self.text().get(end..)?.find('\n').map_or(self.text().len(), |newline| end + newline + 1);
+        let line_start = self.text().get(..start)?.rfind('\n').map_or(0, |newline| newline + 1);
+        Some(line_start..line_end)
     }
 
     /// Checks what depends on the node's own keys: that no neighbour or leaf has them, and that the leaves' addresses
@@ -639,6 +669,24 @@ fn read_quic(
         reader.mistake(spans.of("listen"), problem);
     }
     Some(QuicOptions { listen })
+}
+
+fn read_discovery(
+    reader: &mut Reader<'_>,
+    mut table: Table<'_>,
+    wireguard: Option<&WireguardOptions>,
+) -> Option<DiscoveryOptions> {
+    let interfaces = reader.option(&mut table, "interfaces", list(device_name));
+    let spans = reader.refuse_unknown(table);
+    let interfaces = interfaces?;
+    if interfaces.len() > DISCOVERY_INTERFACES_MAX {
+        reader.mistake(spans.of("interfaces"), "[discovery] interfaces: there are more than 16");
+    }
+    if !interfaces.is_empty() && wireguard.is_some_and(|wireguard| wireguard.listen.is_ipv4()) {
+        let problem = "[discovery] interfaces: neighbours are met by their IPv6 addresses; listen at \"[::]:51820\" in [wireguard]";
+        reader.mistake(spans.of("interfaces"), problem);
+    }
+    Some(DiscoveryOptions { interfaces })
 }
 
 fn read_routing(reader: &mut Reader<'_>, mut table: Table<'_>) -> Option<RoutingOptions> {

@@ -22,6 +22,7 @@ use ledger_client::Remote;
 use ledger_client::{Embedded, system_clock};
 use metering::{Identity, LedgerDomain, Limits, NodeId, Offer, Price, Tokens};
 use node::Prefix;
+use node::beacon::Community;
 use node::datapath::{Fib, NextHop};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -31,6 +32,7 @@ use tracing_subscriber::fmt::writer::MakeWriterExt;
 use crate::cli::Failure;
 use crate::config::{Amount, Config, LedgerPlace, LogLevel};
 use crate::control::{ControlSocket, Request, Response, Unit};
+use crate::discovery;
 #[cfg(feature = "ledger-serve")]
 use crate::hosting::Hosted;
 use crate::identity;
@@ -63,6 +65,13 @@ pub fn up(config: Config, identity: Identity) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
         Failure::new(format!("cannot start: {error}"), "the system is out of memory or descriptors")
     })?;
+    let beacons = discovery::Setup {
+        interfaces: config.discovery.interfaces.clone(),
+        identity: identity.clone(),
+        community: config.ledger.as_ref().and_then(|_| Community::new(&money.domain.contract.0)),
+        ports: (config.wireguard.listen.port(), config.quic.as_ref().map(|quic| quic.listen.port())),
+        boot: 0,
+    };
     runtime.block_on(async {
         let setup = Setup {
             name: config.node.name.clone(),
@@ -83,6 +92,9 @@ pub fn up(config: Config, identity: Identity) -> Result<(), Failure> {
             open,
         };
         let router = Router::start(setup).await?;
+        if !beacons.interfaces.is_empty() {
+            tokio::spawn(discovery::run(discovery::Setup { boot: router.boot(), ..beacons }, router.found()));
+        }
         let kernel = KernelRoutes::new(tun.index(), config.node.mtu, router.address());
         let kernel = kernel.map_err(|error| Failure::new(&error, error.next_step()));
         let ended = match kernel {
@@ -178,6 +190,7 @@ async fn reload(running: &Config, router: &Router) {
         ("[node]", config.node == running.node),
         ("[wireguard]", config.wireguard == running.wireguard),
         ("[quic]", config.quic == running.quic),
+        ("[discovery]", config.discovery == running.discovery),
         ("[routing]", config.routing == running.routing),
         ("[price]", config.price == running.price),
         ("[ledger]", config.ledger == running.ledger),

@@ -12,6 +12,7 @@ pub mod daemon;
 #[cfg(feature = "ledger-host")]
 pub mod demo;
 mod desk;
+mod discovery;
 mod file;
 #[cfg(feature = "ledger-serve")]
 mod hosting;

@@ -277,6 +277,7 @@ pub struct Router {
     wireguard_addr: SocketAddr,
     quic_addr: Option<SocketAddr>,
     address: Ipv6Addr,
+    boot: u64,
 }
 
 impl Router {
@@ -427,6 +428,7 @@ impl Router {
             wireguard_addr,
             quic_addr,
             address,
+            boot,
         })
     }
 
@@ -438,6 +440,11 @@ impl Router {
     /// Where QUIC links are served, if they are.
     pub fn quic_addr(&self) -> Option<SocketAddr> {
         self.quic_addr
+    }
+
+    /// How often this router has started, by its journal.
+    pub fn boot(&self) -> u64 {
+        self.boot
     }
 
     /// The node's address in the mesh.
