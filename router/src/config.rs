@@ -521,11 +521,11 @@ impl Config {
         let node = read_node(&mut reader, node);
         let wireguard = read_wireguard(&mut reader, wireguard);
         let quic = quic.map(|table| read_quic(&mut reader, table, wireguard.as_ref()));
-        let discovery = read_discovery(&mut reader, discovery, wireguard.as_ref());
         let routing = read_routing(&mut reader, routing);
         let price = read_price(&mut reader, price, has_ledger);
         let ledger = ledger.map(|table| read_ledger(&mut reader, table));
         let community = read_community(&mut reader, community, has_ledger);
+        let discovery = read_discovery(&mut reader, discovery, wireguard.as_ref(), community.as_ref());
         let peers: Vec<_> = peers.into_iter().filter_map(|table| read_peer(&mut reader, table, has_quic)).collect();
         let leaves: Vec<_> = leaves.into_iter().filter_map(|table| read_leaf(&mut reader, table)).collect();
         check_names(&mut reader, node.as_ref(), &peers, &leaves);
@@ -675,12 +675,17 @@ fn read_discovery(
     reader: &mut Reader<'_>,
     mut table: Table<'_>,
     wireguard: Option<&WireguardOptions>,
+    community: Option<&CommunityOptions>,
 ) -> Option<DiscoveryOptions> {
     let interfaces = reader.option(&mut table, "interfaces", list(device_name));
     let spans = reader.refuse_unknown(table);
     let interfaces = interfaces?;
     if interfaces.len() > DISCOVERY_INTERFACES_MAX {
         reader.mistake(spans.of("interfaces"), "[discovery] interfaces: there are more than 16");
+    }
+    if !interfaces.is_empty() && community.is_some_and(|community| !community.members_only) {
+        let problem = "[discovery] interfaces: only members are let in unasked; set members_only = true in [community]";
+        reader.mistake(spans.of("interfaces"), problem);
     }
     if !interfaces.is_empty() && wireguard.is_some_and(|wireguard| wireguard.listen.is_ipv4()) {
         let problem = "[discovery] interfaces: neighbours are met by their IPv6 addresses; listen at \"[::]:51820\" in [wireguard]";

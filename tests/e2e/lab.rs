@@ -105,6 +105,21 @@ impl Lab {
         (in_a, in_b)
     }
 
+    /// A machine that is nothing but a switch, and a cable from each host to it: link-local addresses and no others. Returns the
+    /// names of the hosts' ends.
+    pub(crate) fn segment(&mut self, hosts: &[&Host]) -> Vec<String> {
+        let switch = self.host("switch");
+        switch.must(&["ip", "link", "add", "bridge", "type", "bridge", "mcast_snooping", "0"]);
+        switch.must(&["ip", "link", "set", "bridge", "up"]);
+        let mut ends = Vec::new();
+        for host in hosts {
+            let (in_host, in_switch) = self.link_local_cable(host, &switch);
+            switch.must(&["ip", "link", "set", &in_switch, "master", "bridge"]);
+            ends.push(in_host);
+        }
+        ends
+    }
+
     /// A cable whose ends are not up yet.
     fn loose_cable(&mut self, a: &Host, b: &Host) -> (String, String) {
         self.cables += 1;
@@ -205,6 +220,16 @@ impl Background {
             Ok(None) => Err("still running".to_owned()),
             Err(error) => Err(error.to_string()),
         })
+    }
+
+    /// Seconds of a processor that it has used, the system's for it included.
+    pub(crate) fn cpu_s(&self) -> f64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("the process lives");
+        // Behind the name, which may hold anything: the state is the third field, the times are the 14th and 15th.
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<f64>().ok()).expect("a number");
+        // A tick is a hundredth of a second, whatever the kernel's own are (USER_HZ).
+        (ticks(11) + ticks(12)) / 100.0
     }
 
     /// Kilobytes of memory it holds.

@@ -79,6 +79,19 @@ impl Ledger {
         Self { waybill: self.waybill.clone(), path: copy, treasurer: self.treasurer.clone() }
     }
 
+    /// Makes routers members for a year, by an issuer who is the treasurer too.
+    pub(crate) fn add_members(&self, routers: &[Router]) {
+        let issuer: Value = serde_json::from_str(&here(&[&self.waybill, "key", "--json", "--file", &self.treasurer]))
+            .expect("`waybill key --json` prints JSON");
+        let issuer = issuer["account"].as_str().expect("a key has an account");
+        self.command("appoint", &["--treasurer", &self.treasurer, "--role", "issuer", "--to", issuer]);
+        let path = self.path.to_str().expect("a path of ASCII");
+        for router in routers {
+            let line = [&self.waybill, "ledger", "member", "add", "--path", path, "--issuer", &self.treasurer];
+            here(&[&line[..], &["--of", &router.id, "--until", "365d"]].concat());
+        }
+    }
+
     /// Makes whole tokens for a router.
     pub(crate) fn mint(&self, to: &Router, tokens: u32) {
         let amount = tokens.to_string();

@@ -18,12 +18,14 @@ mod traffic;
 
 // The tests, by theme.
 mod babel;
+mod beacons;
 mod clock;
 mod fallback;
 mod flash;
 mod flood;
 mod hostile;
 mod join;
+mod leaf;
 mod lifecycle;
 mod line;
 mod lossy;

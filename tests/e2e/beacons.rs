@@ -1,0 +1,114 @@
+//! Routers on one segment that find each other, and somebody there who lies.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::lab::{Host, Lab, now, secs, until};
+use crate::ledger::Ledger;
+use crate::router::{Router, text};
+use crate::traffic::{Pings, ping, reachable};
+
+const LIAR: &str = include_str!("beacons.py");
+/// Forged beacons a second, and for how long.
+const RATE: u32 = 10_000;
+const FLOOD_S: u32 = 5;
+/// What the flood may cost a router: part of one processor, and memory.
+const CPU_MAX: f64 = 0.5;
+const RSS_GROWTH_KIB_MAX: u64 = 8 << 10;
+
+/// What the liar says.
+fn lie(liar: &Host, device: &str, mode: &str, file: &Path, more: &[&str]) -> String {
+    liar.must(&[&["python3", "-c", LIAR, device, mode, text(file)], more].concat())
+}
+
+fn links(router: &Router) -> Result<Vec<Value>, String> {
+    Ok(router.show("neighbours")?.as_array().cloned().unwrap_or_default())
+}
+
+/// Whether it carries for so many neighbours.
+fn has_links(router: &Router, count: usize) -> Result<(), String> {
+    let links = links(router)?;
+    let up = links.iter().filter(|line| line["state"] == "up" && line["admitted"] == true).count();
+    if up == count { Ok(()) } else { Err(format!("{}: {links:?}", router.name)) }
+}
+
+#[test]
+fn routers_on_one_segment_find_each_other_and_no_liar_there_is_believed() {
+    let test = "routers_on_one_segment_find_each_other_and_no_liar_there_is_believed";
+    let Some(mut lab) = Lab::open(test, &["ping", "python3"]) else { return };
+    let ledger = Ledger::create(&lab);
+    let mut routers = ["r1", "r2", "r3"].map(|name| Router::new(&mut lab, name));
+    ledger.add_members(&routers);
+    let liar = lab.host("liar");
+    let [a, b, c] = routers.each_ref().map(|router| &router.host);
+    let devices = lab.segment(&[a, b, c, &liar]);
+    for (router, device) in routers.iter_mut().zip(&devices) {
+        router.join_community(&ledger, "0");
+        router.options.tables.push("[community]\nmembers_only = true\n".to_owned());
+        router.options.tables.push(format!("[discovery]\ninterfaces = [\"{device}\", \"later0\"]\n"));
+    }
+    let began = now();
+    routers.iter_mut().for_each(Router::start);
+    let started = began.elapsed();
+    for router in &routers {
+        until("links to both others", secs(60), || has_links(router, 2));
+    }
+    let linked = began.elapsed();
+    for from in &routers {
+        for to in routers.iter().filter(|to| to.name != from.name) {
+            reachable(&from.host, &to.address, secs(30));
+        }
+    }
+    let reached = began.elapsed();
+    lab.figures(&format!(
+        "three routers were started in {:.1} s, had found each other after {:.1} s, and all pings were answered after {:.1} s",
+        started.as_secs_f64(),
+        linked.as_secs_f64(),
+        reached.as_secs_f64()
+    ));
+
+    let (device, file) = (&devices[3], lab.dir().join("beacons"));
+    let captured: u32 = lie(&liar, device, "capture", &file, &["12"]).trim().parse().expect("a number");
+    assert!((3..=18).contains(&captured), "{captured} beacons of three routers in 12 s");
+    let accounts = |router: &Router| -> Vec<Value> {
+        links(router).expect("an answer").iter().map(|line| line["account"].clone()).collect()
+    };
+    let before: Vec<Vec<Value>> = routers.iter().map(accounts).collect();
+    let used = |routers: &mut [Router; 3]| -> Vec<(f64, u64)> {
+        routers.iter_mut().map(|router| (router.process().cpu_s(), router.process().rss_kib())).collect()
+    };
+    lie(&liar, device, "replay", &file, &[]);
+    lie(&liar, device, "forge", &file, &[]);
+    let (before_flood, flood_began) = (used(&mut routers), now());
+    let (sent, pings) = std::thread::scope(|scope| {
+        let flood = scope.spawn(|| lie(&liar, device, "flood", &file, &[&FLOOD_S.to_string(), &RATE.to_string()]));
+        let pings = ping(&routers[0].host, &routers[1].address, 10 * FLOOD_S, &[]);
+        (flood.join().expect("the flood ends"), pings.expect("ping runs"))
+    });
+    let took = flood_began.elapsed().as_secs_f64();
+    let after_flood = used(&mut routers);
+
+    let mut cost = Vec::new();
+    for (before, after) in before_flood.iter().zip(&after_flood) {
+        let (cpu, grown) = ((after.0 - before.0) / took, after.1.saturating_sub(before.1));
+        cost.push(format!("{:.0} % and +{grown} KiB", 100.0 * cpu));
+        assert!(cpu < CPU_MAX, "a router used {cpu:.2} of a processor");
+        assert!(grown <= RSS_GROWTH_KIB_MAX, "a router grew by {grown} KiB");
+    }
+    lab.figures(&format!(
+        "{captured} captured beacons replayed, forged, and {} forged ones a second for {FLOOD_S} s: {} of {} pings answered; of \
+         one processor, and in memory: {}",
+        sent.trim(),
+        pings.answered,
+        pings.sent,
+        cost.join(", ")
+    ));
+    let Pings { sent, answered } = pings;
+    assert!(answered * 20 >= sent * 19, "{answered} of {sent} pings");
+    for (router, before) in routers.iter().zip(before) {
+        assert_eq!(accounts(router), before, "{} has other links", router.name);
+        has_links(router, 2).unwrap_or_else(|error| panic!("{error}"));
+        assert!(!router.log().contains("heard no more"), "{} lost a neighbour", router.name);
+    }
+}
