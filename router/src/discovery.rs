@@ -139,8 +139,9 @@ fn drain(beacons: &mut Beacons, ears: &BTreeMap<u32, Ear>, found: &mpsc::Sender<
                 if seen.is_new {
                     tracing::info!(interface, account = %seen.card.account(), "a neighbour's beacon is heard");
                 }
-                let wireguard = SocketAddrV6::new(seen.address, seen.wireguard, 0, seen.interface).into();
-                let _full = found.try_send(Found { card: seen.card, wireguard });
+                let at = |port| SocketAddrV6::new(seen.address, port, 0, seen.interface).into();
+                let (wireguard, quic) = (at(seen.wireguard), seen.quic.map(at));
+                let _full = found.try_send(Found { card: seen.card, wireguard, quic });
             }
             Event::Lost(account) => tracing::info!(%account, "a neighbour's beacons are heard no more"),
         }

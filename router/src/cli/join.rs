@@ -157,13 +157,14 @@ fn write_config(arguments: &Join, path: &Path, invite: &Invite) -> Result<(), Fa
         "# A member of {community}, as `waybill join` wrote it. waybill.example.toml explains every option.\n\
          {node}\n[community]\nmembers_only = true\n\n\
          [ledger]\nurl = \"{url}\"\nkey = \"{key}\"\nfounding = \"{founding}\"\n\n\
-         [price]\nmax = \"{max}\"\nhop_worth = \"{hop_worth}\"\n",
+         [price]\nmax = \"{max}\"\nhop_worth = \"{hop_worth}\"\n{quic}",
         community = invite.genesis.community().replace(char::is_control, " "),
         node = node_table(&name, directory, state, socket)?,
         url = invite.address,
         key = invite.key,
         founding = hex_text(&invite.founding),
         hop_worth = invite.hop_worth,
+        quic = quic_table(),
     );
     for (card, endpoint) in &invite.hosts {
         let account = card.account().to_string();
@@ -174,6 +175,11 @@ fn write_config(arguments: &Join, path: &Path, invite: &Invite) -> Result<(), Fa
     Config::parse(path, &text)?;
     fs::create_dir_all(directory).map_err(|error| cannot("make", directory, &error))?;
     file::replace(path, text.as_bytes(), 0o644).map_err(|error| cannot("write", path, &error))
+}
+
+/// Links fall back to QUIC where WireGuard is blocked.
+pub(super) fn quic_table() -> &'static str {
+    if cfg!(feature = "quic") { "\n[quic]\nlisten = \"[::]:443\"\n" } else { "" }
 }
 
 /// The table of a new config that says where this router has its things.

@@ -205,7 +205,7 @@ impl Control {
 
     pub(super) fn look_at_carriers(&mut self, _now: Instant) {}
 
-    fn place_connection(&mut self, _link: LinkId) {}
+    pub(super) fn place_connection(&mut self, _link: LinkId) {}
 
     fn forget_connection(&self, _link: LinkId) {}
 

@@ -50,6 +50,8 @@ pub struct Found {
     pub card: NodeCard,
     /// Where its WireGuard links are.
     pub wireguard: SocketAddr,
+    /// And its QUIC links, if it has any.
+    pub quic: Option<SocketAddr>,
 }
 
 impl Control {
@@ -81,11 +83,11 @@ impl Control {
             // Whoever has another link to us by another key is not let in twice.
             return self.remove_link(now, link);
         }
-        self.meet(now, link, card, None);
+        self.meet(now, link, card, None, None);
     }
 
     /// A neighbour was found. One that is there already is looked for where it was found, if it is silent where it was.
-    pub(super) fn handle_found_neighbour(&mut self, now: Instant, Found { card, wireguard }: &Found) {
+    pub(super) fn handle_found_neighbour(&mut self, now: Instant, Found { card, wireguard, quic }: &Found) {
         let account = card.account();
         if account == self.node.id() || !self.members.matter() {
             return;
@@ -103,7 +105,7 @@ impl Control {
             return;
         }
         let Some(link) = self.free_link() else { return };
-        self.meet(now, link, card, Some(*wireguard));
+        self.meet(now, link, card, Some(*wireguard), *quic);
         self.call(link, card.wireguard(), *wireguard);
     }
 
@@ -114,10 +116,11 @@ impl Control {
     }
 
     /// Makes a neighbour of whom we have met.
-    fn meet(&mut self, now: Instant, link: LinkId, card: &NodeCard, at: Option<SocketAddr>) {
+    fn meet(&mut self, now: Instant, link: LinkId, card: &NodeCard, at: Option<SocketAddr>, quic: Option<SocketAddr>) {
         let name = short_name(card.account());
         tracing::info!(node = %self.name, neighbour = %name, account = %card.account(), "a neighbour was met");
         let state = (self.members.access(card.account()), self.members.trades_with(card.account()));
+        let kind = if self.quic_listen.is_some() { LinkKind::Auto } else { LinkKind::Wireguard };
         let known = self.known(link);
         known.name.clone_from(&name);
         known.origin = Origin::Met(None);
@@ -128,13 +131,14 @@ impl Control {
             name,
             card: *card,
             endpoint: at.map(Endpoint::Address),
-            quic_endpoint: None,
-            link: LinkKind::Wireguard,
+            quic_endpoint: quic.map(Endpoint::Address),
+            link: kind,
             role: Role::Auto,
             cost: COST,
             sensing: LinkSensing::Measured,
         });
         self.tell_node(now, link);
+        self.place_connection(link);
         self.members.ask_soon(now);
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -19,10 +19,11 @@ use super::place::{Opened, Place};
 use super::vouchers::fresh_secret;
 use super::{failure, seconds, with_sources};
 use crate::cli::Failure;
-use crate::cli::join::{machine_name, node_table, quoted};
+use crate::cli::join::{machine_name, node_table, quic_table, quoted};
 use crate::cli::table::{Side, Table, facts};
 use crate::config::{Amount, Config, Endpoint, LedgerPlace};
 use crate::invite::{HOSTS_MAX, Invite};
+use crate::qr::Qr;
 use crate::{file, identity};
 
 /// How long the founder's own router is a member.
@@ -115,6 +116,9 @@ pub(crate) struct Inviting {
     /// Where others reach this router; `endpoint` in [community] without it
     #[arg(long, value_name = "HOST:PORT")]
     endpoint: Option<Endpoint>,
+    /// Also write it as a QR code, for a screen or for paper
+    #[arg(long, value_name = "FILE.svg")]
+    qr: Option<PathBuf>,
     /// Where the ledger is reached; the mesh address of this router, if it serves it, without
     #[arg(long, value_name = "URL")]
     ledger_url: Option<Address>,
@@ -263,9 +267,10 @@ fn found(arguments: &Create, files: &Files) -> Result<String, Failure> {
         text.push_str(&format!("endpoint = \"{endpoint}\"\n"));
     }
     text.push_str(&format!(
-        "\n[ledger]\npath = {}\nserve = \"{listen}\"\nserve_key = {}\n\n[price]\nask = \"{ask}\"\n",
+        "\n[ledger]\npath = {}\nserve = \"{listen}\"\nserve_key = {}\n\n[price]\nask = \"{ask}\"\n{}",
         absolute(&files.ledger)?,
         absolute(&files.ledger_key)?,
+        quic_table(),
     ));
     Config::parse(&files.config, &text)?;
     let clock = system_clock();
@@ -355,7 +360,7 @@ impl Here {
 
 /// `waybill invite`
 pub(crate) fn invite(arguments: &Inviting) -> Result<String, Failure> {
-    let Inviting { here, until, expires, endpoint, ledger_url } = arguments;
+    let Inviting { here, until, expires, endpoint, qr, ledger_url } = arguments;
     let (config, place) = here.load()?;
     let own = identity::load(&config.node.key_file)?;
     let (issuer, mut opened) = here.open_as_issuer()?;
@@ -387,7 +392,15 @@ pub(crate) fn invite(arguments: &Inviting) -> Result<String, Failure> {
     let max = dearer(&config.price.max, &config.price.ask);
     let hop_worth = config.price.hop_worth.clone();
     let invite = Invite { founding, genesis, address, key, code, hosts, max, hop_worth };
+    let code =
+        Qr::of(&invite.to_string()).map_err(|error| Failure::new(error, "name a shorter endpoint or ledger URL"))?;
     opened.act(Command::OfferEnrolment { enrolment, until, expires })?;
+    if let Some(path) = qr {
+        file::replace(path, code.svg().as_bytes(), 0o600).map_err(|error| {
+            let cause = format!("cannot write {}: {error}; the invitation is {invite}", path.display());
+            Failure::new(cause, "name another file next time")
+        })?;
+    }
     if here.json {
         let object = json!({
             "invitation": invite.to_string(),
@@ -406,7 +419,10 @@ pub(crate) fn invite(arguments: &Inviting) -> Result<String, Failure> {
         notes.push_str("it names no address to call: the newcomer has to be on a wire or radio with a member, or give --endpoint\n");
     }
     let _unheard = io::stderr().lock().write_all(notes.as_bytes());
-    Ok(format!("{invite}\n"))
+    // A program gets the code alone.
+    let shown =
+        if io::stdout().is_terminal() { format!("\n{}\n{}\n", invite.link(), code.terminal()) } else { String::new() };
+    Ok(format!("{invite}\n{shown}"))
 }
 
 fn members(here: &Here) -> Result<String, Failure> {
