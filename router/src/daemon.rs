@@ -23,7 +23,7 @@ use ledger_client::{Embedded, system_clock};
 use metering::{Identity, LedgerDomain, Limits, NodeId, Offer, Price, Tokens};
 use node::Prefix;
 use node::beacon::Community;
-use node::datapath::{Fib, NextHop};
+use node::datapath::{Fib, NextHop, Service};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::Metadata;
@@ -55,7 +55,7 @@ pub fn up(config: Config, identity: Identity) -> Result<(), Failure> {
     start_log(config.node.log);
     let socket = ControlSocket::bind(&config.node.control_socket)?;
     let ledger = open_ledger(&config, &identity)?;
-    let open = ledger_addresses(&config, &identity);
+    let open = ledger_services(&config, &identity);
     #[cfg(feature = "ledger-serve")]
     let _hosted = hosted(&config)?;
     let money = money(&config, ledger.as_deref())?;
@@ -247,12 +247,18 @@ fn open_ledger(config: &Config, identity: &Identity) -> Result<Option<Box<dyn Le
 }
 
 /// What is open to those who are no members: where the ledger is served, in the mesh.
-fn ledger_addresses(config: &Config, identity: &Identity) -> Vec<Ipv6Addr> {
-    match config.ledger.as_ref().map(|ledger| &ledger.place) {
-        None => Vec::new(),
-        Some(LedgerPlace::File(_)) => vec![metering::mesh_address(&identity.wireguard_key())],
+fn ledger_services(config: &Config, identity: &Identity) -> Vec<Service> {
+    let Some(ledger) = &config.ledger else { return Vec::new() };
+    match &ledger.place {
+        LedgerPlace::File(_) => {
+            let port = ledger.serve.as_ref().map(|serve| serve.listen.port());
+            port.map(|port| (metering::mesh_address(&identity.wireguard_key()), port)).into_iter().collect()
+        }
         #[cfg(feature = "ledger-remote")]
-        Some(LedgerPlace::Served(place)) => place.address.ip().into_iter().filter_map(in_mesh).collect(),
+        LedgerPlace::Served(place) => {
+            let address = place.address.ip().and_then(in_mesh);
+            address.map(|address| (address, place.address.port())).into_iter().collect()
+        }
     }
 }
 

@@ -43,7 +43,7 @@ use metering::{
     ChannelId, ChannelState, Counts, Identity, LedgerDomain, Limits, NodeId, Offer, Price, Receipt, Restored, Snapshot,
     Standing, Tokens,
 };
-use node::datapath::{Fib, LinkCount, MAX_LINKS};
+use node::datapath::{Fib, LinkCount, MAX_LINKS, Service};
 use node::{Access, Event, LinkId, Node, Policy, Prefix, PriceWeight, Prices};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -149,7 +149,7 @@ pub struct Setup {
     /// Whether only members of the community are carried for, and any member may link.
     pub members_only: bool,
     /// What those who are none may reach: where the ledger is served.
-    pub open: Vec<Ipv6Addr>,
+    pub open: Vec<Service>,
     /// What is paid.
     pub money: Money,
     /// Where tokens are; without one nothing is paid.
@@ -1058,9 +1058,7 @@ impl Control {
                 }
                 tracing::debug!(node = %self.name, neighbour = %self.name_of(link), %reason, "control packet refused");
                 match reason {
-                    node::Refusal::Admission(error) => {
-                        self.warn(format!("{} is not admitted: {error}", self.name_of(link)));
-                    }
+                    node::Refusal::Admission(error) => self.handle_not_admitted(now, link, &error),
                     node::Refusal::Settlement(exchange::Rejected::Incompatible(misfit)) => {
                         self.handle_misfit(now, link, misfit);
                     }

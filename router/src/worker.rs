@@ -70,8 +70,11 @@ const LIFELINE: usize = 64 << 10;
 const SHORT: usize = 512;
 /// Of what comes beyond the lifeline, one datagram in so many is opened.
 const ONE_IN: u32 = 16;
-/// Strangers told of per timer interval.
-const STRANGERS_BUDGET: u8 = 4;
+/// Strangers told of per timer interval: whoever forges them is to leave others a chance. Beyond a few more handshakes a second,
+/// WireGuard demands cookies of everybody, which nobody gets who forges where it sends from.
+const STRANGERS_BUDGET: u8 = 64;
+/// The same for a link whose packets are not carried: it has its card to show.
+const CONTROL_BUDGET_CLOSED: u16 = 20;
 /// Messages waiting for the worker: control packets and packets from QUIC links. Beyond it, the newest is dropped.
 pub(crate) const INBOX: usize = 2048;
 
@@ -91,6 +94,8 @@ pub(crate) enum ToWorker {
     SetPeer(PeerConfig),
     /// Add a WireGuard peer who was a stranger, and answer what it called us with.
     Meet { peer: PeerConfig, from: SocketAddr, datagram: Vec<u8> },
+    /// Call a WireGuard peer there, once; where the owner wrote that it is stays as it was.
+    Call { link: LinkId, at: SocketAddr },
     /// Make a new WireGuard session with a peer that has fallen silent.
     Renew(LinkId),
     /// Forget a WireGuard peer.
@@ -677,6 +682,7 @@ impl Worker {
                 Ok(ToWorker::Probe { link, packet }) => self.wireguard.probe(link, &packet),
                 Ok(ToWorker::SetPeer(peer)) => self.wireguard.set_peer(&peer),
                 Ok(ToWorker::Renew(link)) => self.wireguard.renew(link),
+                Ok(ToWorker::Call { link, at }) => self.wireguard.call(link, at),
                 Ok(ToWorker::Meet { peer, from, datagram }) => {
                     self.wireguard.set_peer(&peer);
                     // The answer is sent by what opens it.
@@ -837,7 +843,10 @@ impl Worker {
     /// Hands a neighbour's control packet to the control task.
     fn control(&mut self, link: LinkId, packet: &[u8]) {
         let Some(budget) = self.control_budget.get_mut(link.index()) else { return };
-        let Some(left) = budget.checked_sub(1) else { return self.datapath.count_drop(DropReason::ControlFlood) };
+        let kept = if self.datapath.carries_for(link) { 0 } else { CONTROL_BUDGET - CONTROL_BUDGET_CLOSED };
+        let Some(left) = budget.checked_sub(1).filter(|left| *left >= kept) else {
+            return self.datapath.count_drop(DropReason::ControlFlood);
+        };
         *budget = left;
         let message = FromWorker::Control { link, packet: packet.to_vec() };
         if self.to_control.try_send(message).is_err() {

@@ -93,6 +93,12 @@ impl Address {
         self.host.parse().ok()
     }
 
+    /// The port of TCP.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
     fn authority(&self) -> String {
         let Self { host, port, .. } = self;
         if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }

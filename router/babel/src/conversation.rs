@@ -7,7 +7,7 @@ mod prices;
 #[cfg(feature = "mac")]
 mod secrets;
 
-use crate::interface::{Fee, InterfaceConfig, InterfaceId};
+use crate::interface::{Fee, InterfaceConfig, InterfaceId, Only};
 use crate::metric::{Cost, Metric};
 use crate::prefix::Prefix;
 use crate::price::Price;
@@ -676,18 +676,35 @@ fn feasibility_is_forgotten_when_nobody_can_believe_the_last_announcement_any_mo
 #[test]
 fn of_a_neighbour_that_may_announce_its_own_alone_nothing_else_is_used_until_it_may_more() {
     let mut talk = Talk::new();
-    let only = |prefix| Prefix::new(prefix, 32);
+    let own = |prefix| Only { own: prefix, open: None };
     talk.tell(LEFT, update(1, 100));
     assert_eq!(talk.way(far()), Some((LEFT, Metric(196))));
-    talk.speaker.handle_only(talk.now, LEFT, only("fd99::".parse().unwrap()));
+    talk.speaker.handle_only(talk.now, LEFT, Some(own(Prefix::new(far().addr(), 32).unwrap())));
     talk.after(millis(100));
-    assert_eq!(talk.way(far()), None);
+    assert_eq!(talk.way(far()), None, "not even what is a part of its own");
     talk.tell(LEFT, update(2, 90));
     talk.tell(RIGHT, update(2, 300));
     assert_eq!(talk.way(far()), Some((RIGHT, Metric(396))));
-    talk.speaker.handle_only(talk.now, LEFT, only(far().addr()));
+    talk.speaker.handle_only(talk.now, LEFT, Some(own(far())));
     talk.after(millis(100));
     assert_eq!(talk.way(far()), Some((LEFT, Metric(186))), "what it told meanwhile is not forgotten");
+}
+
+/// Else two members that do not know each other yet would never hear from the ledger that they are.
+#[test]
+fn what_has_to_be_reached_in_any_case_is_reached_by_whoever_tells_the_way_if_nobody_better_does() {
+    let mut talk = Talk::new();
+    let only = Only { own: ours(), open: Some(far().addr()) };
+    talk.speaker.handle_only(talk.now, LEFT, Some(only));
+    talk.tell(LEFT, update(1, 100));
+    talk.after(millis(100));
+    assert_eq!(talk.way(far()), Some((LEFT, Metric(196 + Only::LAST_RESORT))));
+    talk.tell(RIGHT, update(1, 5000));
+    talk.after(millis(100));
+    assert_eq!(talk.way(far()), Some((RIGHT, Metric(5096))));
+    talk.speaker.handle_only(talk.now, LEFT, None);
+    talk.after(Duration::from_secs(1));
+    assert_eq!(talk.way(far()), Some((LEFT, Metric(196))));
 }
 
 #[test]

@@ -52,6 +52,30 @@ pub struct Fee {
     pub epoch: u16,
 }
 
+/// Of whom is not trusted with other people's traffic: its own prefix, and, where nobody else tells a way there, one address that
+/// has to be reached in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Only {
+    /// Used as it is told. Longer prefixes inside it are not.
+    pub own: Prefix,
+    /// Prefixes with this address in it are used as if the link cost [`Only::LAST_RESORT`] more.
+    pub open: Option<Ipv6Addr>,
+}
+
+impl Only {
+    /// More than the way of anybody who is trusted.
+    pub const LAST_RESORT: u16 = 0x4000;
+
+    /// What the link costs more for this prefix; `None`: it is not used.
+    pub(crate) fn surcharge(self, to: IpPrefix) -> Option<u16> {
+        match to {
+            IpPrefix::V6(to) if to == self.own => Some(0),
+            IpPrefix::V6(to) if self.open.is_some_and(|open| to.contains(open)) => Some(Self::LAST_RESORT),
+            IpPrefix::V6(_) | IpPrefix::V4(_) => None,
+        }
+    }
+}
+
 /// How an interface is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InterfaceConfig {
@@ -83,8 +107,8 @@ pub struct InterfaceConfig {
     /// What it costs us to be sent something there, in units of metric: neighbours are told so much more than the
     /// link costs, so that what comes back to us prefers links for which we do not pay.
     pub toll: u16,
-    /// Of what neighbours there tell, only routes into this prefix are used; `None`: all.
-    pub only: Option<Prefix>,
+    /// Which of the routes that neighbours there tell are used; `None`: all.
+    pub only: Option<Only>,
 }
 
 impl InterfaceConfig {

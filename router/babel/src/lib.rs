@@ -90,7 +90,7 @@ pub mod wire;
 #[cfg(test)]
 mod conversation;
 
-pub use interface::{Fee, InterfaceConfig, InterfaceId, InterfaceKind, LinkSensing};
+pub use interface::{Fee, InterfaceConfig, InterfaceId, InterfaceKind, LinkSensing, Only};
 #[cfg(feature = "mac")]
 pub use mac::{MacAlgorithm, MacCounters, MacKey, MacKeyError, MacKeys, MacKeysError};
 pub use metric::{Cost, Metric};

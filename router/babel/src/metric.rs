@@ -34,6 +34,11 @@ impl Cost {
     pub fn is_finite(self) -> bool {
         self != Self::INFINITY
     }
+
+    /// So much more, of a link that can be used.
+    pub(crate) fn plus(self, more: u16) -> Self {
+        if self.is_finite() { Self(self.0.saturating_add(more).min(Self::WORST.0)) } else { self }
+    }
 }
 
 /// The metric of a route: the sum of its links' costs, saturating at infinity.

@@ -145,7 +145,7 @@ impl Speaker {
     fn way_for_request(&self, pair: PrefixPair, from: NeighbourId) -> Option<NeighbourId> {
         let entry = self.routes.get(pair)?;
         let ways = entry.candidates().iter().filter(|route| route.neighbour != from);
-        let usable = ways.map(|route| (route.refmetric.through(self.cost(route.neighbour)), route.neighbour));
+        let usable = ways.map(|route| (route.refmetric.through(self.cost_to(route.neighbour, pair)), route.neighbour));
         let rank = |(metric, neighbour): &(_, NeighbourId)| (!entry.selects(*neighbour), *metric, *neighbour);
         usable.filter(|(metric, _)| metric.is_finite()).min_by_key(rank).map(|(_, neighbour)| neighbour)
     }

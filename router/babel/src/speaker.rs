@@ -2,7 +2,7 @@
 
 use crate::authentication::Authentication;
 use crate::interface::{
-    Fee, HELLO_SOON, Interface, InterfaceConfig, InterfaceId, InterfaceKind, LinkSensing, QUICK_HELLO, Trigger,
+    Fee, HELLO_SOON, Interface, InterfaceConfig, InterfaceId, InterfaceKind, LinkSensing, Only, QUICK_HELLO, Trigger,
 };
 #[cfg(feature = "mac")]
 use crate::mac::{MacCounters, MacKeys};
@@ -10,7 +10,7 @@ use crate::metric::{Cost, Metric};
 use crate::neighbour::{Neighbour, NeighbourId, Silence};
 use crate::pending::{Asked, PendingTable};
 use crate::policy::Policy;
-use crate::prefix::{IpPrefix, Prefix, PrefixPair};
+use crate::prefix::{IpPrefix, PrefixPair};
 use crate::price::Price;
 use crate::route::{Announced, Entry, Put, Route, RouteTable, Selected, Told, Via, refresh_at, route_expiry};
 use crate::router_id::RouterId;
@@ -251,7 +251,7 @@ impl Speaker {
     }
 
     /// Which routes that are told on an interface are used from here on: see [`InterfaceConfig::only`].
-    pub fn handle_only(&mut self, now: Instant, id: InterfaceId, only: Option<Prefix>) {
+    pub fn handle_only(&mut self, now: Instant, id: InterfaceId, only: Option<Only>) {
         let Some(interface) = self.interfaces.get_mut(&id).filter(|interface| interface.config.only != only) else {
             return;
         };
@@ -504,7 +504,7 @@ impl Speaker {
             router_id,
             seqno: route.seqno,
             refmetric: route.refmetric,
-            metric: route.refmetric.through(neighbour.cost),
+            metric: route.refmetric.through(self.cost_to(route.neighbour, pair)),
             price: self.counted(pair, route.neighbour, route.price).unwrap_or(route.price),
             feasible: entry.is_route_feasible(route),
             selected: entry.selects(route.neighbour),
@@ -692,7 +692,7 @@ impl Speaker {
 
     /// Nearly every update repeats the one before: only its time is new, unless something lacks a newer seqno.
     fn hear_again(&mut self, pair: PrefixPair, told: &Told, expires: Tenths) -> bool {
-        let metric = told.metric.through(self.cost(told.neighbour));
+        let metric = told.metric.through(self.cost_to(told.neighbour, pair));
         let Some(entry) = self.routes.get_to_put_off(pair) else { return false };
         let Some(in_use) = entry.metric_in_use() else { return false };
         let is_wanted = entry.selects(told.neighbour) || metric < in_use;
@@ -734,14 +734,14 @@ impl Speaker {
             return false;
         };
         let same_source = entry.selected().is_some_and(|selected| selected.router_id == told.router_id);
-        let metric = told.metric.through(self.cost(told.neighbour));
+        let metric = told.metric.through(self.cost_to(told.neighbour, pair));
         let better = |other: Candidate<_>| other.feasible && other.key != told.neighbour && other.metric < metric;
         same_source && !self.candidates(pair).any(better)
     }
 
     /// Whether an unfeasible route would be better than what is in use (RFC 8966, section 3.8.2.2).
     fn is_wanted(&self, pair: PrefixPair, told: &Told) -> bool {
-        let metric = told.metric.through(self.cost(told.neighbour));
+        let metric = told.metric.through(self.cost_to(told.neighbour, pair));
         let usable = metric.is_finite() && self.counted(pair, told.neighbour, told.price).is_some();
         usable && self.routes.selected(pair).is_none_or(|selected| metric < selected.metric)
     }
@@ -771,7 +771,7 @@ impl Speaker {
     fn candidates(&self, pair: PrefixPair) -> impl Iterator<Item = Candidate<NeighbourId>> {
         self.routes.get(pair).into_iter().flat_map(move |entry| {
             entry.candidates().iter().filter_map(move |route| {
-                let metric = route.refmetric.through(self.cost(route.neighbour));
+                let metric = route.refmetric.through(self.cost_to(route.neighbour, pair));
                 let feasible = entry.is_route_feasible(route);
                 let price = self.counted(pair, route.neighbour, route.price).filter(|_| metric.is_finite())?;
                 Some(Candidate { key: route.neighbour, metric, price, feasible })
@@ -784,13 +784,23 @@ impl Speaker {
     #[expect(clippy::option_option, reason = "two questions, two answers")]
     fn counted(&self, pair: PrefixPair, neighbour: NeighbourId, told: Option<Price>) -> Option<Option<Price>> {
         let config = self.config_with(neighbour);
-        let within = |only: Prefix| matches!(pair.to, IpPrefix::V6(prefix) if only.covers(prefix));
-        if config.and_then(|config| config.only).is_some_and(|only| !within(only)) {
+        if config.and_then(|config| config.only).is_some_and(|only| only.surcharge(pair.to).is_none()) {
             return None;
         }
         match config.and_then(|config| config.trade) {
             None => Some(told),
             Some(trade) => trade.counted(told, pair.to.is_default()).map(Some),
+        }
+    }
+
+    /// What the link to a neighbour costs on the way to a prefix.
+    pub(crate) fn cost_to(&self, neighbour: NeighbourId, pair: PrefixPair) -> Cost {
+        let cost = self.cost(neighbour);
+        let only = self.config_with(neighbour).and_then(|config| config.only);
+        match only.map(|only| only.surcharge(pair.to)) {
+            None | Some(Some(0)) => cost,
+            Some(Some(more)) => cost.plus(more),
+            Some(None) => Cost::INFINITY,
         }
     }
 
@@ -842,7 +852,7 @@ impl Speaker {
             via: Some(Via { interface, neighbour }),
             router_id: entry.originator(route),
             seqno: route.seqno,
-            metric: route.refmetric.through(self.cost(neighbour)),
+            metric: route.refmetric.through(self.cost_to(neighbour, pair)),
             price: self.counted(pair, neighbour, route.price)?,
         })
     }

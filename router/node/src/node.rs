@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use babel::{
-    Carry, Cost, Destination, Fee, InterfaceConfig, InterfaceId, IpPrefix, LinkSensing, Metric, NeighbourView, Policy,
-    Prefix, PrefixPair, RouteView, RouterId, Seqno, Speaker, Trade,
+    Carry, Cost, Destination, Fee, InterfaceConfig, InterfaceId, IpPrefix, LinkSensing, Metric, NeighbourView, Only,
+    Policy, Prefix, PrefixPair, RouteView, RouterId, Seqno, Speaker, Trade,
 };
 use metering::credit::LIFELINE;
 use metering::exchange;
@@ -23,7 +23,7 @@ use thiserror::Error;
 
 use crate::admission::{ADMISSION_PORT, Admission, AdmissionError, Expected};
 use crate::datapath::packet::{ControlDatagram, control_packet, parse_control};
-use crate::datapath::{Fib, FibBuilder, LinkEntry, LinkPolicy, MAX_LINKS, Meters, Standing};
+use crate::datapath::{Fib, FibBuilder, LinkEntry, LinkPolicy, MAX_LINKS, Meters, Service, Standing};
 use crate::deal::{self, Asking, Deal, Dealing, Prices, Situation};
 use crate::path_mtu::{MTU_PORT, NoMessage, PathMtu};
 use crate::{DropReason, LinkId};
@@ -43,6 +43,10 @@ const LOSSES_INTERVAL: Duration = Duration::from_secs(1);
 const KEEPERS: usize = 4;
 /// What can be saved of a lifeline: one packet of any length, and a few short ones.
 const LIFELINE_BURST: Bytes = Bytes::new(4096);
+/// What is carried for whoever is no member, in a second, there and back together, and what can be saved of it: enough to become
+/// one within moments, and little if it is at our expense.
+const VISITOR_RATE: Bytes = Bytes::new(16 << 10);
+const VISITOR_BURST: Bytes = Bytes::new(128 << 10);
 /// Events that wait for the shell at most: a handful per link. Beyond it the shell has stopped.
 const EVENTS_MAX: usize = 16 * MAX_LINKS;
 
@@ -69,7 +73,7 @@ pub struct Config {
     /// Whether neighbours keep copies of our receipts, and we of theirs.
     pub watch: bool,
     /// What is open to neighbours that are no members: where the ledger is served.
-    pub open: Vec<Ipv6Addr>,
+    pub open: Vec<Service>,
     /// Seeds jitter; two nodes with equal arguments and seeds do the same for ever.
     pub seed: u64,
 }
@@ -356,7 +360,8 @@ impl Link {
 
     fn standing(&self, ask: Price) -> Standing {
         match (&self.peer, self.trade) {
-            (Peer::Stranger { .. } | Peer::Mesh { access: Access::Visitor, .. }, _) => Standing::Visitor,
+            (Peer::Stranger { key }, _) => Standing::Visitor(prefix_of(key)),
+            (Peer::Mesh { access: Access::Visitor, card, .. }, _) => Standing::Visitor(prefix_of(&card.wireguard())),
             (Peer::Mesh { deal, .. }, Some((trade, _))) => deal::standing(*deal, trade, ask),
             (Peer::Mesh { .. } | Peer::Babel { .. } | Peer::Leaf { .. }, _) => Standing::Partner,
         }
@@ -385,15 +390,18 @@ impl Link {
         }
     }
 
-    /// Of what the neighbour announces, only routes into this prefix are used.
-    fn only(&self) -> Option<Prefix> {
+    /// Which of the routes that the neighbour announces are used.
+    fn only(&self, open: &[Service]) -> Option<Only> {
         match &self.peer {
             Peer::Mesh { card, access: Access::Visitor, .. } => {
-                let (prefix, len) = mesh_prefix(&card.wireguard());
-                Prefix::new(prefix, len)
+                Some(Only { own: prefix_of(&card.wireguard()), open: open.first().map(|(address, _)| *address) })
             }
             Peer::Mesh { .. } | Peer::Babel { .. } | Peer::Leaf { .. } | Peer::Stranger { .. } => None,
         }
+    }
+
+    fn is_visitor(&self) -> bool {
+        matches!(self.peer, Peer::Mesh { access: Access::Visitor, .. })
     }
 
     /// The longest packet that may be sent over it.
@@ -481,8 +489,12 @@ impl Node {
             Some(known) if known.mtu == mtu && known.peer.is_same_node(&peer) => {
                 let measured_anew = known.peer.measure() != peer.measure();
                 known.peer = peer;
-                self.speaker.handle_only(now, InterfaceId(link.0), known.only());
+                self.speaker.handle_only(now, InterfaceId(link.0), known.only(&self.config.open));
                 self.deal(now);
+                let unspent = |known: &Link| !known.is_agreed_provider() || !known.costs();
+                if !self.spends && !self.links.get(&link).is_some_and(unspent) {
+                    self.speaker.handle_interface_down(now, InterfaceId(link.0));
+                }
                 // Other terms are told as they change; a link that was not to be spent on may be one to use now.
                 let restarts = measured_anew || !self.spends;
                 if restarts && self.links.get(&link).is_some_and(Link::may_route) {
@@ -492,8 +504,8 @@ impl Node {
             Some(_) | None => {
                 let was_up = self.links.get(&link).is_some_and(|known| known.up);
                 self.handle_link_removed(now, link);
+                self.routes_changed |= matches!(peer, Peer::Leaf { .. });
                 self.links.insert(link, Link::new(peer, mtu));
-                self.routes_changed = true;
                 if was_up {
                     self.handle_link_up(now, link);
                 }
@@ -507,7 +519,8 @@ impl Node {
         self.handle_link_down(now, link);
         // The highest receipt goes to the journal before the exchange that holds it is forgotten.
         self.with_exchange(now, link, |exchange| exchange.handle_flush(now));
-        self.routes_changed |= self.links.remove(&link).is_some();
+        let removed = self.links.remove(&link);
+        self.routes_changed |= removed.is_some_and(|known| matches!(known.peer, Peer::Leaf { .. }));
         self.settle(now);
     }
 
@@ -675,7 +688,7 @@ impl Node {
             fee,
             trade,
             toll: known.toll,
-            only: known.only(),
+            only: known.only(&self.config.open),
             ..tunnel
         };
         self.speaker.handle_interface_up(now, InterfaceId(link.0), config);
@@ -828,6 +841,9 @@ impl Node {
         let since = since.min(RATION_MOST);
         self.tell_losses(now);
         for (link, known) in &mut self.links {
+            if known.is_visitor() {
+                meters.add_ration(*link, share_of(VISITOR_RATE, since, Duration::from_secs(1)), VISITOR_BURST);
+            }
             if let Some(exchange) = &mut known.exchange {
                 let count = meters.read(*link);
                 exchange.handle_counts(now, Counts { sent: count.sent, received: count.received });
@@ -1219,6 +1235,12 @@ fn share_of(bytes: Bytes, part: Duration, whole: Duration) -> Bytes {
     Bytes::new(u64::try_from(share).unwrap_or(u64::MAX))
 }
 
+/// The /48 of whoever has this key.
+fn prefix_of(key: &WireguardKey) -> Prefix {
+    let (prefix, len) = mesh_prefix(key);
+    Prefix::new(prefix, len).expect("a mesh prefix is one")
+}
+
 /// Everybody: where a route to it leads, the mesh ends.
 fn way_out() -> PrefixPair {
     Prefix::new(Ipv6Addr::UNSPECIFIED, 0).expect("0 is a length").into()
@@ -1345,7 +1367,7 @@ mod tests {
         called.handle_restored(now, LINK, Counts::ZERO, Role::Peer, Restored::default());
         let standing =
             |node: &Node| node.link_entries()[0].as_ref().map(|entry| (entry.standing, entry.policy.clone()));
-        assert_eq!(standing(&called), Some((Standing::Visitor, LinkPolicy::Mesh)));
+        assert_eq!(standing(&called), Some((Standing::Visitor(prefix_of(&us.wireguard_key())), LinkPolicy::Mesh)));
         called.handle_link(now, LINK, peer(Access::Full), 1420);
         assert_eq!(standing(&called), Some((Standing::Partner, LinkPolicy::Mesh)));
     }

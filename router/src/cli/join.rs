@@ -86,6 +86,7 @@ pub(super) fn join(arguments: &Join) -> Result<Joined, Failure> {
             "config": path,
             "new": fresh,
             "ledger": invite.address.to_string(),
+            "max": config.price.max.to_string(),
             "running": runs,
         });
         format!("{object:#}\n")
@@ -97,6 +98,7 @@ pub(super) fn join(arguments: &Join) -> Result<Joined, Failure> {
             ("mesh address", identity.card().mesh_address().to_string()),
             ("config", format!("{}{new}", path.display())),
             ("ledger", invite.address.to_string()),
+            ("pays at most", format!("{} {} per GiB: `max` in [price]", config.price.max, genesis.symbol())),
         ]) + &next
             + "\n"
     };

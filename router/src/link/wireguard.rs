@@ -244,6 +244,14 @@ impl WireGuard {
         peer.note(self.socket.send_one(endpoint, datagram));
     }
 
+    /// The same, at another place than it was last.
+    pub(crate) fn call(&mut self, link: LinkId, at: SocketAddr) {
+        if let Some(peer) = self.peers.lock(link).as_deref_mut().and_then(Option::as_mut) {
+            peer.endpoint = Some(at);
+        }
+        self.renew(link);
+    }
+
     /// Receives one train into `buffer`, whose length is [`RECEIVE_MAX`](super::train::RECEIVE_MAX).
     pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
         self.socket.receive(buffer)

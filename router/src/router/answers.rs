@@ -253,6 +253,8 @@ impl Control {
 
     pub(super) fn totals_records(&self) -> Vec<Record> {
         let lines = self.links.iter().filter_map(|(link, known)| {
+            // Of whoever is no member nothing is kept: anybody can make accounts.
+            known.access.filter(|(_, trades)| *trades)?;
             let peer = known.peer.as_ref()?.card.account();
             let Totals { sent, received } = self.totals_with(*link, known);
             Some(Record::Totals { peer, sent, received })

@@ -20,6 +20,7 @@ const REST: Duration = Duration::from_secs(5);
 impl Control {
     /// Brings the links to what the configuration says. What did not change is not touched.
     pub(super) fn set_links(&mut self, now: Instant, links: Links) {
+        self.forget_namesakes(now, &links);
         let mut wanted = BTreeSet::new();
         for peer in links.peers {
             wanted.extend(self.set_peer(now, peer));
@@ -34,6 +35,25 @@ impl Control {
             self.remove_link(now, link);
         }
         self.resolve();
+    }
+
+    /// Whoever was met and is written down now, in another way, has one link and not two: both would sign on the same channel.
+    fn forget_namesakes(&mut self, now: Instant, links: &Links) {
+        let is_written = |known: &Known| {
+            let key = known.wireguard_key();
+            let leaf = links.leaves.iter().any(|leaf| Some(leaf.wireguard_key) == key);
+            let peer = links.peers.iter().any(|peer| {
+                let same_account = known.peer.as_ref().is_some_and(|known| known.card.account() == peer.card.account());
+                let same =
+                    known.peer.as_ref().is_some_and(|known| known.card == peer.card && peer.link != LinkKind::Quic);
+                (same_account || Some(peer.card.wireguard()) == key) && !same
+            });
+            leaf || peer
+        };
+        let met = self.links.iter().filter(|(_, known)| known.origin != Origin::Written && is_written(known));
+        for link in met.map(|(link, _)| *link).collect::<Vec<LinkId>>() {
+            self.remove_link(now, link);
+        }
     }
 
     pub(super) fn remove_link(&mut self, now: Instant, link: LinkId) {
@@ -51,7 +71,7 @@ impl Control {
         let by_quic_alone = |peer: &config::Peer| peer.link == LinkKind::Quic;
         let is_it = |known: &config::Peer| known.card == peer.card && by_quic_alone(known) == by_quic_alone(&peer);
         let link = self.place(&|known: &Known| known.peer.as_ref().is_some_and(is_it))?;
-        let state = (self.members.access(peer.card.account()), self.members.trades_with(peer.card.account()));
+        let state = self.members.standing(peer.card.account(), true);
         let known = self.known(link);
         let moved = known.peer.as_ref().is_none_or(|known| known.endpoint != peer.endpoint);
         let same_quic = |known: &config::Peer| known.link == peer.link && known.by_quic() == peer.by_quic();

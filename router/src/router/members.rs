@@ -1,8 +1,9 @@
 //! Who is a member of the community: asked of the ledger now and then, and kept on disk, so that a router knows its neighbours
 //! while the ledger is away.
 //!
-//! A router that is no member itself bars nobody: it has nothing to guard, and needs a way to the ledger. It becomes one by the
-//! code that lies in its state directory, as soon as the ledger can be reached.
+//! A router that is no member itself bars nobody whom its owner wrote down: it needs a way to the ledger. It becomes one by the code
+//! that lies in its state directory, as soon as the ledger can be reached. Times are the system's clock: one that is years off bars
+//! members, or lets in those whose membership has ended.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -15,6 +16,7 @@ use metering::NodeId;
 use node::{Access, LinkId};
 use serde::{Deserialize, Serialize};
 
+use super::strangers::Origin;
 use super::{Control, Done, Known, history};
 use crate::control::MembershipState;
 use crate::file;
@@ -55,6 +57,8 @@ pub(super) struct Members {
     code: Option<Code>,
     /// Why it is no member yet, in words.
     waits: Option<String>,
+    /// Why that is not known at the moment.
+    away: Option<String>,
 }
 
 /// What the ledger said of a code.
@@ -70,7 +74,8 @@ pub(super) enum Enrolled {
 /// What the ledger said.
 pub(super) struct Told {
     of: Vec<(NodeId, Option<Membership>)>,
-    enrolled: Option<Enrolled>,
+    /// The code that was asked about, and what came of it.
+    enrolled: Option<(Code, Enrolled)>,
 }
 
 /// A line of the file.
@@ -95,6 +100,7 @@ impl Members {
             asking: false,
             code,
             waits: None,
+            away: None,
         }
     }
 
@@ -111,7 +117,11 @@ impl Members {
     /// How this router itself stands; `None`: it does not matter.
     pub(super) fn state(&self) -> Option<MembershipState> {
         let until = self.known.get(&self.us).map(|membership| membership.until.seconds());
-        self.matter.then(|| MembershipState { member: self.holds(self.us), until, waits: self.waits.clone() })
+        self.matter.then(|| MembershipState {
+            member: self.holds(self.us),
+            until,
+            waits: self.away.clone().or_else(|| self.waits.clone()),
+        })
     }
 
     /// When the own membership ends.
@@ -119,14 +129,11 @@ impl Members {
         self.known.get(&self.us).map(|membership| membership.until).unwrap_or_default()
     }
 
-    /// What a neighbour may.
-    pub(super) fn access(&self, account: NodeId) -> Access {
-        if !self.matter || !self.holds(self.us) || self.holds(account) { Access::Full } else { Access::Visitor }
-    }
-
-    /// Whether anything is bought from it or sold to it.
-    pub(super) fn trades_with(&self, account: NodeId) -> bool {
-        !self.matter || self.holds(self.us) && self.holds(account)
+    /// What a neighbour may, and whether anything is bought from it or sold to it.
+    pub(super) fn standing(&self, account: NodeId, is_written: bool) -> (Access, bool) {
+        let (we, it) = (self.holds(self.us), self.holds(account));
+        let full = !self.matter || it || is_written && !we;
+        (if full { Access::Full } else { Access::Visitor }, !self.matter || we && it)
     }
 
     /// Takes a code that was put there while the router runs.
@@ -174,12 +181,14 @@ impl Members {
 fn ask(ledger: &mut dyn Ledger, us: NodeId, accounts: &[NodeId], code: Option<&Code>) -> Result<Told, Error> {
     let mut said = ledger.memberships(accounts)?;
     let now = UnixTime::from_seconds(history::unix_seconds());
+    let soon = now.after(u32::try_from(ENDS_SOON_S).unwrap_or(u32::MAX));
     let member = |said: &[Option<Membership>]| {
         let ours = accounts.iter().zip(said).find(|(account, _)| **account == us);
-        ours.and_then(|(_, membership)| *membership).is_some_and(|membership| membership.holds_at(now))
+        ours.and_then(|(_, membership)| *membership).is_some_and(|membership| membership.holds_at(soon))
     };
     let enrolled = match code {
         None => None,
+        // A code that renews is used when the membership is about to end.
         Some(_) if member(&said) => Some(Enrolled::Member),
         Some(code) => Some(match ledger.enrol(code) {
             Ok(_) => {
@@ -192,6 +201,7 @@ fn ask(ledger: &mut dyn Ledger, us: NodeId, accounts: &[NodeId], code: Option<&C
             },
         }),
     };
+    let enrolled = code.cloned().zip(enrolled);
     Ok(Told { of: accounts.iter().copied().zip(said).collect(), enrolled })
 }
 
@@ -229,16 +239,20 @@ impl Control {
             Err(error) => {
                 self.ledger_reachable = Some(false);
                 self.members.ask_at = now + if was { ASK_AGAIN } else { ASK_AGAIN_EAGERLY };
-                self.members.waits = (!was).then(|| format!("the ledger is not reached: {error}"));
+                self.members.away = (!was).then(|| format!("the ledger is not reached: {error}"));
                 return;
             }
         };
         self.ledger_reachable = Some(true);
         self.members.ask_at = now + if self.has_newcomers(now) { ASK_EAGERLY } else { ASK_EACH };
-        if self.members.take(of)
-            && let Err(error) = file::replace(&self.members.directory.join(MEMBERS), &self.members.file(), 0o600)
-        {
-            self.warn(format!("cannot write who is a member: {error}"));
+        self.members.away = None;
+        if self.members.take(of) {
+            let (path, bytes) = (self.members.directory.join(MEMBERS), self.members.file());
+            let written = tokio::task::spawn_blocking(move || file::replace(&path, &bytes, 0o600));
+            self.spawn(written, |written| match written.ok()? {
+                Ok(()) => None,
+                Err(error) => Some(Done::Warning(format!("cannot write who is a member: {error}"))),
+            });
         }
         self.handle_enrolled(now, enrolled);
         self.say_own_membership(was);
@@ -252,8 +266,12 @@ impl Control {
         self.links.values().any(newcomer)
     }
 
-    fn handle_enrolled(&mut self, now: Instant, enrolled: Option<Enrolled>) {
-        let Some(enrolled) = enrolled else { return };
+    fn handle_enrolled(&mut self, now: Instant, enrolled: Option<(Code, Enrolled)>) {
+        // Another may have been put there meanwhile.
+        let Some((code, enrolled)) = enrolled else { return };
+        if self.members.code.as_ref() != Some(&code) || read_code(&self.members.directory).as_ref() != Some(&code) {
+            return self.members.ask_soon(now);
+        }
         let path = self.members.directory.join(ENROLMENT);
         match enrolled {
             Enrolled::Member => {
@@ -271,7 +289,7 @@ impl Control {
             }
             Enrolled::Away(why) => {
                 self.members.ask_at = now + ASK_AGAIN;
-                self.members.waits = Some(format!("the ledger does not answer: {why}"));
+                self.members.away = Some(format!("the ledger does not answer: {why}"));
             }
         }
     }
@@ -301,8 +319,8 @@ impl Control {
             self.links.iter().filter(|(_, known)| known.peer.is_some()).map(|(link, _)| *link).collect();
         for link in links {
             let Some(account) = self.peer_of(link) else { continue };
-            let state = (self.members.access(account), self.members.trades_with(account));
             let Some(known) = self.links.get_mut(&link) else { continue };
+            let state = self.members.standing(account, known.origin == Origin::Written);
             if known.access.replace(state).is_some_and(|before| before != state) {
                 let may =
                     if state.0 == Access::Full { "may all" } else { "is no member, and reaches the ledger alone" };

@@ -12,15 +12,18 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use metering::{NodeCard, NodeId, WireguardKey};
-use node::{Access, LinkId, LinkSensing, Peer};
+use node::admission::AdmissionError;
+use node::{LinkId, LinkSensing, Peer};
 
 use super::{Control, Known};
 use crate::config::{self, Endpoint, LinkKind, Role};
 use crate::link::wireguard::PeerConfig;
 use crate::worker::ToWorker;
 
-/// Strangers at a time, and how long each has to show its card.
-const STRANGERS_MAX: usize = 8;
+/// Strangers at a time: the oldest whose session is not made makes room for another. How long that may take, and then until
+/// the card is shown.
+const STRANGERS_MAX: usize = 32;
+const SESSION_TIME: Duration = Duration::from_secs(2);
 const STRANGER_TIME: Duration = Duration::from_secs(15);
 /// Neighbours that were met, and of these such that are no members.
 const MET_MAX: usize = 64;
@@ -58,9 +61,19 @@ impl Control {
     /// Somebody whose key nobody has written down begins a handshake.
     pub(super) fn handle_stranger(&mut self, now: Instant, key: WireguardKey, from: SocketAddr, datagram: Vec<u8>) {
         let knows = self.links.values().any(|known| known.wireguard_key() == Some(key));
-        let strangers = self.links.values().filter(|known| matches!(known.origin, Origin::Stranger(..))).count();
-        if knows || strangers >= STRANGERS_MAX || !self.members.matter() || key == self.identity.wireguard_key() {
+        if knows || !self.members.matter() || key == self.identity.wireguard_key() {
             return;
+        }
+        let strangers = self.links.iter().filter_map(|(link, known)| match known.origin {
+            Origin::Stranger(_, since) => Some((known.status.up, since, *link)),
+            Origin::Written | Origin::Met(_) => None,
+        });
+        let strangers: Vec<(bool, Instant, LinkId)> = strangers.collect();
+        if strangers.len() >= STRANGERS_MAX {
+            match strangers.iter().filter(|(up, ..)| !up).min() {
+                Some((.., oldest)) => self.remove_link(now, *oldest),
+                None => return,
+            }
         }
         let Some(link) = self.free_link() else { return };
         tracing::debug!(node = %self.name, %from, "a stranger calls");
@@ -79,7 +92,7 @@ impl Control {
         if !self.links.get(&link).is_some_and(is_stranger) {
             return;
         }
-        if account == self.node.id() || self.link_to(account).is_some() || !self.has_room_for(account) {
+        if account == self.node.id() || self.link_to(account).is_some() || !self.make_room(now) {
             // Whoever has another link to us by another key is not let in twice.
             return self.remove_link(now, link);
         }
@@ -97,29 +110,34 @@ impl Control {
             let silent = known.last_heard.is_none_or(|at| now.saturating_duration_since(at) >= known.silence());
             let is_it = known.peer.as_ref().is_some_and(|peer| peer.card == *card);
             if is_it && silent && known.status.endpoint != Some(*wireguard) && known.kind() != LinkKind::Quic {
-                self.call(link, card.wireguard(), *wireguard);
+                self.inbox.send(ToWorker::Call { link, at: *wireguard });
             }
             return;
         }
-        if !self.has_room_for(account) {
+        if !self.make_room(now) {
             return;
         }
         let Some(link) = self.free_link() else { return };
         self.meet(now, link, card, Some(*wireguard), *quic);
-        self.call(link, card.wireguard(), *wireguard);
+        let (key, endpoint) = (card.wireguard(), Some(*wireguard));
+        self.inbox.set(ToWorker::SetPeer(PeerConfig { link, key, endpoint, tells_congestion: true }));
+        self.inbox.send(ToWorker::Renew(link));
     }
 
-    /// Begins a handshake there.
-    fn call(&self, link: LinkId, key: WireguardKey, at: SocketAddr) {
-        self.inbox.set(ToWorker::SetPeer(PeerConfig { link, key, endpoint: Some(at), tells_congestion: true }));
-        self.inbox.send(ToWorker::Renew(link));
+    /// Somebody's card is not good. What it says is the neighbour's choice, so it is told of those alone whom the owner wrote down.
+    pub(super) fn handle_not_admitted(&mut self, now: Instant, link: LinkId, error: &AdmissionError) {
+        match self.links.get(&link).map(|known| known.origin) {
+            Some(Origin::Written) => self.warn(format!("{} is not admitted: {error}", self.name_of(link))),
+            Some(Origin::Stranger(..)) => self.remove_link(now, link),
+            Some(Origin::Met(_)) | None => {}
+        }
     }
 
     /// Makes a neighbour of whom we have met.
     fn meet(&mut self, now: Instant, link: LinkId, card: &NodeCard, at: Option<SocketAddr>, quic: Option<SocketAddr>) {
         let name = short_name(card.account());
         tracing::info!(node = %self.name, neighbour = %name, account = %card.account(), "a neighbour was met");
-        let state = (self.members.access(card.account()), self.members.trades_with(card.account()));
+        let state = self.members.standing(card.account(), false);
         let kind = if self.quic_listen.is_some() { LinkKind::Auto } else { LinkKind::Wireguard };
         let known = self.known(link);
         known.name.clone_from(&name);
@@ -142,13 +160,20 @@ impl Control {
         self.members.ask_soon(now);
     }
 
-    /// Whether one more may be met.
-    fn has_room_for(&self, account: NodeId) -> bool {
-        let met = || self.links.values().filter(|known| matches!(known.origin, Origin::Met(_)));
-        let is_visitor =
-            |known: &&Known| matches!(known.access, Some((access, trades)) if access == Access::Visitor || !trades);
-        let (all, visitors) = (met().count(), met().filter(is_visitor).count());
-        all < MET_MAX && (self.members.trades_with(account) || visitors < VISITORS_MAX)
+    /// Makes room for one more who is met: of those that are no members, whoever was met first makes place for the next. `false`:
+    /// there are members enough.
+    fn make_room(&mut self, now: Instant) -> bool {
+        let met = self.links.iter().filter(|(_, known)| matches!(known.origin, Origin::Met(_)));
+        let met: Vec<(bool, Option<Instant>, LinkId)> =
+            met.map(|(link, known)| (known.access.is_some_and(|(_, trades)| trades), known.met, *link)).collect();
+        let visitors = met.iter().filter(|(trades, ..)| !trades);
+        if visitors.clone().count() >= VISITORS_MAX || met.len() >= MET_MAX {
+            match visitors.min() {
+                Some((.., oldest)) => self.remove_link(now, *oldest),
+                None => return false,
+            }
+        }
+        true
     }
 
     /// Forgets strangers that have not shown a card, and whoever was met and has gone.
@@ -159,7 +184,7 @@ impl Control {
             let patience = if known.access.is_some_and(|(_, trades)| trades) { MEMBER_AWAY } else { VISITOR_AWAY };
             let is_over = match &mut known.origin {
                 Origin::Written => false,
-                Origin::Stranger(_, since) => now >= *since + STRANGER_TIME,
+                Origin::Stranger(_, since) => now >= *since + if up { STRANGER_TIME } else { SESSION_TIME },
                 Origin::Met(down) if up => {
                     *down = None;
                     false

@@ -39,6 +39,9 @@ pub enum LinkPolicy {
     Exhausted,
 }
 
+/// A port of TCP at an address.
+pub type Service = (Ipv6Addr, u16);
+
 /// What a neighbour is to us, where that decides between which links packets pass.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Standing {
@@ -50,8 +53,9 @@ pub enum Standing {
     /// It pays nothing, and nothing is carried for it at our expense: not to a provider, not from one, and not out of
     /// the mesh.
     Guest,
-    /// It is no member of the community: only the ledger is open to it, so that it can become one.
-    Visitor,
+    /// It is no member of the community: only the ledger is open to it, so that it can become one. Its addresses are in this
+    /// prefix.
+    Visitor(Prefix),
 }
 
 /// One link, as the datapath sees it.
@@ -87,7 +91,7 @@ pub struct Fib {
     routes: Arc<Routes>,
     listing: Arc<BTreeMap<Prefix, NextHop>>,
     own: Arc<Vec<Prefix>>,
-    open: Arc<Vec<Ipv6Addr>>,
+    open: Arc<Vec<Service>>,
     links: Vec<Option<LinkEntry>>,
     visited: bool,
 }
@@ -118,9 +122,9 @@ impl Fib {
         self.routes.lookup(address).is_some_and(|(len, _)| len == 0)
     }
 
-    /// Whether whoever is no member may speak with this address.
-    pub fn is_open(&self, address: Ipv6Addr) -> bool {
-        self.open.contains(&address)
+    /// Whether whoever is no member may speak with this port of TCP at this address.
+    pub fn is_open(&self, service: Service) -> bool {
+        self.open.contains(&service)
     }
 
     /// Whether any neighbour is no member.
@@ -146,7 +150,7 @@ impl Fib {
 }
 
 fn any_visitor(links: &[Option<LinkEntry>]) -> bool {
-    links.iter().flatten().any(|link| link.standing == Standing::Visitor)
+    links.iter().flatten().any(|link| matches!(link.standing, Standing::Visitor(_)))
 }
 
 /// Collects routes for a new snapshot.
@@ -154,14 +158,14 @@ fn any_visitor(links: &[Option<LinkEntry>]) -> bool {
 pub struct FibBuilder {
     routes: BTreeMap<Prefix, NextHop>,
     own: Vec<Prefix>,
-    open: Vec<Ipv6Addr>,
+    open: Vec<Service>,
 }
 
 impl FibBuilder {
-    /// Addresses that those who are no members may speak with.
+    /// What those who are no members may speak with.
     #[must_use]
-    pub fn open(self, addresses: &[Ipv6Addr]) -> Self {
-        Self { open: addresses.to_vec(), ..self }
+    pub fn open(self, services: &[Service]) -> Self {
+        Self { open: services.to_vec(), ..self }
     }
 
     /// A prefix this node announces: its packets go to the own side, unless a longer route says otherwise.

@@ -337,17 +337,42 @@ impl Datapath {
             (Standing::Guest, Standing::Guest | Standing::Partner) => !self.fib.is_by_default(to),
             (Standing::Provider | Standing::Partner, _) => true,
             // Whatever they may do is with what is open to all.
-            (Standing::Visitor, _) | (Standing::Guest, Standing::Visitor) => true,
+            (Standing::Visitor(_), _) | (Standing::Guest, Standing::Visitor(_)) => true,
         };
         if allowed { Ok(()) } else { Err(DropReason::AtOurExpense) }
     }
 
-    /// Who is no member speaks with what is open to all, and is told of errors.
+    /// Who is no member speaks with what is open to all, from its own address and by its ration, and is told of errors. What is
+    /// open may also be reached through it, where no other way is known.
     fn check_visitors(&self, from: Port, to: Port, header: &Header, packet: &[u8]) -> Result<(), DropReason> {
-        let visits = |port| matches!(port, Port::Link(link) if self.fib.standing(link) == Standing::Visitor);
-        let asks = !visits(from) || self.fib.is_open(header.destination);
-        let is_answered = !visits(to) || self.fib.is_open(header.source) || icmp::is_icmp_error(packet);
-        if asks && is_answered { Ok(()) } else { Err(DropReason::NotAMember) }
+        let visitor = |port| match port {
+            Port::Link(link) => match self.fib.standing(link) {
+                Standing::Visitor(own) => Some((link, own)),
+                Standing::Partner | Standing::Provider | Standing::Guest => None,
+            },
+            Port::Local => None,
+        };
+        let (source, destination) = packet::tcp_ports(packet).unzip();
+        let open = |address, port: Option<u16>| port.is_some_and(|port| self.fib.is_open((address, port)));
+        let (is_answer, is_question) = (open(header.source, source), open(header.destination, destination));
+        for (link, own, comes) in visitor(from)
+            .map(|(link, own)| (link, own, true))
+            .into_iter()
+            .chain(visitor(to).map(|(link, own)| (link, own, false)))
+        {
+            let may = if comes {
+                let through = || self.fib.lookup(header.source) == Some(NextHop::Link(link));
+                is_question && own.contains(header.source) || is_answer && through()
+            } else {
+                let is_its = own.contains(header.destination);
+                is_its && (is_answer || packet::is_icmp_error(packet)) || is_question
+            };
+            if !may {
+                return Err(DropReason::NotAMember);
+            }
+            self.take_ration(link, header)?;
+        }
+        Ok(())
     }
 
     fn take_ration(&self, link: LinkId, header: &Header) -> Result<(), DropReason> {
@@ -466,39 +491,70 @@ mod tests {
         assert_eq!(node.meters.read(B).sent, billed);
     }
 
+    /// TCP from one port to another.
+    fn tcp(source: (&str, u16), to: (&str, u16)) -> Vec<u8> {
+        let mut packet = ip(source.0, to.0, 64, 100);
+        packet[6] = 6;
+        packet[40..42].copy_from_slice(&source.1.to_be_bytes());
+        packet[42..44].copy_from_slice(&to.1.to_be_bytes());
+        packet
+    }
+
     #[test]
     fn who_is_no_member_speaks_with_the_ledger_alone() {
         const VISITOR: LinkId = LinkId(0);
         const MEMBER: LinkId = LinkId(1);
         let link = |standing| Some(LinkEntry { policy: LinkPolicy::Mesh, standing, mtu: 1420 });
-        let fib = FibBuilder::default()
-            .open(&[address("fd0b::7")])
-            .own(prefix("fd01::", 48))
-            .route(prefix("fd0a::", 48), VISITOR)
-            .route(prefix("fd0b::", 48), MEMBER);
-        let mut node = Datapath::new(address("fd01::1"), 1420, Arc::default(), Arc::default(), Instant::now());
-        node.set_fib(Arc::new(fib.build(vec![link(Standing::Visitor), link(Standing::Partner)])));
-        let mut decide = |from: Port, packet: &[u8]| run(&mut node, from, packet);
-        for (from, source, to) in [
-            (Port::Link(VISITOR), "fd0a::1", "fd0b::8"),
-            (Port::Link(VISITOR), "fd0a::1", "fd01::1"),
-            (Port::Link(MEMBER), "fd0b::8", "fd0a::1"),
-            (Port::Local, "fd01::1", "fd0a::1"),
+        let fib = |ledger| {
+            FibBuilder::default()
+                .open(&[(address("fd0b::7"), 8443)])
+                .own(prefix("fd01::", 48))
+                .route(prefix("fd0a::", 48), VISITOR)
+                .route(prefix("fd0b::", 48), ledger)
+                .build(vec![link(Standing::Visitor(prefix("fd0a::", 48))), link(Standing::Partner)])
+        };
+        let meters: Arc<Meters> = Arc::default();
+        let mut node = Datapath::new(address("fd01::1"), 1420, Arc::clone(&meters), Arc::default(), Instant::now());
+        node.set_fib(Arc::new(fib(MEMBER)));
+        meters.add_ration(VISITOR, Bytes::new(5000), Bytes::new(5000));
+        let (visitor, member) = (Port::Link(VISITOR), Port::Link(MEMBER));
+        let (asks, answer) = (tcp(("fd0a::1", 4000), ("fd0b::7", 8443)), tcp(("fd0b::7", 8443), ("fd0a::1", 4000)));
+        assert_eq!(run(&mut node, visitor, &asks).0, Verdict::Forward(member));
+        assert_eq!(run(&mut node, member, &answer).0, Verdict::Forward(visitor));
+        let error = |next: u8, kind: u8| {
+            let mut packet = ip("fd0b::8", "fd0a::1", 64, 100);
+            (packet[6], packet[40]) = (next, kind);
+            packet
+        };
+        assert_eq!(run(&mut node, member, &error(58, 2)).0, Verdict::Forward(visitor), "errors pass");
+        for (from, packet, why) in [
+            (visitor, tcp(("fd0a::1", 4000), ("fd0b::7", 22)), "another port"),
+            (visitor, tcp(("fd0a::1", 4000), ("fd0b::8", 8443)), "another address"),
+            (visitor, tcp(("fd0a::1", 4000), ("fd01::1", 8443)), "ourselves"),
+            (visitor, tcp(("fd0c::1", 4000), ("fd0b::7", 8443)), "whoever it is, in another's name"),
+            (visitor, answer.clone(), "the ledger's name"),
+            (visitor, ip("fd0a::1", "fd0b::7", 64, 100), "UDP"),
+            (member, tcp(("fd0b::7", 22), ("fd0a::1", 4000)), "the ledger's other ports"),
+            (member, tcp(("fd0b::8", 8443), ("fd0a::1", 4000)), "other members"),
+            (member, error(58, 128), "an echo request"),
+            (member, error(47, 2), "what is no ICMPv6"),
+            (Port::Local, tcp(("fd01::1", 8443), ("fd0a::1", 4000)), "our own side"),
         ] {
-            let (was, _, answers) = decide(from, &ip(source, to, 64, 100));
-            assert_eq!(was, Verdict::Drop(DropReason::NotAMember), "{source} to {to}");
-            let [(port, error)] = &answers[..] else { panic!("{answers:?}") };
-            assert_eq!((*port, error[40], error[41]), (from, 1, 1), "unreachable, administratively prohibited");
+            let (was, _, answers) = run(&mut node, from, &packet);
+            assert_eq!(was, Verdict::Drop(DropReason::NotAMember), "{why}");
+            assert!(answers.iter().all(|(_, error)| (error[40], error[41]) == (1, 1)), "administratively prohibited");
         }
-        let asked = decide(Port::Link(VISITOR), &ip("fd0a::1", "fd0b::7", 64, 100)).0;
-        assert_eq!(asked, Verdict::Forward(Port::Link(MEMBER)));
-        let answered = decide(Port::Link(MEMBER), &ip("fd0b::7", "fd0a::1", 64, 100)).0;
-        assert_eq!(answered, Verdict::Forward(Port::Link(VISITOR)));
-        let mut too_big = ip("fd0b::8", "fd0a::1", 64, 100);
-        (too_big[6], too_big[40]) = (58, 2);
-        assert_eq!(decide(Port::Link(MEMBER), &too_big).0, Verdict::Forward(Port::Link(VISITOR)), "errors pass");
-        // Member or not, an answer is no way to be led into somebody else's network.
-        assert_eq!(decide(Port::Link(MEMBER), &ip("fd0b::8", "fd01::1", 64, 100)).0, Verdict::Forward(Port::Local));
+        let spent = (0..).take_while(|_| run(&mut node, visitor, &asks).0 == Verdict::Forward(member)).count();
+        assert_eq!(spent, (5000 - 3 * 144) / 144, "by its ration alone");
+        assert_eq!(run(&mut node, visitor, &asks).0, Verdict::Drop(DropReason::Unpaid));
+
+        // Where the only way to the ledger leads through it.
+        node.set_fib(Arc::new(fib(VISITOR)));
+        meters.add_ration(VISITOR, Bytes::new(5000), Bytes::new(5000));
+        let ours = tcp(("fd01::1", 4000), ("fd0b::7", 8443));
+        assert_eq!(run(&mut node, Port::Local, &ours).0, Verdict::Forward(visitor));
+        let back = tcp(("fd0b::7", 8443), ("fd01::1", 4000));
+        assert_eq!(run(&mut node, visitor, &back).0, Verdict::Forward(Port::Local));
     }
 
     #[test]

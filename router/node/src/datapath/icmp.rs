@@ -120,7 +120,7 @@ pub(super) fn answer(
 }
 
 /// Whether the packet is itself an ICMPv6 error, type below 128, or hides its protocol behind an extension header.
-pub(super) fn is_icmp_error(packet: &[u8]) -> bool {
+fn is_icmp_error(packet: &[u8]) -> bool {
     let next_header = IpProtocol::from(packet[6]);
     if next_header == IpProtocol::Icmpv6 {
         return packet.get(IPV6_HEADER_LEN).is_none_or(|kind| *kind < 128);

@@ -16,7 +16,7 @@ pub mod packet;
 mod split;
 mod waiting;
 
-pub use fib::{Fib, FibBuilder, LinkEntry, LinkPolicy, NextHop, Standing};
+pub use fib::{Fib, FibBuilder, LinkEntry, LinkPolicy, NextHop, Service, Standing};
 pub use forward::{Batch, Datapath, Verdict};
 pub use join::{JOINED_MAX, Join};
 pub use meter::{LinkCount, MAX_LINKS, Meters, Tally};

@@ -22,6 +22,7 @@ pub(super) const ACK: u8 = 0x10;
 pub(super) const CWR: u8 = 0x80;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
+const ICMPV6: u8 = 58;
 /// Hop limit of control packets: they never leave the link (RFC 8966, section 4, asks only for link-local scope).
 const CONTROL_HOP_LIMIT: u8 = 1;
 
@@ -63,6 +64,17 @@ pub(super) fn set_hop_limit(packet: &mut [u8], hop_limit: u8) {
 pub(super) fn udp_source_port(packet: &[u8]) -> Option<u16> {
     let port = packet.get(IPV6_HEADER_LEN..)?.first_chunk().filter(|_| packet[6] == UDP)?;
     Some(u16::from_be_bytes(*port))
+}
+
+/// The ports of a TCP packet, unless extension headers stand before them.
+pub(super) fn tcp_ports(packet: &[u8]) -> Option<(u16, u16)> {
+    let [a, b, c, d] = *packet.get(IPV6_HEADER_LEN..)?.first_chunk().filter(|_| packet[6] == TCP)?;
+    Some((u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])))
+}
+
+/// Whether it certainly is an ICMPv6 error: of a type below 128 (RFC 4443, section 2.1).
+pub(super) fn is_icmp_error(packet: &[u8]) -> bool {
+    packet.get(6) == Some(&ICMPV6) && packet.get(IPV6_HEADER_LEN).is_some_and(|kind| *kind < 128)
 }
 
 /// A number that all packets of one flow share: of its addresses and protocol, and of the ports of TCP and UDP.
