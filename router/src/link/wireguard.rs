@@ -843,8 +843,9 @@ mod tests {
         unknown.handle_timers(Instant::now(), &Fib::default());
         until(&mut a, &mut b, |_, b| {
             let mut datagram = vec![0; 2048];
-            b.receive(&mut datagram)
-                .is_ok_and(|got| b.open(&Fib::default(), got.from, &datagram[..got.len], &mut slot) == Opened::Nothing)
+            b.receive(&mut datagram).is_ok_and(|got| {
+                b.open(&Fib::default(), got.from, &datagram[..got.len], &mut slot) == Opened::Stranger(key(7))
+            })
         });
         assert_eq!(b.statuses().next().expect("one peer").1.endpoint, endpoint);
         sends(&mut a, 3, &[packet(100)]);
