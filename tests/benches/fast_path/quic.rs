@@ -71,7 +71,11 @@ pub(crate) fn take(words: &[String]) -> Result<String, String> {
             .map_err(said)?
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(certified)));
-        let config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).map_err(said)?));
+        let mut config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).map_err(said)?));
+        // The sender's goodbye may be lost among its datagrams.
+        let mut transport = quinn::TransportConfig::default();
+        transport.max_idle_timeout(Some(Duration::from_secs(3).try_into().map_err(said)?));
+        config.transport_config(Arc::new(transport));
         let endpoint = quinn::Endpoint::server(config, at).map_err(said)?;
         println!("ready");
         let connection = endpoint.accept().await.ok_or("closed")?.await.map_err(said)?;
