@@ -68,6 +68,7 @@ pub(crate) enum InviteError {
 
 impl Invite {
     /// The same as a link, for a page or a message: what stands behind `#` is not sent to any server.
+    #[cfg(any(test, feature = "ledger-serve"))]
     pub(crate) fn link(&self) -> String {
         format!("waybill://join#{self}")
     }
