@@ -34,6 +34,9 @@ const SOCKET_PATH_LEN_MAX: usize = 100;
 /// Interfaces on which neighbours are looked for: more than any router has, and a bound for what beacons cost.
 const DISCOVERY_INTERFACES_MAX: usize = 16;
 
+/// Addresses at which names are answered, besides the own one.
+const NAMES_LISTEN_MAX: usize = 8;
+
 /// Everything `waybill up` was told. The parts compare equal when nothing in them changed, so that a reload can
 /// leave the others alone.
 #[derive(Clone, Debug)]
@@ -48,6 +51,8 @@ pub struct Config {
     pub quic: Option<QuicOptions>,
     /// `[discovery]`
     pub discovery: DiscoveryOptions,
+    /// `[names]`; without it no names are answered.
+    pub names: Option<NamesOptions>,
     /// `[routing]`
     pub routing: RoutingOptions,
     /// `[price]`
@@ -107,6 +112,15 @@ pub struct QuicOptions {
 pub struct DiscoveryOptions {
     /// Interfaces on which beacons are sent and heard, whether they are there or not.
     pub interfaces: Vec<String>,
+}
+
+/// `[names]`: where `NAME.mesh` is answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamesOptions {
+    /// The port at the router's own mesh address, UDP and TCP.
+    pub port: u16,
+    /// Addresses besides that.
+    pub listen: Vec<SocketAddr>,
 }
 
 /// `[routing]`
@@ -344,6 +358,8 @@ pub const OPTIONS: &[OptionDoc] = &[
     optional("[wireguard]", "listen", LISTEN, "\"[::]:51820\""),
     required("[quic]", "listen", "an IP address and a port, such as \"[::]:443\""),
     optional("[discovery]", "interfaces", "a list of at most 16 interfaces, such as [\"eth1\", \"mesh0\"]", "[]"),
+    optional("[names]", "port", "1 to 65535", "53"),
+    optional("[names]", "listen", "a list of at most 8 IP addresses with ports, such as [\"192.0.2.1:53\"]", "[]"),
     optional("[routing]", "hello_interval", "a time from \"100ms\" to \"60s\"", "\"1s\""),
     optional("[routing]", "update_interval", "a time from \"100ms\" to \"600s\"", "\"60s\""),
     optional("[price]", "ask", AMOUNT, "\"0\""),
@@ -508,6 +524,7 @@ impl Config {
         let wireguard = table("[wireguard]").unwrap_or_else(|| Table::absent("[wireguard]"));
         let quic = table("[quic]");
         let discovery = table("[discovery]").unwrap_or_else(|| Table::absent("[discovery]"));
+        let names = table("[names]");
         let routing = table("[routing]").unwrap_or_else(|| Table::absent("[routing]"));
         let price = table("[price]").unwrap_or_else(|| Table::absent("[price]"));
         let ledger = table("[ledger]");
@@ -521,6 +538,7 @@ impl Config {
         let node = read_node(&mut reader, node);
         let wireguard = read_wireguard(&mut reader, wireguard);
         let quic = quic.map(|table| read_quic(&mut reader, table, wireguard.as_ref()));
+        let names = names.map(|table| read_names(&mut reader, table));
         let routing = read_routing(&mut reader, routing);
         let price = read_price(&mut reader, price, has_ledger);
         let ledger = ledger.map(|table| read_ledger(&mut reader, table));
@@ -541,6 +559,7 @@ impl Config {
                 wireguard: wireguard?,
                 quic: all_or_none(quic)?,
                 discovery: discovery?,
+                names: all_or_none(names)?,
                 routing: routing?,
                 price: price?,
                 ledger: all_or_none(ledger)?,
@@ -692,6 +711,17 @@ fn read_discovery(
         reader.mistake(spans.of("interfaces"), problem);
     }
     Some(DiscoveryOptions { interfaces })
+}
+
+fn read_names(reader: &mut Reader<'_>, mut table: Table<'_>) -> Option<NamesOptions> {
+    let port = reader.option(&mut table, "port", integer(1..=65535));
+    let listen = reader.option(&mut table, "listen", list(listen_address));
+    let spans = reader.refuse_unknown(table);
+    let listen = listen?;
+    if listen.len() > NAMES_LISTEN_MAX {
+        reader.mistake(spans.of("listen"), "[names] listen: there are more than 8");
+    }
+    Some(NamesOptions { port: port?, listen })
 }
 
 fn read_routing(reader: &mut Reader<'_>, mut table: Table<'_>) -> Option<RoutingOptions> {

@@ -12,7 +12,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use ledger_client::Ledger;
@@ -24,8 +24,9 @@ use metering::{Identity, LedgerDomain, Limits, NodeId, Offer, Price, Tokens};
 use node::Prefix;
 use node::beacon::Community;
 use node::datapath::{Fib, NextHop, Service};
+use node::names::Names;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::Metadata;
 use tracing_subscriber::fmt::writer::MakeWriterExt;
 
@@ -36,6 +37,7 @@ use crate::discovery;
 #[cfg(feature = "ledger-serve")]
 use crate::hosting::Hosted;
 use crate::identity;
+use crate::names;
 use crate::netlink::{Netlink, NetlinkError};
 use crate::router::{BudgetLimits, Links, Money, Router, Setup, StartError, WORKERS_MAX};
 use crate::tun::Tun;
@@ -95,10 +97,17 @@ pub fn up(config: Config, identity: Identity) -> Result<(), Failure> {
         if !beacons.interfaces.is_empty() {
             tokio::spawn(discovery::run(discovery::Setup { boot: router.boot(), ..beacons }, router.found()));
         }
+        let (names, zone) = watch::channel(names::zone(&config, router.address()));
+        if let Some(options) = &config.names {
+            let ours = SocketAddr::new(router.address().into(), options.port);
+            for at in options.listen.iter().copied().chain([ours]) {
+                tokio::spawn(names::serve(at, zone.clone()));
+            }
+        }
         let kernel = KernelRoutes::new(tun.index(), config.node.mtu, router.address());
         let kernel = kernel.map_err(|error| Failure::new(&error, error.next_step()));
         let ended = match kernel {
-            Ok(kernel) => serve(&config, &router, &socket, kernel).await,
+            Ok(kernel) => serve(&config, &router, &socket, kernel, &names).await,
             Err(failure) => Err(failure),
         };
         router.stop().await;
@@ -118,6 +127,7 @@ async fn serve(
     router: &Router,
     socket: &ControlSocket,
     mut kernel: KernelRoutes,
+    names: &watch::Sender<Names>,
 ) -> Result<(), Failure> {
     let no_signals = |error: io::Error| Failure::new(format!("cannot receive signals: {error}"), "");
     let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
@@ -161,10 +171,10 @@ async fn serve(
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hangup.recv() => reload(config, router).await,
+            _ = hangup.recv() => reload(config, router, names).await,
             Some(order) = ordered.recv() => match order {
                 Order::Stop => break,
-                Order::Reload => reload(config, router).await,
+                Order::Reload => reload(config, router, names).await,
             },
             Ok(()) = fib.changed() => kernel.follow(&fib.borrow_and_update().clone(), &endpoints.borrow().clone()),
             Ok(()) = endpoints.changed() => kernel.follow(&fib.borrow().clone(), &endpoints.borrow_and_update().clone()),
@@ -178,7 +188,7 @@ async fn serve(
 }
 
 /// Reads the file again. A file with mistakes changes nothing; options that need a restart are named.
-async fn reload(running: &Config, router: &Router) {
+async fn reload(running: &Config, router: &Router, names: &watch::Sender<Names>) {
     let config = match read_again(running) {
         Ok(config) => config,
         Err(failure) => {
@@ -191,6 +201,7 @@ async fn reload(running: &Config, router: &Router) {
         ("[wireguard]", config.wireguard == running.wireguard),
         ("[quic]", config.quic == running.quic),
         ("[discovery]", config.discovery == running.discovery),
+        ("[names]", config.names == running.names),
         ("[routing]", config.routing == running.routing),
         ("[price]", config.price == running.price),
         ("[ledger]", config.ledger == running.ledger),
@@ -199,6 +210,7 @@ async fn reload(running: &Config, router: &Router) {
     for (table, _) in fixed.iter().filter(|(_, same)| !same) {
         tracing::warn!("{table} has changed: that takes effect at the next start");
     }
+    names.send_replace(names::zone(&config, router.address()));
     router.reload(links(&config)).await;
 }
 

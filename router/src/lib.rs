@@ -21,6 +21,7 @@ pub mod identity;
 mod invite;
 pub mod journal;
 pub mod link;
+mod names;
 pub mod netlink;
 pub mod qr;
 pub mod router;

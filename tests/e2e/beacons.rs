@@ -72,7 +72,7 @@ fn routers_on_one_segment_find_each_other_and_no_liar_there_is_believed() {
     let captured: u32 = lie(&liar, device, "capture", &file, &["12"]).trim().parse().expect("a number");
     assert!((3..=18).contains(&captured), "{captured} beacons of three routers in 12 s");
     let accounts = |router: &Router| -> Vec<Value> {
-        links(router).expect("an answer").iter().map(|line| line["account"].clone()).collect()
+        links(router).expect("an answer").iter().map(|line| line["id"].clone()).collect()
     };
     let before: Vec<Vec<Value>> = routers.iter().map(accounts).collect();
     let used = |routers: &mut [Router; 3]| -> Vec<(f64, u64)> {

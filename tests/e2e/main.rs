@@ -31,6 +31,7 @@ mod line;
 mod lossy;
 mod metered;
 mod misfortune;
+mod names;
 mod path_mtu;
 mod people;
 mod queues;

@@ -11,6 +11,7 @@ pub mod beacon;
 pub mod datapath;
 mod deal;
 mod drop;
+pub mod names;
 mod node;
 mod path_mtu;
 

@@ -10,6 +10,7 @@ mod key;
 mod leaf;
 #[cfg(feature = "ledger-host")]
 mod ledger;
+mod names;
 mod statement;
 pub(crate) mod table;
 
@@ -133,6 +134,9 @@ enum Command {
     /// Phones and laptops with a stock WireGuard client, behind this router
     #[command(subcommand, disable_help_subcommand = true)]
     Leaf(Box<leaf::Command>),
+    /// Show the names inside the mesh that this router answers for, NAME.mesh
+    #[command(after_help = "Example:\n  waybill names")]
+    Names(names::NamesArguments),
     /// Show the tokens of this router
     #[command(after_help = "Example:\n  waybill wallet")]
     Wallet(Ask),
@@ -287,6 +291,7 @@ fn execute(command: Command) -> Result<Outcome, Failure> {
         Command::Redeem(RedeemArguments { neighbour, ask }) => ask::ask(&ask, &Request::Redeem { neighbour })?,
         Command::Close(CloseArguments { neighbour, ask }) => ask::ask(&ask, &Request::Close { neighbour })?,
         Command::Leaf(command) => leaf::execute(&command)?,
+        Command::Names(arguments) => names::list(&arguments)?,
         Command::Wallet(arguments) => ask::ask(&arguments, &Request::Wallet)?,
         #[cfg(feature = "ledger-serve")]
         Command::Community(command) => ledger::community::community(&command)?,
