@@ -112,3 +112,40 @@ fn routers_on_one_segment_find_each_other_and_no_liar_there_is_believed() {
         assert!(!router.log().contains("heard no more"), "{} lost a neighbour", router.name);
     }
 }
+
+#[test]
+fn a_neighbour_on_two_cables_is_one_link_that_moves_when_its_cable_is_cut() {
+    let test = "a_neighbour_on_two_cables_is_one_link_that_moves_when_its_cable_is_cut";
+    let Some(mut lab) = Lab::open(test, &["ping"]) else { return };
+    let ledger = Ledger::create(&lab);
+    let mut routers = ["r1", "r2"].map(|name| Router::new(&mut lab, name));
+    ledger.add_members(&routers);
+    let cables = [0, 1].map(|_| lab.link_local_cable(&routers[0].host, &routers[1].host));
+    for (index, router) in routers.iter_mut().enumerate() {
+        router.join_community(&ledger, "0");
+        let [first, second] = cables.each_ref().map(|(a, b)| if index == 0 { a } else { b });
+        router.options.tables.push("[community]\nmembers_only = true\n".to_owned());
+        router.options.tables.push(format!("[discovery]\ninterfaces = [\"{first}\", \"{second}\"]\n"));
+        router.start();
+    }
+    let [r1, r2] = &routers;
+    until("the link", secs(30), || has_links(r1, 1).and_then(|()| has_links(r2, 1)));
+    reachable(&r1.host, &r2.address, secs(30));
+    let endpoint = || -> Result<String, String> {
+        let links = links(r1)?;
+        assert_eq!(links.len(), 1, "{links:?}");
+        Ok(links[0]["endpoint"].as_str().unwrap_or_default().to_owned())
+    };
+    let index = |device: &str| r1.host.must(&["cat", &format!("/sys/class/net/{device}/ifindex")]).trim().to_owned();
+    let at = endpoint().expect("an endpoint");
+    let in_use = usize::from(!at.contains(&format!("%{}]", index(&cables[0].0))));
+    assert!(at.contains(&format!("%{}]", index(&cables[in_use].0))), "{at}");
+
+    r1.host.must(&["ip", "link", "set", &cables[in_use].0, "down"]);
+    let cut = now();
+    reachable(&r1.host, &r2.address, secs(30));
+    let took = cut.elapsed();
+    let moved = endpoint().expect("an endpoint");
+    assert!(moved.contains(&format!("%{}]", index(&cables[1 - in_use].0))), "{moved}");
+    lab.figures(&format!("one of two cables was cut: pings were answered again after {:.1} s", took.as_secs_f64()));
+}
