@@ -117,7 +117,16 @@ impl Control {
         if !self.make_room(now) {
             return;
         }
-        let Some(link) = self.free_link() else { return };
+        // It may be calling us already, and has not shown its card there: one key is one link.
+        let same = self.links.iter().find(|(_, known)| known.wireguard_key() == Some(card.wireguard()));
+        let link = match same {
+            Some((link, known)) if matches!(known.origin, Origin::Stranger(..)) => *link,
+            Some(_) => return,
+            None => match self.free_link() {
+                Some(link) => link,
+                None => return,
+            },
+        };
         self.meet(now, link, card, Some(*wireguard), *quic);
         let (key, endpoint) = (card.wireguard(), Some(*wireguard));
         self.inbox.set(ToWorker::SetPeer(PeerConfig { link, key, endpoint, tells_congestion: true }));
