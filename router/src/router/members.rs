@@ -354,3 +354,103 @@ fn read(path: &Path) -> Option<Vec<u8>> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ledger_client::Refusal;
+
+    use super::super::stub::Stub;
+    use super::*;
+
+    const US: NodeId = NodeId([1; 20]);
+    const MEMBER: NodeId = NodeId([2; 20]);
+    const OTHER: NodeId = NodeId([3; 20]);
+
+    fn until(seconds_from_now: i64) -> Membership {
+        let now = i64::try_from(history::unix_seconds()).unwrap();
+        Membership { until: UnixTime::from_seconds(u64::try_from(now + seconds_from_now).unwrap()), revoked: false }
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a test's clock starts now")]
+    fn members(directory: &Path, matter: bool) -> Members {
+        Members::open(Instant::now(), US, directory, matter)
+    }
+
+    #[test]
+    fn who_is_no_member_visits_and_who_is_none_itself_bars_nobody_its_owner_wrote_down() {
+        let directory = tempfile::tempdir().unwrap();
+        let all = [(MEMBER, Some(until(1000))), (OTHER, Some(until(-1)))];
+        let mut members = members(directory.path(), true);
+        members.take(all.into());
+        let (full, visitor) = ((Access::Full, true), (Access::Visitor, false));
+        // Before this router is one: it buys and sells nothing.
+        assert_eq!(members.standing(OTHER, true), (Access::Full, false));
+        assert_eq!(members.standing(OTHER, false), visitor);
+        assert_eq!(members.standing(MEMBER, false), (Access::Full, false));
+        members.take(vec![(US, Some(until(1000)))]);
+        assert_eq!((members.standing(MEMBER, true), members.standing(MEMBER, false)), (full, full));
+        assert_eq!((members.standing(OTHER, true), members.standing(OTHER, false)), (visitor, visitor));
+        members.take(vec![(MEMBER, Some(Membership { revoked: true, ..until(1000) }))]);
+        assert_eq!(members.standing(MEMBER, true), visitor, "put out");
+        members.take(vec![(MEMBER, None)]);
+        assert_eq!(members.standing(MEMBER, true), visitor, "never heard of");
+        let free = self::members(directory.path(), false);
+        assert_eq!(free.standing(OTHER, false), full, "where it does not matter");
+    }
+
+    #[test]
+    fn what_is_known_is_known_after_a_restart_and_what_is_damaged_is_asked_for_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut before = members(directory.path(), true);
+        assert!(before.take(vec![(US, Some(until(1000))), (MEMBER, Some(until(500)))]));
+        assert!(!before.take(vec![(OTHER, None)]), "no news");
+        file::replace(&directory.path().join(MEMBERS), &before.file(), 0o600).unwrap();
+        let after = members(directory.path(), true);
+        assert_eq!(after.known, before.known);
+        assert!(after.holds(US) && after.holds(MEMBER));
+        let whole = before.file();
+        for len in 0..whole.len() {
+            file::replace(&directory.path().join(MEMBERS), &whole[..len], 0o600).unwrap();
+            assert!(members(directory.path(), true).known.is_empty(), "{len}");
+        }
+    }
+
+    #[test]
+    fn more_accounts_than_are_kept_push_out_those_that_were_not_asked_about() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut members = members(directory.path(), true);
+        let account = |number: u16| {
+            let mut bytes = [7; 20];
+            bytes[..2].copy_from_slice(&number.to_be_bytes());
+            NodeId(bytes)
+        };
+        for number in 0..600 {
+            members.take(vec![(US, Some(until(1000))), (account(number), Some(until(1000)))]);
+            assert!(members.known.len() <= KEPT_MAX && members.holds(US) && members.holds(account(number)));
+        }
+    }
+
+    #[test]
+    fn a_code_is_used_by_who_is_no_member_or_soon_none() {
+        let code = Code::new([0x5e; 32], NodeId([0xb0; 20])).unwrap();
+        let asked = |ours: Option<Membership>, refusal: Option<Refusal>| {
+            let mut stub = Stub::new(None, refusal);
+            stub.memberships = [(US, ours)].into();
+            let told = ask(&mut stub, US, &[US, OTHER], Some(&code)).unwrap();
+            let enrolled = told.enrolled.map(|(asked, enrolled)| (asked == code, enrolled));
+            (stub.enrolled, enrolled, told.of)
+        };
+        let (used, enrolled, _) = asked(Some(until(365 * 86_400)), None);
+        assert!(!used && matches!(enrolled, Some((true, Enrolled::Member))), "it is one");
+        for ours in [None, Some(until(-5)), Some(until(86_400))] {
+            let (used, enrolled, of) = asked(ours, None);
+            assert!(used && matches!(enrolled, Some((true, Enrolled::Member))), "{ours:?}");
+            assert!(
+                of[0].1.is_some_and(|membership| membership.until > until(86_400 * 300).until),
+                "what it says then counts"
+            );
+        }
+        let (used, enrolled, _) = asked(None, Some(Refusal::EnrolmentAlreadyUsed));
+        assert!(!used && matches!(enrolled, Some((true, Enrolled::Refused(_)))));
+    }
+}

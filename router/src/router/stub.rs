@@ -1,5 +1,6 @@
 //! A ledger for tests that answers when it is let, and as it is told to.
 
+use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use ledger_client::{Channel, Code, Error, Genesis, Head, Ledger, Membership, Refusal, Totals, UnixTime, Verdict};
@@ -11,6 +12,10 @@ pub(super) struct Stub {
     genesis: Genesis,
     pub(super) record: Option<Channel>,
     pub(super) refusal: Option<Refusal>,
+    /// Of whom it is asked; others have none.
+    pub(super) memberships: BTreeMap<NodeId, Option<Membership>>,
+    /// Whether a code was used: for a year from now.
+    pub(super) enrolled: bool,
     /// Is told that a question has come, and waited for before it is answered.
     gate: Option<(Sender<()>, Receiver<()>)>,
 }
@@ -25,7 +30,7 @@ impl Stub {
     pub(super) fn new(record: Option<Channel>, refusal: Option<Refusal>) -> Self {
         let founded = UnixTime::from_seconds(1_000_000);
         let genesis = Genesis::new("Hilltop", "HILL", 6, NodeId([9; 20]), founded, [1; 16]).expect("these are good");
-        Self { genesis, record, refusal, gate: None }
+        Self { genesis, record, refusal, memberships: BTreeMap::new(), enrolled: false, gate: None }
     }
 
     /// One that answers each question when it is let. A gate that is dropped is open.
@@ -88,12 +93,18 @@ impl Ledger for Stub {
         no()
     }
 
-    fn memberships(&mut self, _: &[NodeId]) -> Result<Vec<Option<Membership>>, Error> {
-        no()
+    fn memberships(&mut self, accounts: &[NodeId]) -> Result<Vec<Option<Membership>>, Error> {
+        Ok(accounts.iter().map(|account| self.memberships.get(account).copied().flatten()).collect())
     }
 
     fn enrol(&mut self, _: &Code) -> Result<UnixTime, Error> {
-        no()
+        if let Some(refusal) = self.refusal {
+            return Err(Error::Refused(refusal));
+        }
+        self.enrolled = true;
+        let until = UnixTime::from_seconds(super::history::unix_seconds() + 365 * 86_400);
+        self.memberships.values_mut().for_each(|ours| *ours = Some(Membership { until, revoked: false }));
+        Ok(until)
     }
 
     fn transfer(&mut self, _: NodeId, _: Tokens) -> Result<(), Error> {
