@@ -10,7 +10,7 @@ mod value;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use thiserror::Error;
 
 use self::reader::{Reader, Span, Spans, Table, integer, list, text, truth};
 use crate::cli::Failure;
+use crate::gateway::{self, Caps, Gateway, Hours, Pool};
 use crate::identity::plain;
 
 pub use self::reader::Mistake;
@@ -61,6 +62,10 @@ pub struct Config {
     pub ledger: Option<LedgerOptions>,
     /// `[community]`
     pub community: CommunityOptions,
+    /// `[gateway]`; without it nobody is led to the Internet.
+    pub gateway: Option<GatewayOptions>,
+    /// `[internet]`; without it no gateway is used.
+    pub internet: Option<InternetOptions>,
     /// `[[peer]]`, in the file's order.
     pub peers: Vec<Peer>,
     /// `[[leaf]]`, in the file's order.
@@ -208,6 +213,36 @@ pub struct ServedPlace {
     pub authorities: Option<PathBuf>,
 }
 
+/// `[gateway]`: others reach the Internet through this router.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GatewayOptions {
+    /// The interface by which packets leave; without one, whatever the kernel's routes say.
+    pub uplink: Option<String>,
+    /// The TUN device of sessions.
+    pub tun: String,
+    /// Out of which clients have their IPv4 addresses.
+    pub ipv4_pool: Pool,
+    /// Name servers for clients; the first that others can be sent to counts.
+    pub dns: Vec<IpAddr>,
+    /// Clients at once, at most.
+    pub clients_max: u16,
+    /// Bytes, at most.
+    pub caps: Caps,
+    /// When it serves; without hours always.
+    pub hours: Option<Hours>,
+    /// Whom to tell of abuse.
+    pub contact: Option<String>,
+}
+
+/// `[internet]`: this router reaches the Internet through gateways.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InternetOptions {
+    /// Which, those to be preferred first.
+    pub gateways: Vec<Gateway>,
+    /// The TUN device packets leave by.
+    pub tun: String,
+}
+
 /// `[[peer]]`: a neighbour.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
@@ -349,7 +384,7 @@ pub const OPTIONS: &[OptionDoc] = &[
     optional("[node]", "key_file", PATH, "\"/etc/waybill/key\""),
     optional("[node]", "state_dir", PATH, "\"/var/lib/waybill\""),
     optional("[node]", "control_socket", "an absolute path of at most 100 bytes", "\"/run/waybill/control.sock\""),
-    optional("[node]", "tun", "1 to 15 letters, digits, hyphens, dots or underscores", "\"waybill0\""),
+    optional("[node]", "tun", DEVICE, "\"waybill0\""),
     optional("[node]", "mtu", "1280 to 65000", "1420"),
     optional("[node]", "announce", "a list of IPv6 prefixes, such as [\"2001:db8:1::/64\"]", "[]"),
     optional("[node]", "offloads", "true or false", "true"),
@@ -381,6 +416,19 @@ pub const OPTIONS: &[OptionDoc] = &[
     absent("[ledger]", "serve_key", PATH),
     optional("[community]", "members_only", "true or false", "false"),
     absent("[community]", "endpoint", ENDPOINT),
+    absent("[gateway]", "uplink", DEVICE),
+    optional("[gateway]", "tun", DEVICE, "\"waybill-gw0\""),
+    optional("[gateway]", "ipv4_pool", "a private IPv4 prefix of length 8 to 24", "\"100.64.0.0/10\""),
+    optional("[gateway]", "dns", "a list of at most 4 IP addresses, such as [\"9.9.9.9\"]", "[]"),
+    optional("[gateway]", "clients_max", "1 to 1000", "256"),
+    absent("[gateway]", "cap_day", SIZE),
+    absent("[gateway]", "cap_month", SIZE),
+    absent("[gateway]", "client_cap_day", SIZE),
+    absent("[gateway]", "client_cap_month", SIZE),
+    absent("[gateway]", "hours", "two times of the day in UTC, such as \"08:00-22:00\""),
+    absent("[gateway]", "contact", "a text of at most 200 bytes, such as \"abuse@example.org\""),
+    required("[internet]", "gateways", "a list of 1 to 8 names of [[peer]] tables, or addresses in the mesh"),
+    optional("[internet]", "tun", DEVICE, "\"waybill-net0\""),
     required("[[peer]]", "name", NAME),
     required("[[peer]]", "card", "what `waybill key` prints on that router, \"waybill-card1:...\""),
     absent("[[peer]]", "endpoint", ENDPOINT),
@@ -399,6 +447,8 @@ pub const OPTIONS: &[OptionDoc] = &[
 
 const NAME: &str = "1 to 63 letters, digits and hyphens, beginning with a letter or digit, but not with 0x";
 const PATH: &str = "an absolute path";
+const DEVICE: &str = "1 to 15 letters, digits, hyphens, dots or underscores";
+const SIZE: &str = "a size, such as \"50 GiB\"";
 const LISTEN: &str = "an IP address and a port, such as \"[::]:51820\"";
 const ENDPOINT: &str = "an IP address or host name and a port, such as \"mesh.example.org:51820\"";
 const AMOUNT: &str = "an amount of tokens in quotes, such as \"0.25\"";
@@ -490,6 +540,7 @@ impl From<ConfigError> for Failure {
 #[derive(Clone, Debug)]
 struct Places {
     text: String,
+    internet: Option<Span>,
     peers: Vec<Spans>,
     leaves: Vec<Spans>,
 }
@@ -529,6 +580,8 @@ impl Config {
         let price = table("[price]").unwrap_or_else(|| Table::absent("[price]"));
         let ledger = table("[ledger]");
         let community = table("[community]").unwrap_or_else(|| Table::absent("[community]"));
+        let gateway = table("[gateway]");
+        let internet = table("[internet]");
         let peers = reader.tables(&mut document, "[[peer]]");
         let leaves = reader.tables(&mut document, "[[leaf]]");
         reader.refuse_rest(document);
@@ -546,6 +599,9 @@ impl Config {
         let discovery = read_discovery(&mut reader, discovery, wireguard.as_ref(), community.as_ref());
         let peers: Vec<_> = peers.into_iter().filter_map(|table| read_peer(&mut reader, table, has_quic)).collect();
         let leaves: Vec<_> = leaves.into_iter().filter_map(|table| read_leaf(&mut reader, table)).collect();
+        let gateway = gateway.map(|table| read_gateway(&mut reader, table, node.as_ref()));
+        let internet_place = internet.as_ref().map(Table::start);
+        let internet = internet.map(|table| read_internet(&mut reader, table, node.as_ref(), &peers));
         check_names(&mut reader, node.as_ref(), &peers, &leaves);
         check_keys(&mut reader, &peers, &leaves);
         check_leaf_addresses(&mut reader, &leaves);
@@ -564,9 +620,16 @@ impl Config {
                 price: price?,
                 ledger: all_or_none(ledger)?,
                 community: community?,
+                gateway: all_or_none(gateway)?,
+                internet: all_or_none(internet)?,
                 peers,
                 leaves,
-                places: Places { text: text.to_owned(), peers: peer_places, leaves: leaf_places },
+                places: Places {
+                    text: text.to_owned(),
+                    internet: internet_place,
+                    peers: peer_places,
+                    leaves: leaf_places,
+                },
             })
         };
         let mistakes = reader.finish();
@@ -588,6 +651,20 @@ impl Config {
         let line_end = self.text().get(end..)?.find('\n').map_or(self.text().len(), |newline| end + newline + 1);
         let line_start = self.text().get(..start)?.rfind('\n').map_or(0, |newline| newline + 1);
         Some(line_start..line_end)
+    }
+
+    /// Checks that a router is not at both ends: whoever is a gateway has a way out of its own.
+    ///
+    /// # Errors
+    /// [`ConfigError::Refused`]
+    pub fn check_ends(&self) -> Result<(), ConfigError> {
+        let (Some(_), Some(at)) = (&self.gateway, &self.places.internet) else { return Ok(()) };
+        let mut reader = Reader::resume(&self.places.text);
+        reader.mistake(
+            at,
+            "[internet]: a router with a [gateway] reaches the Internet by its uplink; leave one of both out",
+        );
+        Err(ConfigError::Refused { path: self.path.clone(), mistakes: reader.finish() })
     }
 
     /// Checks what depends on the node's own keys: that no neighbour or leaf has them, and that the leaves' addresses
@@ -791,6 +868,87 @@ fn read_community(reader: &mut Reader<'_>, mut table: Table<'_>, has_ledger: boo
         reader.mistake(&start, "[community] members_only: who is a member stands in the ledger; add a [ledger]");
     }
     Some(CommunityOptions { members_only: members_only?, endpoint })
+}
+
+fn read_gateway(reader: &mut Reader<'_>, mut table: Table<'_>, node: Option<&NodeOptions>) -> Option<GatewayOptions> {
+    let start = table.start();
+    let uplink = reader.option(&mut table, "uplink", text(device_name));
+    let tun = reader.option(&mut table, "tun", text(device_name));
+    let ipv4_pool = reader.option(&mut table, "ipv4_pool", text(str::parse::<Pool>));
+    let dns = reader.option(&mut table, "dns", list(str::parse::<IpAddr>));
+    let clients_max = reader.option(&mut table, "clients_max", integer(1..=1000));
+    let mut cap = |key| reader.option(&mut table, key, text(parse_bytes)).map(|cap| cap.get());
+    let caps = Caps {
+        day: cap("cap_day"),
+        month: cap("cap_month"),
+        client_day: cap("client_cap_day"),
+        client_month: cap("client_cap_month"),
+    };
+    let hours = reader.option(&mut table, "hours", text(str::parse::<Hours>));
+    let contact = reader.option(&mut table, "contact", text(contact));
+    let spans = reader.refuse_unknown(table);
+    check_session_mtu(reader, "[gateway]", &start, node);
+    let dns = dns?;
+    if !dns.is_empty() && !dns.iter().any(|server| server.is_ipv4() && !server.is_loopback()) {
+        let problem = "[gateway] dns: clients can only be sent to an IPv4 address that is not this machine's loopback";
+        reader.mistake(spans.of("dns"), problem);
+    }
+    Some(GatewayOptions {
+        uplink,
+        tun: tun?,
+        ipv4_pool: ipv4_pool?,
+        dns,
+        clients_max: clients_max?,
+        caps,
+        hours,
+        contact,
+    })
+}
+
+fn read_internet(
+    reader: &mut Reader<'_>,
+    mut table: Table<'_>,
+    node: Option<&NodeOptions>,
+    peers: &[(Peer, Spans)],
+) -> Option<InternetOptions> {
+    let start = table.start();
+    let gateways = reader.option(&mut table, "gateways", list(|text: &str| gateway_of(text, peers)));
+    let tun = reader.option(&mut table, "tun", text(device_name));
+    let spans = reader.refuse_unknown(table);
+    check_session_mtu(reader, "[internet]", &start, node);
+    let gateways = gateways?;
+    let distinct: std::collections::BTreeSet<Ipv6Addr> = gateways.iter().map(|gateway| gateway.address).collect();
+    if !(1..=8).contains(&gateways.len()) || distinct.len() < gateways.len() {
+        reader.mistake(spans.of("gateways"), "[internet] gateways: give 1 to 8 gateways, each once");
+    }
+    Some(InternetOptions { gateways, tun: tun? })
+}
+
+/// What a session adds has to fit: inside there is IPv6 too.
+fn check_session_mtu(reader: &mut Reader<'_>, heading: &str, at: &Span, node: Option<&NodeOptions>) {
+    let least = crate::tun::MTU_MIN + gateway::OVERHEAD;
+    if node.is_some_and(|node| node.mtu < least) {
+        reader.mistake(at, format!("{heading}: sessions need an mtu of at least {least} in [node]"));
+    }
+}
+
+fn gateway_of(text: &str, peers: &[(Peer, Spans)]) -> Result<Gateway, &'static str> {
+    if let Ok(address) = text.parse::<Ipv6Addr>() {
+        let mesh = address.octets()[0] == 0xfd;
+        let gateway = Gateway { name: text.to_owned(), address, key: None };
+        return if mesh { Ok(gateway) } else { Err("this is no address in the mesh: those begin with fd") };
+    }
+    let peer = peers.iter().map(|(peer, _)| peer).find(|peer| peer.name == text);
+    let peer = peer.ok_or("there is no [[peer]] of this name")?;
+    let key = peer.card.wireguard();
+    Ok(Gateway { name: text.to_owned(), address: mesh_address(&key), key: Some(key) })
+}
+
+fn contact(text: &str) -> Result<String, &'static str> {
+    if text.len() > gateway::CONTACT_LEN_MAX || text.chars().any(char::is_control) {
+        return Err("this is too long, or not one line of text");
+    }
+    Ok(text.to_owned())
 }
 
 #[cfg(feature = "ledger-remote")]

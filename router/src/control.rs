@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, Permissions};
 use std::future::Future;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -87,6 +87,10 @@ pub enum Request {
     },
     /// What does this router own?
     Wallet,
+    /// Whom does this router lead to the Internet?
+    Gateway,
+    /// Which gateway leads this router to the Internet?
+    Internet,
     /// Read the config file again.
     Reload,
     /// Stop the daemon.
@@ -117,10 +121,123 @@ pub enum Response {
     Closed(Closed),
     /// To [`Request::Wallet`].
     Wallet(Wallet),
+    /// To [`Request::Gateway`].
+    Gateway(Box<GatewayState>),
+    /// To [`Request::Internet`].
+    Internet(Box<InternetState>),
     /// To [`Request::Reload`] and [`Request::Shutdown`]: it is done, or begun.
     Done,
     /// To any request: it was not done.
     Failed(Refusal),
+}
+
+/// A gateway to the Internet, and its clients.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GatewayState {
+    /// Where clients find it.
+    pub mesh_address: Option<Ipv6Addr>,
+    /// The IPv4 prefix that clients have their addresses of.
+    pub pool: String,
+    /// The name servers that clients get.
+    pub dns: Vec<IpAddr>,
+    /// When it serves; `None`: always.
+    pub hours: Option<String>,
+    /// Whether it serves at this hour.
+    pub open: bool,
+    /// Bytes that all clients together may still use; `None`: as many as they like.
+    pub left_bytes: Option<u64>,
+    /// Whom to tell of abuse.
+    pub contact: Option<String>,
+    /// Clients it takes at most.
+    pub clients_max: u16,
+    /// Handshakes refused since the start, as all places were taken.
+    pub turned_away: u64,
+    /// Those with a session.
+    pub clients: Vec<GatewayClient>,
+}
+
+/// A client with a session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GatewayClient {
+    /// Where it is in the mesh.
+    pub mesh_address: Ipv6Addr,
+    /// Its IPv4 address inside the session.
+    pub ipv4: Ipv4Addr,
+    /// Its IPv6 address inside the session.
+    pub ipv6: Ipv6Addr,
+    /// Seconds since the session began.
+    pub since_s: u64,
+    /// Seconds since it was heard.
+    pub heard_s: u64,
+    /// Bytes it sent, IP headers included.
+    pub sent_bytes: u64,
+    /// Bytes it received, likewise.
+    pub received_bytes: u64,
+    /// Packets it sent from addresses that are not its own.
+    pub spoofed_packets: u64,
+    /// Bytes it may still use; `None`: as many as it likes.
+    pub left_bytes: Option<u64>,
+    /// Why it is not served at present.
+    pub refused: Option<String>,
+}
+
+/// The way to the Internet.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InternetState {
+    /// The gateway in use.
+    pub in_use: Option<String>,
+    /// Why it is this one.
+    pub why: String,
+    /// Seconds since it is in use.
+    pub since_s: Option<u64>,
+    /// How often the gateway in use has changed since the start.
+    pub changes: u64,
+    /// The device packets leave by.
+    pub tun: String,
+    /// The address of the lease.
+    pub ipv4: Option<Ipv4Addr>,
+    /// The IPv6 address inside all sessions.
+    pub ipv6: Option<Ipv6Addr>,
+    /// The gateway's name servers.
+    pub dns: Vec<IpAddr>,
+    /// The file they are written to.
+    pub resolv_conf: String,
+    /// All gateways, in the owner's order.
+    pub gateways: Vec<InternetGateway>,
+}
+
+/// One gateway that may be used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InternetGateway {
+    /// Its name, or address.
+    pub name: String,
+    /// Where it is in the mesh.
+    pub mesh_address: Ipv6Addr,
+    /// Whether packets take it.
+    pub in_use: bool,
+    /// Whether it answers.
+    pub answers: bool,
+    /// Why it does not serve us, if it said so.
+    pub refused: Option<String>,
+    /// Round-trip time in microseconds.
+    pub rtt_us: Option<u64>,
+    /// Percent of questions without an answer, of the last 64.
+    pub loss_percent: u32,
+    /// Base units per GiB of the route to it, where that is known.
+    #[serde(with = "text_option")]
+    pub price: Option<u64>,
+    /// The IPv4 address it gives us.
+    pub ipv4: Option<Ipv4Addr>,
+    /// Bytes we may still use; `None`: as many as we like, or no answer.
+    pub left_bytes: Option<u64>,
+    /// When it serves.
+    pub hours: Option<String>,
+    /// Whom to tell of abuse.
+    pub contact: Option<String>,
+    /// Bytes sent by it, IP headers included.
+    pub sent_bytes: u64,
+    /// Bytes received, likewise.
+    pub received_bytes: u64,
 }
 
 /// Why a request was not done.

@@ -8,19 +8,21 @@
 //! ```
 //!
 //! The kernel sends into the TUN what a route of ours covers, and nothing else: each prefix Babel selects becomes one
-//! kernel route. A default route is not put into the kernel; the Internet is reached through a gateway session.
+//! kernel route. A default route is not put into the kernel; the Internet is reached through a gateway session
+//! ([`crate::gateway`]), whose thread this starts and stops.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use ledger_client::Ledger;
 #[cfg(feature = "ledger-remote")]
 use ledger_client::Remote;
 #[cfg(feature = "ledger-host")]
 use ledger_client::{Embedded, system_clock};
-use metering::{Identity, LedgerDomain, Limits, NodeId, Offer, Price, Tokens};
+use metering::{Identity, LedgerDomain, Limits, NodeId, Offer, Price, Tokens, WireguardKey};
 use node::Prefix;
 use node::beacon::Community;
 use node::datapath::{Fib, NextHop, Service};
@@ -32,8 +34,9 @@ use tracing_subscriber::fmt::writer::MakeWriterExt;
 
 use crate::cli::Failure;
 use crate::config::{Amount, Config, LedgerPlace, LogLevel};
-use crate::control::{ControlSocket, Request, Response, Unit};
+use crate::control::{ControlSocket, GatewayState, InternetState, Refusal, Request, Response, Unit};
 use crate::discovery;
+use crate::gateway;
 #[cfg(feature = "ledger-serve")]
 use crate::hosting::Hosted;
 use crate::identity;
@@ -48,6 +51,9 @@ use crate::{config::ServedPlace, served::served};
 const DECIMALS_WITHOUT_LEDGER: u8 = 6;
 /// Metric of kernel routes into the mesh: behind the machine's own routes (Linux's default for IPv6 is 1024).
 const ROUTE_METRIC: u32 = 2048;
+
+/// How often the prices of ways to several gateways are looked at.
+const PRICES_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Runs the router until it is told to stop, and leaves nothing behind.
 ///
@@ -74,13 +80,15 @@ pub fn up(config: Config, identity: Identity) -> Result<(), Failure> {
         ports: (config.wireguard.listen.port(), config.quic.as_ref().map(|quic| quic.listen.port())),
         boot: 0,
     };
+    let keys = config.gateway.is_some() || config.internet.is_some();
+    let keys = keys.then(|| identity.clone());
     runtime.block_on(async {
         let setup = Setup {
             name: config.node.name.clone(),
             identity,
             state_dir: config.node.state_dir.clone(),
             mtu: config.node.mtu,
-            announce: config.node.announce.clone(),
+            announce: announced(&config),
             wireguard: config.wireguard.listen,
             quic: config.quic.as_ref().map(|quic| quic.listen),
             routing: config.routing,
@@ -106,13 +114,101 @@ pub fn up(config: Config, identity: Identity) -> Result<(), Failure> {
         }
         let kernel = KernelRoutes::new(tun.index(), config.node.mtu, router.address());
         let kernel = kernel.map_err(|error| Failure::new(&error, error.next_step()));
-        let ended = match kernel {
-            Ok(kernel) => serve(&config, &router, &socket, kernel, &names).await,
+        // The sessions' sockets are at the address that the TUN has by now.
+        let ready = kernel.and_then(|kernel| Ok((kernel, Sessions::start(&config, keys.as_ref())?)));
+        let ended = match ready {
+            Ok((kernel, mut sessions)) => {
+                let ended = serve(&config, &router, &socket, kernel, (&names, &mut sessions)).await;
+                sessions.stop();
+                ended
+            }
             Err(failure) => Err(failure),
         };
         router.stop().await;
         ended
     })
+}
+
+/// What this router announces besides its own /48: a gateway offers the Internet.
+fn announced(config: &Config) -> Vec<Prefix> {
+    let mut announced = config.node.announce.clone();
+    if let Some(internet) = Prefix::new(Ipv6Addr::UNSPECIFIED, 0).filter(|all| !announced.contains(all))
+        && config.gateway.is_some()
+    {
+        announced.push(internet);
+    }
+    announced
+}
+
+/// Gateway sessions: of others with us, or ours with others.
+#[derive(Default)]
+struct Sessions {
+    gateway: Option<gateway::Server>,
+    internet: Option<gateway::Client>,
+}
+
+impl Sessions {
+    fn start(config: &Config, identity: Option<&Identity>) -> Result<Self, Failure> {
+        let Some(identity) = identity else { return Ok(Self::default()) };
+        let anybody = || Box::new(|_: &WireguardKey| gateway::Verdict::Welcome);
+        let gateway = |options| gateway::Server::start(options, identity, &config.node, anybody());
+        let internet = |options| gateway::Client::start(options, identity, &config.node);
+        Ok(Self {
+            gateway: config.gateway.as_ref().map(gateway).transpose()?,
+            internet: config.internet.as_ref().map(internet).transpose()?,
+        })
+    }
+
+    fn shown(&self) -> Shown {
+        Shown {
+            gateway: self.gateway.as_ref().map(gateway::Server::state),
+            internet: self.internet.as_ref().map(gateway::Client::state),
+        }
+    }
+
+    fn stop(self) {
+        if let Some(gateway) = self.gateway {
+            gateway.stop();
+        }
+        if let Some(internet) = self.internet {
+            internet.stop();
+        }
+    }
+}
+
+/// What they show to people.
+#[derive(Clone)]
+struct Shown {
+    gateway: Option<Arc<Mutex<GatewayState>>>,
+    internet: Option<Arc<Mutex<InternetState>>>,
+}
+
+impl Shown {
+    fn gateway(&self) -> Response {
+        let absent = || absent("this router is no gateway", "add a [gateway] table to its config file");
+        let state = self.gateway.as_ref().map(|state| state.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        state.map_or_else(absent, |state| Response::Gateway(Box::new(state)))
+    }
+
+    fn internet(&self) -> Response {
+        let absent = || absent("this router uses no gateway", "add an [internet] table to its config file");
+        let state = self.internet.as_ref().map(|state| state.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        state.map_or_else(absent, |state| Response::Internet(Box::new(state)))
+    }
+}
+
+fn absent(cause: &str, next: &str) -> Response {
+    Response::Failed(Refusal { cause: cause.to_owned(), next: Some(next.to_owned()) })
+}
+
+/// What the ways to the gateways cost, where the routing table says so.
+async fn prices(router: &Router, gateways: &[gateway::Gateway]) -> Vec<Option<u64>> {
+    let Response::Routes(table) = router.ask(Request::Routes).await else { return vec![None; gateways.len()] };
+    let price = |gateway: &gateway::Gateway| {
+        let home = Prefix::new(gateway.address, 48)?.to_string();
+        table.routes.iter().find(|route| route.selected && route.prefix == home)?.price
+    };
+    gateways.iter().map(price).collect()
 }
 
 /// What a client of the control socket may order.
@@ -127,18 +223,20 @@ async fn serve(
     router: &Router,
     socket: &ControlSocket,
     mut kernel: KernelRoutes,
-    names: &watch::Sender<Names>,
+    (names, sessions): (&watch::Sender<Names>, &mut Sessions),
 ) -> Result<(), Failure> {
     let no_signals = |error: io::Error| Failure::new(format!("cannot receive signals: {error}"), "");
     let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(no_signals)?;
     let (orders, mut ordered) = mpsc::channel(1);
-    let asker = router.asker();
+    let (asker, shown) = (router.asker(), sessions.shown());
     let answers = socket.serve(move |request| {
-        let (orders, asker) = (orders.clone(), asker.clone());
+        let (orders, asker, shown) = (orders.clone(), asker.clone(), shown.clone());
         async move {
             let order = match request {
+                Request::Gateway => return shown.gateway(),
+                Request::Internet => return shown.internet(),
                 Request::Reload => Order::Reload,
                 Request::Shutdown => Order::Stop,
                 Request::Status
@@ -167,6 +265,10 @@ async fn serve(
         "waybill is up"
     );
     kernel.follow(&fib.borrow_and_update().clone(), &endpoints.borrow_and_update().clone());
+    let mut prices_due = tokio::time::interval(PRICES_INTERVAL);
+    if let Some(internet) = &mut sessions.internet {
+        internet.set_neighbours(&endpoints.borrow());
+    }
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
@@ -177,7 +279,19 @@ async fn serve(
                 Order::Reload => reload(config, router, names).await,
             },
             Ok(()) = fib.changed() => kernel.follow(&fib.borrow_and_update().clone(), &endpoints.borrow().clone()),
-            Ok(()) = endpoints.changed() => kernel.follow(&fib.borrow().clone(), &endpoints.borrow_and_update().clone()),
+            Ok(()) = endpoints.changed() => {
+                kernel.follow(&fib.borrow().clone(), &endpoints.borrow_and_update().clone());
+                if let Some(internet) = &mut sessions.internet {
+                    internet.set_neighbours(&endpoints.borrow());
+                }
+            }
+            _ = prices_due.tick() => {
+                if let (Some(internet), Some(options)) = (&sessions.internet, &config.internet)
+                    && options.gateways.len() > 1
+                {
+                    internet.set_prices(prices(router, &options.gateways).await);
+                }
+            }
             ended = &mut answers => {
                 return ended.map_err(|error| Failure::new(format!("the control socket failed: {error}"), ""));
             }
@@ -206,6 +320,8 @@ async fn reload(running: &Config, router: &Router, names: &watch::Sender<Names>)
         ("[price]", config.price == running.price),
         ("[ledger]", config.ledger == running.ledger),
         ("[community]", config.community == running.community),
+        ("[gateway]", config.gateway == running.gateway),
+        ("[internet]", config.internet == running.internet),
     ];
     for (table, _) in fixed.iter().filter(|(_, same)| !same) {
         tracing::warn!("{table} has changed: that takes effect at the next start");

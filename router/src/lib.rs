@@ -14,6 +14,7 @@ pub mod demo;
 mod desk;
 mod discovery;
 mod file;
+pub mod gateway;
 #[cfg(feature = "ledger-serve")]
 mod hosting;
 pub mod identity;

@@ -19,6 +19,7 @@ use netlink_packet_route::link::{
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMessageBuffer, RouteProtocol, RouteScope, RouteType,
 };
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
@@ -50,6 +51,53 @@ const RTA_PRIORITY: u16 = 6;
 pub struct Netlink {
     socket: Socket,
     sequence: u32,
+}
+
+/// More rules of one priority than a router has links.
+const RULES_MAX: usize = 1024;
+
+/// A routing rule: which table is asked for what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rule {
+    /// Rules are asked in this order, the lowest first; the main table's own is 32766.
+    pub priority: u32,
+    /// For packets to this address alone, or for all of its family.
+    pub to: Result<IpAddr, Family>,
+    /// The table that is asked.
+    pub table: u8,
+    /// Whether the table's default routes are left out.
+    pub without_defaults: bool,
+}
+
+/// One of the two kinds of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Rule {
+    fn message(self) -> RuleMessage {
+        let mut message = RuleMessage::default();
+        message.header.family = match self.to {
+            Ok(IpAddr::V4(_)) | Err(Family::V4) => AddressFamily::Inet,
+            Ok(IpAddr::V6(_)) | Err(Family::V6) => AddressFamily::Inet6,
+        };
+        message.header.table = self.table;
+        message.header.action = RuleAction::ToTable;
+        message.attributes.push(RuleAttribute::Priority(self.priority));
+        message.attributes.push(RuleAttribute::Protocol(RouteProtocol::from(ROUTE_PROTOCOL)));
+        if let Ok(to) = self.to {
+            message.header.dst_len = if to.is_ipv4() { 32 } else { 128 };
+            message.attributes.push(RuleAttribute::Destination(to));
+        }
+        if self.without_defaults {
+            message.attributes.push(RuleAttribute::SuppressPrefixLen(0));
+        }
+        message
+    }
 }
 
 /// A route of the kernel's main table that carries [`ROUTE_PROTOCOL`].
@@ -190,17 +238,84 @@ impl Netlink {
     /// Gives an interface an address without duplicate address detection: it is derived from a key. Adding it again
     /// changes nothing. The kernel adds a route for its prefix by itself. Sockets can bind to it at once; packets for
     /// it are accepted some milliseconds later, for the kernel leaves its own route to a work queue.
-    pub fn add_address(&mut self, index: u32, address: Ipv6Addr, prefix_len: u8) -> Result<(), NetlinkError> {
-        let mut message = AddressMessage::default();
-        message.header.family = AddressFamily::Inet6;
-        message.header.prefix_len = prefix_len;
-        message.header.flags = AddressHeaderFlags::Nodad;
-        message.header.index = index;
-        message.attributes.push(AddressAttribute::Address(IpAddr::V6(address)));
-        message.attributes.push(AddressAttribute::Local(IpAddr::V6(address)));
-        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+    pub fn add_address(&mut self, index: u32, address: impl Into<IpAddr>, prefix_len: u8) -> Result<(), NetlinkError> {
+        let address = address.into();
+        let mut message = address_message(index, address, prefix_len);
+        if address.is_ipv6() {
+            message.header.flags = AddressHeaderFlags::Nodad;
+            message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+        }
         self.acknowledged(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE)
             .map_err(|failure| failure.during(format!("add {address}/{prefix_len} to interface {index}")))
+    }
+
+    /// Takes an address from an interface; one that is not there is no error.
+    pub fn delete_address(&mut self, index: u32, address: IpAddr, prefix_len: u8) -> Result<(), NetlinkError> {
+        match self.acknowledged(RouteNetlinkMessage::DelAddress(address_message(index, address, prefix_len)), 0) {
+            Err(Failure::Errno(e)) if matches!(e.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::ENODEV)) => Ok(()),
+            done => done.map_err(|failure| failure.during(format!("take {address} from interface {index}"))),
+        }
+    }
+
+    /// Routes a prefix of either family into an interface, in a table of its own or in the main one (254).
+    pub fn add_route_in(
+        &mut self,
+        table: u8,
+        destination: IpAddr,
+        prefix_len: u8,
+        index: u32,
+    ) -> Result<(), NetlinkError> {
+        let mut message = match destination {
+            IpAddr::V6(destination) => route(destination, prefix_len, index, 0),
+            IpAddr::V4(destination) => {
+                let mut message = route(Ipv6Addr::UNSPECIFIED, prefix_len, index, 0);
+                message.header.address_family = AddressFamily::Inet;
+                message.attributes[0] = RouteAttribute::Destination(RouteAddress::Inet(destination));
+                message
+            }
+        };
+        message.header.table = table;
+        message.header.scope = if destination.is_ipv4() { RouteScope::Link } else { RouteScope::Universe };
+        message.header.kind = RouteType::Unicast;
+        self.acknowledged(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE)
+            .map_err(|failure| failure.during(format!("route {destination}/{prefix_len} to interface {index}")))
+    }
+
+    /// Adds a rule that says which table is asked, before the system's own rules. One that is there already stays.
+    pub fn add_rule(&mut self, rule: Rule) -> Result<(), NetlinkError> {
+        match self.acknowledged(RouteNetlinkMessage::NewRule(rule.message()), NLM_F_CREATE | libc::NLM_F_EXCL as u16) {
+            Err(Failure::Errno(e)) if e.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+            done => done.map_err(|failure| failure.during("add a routing rule".to_owned())),
+        }
+    }
+
+    /// Takes back what [`Netlink::add_rule`] did. False: there was no such rule.
+    pub fn delete_rule(&mut self, rule: Rule) -> Result<bool, NetlinkError> {
+        self.delete_rule_message(rule.message())
+    }
+
+    /// Takes away all rules of ours of this priority, whatever they say: a crash leaves them behind.
+    pub fn delete_rules(&mut self, priority: u32) -> Result<(), NetlinkError> {
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut message = RuleMessage::default();
+            message.header.family = family;
+            message.attributes.push(RuleAttribute::Priority(priority));
+            message.attributes.push(RuleAttribute::Protocol(RouteProtocol::from(ROUTE_PROTOCOL)));
+            for _ in 0..RULES_MAX {
+                if !self.delete_rule_message(message.clone())? {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn delete_rule_message(&mut self, message: RuleMessage) -> Result<bool, NetlinkError> {
+        match self.acknowledged(RouteNetlinkMessage::DelRule(message), 0) {
+            Ok(()) => Ok(true),
+            Err(Failure::Errno(e)) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::EAFNOSUPPORT)) => Ok(false),
+            Err(failure) => Err(failure.during("take a routing rule away".to_owned())),
+        }
     }
 
     /// Routes a prefix into an interface; a lower `metric` is preferred, 0 means the kernel's default of 1024. A
@@ -297,6 +412,16 @@ impl Netlink {
 fn link(index: u32) -> LinkMessage {
     let mut message = LinkMessage::default();
     message.header.index = index;
+    message
+}
+
+fn address_message(index: u32, address: IpAddr, prefix_len: u8) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    message.header.prefix_len = prefix_len;
+    message.header.index = index;
+    message.attributes.push(AddressAttribute::Address(address));
+    message.attributes.push(AddressAttribute::Local(address));
     message
 }
 
@@ -539,6 +664,43 @@ mod tests {
         netlink.delete_route(prefix(7), 48, index, 100).unwrap();
         let error = netlink.add_route(prefix(7), 48, index, 100).unwrap_err();
         assert!(matches!(error, NetlinkError::Refused { .. }), "{error}");
+    }
+
+    #[test]
+    fn rules_and_tables_of_both_families_come_and_go() {
+        if !in_own_namespace("netlink::tests::rules_and_tables_of_both_families_come_and_go") {
+            return;
+        }
+        let mut netlink = Netlink::open().unwrap();
+        let tun = Tun::create("waybill0", 1420, true).unwrap();
+        netlink.set_up(tun.index(), 1420).unwrap();
+        let address: IpAddr = "100.64.7.7".parse().unwrap();
+        netlink.add_address(tun.index(), address, 32).unwrap();
+        assert!(ip("-4 address show dev waybill0").contains("inet 100.64.7.7/32"));
+        for (to, family, table) in [("0.0.0.0", Family::V4, "-4"), ("::", Family::V6, "-6")] {
+            netlink.add_route_in(87, to.parse().unwrap(), 0, tun.index()).unwrap();
+            assert!(ip(&format!("{table} route show table 87")).starts_with("default dev waybill0"));
+            let rule = Rule { priority: 8710, to: Err(family), table: 254, without_defaults: true };
+            netlink.add_rule(rule).unwrap();
+            netlink.add_rule(rule).unwrap();
+            let shown = ip(&format!("{table} rule"));
+            assert!(shown.contains("8710:\tfrom all lookup main suppress_prefixlength 0"), "{shown}");
+        }
+        let to =
+            |text: &str| Rule { priority: 8700, to: Ok(text.parse().unwrap()), table: 254, without_defaults: false };
+        for text in ["192.0.2.9", "198.51.100.1", "2001:db8::9"] {
+            netlink.add_rule(to(text)).unwrap();
+        }
+        assert!(ip("-6 rule").contains("8700:\tfrom all to 2001:db8::9 lookup main"));
+        assert!(netlink.delete_rule(to("192.0.2.9")).unwrap());
+        assert!(!netlink.delete_rule(to("192.0.2.9")).unwrap());
+        for priority in [8700, 8710] {
+            netlink.delete_rules(priority).unwrap();
+        }
+        assert!(!ip("-4 rule").contains("87") && !ip("-6 rule").contains("87"));
+        netlink.delete_address(tun.index(), address, 32).unwrap();
+        netlink.delete_address(tun.index(), address, 32).unwrap();
+        assert!(!ip("-4 address show dev waybill0").contains("inet"));
     }
 
     #[test]

@@ -67,7 +67,7 @@ use strangers::Origin;
 use witness::Witness;
 
 pub use budget::BudgetLimits;
-pub(crate) use history::moment;
+pub(crate) use history::{civil, moment, unix_seconds};
 #[cfg(feature = "ledger-remote")]
 pub(crate) use members::ENROLMENT;
 pub use strangers::Found;

@@ -24,6 +24,7 @@ mod fallback;
 mod flash;
 mod flood;
 mod hostile;
+mod internet;
 mod join;
 mod leaf;
 mod lifecycle;

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::table::Side::{Left, Right};
 use super::table::{Table, amount, facts, harmless, money, round_trip, short_id, span};
-use super::{Ask, Failure};
+use super::{Ask, Failure, internet};
 use crate::control::{
     self, Closed, Direction, KeptBy, LinkState, MembershipState, Meters, Neighbour, ReceiptLine, Receipts,
     RedeemedReceipts, Request, Response, Routes, Status, Unit, Wallet, Why,
@@ -39,6 +39,8 @@ fn as_json(response: &Response) -> String {
         Response::Redeemed(redeemed) => pretty(redeemed),
         Response::Closed(closed) => pretty(closed),
         Response::Wallet(wallet) => pretty(wallet),
+        Response::Gateway(gateway) => pretty(gateway),
+        Response::Internet(internet) => pretty(internet),
         Response::Done => "{}\n".to_owned(),
         Response::Failed(refusal) => pretty(refusal),
     }
@@ -55,6 +57,8 @@ fn as_text(response: &Response) -> String {
         Response::Redeemed(answer) => redeemed(answer),
         Response::Closed(answer) => closed(answer),
         Response::Wallet(answer) => wallet(answer),
+        Response::Gateway(answer) => internet::gateway(answer),
+        Response::Internet(answer) => internet::internet(answer),
         // `waybill statement` adds what each household bears, and renders that.
         Response::Statement(_) | Response::Done => String::new(),
         Response::Failed(refusal) => harmless(&refusal.cause),

@@ -4,6 +4,7 @@
 //! exit code 1; a command line nobody understands is exit code 2.
 
 mod ask;
+mod internet;
 #[cfg(feature = "ledger-remote")]
 mod join;
 mod key;
@@ -151,6 +152,12 @@ enum Command {
                             Hand it over so that nobody else reads it: the first who takes it is the member."
     )]
     Invite(Box<ledger::community::Inviting>),
+    /// Show whom this router leads to the Internet, and what each has left
+    #[command(after_help = "Example:\n  waybill gateway")]
+    Gateway(Ask),
+    /// Show which gateway leads this router to the Internet, and why
+    #[command(after_help = "Example:\n  waybill internet")]
+    Internet(Ask),
     /// Make and inspect a community's ledger
     #[cfg(feature = "ledger-host")]
     #[command(subcommand, disable_help_subcommand = true)]
@@ -267,6 +274,7 @@ fn execute(command: Command) -> Result<Outcome, Failure> {
         }
         Command::Up(arguments) if !arguments.check => {
             let config = Config::load(&arguments.config)?;
+            config.check_ends()?;
             let identity = identity::load_or_create(&config.node.key_file)?;
             config.check_identity(&identity)?;
             crate::daemon::up(config, identity)?;
@@ -297,6 +305,8 @@ fn execute(command: Command) -> Result<Outcome, Failure> {
         Command::Community(command) => ledger::community::community(&command)?,
         #[cfg(feature = "ledger-serve")]
         Command::Invite(arguments) => ledger::community::invite(&arguments)?,
+        Command::Gateway(arguments) => ask::ask(&arguments, &Request::Gateway)?,
+        Command::Internet(arguments) => ask::ask(&arguments, &Request::Internet)?,
         #[cfg(feature = "ledger-host")]
         Command::Ledger(command) => ledger::execute(&command)?,
     };
@@ -306,6 +316,7 @@ fn execute(command: Command) -> Result<Outcome, Failure> {
 /// `waybill up --check`: makes and changes nothing.
 fn check(arguments: &UpArguments) -> Result<String, Failure> {
     let config = Config::load(&arguments.config)?;
+    config.check_ends()?;
     let key = match identity::load(&config.node.key_file) {
         Ok(identity) => {
             config.check_identity(&identity)?;

@@ -46,6 +46,8 @@ Commands:
   wallet      Show the tokens of this router
   community   Found a community, and say who is in it
   invite      Make an invitation, which takes one router into the community
+  gateway     Show whom this router leads to the Internet, and what each has left
+  internet    Show which gateway leads this router to the Internet, and why
   ledger      Make and inspect a community's ledger
 
 Options:

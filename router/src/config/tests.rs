@@ -413,3 +413,52 @@ fn no_text_makes_the_reader_panic() {
     let nested = format!("x = {}", "[".repeat(100_000));
     assert!(parse(&nested).is_err());
 }
+
+#[test]
+fn mistakes_about_the_internet_are_named_with_what_is_allowed() {
+    let said = |tables: &str| refused(&format!("[node]\nname = \"attic\"\n{tables}")).join("\n");
+    let mistakes = [
+        ("[gateway]\nipv4_pool = \"8.0.0.0/8\"", "line 4, column 13: [gateway] ipv4_pool: this is not a private range"),
+        ("[gateway]\nhours = \"8-22\"", "a time is four digits with a colon between"),
+        ("[gateway]\nhours = \"08:00-08:00\"", "this is either always or never"),
+        ("[gateway]\nclients_max = 0", "0 is out of bounds; allowed is 1 to 1000"),
+        ("[gateway]\ncap_day = \"much\"", "[gateway] cap_day"),
+        ("[gateway]\ndns = [\"127.0.0.53\"]", "clients can only be sent to an IPv4 address"),
+        ("[gateway]\ncontact = \"a\\nb\"", "not one line of text"),
+        ("[gateway]\ntun = \"a b\"", "this cannot be the name of a device"),
+        ("[internet]", "[internet] has no `gateways`"),
+        ("[internet]\ngateways = []", "give 1 to 8 gateways, each once"),
+        ("[internet]\ngateways = [\"fd00::1\", \"fd00::1\"]", "give 1 to 8 gateways, each once"),
+        ("[internet]\ngateways = [\"roof\"]", "entry 1: there is no [[peer]] of this name"),
+        ("[internet]\ngateways = [\"2001:db8::1\"]", "those begin with fd"),
+    ];
+    for (tables, wanted) in mistakes {
+        let mistake = said(tables);
+        assert!(mistake.contains(wanted), "{tables}: {mistake}");
+    }
+    for table in ["[gateway]", "[internet]\ngateways = [\"fd00::1\"]"] {
+        let mistake = refused(&format!("[node]\nname = \"attic\"\nmtu = 1359\n{table}")).join("");
+        assert!(mistake.contains("sessions need an mtu of at least 1360"), "{mistake}");
+    }
+}
+
+#[test]
+fn a_router_is_a_gateway_or_uses_gateways_and_a_gateway_is_a_peer_or_an_address() {
+    let card = identity(1).card().to_string();
+    let text = format!(
+        "[node]\nname = \"attic\"\n[internet]\ngateways = [\"roof\", \"fd00::1\"]\n[[peer]]\nname = \"roof\"\ncard = \"{card}\"\n"
+    );
+    let config = parse(&text).unwrap();
+    config.check_ends().unwrap();
+    let gateways = config.internet.unwrap().gateways;
+    assert_eq!(gateways[0].key, Some(identity(1).wireguard_key()));
+    assert_eq!(gateways[0].address, mesh_address(&identity(1).wireguard_key()));
+    assert_eq!((gateways[1].key, gateways[1].name.as_str()), (None, "fd00::1"));
+    let both = parse(&format!("{text}[gateway]\n")).unwrap().check_ends().unwrap_err().to_string();
+    assert!(both.contains("line 3, column 2: [internet]: a router with a [gateway]"), "{both}");
+    let gateway =
+        parse("[node]\nname = \"attic\"\n[gateway]\nhours = \"22:00-06:00\"\nclient_cap_day = \"5 GiB\"").unwrap();
+    let gateway = gateway.gateway.unwrap();
+    assert_eq!((gateway.clients_max, gateway.caps.client_day, gateway.caps.day), (256, Some(5 << 30), None));
+    assert!(gateway.hours.is_some_and(|hours| hours.hold(0) && !hours.hold(720)));
+}

@@ -20,6 +20,8 @@ fn answer(request: Request) -> Response {
         Request::Wallet => Response::Wallet(wallet()),
         Request::Neighbours => Response::Neighbours(Vec::new()),
         Request::Status
+        | Request::Gateway
+        | Request::Internet
         | Request::Routes
         | Request::Meters
         | Request::Receipts

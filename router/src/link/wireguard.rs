@@ -18,6 +18,7 @@ use boringtun::noise::handshake::parse_handshake_anon;
 use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Packet, Tunn, TunnResult};
 use metering::identity::WireguardKey;
+use metering::mesh_prefix;
 use mio::net::UdpSocket;
 use node::datapath::packet::{Class, Ecn, is_control};
 use node::datapath::{Fib, MAX_LINKS, NextHop, Tally};
@@ -101,6 +102,8 @@ struct Exit {
 
 /// The peers of all workers.
 struct Peers {
+    /// The mesh is below: whoever calls from its own prefix may be let in, and nobody is where others are.
+    over_mesh: bool,
     secret: StaticSecret,
     public: PublicKey,
     limiter: Arc<RateLimiter>,
@@ -109,6 +112,19 @@ struct Peers {
 }
 
 impl Peers {
+    fn new(secret: [u8; 32], links: usize, over_mesh: bool) -> Self {
+        let secret = StaticSecret::from(secret);
+        let public = PublicKey::from(&secret);
+        Self {
+            over_mesh,
+            limiter: Arc::new(RateLimiter::new(&public, HANDSHAKES_PER_SECOND)),
+            secret,
+            public,
+            links: (0..links).map(|_| Mutex::new(None)).collect(),
+            by_key: Mutex::default(),
+        }
+    }
+
     /// Locked, if there may be such a link.
     fn lock(&self, link: LinkId) -> Option<MutexGuard<'_, Option<Peer>>> {
         Some(self.links.get(link.index())?.lock().unwrap_or_else(PoisonError::into_inner))
@@ -126,7 +142,7 @@ pub(crate) enum Opened {
     Packet(LinkId, usize),
     /// An authenticated message of this link without a packet: handshake or keepalive.
     Alive(LinkId),
-    /// The first message of a handshake with whoever has this key, which is no peer's.
+    /// The first message of a handshake with whoever has this key, which is no peer's. Over a mesh, its address proves the key.
     Stranger(WireguardKey),
     /// Nothing that concerns anybody.
     Nothing,
@@ -156,15 +172,7 @@ impl WireGuard {
         workers: usize,
         now: Instant,
     ) -> io::Result<Vec<Self>> {
-        let secret = StaticSecret::from(secret);
-        let public = PublicKey::from(&secret);
-        let peers = Arc::new(Peers {
-            limiter: Arc::new(RateLimiter::new(&public, HANDSHAKES_PER_SECOND)),
-            secret,
-            public,
-            links: (0..MAX_LINKS).map(|_| Mutex::new(None)).collect(),
-            by_key: Mutex::default(),
-        });
+        let peers = Arc::new(Peers::new(secret, MAX_LINKS, false));
         let handle = |socket: TrainSocket| Self {
             peers: Arc::clone(&peers),
             limiter_reset: now,
@@ -175,6 +183,32 @@ impl WireGuard {
             train: Train::new(packet_len_max),
         };
         Ok(TrainSocket::bind_all(listen, offloads, workers)?.into_iter().map(handle).collect())
+    }
+
+    /// Binds one socket for up to `sessions` sessions that the mesh carries. They share it: what it sends is queued by the
+    /// links below.
+    pub(crate) fn bind_over_mesh(
+        secret: [u8; 32],
+        listen: SocketAddr,
+        packet_len_max: usize,
+        offloads: bool,
+        sessions: usize,
+        now: Instant,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            peers: Arc::new(Peers::new(secret, sessions, true)),
+            limiter_reset: now,
+            ways_forgotten: now,
+            socket: TrainSocket::bind(listen, offloads)?,
+            prober: None,
+            packet_len_max,
+            train: Train::new(packet_len_max),
+        })
+    }
+
+    /// Sends a datagram that belongs to no session.
+    pub(crate) fn send_plain(&self, to: SocketAddr, datagram: &[u8]) {
+        self.socket.send_one(to, datagram);
     }
 
     pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -210,7 +244,9 @@ impl WireGuard {
                     configured: config.endpoint,
                     tells_congestion: config.tells_congestion,
                     attempted: None,
-                    exit: Exit::new(&self.socket, self.packet_len_max + OVERHEAD),
+                    exit: (!self.peers.over_mesh)
+                        .then(|| Exit::new(&self.socket, self.packet_len_max + OVERHEAD))
+                        .flatten(),
                     unreachable: false,
                     heard: 0,
                     answered: 0,
@@ -252,6 +288,10 @@ impl WireGuard {
         self.renew(link);
     }
 
+    pub(crate) fn has_peer(&self, link: LinkId) -> bool {
+        self.peers.lock(link).is_some_and(|known| known.is_some())
+    }
+
     /// Receives one train into `buffer`, whose length is [`RECEIVE_MAX`](super::train::RECEIVE_MAX).
     pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
         self.socket.receive(buffer)
@@ -274,8 +314,10 @@ impl WireGuard {
                 let key =
                     parse_handshake_anon(&peers.secret, &peers.public, &init).ok().map(|half| half.peer_static_public);
                 let link = key.and_then(|key| peers.by_key().get(&key).copied());
-                if let (Some(key), None, false) = (key, link, leads_into_mesh(fib, from.ip())) {
-                    return Opened::Stranger(WireguardKey(key));
+                if let (Some(key), None) = (key.map(WireguardKey), link)
+                    && (if peers.over_mesh { is_at_home(&key, from.ip()) } else { !leads_into_mesh(fib, from.ip()) })
+                {
+                    return Opened::Stranger(key);
                 }
                 link
             }
@@ -293,7 +335,8 @@ impl WireGuard {
         let (Some((link, peer)), true) = (link.zip(peer), slot.len() >= datagram.len().max(MESSAGE_LEN_MAX)) else {
             return Opened::Nothing;
         };
-        if ![peer.endpoint, peer.configured].contains(&Some(from)) && leads_into_mesh(fib, from.ip()) {
+        let elsewhere = ![peer.endpoint, peer.configured].contains(&Some(from));
+        if elsewhere && (leads_into_mesh(fib, from.ip()) || peers.over_mesh && !is_at_home(&peer.key, from.ip())) {
             return Opened::Nothing;
         }
         let opened = match peer.tunn.decapsulate(Some(from.ip()), datagram, slot) {
@@ -622,6 +665,12 @@ fn forget_key(by_key: &mut HashMap<[u8; 32], LinkId>, key: WireguardKey, link: L
     if by_key.get(&key.0) == Some(&link) {
         by_key.remove(&key.0);
     }
+}
+
+/// Whether an address of the mesh is in the prefix that follows from the key.
+fn is_at_home(key: &WireguardKey, address: IpAddr) -> bool {
+    let (home, len) = mesh_prefix(key);
+    matches!(address, IpAddr::V6(address) if address.to_bits() >> (128 - len) == home.to_bits() >> (128 - len))
 }
 
 /// Whether what is sent there would leave over a link. Only in the range that meshes take their prefixes from: no kernel

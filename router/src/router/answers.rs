@@ -42,7 +42,7 @@ impl Control {
                 Some(payee) => return self.close(now, payee, answer),
                 None => no_neighbour(&neighbour),
             },
-            Request::Reload | Request::Shutdown => {
+            Request::Gateway | Request::Internet | Request::Reload | Request::Shutdown => {
                 Response::Failed(Refusal { cause: "only `waybill up` can do this".to_owned(), next: None })
             }
         };

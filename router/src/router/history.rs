@@ -112,7 +112,7 @@ pub(super) fn today() -> u32 {
 
 /// Seconds since 1970-01-01, UTC, by the system's clock.
 #[expect(clippy::disallowed_methods, reason = "the shell's clock; people count days by it")]
-pub(super) fn unix_seconds() -> u64 {
+pub(crate) fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
@@ -124,7 +124,7 @@ pub(crate) fn moment(seconds: u64) -> String {
 }
 
 /// The year, month and day of the month of a day since 1970-01-01, by the civil calendar.
-pub(super) fn civil(day: u32) -> (u64, u64, u64) {
+pub(crate) fn civil(day: u32) -> (u64, u64, u64) {
     // Counted from 0000-03-01, so that a leap day ends a year; 146,097 days are 400 years.
     let days = u64::from(day) + 719_468;
     let (era, of_era) = (days / 146_097, days % 146_097);

@@ -126,6 +126,18 @@ impl Tun {
         Self::create_at(Path::new(TUN_DEVICE), name, mtu, offloads)
     }
 
+    /// The same for a device that carries IPv4 beside IPv6: the kernel cuts all UDP itself, as frames are taken apart for
+    /// IPv6 only, and it leaves frames of UDP to a device for both families or for none.
+    pub fn create_for_both_families(name: &str, mtu: u16, offloads: bool) -> Result<Self, TunError> {
+        let tun = Self::create(name, mtu, offloads)?;
+        if tun.framing == Framing::Bare {
+            return Ok(tun);
+        }
+        let taken = hand_over(&tun.file, OFFLOADS);
+        tracing::debug!(name, taken, "the kernel cuts UDP");
+        Ok(Self { framing: Framing::Frames { udp: false }, ..tun })
+    }
+
     fn create_at(device: &Path, name: &str, mtu: u16, offloads: bool) -> Result<Self, TunError> {
         let interface = InterfaceName::parse(name)?;
         if mtu < MTU_MIN {
@@ -172,17 +184,19 @@ impl Tun {
 
 /// Takes over from the kernel what it leaves to us.
 fn take_over(file: &File) -> Framing {
-    let takes = |offloads: libc::c_uint| {
-        #[expect(unsafe_code, reason = "the standard library has no ioctl")]
-        // SAFETY: the descriptor is open, and this request's argument is a number, not an address.
-        let answer = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(offloads)) };
-        answer == 0
-    };
-    let udp = takes(UDP_OFFLOADS);
-    if !udp && !takes(OFFLOADS) {
+    let udp = hand_over(file, UDP_OFFLOADS);
+    if !udp && !hand_over(file, OFFLOADS) {
         tracing::info!("the kernel hands over one packet at a time: this TUN device has no offloads");
     }
     Framing::Frames { udp }
+}
+
+/// Whether the kernel leaves just these to us from here on.
+fn hand_over(file: &File, offloads: libc::c_uint) -> bool {
+    #[expect(unsafe_code, reason = "the standard library has no ioctl")]
+    // SAFETY: the descriptor is open, and this request's argument is a number, not an address.
+    let answer = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(offloads)) };
+    answer == 0
 }
 
 fn open_device(device: &Path, name: &str) -> Result<File, TunError> {

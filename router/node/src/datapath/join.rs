@@ -168,7 +168,7 @@ fn sequence(headers: &[u8]) -> u32 {
 
 /// The packet's parts, if it is TCP or UDP with a payload, nothing special and a right checksum.
 fn part(packet: &[u8]) -> Option<Part<'_>> {
-    let transport = match packet.get(6)? {
+    let transport = match packet.get(6).filter(|_| packet[0] >> 4 == 6)? {
         6 => Transport::Tcp,
         17 => Transport::Udp,
         _ => return None,

@@ -1,0 +1,124 @@
+//! How the two sides of gateway sessions look to people.
+
+use std::time::Duration;
+
+use super::table::Side::{Left, Right};
+use super::table::{Table, facts, round_trip, span};
+use crate::control::{GatewayState, InternetState};
+
+pub(super) fn gateway(state: &GatewayState) -> String {
+    let servers: Vec<String> = state.dns.iter().map(ToString::to_string).collect();
+    let or = |text: Option<String>, without: &str| text.unwrap_or_else(|| without.to_owned());
+    let open = if state.open { "open" } else { "closed at present" };
+    let mut text = facts(&[
+        ("gateway", or(state.mesh_address.map(|address| address.to_string()), "starting")),
+        ("hours", format!("{}, {open}", or(state.hours.clone(), "always"))),
+        ("left", or(state.left_bytes.map(size), "as much as clients like")),
+        ("addresses", format!("of {}", state.pool)),
+        ("name server", if servers.is_empty() { "none: set dns in [gateway]".to_owned() } else { servers.join(", ") }),
+        ("contact", or(state.contact.clone(), "none: set contact in [gateway]")),
+        (
+            "clients",
+            format!("{} of {} at most, {} turned away", state.clients.len(), state.clients_max, state.turned_away),
+        ),
+    ]);
+    if state.clients.is_empty() {
+        return text;
+    }
+    let mut table = Table::new(&[
+        ("CLIENT", Left),
+        ("IPV4", Left),
+        ("FOR", Right),
+        ("HEARD", Right),
+        ("SENT", Right),
+        ("RECEIVED", Right),
+        ("LEFT", Right),
+        ("STATE", Left),
+    ]);
+    for client in &state.clients {
+        table.row([
+            client.mesh_address.to_string(),
+            client.ipv4.to_string(),
+            span(Duration::from_secs(client.since_s)),
+            format!("{} ago", span(Duration::from_secs(client.heard_s))),
+            size(client.sent_bytes),
+            size(client.received_bytes),
+            client.left_bytes.map_or_else(|| "-".to_owned(), size),
+            client.refused.clone().unwrap_or_else(|| "served".to_owned()),
+        ]);
+    }
+    text.push('\n');
+    text.push_str(&table.render());
+    text
+}
+
+pub(super) fn internet(state: &InternetState) -> String {
+    let servers: Vec<String> = state.dns.iter().map(ToString::to_string).collect();
+    let addresses = [state.ipv4.map(|address| address.to_string()), state.ipv6.map(|address| address.to_string())];
+    let mut text = facts(&[
+        ("gateway", state.in_use.clone().unwrap_or_else(|| "none".to_owned())),
+        ("why", state.why.clone()),
+        ("since", state.since_s.map_or_else(|| "-".to_owned(), |since| span(Duration::from_secs(since)))),
+        ("addresses", addresses.into_iter().flatten().collect::<Vec<_>>().join(", ")),
+        ("name servers", format!("{} (in {})", servers.join(", "), state.resolv_conf)),
+    ]);
+    let mut table = Table::new(&[
+        ("GATEWAY", Left),
+        ("STATE", Left),
+        ("RTT", Right),
+        ("LOST", Right),
+        ("SENT", Right),
+        ("RECEIVED", Right),
+        ("LEFT", Right),
+        ("HOURS", Left),
+        ("CONTACT", Left),
+    ]);
+    for gateway in &state.gateways {
+        let standing = match (&gateway.refused, gateway.answers, gateway.in_use) {
+            (Some(why), ..) => why.clone(),
+            (None, false, _) => "no answer".to_owned(),
+            (None, true, true) => "in use".to_owned(),
+            (None, true, false) => "ready".to_owned(),
+        };
+        let dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+        table.row([
+            gateway.name.clone(),
+            standing,
+            dash(gateway.rtt_us.map(round_trip)),
+            format!("{} %", gateway.loss_percent),
+            size(gateway.sent_bytes),
+            size(gateway.received_bytes),
+            dash(gateway.left_bytes.map(size)),
+            dash(gateway.hours.clone()),
+            dash(gateway.contact.clone()),
+        ]);
+    }
+    text.push('\n');
+    text.push_str(&table.render());
+    text
+}
+
+/// Bytes in the largest unit that leaves a whole number: "12.3 MiB".
+fn size(bytes: u64) -> String {
+    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+    match units.into_iter().find(|(shift, _)| bytes >> shift > 0) {
+        Some((shift, unit)) => {
+            let tenths = (u128::from(bytes) * 10) >> shift;
+            format!("{}.{} {unit}", tenths / 10, tenths % 10)
+        }
+        None => format!("{bytes} B"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_said_in_the_largest_unit() {
+        assert_eq!(
+            [0, 1023, 1024, 1_572_864, u64::MAX].map(size),
+            ["0 B", "1023 B", "1.0 KiB", "1.5 MiB", "17179869183.9 GiB"]
+        );
+    }
+}

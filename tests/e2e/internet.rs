@@ -1,0 +1,290 @@
+//! The Internet through a gateway: a household, a relay, gateways, and an Internet of one machine behind them.
+
+use std::fs;
+
+use crate::capture::{Capture, Captured};
+use crate::lab::{Background, Host, Lab, here, now, secs, until};
+use crate::router::{BY_ROUTES, Router, TUN, join, joined, text};
+
+/// What the Internet's machine is called and known by.
+const NAME: &str = "www.internet.example";
+const IPV4: &str = "198.51.100.80";
+const IPV6: &str = "2001:db8:80::80";
+const NAME_SERVER: &str = "198.51.100.53";
+/// What its page says.
+const TEXT: &str = "the household reads this and no relay does";
+/// The device of sessions in the household.
+const CLIENT_TUN: &str = "waybill-net0";
+/// Between the two, as the mesh carries it.
+const SESSION_PORT: u16 = 51821;
+
+/// A machine that is the whole Internet: a page, and a name server.
+struct Internet {
+    host: Host,
+    _web: Background,
+    _names: Background,
+}
+
+impl Internet {
+    /// Joins it to gateways by a cable each, which is their way out.
+    fn behind(lab: &mut Lab, gateways: &mut [&mut Router]) -> Self {
+        let host = lab.host("internet");
+        for (address, len) in [(IPV4, "32"), (NAME_SERVER, "32"), (IPV6, "128")] {
+            host.must(&["ip", "address", "add", &format!("{address}/{len}"), "dev", "lo"]);
+        }
+        for gateway in gateways {
+            let (near, there) = lab.cable(&gateway.host, &host);
+            let number = near.split('.').nth(2).expect("four numbers").to_owned();
+            let device = format!("cable{number}a");
+            for (end, host, device) in [(1, &gateway.host, &device), (2, &host, &format!("cable{number}b"))] {
+                host.must(&["sh", "-c", &format!("echo 0 > /proc/sys/net/ipv6/conf/{device}/disable_ipv6")]);
+                let address = format!("2001:db8:{number}::{end}/64");
+                host.must(&["ip", "address", "add", &address, "dev", device, "nodad"]);
+            }
+            gateway.host.must(&["ip", "route", "add", "default", "via", &there]);
+            gateway.host.must(&["ip", "-6", "route", "add", "default", "via", &format!("2001:db8:{number}::2")]);
+            gateway.options.tables.push(format!(
+                "[gateway]\nuplink = \"{device}\"\ndns = [\"{NAME_SERVER}\"]\ncontact = \"abuse@{}.example\"\n\
+                 client_cap_day = \"{}\"\n",
+                gateway.name,
+                if gateway.name == "small" { "1 MiB" } else { "10 GiB" },
+            ));
+        }
+        let pages = lab.dir().join("pages");
+        fs::create_dir(&pages).expect("a new directory");
+        fs::write(pages.join("page"), format!("{TEXT}\n").repeat(5000)).expect("room for a page");
+        fs::write(pages.join("large"), vec![b'x'; 30_000_000]).expect("room for a file");
+        let web = ["python3", "-m", "http.server", "--bind", "::", "--directory", text(&pages), "80"];
+        let web = host.start(&lab.dir().join("web.log"), &web);
+        let script = lab.dir().join("name_server.py");
+        fs::write(&script, include_str!("name_server.py")).expect("room for a script");
+        let names = ["python3", text(&script), NAME_SERVER, IPV4, IPV6];
+        let names = host.start(&lab.dir().join("names.log"), &names);
+        until("name server", secs(10), || if names.log().contains("ready") { Ok(()) } else { Err(names.log()) });
+        until("web server", secs(10), || host.run(&["curl", "-sf", "-o", "/dev/null", &format!("http://{IPV4}/page")]));
+        Self { host, _web: web, _names: names }
+    }
+}
+
+/// Reads the page, with so much patience.
+fn read(from: &Host, server: &str, patience: &str) -> Result<(), String> {
+    let page = from.run(&["curl", "-sf", "--max-time", patience, &format!("http://{server}/page")])?;
+    if page.lines().filter(|line| *line == TEXT).count() == 5000 { Ok(()) } else { Err("another page".to_owned()) }
+}
+
+fn uses(house: &Router, gateway: &str) -> Result<(), String> {
+    let state = house.show("internet")?;
+    if state["in_use"] == gateway { Ok(()) } else { Err(format!("{state}")) }
+}
+
+fn holds(captured: &Captured, what: &[u8]) -> bool {
+    captured.packets.iter().any(|packet| packet.bytes.windows(what.len()).any(|bytes| bytes == what))
+}
+
+#[test]
+fn a_household_reaches_the_internet_and_its_relay_sees_only_ciphertext() {
+    let name = "a_household_reaches_the_internet_and_its_relay_sees_only_ciphertext";
+    let Some(mut lab) = Lab::open(name, &["curl", "python3", "nft", "tcpdump"]) else { return };
+    let [mut house, mut relay, mut gateway] = ["house", "relay", "gateway"].map(|name| Router::new(&mut lab, name));
+    join(&mut lab, &mut house, &mut relay, BY_ROUTES);
+    join(&mut lab, &mut relay, &mut gateway, BY_ROUTES);
+    let internet = Internet::behind(&mut lab, &mut [&mut gateway]);
+    // The house knows no more than the gateway's address.
+    house.options.tables.push(format!("[internet]\ngateways = [\"{}\"]\n", gateway.address));
+    let lan = lab.host("lan");
+    let (house_at, _) = lab.cable(&house.host, &lan);
+    lan.must(&["ip", "route", "add", "default", "via", &house_at]);
+    house.host.must(&["sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]);
+
+    // The kernel's own link-local address on the way out is ready.
+    until("quiet", secs(10), || match gateway.host.stack() {
+        stack if stack.contains("tentative") => Err(stack),
+        _ => Ok(()),
+    });
+    let stacks = (gateway.host.stack(), house.host.stack());
+    gateway.host.must(&["nft", "add", "table", "inet", "others"]);
+    for router in [&mut relay, &mut gateway, &mut house] {
+        router.start();
+    }
+    joined(&house, &relay);
+    joined(&relay, &gateway);
+    until("lease", secs(30), || uses(&house, &gateway.address));
+
+    // What a relay opens is what the mesh's device carries; what is on its cables is sealed once more.
+    let devices = [(&house.host, TUN), (&relay.host, "cable1b"), (&relay.host, "cable2a"), (&house.host, CLIENT_TUN)];
+    let captures = devices.map(|(host, device)| Capture::start(&lab, host, device, "ip or ip6"));
+    for server in [IPV4.to_owned(), format!("[{IPV6}]")] {
+        read(&house.host, &server, "20").unwrap_or_else(|error| panic!("{server}: {error}"));
+    }
+    let resolv_conf = house.state_dir().join("resolv.conf");
+    let by_name =
+        format!("mount --bind {} /etc/resolv.conf && curl -sf http://{NAME}/page | head -c 19", text(&resolv_conf));
+    assert_eq!(house.host.must(&["sh", "-c", &by_name]), TEXT[..19]);
+    read(&lan, IPV4, "20").expect("a machine in the LAN reads it too");
+    let [mesh, cable, next_cable, inside] = captures.map(Capture::end);
+
+    let state = house.show("internet").expect("an answer");
+    let octets = |name: &str| match state[name].as_str().expect("an address").parse().expect("an address") {
+        std::net::IpAddr::V4(address) => address.octets().to_vec(),
+        std::net::IpAddr::V6(address) => address.octets().to_vec(),
+    };
+    let secrets = [TEXT.as_bytes().to_vec(), NAME[..8].as_bytes().to_vec(), octets("ipv4"), octets("ipv6")];
+    for secret in &secrets {
+        assert!(holds(&inside, secret), "{secret:?} is inside the session");
+        for capture in [&mesh, &cable, &next_cable] {
+            assert!(!holds(capture, secret), "{secret:?} is seen on the way");
+        }
+    }
+    let between = |packet: &&crate::capture::Packet| {
+        let ports = [packet.bytes[40..42].to_vec(), packet.bytes[42..44].to_vec()];
+        packet.bytes[6] == 17 && ports.iter().all(|port| port[..] == SESSION_PORT.to_be_bytes())
+    };
+    let others: Vec<_> = mesh.packets.iter().filter(|packet| !between(packet)).collect();
+    assert!(others.is_empty(), "the mesh carries the session and nothing else of it: {others:?}");
+    let sealed = mesh.packets.len();
+
+    // A packet with a source that is not the household's goes no further.
+    let script = lab.dir().join("send_raw.py");
+    fs::write(&script, include_str!("send_raw.py")).expect("room for a script");
+    let outside = Capture::start(&lab, &internet.host, "cable3b", "udp port 9");
+    let wrong = [("100.64.9.9", IPV4), ("fc99::1", IPV6), (house.address.as_str(), IPV6)];
+    for (source, to) in wrong {
+        house.host.must(&["python3", text(&script), CLIENT_TUN, source, to]);
+    }
+    until("spoofed packets at the gateway", secs(10), || {
+        let state = gateway.show("gateway")?;
+        if state["clients"][0]["spoofed_packets"] == 15 { Ok(()) } else { Err(format!("{state}")) }
+    });
+    // The gateway's own network is not the Internet.
+    for private in ["10.0.3.1", "10.0.2.2", "100.64.0.1"] {
+        let refused = house.host.run(&["curl", "-sf", "--max-time", "1", &format!("http://{private}/page")]);
+        assert!(refused.is_err(), "{private}");
+    }
+    assert!(outside.end().packets.is_empty());
+    let shown = gateway.show("gateway").expect("an answer");
+    assert!(shown["clients"][0]["received_bytes"].as_u64() > Some(500_000), "{shown}");
+    let before = relay.meter(&house).expect("a meter").sent;
+    let began = now();
+    house.host.must(&["curl", "-sf", "-o", "/dev/null", &format!("http://[{IPV6}]/large")]);
+    let ipv6 = 240.0 / began.elapsed().as_secs_f64();
+    until("the relay's count of it", secs(10), || match relay.meter(&house)?.sent - before {
+        counted @ 30_000_000..36_000_000 => Ok(counted),
+        counted => Err(format!("{counted}")),
+    });
+    let began = now();
+    house.host.must(&["curl", "-sf", "-o", "/dev/null", &format!("http://{IPV4}/large")]);
+    let ipv4 = 240.0 / began.elapsed().as_secs_f64();
+
+    // After a crash and an end in order there is nothing left, and others' tables are as they were.
+    gateway.kill();
+    assert!(gateway.host.must(&["nft", "list", "tables"]).contains("inet waybill"), "a crash leaves it");
+    gateway.start();
+    until("the Internet again", secs(30), || read(&house.host, IPV4, "2"));
+    gateway.stop();
+    assert_eq!(gateway.host.must(&["nft", "list", "tables"]), "table inet others");
+    house.stop();
+    assert_eq!(house.host.must(&["nft", "list", "tables"]), "");
+    assert_eq!((gateway.host.stack(), house.host.stack()), stacks);
+    assert_eq!(gateway.host.must(&["cat", "/proc/sys/net/ipv6/conf/all/forwarding"]), "0");
+    assert!(!resolv_conf.exists());
+    lab.figures(&format!(
+        "{sealed} packets of the mesh, none in the clear; 30 MB by IPv6 at {ipv6:.0} Mbit/s, by IPv4 at {ipv4:.0} Mbit/s"
+    ));
+}
+
+#[test]
+fn when_a_gateway_dies_the_next_one_serves_within_seconds_with_the_same_addresses() {
+    let name = "when_a_gateway_dies_the_next_one_serves_within_seconds_with_the_same_addresses";
+    let Some(mut lab) = Lab::open(name, &["curl", "python3", "nft"]) else { return };
+    let [mut house, mut relay, mut first, mut second] =
+        ["house", "relay", "first", "second"].map(|name| Router::new(&mut lab, name));
+    join(&mut lab, &mut house, &mut relay, BY_ROUTES);
+    join(&mut lab, &mut relay, &mut first, BY_ROUTES);
+    join(&mut lab, &mut relay, &mut second, BY_ROUTES);
+    let _internet = Internet::behind(&mut lab, &mut [&mut first, &mut second]);
+    house.options.tables.push(format!("[internet]\ngateways = [\"{}\", \"{}\"]\n", first.address, second.address));
+    for router in [&mut relay, &mut first, &mut second, &mut house] {
+        router.start();
+    }
+    let ready = |house: &Router| {
+        let state = house.show("internet")?;
+        let all = state["gateways"].as_array().is_some_and(|all| all.iter().all(|one| one["answers"] == true));
+        if all { Ok(state) } else { Err(format!("{state}")) }
+    };
+    until("both gateways", secs(40), || ready(&house));
+    until("the first gateway in use", secs(60), || uses(&house, &first.address));
+    let before = house.show("internet").expect("an answer");
+
+    let mut took = Vec::new();
+    for busy in [true, false] {
+        if busy {
+            read(&house.host, IPV4, "10").expect("the page by the first gateway");
+        }
+        let killed = now();
+        first.kill();
+        until("the page by the second gateway", secs(20), || read(&house.host, IPV4, "1"));
+        took.push(killed.elapsed());
+        uses(&house, &second.address).expect("it is the second");
+        read(&house.host, &format!("[{IPV6}]"), "10").expect("IPv6 by the second gateway");
+        let after = house.show("internet").expect("an answer");
+        assert_eq!((&after["ipv4"], &after["ipv6"]), (&before["ipv4"], &before["ipv6"]), "the same addresses");
+        first.start();
+        until("the first gateway again", secs(40), || ready(&house));
+        if busy {
+            // A small gain moves nothing: the second one stays until it goes.
+            uses(&house, &second.address).expect("it stays");
+            second.kill();
+            until("the first gateway in use", secs(20), || uses(&house, &first.address));
+            second.start();
+            until("the second gateway again", secs(40), || ready(&house));
+        }
+    }
+    let worst = took.iter().max().expect("two");
+    assert!(*worst < secs(8), "{took:?}");
+    lab.figures(&format!(
+        "the Internet was back {took:?} after a gateway died, busy and idle, with the same addresses"
+    ));
+}
+
+#[test]
+fn a_household_whose_cap_is_reached_goes_on_by_another_gateway_and_finds_the_first_closed() {
+    let name = "a_household_whose_cap_is_reached_goes_on_by_another_gateway_and_finds_the_first_closed";
+    let Some(mut lab) = Lab::open(name, &["curl", "python3", "nft"]) else { return };
+    let [mut house, mut small, mut large] = ["house", "small", "large"].map(|name| Router::new(&mut lab, name));
+    join(&mut lab, &mut house, &mut small, BY_ROUTES);
+    join(&mut lab, &mut house, &mut large, BY_ROUTES);
+    let _internet = Internet::behind(&mut lab, &mut [&mut small, &mut large]);
+    house.options.tables.push("[internet]\ngateways = [\"small\", \"large\"]\n".to_owned());
+    for router in [&mut small, &mut large, &mut house] {
+        router.start();
+    }
+    until("the first gateway in use", secs(40), || uses(&house, "small"));
+    let cap = |house: &Router| {
+        let state = house.show("internet")?;
+        let small = &state["gateways"][0];
+        if small["refused"] == "the cap is reached; ask abuse@small.example" { Ok(()) } else { Err(format!("{state}")) }
+    };
+    until("the cap's end", secs(40), || {
+        // It may fail: the gateway changes under it.
+        let _read = read(&house.host, IPV4, "2");
+        cap(&house)
+    });
+    until("the page by the other gateway", secs(10), || read(&house.host, IPV4, "2"));
+    uses(&house, "large").expect("it is the other");
+    // What was used is known after a restart, and hours count too.
+    small.stop();
+    small.start();
+    until("the cap again", secs(40), || cap(&house));
+    small.stop();
+    let hour = here(&["date", "-u", "+%H"]).parse::<u32>().expect("an hour");
+    let elsewhen = format!("hours = \"{:02}:00-{:02}:00\"", (hour + 12) % 24, (hour + 13) % 24);
+    let table = small.options.tables.iter_mut().find(|table| table.starts_with("[gateway]")).expect("the table");
+    *table = table.replace("client_cap_day = \"1 MiB\"", &elsewhen);
+    small.start();
+    until("a closed gateway", secs(40), || {
+        let state = house.show("internet")?;
+        let why = &state["gateways"][0]["refused"];
+        if *why == "it is closed at this hour; ask abuse@small.example" { Ok(()) } else { Err(format!("{state}")) }
+    });
+    read(&house.host, IPV4, "5").expect("the other gateway serves on");
+}
