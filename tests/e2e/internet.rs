@@ -128,7 +128,7 @@ fn a_household_reaches_the_internet_and_its_relay_sees_only_ciphertext() {
         std::net::IpAddr::V4(address) => address.octets().to_vec(),
         std::net::IpAddr::V6(address) => address.octets().to_vec(),
     };
-    let secrets = [TEXT.as_bytes().to_vec(), NAME[..8].as_bytes().to_vec(), octets("ipv4"), octets("ipv6")];
+    let secrets = [TEXT.as_bytes().to_vec(), NAME.as_bytes()[..8].to_vec(), octets("ipv4"), octets("ipv6")];
     for secret in &secrets {
         assert!(holds(&inside, secret), "{secret:?} is inside the session");
         for capture in [&mesh, &cable, &next_cable] {
