@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, IsTerminal, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -417,6 +417,9 @@ pub(crate) fn invite(arguments: &Inviting) -> Result<String, Failure> {
         format!("one router joins by it until {}; it is a member until {} then\n", expires.utc(), until.utc());
     if endpoint.is_none() {
         notes.push_str("it names no address to call: the newcomer has to be on a wire or radio with a member, or give --endpoint\n");
+    }
+    if !matches!(invite.address.ip(), Some(IpAddr::V6(ip)) if ip.is_unique_local()) {
+        notes.push_str("the ledger has no address in the mesh: the newcomer has to reach it some other way, as members lead it there alone\n");
     }
     let _unheard = io::stderr().lock().write_all(notes.as_bytes());
     // A program gets the code alone.
