@@ -389,6 +389,7 @@ impl Router {
             keeping,
             witness,
             members,
+            met_until: now,
             channels_at: now + CHANNELS_INTERVAL,
             redeem_at: now + REDEEM_FIRST,
             carrier: Carrier::watch().ok(),
@@ -794,6 +795,8 @@ struct Control {
     keeping: Keeping,
     witness: Witness,
     members: Members,
+    /// Until when the neighbours that were met would have lasted, at one each [`strangers`]' interval.
+    met_until: Instant,
     channels_at: Instant,
     redeem_at: Instant,
     /// `None` where the system does not tell.

@@ -23,6 +23,7 @@ use super::Failure;
 use super::table::{Side, Table};
 use crate::config::{self, Config, Endpoint};
 use crate::control::{self, Request};
+use crate::file::replace as replace_file;
 use crate::identity::{self, plain};
 use crate::qr::Qr;
 
@@ -144,7 +145,8 @@ fn add(arguments: &Add) -> Result<String, Failure> {
     let wg_quick = wg_quick(arguments, secret.as_deref(), address, &identity.wireguard_key(), &endpoint);
     let qr = secret.as_ref().and_then(|_| Qr::of(&wg_quick).ok());
     if let (Some(file), Some(qr)) = (&arguments.qr, &qr) {
-        write_secret(file, &qr.svg()).map_err(|error| cannot("write", file, &error))?;
+        // It holds a secret: its owner's to read, and in nobody else's file.
+        replace_file(file, qr.svg().as_bytes(), 0o600).map_err(|error| cannot("write", file, &error))?;
     }
     let mut text = Zeroizing::new(config.text().to_owned());
     if !text.ends_with('\n') {
@@ -309,13 +311,6 @@ impl Held {
 fn cannot(action: &str, path: &Path, error: &io::Error) -> Failure {
     let next = "name the file with --config, and run as its owner (usually root)";
     Failure::new(format!("cannot {action} {}: {}", path.display(), plain(error)), next)
-}
-
-/// What holds a secret is its owner's to read.
-fn write_secret(path: &Path, text: &str) -> io::Result<()> {
-    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    file.set_permissions(fs::Permissions::from_mode(0o600))?;
-    file.write_all(text.as_bytes())
 }
 
 fn fresh_secret() -> Result<Zeroizing<[u8; 32]>, Failure> {

@@ -280,12 +280,15 @@ impl WireGuard {
         peer.note(self.socket.send_one(endpoint, datagram));
     }
 
-    /// The same, at another place than it was last.
+    /// The same at another place, once: where the peer is only what it answers from there can say.
     pub(crate) fn call(&mut self, link: LinkId, at: SocketAddr) {
-        if let Some(peer) = self.peers.lock(link).as_deref_mut().and_then(Option::as_mut) {
-            peer.endpoint = Some(at);
+        let mut known = self.peers.lock(link);
+        let Some(peer) = known.as_deref_mut().and_then(Option::as_mut) else { return };
+        if let TunnResult::WriteToNetwork(datagram) =
+            peer.tunn.format_handshake_initiation(&mut self.train.buffer, false)
+        {
+            self.socket.send_one(at, datagram);
         }
-        self.renew(link);
     }
 
     pub(crate) fn has_peer(&self, link: LinkId) -> bool {

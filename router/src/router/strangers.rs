@@ -21,12 +21,16 @@ use crate::link::wireguard::PeerConfig;
 use crate::worker::ToWorker;
 
 /// Strangers at a time: the oldest whose session is not made makes room for another. How long that may take, and then until
-/// the card is shown.
+/// the card is shown; and how long it is waited for in a crowd, as it is shown each second.
 const STRANGERS_MAX: usize = 32;
 const SESSION_TIME: Duration = Duration::from_secs(2);
+const CROWD_TIME: Duration = Duration::from_secs(3);
 const STRANGER_TIME: Duration = Duration::from_secs(15);
 /// Neighbours that were met, and of these such that are no members.
 const MET_MAX: usize = 64;
+/// How many are met, and how many of them at once: accounts are free, and each costs a look at the ledger.
+const MEET_INTERVAL: Duration = Duration::from_millis(500);
+const MEET_BURST: u32 = 8;
 const VISITORS_MAX: usize = 16;
 /// How long a neighbour that was met may be gone before it is forgotten: a visitor, and a member.
 const VISITOR_AWAY: Duration = Duration::from_secs(60);
@@ -70,7 +74,7 @@ impl Control {
         });
         let strangers: Vec<(bool, Instant, LinkId)> = strangers.collect();
         if strangers.len() >= STRANGERS_MAX {
-            match strangers.iter().filter(|(up, ..)| !up).min() {
+            match strangers.iter().filter(|(up, since, _)| !up || now >= *since + CROWD_TIME).min() {
                 Some((.., oldest)) => self.remove_link(now, *oldest),
                 None => return,
             }
@@ -96,7 +100,8 @@ impl Control {
             // Whoever has another link to us by another key is not let in twice.
             return self.remove_link(now, link);
         }
-        self.meet(now, link, card, None, None);
+        // The card names a TLS key that nobody has proven here: QUIC would take somebody else's packets for this one's.
+        self.meet(now, link, card, LinkKind::Wireguard, [None, None]);
     }
 
     /// A neighbour was found. One that is there already is looked for where it was found, if it is silent where it was.
@@ -127,7 +132,9 @@ impl Control {
                 None => return,
             },
         };
-        self.meet(now, link, card, Some(*wireguard), *quic);
+        // A beacon is signed with the card's TLS key.
+        let kind = if self.quic_listen.is_some() { LinkKind::Auto } else { LinkKind::Wireguard };
+        self.meet(now, link, card, kind, [Some(*wireguard), *quic]);
         let (key, endpoint) = (card.wireguard(), Some(*wireguard));
         self.inbox.set(ToWorker::SetPeer(PeerConfig { link, key, endpoint, tells_congestion: true }));
         self.inbox.send(ToWorker::Renew(link));
@@ -137,17 +144,18 @@ impl Control {
     pub(super) fn handle_not_admitted(&mut self, now: Instant, link: LinkId, error: &AdmissionError) {
         match self.links.get(&link).map(|known| known.origin) {
             Some(Origin::Written) => self.warn(format!("{} is not admitted: {error}", self.name_of(link))),
-            Some(Origin::Stranger(..)) => self.remove_link(now, link),
-            Some(Origin::Met(_)) | None => {}
+            // Also of somebody whose beacon named a key that is another's: that one calls again, and is a stranger.
+            Some(Origin::Stranger(..) | Origin::Met(_)) => self.remove_link(now, link),
+            None => {}
         }
     }
 
     /// Makes a neighbour of whom we have met.
-    fn meet(&mut self, now: Instant, link: LinkId, card: &NodeCard, at: Option<SocketAddr>, quic: Option<SocketAddr>) {
+    fn meet(&mut self, now: Instant, link: LinkId, card: &NodeCard, kind: LinkKind, at: [Option<SocketAddr>; 2]) {
+        let [at, quic] = at;
         let name = short_name(card.account());
         tracing::info!(node = %self.name, neighbour = %name, account = %card.account(), "a neighbour was met");
         let state = self.members.standing(card.account(), false);
-        let kind = if self.quic_listen.is_some() { LinkKind::Auto } else { LinkKind::Wireguard };
         let known = self.known(link);
         known.name.clone_from(&name);
         known.origin = Origin::Met(None);
@@ -169,12 +177,17 @@ impl Control {
         self.members.ask_soon(now);
     }
 
-    /// Makes room for one more who is met: of those that are no members, whoever was met first makes place for the next. `false`:
-    /// there are members enough.
+    /// Makes room for one more who is met: of those that are no members, whoever has no session, or was met first, makes place for
+    /// the next. `false`: there are members enough, or many were met just now, and this one calls again.
     fn make_room(&mut self, now: Instant) -> bool {
         let met = self.links.iter().filter(|(_, known)| matches!(known.origin, Origin::Met(_)));
-        let met: Vec<(bool, Option<Instant>, LinkId)> =
-            met.map(|(link, known)| (known.access.is_some_and(|(_, trades)| trades), known.met, *link)).collect();
+        let trades = |known: &Known| known.access.is_some_and(|(_, trades)| trades);
+        let met: Vec<(bool, bool, Option<Instant>, LinkId)> =
+            met.map(|(link, known)| (trades(known), known.status.up, known.met, *link)).collect();
+        if self.met_until > now + MEET_INTERVAL * MEET_BURST {
+            return false;
+        }
+        self.met_until = self.met_until.max(now) + MEET_INTERVAL;
         let visitors = met.iter().filter(|(trades, ..)| !trades);
         if visitors.clone().count() >= VISITORS_MAX || met.len() >= MET_MAX {
             match visitors.min() {
