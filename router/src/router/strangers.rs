@@ -115,7 +115,14 @@ impl Control {
             let silent = known.last_heard.is_none_or(|at| now.saturating_duration_since(at) >= known.silence());
             let is_it = known.peer.as_ref().is_some_and(|peer| peer.card == *card);
             if is_it && silent && known.status.endpoint != Some(*wireguard) && known.kind() != LinkKind::Quic {
-                self.inbox.send(ToWorker::Call { link, at: *wireguard });
+                if known.origin == Origin::Written {
+                    self.inbox.send(ToWorker::Call { link, at: *wireguard });
+                } else {
+                    // Nobody wrote down where it is: what it says last is where it is.
+                    let (key, endpoint) = (card.wireguard(), Some(*wireguard));
+                    self.inbox.set(ToWorker::SetPeer(PeerConfig { link, key, endpoint, tells_congestion: true }));
+                    self.inbox.send(ToWorker::Renew(link));
+                }
             }
             return;
         }
