@@ -112,7 +112,8 @@ pub fn up(config: Config, identity: Identity) -> Result<(), Failure> {
                 tokio::spawn(names::serve(at, zone.clone()));
             }
         }
-        let kernel = KernelRoutes::new(tun.index(), config.node.mtu, router.address());
+        let mesh_alone = config.internet.is_some();
+        let kernel = KernelRoutes::new(tun.index(), config.node.mtu, router.address(), mesh_alone);
         let kernel = kernel.map_err(|error| Failure::new(&error, error.next_step()));
         // The sessions' sockets are at the address that the TUN has by now.
         let ready = kernel.and_then(|kernel| Ok((kernel, Sessions::start(&config, keys.as_ref())?)));
@@ -501,25 +502,28 @@ pub(crate) fn start_log(level: LogLevel) {
 struct KernelRoutes {
     netlink: Netlink,
     index: u32,
+    /// Where the Internet is reached by sessions, whoever announces a part of it does not get its packets.
+    mesh_alone: bool,
     installed: BTreeSet<Prefix>,
     /// Left out, since a neighbour is reached through them.
     refused: BTreeSet<Prefix>,
 }
 
 impl KernelRoutes {
-    fn new(index: u32, mtu: u16, address: Ipv6Addr) -> Result<Self, NetlinkError> {
+    fn new(index: u32, mtu: u16, address: Ipv6Addr, mesh_alone: bool) -> Result<Self, NetlinkError> {
         let mut netlink = Netlink::open()?;
         netlink.add_address(index, address, 128)?;
         netlink.set_up(index, mtu.into())?;
-        Ok(Self { netlink, index, installed: BTreeSet::new(), refused: BTreeSet::new() })
+        Ok(Self { netlink, index, mesh_alone, installed: BTreeSet::new(), refused: BTreeSet::new() })
     }
 
     /// Brings the kernel's routes to the table's. What the kernel refuses is tried again with the next table. A prefix
     /// with a neighbour's endpoint in it is left out: the link's own packets would be led into the mesh, and the link
     /// would die of it.
     fn follow(&mut self, fib: &Arc<Fib>, endpoints: &BTreeSet<IpAddr>) {
+        let takes = |prefix: Prefix| prefix.len() > 0 && (!self.mesh_alone || is_of_the_mesh(prefix));
         let over_links =
-            fib.routes().filter(|(prefix, next_hop)| matches!(next_hop, NextHop::Link(_)) && prefix.len() > 0);
+            fib.routes().filter(|(prefix, next_hop)| matches!(next_hop, NextHop::Link(_)) && takes(*prefix));
         let (refused, wanted): (BTreeSet<Prefix>, BTreeSet<Prefix>) =
             over_links.map(|(prefix, _)| prefix).partition(|prefix| holds_any_of(*prefix, endpoints));
         for prefix in refused.difference(&self.refused) {
@@ -545,6 +549,11 @@ impl KernelRoutes {
     }
 }
 
+/// Whether it is in the range that meshes take their prefixes from (RFC 4193).
+fn is_of_the_mesh(prefix: Prefix) -> bool {
+    prefix.len() >= 8 && prefix.addr().octets()[0] == 0xfd
+}
+
 fn holds_any_of(prefix: Prefix, addresses: &BTreeSet<IpAddr>) -> bool {
     addresses.iter().any(|address| matches!(address, IpAddr::V6(address) if prefix.contains(*address)))
 }
@@ -558,6 +567,17 @@ fn workers(wanted: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_part_of_the_internet_is_not_of_the_mesh() {
+        let prefix = |text: &str, len| Prefix::new(text.parse().unwrap(), len).unwrap();
+        assert!(is_of_the_mesh(prefix("fd12:3456:789a::", 48)) && is_of_the_mesh(prefix("fd00::", 8)));
+        assert!(
+            ![("2000::", 3), ("8000::", 1), ("::", 1), ("fc00::", 7), ("2001:db8::", 32)]
+                .iter()
+                .any(|(text, len)| is_of_the_mesh(prefix(text, *len)))
+        );
+    }
 
     #[test]
     fn a_prefix_with_a_neighbour_s_endpoint_in_it_is_known() {

@@ -83,6 +83,10 @@ impl GatewayRules<'_> {
     fn text(&self) -> String {
         let Self { tun, mesh, uplink, pool, dns } = self;
         let gateway = pool.gateway();
+        let without_session = match uplink {
+            Some(uplink) => format!("  iifname \"{mesh}\" oifname \"{uplink}\" drop\n"),
+            None => format!("  iifname \"{mesh}\" ip6 daddr 2000::/3 drop\n"),
+        };
         let uplink =
             uplink.map_or_else(String::new, |uplink| format!("  iifname \"{tun}\" oifname != \"{uplink}\" drop\n"));
         let (redirect, asked) = match dns {
@@ -113,7 +117,7 @@ impl GatewayRules<'_> {
              oifname \"{tun}\" drop\n\
              {asked}  \
              iifname \"{tun}\" oifname \"{mesh}\" drop\n\
-             {uplink}  \
+             {uplink}{without_session}  \
              iifname \"{tun}\" ip daddr {{ {PRIVATE_V4} }} drop\n  \
              iifname \"{tun}\" ip6 daddr {{ {PRIVATE_V6} }} drop\n }}\n \
              chain leave {{ type nat hook postrouting priority srcnat; policy accept;\n  \

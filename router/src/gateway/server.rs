@@ -338,9 +338,13 @@ impl Side for Table {
             client.spoofed += 1;
             return false;
         }
+        // What is not carried is not counted either: it would use up what there is for all.
+        if client.refused.is_some() {
+            return false;
+        }
         client.sent += packet.len() as u64;
         client.uncounted += packet.len() as u64;
-        client.refused.is_none()
+        true
     }
 
     fn leads(&mut self, _now: Instant, packet: &[u8]) -> Option<LinkId> {
