@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use crate::lab::{Host, Lab, now, secs, until};
 use crate::ledger::Ledger;
-use crate::router::{Joint, PAYS, PEERS, QUIC_PORT, Router, WIREGUARD_PORT, join, join_at, joined, routed, settled};
+use crate::router::{
+    Joint, PAYS, PEERS, QUIC_PORT, Router, WIREGUARD_PORT, join, joined, paying_pair, routed, settled,
+    through_a_provider,
+};
 use crate::traffic::{Pings, Pulse, WebServer, mbit_per_s, ping, reachable};
 
 /// What people forgive.
@@ -16,13 +19,7 @@ fn a_link_falls_back_to_quic_within_five_seconds_and_returns_and_the_count_goes_
     let name = "a_link_falls_back_to_quic_within_five_seconds_and_returns_and_the_count_goes_on";
     let Some(mut lab) = Lab::open(name, &["ping", "curl", "python3", "nft"]) else { return };
     let ledger = Ledger::create(&lab);
-    let mut pair = ["r1", "r2"].map(|name| Router::new(&mut lab, name));
-    for router in &mut pair {
-        router.join_community(&ledger, "1000");
-        ledger.mint(router, 1000);
-    }
-    let [r1, r2] = &mut pair;
-    join(&mut lab, r1, r2, Joint { link: "auto", ..PAYS });
+    let [r1, r2] = &mut paying_pair(&mut lab, &ledger, ("1000", 1000), Joint { link: "auto", ..PAYS });
     [&mut *r1, &mut *r2].into_iter().for_each(Router::start);
     joined(r1, r2);
     routed(r1, r2);
@@ -86,19 +83,7 @@ fn a_link_falls_back_to_quic_within_five_seconds_and_returns_and_the_count_goes_
 fn a_link_comes_up_by_quic_where_wireguard_never_passed_and_full_size_packets_pass_whatever_the_way_takes() {
     let name = "a_link_comes_up_by_quic_where_wireguard_never_passed_and_full_size_packets_pass_whatever_the_way_takes";
     let Some(mut lab) = Lab::open(name, &["ping", "curl", "python3", "nft"]) else { return };
-    let [mut r1, mut r2] = ["r1", "r2"].map(|name| Router::new(&mut lab, name));
-    let provider = lab.host("provider");
-    let (at_r1, _) = lab.cable(&r1.host, &provider);
-    let (_, at_r2) = lab.cable(&provider, &r2.host);
-    provider.must(&["sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]);
-    r1.host.must(&["ip", "route", "add", "10.0.2.0/24", "via", "10.0.1.2"]);
-    r2.host.must(&["ip", "route", "add", "10.0.1.0/24", "via", "10.0.2.1"]);
-    // Nor does it say what does not fit.
-    provider.must(&[
-        "nft",
-        "table inet silent { chain output { type filter hook output priority 0; icmp type destination-unreachable drop; }; }",
-    ]);
-    join_at(&mut r1, &mut r2, Joint { link: "auto", ..PEERS }, (&at_r1, &at_r2));
+    let ([mut r1, mut r2], provider) = through_a_provider(&mut lab, Joint { link: "auto", ..PEERS });
     // Only the second is known to the first.
     r2.options.tables = r2.options.tables.iter().map(|table| without_endpoints(table)).collect();
     block(&[&r1.host, &r2.host]);

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::lab::{Host, Lab, secs, until};
 use crate::ledger::Ledger;
-use crate::router::{Joint, PAYS, QUIC_PORT, Router, join, joined, settled};
+use crate::router::{Joint, PAYS, QUIC_PORT, Router, joined, paying_pair, settled};
 use crate::traffic::{iperf, reachable};
 
 /// A second. Of so many bytes each, that is 100 Mbit/s.
@@ -33,13 +33,7 @@ fn a_flood_of_handshakes_from_spoofed_addresses_leaves_a_paying_quic_link_at_wor
     let name = "a_flood_of_handshakes_from_spoofed_addresses_leaves_a_paying_quic_link_at_work";
     let Some(mut lab) = Lab::open(name, &["ping", "iperf3", "python3", "nft"]) else { return };
     let ledger = Ledger::create(&lab);
-    let mut pair = ["r1", "r2"].map(|name| Router::new(&mut lab, name));
-    for router in &mut pair {
-        router.join_community(&ledger, "1");
-        ledger.mint(router, 1000);
-    }
-    let [r1, r2] = &mut pair;
-    join(&mut lab, r1, r2, Joint { link: "quic", ..PAYS });
+    let [r1, r2] = &mut paying_pair(&mut lab, &ledger, ("1", 1000), Joint { link: "quic", ..PAYS });
     let stranger = lab.host("stranger");
     let (at, to_stranger) = lab.cable(&r2.host, &stranger);
     // Answers find their way to whoever was named, which they would not behind a filter of sources.

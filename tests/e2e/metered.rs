@@ -3,7 +3,7 @@
 use crate::capture::Capture;
 use crate::lab::{Lab, secs, until};
 use crate::ledger::{Ledger, TOKEN};
-use crate::router::{Meter, PAYS, Router, TUN, join, joined, routed, settled};
+use crate::router::{Meter, PAYS, Router, TUN, joined, paying_pair, routed, settled};
 use crate::traffic::{WebServer, ping, send_datagrams};
 
 /// Tokens per GiB: so dear that a base unit is about a byte, and a miscounted packet shows in the money.
@@ -18,13 +18,7 @@ fn what_is_billed_is_what_tcpdump_saw_arrive() {
     let tools = ["ping", "curl", "python3", "tcpdump"];
     let Some(mut lab) = Lab::open("what_is_billed_is_what_tcpdump_saw_arrive", &tools) else { return };
     let ledger = Ledger::create(&lab);
-    let mut pair = ["r1", "r2"].map(|name| Router::new(&mut lab, name));
-    for router in &mut pair {
-        router.join_community(&ledger, "1000");
-        ledger.mint(router, 1000);
-    }
-    let [r1, r2] = &mut pair;
-    join(&mut lab, r1, r2, PAYS);
+    let [r1, r2] = &mut paying_pair(&mut lab, &ledger, ("1000", 1000), PAYS);
     r1.start();
     r2.start();
     joined(r1, r2);

@@ -10,19 +10,13 @@ use fastrand::Rng;
 use crate::disk::Disk;
 use crate::lab::{Lab, secs, until};
 use crate::ledger::{Ledger, TOKEN};
-use crate::router::{PAYS, Router, join, joined, settled, text};
+use crate::router::{PAYS, Router, joined, paying_pair, settled, text};
 use crate::traffic::{WebServer, ping, reachable};
 
 /// A payer and its provider, with money that shows every kilobyte.
-fn paying_pair(lab: &mut Lab, ledger: &Ledger) -> [Router; 2] {
-    let mut pair = ["r1", "r2"].map(|name| Router::new(lab, name));
-    for router in &mut pair {
-        router.join_community(ledger, "100");
-        router.options.deposit = "50";
-        ledger.mint(router, 100);
-    }
-    let [r1, r2] = &mut pair;
-    join(lab, r1, r2, PAYS);
+fn dear_pair(lab: &mut Lab, ledger: &Ledger) -> [Router; 2] {
+    let mut pair = paying_pair(lab, ledger, ("100", 100), PAYS);
+    pair.iter_mut().for_each(|router| router.options.deposit = "50");
     pair
 }
 
@@ -31,7 +25,7 @@ fn a_damaged_journal_is_set_aside_and_the_neighbour_remembers() {
     let tools = ["ping", "curl", "python3"];
     let Some(mut lab) = Lab::open("a_damaged_journal_is_set_aside_and_the_neighbour_remembers", &tools) else { return };
     let ledger = Ledger::create(&lab);
-    let mut pair = paying_pair(&mut lab, &ledger);
+    let mut pair = dear_pair(&mut lab, &ledger);
     pair.iter_mut().for_each(Router::start);
     let [r1, r2] = &pair;
     reachable(&r1.host, &r2.address, secs(30));
@@ -73,7 +67,7 @@ fn a_full_disk_stops_neither_packets_nor_payment() {
     let tools = ["ping", "curl", "python3", "mount"];
     let Some(mut lab) = Lab::open("a_full_disk_stops_neither_packets_nor_payment", &tools) else { return };
     let ledger = Ledger::create(&lab);
-    let mut pair = paying_pair(&mut lab, &ledger);
+    let mut pair = dear_pair(&mut lab, &ledger);
     let disks = pair.each_ref().map(|router| Disk::in_memory(router, "2m"));
     pair.iter_mut().for_each(Router::start);
     let [r1, r2] = &pair;
@@ -168,7 +162,7 @@ fn a_disk_that_fails_is_reported_bounds_credit_and_lets_pings_pass() {
         return;
     };
     let ledger = Ledger::create(&lab);
-    let mut pair = paying_pair(&mut lab, &ledger);
+    let mut pair = dear_pair(&mut lab, &ledger);
     let disk = Disk::ext4(&lab, &pair[1]);
     let switch = format!("/sys/fs/ext4/{}/trigger_fs_error", disk.device());
     if !Path::new(&switch).exists() {

@@ -1,7 +1,7 @@
 //! Ways with less room than a cable that do not say so.
 
 use crate::lab::{Lab, secs, until};
-use crate::router::{PEERS, Router, join_at};
+use crate::router::{PEERS, Router, through_a_provider};
 use crate::traffic::{WebServer, ping, reachable};
 
 /// Of the narrow part of the way, in bytes: a mobile network's.
@@ -13,22 +13,10 @@ const FITS: u64 = 1330;
 fn how_long_packets_may_be_is_found_out_where_nobody_says_so() {
     let name = "how_long_packets_may_be_is_found_out_where_nobody_says_so";
     let Some(mut lab) = Lab::open(name, &["ping", "curl", "python3", "nft"]) else { return };
-    let [mut r1, mut r2] = ["r1", "r2"].map(|name| Router::new(&mut lab, name));
-    let provider = lab.host("provider");
-    let (at_r1, _) = lab.cable(&r1.host, &provider);
-    let (_, at_r2) = lab.cable(&provider, &r2.host);
-    provider.must(&["sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]);
-    r1.host.must(&["ip", "route", "add", "10.0.2.0/24", "via", "10.0.1.2"]);
-    r2.host.must(&["ip", "route", "add", "10.0.1.0/24", "via", "10.0.2.1"]);
+    let ([mut r1, mut r2], provider) = through_a_provider(&mut lab, PEERS);
     for (host, device) in [(&provider, "cable2a"), (&r2.host, "cable2b")] {
         host.must(&["ip", "link", "set", device, "mtu", NARROW]);
     }
-    // Neither does it say what does not fit.
-    provider.must(&[
-        "nft",
-        "table inet silent { chain output { type filter hook output priority 0; icmp type destination-unreachable drop; }; }",
-    ]);
-    join_at(&mut r1, &mut r2, PEERS, (&at_r1, &at_r2));
     [&mut r1, &mut r2].into_iter().for_each(Router::start);
     reachable(&r1.host, &r2.address, secs(30));
     let found = |from: &Router, to: &Router| from.neighbour(to.name).map(|line| line["mtu"].as_u64());

@@ -393,6 +393,41 @@ pub(crate) fn join_at(first: &mut Router, second: &mut Router, joint: Joint, at:
     }
 }
 
+/// Two routers of one community, the first of which pays the second. They are not started yet.
+pub(crate) fn paying_pair(
+    lab: &mut Lab,
+    ledger: &Ledger,
+    (ask, tokens): (&'static str, u32),
+    joint: Joint,
+) -> [Router; 2] {
+    let mut pair = ["r1", "r2"].map(|name| Router::new(lab, name));
+    for router in &mut pair {
+        router.join_community(ledger, ask);
+        ledger.mint(router, tokens);
+    }
+    let [r1, r2] = &mut pair;
+    join(lab, r1, r2, joint);
+    pair
+}
+
+/// Two routers that reach each other through somebody else's machine, which does not say what does not fit. They are not started
+/// yet. Its cable to the second is `cable2a` there, and `cable2b` at the second.
+pub(crate) fn through_a_provider(lab: &mut Lab, joint: Joint) -> ([Router; 2], Host) {
+    let [mut r1, mut r2] = ["r1", "r2"].map(|name| Router::new(lab, name));
+    let provider = lab.host("provider");
+    let (at_r1, _) = lab.cable(&r1.host, &provider);
+    let (_, at_r2) = lab.cable(&provider, &r2.host);
+    provider.must(&["sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]);
+    r1.host.must(&["ip", "route", "add", "10.0.2.0/24", "via", "10.0.1.2"]);
+    r2.host.must(&["ip", "route", "add", "10.0.1.0/24", "via", "10.0.2.1"]);
+    provider.must(&[
+        "nft",
+        "table inet silent { chain output { type filter hook output priority 0; icmp type destination-unreachable drop; }; }",
+    ]);
+    join_at(&mut r1, &mut r2, joint, (&at_r1, &at_r2));
+    ([r1, r2], provider)
+}
+
 /// Waits until two routers carry for each other.
 pub(crate) fn joined(a: &Router, b: &Router) {
     until(&format!("link {}-{}", a.name, b.name), secs(30), || a.is_joined_to(b).and_then(|()| b.is_joined_to(a)));
