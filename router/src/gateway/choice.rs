@@ -69,6 +69,10 @@ impl Quality {
     pub(super) fn answered(&mut self, now: Instant, sequence: u64) -> bool {
         let slot = &mut self.asked_at[sequence as usize % 8];
         let Some((_, at)) = slot.take_if(|(asked, _)| *asked == sequence) else { return false };
+        if self.rtt_us.is_none() {
+            // What nobody could answer yet is no loss.
+            self.questions = u32::try_from(self.sequence - sequence).map_or(64, |since| (since + 1).min(64));
+        }
         self.answers |= 1 << (self.sequence - sequence).min(63);
         self.owing = None;
         let took = u64::try_from(now.saturating_duration_since(at).as_micros()).unwrap_or(u64::MAX);
@@ -223,6 +227,27 @@ mod tests {
         assert!((5..=15).contains(&quality.loss_percent()), "{}", quality.loss_percent());
         assert_eq!(quality.rtt_us(), Some(40_000));
         assert!(!quality.answered(now, 10_000));
+    }
+
+    #[test]
+    fn what_is_asked_before_there_is_a_way_is_no_loss() {
+        let (mut quality, mut now) = (Quality::default(), Instant::now());
+        let mut ask = |quality: &mut Quality| {
+            now += Duration::from_secs(30);
+            (quality.question(now, false, false).expect("it is time"), now)
+        };
+        for _ in 0..100 {
+            ask(&mut quality);
+        }
+        let (sequence, now) = ask(&mut quality);
+        assert!(quality.answered(now, sequence));
+        assert_eq!(quality.loss_percent(), 0);
+        for _ in 0..2 {
+            ask(&mut quality);
+        }
+        let (sequence, now) = ask(&mut quality);
+        assert!(quality.answered(now, sequence));
+        assert_eq!(quality.loss_percent(), 50, "two of four since then");
     }
 
     #[test]
