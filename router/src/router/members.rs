@@ -248,10 +248,12 @@ impl Control {
         self.members.away = None;
         if self.members.take(of) {
             let (path, bytes) = (self.members.directory.join(MEMBERS), self.members.file());
-            let written = tokio::task::spawn_blocking(move || file::replace(&path, &bytes, 0o600));
-            self.spawn(written, |written| match written.ok()? {
-                Ok(()) => None,
-                Err(error) => Some(Done::Warning(format!("cannot write who is a member: {error}"))),
+            // The journal's desk writes one thing after another, so that the newest is the last.
+            let written = self.journal.ask(move |_| file::replace(&path, &bytes, 0o600));
+            self.spawn(written, |written| match written {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(Done::Warning(format!("cannot write who is a member: {error}"))),
+                Err(error) => Some(Done::Warning(error.to_string())),
             });
         }
         self.handle_enrolled(now, enrolled);
