@@ -27,15 +27,8 @@ pub(crate) struct Join {
     /// What people call this router; the machine's name without it
     #[arg(long)]
     name: Option<String>,
-    /// The directory of config and key
-    #[arg(long, value_name = "DIR", default_value = "/etc/waybill")]
-    directory: PathBuf,
-    /// The directory of what the router remembers
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/waybill")]
-    state: PathBuf,
-    /// Where `waybill status` and its like find the router
-    #[arg(long, value_name = "PATH", default_value = "/run/waybill/control.sock")]
-    socket: PathBuf,
+    #[command(flatten)]
+    places: Places,
     /// Tokens per GiB paid to providers at most; what the invitation says without it
     #[arg(long, value_name = "AMOUNT")]
     max: Option<Amount>,
@@ -47,6 +40,21 @@ pub(crate) struct Join {
     json: bool,
 }
 
+/// Where a new router has its things.
+#[derive(Clone, Debug, Args)]
+#[group(skip)]
+pub(super) struct Places {
+    /// The directory of config and keys
+    #[arg(long, value_name = "DIR", default_value = "/etc/waybill")]
+    pub(super) directory: PathBuf,
+    /// The directory of what the router remembers, and of the ledger where it is founded
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/waybill")]
+    pub(super) state: PathBuf,
+    /// Where `waybill status` and its like find the router
+    #[arg(long, value_name = "PATH", default_value = "/run/waybill/control.sock")]
+    pub(super) socket: PathBuf,
+}
+
 /// What was done, and whether the router is to run.
 pub(super) struct Joined {
     pub(super) said: String,
@@ -56,7 +64,7 @@ pub(super) struct Joined {
 /// Reads the invitation, makes key and config, and leaves the code where the router takes it.
 pub(super) fn join(arguments: &Join) -> Result<Joined, Failure> {
     let invite = read_invite(&arguments.code)?;
-    let path = arguments.directory.join("waybill.toml");
+    let path = arguments.places.directory.join("waybill.toml");
     let fresh = !path.try_exists().map_err(|error| cannot("read", &path, &error))?;
     if fresh {
         write_config(arguments, &path, &invite)?;
@@ -154,14 +162,14 @@ fn check_ledger(config: &Config, invite: &Invite) -> Result<(), Failure> {
 fn write_config(arguments: &Join, path: &Path, invite: &Invite) -> Result<(), Failure> {
     let name = arguments.name.clone().unwrap_or_else(machine_name);
     let max = arguments.max.as_ref().unwrap_or(&invite.max);
-    let Join { directory, state, socket, .. } = arguments;
+    let directory = &arguments.places.directory;
     let mut text = format!(
         "# A member of {community}, as `waybill join` wrote it. waybill.example.toml explains every option.\n\
          {node}\n[community]\nmembers_only = true\n\n\
          [ledger]\nurl = \"{url}\"\nkey = \"{key}\"\nfounding = \"{founding}\"\n\n\
          [price]\nmax = \"{max}\"\nhop_worth = \"{hop_worth}\"\n{quic}",
         community = invite.genesis.community().replace(char::is_control, " "),
-        node = node_table(&name, directory, state, socket)?,
+        node = node_table(&name, &arguments.places)?,
         url = invite.address,
         key = invite.key,
         founding = hex_text(&invite.founding),
@@ -185,11 +193,9 @@ pub(super) fn quic_table() -> &'static str {
 }
 
 /// The table of a new config that says where this router has its things.
-pub(super) fn node_table(name: &str, directory: &Path, state: &Path, socket: &Path) -> Result<String, Failure> {
+pub(super) fn node_table(name: &str, Places { directory, state, socket }: &Places) -> Result<String, Failure> {
     let mut text = format!("[node]\nname = {}\n", quoted(name)?);
-    for (key, path) in
-        [("key_file", &directory.join("key")), ("state_dir", &state.to_owned()), ("control_socket", &socket.to_owned())]
-    {
+    for (key, path) in [("key_file", &directory.join("key")), ("state_dir", state), ("control_socket", socket)] {
         let path = std::path::absolute(path).map_err(|error| cannot("find", path, &error))?;
         let shown =
             path.to_str().ok_or_else(|| Failure::new(format!("{} is no text", path.display()), "name another"))?;

@@ -19,7 +19,7 @@ use super::place::{Opened, Place};
 use super::vouchers::fresh_secret;
 use super::{failure, seconds, with_sources};
 use crate::cli::Failure;
-use crate::cli::join::{machine_name, node_table, quic_table, quoted};
+use crate::cli::join::{Places, machine_name, node_table, quic_table, quoted};
 use crate::cli::table::{Side, Table, facts};
 use crate::config::{Amount, Config, Endpoint, LedgerPlace};
 use crate::invite::{HOSTS_MAX, Invite};
@@ -75,15 +75,8 @@ pub(crate) struct Create {
     /// Tokens per GiB that this router asks
     #[arg(long, value_name = "AMOUNT", default_value = "0")]
     ask: Amount,
-    /// The directory of config and keys
-    #[arg(long, value_name = "DIR", default_value = "/etc/waybill")]
-    directory: PathBuf,
-    /// The directory of the ledger and of what the router remembers
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/waybill")]
-    state: PathBuf,
-    /// Where `waybill status` and its like find the router
-    #[arg(long, value_name = "PATH", default_value = "/run/waybill/control.sock")]
-    socket: PathBuf,
+    #[command(flatten)]
+    places: Places,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -201,7 +194,7 @@ struct Files {
 }
 
 impl Files {
-    fn of(Create { directory, state, .. }: &Create) -> Self {
+    fn of(Places { directory, state, .. }: &Places) -> Self {
         Self {
             config: directory.join("waybill.toml"),
             treasurer: directory.join("treasurer.key"),
@@ -217,12 +210,19 @@ impl Files {
 }
 
 fn create(arguments: &Create) -> Result<String, Failure> {
-    let files = Files::of(arguments);
+    let files = Files::of(&arguments.places);
     if let Some(there) = files.all().into_iter().find(|path| path.exists()) {
-        return Err(Failure::new(
-            format!("{} is there already", there.display()),
-            "this machine has a community; name another --directory and --state for a second one",
-        ));
+        let cause = format!("{} is there already", there.display());
+        // The config is written last.
+        return Err(if files.config.exists() {
+            Failure::new(cause, "this machine has a community; name another --directory and --state for a second one")
+        } else {
+            let all = files.all().map(|path| path.display().to_string()).join(" ");
+            Failure::new(
+                cause,
+                format!("if an earlier `community create` was cut short, remove what it left: rm -f {all}"),
+            )
+        });
     }
     let made = found(arguments, &files);
     if made.is_err() {
@@ -240,7 +240,8 @@ fn create(arguments: &Create) -> Result<String, Failure> {
 }
 
 fn found(arguments: &Create, files: &Files) -> Result<String, Failure> {
-    let Create { community, symbol, decimals, name, endpoint, listen, ask, directory, state, socket, json } = arguments;
+    let Create { community, symbol, decimals, name, endpoint, listen, ask, places, json } = arguments;
+    let Places { directory, state, .. } = places;
     let made = |path: &Path| {
         let cannot = |error: io::Error| {
             Failure::new(
@@ -260,7 +261,7 @@ fn found(arguments: &Create, files: &Files) -> Result<String, Failure> {
     let mut text = format!(
         "# The founder of {community}, as `waybill community create` wrote it. waybill.example.toml explains every option.\n\
          {node}\n[community]\nmembers_only = true\n",
-        node = node_table(&name, directory, state, socket)?,
+        node = node_table(&name, places)?,
         community = community.replace(char::is_control, " "),
     );
     if let Some(endpoint) = endpoint {
