@@ -14,7 +14,8 @@
 //! beacons at all.
 //!
 //! Checks are made in the order of their cost, and signatures within a budget: that of a sender who is known is its own, and all
-//! unknown ones of an interface share another, so that no flood of forged ones keeps the others from being heard.
+//! unknown ones of an interface share another, so that no flood in the names of others keeps whoever is known from being heard. One
+//! in its own name, from its own address, uses its own budget up: then a new way of its is not heard of, and its links go on.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv6Addr;

@@ -30,7 +30,8 @@ const DEAF: Duration = Duration::from_secs(4);
 const TRY: Duration = Duration::from_secs(5);
 /// The same once it has answered.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
-/// An answer says so much about the time after it: one in three may be lost.
+/// An answer says so much about the time after it. One that is lost is repeated after as long as [`TRY`], so that then the time
+/// begins anew: where much is lost, QUIC carries for longer than it would have to.
 const FRESH: Duration = Duration::from_millis(3500);
 /// For how long handshakes have to be answered before WireGuard carries again: at first, and at most.
 const HOLD_MIN: Duration = Duration::from_secs(4);
