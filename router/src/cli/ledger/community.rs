@@ -217,11 +217,9 @@ fn create(arguments: &Create) -> Result<String, Failure> {
         return Err(if files.config.exists() {
             Failure::new(cause, "this machine has a community; name another --directory and --state for a second one")
         } else {
-            let all = files.all().map(|path| path.display().to_string()).join(" ");
-            Failure::new(
-                cause,
-                format!("if an earlier `community create` was cut short, remove what it left: rm -f {all}"),
-            )
+            let next = "if an earlier `community create` was cut short, move away what it left; keys of a community that lives \
+                        are not to be lost";
+            Failure::new(cause, next)
         });
     }
     let made = found(arguments, &files);
