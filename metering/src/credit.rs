@@ -28,6 +28,13 @@ const LOSS_MOST_PPM: u32 = 250_000;
 /// to be looked up and the ledger, not for a picture. It is counted, and owed, like all else.
 pub const LIFELINE: Bytes = Bytes::new(2048);
 
+/// What is carried each second besides, in both directions together, to the ledger and from it, for whoever has little credit
+/// or none left: what restores the credit must not wait behind what used it up. It is counted, and owed.
+pub const LEDGER_LINE: Bytes = Bytes::new(512);
+
+/// What can be saved of [`LEDGER_LINE`]: tokens are locked, with all that is asked before, without a wait.
+pub const LEDGER_LINE_BURST: Bytes = Bytes::new(64 << 10);
+
 /// Each payment works off one part in so many of itself from the arrears.
 const WORKS_OFF: u128 = 8;
 
@@ -48,7 +55,8 @@ const BEFORE_TERMS: u128 = 16;
 /// The grain of money.
 const ONE: Tokens = Tokens::new(1).expect("1 is below 2^96");
 
-/// Whether the datapath may carry for this neighbour. It never concerns routing, receipts, ledger or DNS traffic.
+/// Whether the datapath may carry for this neighbour. It never concerns routing and receipts, and the ledger has a
+/// line of its own ([`LEDGER_LINE`]).
 /// What is refused for want of credit must not be counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Credit {
@@ -237,13 +245,14 @@ fn forgiven_each_hour(terms: &Terms) -> Tokens {
     terms.value_of(FORGIVEN_EACH_HOUR).max(ONE)
 }
 
-/// What [`given_each_day`] is worth, with the base unit that an hour may be rounded up by.
+/// What [`given_each_day`] and the ledger's line are worth, with the base unit that an hour may be rounded up by.
 pub(crate) fn lost_each_day(terms: &Terms) -> Tokens {
     const HOURS: Tokens = Tokens::new(24).expect("24 is below 2^96");
-    terms.value_of(given_each_day()).saturating_add(HOURS)
+    let to_ledger = Bytes::new(LEDGER_LINE.get() * 86_400 + LEDGER_LINE_BURST.get());
+    terms.value_of(given_each_day().saturating_add(to_ledger)).saturating_add(HOURS)
 }
 
-/// What a payer that never pays again is carried for each day, once its window is used up.
+/// What a payer that never pays again is carried for each day, once its window is used up, beside what it speaks with the ledger.
 #[must_use]
 pub const fn given_each_day() -> Bytes {
     Bytes::new(FORGIVEN_EACH_HOUR.get() * 24 + LIFELINE.get() * 86_400)

@@ -216,7 +216,8 @@ pub enum Event {
     },
     /// Payee: make this receipt durable, then call [`Exchange::handle_held`]. Only the highest one matters.
     Hold(Receipt),
-    /// Payer: open a channel, or top it up, and call [`Exchange::handle_channel`]. Repeated while it is needed.
+    /// Payer: open a channel, or top it up, and call [`Exchange::handle_channel`], or [`Exchange::handle_not_funded`].
+    /// Repeated while it is needed.
     NeedChannel {
         /// To whom.
         payee: NodeId,
@@ -573,6 +574,11 @@ impl Exchange {
         self.link_loss_ppm = ppm;
     }
 
+    /// Payer: the ledger could not be asked for what [`Event::NeedChannel`] wants. It is wanted again soon.
+    pub fn handle_not_funded(&mut self, now: Instant) {
+        self.purse.note_not_funded(now);
+    }
+
     /// Takes the ledger's view of the channel between the two; an older channel than the one known is ignored.
     pub fn handle_channel(&mut self, now: Instant, channel: ChannelState) {
         let known = self.channel;
@@ -585,6 +591,7 @@ impl Exchange {
             self.restart_session(now, self.session);
         }
         self.channel = Some(channel);
+        self.purse.note_funded();
         if channel.closing && self.closing.take().is_some() {
             self.opens_late = true; // Notice was given instead.
         }
@@ -805,6 +812,9 @@ impl Exchange {
         if self.report_is_urgent(now) {
             self.report(now);
         }
+        if self.purse.is_again(now) {
+            self.pay(now);
+        }
         self.leave(now);
         self.hold(now);
     }
@@ -818,7 +828,10 @@ impl Exchange {
         };
         let urgent = self.urgent_at().filter(|_| self.much_is_unpaid());
         let leaving = self.leaving.map(|(_, until)| until);
-        [Some(self.tick_at), retry, urgent, leaving, self.till.hold_at()].into_iter().flatten().min()
+        [Some(self.tick_at), retry, urgent, leaving, self.till.hold_at(), self.purse.again_at()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// The payload of the next datagram to the neighbour, if there is one.

@@ -600,6 +600,11 @@ enum Done {
         state: ChannelState,
         left: Tokens,
     },
+    /// The ledger could not be asked, or refused.
+    NotFunded {
+        link: LinkId,
+        failed: Box<Self>,
+    },
     /// The ledger has closed it.
     Closed {
         link: LinkId,
@@ -1168,6 +1173,10 @@ impl Control {
             Done::Funded { link, channel, state, left } => {
                 self.look_at_balance(link, &state, left);
                 self.handle_done(now, Done::Channel { link, channel, state });
+            }
+            Done::NotFunded { link, failed } => {
+                self.node.handle_not_funded(now, link);
+                self.handle_done(now, *failed);
             }
             Done::Closed { link, channel, state } => self.handle_closed(now, link, channel, &state),
             Done::CloseFailed { link, channel, error } => {

@@ -192,6 +192,11 @@ impl ClientError {
 /// has to do besides must not wait behind a ledger that is away.
 const REST: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
 
+/// What fails within so long, for want of a route or because nobody listens, has cost its thread nothing: it rests for
+/// [`SHORT_REST`], and no longer for its having failed before.
+const AT_ONCE: Duration = Duration::from_millis(50);
+const SHORT_REST: Duration = Duration::from_millis(250);
+
 /// One ledger, asked.
 pub struct Client {
     address: Address,
@@ -290,8 +295,13 @@ impl Client {
         }
         let was_away = matches!(&answered, Err(ClientError::Unreachable { .. } | ClientError::Silent { .. }));
         self.resting = was_away.then(|| {
-            let rest = self.resting.map_or(REST.0, |(_, rest)| (rest * 2).min(REST.1));
-            (Instant::now() + rest, rest)
+            let ended = Instant::now();
+            let rest = if ended - now < AT_ONCE {
+                SHORT_REST
+            } else {
+                self.resting.map_or(REST.0, |(_, rest)| (rest * 2).clamp(REST.0, REST.1))
+            };
+            (ended + rest, rest)
         });
         answered
     }
@@ -422,6 +432,26 @@ mod tests {
         let ClientError::Resting { wait, .. } = ask() else { panic!("it was asked at once") };
         assert!(wait > REST.0, "the second rest is longer: {wait:?}");
         drop(listener);
+    }
+
+    /// Whoever has no way yet has one soon.
+    #[test]
+    fn who_cannot_be_reached_at_once_is_asked_again_soon_however_often_that_was_so() {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let tls = crate::trust::pinned(&metering::TlsKey([0; 32])).unwrap();
+        let mut client = Client::new(format!("http://{port}").parse().unwrap(), tls, Duration::from_secs(5)).unwrap();
+        let (began, mut asked) = (Instant::now(), 0);
+        while asked < 4 {
+            let error = client.get::<u8>("/").unwrap_err();
+            if let ClientError::Resting { wait, .. } = error {
+                assert!(wait <= SHORT_REST, "{wait:?}");
+            } else {
+                assert!(matches!(error, ClientError::Unreachable { .. }), "{error}");
+                asked += 1;
+            }
+            assert!(began.elapsed() < Duration::from_secs(60), "it is never asked again");
+            std::thread::yield_now();
+        }
     }
 
     /// One that always says a little would keep its caller for ever.

@@ -19,6 +19,9 @@ const FUNDED_WINDOW_MAX: Bytes = Bytes::from_mebibytes(256);
 /// How often a missing or nearly empty channel is asked for.
 const NEED_INTERVAL: Duration = Duration::from_secs(5);
 
+/// How soon at first, when the ledger could not be asked; each time after twice as long.
+const NEED_AGAIN: Duration = Duration::from_millis(500);
+
 /// The payer's book for one provider.
 #[derive(Debug)]
 pub(super) struct Purse {
@@ -33,6 +36,9 @@ pub(super) struct Purse {
     /// This segment's latest receipt, as it is sent.
     pub(super) latest: Option<ReceiptMessage>,
     needed_at: Option<Instant>,
+    /// When it is asked for again, after it could not be had, and how often it could not.
+    again_at: Option<Instant>,
+    not_funded: u32,
 }
 
 /// What a receipt is made for.
@@ -45,7 +51,16 @@ pub(super) struct Claim<'a> {
 
 impl Purse {
     pub(super) const fn new(ceiling: Option<(ChannelId, Tokens)>) -> Self {
-        Self { signed: None, ceiling, requested: ceiling, base: None, latest: None, needed_at: None }
+        Self {
+            signed: None,
+            ceiling,
+            requested: ceiling,
+            base: None,
+            latest: None,
+            needed_at: None,
+            again_at: None,
+            not_funded: 0,
+        }
     }
 
     pub(super) fn end_segment(&mut self) {
@@ -152,6 +167,33 @@ impl Purse {
         }
         self.needed_at = Some(now);
         Some(owed.saturating_add(two).saturating_add(two))
+    }
+
+    /// The ledger could not be asked for it: soon again, for it may have been out of reach for a moment only, and what can be
+    /// carried until then is little.
+    pub(super) fn note_not_funded(&mut self, now: Instant) {
+        let wait = NEED_AGAIN * (1 << self.not_funded.min(8));
+        self.not_funded = self.not_funded.saturating_add(1);
+        self.again_at = Some(now + wait.min(NEED_INTERVAL));
+    }
+
+    /// The ledger has answered.
+    pub(super) fn note_funded(&mut self) {
+        (self.again_at, self.not_funded) = (None, 0);
+    }
+
+    /// When the channel is asked for again that could not be had.
+    pub(super) const fn again_at(&self) -> Option<Instant> {
+        self.again_at
+    }
+
+    /// Whether it is to be asked for again now.
+    pub(super) fn is_again(&mut self, now: Instant) -> bool {
+        let again = self.again_at.take_if(|at| *at <= now).is_some();
+        if again {
+            self.needed_at = None;
+        }
+        again
     }
 
     /// Signs what is owed, up to the durable ceiling and the deposit. Returns whether there is a new receipt.

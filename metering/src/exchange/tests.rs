@@ -124,6 +124,9 @@ struct Party {
     written_off: Tokens,
     /// Whether it cannot lock what its exchange asks for.
     wallet_is_empty: bool,
+    /// When it asked a ledger that is out of its reach, as it is until then.
+    asked_in_vain: Vec<Instant>,
+    ledger_is_back_at: Instant,
 }
 
 enum Delivery {
@@ -185,6 +188,8 @@ impl World {
             offered: Vec::new(),
             written_off: Tokens::ZERO,
             wallet_is_empty: false,
+            asked_in_vain: Vec::new(),
+            ledger_is_back_at: now,
         };
         let mut world = Self {
             rng: fastrand::Rng::with_seed(plan.seed),
@@ -469,6 +474,10 @@ impl World {
                     self.parties[who].writing.push((now + delay, event));
                 }
                 Event::NeedChannel { .. } if self.parties[who].wallet_is_empty => {}
+                Event::NeedChannel { .. } if now < self.parties[who].ledger_is_back_at => {
+                    self.parties[who].asked_in_vain.push(now);
+                    self.change(who, Exchange::handle_not_funded);
+                }
                 Event::NeedChannel { at_least, .. } => {
                     self.ledger = self.ledger.filter(|known| !known.closing);
                     let channel = self.ledger.get_or_insert(ChannelState {
@@ -1247,6 +1256,25 @@ fn a_deposit_bounds_what_is_signed_though_more_is_written_and_owed() {
 }
 
 #[test]
+fn a_ledger_that_could_not_be_asked_is_asked_soon_again() {
+    let mut world = World::new(Plan { channel: false, ..Plan::quiet(41) });
+    world.parties[PAYER].ledger_is_back_at = world.began + Duration::from_secs(20);
+    world.run(21.0);
+    let asked = &world.parties[PAYER].asked_in_vain;
+    let waits: Vec<f64> = asked.windows(2).map(|two| (two[1] - two[0]).as_secs_f64()).collect();
+    assert_eq!(waits, [0.5, 1.0, 2.0, 4.0, 5.0, 5.0], "and ever later, until it is as if nothing had failed");
+    world.run(10.0);
+    assert_eq!(world.ledger.map(|channel| channel.nonce), Some(1));
+    assert!(world.of(PROVIDER).snapshot().signed > Tokens::ZERO);
+    // What fails later is asked for at once again, too.
+    world.parties[PAYER].asked_in_vain.clear();
+    world.parties[PAYER].ledger_is_back_at = world.now + Duration::from_secs(600);
+    world.run(600.0);
+    let asked = &world.parties[PAYER].asked_in_vain;
+    assert!(asked.len() > 3 && asked[1] - asked[0] < Duration::from_secs(2), "{}", asked.len());
+}
+
+#[test]
 fn peers_and_free_providers_count_and_owe_nothing() {
     let free = offer(0, 1);
     for sides in [[Side::Peer; 2], paid(free)] {
@@ -1479,7 +1507,7 @@ fn the_worst_case_can_be_said_in_a_sentence() {
     assert_eq!(
         world.of(PROVIDER).snapshot().worst_case(6, "WAY"),
         "with this neighbour you can lose at most 0.065537 WAY carried on trust (0.065537 at once), 0.327685 of receipts \
-         not yet written if the power fails, and 0.197400 a day after that"
+         not yet written if the power fails, and 0.240664 a day after that"
     );
     assert_eq!(
         world.of(PAYER).snapshot().worst_case(6, "WAY"),

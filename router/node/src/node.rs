@@ -9,7 +9,7 @@ use babel::{
     Carry, Cost, Destination, Fee, InterfaceConfig, InterfaceId, IpPrefix, LinkSensing, Metric, NeighbourView, Only,
     Policy, Prefix, PrefixPair, RouteView, RouterId, Seqno, Speaker, Trade,
 };
-use metering::credit::LIFELINE;
+use metering::credit::{LEDGER_LINE, LEDGER_LINE_BURST, LIFELINE};
 use metering::exchange;
 use metering::watch::{PORT as WATCH_PORT, Watch};
 use metering::wire::PORT as SETTLEMENT_PORT;
@@ -23,13 +23,15 @@ use thiserror::Error;
 
 use crate::admission::{ADMISSION_PORT, Admission, AdmissionError, Expected};
 use crate::datapath::packet::{ControlDatagram, control_packet, parse_control};
-use crate::datapath::{Fib, FibBuilder, LinkEntry, LinkPolicy, MAX_LINKS, Meters, Service, Standing};
+use crate::datapath::{Fib, FibBuilder, LinkEntry, LinkPolicy, MAX_LINKS, Meters, Ration, Service, Standing};
 use crate::deal::{self, Asking, Deal, Dealing, Prices, Situation};
 use crate::path_mtu::{MTU_PORT, NoMessage, PathMtu};
 use crate::{DropReason, LinkId};
 
 /// UDP port of Babel (RFC 8966, section 4).
 pub const BABEL_PORT: u16 = 6696;
+/// For what is carried in one.
+const SECOND: Duration = Duration::from_secs(1);
 /// Babel's packets are not longer: the shortest MTU of IPv6 (RFC 8200, section 5).
 const CONTROL_MTU: u16 = 1280;
 /// What is left of a nearly full window is carried in such times, over and over: ever slower, so that a receipt that is
@@ -309,6 +311,8 @@ struct Link {
     up: bool,
     admission: Option<Admission>,
     exchange: Option<Exchange>,
+    /// Whether what may be saved for speaking with the ledger was given.
+    has_ledger_line: bool,
     /// Begins with the exchange.
     watch: Option<Watch>,
     witnessing: Witnessing,
@@ -331,6 +335,7 @@ impl Link {
             up: false,
             admission: None,
             exchange: None,
+            has_ledger_line: false,
             watch: None,
             witnessing: Witnessing::default(),
             path: None,
@@ -842,12 +847,15 @@ impl Node {
         self.tell_losses(now);
         for (link, known) in &mut self.links {
             if known.is_visitor() {
-                meters.add_ration(*link, share_of(VISITOR_RATE, since, Duration::from_secs(1)), VISITOR_BURST);
+                meters.add_ration(*link, Ration::Any, share_of(VISITOR_RATE, since, SECOND), VISITOR_BURST);
             }
             if let Some(exchange) = &mut known.exchange {
                 let count = meters.read(*link);
                 exchange.handle_counts(now, Counts { sent: count.sent, received: count.received });
                 ration(meters, *link, exchange.credit(), since);
+                let began = std::mem::replace(&mut known.has_ledger_line, true);
+                let line = if began { share_of(LEDGER_LINE, since, SECOND) } else { LEDGER_LINE_BURST };
+                meters.add_ration(*link, Ration::Open, line, LEDGER_LINE_BURST);
             }
         }
         self.settle(now);
@@ -942,6 +950,11 @@ impl Node {
     /// The ledger's view of a channel with this neighbour.
     pub fn handle_channel(&mut self, now: Instant, link: LinkId, channel: ChannelState) {
         self.with_exchange(now, link, |exchange| exchange.handle_channel(now, channel));
+    }
+
+    /// The ledger could not be asked for a channel that this neighbour is to be paid on.
+    pub fn handle_not_funded(&mut self, now: Instant, link: LinkId) {
+        self.with_exchange(now, link, |exchange| exchange.handle_not_funded(now));
     }
 
     /// Offers the neighbour to end our channel to it at once. `false`: there is none.
@@ -1217,7 +1230,7 @@ impl Node {
 
 /// Adds to what may be carried where credit is short, for the time that has passed.
 fn ration(meters: &Meters, link: LinkId, credit: Credit, since: Duration) {
-    let lifeline = share_of(LIFELINE, since, Duration::from_secs(1));
+    let lifeline = share_of(LIFELINE, since, SECOND);
     let (bytes, most) = match credit {
         Credit::Open => return,
         Credit::Paced { left } => {
@@ -1226,7 +1239,7 @@ fn ration(meters: &Meters, link: LinkId, credit: Credit, since: Duration) {
         }
         Credit::Exhausted { .. } => (lifeline, LIFELINE_BURST),
     };
-    meters.add_ration(link, bytes, most);
+    meters.add_ration(link, Ration::Any, bytes, most);
 }
 
 /// `bytes` for each `whole`, for `part` of it.

@@ -125,11 +125,12 @@ impl Control {
         let (us, deposit) = (self.node.id(), self.money.deposit);
         let answer = desk.ask(move |ledger| funded(ledger, us, payee, deposit, at_least));
         self.spawn(answer, move |answer| {
-            Some(match answer {
-                Ok(Ok((channel, state, left))) => Done::Funded { link, channel, state, left },
+            let failed = match answer {
+                Ok(Ok((channel, state, left))) => return Some(Done::Funded { link, channel, state, left }),
                 Ok(Err(error)) => ledger_failed("cannot lock tokens for a provider", &error),
                 Err(error) => desk_failed("cannot lock tokens for a provider", &error),
-            })
+            };
+            Some(Done::NotFunded { link, failed: Box::new(failed) })
         });
     }
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::destinations::Destinations;
 use super::fib::{Fib, LinkPolicy, NextHop, Standing};
 use super::icmp::{self, Budgets};
-use super::meter::{Meters, Tally};
+use super::meter::{Meters, Ration, Tally};
 use super::mss;
 use super::packet::{self, Header};
 use super::{LinkId, Port};
@@ -244,14 +244,14 @@ impl Datapath {
                 Port::Local => Err(DropReason::DestinationNotRoutable),
             };
         }
-        self.check_source(ingress, &header)?;
+        self.check_source(ingress, &header, packet)?;
         if ingress == Port::Local && header.source == self.address && self.is_of_a_link(packet) {
             return Err(DropReason::LinkInMesh);
         }
         // Counted whatever becomes of it further on: if a relay did not count what it drops for a household that does
         // not pay, its own provider would see a loss, and stop carrying for the households that do.
         received.add(header.len);
-        let egress = self.egress(ingress, &header)?;
+        let egress = self.egress(ingress, &header, packet)?;
         if self.fib.is_visited() {
             self.check_visitors(ingress, egress, &header, packet)?;
         }
@@ -278,7 +278,7 @@ impl Datapath {
         mtu(ingress).min(mtu(egress))
     }
 
-    fn check_source(&self, ingress: Port, header: &Header) -> Result<(), DropReason> {
+    fn check_source(&self, ingress: Port, header: &Header, packet: &[u8]) -> Result<(), DropReason> {
         let source = header.source;
         if source.is_multicast() || source.is_unspecified() || source.is_loopback() || packet::is_link_local(source) {
             return Err(DropReason::SourceNotRoutable);
@@ -294,11 +294,11 @@ impl Datapath {
                 Err(DropReason::SourceSpoofed)
             }
             LinkPolicy::Mesh => Ok(()),
-            LinkPolicy::Paced | LinkPolicy::Exhausted => self.take_ration(link, header),
+            LinkPolicy::Paced | LinkPolicy::Exhausted => self.take_ration(link, header, packet),
         }
     }
 
-    fn egress(&mut self, ingress: Port, header: &Header) -> Result<Port, DropReason> {
+    fn egress(&mut self, ingress: Port, header: &Header, packet: &[u8]) -> Result<Port, DropReason> {
         let to = header.destination;
         if to.is_multicast() || to.is_unspecified() || to.is_loopback() {
             return Err(DropReason::DestinationNotRoutable);
@@ -317,7 +317,7 @@ impl Datapath {
                     _ if header.len > entry.mtu => Err(DropReason::TooBig),
                     LinkPolicy::Mesh | LinkPolicy::Leaf(_) => Ok(Port::Link(link)),
                     LinkPolicy::Paced | LinkPolicy::Exhausted => {
-                        self.take_ration(link, header).map(|()| Port::Link(link))
+                        self.take_ration(link, header, packet).map(|()| Port::Link(link))
                     }
                 }
             }
@@ -352,9 +352,7 @@ impl Datapath {
             },
             Port::Local => None,
         };
-        let (source, destination) = packet::tcp_ports(packet).unzip();
-        let open = |address, port: Option<u16>| port.is_some_and(|port| self.fib.is_open((address, port)));
-        let (is_answer, is_question) = (open(header.source, source), open(header.destination, destination));
+        let [is_answer, is_question] = self.speaks_with_what_is_open(header, packet);
         for (link, own, comes) in visitor(from)
             .map(|(link, own)| (link, own, true))
             .into_iter()
@@ -370,13 +368,31 @@ impl Datapath {
             if !may {
                 return Err(DropReason::NotAMember);
             }
-            self.take_ration(link, header)?;
+            self.take(link, Ration::Any, header)?;
         }
         Ok(())
     }
 
-    fn take_ration(&self, link: LinkId, header: &Header) -> Result<(), DropReason> {
-        if self.meters.take_ration(link, header.len) { Ok(()) } else { Err(DropReason::Unpaid) }
+    /// Whether it comes from what is open to all, and whether it goes there.
+    fn speaks_with_what_is_open(&self, header: &Header, packet: &[u8]) -> [bool; 2] {
+        let (source, destination) = packet::tcp_ports(packet).unzip();
+        let open = |address, port: Option<u16>| port.is_some_and(|port| self.fib.is_open((address, port)));
+        [open(header.source, source), open(header.destination, destination)]
+    }
+
+    /// What is open to all has a ration of its own: tokens are locked there that restore the credit which something else has
+    /// used up, and uses up again before them.
+    fn take_ration(&self, link: LinkId, header: &Header, packet: &[u8]) -> Result<(), DropReason> {
+        let open = self.speaks_with_what_is_open(header, packet).contains(&true);
+        if open && self.take(link, Ration::Open, header).is_ok() {
+            Ok(())
+        } else {
+            self.take(link, Ration::Any, header)
+        }
+    }
+
+    fn take(&self, link: LinkId, of: Ration, header: &Header) -> Result<(), DropReason> {
+        if self.meters.take_ration(link, of, header.len) { Ok(()) } else { Err(DropReason::Unpaid) }
     }
 
     /// The ICMPv6 error about a dropped packet, with the port its sender is reached by.
@@ -516,7 +532,7 @@ mod tests {
         let meters: Arc<Meters> = Arc::default();
         let mut node = Datapath::new(address("fd01::1"), 1420, Arc::clone(&meters), Arc::default(), Instant::now());
         node.set_fib(Arc::new(fib(MEMBER)));
-        meters.add_ration(VISITOR, Bytes::new(5000), Bytes::new(5000));
+        meters.add_ration(VISITOR, Ration::Any, Bytes::new(5000), Bytes::new(5000));
         let (visitor, member) = (Port::Link(VISITOR), Port::Link(MEMBER));
         let (asks, answer) = (tcp(("fd0a::1", 4000), ("fd0b::7", 8443)), tcp(("fd0b::7", 8443), ("fd0a::1", 4000)));
         assert_eq!(run(&mut node, visitor, &asks).0, Verdict::Forward(member));
@@ -550,7 +566,7 @@ mod tests {
 
         // Where the only way to the ledger leads through it.
         node.set_fib(Arc::new(fib(VISITOR)));
-        meters.add_ration(VISITOR, Bytes::new(5000), Bytes::new(5000));
+        meters.add_ration(VISITOR, Ration::Any, Bytes::new(5000), Bytes::new(5000));
         let ours = tcp(("fd01::1", 4000), ("fd0b::7", 8443));
         assert_eq!(run(&mut node, Port::Local, &ours).0, Verdict::Forward(visitor));
         let back = tcp(("fd0b::7", 8443), ("fd01::1", 4000));
@@ -769,7 +785,7 @@ mod tests {
         for policy in [LinkPolicy::Paced, LinkPolicy::Exhausted] {
             let mut node = datapath(policy);
             let billed = metering::billed_length(100);
-            node.meters.add_ration(A, billed.saturating_add(billed), Bytes::new(1 << 20));
+            node.meters.add_ration(A, Ration::Any, billed.saturating_add(billed), Bytes::new(1 << 20));
             let towards = run(&mut node, Port::Link(B), &ip("fd0b::1", "fd0a::1", 9, 100)).0;
             let from = run(&mut node, Port::Link(A), &ip("fd0a::1", "fd0b::1", 9, 100)).0;
             let spoofed = run(&mut node, Port::Link(A), &ip("fd01::5", "fd0b::1", 9, 100)).0;
@@ -782,14 +798,36 @@ mod tests {
     }
 
     #[test]
+    fn the_ledger_is_reached_where_all_else_has_used_up_what_credit_there_is() {
+        for policy in [LinkPolicy::Paced, LinkPolicy::Exhausted] {
+            let mut node = datapath(LinkPolicy::Mesh);
+            let links = vec![entry(policy), entry(LinkPolicy::Mesh)];
+            let open = FibBuilder::default().open(&[(address("fd0b::7"), 8443)]).own(prefix("fd01::", 48));
+            let fib = open.route(prefix("fd0a::", 48), A).route(prefix("fd0b::", 48), B).build(links);
+            node.set_fib(Arc::new(fib));
+            node.meters.add_ration(A, Ration::Open, Bytes::new(2 * 144), Bytes::new(1000));
+            let (poor, ledger) = (Port::Link(A), Port::Link(B));
+            let (asks, answer) = (tcp(("fd0a::1", 4000), ("fd0b::7", 8443)), tcp(("fd0b::7", 8443), ("fd0a::1", 4000)));
+            let unpaid = Verdict::Drop(DropReason::Unpaid);
+            assert_eq!(run(&mut node, poor, &tcp(("fd0a::1", 4000), ("fd0b::7", 80))).0, unpaid, "what is not open");
+            assert_eq!(run(&mut node, poor, &asks).0, Verdict::Forward(ledger));
+            assert_eq!(run(&mut node, ledger, &answer).0, Verdict::Forward(poor));
+            assert_eq!(node.meters.read(A).received, Bytes::new(144), "it is counted, as all else");
+            assert_eq!(run(&mut node, poor, &asks).0, unpaid, "it has an end, too");
+            node.meters.add_ration(A, Ration::Any, Bytes::new(144), Bytes::new(1000));
+            assert_eq!(run(&mut node, poor, &asks).0, Verdict::Forward(ledger), "and its part of the rest");
+        }
+    }
+
+    #[test]
     fn a_ration_grows_to_its_limit_and_no_further() {
         let meters = Meters::default();
         for _ in 0..100 {
-            meters.add_ration(A, Bytes::new(100), Bytes::new(250));
+            meters.add_ration(A, Ration::Any, Bytes::new(100), Bytes::new(250));
         }
         // 64 bytes are billed 96.
-        assert_eq!((0..10).filter(|_| meters.take_ration(A, 64)).count(), 2);
-        assert!(!meters.take_ration(LinkId(u32::MAX), 64));
+        assert_eq!((0..10).filter(|_| meters.take_ration(A, Ration::Any, 64)).count(), 2);
+        assert!(!meters.take_ration(LinkId(u32::MAX), Ration::Any, 64));
     }
 
     #[test]

@@ -15,7 +15,16 @@ struct Row {
     sent_packets: AtomicU64,
     received_bytes: AtomicU64,
     received_packets: AtomicU64,
-    ration: AtomicU64,
+    rations: [AtomicU64; 2],
+}
+
+/// What a ration is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ration {
+    /// Whatever is carried.
+    Any,
+    /// What is open to all: the ledger.
+    Open,
 }
 
 /// Billed bytes and packets per link and direction, since the start of the process.
@@ -24,8 +33,8 @@ struct Row {
 /// link's cryptography has authenticated it. *Received* counts what an open link brought from a source that may use it,
 /// whether or not it could be carried on; *sent* what was sealed and handed to the link.
 ///
-/// Beside them each link has a *ration*: what may be carried, both ways together, where credit is short. The control
-/// side adds to it as time passes, and workers take from it, so that no worker needs a clock for it.
+/// Beside them each link has *rations*: what may be carried, both ways together, where credit is short. The control
+/// side adds to them as time passes, and workers take from them, so that no worker needs a clock for it.
 #[derive(Debug)]
 pub struct Meters(Box<[Row]>);
 
@@ -101,20 +110,20 @@ impl Meters {
         }
     }
 
-    /// Adds `bytes` to the ration of `link`, up to `most`.
-    pub fn add_ration(&self, link: LinkId, bytes: Bytes, most: Bytes) {
+    /// Adds `bytes` to a ration of `link`, up to `most`.
+    pub fn add_ration(&self, link: LinkId, of: Ration, bytes: Bytes, most: Bytes) {
         if let Some(row) = self.0.get(link.index()) {
             let added = |ration: u64| Some(ration.saturating_add(bytes.get()).min(most.get()));
             // It never says no.
-            let _before = row.ration.fetch_update(Ordering::Relaxed, Ordering::Relaxed, added);
+            let _before = row.rations[of as usize].fetch_update(Ordering::Relaxed, Ordering::Relaxed, added);
         }
     }
 
-    /// Takes what a packet of `ip_len` bytes is billed from the ration of `link`, if there is as much.
-    pub fn take_ration(&self, link: LinkId, ip_len: usize) -> bool {
+    /// Takes what a packet of `ip_len` bytes is billed from a ration of `link`, if there is as much.
+    pub fn take_ration(&self, link: LinkId, of: Ration, ip_len: usize) -> bool {
         let take = |ration: u64| ration.checked_sub(billed_length(ip_len).get());
         let row = self.0.get(link.index());
-        row.is_some_and(|row| row.ration.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok())
+        row.is_some_and(|row| row.rations[of as usize].fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok())
     }
 
     /// The counters of `link`.

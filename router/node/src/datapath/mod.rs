@@ -19,7 +19,7 @@ mod waiting;
 pub use fib::{Fib, FibBuilder, LinkEntry, LinkPolicy, NextHop, Service, Standing};
 pub use forward::{Batch, Datapath, Verdict};
 pub use join::{JOINED_MAX, Join};
-pub use meter::{LinkCount, MAX_LINKS, Meters, Tally};
+pub use meter::{LinkCount, MAX_LINKS, Meters, Ration, Tally};
 pub use split::{Split, Transport};
 pub use waiting::{AGE_MAX, QUEUE_ROOM, QUEUES_MAX, Sender, Waiting};
 
