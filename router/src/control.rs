@@ -152,6 +152,12 @@ pub struct GatewayState {
     pub clients_max: u16,
     /// Handshakes refused since the start, as all places were taken.
     pub turned_away: u64,
+    /// Packets refused since the start that would have begun a flow more than a client may have.
+    #[serde(default)]
+    pub flows_over: u64,
+    /// How often the kernel's rules were put back since the start, as another program had taken them away.
+    #[serde(default)]
+    pub rules_put_back: u64,
     /// Those with a session.
     pub clients: Vec<GatewayClient>,
 }
@@ -173,8 +179,14 @@ pub struct GatewayClient {
     pub sent_bytes: u64,
     /// Bytes it received, likewise.
     pub received_bytes: u64,
+    /// Its account, if it has shown its card.
+    #[serde(default)]
+    pub account: Option<NodeId>,
     /// Packets it sent from addresses that are not its own.
     pub spoofed_packets: u64,
+    /// Packets it sent to where nobody is let: private networks, and the gateway's own.
+    #[serde(default)]
+    pub forbidden_packets: u64,
     /// Bytes it may still use; `None`: as many as it likes.
     pub left_bytes: Option<u64>,
     /// Why it is not served at present.

@@ -11,9 +11,9 @@
 //! kernel route. A default route is not put into the kernel; the Internet is reached through a gateway session
 //! ([`crate::gateway`]), whose thread this starts and stops.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -36,13 +36,14 @@ use crate::cli::Failure;
 use crate::config::{Amount, Config, LedgerPlace, LogLevel};
 use crate::control::{ControlSocket, GatewayState, InternetState, Refusal, Request, Response, Unit};
 use crate::discovery;
-use crate::gateway;
+use crate::gateway::{self, Closed};
 #[cfg(feature = "ledger-serve")]
 use crate::hosting::Hosted;
 use crate::identity;
+use crate::look_up::LookUps;
 use crate::names;
 use crate::netlink::{Netlink, NetlinkError};
-use crate::router::{BudgetLimits, Links, Money, Router, Setup, StartError, WORKERS_MAX};
+use crate::router::{BudgetLimits, Guests, Links, Money, Router, Setup, StartError, WORKERS_MAX};
 use crate::tun::Tun;
 #[cfg(feature = "ledger-remote")]
 use crate::{config::ServedPlace, served::served};
@@ -55,18 +56,60 @@ const ROUTE_METRIC: u32 = 2048;
 /// How often the prices of ways to several gateways are looked at.
 const PRICES_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Runs the router until it is told to stop, and leaves nothing behind.
+/// Runs the router until it is told to stop, and leaves nothing behind. With `[internet]`, the way out is closed but for
+/// sessions from here on, and opened again when the router was told to stop.
 ///
 /// # Errors
 /// What kept it from starting, with the next step.
 pub fn up(config: Config, identity: Identity) -> Result<(), Failure> {
     start_log(config.node.log);
     let socket = ControlSocket::bind(&config.node.control_socket)?;
-    let ledger = open_ledger(&config, &identity)?;
-    let open = ledger_services(&config, &identity);
+    if config.internet.is_none() {
+        Closed::end_left();
+        return run(&config, identity, &socket, None, None).map_err(|(failure, _)| failure);
+    }
+    let look_ups = LookUps::bind().map_err(|error| Failure::new(format!("cannot open a socket: {error}"), ""))?;
+    let look_ups_port = look_ups.local_addr().map_err(|error| Failure::new(error, ""))?.port();
+    let quic = config.quic.as_ref().map(|quic| quic.listen.port());
+    let own = [Some(config.wireguard.listen.port()), quic, Some(look_ups_port)];
+    let own: Vec<u16> = own.into_iter().flatten().filter(|port| *port > 0).collect();
+    let mut closed = Closed::begin(&own).map_err(|error| Failure::new(&error, error.next_step()))?;
+    match run(&config, identity, &socket, Some(look_ups), Some(&mut closed)) {
+        Ok(()) => closed.end(),
+        Err((failure, Started(true))) => {
+            closed.stay();
+            return Err(failure);
+        }
+        Err((failure, Started(false))) => {
+            closed.failed();
+            return Err(failure);
+        }
+    }
+    Ok(())
+}
+
+/// Whether the router had started when it ended.
+#[derive(Clone, Copy)]
+struct Started(bool);
+
+impl From<Failure> for (Failure, Started) {
+    fn from(failure: Failure) -> Self {
+        (failure, Started(false))
+    }
+}
+
+fn run(
+    config: &Config,
+    identity: Identity,
+    socket: &ControlSocket,
+    look_ups: Option<UdpSocket>,
+    closed: Option<&mut Closed>,
+) -> Result<(), (Failure, Started)> {
+    let ledger = open_ledger(config, &identity)?;
+    let open = ledger_services(config, &identity);
     #[cfg(feature = "ledger-serve")]
-    let _hosted = hosted(&config)?;
-    let money = money(&config, ledger.as_deref())?;
+    let _hosted = hosted(config)?;
+    let money = money(config, ledger.as_deref())?;
     let tun = Tun::create(&config.node.tun, config.node.mtu, config.node.offloads)
         .map_err(|error| Failure::new(&error, error.next_step()))?;
     let local = tun.local().map_err(|error| Failure::new(error, ""))?;
@@ -82,17 +125,18 @@ pub fn up(config: Config, identity: Identity) -> Result<(), Failure> {
     };
     let keys = config.gateway.is_some() || config.internet.is_some();
     let keys = keys.then(|| identity.clone());
+    let guests = Arc::new(Guests::default());
     runtime.block_on(async {
         let setup = Setup {
             name: config.node.name.clone(),
             identity,
             state_dir: config.node.state_dir.clone(),
             mtu: config.node.mtu,
-            announce: announced(&config),
+            announce: announced(config),
             wireguard: config.wireguard.listen,
             quic: config.quic.as_ref().map(|quic| quic.listen),
             routing: config.routing,
-            links: links(&config),
+            links: links(config),
             money,
             ledger,
             local,
@@ -100,12 +144,22 @@ pub fn up(config: Config, identity: Identity) -> Result<(), Failure> {
             workers: workers(config.node.workers),
             members_only: config.community.members_only,
             open,
+            guests: Arc::clone(&guests),
+            look_ups: look_ups.map(LookUps::new).transpose().map_err(|error| Failure::new(error, ""))?,
         };
-        let router = Router::start(setup).await?;
+        let router = Router::start(setup).await.map_err(Failure::from)?;
+        // A port that the system chose is known by now.
+        if let Some(closed) = closed {
+            let ports = std::iter::once(router.wireguard_addr()).chain(router.quic_addr()).map(|at| at.port());
+            ports
+                .into_iter()
+                .try_for_each(|port| closed.pass(port))
+                .map_err(|error| Failure::new(&error, error.next_step()))?;
+        }
         if !beacons.interfaces.is_empty() {
             tokio::spawn(discovery::run(discovery::Setup { boot: router.boot(), ..beacons }, router.found()));
         }
-        let (names, zone) = watch::channel(names::zone(&config, router.address()));
+        let (names, zone) = watch::channel(names::zone(config, router.address()));
         if let Some(options) = &config.names {
             let ours = SocketAddr::new(router.address().into(), options.port);
             for at in options.listen.iter().copied().chain([ours]) {
@@ -116,14 +170,14 @@ pub fn up(config: Config, identity: Identity) -> Result<(), Failure> {
         let kernel = KernelRoutes::new(tun.index(), config.node.mtu, router.address(), mesh_alone);
         let kernel = kernel.map_err(|error| Failure::new(&error, error.next_step()));
         // The sessions' sockets are at the address that the TUN has by now.
-        let ready = kernel.and_then(|kernel| Ok((kernel, Sessions::start(&config, keys.as_ref())?)));
+        let ready = kernel.and_then(|kernel| Ok((kernel, Sessions::start(config, keys.as_ref(), &guests)?)));
         let ended = match ready {
-            Ok((kernel, mut sessions)) => {
-                let ended = serve(&config, &router, &socket, kernel, (&names, &mut sessions)).await;
+            Ok((kernel, sessions)) => {
+                let ended = serve(config, &router, socket, kernel, (&names, &sessions)).await;
                 sessions.stop();
-                ended
+                ended.map_err(|failure| (failure, Started(true)))
             }
-            Err(failure) => Err(failure),
+            Err(failure) => Err(failure.into()),
         };
         router.stop().await;
         ended
@@ -149,10 +203,10 @@ struct Sessions {
 }
 
 impl Sessions {
-    fn start(config: &Config, identity: Option<&Identity>) -> Result<Self, Failure> {
+    fn start(config: &Config, identity: Option<&Identity>, guests: &Arc<Guests>) -> Result<Self, Failure> {
         let Some(identity) = identity else { return Ok(Self::default()) };
-        let anybody = || Box::new(|_: &WireguardKey| gateway::Verdict::Welcome);
-        let gateway = |options| gateway::Server::start(options, identity, &config.node, anybody());
+        let us = identity.node_id();
+        let gateway = |options| gateway::Server::start(options, identity, &config.node, may_use(config, us, guests));
         let internet = |options| gateway::Client::start(options, identity, &config.node);
         Ok(Self {
             gateway: config.gateway.as_ref().map(gateway).transpose()?,
@@ -175,6 +229,26 @@ impl Sessions {
             internet.stop();
         }
     }
+}
+
+/// Who may use the gateway, and whose caps are its own: neighbours that the owner wrote down, and members of a community where
+/// only those are carried for. Where that is no condition, anybody may.
+fn may_use(config: &Config, us: NodeId, guests: &Arc<Guests>) -> gateway::MayUse {
+    let written: BTreeMap<WireguardKey, NodeId> =
+        config.peers.iter().map(|peer| (peer.card.wireguard(), peer.card.account())).collect();
+    let (members_only, guests) = (config.community.members_only, Arc::clone(guests));
+    // As with links: a router that is no member itself bars nobody its owner wrote down.
+    Box::new(move |key, shown| {
+        let account = written.get(key).copied().or(shown);
+        match account {
+            Some(account) if members_only && guests.is_member(account) => gateway::Verdict::Known(account),
+            Some(account) if written.contains_key(key) && !(members_only && guests.is_member(us)) => {
+                gateway::Verdict::Known(account)
+            }
+            _ if members_only => gateway::Verdict::Refused,
+            Some(_) | None => gateway::Verdict::Anybody,
+        }
+    })
 }
 
 /// What they show to people.
@@ -224,7 +298,7 @@ async fn serve(
     router: &Router,
     socket: &ControlSocket,
     mut kernel: KernelRoutes,
-    (names, sessions): (&watch::Sender<Names>, &mut Sessions),
+    (names, sessions): (&watch::Sender<Names>, &Sessions),
 ) -> Result<(), Failure> {
     let no_signals = |error: io::Error| Failure::new(format!("cannot receive signals: {error}"), "");
     let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
@@ -267,9 +341,6 @@ async fn serve(
     );
     kernel.follow(&fib.borrow_and_update().clone(), &endpoints.borrow_and_update().clone());
     let mut prices_due = tokio::time::interval(PRICES_INTERVAL);
-    if let Some(internet) = &mut sessions.internet {
-        internet.set_neighbours(&endpoints.borrow());
-    }
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
@@ -282,9 +353,6 @@ async fn serve(
             Ok(()) = fib.changed() => kernel.follow(&fib.borrow_and_update().clone(), &endpoints.borrow().clone()),
             Ok(()) = endpoints.changed() => {
                 kernel.follow(&fib.borrow().clone(), &endpoints.borrow_and_update().clone());
-                if let Some(internet) = &mut sessions.internet {
-                    internet.set_neighbours(&endpoints.borrow());
-                }
             }
             _ = prices_due.tick() => {
                 if let (Some(internet), Some(options)) = (&sessions.internet, &config.internet)

@@ -22,6 +22,7 @@ pub mod identity;
 mod invite;
 pub mod journal;
 pub mod link;
+mod look_up;
 mod names;
 pub mod netlink;
 pub mod qr;

@@ -5,7 +5,7 @@
 //! kernel's unknown attributes pass by.
 
 use std::io;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use netlink_packet_core::{
@@ -19,8 +19,8 @@ use netlink_packet_route::link::{
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMessageBuffer, RouteProtocol, RouteScope, RouteType,
 };
-use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage, RuleMessageBuffer, RulePortRange};
+use netlink_packet_route::{AddressFamily, IpProtocol, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use socket2::SockRef;
@@ -39,10 +39,17 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a listing is taken again because routes changed while the kernel wrote it.
 const DUMP_ATTEMPTS: usize = 8;
 
+/// Routes of one family that are read at most.
+const FOUND_ROUTES_MAX: usize = 100_000;
+
 /// Attributes of a route in the kernel's answer (`linux/rtnetlink.h`).
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
+const RTA_GATEWAY: u16 = 5;
 const RTA_PRIORITY: u16 = 6;
+/// Attributes of a rule in the kernel's answer (`linux/fib_rules.h`).
+const FRA_PRIORITY: u16 = 6;
+const FRA_PROTOCOL: u16 = 21;
 
 /// A conversation with the kernel about interfaces, addresses and routes.
 ///
@@ -55,18 +62,49 @@ pub struct Netlink {
 
 /// More rules of one priority than a router has links.
 const RULES_MAX: usize = 1024;
+/// The table that the kernel's own rules ask, and that of this machine's addresses (`linux/rtnetlink.h`).
+pub const MAIN_TABLE: u8 = 254;
+const LOCAL_TABLE: u8 = 255;
+/// Prefixes no longer than this are taken for default routes: two or more that cover all are a way to hide a default route, or
+/// to make it weigh more, and no network in use is so large.
+pub const DEFAULT_LEN_MAX: u8 = 7;
+/// A request that adds, and replaces nothing.
+const EXCLUSIVELY: u16 = libc::NLM_F_EXCL as u16;
 
 /// A routing rule: which table is asked for what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rule {
     /// Rules are asked in this order, the lowest first; the main table's own is 32766.
     pub priority: u32,
-    /// For packets to this address alone, or for all of its family.
-    pub to: Result<IpAddr, Family>,
+    /// For which packets.
+    pub of: Selector,
     /// The table that is asked.
     pub table: u8,
-    /// Whether the table's default routes are left out.
-    pub without_defaults: bool,
+    /// Routes of the table whose prefix has no more bits than this are left out: with 0, its default routes.
+    pub without: Option<u8>,
+}
+
+/// Which packets a rule is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Selector {
+    /// All of a family.
+    All(Family),
+    /// Those to this address and this port, by UDP or TCP.
+    To(IpAddr, Transport, u16),
+    /// UDP of this machine's own programs from this port; and what comes to it, where the kernel looks whether a way leads
+    /// back (`rp_filter`). For that, some other rule has to make it look at ports, such as [`Selector::From`].
+    Own(Family, u16),
+    /// UDP from this port, passing packets as well.
+    From(Family, u16),
+}
+
+/// What carries a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Transport {
+    /// UDP.
+    Udp,
+    /// TCP.
+    Tcp,
 }
 
 /// One of the two kinds of addresses.
@@ -78,26 +116,96 @@ pub enum Family {
     V6,
 }
 
+impl Family {
+    /// Both.
+    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
+    /// The address that is none, as the destination of a default route has it.
+    #[must_use]
+    pub fn nowhere(self) -> IpAddr {
+        match self {
+            Self::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            Self::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        }
+    }
+}
+
 impl Rule {
     fn message(self) -> RuleMessage {
         let mut message = RuleMessage::default();
-        message.header.family = match self.to {
-            Ok(IpAddr::V4(_)) | Err(Family::V4) => AddressFamily::Inet,
-            Ok(IpAddr::V6(_)) | Err(Family::V6) => AddressFamily::Inet6,
+        let port = |port| RulePortRange { start: port, end: port };
+        let attributes = &mut message.attributes;
+        attributes.push(RuleAttribute::Priority(self.priority));
+        attributes.push(RuleAttribute::Protocol(RouteProtocol::from(ROUTE_PROTOCOL)));
+        let family = match self.of {
+            Selector::All(family) => family,
+            Selector::To(to, transport, asked) => {
+                message.header.dst_len = if to.is_ipv4() { 32 } else { 128 };
+                let transport = if transport == Transport::Udp { IpProtocol::Udp } else { IpProtocol::Tcp };
+                attributes.push(RuleAttribute::Destination(to));
+                attributes.push(RuleAttribute::IpProtocol(transport));
+                attributes.push(RuleAttribute::DestinationPortRange(port(asked)));
+                if to.is_ipv4() { Family::V4 } else { Family::V6 }
+            }
+            Selector::Own(family, from) | Selector::From(family, from) => {
+                if matches!(self.of, Selector::Own(..)) {
+                    attributes.push(RuleAttribute::Iifname("lo".to_owned()));
+                }
+                attributes.push(RuleAttribute::IpProtocol(IpProtocol::Udp));
+                attributes.push(RuleAttribute::SourcePortRange(port(from)));
+                family
+            }
         };
+        attributes.extend(self.without.map(|len| RuleAttribute::SuppressPrefixLen(len.into())));
+        message.header.family = address_family(family);
         message.header.table = self.table;
         message.header.action = RuleAction::ToTable;
-        message.attributes.push(RuleAttribute::Priority(self.priority));
-        message.attributes.push(RuleAttribute::Protocol(RouteProtocol::from(ROUTE_PROTOCOL)));
-        if let Ok(to) = self.to {
-            message.header.dst_len = if to.is_ipv4() { 32 } else { 128 };
-            message.attributes.push(RuleAttribute::Destination(to));
-        }
-        if self.without_defaults {
-            message.attributes.push(RuleAttribute::SuppressPrefixLen(0));
-        }
         message
     }
+}
+
+fn address_family(family: Family) -> AddressFamily {
+    if family == Family::V4 { AddressFamily::Inet } else { AddressFamily::Inet6 }
+}
+
+/// A route that the kernel has, whoever made it, in its main or its local table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FoundRoute {
+    /// The destination's first address.
+    pub destination: IpAddr,
+    /// How many bits of it count.
+    pub prefix_len: u8,
+    /// The interface it leads to, where it is one.
+    pub interface: Option<u32>,
+    /// The next machine on the way; `None`: the destination is on the wire itself, or there are several ways.
+    pub gateway: Option<IpAddr>,
+    /// It leads to this machine itself: an address of ours.
+    pub local: bool,
+}
+
+impl FoundRoute {
+    /// Whether an address is in its prefix.
+    #[must_use]
+    pub fn holds(&self, address: IpAddr) -> bool {
+        self.destination.is_ipv4() == address.is_ipv4() && {
+            let (shift, bits) = (host_bits(address, self.prefix_len), |address| bits(address));
+            bits(self.destination).checked_shr(shift).unwrap_or(0) == bits(address).checked_shr(shift).unwrap_or(0)
+        }
+    }
+}
+
+/// An address as a number.
+fn bits(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => u32::from(address).into(),
+        IpAddr::V6(address) => address.to_bits(),
+    }
+}
+
+/// How many bits a prefix of this length leaves to hosts.
+fn host_bits(address: IpAddr, prefix_len: u8) -> u32 {
+    let all = if address.is_ipv4() { 32 } else { 128 };
+    u32::from(prefix_len).abs_diff(all)
 }
 
 /// A route of the kernel's main table that carries [`ROUTE_PROTOCOL`].
@@ -138,6 +246,16 @@ pub enum NetlinkError {
         /// What was asked for.
         action: String,
     },
+    /// Somebody has a route to the same prefix, and it is not ours to replace.
+    #[error("cannot route {destination}/{prefix_len}: there is a route to {taken} already, and it is not ours")]
+    RouteTaken {
+        /// The prefix that was asked for.
+        destination: IpAddr,
+        /// How many bits of it count.
+        prefix_len: u8,
+        /// What is there, as `ip route` shows it.
+        taken: String,
+    },
     /// Anything else the kernel refused.
     #[error("cannot {action}: {source}")]
     Refused {
@@ -169,6 +287,10 @@ impl NetlinkError {
             Self::Ipv6Disabled { .. } => {
                 "the mesh is IPv6: set net.ipv6.conf.all.disable_ipv6 and net.ipv6.conf.default.disable_ipv6 to 0 \
                  with `sysctl -w`, and start without `ipv6.disable=1`"
+            }
+            Self::RouteTaken { .. } => {
+                "a gateway's clients need addresses that nobody here has: set another ipv4_pool in [gateway], or take \
+                 that route away; `ip route` and `ip -6 route` show it"
             }
             Self::Refused { .. } | Self::Exchange { .. } => "this is unexpected; `dmesg` may say more",
         }
@@ -257,7 +379,7 @@ impl Netlink {
         }
     }
 
-    /// Routes a prefix of either family into an interface, in a table of its own or in the main one (254).
+    /// Routes a prefix of either family into an interface, in a table of our own. A route to it that is there is replaced.
     pub fn add_route_in(
         &mut self,
         table: u8,
@@ -265,25 +387,56 @@ impl Netlink {
         prefix_len: u8,
         index: u32,
     ) -> Result<(), NetlinkError> {
-        let mut message = match destination {
-            IpAddr::V6(destination) => route(destination, prefix_len, index, 0),
-            IpAddr::V4(destination) => {
-                let mut message = route(Ipv6Addr::UNSPECIFIED, prefix_len, index, 0);
-                message.header.address_family = AddressFamily::Inet;
-                message.attributes[0] = RouteAttribute::Destination(RouteAddress::Inet(destination));
-                message
-            }
-        };
-        message.header.table = table;
-        message.header.scope = if destination.is_ipv4() { RouteScope::Link } else { RouteScope::Universe };
-        message.header.kind = RouteType::Unicast;
-        self.acknowledged(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE)
+        self.new_route(route_in(table, destination, prefix_len, index), NLM_F_REPLACE)
             .map_err(|failure| failure.during(format!("route {destination}/{prefix_len} to interface {index}")))
+    }
+
+    /// Routes a prefix of either family into an interface, in the main table. Nothing of others is replaced or hidden: fails
+    /// with [`NetlinkError::RouteTaken`] where there is a route to this prefix or a part of it, and where a larger network is
+    /// on a wire here.
+    pub fn claim_route(&mut self, destination: IpAddr, prefix_len: u8, index: u32) -> Result<(), NetlinkError> {
+        let prefix = FoundRoute { destination, prefix_len, interface: Some(index), gateway: None, local: false };
+        let others = self.found_routes()?;
+        let in_the_way = |other: &&FoundRoute| {
+            let part = prefix.holds(other.destination) && other.prefix_len >= prefix_len;
+            let around = other.holds(destination) && other.gateway.is_none() && other.prefix_len > DEFAULT_LEN_MAX;
+            other.interface != Some(index) && (part || around)
+        };
+        let taken = |other: String| NetlinkError::RouteTaken { destination, prefix_len, taken: other };
+        if let Some(other) = others.iter().find(in_the_way) {
+            return Err(taken(format!("{}/{}", other.destination, other.prefix_len)));
+        }
+        match self.new_route(route_in(MAIN_TABLE, destination, prefix_len, index), EXCLUSIVELY) {
+            Err(Failure::Errno(e)) if e.raw_os_error() == Some(libc::EEXIST) => Err(taken("the same".to_owned())),
+            done => done.map_err(|failure| failure.during(format!("route {destination}/{prefix_len} to {index}"))),
+        }
+    }
+
+    /// Makes whatever no other route of a table leads anywhere unreachable: programs are told at once.
+    pub fn close_table(&mut self, table: u8) -> Result<(), NetlinkError> {
+        Family::BOTH.into_iter().try_for_each(|family| {
+            self.new_route(unreachable(table, family), NLM_F_REPLACE)
+                .map_err(|failure| failure.during(format!("close table {table}")))
+        })
+    }
+
+    /// Takes back what [`Netlink::close_table`] did.
+    pub fn open_table(&mut self, table: u8) -> Result<(), NetlinkError> {
+        Family::BOTH.into_iter().try_for_each(|family| {
+            match self.acknowledged(RouteNetlinkMessage::DelRoute(unreachable(table, family)), 0) {
+                Err(Failure::Errno(e)) if matches!(e.raw_os_error(), Some(libc::ESRCH | libc::ENOENT)) => Ok(()),
+                done => done.map_err(|failure| failure.during(format!("open table {table}"))),
+            }
+        })
+    }
+
+    fn new_route(&mut self, message: RouteMessage, flags: u16) -> Result<(), Failure> {
+        self.acknowledged(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | flags)
     }
 
     /// Adds a rule that says which table is asked, before the system's own rules. One that is there already stays.
     pub fn add_rule(&mut self, rule: Rule) -> Result<(), NetlinkError> {
-        match self.acknowledged(RouteNetlinkMessage::NewRule(rule.message()), NLM_F_CREATE | libc::NLM_F_EXCL as u16) {
+        match self.acknowledged(RouteNetlinkMessage::NewRule(rule.message()), NLM_F_CREATE | EXCLUSIVELY) {
             Err(Failure::Errno(e)) if e.raw_os_error() == Some(libc::EEXIST) => Ok(()),
             done => done.map_err(|failure| failure.during("add a routing rule".to_owned())),
         }
@@ -308,6 +461,19 @@ impl Netlink {
             }
         }
         Ok(())
+    }
+
+    /// Whether there are rules of ours of this priority.
+    pub fn has_rules(&mut self, priority: u32) -> Result<bool, NetlinkError> {
+        let mut found = false;
+        for family in Family::BOTH {
+            let mut message = RuleMessage::default();
+            message.header.family = address_family(family);
+            let each = |payload: &[u8]| found |= is_our_rule(payload, priority);
+            self.request(RouteNetlinkMessage::GetRule(message), NLM_F_DUMP, each)
+                .map_err(|failure| failure.during("list the routing rules".to_owned()))?;
+        }
+        Ok(found)
     }
 
     fn delete_rule_message(&mut self, message: RuleMessage) -> Result<bool, NetlinkError> {
@@ -355,19 +521,35 @@ impl Netlink {
 
     /// Our routes into an interface, in order.
     pub fn routes(&mut self, index: u32) -> Result<Vec<KernelRoute>, NetlinkError> {
-        let action = || format!("list the routes of interface {index}");
+        let mut routes = self.dump(Family::V6, |payload| our_route(payload, index))?;
+        routes.sort_unstable();
+        Ok(routes)
+    }
+
+    /// All routes of both families in the main and the local table, whoever made them; at most so many as
+    /// [`FOUND_ROUTES_MAX`], and more are an error: this is no router of the Internet's core.
+    pub fn found_routes(&mut self) -> Result<Vec<FoundRoute>, NetlinkError> {
+        let mut routes = self.dump(Family::V4, found_route)?;
+        routes.extend(self.dump(Family::V6, found_route)?);
+        Ok(routes)
+    }
+
+    fn dump<T>(&mut self, family: Family, read: impl Fn(&[u8]) -> Option<T>) -> Result<Vec<T>, NetlinkError> {
+        let action = || "list the routes".to_owned();
         for _ in 0..DUMP_ATTEMPTS {
             let mut message = RouteMessage::default();
-            message.header.address_family = AddressFamily::Inet6;
-            let mut routes = Vec::new();
+            message.header.address_family = address_family(family);
+            let (mut routes, mut too_many) = (Vec::new(), false);
             let listed = self.request(RouteNetlinkMessage::GetRoute(message), NLM_F_DUMP, |payload| {
-                routes.extend(our_route(payload, index));
+                too_many |= routes.len() >= FOUND_ROUTES_MAX;
+                routes.extend(read(payload).filter(|_| !too_many));
             });
             match listed {
-                Ok(()) => {
-                    routes.sort_unstable();
-                    return Ok(routes);
+                Ok(()) if too_many => {
+                    let source = io::Error::other(format!("there are more than {FOUND_ROUTES_MAX}"));
+                    return Err(Failure::Exchange(source).during(action()));
                 }
+                Ok(()) => return Ok(routes),
                 Err(Failure::Interrupted) => {}
                 Err(failure) => return Err(failure.during(action())),
             }
@@ -425,6 +607,23 @@ fn address_message(index: u32, address: IpAddr, prefix_len: u8) -> AddressMessag
     message
 }
 
+/// A route of either family, in a table of one's choice, with the kernel's usual metric.
+fn route_in(table: u8, destination: IpAddr, prefix_len: u8, index: u32) -> RouteMessage {
+    let mut message = match destination {
+        IpAddr::V6(destination) => route(destination, prefix_len, index, 0),
+        IpAddr::V4(destination) => {
+            let mut message = route(Ipv6Addr::UNSPECIFIED, prefix_len, index, 0);
+            message.header.address_family = AddressFamily::Inet;
+            message.attributes[0] = RouteAttribute::Destination(RouteAddress::Inet(destination));
+            message
+        }
+    };
+    message.header.table = table;
+    message.header.scope = if destination.is_ipv4() { RouteScope::Link } else { RouteScope::Universe };
+    message.header.kind = RouteType::Unicast;
+    message
+}
+
 fn route(destination: Ipv6Addr, prefix_len: u8, index: u32, metric: u32) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = AddressFamily::Inet6;
@@ -434,6 +633,16 @@ fn route(destination: Ipv6Addr, prefix_len: u8, index: u32, metric: u32) -> Rout
     message.attributes.push(RouteAttribute::Destination(RouteAddress::Inet6(masked(destination, prefix_len))));
     message.attributes.push(RouteAttribute::Oif(index));
     message.attributes.push(RouteAttribute::Priority(metric));
+    message
+}
+
+/// A default route that leads nowhere, behind all others.
+fn unreachable(table: u8, family: Family) -> RouteMessage {
+    let mut message = route_in(table, family.nowhere(), 0, 0);
+    message.header.kind = RouteType::Unreachable;
+    message.header.scope = RouteScope::Universe;
+    message.attributes.retain(|attribute| matches!(attribute, RouteAttribute::Destination(_)));
+    message.attributes.push(RouteAttribute::Priority(u32::MAX));
     message
 }
 
@@ -462,6 +671,45 @@ fn our_route(payload: &[u8], index: u32) -> Option<KernelRoute> {
         }
     }
     leads_here.then_some(route)
+}
+
+/// Any route of a listing that leads somewhere, or to this machine itself.
+fn found_route(payload: &[u8]) -> Option<FoundRoute> {
+    let message = RouteMessageBuffer::new_checked(payload).ok()?;
+    let (table, kind) = (message.table(), message.kind());
+    let local = kind == u8::from(RouteType::Local) || kind == u8::from(RouteType::Anycast);
+    let passes = kind != u8::from(RouteType::Broadcast) && kind != u8::from(RouteType::Multicast);
+    if !(table == MAIN_TABLE && passes || table == LOCAL_TABLE && local) {
+        return None;
+    }
+    let is_ipv4 = message.address_family() == u8::from(AddressFamily::Inet);
+    let destination = if is_ipv4 { Family::V4.nowhere() } else { Family::V6.nowhere() };
+    let prefix_len = message.destination_prefix_length();
+    let mut route = FoundRoute { destination, prefix_len, interface: None, gateway: None, local };
+    for attribute in message.attributes().map_while(Result::ok) {
+        match (attribute.kind(), attribute.value()) {
+            (RTA_DST, value) => route.destination = address(value)?,
+            (RTA_GATEWAY, value) => route.gateway = address(value),
+            (RTA_OIF, value) => route.interface = Some(u32::from_ne_bytes(value.try_into().ok()?)),
+            _ => {}
+        }
+    }
+    (route.destination.is_ipv4() == is_ipv4).then_some(route)
+}
+
+fn address(value: &[u8]) -> Option<IpAddr> {
+    let ipv4 = <[u8; 4]>::try_from(value).map(IpAddr::from);
+    ipv4.or_else(|_| <[u8; 16]>::try_from(value).map(IpAddr::from)).ok()
+}
+
+/// Whether a rule of a listing is ours, and of this priority.
+fn is_our_rule(payload: &[u8], priority: u32) -> bool {
+    let Ok(message) = RuleMessageBuffer::new_checked(payload) else { return false };
+    let wanted = [(FRA_PRIORITY, &priority.to_ne_bytes()[..]), (FRA_PROTOCOL, &[ROUTE_PROTOCOL])];
+    let has = |kind, value: &[u8]| {
+        message.attributes().map_while(Result::ok).any(|other| other.kind() == kind && other.value() == value)
+    };
+    wanted.into_iter().all(|(kind, value)| has(kind, value))
 }
 
 /// Why a request failed, before it is known by name what it was for.
@@ -680,27 +928,106 @@ mod tests {
         for (to, family, table) in [("0.0.0.0", Family::V4, "-4"), ("::", Family::V6, "-6")] {
             netlink.add_route_in(87, to.parse().unwrap(), 0, tun.index()).unwrap();
             assert!(ip(&format!("{table} route show table 87")).starts_with("default dev waybill0"));
-            let rule = Rule { priority: 8710, to: Err(family), table: 254, without_defaults: true };
+            let rule = Rule { priority: 8710, of: Selector::All(family), table: MAIN_TABLE, without: Some(7) };
             netlink.add_rule(rule).unwrap();
             netlink.add_rule(rule).unwrap();
             let shown = ip(&format!("{table} rule"));
-            assert!(shown.contains("8710:\tfrom all lookup main suppress_prefixlength 0"), "{shown}");
+            assert!(shown.contains("8710:\tfrom all lookup main suppress_prefixlength 7"), "{shown}");
         }
-        let to =
-            |text: &str| Rule { priority: 8700, to: Ok(text.parse().unwrap()), table: 254, without_defaults: false };
+        let to = |text: &str| Rule {
+            priority: 8700,
+            of: Selector::To(text.parse().unwrap(), Transport::Udp, 53),
+            table: 87,
+            without: None,
+        };
         for text in ["192.0.2.9", "198.51.100.1", "2001:db8::9"] {
             netlink.add_rule(to(text)).unwrap();
         }
-        assert!(ip("-6 rule").contains("8700:\tfrom all to 2001:db8::9 lookup main"));
+        assert!(ip("-6 rule").contains("8700:\tfrom all to 2001:db8::9 ipproto udp dport 53 lookup 87"));
+        for family in Family::BOTH {
+            netlink
+                .add_rule(Rule { priority: 8701, of: Selector::Own(family, 51820), table: MAIN_TABLE, without: None })
+                .unwrap();
+            netlink
+                .add_rule(Rule {
+                    priority: 8702,
+                    of: Selector::From(family, 51820),
+                    table: MAIN_TABLE,
+                    without: Some(7),
+                })
+                .unwrap();
+        }
+        let shown = ip("-4 rule");
+        assert!(shown.contains("8701:\tfrom all iif lo ipproto udp sport 51820 lookup main\n"), "{shown}");
+        assert!(
+            shown.contains("8702:\tfrom all ipproto udp sport 51820 lookup main suppress_prefixlength 7"),
+            "{shown}"
+        );
+        assert!(netlink.has_rules(8702).unwrap() && !netlink.has_rules(8703).unwrap());
+        ip("rule add priority 8703 lookup main");
+        assert!(!netlink.has_rules(8703).unwrap(), "others' are not ours");
+        ip("rule del priority 8703");
         assert!(netlink.delete_rule(to("192.0.2.9")).unwrap());
         assert!(!netlink.delete_rule(to("192.0.2.9")).unwrap());
-        for priority in [8700, 8710] {
+        for priority in [8700, 8701, 8702, 8710] {
             netlink.delete_rules(priority).unwrap();
         }
         assert!(!ip("-4 rule").contains("87") && !ip("-6 rule").contains("87"));
         netlink.delete_address(tun.index(), address, 32).unwrap();
         netlink.delete_address(tun.index(), address, 32).unwrap();
         assert!(!ip("-4 address show dev waybill0").contains("inet"));
+    }
+
+    #[test]
+    fn a_closed_table_leads_nowhere_and_a_route_of_others_is_neither_replaced_nor_hidden() {
+        if !in_own_namespace(
+            "netlink::tests::a_closed_table_leads_nowhere_and_a_route_of_others_is_neither_replaced_nor_hidden",
+        ) {
+            return;
+        }
+        let mut netlink = Netlink::open().unwrap();
+        for _ in 0..2 {
+            netlink.close_table(87).unwrap();
+        }
+        let tun = Tun::create("waybill0", 1420, true).unwrap();
+        let other = Tun::create("waybill1", 1420, true).unwrap();
+        netlink.set_up(tun.index(), 1420).unwrap();
+        netlink.set_up(other.index(), 1420).unwrap();
+        for family in Family::BOTH {
+            netlink.add_route_in(87, family.nowhere(), 0, tun.index()).unwrap();
+        }
+        for family in ["-4", "-6"] {
+            let shown = ip(&format!("{family} route show table 87"));
+            assert!(shown.starts_with("default dev waybill0") && shown.contains("unreachable default"), "{shown}");
+        }
+        netlink.open_table(87).unwrap();
+        assert!(!ip("-4 route show table 87").contains("unreachable"));
+
+        let claim =
+            |netlink: &mut Netlink, text: &str, len| netlink.claim_route(text.parse().unwrap(), len, tun.index());
+        for (there, taken) in [
+            ("100.64.0.0/10 dev waybill1", true),
+            ("100.64.0.0/10 dev waybill1 metric 100", true),
+            ("100.64.7.0/24 dev waybill1", true),
+            ("100.0.0.0/8 dev waybill1", true),
+            ("0.0.0.0/1 dev waybill1", false),
+            ("default dev waybill1", false),
+            ("10.0.0.0/8 dev waybill1", false),
+        ] {
+            ip(&format!("route add {there}"));
+            let claimed = claim(&mut netlink, "100.64.0.0", 10);
+            assert_eq!(matches!(claimed, Err(NetlinkError::RouteTaken { .. })), taken, "{there}: {claimed:?}");
+            assert!(ip("route").contains(there), "it stays");
+            ip(&format!("route del {there}"));
+        }
+        ip("address add 100.64.0.9/24 dev waybill1");
+        let error = claim(&mut netlink, "100.64.0.0", 10).unwrap_err();
+        assert!(error.next_step().contains("ipv4_pool"), "{error}");
+        ip("-6 route add fc00::/8 dev waybill1");
+        assert!(matches!(claim(&mut netlink, "fc00::", 8), Err(NetlinkError::RouteTaken { .. })));
+        let found = netlink.found_routes().unwrap();
+        let ours = found.iter().find(|route| route.local && route.holds("100.64.0.9".parse().unwrap()));
+        assert!(ours.is_some_and(|route| route.interface == Some(other.index())), "{found:?}");
     }
 
     #[test]

@@ -55,6 +55,7 @@ use crate::desk::{Desk, DeskThread, Urgency};
 use crate::journal::{Journal, JournalError, Opened, Record, Totals};
 use crate::link::LinkStatus;
 use crate::link::wireguard::WireGuard;
+use crate::look_up::LookUps;
 use crate::tun::Local;
 use crate::worker::{self, FromWorker, Inbox, Mailbox, Shared, ToWorker, WorkerHandle};
 use budget::{Budget, News, Span};
@@ -70,6 +71,7 @@ pub use budget::BudgetLimits;
 pub(crate) use history::{civil, moment, unix_seconds};
 #[cfg(feature = "ledger-remote")]
 pub(crate) use members::ENROLMENT;
+pub use members::Guests;
 pub use strangers::Found;
 
 /// How often meters and link states are read: at 2 Gb/s, 12 MB pass between two looks, a fifth of the default window.
@@ -160,6 +162,10 @@ pub struct Setup {
     pub offloads: bool,
     /// Threads that carry packets, 1 to [`WORKERS_MAX`].
     pub workers: usize,
+    /// Who looks up names of neighbours where the system's own way to do so needs the links; `None`: the system.
+    pub look_ups: Option<LookUps>,
+    /// Who wants to use this router's gateway.
+    pub guests: Arc<Guests>,
 }
 
 /// More gain nothing: the own side is read by one.
@@ -343,6 +349,7 @@ impl Router {
         let keeping = Keeping::new(now, notice_s, journal.kept().copied());
         let found = setup.ledger.as_ref().and_then(|ledger| ledger.found());
         let members = Members::open(now, setup.identity.node_id(), &setup.state_dir, setup.members_only);
+        members.remind(&setup.guests);
         let witness = Witness::new(now, setup.identity.node_id(), &setup.identity.tls_secret(), found);
         let (journal, journal_thread) = Desk::start("journal", journal).map_err(StartError::Worker)?;
         let start = |ledger| Desk::start_with("ledger", ledger, bound_job);
@@ -356,6 +363,8 @@ impl Router {
         let (stop, stopping) = watch::channel(false);
         let mut control = Control {
             name: setup.name,
+            look_ups: setup.look_ups.map(Arc::new),
+            guests: setup.guests,
             started: now,
             node,
             shared,
@@ -779,6 +788,8 @@ struct Control {
     journal: Desk<Journal>,
     ledger: Option<LedgerDesk>,
     ledger_reachable: Option<bool>,
+    look_ups: Option<Arc<LookUps>>,
+    guests: Arc<Guests>,
     done: mpsc::Sender<Done>,
     fib: watch::Sender<Arc<Fib>>,
     endpoints: watch::Sender<BTreeSet<IpAddr>>,

@@ -257,6 +257,8 @@ impl Mesh {
                 watch: true,
                 hop_worth: 0,
             },
+            look_ups: None,
+            guests: Arc::default(),
             ledger: Some(Box::new(
                 ledger.map_err(|error| Failure::new(error, ""))?.signed_by(node.identity.account().clone()),
             )),

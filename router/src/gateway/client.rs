@@ -1,6 +1,5 @@
 //! The household's side: sessions with all its gateways, one of them in use.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -13,32 +12,32 @@ use node::datapath::packet;
 
 use super::carry::{self, Answers, Running, Side};
 use super::choice::{Candidate, Choice, Quality};
+use super::closed::lead_names;
+use super::forbidden::Forbidden;
 use super::message::{Lease, Message};
 use super::nat::Nat;
 use super::server::{KEY_ANSWER, KEY_QUESTION, addresses};
+use super::watch::{Watch, Watched};
 use super::{CLIENT_INSIDE, CONTROL_PORT, GATEWAY_INSIDE, OVERHEAD, PORT, ROUTE_TABLE, inner_address};
 use crate::cli::Failure;
 use crate::config::{InternetOptions, NodeOptions};
 use crate::control::{InternetGateway, InternetState};
 use crate::file;
 use crate::link::wireguard::{PeerConfig, WireGuard};
-use crate::netlink::{Family, Netlink, NetlinkError, Rule};
+use crate::netlink::{DEFAULT_LEN_MAX, Family, FoundRoute, Netlink, NetlinkError};
 use crate::tun::{MTU_MIN, Tun};
 use crate::worker::packet_len_max;
 
-/// Rules of the kernel's routing, before its own of 32766: neighbours are reached as ever, then all that has a route of
-/// its own is, and then everything goes to the gateway.
-const TO_NEIGHBOURS: u32 = 8700;
-const SPECIFIC: u32 = 8710;
-const DEFAULT: u32 = 8720;
-const MAIN_TABLE: u8 = 254;
-const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 /// Packets passed so lately that the gateway's death would be felt.
 const BUSY: Duration = Duration::from_secs(10);
 /// How often a session beside a silent one is begun, and a key asked for.
 const RENEW: Duration = Duration::from_secs(2);
 /// How often the state is shown.
 const SHOW_INTERVAL: Duration = Duration::from_secs(1);
+/// One question of so many has our card with it.
+const SHOW_CARD_EACH: u64 = 16;
+/// How often it is looked again whether the addresses of a lease mean something else here.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 /// What both threads see: of the ways to all gateways, and of ourselves.
 type Prices = Arc<Mutex<Vec<Option<u64>>>>;
@@ -58,15 +57,13 @@ pub struct Gateway {
 /// A client that runs. [`Client::stop`] ends it and takes everything back.
 pub struct Client {
     running: Running,
-    nat: Nat,
-    netlink: Netlink,
-    neighbours: BTreeSet<IpAddr>,
+    watch: Watch,
     state: State,
     prices: Prices,
 }
 
 impl Client {
-    /// Begins, at the node's own mesh address, which its TUN has to have already.
+    /// Begins, at the node's own mesh address, which its TUN has to have already. The way out has to be [`super::Closed`].
     ///
     /// # Errors
     /// What the system refuses, with the next step; nothing is left then.
@@ -77,7 +74,6 @@ impl Client {
             .map_err(|error| Failure::new(&error, error.next_step()))?;
         let refused = |error: NetlinkError| Failure::new(&error, error.next_step());
         let mut netlink = Netlink::open().map_err(refused)?;
-        remove_rules(&mut netlink).map_err(refused)?;
         netlink.set_up(tun.index(), mtu.into()).map_err(refused)?;
         netlink.add_address(tun.index(), inner_address(&key), 128).map_err(refused)?;
         let no_session = |error: io::Error| {
@@ -97,14 +93,15 @@ impl Client {
         let nat = Nat::client(&options.tun).map_err(|error| Failure::new(&error, error.next_step()))?;
         let state = Arc::new(Mutex::new(InternetState::default()));
         let prices = Arc::new(Mutex::new(vec![None; options.gateways.len()]));
-        let sessions = Sessions::new(options, &key, (&node.state_dir, mtu), tun, (&state, &prices));
+        let sessions = Sessions::new(options, identity, (&node.state_dir, mtu), tun, (&state, &prices));
+        let watch = Watch::start(nat, None, Watched::new(Forbidden::new(&[], None))).map_err(no_session)?;
         let started = sessions.map_err(refused).and_then(|sessions| {
             carry::start("internet", wireguard, local, mtu.into(), Box::new(sessions)).map_err(no_session)
         });
         match started {
-            Ok(running) => Ok(Self { running, nat, netlink, neighbours: BTreeSet::new(), state, prices }),
+            Ok(running) => Ok(Self { running, watch, state, prices }),
             Err(failure) => {
-                nat.end();
+                watch.stop();
                 Err(failure)
             }
         }
@@ -120,35 +117,12 @@ impl Client {
         *self.prices.lock().unwrap_or_else(PoisonError::into_inner) = prices;
     }
 
-    /// Neighbours are reached here below the mesh: packets to there must not go to the gateway.
-    pub fn set_neighbours(&mut self, neighbours: &BTreeSet<IpAddr>) {
-        let rule =
-            |to: IpAddr| Rule { priority: TO_NEIGHBOURS, to: Ok(to), table: MAIN_TABLE, without_defaults: false };
-        for gone in self.neighbours.difference(neighbours) {
-            if let Err(error) = self.netlink.delete_rule(rule(*gone)) {
-                tracing::warn!(%error, "a routing rule was not removed");
-            }
-        }
-        for new in neighbours.difference(&self.neighbours) {
-            if let Err(error) = self.netlink.add_rule(rule(*new)) {
-                tracing::warn!(%error, "a routing rule was not added");
-            }
-        }
-        self.neighbours.clone_from(neighbours);
-    }
-
-    /// Ends all sessions and takes back what was set in the kernel. Blocks for as long as that takes.
-    pub fn stop(mut self) {
+    /// Ends all sessions and takes back what was set in the kernel for them. Blocks for as long as that takes. The way out stays
+    /// closed ([`super::Closed`]).
+    pub fn stop(self) {
         self.running.stop();
-        if let Err(error) = remove_rules(&mut self.netlink) {
-            tracing::warn!(%error, "routing rules are left behind");
-        }
-        self.nat.end();
+        self.watch.stop();
     }
-}
-
-fn remove_rules(netlink: &mut Netlink) -> Result<(), NetlinkError> {
-    [TO_NEIGHBOURS, SPECIFIC, DEFAULT].into_iter().try_for_each(|priority| netlink.delete_rules(priority))
 }
 
 /// One gateway, as the thread of the sessions has it.
@@ -156,10 +130,20 @@ struct Known {
     gateway: Gateway,
     quality: Quality,
     lease: Option<Lease>,
+    looked: Option<Looked>,
     refused: Option<String>,
     renewed: Option<Instant>,
     sent: u64,
     received: u64,
+}
+
+/// What was found when the addresses of a lease were looked at last.
+struct Looked {
+    at: Instant,
+    ipv4: Ipv4Addr,
+    dns: Vec<IpAddr>,
+    /// The name servers that can be used, or what speaks against the lease.
+    usable: Result<Vec<IpAddr>, String>,
 }
 
 /// All sessions, in the owner's order, which is also that of their links.
@@ -169,6 +153,7 @@ struct Sessions {
     current: Option<usize>,
     since: Option<Instant>,
     ipv6: Ipv6Addr,
+    card: Vec<u8>,
     /// The lease's address, as the device has it.
     ipv4: Option<Ipv4Addr>,
     /// The device's MTU: what the mesh leaves here, and at the gateway.
@@ -189,7 +174,7 @@ struct Sessions {
 impl Sessions {
     fn new(
         options: &InternetOptions,
-        key: &WireguardKey,
+        identity: &Identity,
         (state_dir, mtu): (&Path, u16),
         tun: Tun,
         (state, prices): (&State, &Prices),
@@ -198,6 +183,7 @@ impl Sessions {
             gateway: gateway.clone(),
             quality: Quality::default(),
             lease: None,
+            looked: None,
             refused: None,
             renewed: None,
             sent: 0,
@@ -208,7 +194,8 @@ impl Sessions {
             choice: Choice::default(),
             current: None,
             since: None,
-            ipv6: inner_address(key),
+            ipv6: inner_address(&identity.wireguard_key()),
+            card: identity.card().encode(),
             ipv4: None,
             mtu,
             mtu_max: mtu,
@@ -227,6 +214,7 @@ impl Sessions {
 
     fn handle_message(&mut self, now: Instant, place: usize, message: Message) {
         let ipv6 = self.ipv6;
+        let (netlink, index) = (&mut self.netlink, self.tun.index());
         let Some(known) = self.known.get_mut(place) else { return };
         let (sequence, answer) = match message {
             Message::Lease { sequence, lease } => (sequence, Ok(lease)),
@@ -237,10 +225,10 @@ impl Sessions {
             return;
         }
         (known.lease, known.refused) = match answer {
-            Ok(lease) if lease.ipv6 != ipv6 || !is_leasable(lease.ipv4) => {
-                (None, Some("it gives addresses that cannot be used".to_owned()))
-            }
-            Ok(lease) => (Some(lease), None),
+            Ok(lease) => match known.check(now, lease, ipv6, || netlink.found_routes(), index) {
+                Ok(lease) => (Some(lease), None),
+                Err(why) => (None, Some(why)),
+            },
             Err((why, contact)) if contact.is_empty() => (None, Some(why.text().to_owned())),
             Err((why, contact)) => (None, Some(format!("{}; ask {contact}", why.text()))),
         };
@@ -274,13 +262,16 @@ impl Sessions {
                 tracing::warn!(%error, "the lease is not in the kernel");
             }
             if lease.dns != self.resolvers {
-                self.write_resolvers(lease.dns);
+                match lead_names(&mut self.netlink, &lease.dns) {
+                    Ok(()) => self.write_resolvers(lease.dns),
+                    Err(error) => tracing::warn!(%error, "the gateway's name servers are not used"),
+                }
             }
         }
     }
 
-    /// Gives the device the lease's address, and leads the Internet there. From the first lease on nothing goes out by
-    /// another way, also while no gateway answers: what was meant to be encrypted is not sent in the clear.
+    /// Gives the device the lease's address, and leads the Internet there. What does not go there goes nowhere
+    /// ([`super::Closed`]), also while no gateway answers: what was meant to be encrypted is not sent in the clear.
     fn take(&mut self, lease: &Lease) -> Result<(), NetlinkError> {
         let index = self.tun.index();
         let mtu = lease.mtu.clamp(MTU_MIN, self.mtu_max);
@@ -296,14 +287,8 @@ impl Sessions {
             }
         }
         if !self.routed {
-            for (family, all) in
-                FAMILIES.into_iter().zip([IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)])
-            {
-                self.netlink.add_route_in(ROUTE_TABLE, all, 0, index)?;
-                let rule =
-                    |priority, table| Rule { priority, to: Err(family), table, without_defaults: table == MAIN_TABLE };
-                self.netlink.add_rule(rule(SPECIFIC, MAIN_TABLE))?;
-                self.netlink.add_rule(rule(DEFAULT, ROUTE_TABLE))?;
+            for family in Family::BOTH {
+                self.netlink.add_route_in(ROUTE_TABLE, family.nowhere(), 0, index)?;
             }
             self.routed = true;
         }
@@ -355,10 +340,72 @@ impl Sessions {
     }
 }
 
+impl Known {
+    /// Looks at what a gateway gives, which is a stranger: it must not take addresses over that mean something else here. Name
+    /// servers that do not fit are left out. What routes there are is asked when the lease is another, and now and then.
+    fn check(
+        &mut self,
+        now: Instant,
+        mut lease: Lease,
+        ipv6: Ipv6Addr,
+        routes: impl FnOnce() -> Result<Vec<FoundRoute>, NetlinkError>,
+        own_device: u32,
+    ) -> Result<Lease, String> {
+        const UNUSABLE: &str = "it gives addresses that cannot be used";
+        if lease.ipv6 != ipv6 || !is_leasable(lease.ipv4) {
+            return Err(UNUSABLE.to_owned());
+        }
+        let same = |looked: &&Looked| {
+            (looked.ipv4, &looked.dns) == (lease.ipv4, &lease.dns)
+                && now.saturating_duration_since(looked.at) < LOOK_AGAIN
+        };
+        if self.looked.as_ref().filter(same).is_none() {
+            let mut routes = routes().map_err(|error| format!("its lease cannot be looked at: {error}"))?;
+            routes.retain(|route| route.interface != Some(own_device));
+            let usable = match in_the_way(&routes, lease.ipv4) {
+                Some(FoundRoute { destination, prefix_len, .. }) => Err(format!(
+                    "it gives {}, which is in a network of this router's own, {destination}/{prefix_len}",
+                    lease.ipv4
+                )),
+                None => Ok(lease.dns.iter().copied().filter(|server| is_name_server(&routes, *server)).collect()),
+            };
+            self.looked = Some(Looked { at: now, ipv4: lease.ipv4, dns: lease.dns.clone(), usable });
+        }
+        lease.dns = self.looked.as_ref().map_or(Ok(Vec::new()), |looked| looked.usable.clone())?;
+        Ok(lease)
+    }
+}
+
 /// Whether an address is one that a lease may give: a private one, so that a gateway cannot take a public address over.
 fn is_leasable(address: Ipv4Addr) -> bool {
+    address.is_private() || is_shared(address)
+}
+
+/// Of the range that providers share among their customers (RFC 6598): nobody's own.
+fn is_shared(address: Ipv4Addr) -> bool {
     let [a, b, ..] = address.octets();
-    address.is_private() || (a == 100 && b & 0xc0 == 64)
+    a == 100 && b & 0xc0 == 64
+}
+
+/// A route that gives an address a meaning here. A provider's network of shared addresses around this router is none of ours;
+/// single machines of it are: ourselves, and those that routes lead over.
+fn in_the_way(routes: &[FoundRoute], address: Ipv4Addr) -> Option<&FoundRoute> {
+    let to = IpAddr::V4(address);
+    routes.iter().find(|route| {
+        let shared = matches!(route.destination, IpAddr::V4(network) if is_shared(network)) && route.prefix_len >= 10;
+        let network = route.prefix_len > DEFAULT_LEN_MAX && (!shared || route.local || route.prefix_len == 32);
+        route.gateway == Some(to) || network && route.holds(to)
+    })
+}
+
+/// Whether questions may be sent to a name server by the session: to one on the Internet, or with a private address that
+/// means nothing else here. The rule for it leads only questions there, so an address that a provider shares is fine.
+fn is_name_server(routes: &[FoundRoute], server: IpAddr) -> bool {
+    match server {
+        IpAddr::V4(address) if is_shared(address) => !routes.iter().any(|route| route.local && route.holds(server)),
+        IpAddr::V4(address) if address.is_private() => in_the_way(routes, address).is_none(),
+        IpAddr::V4(_) | IpAddr::V6(_) => !Forbidden::new(routes, None).holds(server),
+    }
 }
 
 /// Unique local and link-local addresses, and multicast: no way to the Internet leads there.
@@ -429,7 +476,9 @@ impl Side for Sessions {
                 known.renewed = Some(now);
             }
             if let Some(sequence) = known.quality.question(now, self.current == Some(place), busy) {
-                let ask = Message::Ask { sequence }.encode();
+                // A gateway that has forgotten us may have to know again who we are.
+                let shows = known.lease.is_none() || sequence.is_multiple_of(SHOW_CARD_EACH);
+                let ask = Message::Ask { sequence, card: shows.then(|| self.card.clone()) }.encode();
                 answers.push((link, packet::control_packet(CLIENT_INSIDE, GATEWAY_INSIDE, CONTROL_PORT, &ask)));
             }
         }
@@ -458,6 +507,116 @@ mod tests {
             assert_eq!(is_leasable(address.parse().unwrap()), may, "{address}");
         }
         assert!(!is_leasable("100.128.0.1".parse().unwrap()) && !is_leasable("127.0.0.1".parse().unwrap()));
+    }
+
+    fn route(text: &str, gateway: Option<&str>, local: bool) -> FoundRoute {
+        let (destination, len) = text.split_once('/').unwrap();
+        let gateway = gateway.map(|text| text.parse().unwrap());
+        FoundRoute {
+            destination: destination.parse().unwrap(),
+            prefix_len: len.parse().unwrap(),
+            interface: Some(2),
+            gateway,
+            local,
+        }
+    }
+
+    fn lease(ipv4: &str, dns: &[&str]) -> Lease {
+        Lease {
+            ipv4: ipv4.parse().unwrap(),
+            ipv6: "fc12::7".parse().unwrap(),
+            dns: dns.iter().map(|text| text.parse().unwrap()).collect(),
+            mtu: 1340,
+            left: None,
+            hours: None,
+            contact: String::new(),
+        }
+    }
+
+    /// Its LAN is 192.168.1.0/24, and its uplink one of a provider that shares addresses.
+    fn household() -> Vec<FoundRoute> {
+        vec![
+            route("0.0.0.0/0", Some("100.64.0.1"), false),
+            route("0.0.0.0/1", Some("100.64.0.1"), false),
+            route("192.168.1.1/32", None, true),
+            route("192.168.1.0/24", None, false),
+            route("10.7.0.0/16", Some("192.168.1.2"), false),
+            route("100.64.0.0/10", None, false),
+            route("100.70.0.9/32", None, true),
+            route("2001:db8:1::/64", None, false),
+        ]
+    }
+
+    fn checked(known: &mut Known, now: Instant, lease: &Lease) -> Result<Lease, String> {
+        known.check(now, lease.clone(), "fc12::7".parse().unwrap(), || Ok(household()), 9)
+    }
+
+    fn known() -> Known {
+        Known {
+            gateway: Gateway { name: "roof".to_owned(), address: "fd12::7".parse().unwrap(), key: None },
+            quality: Quality::default(),
+            lease: None,
+            looked: None,
+            refused: None,
+            renewed: None,
+            sent: 0,
+            received: 0,
+        }
+    }
+
+    #[test]
+    fn a_lease_takes_no_address_over_that_means_something_here() {
+        let now = carry::clock();
+        for (ipv4, may) in [
+            ("100.64.3.4", true),
+            ("10.8.0.1", true),
+            ("192.168.2.1", true),
+            ("192.168.1.1", false),
+            ("192.168.1.77", false),
+            ("192.168.1.2", false),
+            ("10.7.9.9", false),
+            ("100.64.0.1", false),
+            ("100.70.0.9", false),
+            ("198.51.100.1", false),
+        ] {
+            assert_eq!(checked(&mut known(), now, &lease(ipv4, &[])).is_ok(), may, "{ipv4}");
+        }
+        let said = checked(&mut known(), now, &lease("192.168.1.77", &[])).unwrap_err();
+        assert_eq!(said, "it gives 192.168.1.77, which is in a network of this router's own, 192.168.1.0/24");
+        let other = Lease { ipv6: "fc12::8".parse().unwrap(), ..lease("100.64.3.4", &[]) };
+        assert!(checked(&mut known(), now, &other).is_err());
+    }
+
+    #[test]
+    fn of_a_lease_s_name_servers_those_that_are_something_else_here_are_left_out_and_it_is_looked_at_now_and_then() {
+        let servers = [
+            ("100.64.0.1", true),
+            ("9.9.9.9", true),
+            ("10.8.0.1", true),
+            ("2a00::53", true),
+            ("100.70.0.9", false),
+            ("192.168.1.1", false),
+            ("192.168.1.7", false),
+            ("127.0.0.1", false),
+            ("224.0.0.1", false),
+            ("2001:db8:1::1", false),
+            ("fd12::1", false),
+            ("fe80::1", false),
+            ("64:ff9b::c0a8:101", false),
+        ];
+        for (server, may) in servers {
+            let lease = checked(&mut known(), carry::clock(), &lease("100.64.3.4", &[server])).unwrap();
+            assert_eq!(lease.dns.len(), usize::from(may), "{server}");
+        }
+        let (mut known, start) = (known(), carry::clock());
+        let given = lease("100.64.3.4", &["192.168.1.1", "9.9.9.9"]);
+        let none = || -> Result<Vec<FoundRoute>, NetlinkError> { panic!("it is not asked again so soon") };
+        let first = checked(&mut known, start, &given).unwrap();
+        assert_eq!(first.dns, ["9.9.9.9".parse::<IpAddr>().unwrap()]);
+        let soon = known.check(start + LOOK_AGAIN / 2, given.clone(), given.ipv6, none, 9);
+        assert_eq!(soon, Ok(first));
+        let later = known.check(start + LOOK_AGAIN, given.clone(), given.ipv6, || Ok(Vec::new()), 9).unwrap();
+        assert_eq!(later.dns.len(), 2, "the LAN has another range by then");
     }
 
     #[test]

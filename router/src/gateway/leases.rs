@@ -1,11 +1,13 @@
 //! Which IPv4 address a client has inside its session.
 //!
 //! It follows from a hash of the client's key, so that it is the same at every gateway with the same pool, and after a
-//! restart. Where two clients meet at one address, whoever came later has the next free one.
+//! restart. Where two clients meet at one address, whoever came later has the next free one. One that was given back rests for a
+//! while before anybody else has it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv4Addr;
 use std::str::FromStr;
+use std::time::{Duration, Instant};
 
 use metering::WireguardKey;
 use sha2::{Digest, Sha256};
@@ -64,46 +66,77 @@ impl Pool {
         Self::host_mask(self.len) - 2
     }
 
-    /// Where a key's address is looked for first, and where next.
-    fn place(self, key: &WireguardKey, attempt: u32) -> Ipv4Addr {
+    /// Where a key's address is looked for: first and next and so on, until all have been seen.
+    fn places(self, key: &WireguardKey) -> impl Iterator<Item = Ipv4Addr> {
         let hash = Sha256::new().chain_update(b"waybill lease v1").chain_update(key.0).finalize();
         let first = u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]]) % self.hosts();
-        let host = (u64::from(first) + u64::from(attempt)) % u64::from(self.hosts());
-        (self.network + 2 + host as u32).into()
+        let host = move |attempt: u32| (u64::from(first) + u64::from(attempt)) % u64::from(self.hosts());
+        (0..self.hosts()).map(move |attempt| (self.network + 2 + host(attempt) as u32).into())
     }
 }
 
-/// Who has which address.
+/// Addresses that rest at most: beyond them, the one that rested longest is as if nobody had had it.
+const RESTING_MAX: usize = 65_536;
+
+/// Who has which address, and who had it: what was begun from an address may get answers for as long as the kernel remembers,
+/// and those are not for whoever has it next. Its old owner may have it again at once.
 #[derive(Debug)]
 pub(super) struct Leases {
     pool: Pool,
-    by_address: BTreeMap<Ipv4Addr, WireguardKey>,
+    /// How long an address rests.
+    rest: Duration,
+    by_address: BTreeMap<Ipv4Addr, Holder>,
+    resting: VecDeque<(Instant, Ipv4Addr)>,
+}
+
+#[derive(Debug)]
+struct Holder {
+    key: WireguardKey,
+    /// Since when it is given back.
+    free: Option<Instant>,
 }
 
 impl Leases {
-    pub(super) fn new(pool: Pool) -> Self {
-        Self { pool, by_address: BTreeMap::new() }
+    pub(super) fn new(pool: Pool, rest: Duration) -> Self {
+        Self { pool, rest, by_address: BTreeMap::new(), resting: VecDeque::new() }
     }
 
-    /// The address of a client; the same until it is given back. `None` when all are taken.
-    pub(super) fn lease(&mut self, key: &WireguardKey) -> Option<Ipv4Addr> {
-        let taken = u32::try_from(self.by_address.len()).unwrap_or(u32::MAX);
-        let attempts = 0..=taken.min(self.pool.hosts() - 1);
-        let mut places = attempts.map(|attempt| self.pool.place(key, attempt));
-        let address = places.find(|place| self.by_address.get(place).is_none_or(|owner| owner == key))?;
-        self.by_address.insert(address, *key);
+    /// The address of a client; the same until it is given back. `None` when all are taken, or rest.
+    pub(super) fn lease(&mut self, now: Instant, key: &WireguardKey) -> Option<Ipv4Addr> {
+        let rested = |since: Instant| now.saturating_duration_since(since) >= self.rest;
+        let is_free = |place: &Ipv4Addr| {
+            self.by_address.get(place).is_none_or(|holder| holder.key == *key || holder.free.is_some_and(rested))
+        };
+        let address = self.pool.places(key).take(self.by_address.len() + 1).find(is_free)?;
+        self.by_address.insert(address, Holder { key: *key, free: None });
         Some(address)
     }
 
     /// Gives an address back.
-    pub(super) fn release(&mut self, address: Ipv4Addr) {
-        self.by_address.remove(&address);
+    pub(super) fn release(&mut self, now: Instant, address: Ipv4Addr) {
+        let Some(holder) = self.by_address.get_mut(&address) else { return };
+        holder.free = Some(now);
+        self.resting.push_back((now, address));
+        while self.resting.len() > RESTING_MAX {
+            // One that was taken again meanwhile is no longer the one that rested.
+            let Some((since, first)) = self.resting.pop_front() else { break };
+            if self.by_address.get(&first).is_some_and(|holder| holder.free == Some(since)) {
+                self.by_address.remove(&first);
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::carry::clock;
+
+    const REST: Duration = Duration::from_secs(7200);
+
+    fn leases(text: &str) -> Leases {
+        Leases::new(pool(text), REST)
+    }
 
     fn pool(text: &str) -> Pool {
         text.parse().unwrap()
@@ -117,30 +150,59 @@ mod tests {
 
     #[test]
     fn a_client_has_the_same_address_at_every_gateway_and_after_a_restart() {
-        let (mut one, mut other) = (Leases::new(pool("100.64.0.0/10")), Leases::new(pool("100.64.0.0/10")));
+        let now = clock();
+        let (mut one, mut other) = (leases("100.64.0.0/10"), leases("100.64.0.0/10"));
         for number in 0..256 {
-            let address = one.lease(&key(number)).unwrap();
-            assert_eq!(one.lease(&key(number)), Some(address), "asked again");
-            assert_eq!(other.lease(&key(number)), Some(address));
+            let address = one.lease(now, &key(number)).unwrap();
+            assert_eq!(one.lease(now, &key(number)), Some(address), "asked again");
+            assert_eq!(other.lease(now, &key(number)), Some(address));
             assert_eq!(u32::from(address) >> 22, u32::from(Ipv4Addr::new(100, 64, 0, 0)) >> 22);
         }
-        let address = one.lease(&key(3)).unwrap();
-        one.release(address);
-        assert_eq!(one.lease(&key(3)), Some(address));
+        let address = one.lease(now, &key(3)).unwrap();
+        one.release(now, address);
+        assert_eq!(one.lease(now, &key(3)), Some(address));
     }
 
     #[test]
     fn every_address_is_given_once_and_then_there_are_none() {
-        let mut leases = Leases::new(pool("10.9.8.0/24"));
+        let now = clock();
+        let mut leases = leases("10.9.8.0/24");
         let given: std::collections::BTreeSet<Ipv4Addr> =
-            (0..253).map(|number| leases.lease(&key(number)).unwrap()).collect();
+            (0..253).map(|number| leases.lease(now, &key(number)).unwrap()).collect();
         assert_eq!(given.len(), 253);
-        assert_eq!(leases.lease(&key(1000)), None);
+        assert_eq!(leases.lease(now, &key(1000)), None);
         for never in ["10.9.8.0", "10.9.8.1", "10.9.8.255"] {
             assert!(!given.contains(&never.parse().unwrap()), "{never}");
         }
-        leases.release("10.9.8.77".parse().unwrap());
-        assert_eq!(leases.lease(&key(1000)), Some("10.9.8.77".parse().unwrap()));
+        leases.release(now, "10.9.8.77".parse().unwrap());
+        assert_eq!(leases.lease(now, &key(1000)), None, "it rests");
+        assert_eq!(leases.lease(now + REST, &key(1000)), Some("10.9.8.77".parse().unwrap()));
+    }
+
+    #[test]
+    fn what_was_given_back_is_its_old_owner_s_at_once_and_others_after_a_rest() {
+        let (mut leases, now) = (leases("10.9.8.0/24"), clock());
+        let owners: Vec<u16> = (0..253).collect();
+        let given: Vec<Ipv4Addr> = owners.iter().map(|number| leases.lease(now, &key(*number)).unwrap()).collect();
+        leases.release(now, given[9]);
+        assert_eq!(leases.lease(now, &key(9)), Some(given[9]));
+        assert_eq!(leases.lease(now + REST, &key(1000)), None, "it is taken again");
+        leases.release(now + REST, given[9]);
+        assert_eq!(leases.lease(now + REST + REST / 2, &key(1000)), None);
+        assert_eq!(leases.lease(now + REST + REST, &key(1000)), Some(given[9]));
+        assert_eq!(leases.lease(now + REST + REST, &key(9)), None);
+    }
+
+    #[test]
+    fn what_rests_is_bounded() {
+        let (mut leases, now) = (leases("100.64.0.0/10"), clock());
+        for number in 0..RESTING_MAX as u32 + 500 {
+            let mut owner = [1; 32];
+            owner[..4].copy_from_slice(&number.to_be_bytes());
+            let address = leases.lease(now, &WireguardKey(owner)).unwrap();
+            leases.release(now, address);
+        }
+        assert!(leases.resting.len() <= RESTING_MAX && leases.by_address.len() <= RESTING_MAX);
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub(super) enum Message {
     Ask {
         /// The answer repeats it.
         sequence: u64,
+        /// Who asks: its card, now and then, where the gateway may have to know.
+        card: Option<Vec<u8>>,
     },
     /// You may.
     Lease {
@@ -127,7 +129,10 @@ impl Message {
 
     fn write(&self, to: &mut Encoder<Vec<u8>>) -> Result<(), minicbor::encode::Error<std::convert::Infallible>> {
         match self {
-            Self::Ask { sequence } => to.array(3)?.u8(VERSION)?.u8(ASK)?.u64(*sequence)?.ok(),
+            Self::Ask { sequence, card: None } => to.array(3)?.u8(VERSION)?.u8(ASK)?.u64(*sequence)?.ok(),
+            Self::Ask { sequence, card: Some(card) } => {
+                to.array(4)?.u8(VERSION)?.u8(ASK)?.u64(*sequence)?.bytes(card)?.ok()
+            }
             Self::Lease { sequence, lease } => {
                 to.array(10)?.u8(VERSION)?.u8(LEASE)?.u64(*sequence)?;
                 to.bytes(&lease.ipv4.octets())?.bytes(&lease.ipv6.octets())?;
@@ -163,7 +168,8 @@ fn read(from: &mut Decoder<'_>) -> Result<Message, Error> {
     }
     let (kind, sequence) = (from.u8()?, from.u64()?);
     match (kind, len) {
-        (ASK, Some(3)) => Ok(Message::Ask { sequence }),
+        (ASK, Some(3)) => Ok(Message::Ask { sequence, card: None }),
+        (ASK, Some(4)) => Ok(Message::Ask { sequence, card: Some(from.bytes()?.to_vec()) }),
         (LEASE, Some(10)) => Ok(Message::Lease { sequence, lease: read_lease(from)? }),
         (REFUSED, Some(5)) => Ok(Message::Refused { sequence, why: from.u8()?.into(), contact: contact(from)? }),
         _ => Err(Error::message("another kind")),
@@ -208,7 +214,11 @@ fn octets<const N: usize>(bytes: &[u8]) -> Result<[u8; N], Error> {
 
 fn contact(from: &mut Decoder<'_>) -> Result<String, Error> {
     let text = from.str()?;
-    if text.len() > CONTACT_LEN_MAX { Err(Error::message("too long")) } else { Ok(text.to_owned()) }
+    // It is shown to people: what moves their cursor is no contact.
+    if text.len() > CONTACT_LEN_MAX || text.chars().any(char::is_control) {
+        return Err(Error::message("too long, or not one line"));
+    }
+    Ok(text.to_owned())
 }
 
 #[cfg(test)]
@@ -230,8 +240,9 @@ mod tests {
     fn all() -> Vec<Message> {
         let bare = Lease { dns: Vec::new(), left: None, hours: None, contact: String::new(), ..lease() };
         vec![
-            Message::Ask { sequence: 0 },
-            Message::Ask { sequence: u64::MAX },
+            Message::Ask { sequence: 0, card: None },
+            Message::Ask { sequence: u64::MAX, card: None },
+            Message::Ask { sequence: 7, card: Some(vec![5; 200]) },
             Message::Lease { sequence: 7, lease: lease() },
             Message::Lease { sequence: 8, lease: bare },
             Message::Refused { sequence: 9, why: Why::CapReached, contact: "us".to_owned() },
@@ -246,7 +257,7 @@ mod tests {
             assert!(bytes.len() <= 250, "{}", bytes.len());
             assert_eq!(Message::decode(&bytes), Some(message));
         }
-        assert_eq!(Message::Ask { sequence: 5 }.encode(), [0x83, 1, 0, 5], "as other programs write it");
+        assert_eq!(Message::Ask { sequence: 5, card: None }.encode(), [0x83, 1, 0, 5], "as other programs write it");
     }
 
     #[test]
@@ -272,7 +283,7 @@ mod tests {
             let mut bytes = vec![0; rng.usize(..120)];
             rng.fill(&mut bytes);
             if let Some(head) = bytes.first_chunk_mut::<3>() {
-                *head = [[0x83, 1, 0], [0x8a, 1, 1], [0x85, 1, 2]][rng.usize(..3)];
+                *head = [[0x83, 1, 0], [0x84, 1, 0], [0x8a, 1, 1], [0x85, 1, 2]][rng.usize(..4)];
             }
             if let Some(read) = Message::decode(&bytes) {
                 assert_eq!(read.encode(), bytes);
@@ -280,5 +291,7 @@ mod tests {
         }
         let long = Message::Refused { sequence: 1, why: Why::Full, contact: "x".repeat(CONTACT_LEN_MAX + 1) };
         assert_eq!(Message::decode(&long.encode()), None);
+        let colourful = Message::Refused { sequence: 1, why: Why::Full, contact: "\u{1b}[2J".to_owned() };
+        assert_eq!(Message::decode(&colourful.encode()), None);
     }
 }

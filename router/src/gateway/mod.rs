@@ -15,24 +15,29 @@
 //! the gateway: its address in the mesh proves its key. Inside, both sides talk by [`message`]s on link-local UDP; the
 //! answer is a lease, and how long it takes says how good the gateway is.
 //!
-//! [`leases`], [`policy`] and [`choice`] decide and touch nothing; [`server`] and [`client`] are threads of their own
-//! around them ([`carry`]); [`nat`] sets the kernel up and takes back what it did.
+//! [`leases`], [`policy`], [`forbidden`] and [`choice`] decide and touch nothing; [`server`] and [`client`] are threads of their
+//! own around them ([`carry`]); [`nat`] sets the kernel up and takes back what it did, [`watch`] looks whether it stays so, and
+//! [`closed`] keeps a household's packets from leaving by another way.
 
 mod carry;
 mod choice;
 mod client;
+mod closed;
+mod forbidden;
 mod leases;
 mod message;
 mod nat;
 mod policy;
 mod server;
+mod watch;
 
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
-use metering::WireguardKey;
+use metering::{NodeId, WireguardKey};
 
 pub use client::{Client, Gateway};
+pub(crate) use closed::Closed;
 pub use leases::Pool;
 pub(crate) use message::CONTACT_LEN_MAX;
 pub use nat::NatError;
@@ -47,7 +52,7 @@ const CONTROL_PORT: u16 = 6699;
 pub(crate) const OVERHEAD: u16 = 40 + 8 + 32;
 /// A session that nothing authentic came over for so long is forgotten.
 const IDLE: Duration = Duration::from_secs(180);
-/// What shows in the kernel's tables that something is ours.
+/// The table of the kernel's routes into the session. What shows in the kernel's tables that something is ours.
 const ROUTE_TABLE: u8 = 87;
 
 /// Where a gateway is inside each of its sessions, and its clients.
@@ -64,14 +69,16 @@ pub fn inner_address(key: &WireguardKey) -> Ipv6Addr {
 }
 
 /// Whether a node may use a gateway, asked by its thread: it must answer at once. A client is known by its WireGuard key,
-/// which its address in the mesh proves; its card binds that to its account.
-pub type MayUse = Box<dyn Fn(&WireguardKey) -> Verdict + Send>;
+/// which its address in the mesh proves, and by the account that it showed the card of, which binds that to the key.
+pub type MayUse = Box<dyn Fn(&WireguardKey, Option<NodeId>) -> Verdict + Send>;
 
 /// The answer of [`MayUse`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It may.
-    Welcome,
+    /// It may, and this account has caps of its own.
+    Known(NodeId),
+    /// It may. Keys are free, and each could have another cap: it shares one with all that nobody knows.
+    Anybody,
     /// It may not, and is told so.
     Refused,
 }

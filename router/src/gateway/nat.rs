@@ -10,16 +10,21 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use super::Pool;
+use super::forbidden::{NOT_THE_INTERNET_V4, NOT_THE_INTERNET_V6};
+use crate::file;
 
 /// The table's family and name.
 const TABLE: &str = "inet waybill";
 /// Questions of one client to the name server in a second.
 const DNS_RATE: u32 = 100;
-/// Where nobody outside of the gateway's own network is let: private and link-local addresses (RFC 1918, RFC 6598,
-/// RFC 3927, RFC 4193, RFC 4291), and multicast.
-const PRIVATE_V4: &str =
-    "10.0.0.0/8, 100.64.0.0/10, 127.0.0.0/8, 169.254.0.0/16, 172.16.0.0/12, 192.168.0.0/16, 224.0.0.0/3";
-const PRIVATE_V6: &str = "::/127, fc00::/7, fe80::/10, ff00::/8";
+/// Flows that one client may have at once: as a large household has at its busiest. A kernel that keeps few in all gives each
+/// client a smaller part, so that none takes it all.
+const FLOWS_MAX: u64 = 4096;
+const FLOWS_LEAST: u64 = 256;
+/// How many the kernel keeps in all.
+const FLOWS_OF_ALL: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
+/// What tells one start of the kernel from another.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Why the kernel does not translate addresses.
 #[derive(Debug, thiserror::Error)]
@@ -80,8 +85,26 @@ impl GatewayRules<'_> {
     /// The table. What it says, line by line: clients may ask the name server and nobody else on this machine; they
     /// leave by the uplink only, not into the mesh, to each other or to the gateway's own network; nobody calls them. Who has
     /// no session does not leave by the uplink at all.
-    fn text(&self) -> String {
+    /// `flows`: each client may have so many at once; not every kernel can count them.
+    fn text(&self, flows: Option<u64>) -> String {
         let Self { tun, mesh, uplink, pool, dns } = self;
+        let bound = |set: &str, family: &str, most: u64| {
+            format!(
+                "  iifname \"{tun}\" ct state new add @{set} {{ {family} saddr ct count over {most} }} \
+                 counter name \"flows_over\" drop\n"
+            )
+        };
+        let flows = flows.map_or_else(String::new, |most| {
+            format!(
+                " set flows {{ type ipv4_addr; size 4096; flags dynamic; }}\n \
+                 set flows6 {{ type ipv6_addr; size 4096; flags dynamic; }}\n \
+                 counter flows_over {{ packets 0 bytes 0 }}\n \
+                 chain flows_of_each {{ type filter hook prerouting priority mangle; policy accept;\n{}{} }}\n",
+                bound("flows", "ip", most),
+                bound("flows6", "ip6", most),
+            )
+        });
+        let (v4, v6) = (NOT_THE_INTERNET_V4.join(", "), NOT_THE_INTERNET_V6.join(", "));
         let gateway = pool.gateway();
         let without_session = match uplink {
             Some(uplink) => format!("  iifname \"{mesh}\" oifname \"{uplink}\" drop\n"),
@@ -103,7 +126,7 @@ impl GatewayRules<'_> {
             Some(IpAddr::V6(_)) | None => (String::new(), String::new()),
         };
         format!(
-            "table {TABLE} {{\n \
+            "table {TABLE} {{\n{flows} \
              set asked {{ type ipv4_addr; size 4096; flags dynamic,timeout; timeout 10s; }}\n \
              chain questions {{ type nat hook prerouting priority dstnat; policy accept;\n{redirect} }}\n \
              chain own {{ type filter hook input priority filter; policy accept;\n  \
@@ -118,8 +141,8 @@ impl GatewayRules<'_> {
              {asked}  \
              iifname \"{tun}\" oifname \"{mesh}\" drop\n\
              {uplink}{without_session}  \
-             iifname \"{tun}\" ip daddr {{ {PRIVATE_V4} }} drop\n  \
-             iifname \"{tun}\" ip6 daddr {{ {PRIVATE_V6} }} drop\n }}\n \
+             iifname \"{tun}\" ip daddr {{ {v4} }} drop\n  \
+             iifname \"{tun}\" ip6 daddr {{ {v6} }} drop\n }}\n \
              chain leave {{ type nat hook postrouting priority srcnat; policy accept;\n  \
              iifname \"{tun}\" masquerade\n }}\n}}\n"
         )
@@ -146,18 +169,46 @@ fn client_text(tun: &str) -> String {
 
 /// What was set in the kernel. [`Nat::end`] takes it back.
 pub(super) struct Nat {
+    /// The table, and how the kernel lists it.
+    table: String,
+    listed: String,
+    /// Flows over the bound that were counted before the table was put back, and by the table since.
+    flows_before: u64,
+    flows_over: u64,
+    said: bool,
     /// Files of switches, and what stood in them.
     switches: Vec<(PathBuf, String)>,
     /// Where that is written down, so that a crash does not make us forget it.
     record: Option<PathBuf>,
 }
 
+/// What [`Nat::look`] saw.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Looked {
+    /// Packets that would have begun a flow more than a client may have, since the start.
+    pub(super) flows_over: u64,
+    /// The table was not as it was written, and is again.
+    pub(super) put_back: bool,
+}
+
 impl Nat {
     /// Sets up a gateway: its table, and forwarding. What stood in the kernel's switches is kept in the file `record`.
     pub(super) fn gateway(rules: &GatewayRules<'_>, record: PathBuf) -> Result<Self, NatError> {
         let text = fs::read_to_string(&record).unwrap_or_default();
-        let mut nat = Self { switches: read_switches(&text), record: Some(record) };
-        replace(&rules.text())?;
+        let of_all = fs::read_to_string(FLOWS_OF_ALL).ok().and_then(|text| text.trim().parse::<u64>().ok());
+        let flows = of_all.map_or(FLOWS_MAX, |all| (all / 8).clamp(FLOWS_LEAST, FLOWS_MAX));
+        let nat = match Self::put(rules.text(Some(flows)), Some(record.clone())) {
+            Err(NatError::Refused { said }) => {
+                let nat = Self::put(rules.text(None), Some(record))?;
+                tracing::warn!(
+                    said,
+                    "this kernel does not bound how many flows each client has (OpenWrt: kmod-nft-connlimit)"
+                );
+                nat
+            }
+            done => done?,
+        };
+        let mut nat = Self { switches: read_switches(&text, &boot_id()), ..nat };
         if let Err(error) = nat.forward() {
             nat.end();
             return Err(error);
@@ -167,8 +218,36 @@ impl Nat {
 
     /// Sets up a client: its table.
     pub(super) fn client(tun: &str) -> Result<Self, NatError> {
-        replace(&client_text(tun))?;
-        Ok(Self { switches: Vec::new(), record: None })
+        Self::put(client_text(tun), None)
+    }
+
+    fn put(table: String, record: Option<PathBuf>) -> Result<Self, NatError> {
+        replace(&table)?;
+        let (listed, _) = list().inspect_err(|_| {
+            let _left = nft(&format!("delete table {TABLE}\n"));
+        })?;
+        Ok(Self { table, listed, flows_before: 0, flows_over: 0, said: false, switches: Vec::new(), record })
+    }
+
+    /// Looks whether the table is as it was written, and puts it back if not.
+    pub(super) fn look(&mut self) -> Result<Looked, NatError> {
+        match list() {
+            Ok((listed, over)) if listed == self.listed => {
+                self.flows_over = over;
+                return Ok(Looked { flows_over: self.flows_before + over, put_back: false });
+            }
+            Err(error @ NatError::NoProgram { .. }) => return Err(error),
+            Ok(_) | Err(_) => {}
+        }
+        replace(&self.table)?;
+        if !std::mem::replace(&mut self.said, true) {
+            tracing::warn!(
+                "another program changed the table `{TABLE}`, or flushed all: it is put back, now and from here on"
+            );
+        }
+        (self.listed, _) = list()?;
+        self.flows_before += std::mem::take(&mut self.flows_over);
+        Ok(Looked { flows_over: self.flows_before, put_back: true })
     }
 
     /// Lets the kernel forward. Interfaces that take their routes from advertisements keep doing so, which they would
@@ -225,20 +304,49 @@ impl Nat {
     }
 
     fn keep(&self) {
+        let boot = format!("boot {}\n", boot_id());
         let lines: String = self.switches.iter().map(|(path, was)| format!("{was} {}\n", path.display())).collect();
         if let Some(record) = &self.record
-            && let Err(error) = fs::write(record, lines)
+            && let Err(error) = file::replace(record, (boot + &lines).as_bytes(), 0o600)
         {
             tracing::warn!(%error, file = %record.display(), "after a crash the kernel would go on forwarding");
         }
     }
 }
 
-/// What [`Nat::keep`] wrote; only switches of the network are set by it.
-fn read_switches(text: &str) -> Vec<(PathBuf, String)> {
-    let lines = text.lines().filter_map(|line| line.split_once(' '));
+/// What [`Nat::keep`] wrote since the kernel was started; only switches of the network are set by it. At a start of the kernel
+/// they are as the system sets them, and what stood in them before says nothing any more.
+fn read_switches(text: &str, boot: &str) -> Vec<(PathBuf, String)> {
+    let mut lines = text.lines().filter_map(|line| line.split_once(' '));
+    if boot.is_empty() || lines.next() != Some(("boot", boot)) {
+        return Vec::new();
+    }
     let ours = lines.filter(|(_, path)| path.starts_with("/proc/sys/net/") && !path.contains(".."));
     ours.map(|(was, path)| (path.into(), was.to_owned())).collect()
+}
+
+fn boot_id() -> String {
+    fs::read_to_string(BOOT_ID).unwrap_or_default().trim().to_owned()
+}
+
+/// The table as the kernel has it, without what is counted in it, and how many flows were over the bound.
+fn list() -> Result<(String, u64), NatError> {
+    // Without the elements of sets: those come and go.
+    let listed = run_nft(&["--terse", "list", "table", "inet", "waybill"], "")?;
+    Ok(without_counts(&listed))
+}
+
+fn without_counts(listed: &str) -> (String, u64) {
+    let (mut text, mut packets, mut before) = (String::with_capacity(listed.len()), 0, "");
+    for word in listed.split_inclusive(char::is_whitespace) {
+        match (before, word.trim().parse::<u64>()) {
+            ("packets", Ok(number)) => packets = number,
+            ("bytes", Ok(_)) => {}
+            _ => text.push_str(word),
+        }
+        before = word.trim();
+    }
+    (text, packets)
 }
 
 /// One transaction: an old table goes and the new one is there, or nothing has changed.
@@ -247,9 +355,14 @@ fn replace(table: &str) -> Result<(), NatError> {
 }
 
 fn nft(commands: &str) -> Result<(), NatError> {
+    run_nft(&["-f", "-"], commands).map(drop)
+}
+
+/// What it printed.
+fn run_nft(arguments: &[&str], commands: &str) -> Result<String, NatError> {
     let no_program = |source| NatError::NoProgram { source };
     let mut command = Command::new("nft");
-    command.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(no_program)?;
     if let Some(mut stdin) = child.stdin.take() {
         // One that ends early says why.
@@ -257,7 +370,7 @@ fn nft(commands: &str) -> Result<(), NatError> {
     }
     let output = child.wait_with_output().map_err(no_program)?;
     if output.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let said = String::from_utf8_lossy(&output.stderr).lines().next().unwrap_or("it said nothing").to_owned();
     Err(NatError::Refused { said })
@@ -295,6 +408,35 @@ mod tests {
     }
 
     #[test]
+    fn switches_are_set_back_after_a_crash_and_not_after_the_system_was_started_anew() {
+        let text = "boot 12-34\n0 /proc/sys/net/ipv4/ip_forward\n1 /etc/passwd\n1 /proc/sys/net/../../etc/passwd\n";
+        assert_eq!(read_switches(text, "12-34"), [("/proc/sys/net/ipv4/ip_forward".into(), "0".to_owned())]);
+        for (text, boot) in [
+            (text, "56-78"),
+            (text, ""),
+            ("boot \n0 /proc/sys/net/ipv4/ip_forward\n", ""),
+            ("0 /proc/sys/net/ipv4/ip_forward\n", "12-34"),
+        ] {
+            assert_eq!(read_switches(text, boot), [], "{boot}");
+        }
+        assert!(boot_id().len() > 8);
+    }
+
+    #[test]
+    fn what_is_counted_is_no_change() {
+        let table = |packets, bytes| {
+            format!(
+                "table {{\n\tcounter flows_over {{\n\t\tpackets {packets} bytes {bytes}\n\t}}\n\tlimit rate 100/second\n}}"
+            )
+        };
+        let (before, none) = without_counts(&table(0, 0));
+        let (after, over) = without_counts(&table(17, 1400));
+        assert_eq!((none, over), (0, 17));
+        assert_eq!(before, after);
+        assert_ne!(without_counts(&table(1, 1).replace("100/", "1/")).0, before);
+    }
+
+    #[test]
     fn the_tables_come_whole_replace_what_a_crash_left_and_go_and_others_stay() {
         if !in_own_namespace(
             "gateway::nat::tests::the_tables_come_whole_replace_what_a_crash_left_and_go_and_others_stay",
@@ -327,6 +469,20 @@ mod tests {
             assert_eq!(fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap().trim(), "0");
             assert!(!record.exists());
         }
+        let mut nat = Nat::gateway(&rules(None), record.clone()).unwrap();
+        assert_eq!(nat.look().unwrap(), Looked::default());
+        assert!(listed().contains("ct count over"), "{}", listed());
+        for command in
+            ["flush ruleset", "flush table inet waybill", "flush chain inet waybill own", "delete table inet waybill"]
+        {
+            nft(command).unwrap();
+            assert!(nat.look().unwrap().put_back, "{command}");
+            assert_eq!(nat.look().unwrap(), Looked::default(), "{command}");
+            assert!(listed().contains("masquerade") && listed().contains("icmp type echo-request accept"));
+        }
+        nft("table inet other { chain mine { type filter hook input priority 0; }; }").unwrap();
+        assert!(!nat.look().unwrap().put_back, "what others do in tables of their own is theirs");
+        nat.end();
         let nat = Nat::client("waybill-net0").unwrap();
         assert!(listed().contains("oifname \"waybill-net0\" masquerade"));
         nat.end();

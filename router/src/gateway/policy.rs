@@ -70,11 +70,14 @@ pub struct Caps {
     pub day: Option<u64>,
     /// For all clients, in a month.
     pub month: Option<u64>,
-    /// For each client, in a day.
+    /// For each client that is known, and for all together that are not, in a day.
     pub client_day: Option<u64>,
-    /// For each client, in a month.
+    /// The same, in a month.
     pub client_month: Option<u64>,
 }
+
+/// Whose caps those count against whom nobody knows: no key at all.
+pub(super) const ANYBODY: WireguardKey = WireguardKey([0; 32]);
 
 /// A moment as caps and hours count it, UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

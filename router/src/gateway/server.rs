@@ -1,6 +1,6 @@
 //! The gateway's side: who has a session, with which addresses, and how much it may use.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -8,32 +8,45 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use metering::{Identity, WireguardKey};
+use metering::{Identity, NodeCard, NodeId, WireguardKey};
 use node::LinkId;
 use node::datapath::packet;
 
 use super::carry::{self, Answers, Running, Side};
+use super::forbidden::Forbidden;
 use super::leases::Leases;
 use super::message::{Lease, Message, Why};
 use super::nat::{GatewayRules, Nat, own_resolver};
-use super::policy::{Moment, Usage};
+use super::policy::{ANYBODY, Moment, Usage};
+use super::watch::{Watch, Watched, Ways};
 use super::{CLIENT_INSIDE, CONTROL_PORT, GATEWAY_INSIDE, IDLE, MayUse, OVERHEAD, PORT, Verdict, inner_address};
 use crate::cli::Failure;
 use crate::config::{GatewayOptions, NodeOptions};
 use crate::control::{GatewayClient, GatewayState};
 use crate::file;
 use crate::link::wireguard::WireGuard;
-use crate::netlink::Netlink;
+use crate::netlink::{Netlink, NetlinkError};
 use crate::router::{civil, unix_seconds};
 use crate::tun::Tun;
 use crate::worker::packet_len_max;
 
-/// Where the main table is among the kernel's.
-const MAIN_TABLE: u8 = 254;
 /// A client that was silent for so long makes room for another when all places are taken.
 const MAKES_ROOM: Duration = Duration::from_secs(30);
-/// How often what was used is written down. A power cut forgets no more than that.
-const WRITE_INTERVAL: Duration = Duration::from_secs(3600);
+/// Those that have begun a handshake and have not sent anything in its session: no more than these wait, each for so long, and
+/// makes room for another after a while. A recorded first message can be sent by anybody.
+const WAITING_MAX: usize = 32;
+const WAITS: Duration = Duration::from_secs(10);
+const WAITS_LEAST: Duration = Duration::from_secs(2);
+/// An address that was given back rests until the kernel has forgotten what was begun from it; where that is not known, as
+/// long as it remembers an idle TCP connection by itself.
+const REMEMBERS: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established";
+const REMEMBERS_USUALLY_S: u64 = 432_000;
+/// What writing down what was used may cost the flash in a day, bytes, of the 10 MiB that a router's may; and what a write
+/// costs beside the file itself. It follows how often it is written, and so how much a power cut forgets: some ten minutes.
+const WRITTEN_A_DAY: u64 = 2 << 20;
+const WRITE_COSTS: u64 = 12 << 10;
+/// No account's card is looked at sooner after the last one: a signature is much work.
+const CARD_INTERVAL: Duration = Duration::from_secs(2);
 /// How often policy is looked at and the state is shown.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// A question for our key, as long as its answer so that nobody is flooded with answers to what they did not ask.
@@ -44,7 +57,7 @@ pub(super) const KEY_ANSWER: [u8; 8] = *b"W is key";
 /// A gateway that runs. [`Server::stop`] ends it and takes everything back.
 pub struct Server {
     running: Running,
-    nat: Nat,
+    watch: Watch,
     state: Arc<Mutex<GatewayState>>,
 }
 
@@ -62,15 +75,20 @@ impl Server {
         let mtu = node.mtu - OVERHEAD;
         let tun = Tun::create_for_both_families(&options.tun, mtu, node.offloads)
             .map_err(|error| Failure::new(&error, error.next_step()))?;
-        let set_up = || {
-            let mut netlink = Netlink::open()?;
+        let mut ways = Ways {
+            netlink: Netlink::open().map_err(|error| Failure::new(&error, error.next_step()))?,
+            uplink: options.uplink.clone(),
+        };
+        let mut set_up = || {
+            let netlink = &mut ways.netlink;
             netlink.set_up(tun.index(), mtu.into())?;
             let pool = options.ipv4_pool;
             netlink.add_address(tun.index(), pool.gateway(), 32)?;
-            netlink.add_route_in(MAIN_TABLE, pool.network().into(), pool.prefix_len(), tun.index())?;
-            netlink.add_route_in(MAIN_TABLE, Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0).into(), 8, tun.index())
+            netlink.claim_route(pool.network().into(), pool.prefix_len(), tun.index())?;
+            netlink.claim_route(Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0).into(), 8, tun.index())?;
+            ways.forbidden()
         };
-        set_up().map_err(|error: crate::netlink::NetlinkError| Failure::new(&error, error.next_step()))?;
+        let forbidden = set_up().map_err(|error: NetlinkError| Failure::new(&error, error.next_step()))?;
         let no_session = |error: io::Error| {
             let next = "is another program using the port at the mesh address?";
             Failure::new(format!("cannot serve sessions on UDP port {PORT}: {error}"), next)
@@ -80,7 +98,7 @@ impl Server {
             SocketAddr::new(metering::mesh_address(&identity.wireguard_key()).into(), PORT),
             packet_len_max(mtu.into()),
             node.offloads,
-            options.clients_max.into(),
+            usize::from(options.clients_max) + WAITING_MAX,
             carry::clock(),
         )
         .map_err(no_session)?;
@@ -101,11 +119,13 @@ impl Server {
         let state = Arc::new(Mutex::new(GatewayState::default()));
         let key = identity.wireguard_key();
         let mut table = Table::new(options.clone(), key, resolver, mtu, &node.state_dir, &state);
+        table.watched = Watched::new(forbidden);
+        let watch = Watch::start(nat, Some(ways), Arc::clone(&table.watched)).map_err(no_session)?;
         (table.may_use, table.tun) = (may_use, Some(tun));
         match carry::start("gateway", wireguard, local, mtu.into(), Box::new(table)) {
-            Ok(running) => Ok(Self { running, nat, state }),
+            Ok(running) => Ok(Self { running, watch, state }),
             Err(error) => {
-                nat.end();
+                watch.stop();
                 Err(no_session(error))
             }
         }
@@ -119,13 +139,24 @@ impl Server {
     /// Ends all sessions and takes back what was set in the kernel. Blocks for as long as that takes.
     pub fn stop(self) {
         self.running.stop();
-        self.nat.end();
+        self.watch.stop();
     }
+}
+
+/// Somebody who has begun a handshake.
+struct Waiting {
+    key: WireguardKey,
+    since: Instant,
+    /// It has sent something, and found no place.
+    turned_away: bool,
 }
 
 /// A client that has a session.
 struct Client {
     key: WireguardKey,
+    /// Its account, if it showed its card, and when it last showed one.
+    account: Option<NodeId>,
+    shown: Option<Instant>,
     ipv4: Ipv4Addr,
     ipv6: Ipv6Addr,
     since: Instant,
@@ -135,6 +166,8 @@ struct Client {
     received: u64,
     /// What it sent with an address that is not its own, packets.
     spoofed: u64,
+    /// What it sent to where nobody is let, packets.
+    forbidden: u64,
     /// Not counted against the caps yet.
     uncounted: u64,
     /// Why it is not served at present.
@@ -147,13 +180,18 @@ struct Table {
     key: WireguardKey,
     dns: Vec<IpAddr>,
     mtu: u16,
+    /// A place for each client, and for those that wait.
     clients: Vec<Option<Client>>,
+    waiting: BTreeMap<LinkId, Waiting>,
     by_address: HashMap<IpAddr, LinkId>,
     leases: Leases,
     usage: Usage,
     usage_file: PathBuf,
-    write_at: Instant,
+    /// When it was written last, and what it was.
+    written: (Instant, Usage),
     look_at: Instant,
+    watched: Arc<Watched>,
+    forbidden: Arc<Forbidden>,
     state: Arc<Mutex<GatewayState>>,
     /// Strangers that found no place.
     turned_away: u64,
@@ -176,22 +214,28 @@ impl Table {
         let usage_file = state_dir.join("gateway-usage");
         let text = fs::read_to_string(&usage_file).unwrap_or_default();
         let now = carry::clock();
+        let usage = Usage::from_text(&text).unwrap_or_else(|| Usage::new(moment()));
+        let rest = fs::read_to_string(REMEMBERS).ok().and_then(|text| text.trim().parse().ok());
+        let watched = Watched::new(Forbidden::new(&[], None));
         Self {
             key,
             dns: resolver.map(|_| options.ipv4_pool.gateway().into()).into_iter().collect(),
             mtu,
-            clients: (0..options.clients_max).map(|_| None).collect(),
+            clients: (0..usize::from(options.clients_max) + WAITING_MAX).map(|_| None).collect(),
+            waiting: BTreeMap::new(),
             by_address: HashMap::new(),
-            leases: Leases::new(options.ipv4_pool),
-            usage: Usage::from_text(&text).unwrap_or_else(|| Usage::new(moment())),
+            leases: Leases::new(options.ipv4_pool, Duration::from_secs(rest.unwrap_or(REMEMBERS_USUALLY_S))),
+            written: (now, usage.clone()),
+            usage,
             usage_file,
-            write_at: now + WRITE_INTERVAL,
             look_at: now,
+            forbidden: watched.forbidden(),
+            watched,
             state: Arc::clone(state),
             turned_away: 0,
             forget: Vec::new(),
             options,
-            may_use: Box::new(|_| Verdict::Welcome),
+            may_use: Box::new(|_, _| Verdict::Anybody),
             tun: None,
         }
     }
@@ -200,27 +244,81 @@ impl Table {
         self.clients.get_mut(link.index())?.as_mut()
     }
 
-    /// A place for another client: a free one, or that of whoever was silent for long.
+    /// A place for somebody to wait in: a free one, or that of whoever waited for a while.
     fn place(&mut self, now: Instant) -> Option<LinkId> {
-        let links = || (0..).map(LinkId);
-        if let Some((link, _)) = links().zip(&self.clients).find(|(_, client)| client.is_none()) {
+        if self.waiting.len() >= WAITING_MAX {
+            let (link, waiting) = self.waiting.iter().min_by_key(|(_, waiting)| waiting.since)?;
+            if now.saturating_duration_since(waiting.since) < WAITS_LEAST {
+                return None;
+            }
+            let link = *link;
+            self.waiting.remove(&link);
             return Some(link);
         }
-        let all = links().zip(&self.clients).filter_map(|(link, client)| Some((link, client.as_ref()?.heard)));
-        let (link, heard) = all.min_by_key(|(_, heard)| *heard)?;
-        if now.saturating_duration_since(heard) < MAKES_ROOM {
-            return None;
-        }
-        self.remove(link);
-        Some(link)
+        let mut links = (0..).map(LinkId).zip(&self.clients);
+        links.find(|(link, client)| client.is_none() && !self.waiting.contains_key(link)).map(|(link, _)| link)
     }
 
-    fn remove(&mut self, link: LinkId) {
+    /// Whoever waited has sent something in its session, and so it is there: it becomes a client, if there is room.
+    fn admit(&mut self, now: Instant, link: LinkId) -> bool {
+        let Some(key) = self.waiting.get(&link).map(|waiting| waiting.key) else { return false };
+        let Some(ipv4) = self.has_room(now).then(|| self.leases.lease(now, &key)).flatten() else {
+            if let Some(waiting) = self.waiting.get_mut(&link)
+                && !std::mem::replace(&mut waiting.turned_away, true)
+            {
+                self.turned_away += 1;
+            }
+            return false;
+        };
+        self.waiting.remove(&link);
+        let ipv6 = inner_address(&key);
+        let mut client = Client {
+            key,
+            account: None,
+            shown: None,
+            ipv4,
+            ipv6,
+            since: now,
+            heard: now,
+            sent: 0,
+            received: 0,
+            spoofed: 0,
+            forbidden: 0,
+            uncounted: 0,
+            refused: None,
+        };
+        (client.refused, _) = self.standing(&client, moment().minute);
+        self.by_address.insert(ipv4.into(), link);
+        self.by_address.insert(ipv6.into(), link);
+        if let Some(place) = self.clients.get_mut(link.index()) {
+            *place = Some(client);
+        }
+        true
+    }
+
+    /// Whether one more client can be taken; whoever was silent for long makes room.
+    fn has_room(&mut self, now: Instant) -> bool {
+        let taken = self.clients.iter().flatten().count();
+        if taken < self.options.clients_max.into() {
+            return true;
+        }
+        let all =
+            (0..).map(LinkId).zip(&self.clients).filter_map(|(link, client)| Some((link, client.as_ref()?.heard)));
+        let Some((link, heard)) = all.min_by_key(|(_, heard)| *heard) else { return false };
+        let silent = now.saturating_duration_since(heard) >= MAKES_ROOM;
+        if silent {
+            self.remove(now, link);
+            self.forget.push(link);
+        }
+        silent
+    }
+
+    fn remove(&mut self, now: Instant, link: LinkId) {
         self.count(link);
         if let Some(client) = self.clients.get_mut(link.index()).and_then(Option::take) {
             self.by_address.remove(&client.ipv4.into());
             self.by_address.remove(&client.ipv6.into());
-            self.leases.release(client.ipv4);
+            self.leases.release(now, client.ipv4);
         }
     }
 
@@ -229,15 +327,17 @@ impl Table {
         if let Some(client) = self.clients.get_mut(link.index()).and_then(Option::as_mut) {
             let bytes = std::mem::take(&mut client.uncounted);
             if bytes > 0 {
-                self.usage.add(&client.key, bytes);
+                let (key, account) = (client.key, client.account);
+                self.usage.add(&whose((self.may_use)(&key, account)), bytes);
             }
         }
     }
 
     /// Why a client is not served at present, and what it has left.
-    fn standing(&self, key: &WireguardKey, minute: u16) -> (Option<Why>, Option<u64>) {
-        let left = self.usage.left(key, &self.options.caps);
-        let why = if (self.may_use)(key) != Verdict::Welcome {
+    fn standing(&self, client: &Client, minute: u16) -> (Option<Why>, Option<u64>) {
+        let verdict = (self.may_use)(&client.key, client.account);
+        let left = self.usage.left(&whose(verdict), &self.options.caps);
+        let why = if verdict == Verdict::Refused {
             Some(Why::NotWelcome)
         } else if self.options.hours.is_some_and(|hours| !hours.hold(minute)) {
             Some(Why::Closed)
@@ -249,43 +349,69 @@ impl Table {
         (why, left)
     }
 
-    fn answer(&mut self, link: LinkId, payload: &[u8]) -> Option<Vec<u8>> {
-        let Message::Ask { sequence } = Message::decode(payload)? else { return None };
-        self.count(link);
-        let client = self.clients.get(link.index())?.as_ref()?;
-        let (why, left) = self.standing(&client.key, moment().minute);
+    fn answer(&mut self, now: Instant, link: LinkId, payload: &[u8]) -> Option<Vec<u8>> {
+        let Message::Ask { sequence, card } = Message::decode(payload)? else { return None };
         let contact = self.options.contact.clone().unwrap_or_default();
-        let message = match why {
-            Some(why) => Message::Refused { sequence, why, contact },
-            None => Message::Lease {
-                sequence,
-                lease: Lease {
-                    ipv4: client.ipv4,
-                    ipv6: client.ipv6,
-                    dns: self.dns.clone(),
-                    mtu: self.mtu,
-                    left,
-                    hours: self.options.hours.map(|hours| (hours.from, hours.until)),
-                    contact,
+        self.count(link);
+        if let Some(card) = card {
+            self.take_card(now, link, &card);
+        }
+        let message = match self.clients.get(link.index()).and_then(Option::as_ref) {
+            None => Message::Refused { sequence, why: Why::Full, contact },
+            Some(client) => match self.standing(client, moment().minute) {
+                (Some(why), _) => Message::Refused { sequence, why, contact },
+                (None, left) => Message::Lease {
+                    sequence,
+                    lease: Lease {
+                        ipv4: client.ipv4,
+                        ipv6: client.ipv6,
+                        dns: self.dns.clone(),
+                        mtu: self.mtu,
+                        left,
+                        hours: self.options.hours.map(|hours| (hours.from, hours.until)),
+                        contact,
+                    },
                 },
             },
         };
         Some(packet::control_packet(GATEWAY_INSIDE, CLIENT_INSIDE, CONTROL_PORT, &message.encode()))
     }
 
+    /// A client shows who it is. The first card that is of its key counts: a node has one account.
+    fn take_card(&mut self, now: Instant, link: LinkId, card: &[u8]) {
+        let Some(client) = self.client(link).filter(|client| client.account.is_none()) else { return };
+        if client.shown.is_some_and(|at| now.saturating_duration_since(at) < CARD_INTERVAL) {
+            return;
+        }
+        client.shown = Some(now);
+        let card = NodeCard::decode(card).ok().filter(|card| card.wireguard() == client.key);
+        client.account = card.and_then(|card| card.verify().ok()).map(|card| card.account());
+    }
+
     fn look(&mut self, now: Instant) {
         let moment = moment();
         self.usage.handle_time(moment);
+        self.forbidden = self.watched.forbidden();
+        let over: Vec<LinkId> = self
+            .waiting
+            .iter()
+            .filter(|(_, waiting)| now.saturating_duration_since(waiting.since) >= WAITS)
+            .map(|(link, _)| *link)
+            .collect();
+        for link in over {
+            self.waiting.remove(&link);
+            self.forget.push(link);
+        }
         let mut shown = Vec::new();
         for link in (0..self.clients.len() as u32).map(LinkId) {
             self.count(link);
             let Some(client) = self.clients.get(link.index()).and_then(Option::as_ref) else { continue };
             if now.saturating_duration_since(client.heard) >= IDLE {
-                self.remove(link);
+                self.remove(now, link);
                 self.forget.push(link);
                 continue;
             }
-            let (why, left) = self.standing(&client.key, moment.minute);
+            let (why, left) = self.standing(client, moment.minute);
             shown.push(GatewayClient {
                 mesh_address: metering::mesh_address(&client.key),
                 ipv4: client.ipv4,
@@ -294,7 +420,9 @@ impl Table {
                 heard_s: now.saturating_duration_since(client.heard).as_secs(),
                 sent_bytes: client.sent,
                 received_bytes: client.received,
+                account: client.account,
                 spoofed_packets: client.spoofed,
+                forbidden_packets: client.forbidden,
                 left_bytes: left,
                 refused: why.map(|why| why.text().to_owned()),
             });
@@ -313,12 +441,21 @@ impl Table {
             contact: self.options.contact.clone(),
             clients_max: self.options.clients_max,
             turned_away: self.turned_away,
+            flows_over: self.watched.flows_over(),
+            rules_put_back: self.watched.put_back(),
             clients: shown,
         };
     }
 
-    fn write(&self) {
-        if let Err(error) = file::replace(&self.usage_file, self.usage.to_text().as_bytes(), 0o600) {
+    /// Writes down what was used, when it is time and there is something to write.
+    fn write(&mut self, now: Instant, at_once: bool) {
+        let (at, before) = &self.written;
+        let text = self.usage.to_text();
+        if *before == self.usage || !at_once && now.saturating_duration_since(*at) < write_interval(text.len()) {
+            return;
+        }
+        self.written = (now, self.usage.clone());
+        if let Err(error) = file::replace(&self.usage_file, text.as_bytes(), 0o600) {
             tracing::warn!(%error, file = %self.usage_file.display(), "what clients used is not written down");
         }
     }
@@ -326,16 +463,29 @@ impl Table {
 
 impl Side for Table {
     fn arrived(&mut self, now: Instant, link: LinkId, packet: &[u8], answers: &mut Answers) -> bool {
-        let Some(client) = self.client(link) else { return false };
-        client.heard = now;
+        let admitted = self.waiting.contains_key(&link) && self.admit(now, link);
         if packet::is_control(packet) {
+            if let Some(client) = self.client(link) {
+                client.heard = now;
+            }
             let asked = packet::parse_control(packet).ok().filter(|datagram| datagram.port == CONTROL_PORT);
-            let answer = asked.and_then(|datagram| self.answer(link, datagram.payload));
+            let known = admitted || self.waiting.contains_key(&link) || self.client(link).is_some();
+            let answer = asked.filter(|_| known).and_then(|datagram| self.answer(now, link, datagram.payload));
             answers.extend(answer.map(|answer| (link, answer)));
             return false;
         }
-        if !addresses(packet).is_some_and(|(from, _)| from == client.ipv4 || from == client.ipv6) {
+        let gateway = IpAddr::V4(self.options.ipv4_pool.gateway());
+        let forbidden = Arc::clone(&self.forbidden);
+        let Some(client) = self.client(link) else { return false };
+        client.heard = now;
+        let from = |from: &IpAddr| *from == client.ipv4 || *from == client.ipv6;
+        let Some((_, to)) = addresses(packet).filter(|(source, _)| from(source)) else {
             client.spoofed += 1;
+            return false;
+        };
+        let is_let = if to == gateway { is_for_gateway(packet) } else { !forbidden.holds(to) };
+        if !is_let {
+            client.forbidden += 1;
             return false;
         }
         // What is not carried is not counted either: it would use up what there is for all.
@@ -361,15 +511,8 @@ impl Side for Table {
             self.turned_away += 1;
             return None;
         };
-        let ipv4 = self.leases.lease(&key)?;
-        let (refused, _) = self.standing(&key, moment().minute);
-        let ipv6 = inner_address(&key);
-        let client =
-            Client { key, ipv4, ipv6, since: now, heard: now, sent: 0, received: 0, spoofed: 0, uncounted: 0, refused };
-        self.by_address.insert(ipv4.into(), link);
-        self.by_address.insert(ipv6.into(), link);
         self.forget.retain(|gone| *gone != link);
-        *self.clients.get_mut(link.index())? = Some(client);
+        self.waiting.insert(link, Waiting { key, since: now, turned_away: false });
         Some(link)
     }
 
@@ -381,13 +524,10 @@ impl Side for Table {
         if now >= self.look_at {
             self.look_at = now + LOOK_INTERVAL;
             self.look(now);
+            self.write(now, false);
         }
         for link in std::mem::take(&mut self.forget) {
             wireguard.remove_peer(link);
-        }
-        if now >= self.write_at {
-            self.write_at = now + WRITE_INTERVAL;
-            self.write();
         }
     }
 
@@ -395,7 +535,39 @@ impl Side for Table {
         for link in (0..self.clients.len() as u32).map(LinkId) {
             self.count(link);
         }
-        self.write();
+        self.write(carry::clock(), true);
+    }
+}
+
+/// Whose caps a client's use counts against: a member may have any number of keys, and all that are none share one.
+fn whose(verdict: Verdict) -> WireguardKey {
+    match verdict {
+        Verdict::Anybody | Verdict::Refused => ANYBODY,
+        Verdict::Known(account) => {
+            let mut name = [0; 32];
+            name[12..].copy_from_slice(&account.0);
+            WireguardKey(name)
+        }
+    }
+}
+
+/// How long what was used is not written again, by the file's length.
+fn write_interval(len: usize) -> Duration {
+    Duration::from_secs(86_400 * (len as u64 + WRITE_COSTS) / WRITTEN_A_DAY)
+}
+
+/// Whether an IPv4 packet asks what may be asked of the gateway itself: a name, or whether it is there.
+fn is_for_gateway(packet: &[u8]) -> bool {
+    const ICMP: u8 = 1;
+    const TCP: u8 = 6;
+    const UDP: u8 = 17;
+    let head = usize::from(packet[0] & 0x0f) * 4;
+    let is_first = packet.get(6..8).is_some_and(|at| u16::from_be_bytes([at[0], at[1]]) & 0x1fff == 0);
+    let port = packet.get(head + 2..head + 4);
+    match packet.get(9) {
+        Some(&ICMP) => true,
+        Some(&(TCP | UDP)) => is_first && port == Some(&[0, 53]),
+        _ => false,
     }
 }
 
@@ -444,7 +616,21 @@ mod tests {
         };
         let directory = tempfile::tempdir().unwrap();
         let state = Arc::default();
-        (Table::new(options, key(0), None, 1340, directory.path(), &state), directory)
+        let mut table = Table::new(options, key(0), None, 1340, directory.path(), &state);
+        table.may_use = known();
+        (table, directory)
+    }
+
+    /// Each key is another member's.
+    fn known() -> MayUse {
+        Box::new(|key, _| Verdict::Known(NodeId(*key.0.first_chunk().unwrap())))
+    }
+
+    /// It begins a handshake, and sends its first question in the session.
+    fn joins(table: &mut Table, now: Instant, number: u8) -> LinkId {
+        let link = table.stranger(now, key(number)).unwrap();
+        assert!(asks(table, now, link).is_some());
+        link
     }
 
     /// An IPv6 packet of a hundred bytes.
@@ -457,7 +643,7 @@ mod tests {
     }
 
     fn asks(table: &mut Table, now: Instant, link: LinkId) -> Option<Message> {
-        let ask = Message::Ask { sequence: 9 }.encode();
+        let ask = Message::Ask { sequence: 9, card: None }.encode();
         let ask = packet::control_packet(CLIENT_INSIDE, GATEWAY_INSIDE, CONTROL_PORT, &ask);
         let mut answers = Answers::new();
         assert!(!table.arrived(now, link, &ask, &mut answers), "it is not for the kernel");
@@ -472,7 +658,7 @@ mod tests {
     fn a_client_sends_from_its_own_addresses_and_gets_what_is_for_them() {
         let (mut table, _directory) = table(4, Caps::default());
         let (now, mut none) = (carry::clock(), Answers::new());
-        let links = [1, 2].map(|number| table.stranger(now, key(number)).unwrap());
+        let links = [1, 2].map(|number| joins(&mut table, now, number));
         let Some(Message::Lease { sequence: 9, lease }) = asks(&mut table, now, links[0]) else { panic!("a lease") };
         assert_eq!((lease.ipv6, lease.mtu, lease.left), (inner_address(&key(1)), 1340, None));
         let other = inner_address(&key(2));
@@ -497,7 +683,7 @@ mod tests {
         let caps = Caps { client_day: Some(250), ..Caps::default() };
         let (mut first, directory) = table(4, caps);
         let (now, mut none) = (carry::clock(), Answers::new());
-        let link = first.stranger(now, key(1)).unwrap();
+        let link = joins(&mut first, now, 1);
         let own = inner_address(&key(1));
         for left in [150, 50, 0] {
             assert!(first.arrived(now, link, &packet(own, OUT), &mut none));
@@ -512,22 +698,157 @@ mod tests {
         };
         let said = (Why::CapReached, "abuse@example.org".to_owned());
         assert_eq!(refused(&mut first, link), said);
-        let other = first.stranger(now, key(2)).unwrap();
+        let other = joins(&mut first, now, 2);
         assert!(first.arrived(now, other, &packet(inner_address(&key(2)), OUT), &mut none), "each has its own cap");
         first.end();
         let options = first.options.clone();
         let state = Arc::default();
         let mut again = Table::new(options, key(0), None, 1340, directory.path(), &state);
-        let link = again.stranger(now, key(1)).unwrap();
+        again.may_use = known();
+        let link = joins(&mut again, now, 1);
         assert_eq!(refused(&mut again, link), said);
+    }
+
+    #[test]
+    fn who_is_known_has_a_cap_for_all_its_keys_and_those_that_nobody_knows_share_one() {
+        let (mut table, _directory) = table(8, Caps { client_day: Some(250), ..Caps::default() });
+        let member = Identity::new(&metering::Seed::from_bytes([7; 32]));
+        let account = member.node_id();
+        let by_key = WireguardKey([1; 32]);
+        table.may_use = Box::new(move |key, shown| match shown {
+            _ if *key == by_key => Verdict::Known(account),
+            Some(shown) if shown == account => Verdict::Known(account),
+            Some(_) | None => Verdict::Anybody,
+        });
+        let (mut now, mut answers) = (carry::clock(), Answers::new());
+        let send = |table: &mut Table, now, link, key: &WireguardKey| {
+            table.arrived(now, link, &packet(inner_address(key), OUT), &mut Answers::new())
+        };
+        for number in 10..13 {
+            let link = joins(&mut table, now, number);
+            assert!(send(&mut table, now, link, &key(number)));
+            table.look(now);
+        }
+        let fresh = joins(&mut table, now, 13);
+        assert!(!send(&mut table, now, fresh, &key(13)), "another key is no other cap");
+        // A member shows its card: one of another key, and one that is not signed, say nothing.
+        let own = member.wireguard_key();
+        let link = table.stranger(now, own).unwrap();
+        let mut damaged = member.card().encode();
+        damaged.last_mut().into_iter().for_each(|byte| *byte ^= 1);
+        let other = Identity::new(&metering::Seed::from_bytes([8; 32])).card().encode();
+        for (card, taken) in [(other, false), (damaged, false), (member.card().encode(), true), (vec![], true)] {
+            let ask = Message::Ask { sequence: 1, card: Some(card.clone()) }.encode();
+            let ask = packet::control_packet(CLIENT_INSIDE, GATEWAY_INSIDE, CONTROL_PORT, &ask);
+            table.arrived(now, link, &ask, &mut answers);
+            assert_eq!(table.client(link).unwrap().account.is_some(), taken);
+            // Again at once: no signature is looked at so soon.
+            now += CARD_INTERVAL;
+        }
+        table.look(now);
+        for _ in 0..2 {
+            assert!(send(&mut table, now, link, &own));
+        }
+        let by_key = joins(&mut table, now, 1);
+        assert!(send(&mut table, now, by_key, &key(1)));
+        table.look(now);
+        assert!(!send(&mut table, now, by_key, &key(1)), "its other router has the same cap");
+        assert_eq!(table.state.lock().unwrap().clients.iter().filter(|one| one.account == Some(account)).count(), 1);
+    }
+
+    #[test]
+    fn what_is_used_is_written_some_times_an_hour_however_much_there_is_to_write() {
+        let (mut table, _directory) = table(2, Caps::default());
+        let start = table.written.0;
+        let link = joins(&mut table, start, 1);
+        let (mut writes, mut now) = (0, start);
+        while now < start + Duration::from_secs(86_400) {
+            let before = table.written.0;
+            table.arrived(now, link, &packet(inner_address(&key(1)), OUT), &mut Answers::new());
+            table.count(link);
+            table.write(now, false);
+            writes += u64::from(table.written.0 != before);
+            now += Duration::from_secs(60);
+        }
+        assert!((100..=170).contains(&writes), "{writes}");
+        table.write(now, false);
+        let before = table.written.0;
+        table.write(now + Duration::from_secs(86_400), false);
+        assert_eq!(table.written.0, before, "there is nothing new");
+        let many = write_interval(4096 * 80).as_secs();
+        assert!((86_400 / many) * (4096 * 80) < 3 << 20, "{many}");
+    }
+
+    #[test]
+    fn nothing_goes_to_the_gateway_s_own_networks_and_of_itself_only_what_clients_may_ask() {
+        let (mut table, _directory) = table(2, Caps::default());
+        let now = carry::clock();
+        let link = joins(&mut table, now, 1);
+        let own = table.client(link).unwrap().ipv4;
+        let udp = |to: [u8; 4], kind: u8, port: u16| {
+            let mut packet = vec![0; 28];
+            (packet[0], packet[9]) = (0x45, kind);
+            packet[12..16].copy_from_slice(&own.octets());
+            packet[16..20].copy_from_slice(&to);
+            packet[22..24].copy_from_slice(&port.to_be_bytes());
+            packet
+        };
+        let gateway = [100, 64, 0, 1];
+        let mut later = udp(gateway, 17, 53);
+        later[7] = 1;
+        for (what, packet, passes) in [
+            ("a far one", udp([9, 9, 9, 9], 17, 443), true),
+            ("a name", udp(gateway, 17, 53), true),
+            ("a long answer's name", udp(gateway, 6, 53), true),
+            ("an echo", udp(gateway, 1, 0), true),
+            ("its web page", udp(gateway, 6, 80), false),
+            ("a piece of something", later, false),
+            ("a protocol without ports", udp(gateway, 47, 53), false),
+            ("its LAN", udp([192, 168, 1, 1], 17, 53), false),
+            ("another client", udp([100, 64, 7, 7], 17, 53), false),
+        ] {
+            assert_eq!(table.arrived(now, link, &packet, &mut Answers::new()), passes, "{what}");
+        }
+        let own = inner_address(&key(1));
+        for to in ["64:ff9b::c0a8:101", "64:ff9b:1::c0a8:101", "fd12::1", "::ffff:10.0.0.1"] {
+            let packet = packet(own, to.parse().unwrap());
+            assert!(!table.arrived(now, link, &packet, &mut Answers::new()), "{to}");
+        }
+        table.look(now);
+        assert_eq!(table.state.lock().unwrap().clients[0].forbidden_packets, 9);
+    }
+
+    /// A first message can be recorded and sent again by anybody: its owner does not answer what comes of it.
+    #[test]
+    fn who_only_begins_a_handshake_takes_no_place_and_waits_for_a_while() {
+        let (mut table, _directory) = table(2, Caps::default());
+        let start = carry::clock();
+        let client = joins(&mut table, start, 1);
+        let begun: Vec<LinkId> =
+            (0..WAITING_MAX as u8).map(|number| table.stranger(start, key(100 + number)).unwrap()).collect();
+        assert_eq!(table.stranger(start, key(2)), None, "so many wait already");
+        assert_eq!((table.turned_away, table.waiting.len()), (1, WAITING_MAX));
+        table.look(start);
+        assert_eq!(table.state.lock().unwrap().clients.len(), 1, "none of them is a client");
+        let mut now = start + WAITS_LEAST;
+        let other = joins(&mut table, now, 2);
+        assert!(begun.contains(&other) && other != client);
+        table.look(now);
+        assert_eq!(table.state.lock().unwrap().clients.len(), 2);
+        now = start + WAITS;
+        table.look(now);
+        assert!(table.waiting.is_empty());
+        assert_eq!(table.forget.len(), WAITING_MAX - 1);
+        assert!(!table.forget.contains(&client) && !table.forget.contains(&other));
     }
 
     #[test]
     fn who_may_not_use_it_is_told_so() {
         let (mut table, _directory) = table(2, Caps::default());
-        table.may_use = Box::new(|key| if *key == WireguardKey([1; 32]) { Verdict::Refused } else { Verdict::Welcome });
+        table.may_use =
+            Box::new(|key, _| if *key == WireguardKey([1; 32]) { Verdict::Refused } else { Verdict::Anybody });
         let (now, mut none) = (carry::clock(), Answers::new());
-        let links = [1, 2].map(|number| table.stranger(now, key(number)).unwrap());
+        let links = [1, 2].map(|number| joins(&mut table, now, number));
         let answers = links.map(|link| asks(&mut table, now, link));
         assert!(matches!(answers[0], Some(Message::Refused { why: Why::NotWelcome, .. })));
         assert!(matches!(answers[1], Some(Message::Lease { .. })));
@@ -539,29 +860,36 @@ mod tests {
     fn places_are_bounded_and_those_of_the_silent_are_given_to_others() {
         let (mut table, _directory) = table(2, Caps::default());
         let start = carry::clock();
-        let [first, second] = [1, 2].map(|number| table.stranger(start, key(number)).unwrap());
+        let [first, second] = [1, 2].map(|number| joins(&mut table, start, number));
         let mut now = start + MAKES_ROOM / 2;
         asks(&mut table, now, second);
-        assert_eq!(table.stranger(now, key(3)), None);
+        let third = table.stranger(now, key(3)).unwrap();
+        for _ in 0..2 {
+            let full = Message::Refused { sequence: 9, why: Why::Full, contact: "abuse@example.org".to_owned() };
+            assert_eq!(asks(&mut table, now, third), Some(full), "and is told so");
+            assert!(!table.arrived(now, third, &packet(inner_address(&key(3)), OUT), &mut Answers::new()));
+        }
         assert_eq!(table.turned_away, 1);
         now = start + MAKES_ROOM;
-        assert_eq!(table.stranger(now, key(3)), Some(first));
+        assert!(matches!(asks(&mut table, now, third), Some(Message::Lease { .. })), "the first one was silent");
         assert_eq!(table.leads(now, &packet(OUT, inner_address(&key(1)))), None);
-        assert_eq!(table.leads(now, &packet(OUT, inner_address(&key(3)))), Some(first));
-        assert_eq!(table.stranger(now, key(4)), None);
+        assert_eq!(table.leads(now, &packet(OUT, inner_address(&key(3)))), Some(third));
+        assert_eq!(table.forget, [first]);
+        let fourth = table.stranger(now, key(4)).unwrap();
+        assert!(matches!(asks(&mut table, now, fourth), Some(Message::Refused { why: Why::Full, .. })));
         now += IDLE;
         table.look(now);
         assert!(table.state.lock().unwrap().clients.is_empty() && table.by_address.is_empty());
-        assert_eq!(table.forget, [first, second]);
-        assert_eq!(table.stranger(now, key(5)), Some(first));
-        assert_eq!(table.forget, [second], "the new one is not forgotten");
+        assert!([first, second, third].iter().all(|link| table.forget.contains(link)));
+        let fifth = joins(&mut table, now, 5);
+        assert!(!table.forget.contains(&fifth), "the new one is not forgotten");
     }
 
     #[test]
     fn hostile_packets_are_survived() {
         let (mut table, _directory) = table(2, Caps::default());
         let (now, mut answers) = (carry::clock(), Answers::new());
-        let link = table.stranger(now, key(1)).unwrap();
+        let link = joins(&mut table, now, 1);
         let mut rng = fastrand::Rng::with_seed(5);
         for _ in 0..20_000 {
             let mut packet = vec![0; rng.usize(..120)];

@@ -18,7 +18,7 @@ use boringtun::noise::handshake::parse_handshake_anon;
 use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Packet, Tunn, TunnResult};
 use metering::identity::WireguardKey;
-use metering::mesh_prefix;
+use metering::mesh_address;
 use mio::net::UdpSocket;
 use node::datapath::packet::{Class, Ecn, is_control};
 use node::datapath::{Fib, MAX_LINKS, NextHop, Tally};
@@ -43,6 +43,9 @@ pub(crate) const OVERHEAD: usize = 32;
 /// Handshakes a second before cookies are demanded. A node has at most 128 links, each of which may start one, and each
 /// is counted twice: when it comes in and by its peer, which share the limiter so that they share its cookies.
 const HANDSHAKES_PER_SECOND: u64 = 256;
+/// Strangers a second whose first message is looked at over a mesh: whether they have the key they claim costs four
+/// multiplications on the curve.
+const STRANGERS_PER_SECOND: u32 = 64;
 /// How long a silent peer with a known endpoint is left alone before a fresh attempt. `REKEY_TIMEOUT` is 5 s and
 /// boringtun repeats within an attempt by itself; this restarts attempts it has given up.
 const RETRY: Duration = Duration::from_secs(5);
@@ -102,8 +105,8 @@ struct Exit {
 
 /// The peers of all workers.
 struct Peers {
-    /// The mesh is below: whoever calls from its own prefix may be let in, and nobody is where others are.
-    over_mesh: bool,
+    /// The mesh is below: both ends of a session are at their mesh addresses and this port, and nobody is anywhere else.
+    over_mesh: Option<u16>,
     secret: StaticSecret,
     public: PublicKey,
     limiter: Arc<RateLimiter>,
@@ -112,7 +115,7 @@ struct Peers {
 }
 
 impl Peers {
-    fn new(secret: [u8; 32], links: usize, over_mesh: bool) -> Self {
+    fn new(secret: [u8; 32], links: usize, over_mesh: Option<u16>) -> Self {
         let secret = StaticSecret::from(secret);
         let public = PublicKey::from(&secret);
         Self {
@@ -142,7 +145,8 @@ pub(crate) enum Opened {
     Packet(LinkId, usize),
     /// An authenticated message of this link without a packet: handshake or keepalive.
     Alive(LinkId),
-    /// The first message of a handshake with whoever has this key, which is no peer's. Over a mesh, its address proves the key.
+    /// The first message of a handshake with whoever has this key, which is no peer's. Over a mesh, its address proves the key,
+    /// and the message that its sender has it, or had it when this was recorded.
     Stranger(WireguardKey),
     /// Nothing that concerns anybody.
     Nothing,
@@ -155,6 +159,8 @@ pub(crate) struct WireGuard {
     peers: Arc<Peers>,
     limiter_reset: Instant,
     ways_forgotten: Instant,
+    /// Strangers that were looked at since the limiter was reset.
+    strangers: u32,
     socket: TrainSocket,
     packet_len_max: usize,
     /// For what must not be cut in pieces on the way. `None` where a second socket is impossible.
@@ -172,11 +178,12 @@ impl WireGuard {
         workers: usize,
         now: Instant,
     ) -> io::Result<Vec<Self>> {
-        let peers = Arc::new(Peers::new(secret, MAX_LINKS, false));
+        let peers = Arc::new(Peers::new(secret, MAX_LINKS, None));
         let handle = |socket: TrainSocket| Self {
             peers: Arc::clone(&peers),
             limiter_reset: now,
             ways_forgotten: now,
+            strangers: 0,
             prober: socket.prober().inspect_err(|error| tracing::info!(%error, "no path is probed")).ok(),
             socket,
             packet_len_max,
@@ -196,9 +203,10 @@ impl WireGuard {
         now: Instant,
     ) -> io::Result<Self> {
         Ok(Self {
-            peers: Arc::new(Peers::new(secret, sessions, true)),
+            peers: Arc::new(Peers::new(secret, sessions, Some(listen.port()))),
             limiter_reset: now,
             ways_forgotten: now,
+            strangers: 0,
             socket: TrainSocket::bind(listen, offloads)?,
             prober: None,
             packet_len_max,
@@ -244,7 +252,7 @@ impl WireGuard {
                     configured: config.endpoint,
                     tells_congestion: config.tells_congestion,
                     attempted: None,
-                    exit: (!self.peers.over_mesh)
+                    exit: (self.peers.over_mesh.is_none())
                         .then(|| Exit::new(&self.socket, self.packet_len_max + OVERHEAD))
                         .flatten(),
                     unreachable: false,
@@ -317,10 +325,16 @@ impl WireGuard {
                 let key =
                     parse_handshake_anon(&peers.secret, &peers.public, &init).ok().map(|half| half.peer_static_public);
                 let link = key.and_then(|key| peers.by_key().get(&key).copied());
-                if let (Some(key), None) = (key.map(WireguardKey), link)
-                    && (if peers.over_mesh { is_at_home(&key, from.ip()) } else { !leads_into_mesh(fib, from.ip()) })
-                {
-                    return Opened::Stranger(key);
+                if let (Some(key), None) = (key.map(WireguardKey), link) {
+                    let is_let_in = match peers.over_mesh {
+                        Some(port) => {
+                            let looks = from == at_home(&key, port) && self.strangers < STRANGERS_PER_SECOND;
+                            self.strangers += u32::from(looks);
+                            looks && is_authentic(peers, &key, datagram)
+                        }
+                        None => !leads_into_mesh(fib, from.ip()),
+                    };
+                    return if is_let_in { Opened::Stranger(key) } else { Opened::Nothing };
                 }
                 link
             }
@@ -338,8 +352,12 @@ impl WireGuard {
         let (Some((link, peer)), true) = (link.zip(peer), slot.len() >= datagram.len().max(MESSAGE_LEN_MAX)) else {
             return Opened::Nothing;
         };
-        let elsewhere = ![peer.endpoint, peer.configured].contains(&Some(from));
-        if elsewhere && (leads_into_mesh(fib, from.ip()) || peers.over_mesh && !is_at_home(&peer.key, from.ip())) {
+        // Over the mesh nobody roams: a relay could send on what it carries from another address, and have the answers.
+        let elsewhere = match peers.over_mesh {
+            Some(port) => from != at_home(&peer.key, port),
+            None => ![peer.endpoint, peer.configured].contains(&Some(from)) && leads_into_mesh(fib, from.ip()),
+        };
+        if elsewhere {
             return Opened::Nothing;
         }
         let opened = match peer.tunn.decapsulate(Some(from.ip()), datagram, slot) {
@@ -457,7 +475,7 @@ impl WireGuard {
     pub(crate) fn handle_timers(&mut self, now: Instant, fib: &Fib) {
         if now.saturating_duration_since(self.limiter_reset) >= Duration::from_secs(1) {
             self.peers.limiter.reset_count();
-            self.limiter_reset = now;
+            (self.limiter_reset, self.strangers) = (now, 0);
         }
         let forget_ways = now >= self.ways_forgotten + WAYS_KNOWN_FOR;
         if forget_ways {
@@ -670,10 +688,19 @@ fn forget_key(by_key: &mut HashMap<[u8; 32], LinkId>, key: WireguardKey, link: L
     }
 }
 
-/// Whether an address of the mesh is in the prefix that follows from the key.
-fn is_at_home(key: &WireguardKey, address: IpAddr) -> bool {
-    let (home, len) = mesh_prefix(key);
-    matches!(address, IpAddr::V6(address) if address.to_bits() >> (128 - len) == home.to_bits() >> (128 - len))
+/// Where whoever has this key is in the mesh.
+fn at_home(key: &WireguardKey, port: u16) -> SocketAddr {
+    SocketAddr::new(mesh_address(key).into(), port)
+}
+
+/// Whether who sent the first message of a handshake has the key it claims: anybody can seal anybody's public key in one. It is
+/// asked of a `Tunn` that is thrown away, so that a stranger costs nothing but time before.
+fn is_authentic(peers: &Peers, key: &WireguardKey, datagram: &[u8]) -> bool {
+    let mut answer = [0; MESSAGE_LEN_MAX];
+    // With a limiter of its own, which one message does not fill: this one has passed ours.
+    let mut tunn = Tunn::new(peers.secret.clone(), key.0.into(), None, None, 0, None);
+    let opened = tunn.decapsulate(None, datagram, &mut answer);
+    matches!(opened, TunnResult::WriteToNetwork(answer) if answer.starts_with(&HANDSHAKE_RESPONSE))
 }
 
 /// Whether what is sent there would leave over a link. Only in the range that meshes take their prefixes from: no kernel
@@ -791,6 +818,68 @@ mod tests {
         packet[0] = 0x60;
         packet[4..6].copy_from_slice(&u16::try_from(len - 40).expect("fits").to_be_bytes());
         packet
+    }
+
+    /// Over a mesh of one machine's loopback: what is asked here is what becomes of a datagram, not the way it takes.
+    fn over_mesh(byte: u8) -> WireGuard {
+        let loopback = SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, 0));
+        WireGuard::bind_over_mesh(secret(byte), loopback, MTU + 80, true, 4, Instant::now()).expect("a socket")
+    }
+
+    /// The first message of a handshake that says it is of `claimed`, made with the secret of `byte`.
+    fn first_message(byte: u8, claimed: WireguardKey, to: u8) -> Vec<u8> {
+        let mut tunn = Tunn::new(secret(byte).into(), key(to).0.into(), None, None, 1, None);
+        tunn.set_static_private(secret(byte).into(), claimed.0.into(), None);
+        let mut message = [0; MESSAGE_LEN_MAX];
+        match tunn.format_handshake_initiation(&mut message, true) {
+            TunnResult::WriteToNetwork(message) => message.to_vec(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn over_the_mesh_a_stranger_is_one_that_has_the_key_it_claims_and_is_where_the_key_says() {
+        let mut gateway = over_mesh(2);
+        let mut slot = vec![0; 2048];
+        let home = at_home(&key(1), 0);
+        let mut opens = |message: &[u8], from| gateway.open(&Fib::default(), from, message, &mut slot);
+        let honest = first_message(1, key(1), 2);
+        assert_eq!(opens(&honest, home), Opened::Stranger(key(1)));
+        let moved = SocketAddr::new(home.ip(), 9);
+        assert_eq!(opens(&honest, moved), Opened::Nothing, "from another port");
+        assert_eq!(opens(&honest, at_home(&key(3), 0)), Opened::Nothing, "from another's address");
+        let forged = first_message(3, key(1), 2);
+        assert_eq!(opens(&forged, home), Opened::Nothing, "another's public key is no secret");
+        let looked = (0..2 * STRANGERS_PER_SECOND).filter(|_| opens(&honest, home) != Opened::Nothing).count();
+        assert_eq!(looked as u32, STRANGERS_PER_SECOND - 2, "no more than these in a second");
+        gateway.handle_timers(Instant::now() + Duration::from_secs(1), &Fib::default());
+        assert_eq!(gateway.open(&Fib::default(), home, &honest, &mut slot), Opened::Stranger(key(1)));
+    }
+
+    /// A relay may send on what it carries from wherever it likes.
+    #[test]
+    fn over_the_mesh_nobody_roams() {
+        let (mut client, mut gateway) = (over_mesh(1), over_mesh(2));
+        let (here, there) = (at_home(&key(1), 0), at_home(&key(2), 0));
+        let peer = |byte, endpoint| PeerConfig {
+            link: LinkId(0),
+            key: key(byte),
+            endpoint: Some(endpoint),
+            tells_congestion: false,
+        };
+        client.set_peer(&peer(2, there));
+        gateway.set_peer(&peer(1, here));
+        let mut slot = vec![0; 2048];
+        let mut tunn = Tunn::new(secret(1).into(), key(2).0.into(), None, None, 0, None);
+        let mut message = [0; MESSAGE_LEN_MAX];
+        let TunnResult::WriteToNetwork(call) = tunn.format_handshake_initiation(&mut message, true) else {
+            panic!("a handshake can always begin")
+        };
+        let elsewhere = SocketAddr::new(here.ip(), 4000);
+        assert_eq!(gateway.open(&Fib::default(), elsewhere, call, &mut slot), Opened::Nothing);
+        assert_eq!(gateway.open(&Fib::default(), here, call, &mut slot), Opened::Alive(LinkId(0)));
+        let endpoint = |of: &WireGuard| of.statuses().next().and_then(|(_, status)| status.endpoint);
+        assert_eq!((endpoint(&gateway), endpoint(&client)), (Some(here), Some(there)));
     }
 
     #[test]

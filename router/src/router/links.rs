@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use metering::Side;
@@ -12,6 +13,7 @@ use super::strangers::Origin;
 use super::{Control, Done, Known, Links, clock};
 use crate::config::{self, Endpoint, LinkKind, Role};
 use crate::link::wireguard::PeerConfig;
+use crate::look_up::LookUps;
 use crate::worker::ToWorker;
 
 /// A link's id is not given to another neighbour before what QUIC handed over has been carried.
@@ -174,8 +176,9 @@ impl Control {
             let wireguard = known.endpoint().filter(|_| !known.status.up || by_quic).cloned();
             let quic = self.quic_name(*link, known);
             for endpoint in [wireguard, quic].into_iter().flatten() {
-                let (Endpoint::Name { .. }, link, name) = (&endpoint, *link, endpoint.to_string()) else { continue };
-                self.spawn(look_up(name.clone()), move |answer| {
+                let (Endpoint::Name { host, port }, link) = (&endpoint, *link) else { continue };
+                let (name, look_ups) = (endpoint.to_string(), self.look_ups.clone());
+                self.spawn(look_up(look_ups, host.clone(), *port), move |answer| {
                     Some(match answer {
                         Ok(address) => Done::Resolved { link, endpoint, address },
                         Err(error) => Done::Warning(format!("cannot find {name}: {error}")),
@@ -234,7 +237,13 @@ impl Control {
     }
 }
 
-async fn look_up(name: String) -> std::io::Result<SocketAddr> {
-    let mut found = tokio::net::lookup_host(name).await?;
+/// Past the session to a gateway first, where there is one; and as the system does it, which knows names of its own.
+async fn look_up(past: Option<Arc<LookUps>>, host: String, port: u16) -> std::io::Result<SocketAddr> {
+    if let Some(past) = past
+        && let Some(address) = past.find(&host).await
+    {
+        return Ok(SocketAddr::new(address, port));
+    }
+    let mut found = tokio::net::lookup_host((host, port)).await?;
     found.next().ok_or_else(|| std::io::Error::other("the name has no address"))
 }

@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ledger_client::{Code, Error, Ledger, Membership, UnixTime};
@@ -52,6 +54,7 @@ pub(super) struct Members {
     known: BTreeMap<NodeId, Membership>,
     look_at: Instant,
     ask_at: Instant,
+    asked_at: Instant,
     asking: bool,
     /// The code that this router is to become a member by.
     code: Option<Code>,
@@ -59,6 +62,79 @@ pub(super) struct Members {
     waits: Option<String>,
     /// Why that is not known at the moment.
     away: Option<String>,
+}
+
+/// Accounts kept for the gateway, asked about at once, and how often each.
+const GUESTS_MAX: usize = 1024;
+const GUESTS_AT_ONCE: usize = 16;
+const GUEST_EACH: Duration = Duration::from_secs(300);
+
+/// Who uses this router's gateway from further away than a link, and whether they are members. The gateway's thread asks; this
+/// router's control task finds out.
+#[derive(Debug, Default)]
+pub struct Guests {
+    all: Mutex<BTreeMap<NodeId, Guest>>,
+    turn: AtomicU64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Guest {
+    /// In order of the questions of the gateway: those it did not ask for lately are forgotten first.
+    turn: u64,
+    asked: Option<Instant>,
+    membership: Option<Membership>,
+}
+
+impl Guests {
+    fn all(&self) -> MutexGuard<'_, BTreeMap<NodeId, Guest>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether an account is known to be a member. One that was never heard of is asked about.
+    pub fn is_member(&self, account: NodeId) -> bool {
+        let mut all = self.all();
+        if all.len() >= GUESTS_MAX && !all.contains_key(&account) {
+            let last = all.iter().min_by_key(|(_, guest)| guest.turn).map(|(account, _)| *account);
+            last.and_then(|last| all.remove(&last));
+        }
+        let guest = all.entry(account).or_default();
+        guest.turn = self.turn.fetch_add(1, Ordering::Relaxed) + 1;
+        let now = UnixTime::from_seconds(history::unix_seconds());
+        guest.membership.is_some_and(|membership| membership.holds_at(now))
+    }
+
+    /// What was known before a restart.
+    fn remember(&self, known: &BTreeMap<NodeId, Membership>) {
+        let guest = |membership: &Membership| Guest { membership: Some(*membership), ..Guest::default() };
+        *self.all() = known.iter().map(|(account, membership)| (*account, guest(membership))).collect();
+    }
+
+    /// Whether there is one that was never asked about, for so long as the gateway wants to know.
+    fn has_new(&self) -> bool {
+        self.all().values().any(|guest| guest.asked.is_none() && guest.turn > 0)
+    }
+
+    fn due(&self, now: Instant) -> Vec<NodeId> {
+        let mut all = self.all();
+        let is_due = |guest: &&mut Guest| {
+            guest.turn > 0 && guest.asked.is_none_or(|at| now.saturating_duration_since(at) >= GUEST_EACH)
+        };
+        let due = all.iter_mut().filter(|(_, guest)| is_due(&guest)).take(GUESTS_AT_ONCE);
+        due.map(|(account, guest)| {
+            guest.asked = Some(now);
+            *account
+        })
+        .collect()
+    }
+
+    fn take(&self, of: &[(NodeId, Option<Membership>)]) {
+        let mut all = self.all();
+        for (account, membership) in of {
+            if let Some(guest) = all.get_mut(account) {
+                guest.membership = *membership;
+            }
+        }
+    }
 }
 
 /// What the ledger said of a code.
@@ -97,11 +173,17 @@ impl Members {
             known,
             look_at: now,
             ask_at: now,
+            asked_at: now,
             asking: false,
             code,
             waits: None,
             away: None,
         }
+    }
+
+    /// Tells what is known already to whoever asks about guests.
+    pub(super) fn remind(&self, guests: &Guests) {
+        guests.remember(&self.known);
     }
 
     /// Whether only members are carried for.
@@ -214,14 +296,18 @@ impl Control {
         self.members.look_at = now + LOOK_EACH;
         self.forget_strangers(now);
         self.set_access(now);
+        if self.guests.has_new() {
+            self.members.ask_at = self.members.ask_at.min(self.members.asked_at + ASK_EAGERLY);
+        }
         if self.members.asking || now < self.members.ask_at {
             return;
         }
         let Some(desk) = &self.ledger else { return };
-        self.members.asking = true;
+        (self.members.asking, self.members.asked_at) = (true, now);
         let us = self.members.us;
         let peers = self.links.values().filter_map(|known| known.peer.as_ref());
-        let accounts: BTreeSet<NodeId> = peers.map(|peer| peer.card.account()).chain([us]).collect();
+        let guests = self.guests.due(now);
+        let accounts: BTreeSet<NodeId> = peers.map(|peer| peer.card.account()).chain([us]).chain(guests).collect();
         let accounts: Vec<NodeId> = accounts.into_iter().collect();
         let code = self.members.code.clone();
         let told = desk.ask(move |ledger| ask(ledger.as_mut(), us, &accounts, code.as_ref()));
@@ -246,6 +332,7 @@ impl Control {
         self.ledger_reachable = Some(true);
         self.members.ask_at = now + if self.has_newcomers(now) { ASK_EAGERLY } else { ASK_EACH };
         self.members.away = None;
+        self.guests.take(&of);
         if self.members.take(of) {
             let (path, bytes) = (self.members.directory.join(MEMBERS), self.members.file());
             // The journal's desk writes one thing after another, so that the newest is the last.
@@ -415,6 +502,39 @@ mod tests {
             file::replace(&directory.path().join(MEMBERS), &whole[..len], 0o600).unwrap();
             assert!(members(directory.path(), true).known.is_empty(), "{len}");
         }
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "a test's clock starts now")]
+    fn a_guest_is_asked_about_soon_and_again_now_and_then_and_is_known_after_a_restart() {
+        let (guests, now) = (Guests::default(), Instant::now());
+        assert!(!guests.has_new() && guests.due(now).is_empty());
+        assert!(!guests.is_member(MEMBER) && !guests.is_member(OTHER));
+        assert!(guests.has_new());
+        assert_eq!(guests.due(now), [MEMBER, OTHER]);
+        assert!(!guests.has_new() && guests.due(now).is_empty(), "once");
+        guests.take(&[(MEMBER, Some(until(1000))), (OTHER, None), (US, Some(until(1000)))]);
+        assert!(guests.is_member(MEMBER) && !guests.is_member(OTHER) && !guests.all().contains_key(&US));
+        assert_eq!(guests.due(now + GUEST_EACH).len(), 2);
+        guests.take(&[(MEMBER, Some(Membership { revoked: true, ..until(1000) }))]);
+        assert!(!guests.is_member(MEMBER), "put out");
+        guests.take(&[(MEMBER, Some(until(-1)))]);
+        assert!(!guests.is_member(MEMBER), "over");
+        let again = Guests::default();
+        again.remember(&[(MEMBER, until(1000))].into());
+        assert!(again.due(now).is_empty(), "nobody wants to know");
+        assert!(again.is_member(MEMBER) && again.has_new());
+    }
+
+    #[test]
+    fn guests_are_bounded() {
+        let guests = Guests::default();
+        for number in 0..2 * GUESTS_MAX as u32 {
+            let mut account = [9; 20];
+            account[..4].copy_from_slice(&number.to_be_bytes());
+            guests.is_member(NodeId(account));
+        }
+        assert_eq!(guests.all().len(), GUESTS_MAX);
     }
 
     #[test]

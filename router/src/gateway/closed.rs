@@ -1,0 +1,213 @@
+//! The rules of the kernel's routing by which a household's packets leave through a session or not at all.
+//!
+//! ```text
+//! 8700  what the links send, and the router's look-ups of names   -> as without us
+//! 8703  questions to the name servers of the gateway in use       -> the session
+//! 8705  says nothing new, but makes the kernel look at ports
+//! 8710  what has a route of its own, such as the LAN and the mesh -> there
+//! 8720  all else                                                  -> the session, and without one nowhere
+//! ```
+//!
+//! They are there before anything else of the router is, and outlive its crash: the session's device goes then, and what is
+//! left of the table says "unreachable". A start after it takes them over. Only an end in order takes them away.
+
+use std::net::IpAddr;
+
+use super::ROUTE_TABLE;
+use crate::netlink::{DEFAULT_LEN_MAX, Family, MAIN_TABLE, Netlink, NetlinkError, Rule, Selector, Transport};
+
+/// The priorities of the rules: all before the kernel's own of 32766.
+const OWN: u32 = 8700;
+const NAMES: u32 = 8703;
+const PORTS: u32 = 8705;
+const SPECIFIC: u32 = 8710;
+const DEFAULT: u32 = 8720;
+const ALL: [u32; 5] = [OWN, NAMES, PORTS, SPECIFIC, DEFAULT];
+/// Where name servers listen.
+const DNS_PORT: u16 = 53;
+/// What opens it by hand.
+const BY_HAND: &str = "for p in 8700 8703 8705 8710 8720; do while ip rule del priority $p; do :; done; \
+                       while ip -6 rule del priority $p; do :; done; done";
+
+/// The way out is closed but for sessions. Dropping it leaves it so, as a crash would.
+#[derive(Debug)]
+pub(crate) struct Closed {
+    netlink: Netlink,
+    /// Nothing was left of a start before.
+    fresh: bool,
+}
+
+impl Closed {
+    /// Closes it. What is sent from the UDP ports `own` of this machine leaves as ever.
+    ///
+    /// # Errors
+    /// The kernel's; it is as it was then.
+    pub(crate) fn begin(own: &[u16]) -> Result<Self, NetlinkError> {
+        let mut netlink = Netlink::open()?;
+        let fresh = !netlink.has_rules(DEFAULT)?;
+        let mut closed = Self { netlink, fresh };
+        match closed.close(own) {
+            Ok(()) => Ok(closed),
+            Err(error) => {
+                closed.failed();
+                Err(error)
+            }
+        }
+    }
+
+    /// First the table that leads nowhere, then the rules that lead there: there is no moment between.
+    fn close(&mut self, own: &[u16]) -> Result<(), NetlinkError> {
+        self.netlink.close_table(ROUTE_TABLE)?;
+        for family in Family::BOTH {
+            let of = Selector::All(family);
+            let rule = |priority, table, without| Rule { priority, of, table, without };
+            self.netlink.add_rule(rule(SPECIFIC, MAIN_TABLE, Some(DEFAULT_LEN_MAX)))?;
+            self.netlink.add_rule(rule(DEFAULT, ROUTE_TABLE, None))?;
+        }
+        // Those of another start had other ports, perhaps.
+        [OWN, PORTS].into_iter().try_for_each(|priority| self.netlink.delete_rules(priority))?;
+        own.iter().try_for_each(|port| self.pass(*port))
+    }
+
+    /// Lets pass what this machine sends from a UDP port, and what comes to it.
+    pub(crate) fn pass(&mut self, port: u16) -> Result<(), NetlinkError> {
+        for family in Family::BOTH {
+            let own = Rule { priority: OWN, of: Selector::Own(family, port), table: MAIN_TABLE, without: None };
+            self.netlink.add_rule(own)?;
+            let (of, without) = (Selector::From(family, port), Some(DEFAULT_LEN_MAX));
+            self.netlink.add_rule(Rule { priority: PORTS, of, table: MAIN_TABLE, without })?;
+        }
+        Ok(())
+    }
+
+    /// Opens the way out: at an end in order.
+    pub(crate) fn end(mut self) {
+        if let Err(error) = open(&mut self.netlink) {
+            tracing::warn!(%error, by_hand = BY_HAND, "the way out is still closed");
+        }
+    }
+
+    /// The router does not start, or ends otherwise than in order: what was closed before stays closed.
+    pub(crate) fn failed(self) {
+        if self.fresh {
+            return self.end();
+        }
+        self.stay();
+    }
+
+    /// It stays closed.
+    pub(crate) fn stay(self) {
+        tracing::warn!(
+            by_hand = BY_HAND,
+            "no packet leaves for the Internet until the router runs again, or is started and stopped in order"
+        );
+    }
+
+    /// Opens what an end without order left closed, where no session is wanted any more. Nothing, if there is nothing.
+    pub(crate) fn end_left() {
+        let Ok(mut netlink) = Netlink::open() else { return };
+        if netlink.has_rules(DEFAULT).is_ok_and(|left| left) {
+            tracing::info!("the way out was closed by a router with [internet], and is open");
+            Self { netlink, fresh: true }.end();
+        }
+    }
+}
+
+fn open(netlink: &mut Netlink) -> Result<(), NetlinkError> {
+    ALL.into_iter().try_for_each(|priority| netlink.delete_rules(priority))?;
+    netlink.open_table(ROUTE_TABLE)
+}
+
+/// Leads questions to these name servers into the session, and to no others any more: another network here may have their
+/// addresses, such as that of an uplink without public ones.
+pub(super) fn lead_names(netlink: &mut Netlink, servers: &[IpAddr]) -> Result<(), NetlinkError> {
+    netlink.delete_rules(NAMES)?;
+    for (server, transport) in servers.iter().flat_map(|at| [(at, Transport::Udp), (at, Transport::Tcp)]) {
+        let of = Selector::To(*server, transport, DNS_PORT);
+        netlink.add_rule(Rule { priority: NAMES, of, table: ROUTE_TABLE, without: None })?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+    use crate::netlink::in_own_namespace;
+
+    fn run(line: &str) -> String {
+        let mut words = line.split(' ');
+        let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    }
+
+    /// What the kernel would do with a packet.
+    fn way(to: &str, more: &str) -> String {
+        run(&format!("ip route get {to}{more}"))
+    }
+
+    const FAR: [&str; 2] = ["198.51.100.7", "2001:db8:9::7"];
+
+    #[test]
+    fn nothing_leaves_but_what_the_links_send_and_a_crash_leaves_it_so_until_an_end_in_order() {
+        if !in_own_namespace(
+            "gateway::closed::tests::nothing_leaves_but_what_the_links_send_and_a_crash_leaves_it_so_until_an_end_in_order",
+        ) {
+            return;
+        }
+        for line in [
+            "link add up0 type veth peer name up1",
+            "link set up1 up",
+            "link set up0 up",
+            "link set lo up",
+            "address add 100.64.0.9/24 dev up0",
+            "-6 address add 2001:db8:1::9/64 dev up0 nodad",
+            // As a hostile server of addresses gives them: more specific than any default route.
+            "route add 0.0.0.0/1 via 100.64.0.1",
+            "route add 128.0.0.0/1 via 100.64.0.1",
+            "route add default via 100.64.0.1",
+            "-6 route add 2000::/3 via 2001:db8:1::1",
+            "-6 route add default via 2001:db8:1::1",
+        ] {
+            assert_eq!(run(&format!("ip {line}")), "", "{line}");
+        }
+        let before = run("ip rule") + &run("ip -6 rule");
+        let closed = || FAR.iter().all(|far| way(far, "").contains("unreachable"));
+        let by_port = || FAR.iter().all(|far| way(far, " ipproto udp sport 51820 dport 4000").contains("dev up0"));
+        assert!(!closed());
+
+        let guard = Closed::begin(&[51820]).unwrap();
+        assert!(closed() && by_port(), "{}", run("ip rule"));
+        assert!(way(FAR[0], " ipproto tcp sport 51820 dport 80").contains("unreachable"), "UDP alone");
+        assert!(way("100.64.0.7", "").contains("dev up0"), "what is on a wire here is reached");
+        lead_names(&mut Netlink::open().unwrap(), &["100.64.0.1".parse().unwrap()]).unwrap();
+        assert!(way("100.64.0.1", " ipproto udp dport 53").contains("unreachable"), "there is no session");
+        assert!(way("100.64.0.1", " ipproto tcp dport 53").contains("unreachable"));
+        assert!(way("100.64.0.1", " ipproto udp dport 67").contains("dev up0"));
+
+        // A crash. The next start finds it, does not start, and ends.
+        drop(guard);
+        assert!(closed() && by_port());
+        Closed::begin(&[51820]).unwrap().failed();
+        assert!(closed() && by_port(), "what was closed stays closed");
+        let rules = run("ip rule");
+        // The next one has another port.
+        let guard = Closed::begin(&[51999]).unwrap();
+        assert!(closed() && !by_port());
+        assert_eq!(run("ip rule").lines().count(), rules.lines().count(), "no rule is doubled");
+        guard.end();
+        assert_eq!(run("ip rule") + &run("ip -6 rule"), before);
+        assert!(!closed() && !run("ip route show table all").contains("unreachable"));
+
+        // One that finds nothing and does not start leaves nothing.
+        Closed::begin(&[51820]).unwrap().failed();
+        assert_eq!(run("ip rule") + &run("ip -6 rule"), before);
+        drop(Closed::begin(&[51820]).unwrap());
+        Closed::end_left();
+        assert_eq!(run("ip rule") + &run("ip -6 rule"), before);
+        drop(Closed::begin(&[51820]).unwrap());
+        let by_hand = Command::new("sh").args(["-c", BY_HAND]).output().unwrap();
+        assert_eq!(run("ip rule") + &run("ip -6 rule"), before, "{by_hand:?}");
+    }
+}

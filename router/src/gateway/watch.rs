@@ -1,0 +1,113 @@
+//! The thread that looks whether the kernel still has what was set in it: others flush all rules, and tell nobody.
+//!
+//! Every few seconds it lists the table and puts it back where it is not as it was written; for a gateway it also reads which
+//! networks are the owner's by now.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::forbidden::Forbidden;
+use super::nat::Nat;
+use crate::netlink::{Netlink, NetlinkError};
+
+/// How often it looks. The rules of others may be ours for so long.
+const INTERVAL: Duration = Duration::from_secs(5);
+
+/// What it tells the thread of the sessions.
+#[derive(Debug)]
+pub(super) struct Watched {
+    forbidden: Mutex<Arc<Forbidden>>,
+    /// Flows that clients had too many, since the start.
+    flows_over: AtomicU64,
+    /// How often the table had to be put back.
+    put_back: AtomicU64,
+}
+
+impl Watched {
+    pub(super) fn new(forbidden: Forbidden) -> Arc<Self> {
+        let forbidden = Mutex::new(Arc::new(forbidden));
+        Arc::new(Self { forbidden, flows_over: AtomicU64::new(0), put_back: AtomicU64::new(0) })
+    }
+
+    pub(super) fn forbidden(&self) -> Arc<Forbidden> {
+        Arc::clone(&self.forbidden.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn flows_over(&self) -> u64 {
+        self.flows_over.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn put_back(&self) -> u64 {
+        self.put_back.load(Ordering::Relaxed)
+    }
+}
+
+/// What a gateway's owner calls the way out, and how to find out which networks are not it.
+pub(super) struct Ways {
+    pub(super) netlink: Netlink,
+    pub(super) uplink: Option<String>,
+}
+
+impl Ways {
+    /// Where nobody is let at present.
+    pub(super) fn forbidden(&mut self) -> Result<Forbidden, NetlinkError> {
+        let routes = self.netlink.found_routes()?;
+        // An uplink that is away for a while is none of the interfaces there are.
+        let uplink = self.uplink.as_ref().map(|name| self.netlink.link_index(name).unwrap_or(0));
+        Ok(Forbidden::new(&routes, uplink))
+    }
+}
+
+/// A thread that runs until [`Watch::stop`].
+pub(super) struct Watch {
+    thread: JoinHandle<Nat>,
+    end: Sender<()>,
+}
+
+impl Watch {
+    /// Begins. `ways`: for a gateway.
+    pub(super) fn start(nat: Nat, ways: Option<Ways>, watched: Arc<Watched>) -> io::Result<Self> {
+        let (end, ended) = channel();
+        let run = move || run(nat, ways, &watched, &ended);
+        let thread = std::thread::Builder::new().name("rules".to_owned()).spawn(run)?;
+        Ok(Self { thread, end })
+    }
+
+    /// Ends the thread and takes back what was set.
+    pub(super) fn stop(self) {
+        drop(self.end);
+        match self.thread.join() {
+            Ok(nat) => nat.end(),
+            Err(_) => tracing::error!("the thread that looks after the kernel's rules had panicked"),
+        }
+    }
+}
+
+fn run(mut nat: Nat, mut ways: Option<Ways>, watched: &Watched, ended: &Receiver<()>) -> Nat {
+    let mut said = false;
+    while ended.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
+        match nat.look() {
+            Ok(looked) => {
+                watched.flows_over.store(looked.flows_over, Ordering::Relaxed);
+                watched.put_back.fetch_add(looked.put_back.into(), Ordering::Relaxed);
+            }
+            Err(error) if !said => {
+                tracing::warn!(%error, next = error.next_step(), "the kernel's rules of the sessions are gone");
+                said = true;
+            }
+            Err(_) => {}
+        }
+        match ways.as_mut().map(Ways::forbidden) {
+            Some(Ok(forbidden)) => {
+                *watched.forbidden.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(forbidden);
+            }
+            Some(Err(error)) => tracing::debug!(%error, "which networks are our own is not known anew"),
+            None => {}
+        }
+    }
+    nat
+}
