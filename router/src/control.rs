@@ -313,8 +313,64 @@ pub struct Status {
     /// Whether it is a member of the community; `None` where only that is no condition.
     #[serde(default)]
     pub membership: Option<MembershipState>,
+    /// Whom it leads to the Internet; `None`: it is no gateway.
+    #[serde(default)]
+    pub gateway: Option<ServerSessions>,
+    /// How it is led there itself; `None`: not by gateways.
+    #[serde(default)]
+    pub internet: Option<ClientSessions>,
     /// What somebody should look at.
     pub warnings: Vec<String>,
+}
+
+/// Sessions of others with this router, in short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerSessions {
+    /// Clients with a session.
+    pub clients: u32,
+    /// Clients it takes at most.
+    pub clients_max: u16,
+    /// Those of them that are served at present.
+    pub served: u32,
+    /// Whether it serves at this hour.
+    pub open: bool,
+}
+
+/// This router's sessions with gateways, in short.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientSessions {
+    /// The gateway in use; `None`: nothing leaves for the Internet.
+    pub in_use: Option<String>,
+    /// Seconds since it is so.
+    pub since_s: Option<u64>,
+    /// Gateways that answer and serve.
+    pub ready: u32,
+    /// Gateways of the owner's list.
+    pub gateways: u32,
+}
+
+impl From<&GatewayState> for ServerSessions {
+    fn from(state: &GatewayState) -> Self {
+        let served = state.clients.iter().filter(|client| client.refused.is_none()).count();
+        Self {
+            clients: state.clients.len() as u32,
+            clients_max: state.clients_max,
+            served: served as u32,
+            open: state.open,
+        }
+    }
+}
+
+impl From<&InternetState> for ClientSessions {
+    fn from(state: &InternetState) -> Self {
+        let ready = state.gateways.iter().filter(|gateway| gateway.answers && gateway.refused.is_none()).count();
+        Self {
+            in_use: state.in_use.clone(),
+            since_s: state.since_s,
+            ready: ready as u32,
+            gateways: state.gateways.len() as u32,
+        }
+    }
 }
 
 /// A router's own membership.

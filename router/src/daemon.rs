@@ -34,7 +34,9 @@ use tracing_subscriber::fmt::writer::MakeWriterExt;
 
 use crate::cli::Failure;
 use crate::config::{Amount, Config, LedgerPlace, LogLevel};
-use crate::control::{ControlSocket, GatewayState, InternetState, Refusal, Request, Response, Unit};
+use crate::control::{
+    ClientSessions, ControlSocket, GatewayState, InternetState, Refusal, Request, Response, ServerSessions, Unit,
+};
 use crate::discovery;
 use crate::gateway::{self, Closed};
 #[cfg(feature = "ledger-serve")]
@@ -265,6 +267,16 @@ impl Shown {
         state.map_or_else(absent, |state| Response::Gateway(Box::new(state)))
     }
 
+    /// The router's answer, with what it does not know.
+    fn with_sessions(&self, answer: Response) -> Response {
+        let Response::Status(mut status) = answer else { return answer };
+        let gateway = self.gateway.as_ref().map(|state| state.lock().unwrap_or_else(PoisonError::into_inner));
+        let internet = self.internet.as_ref().map(|state| state.lock().unwrap_or_else(PoisonError::into_inner));
+        status.gateway = gateway.as_deref().map(ServerSessions::from);
+        status.internet = internet.as_deref().map(ClientSessions::from);
+        Response::Status(status)
+    }
+
     fn internet(&self) -> Response {
         let absent = || absent("this router uses no gateway", "add an [internet] table to its config file");
         let state = self.internet.as_ref().map(|state| state.lock().unwrap_or_else(PoisonError::into_inner).clone());
@@ -314,8 +326,11 @@ async fn serve(
                 Request::Internet => return shown.internet(),
                 Request::Reload => Order::Reload,
                 Request::Shutdown => Order::Stop,
-                Request::Status
-                | Request::Neighbours
+                Request::Status => {
+                    let answer = asker.ask(request).await;
+                    return shown.with_sessions(answer);
+                }
+                Request::Neighbours
                 | Request::Routes
                 | Request::Meters
                 | Request::Why { .. }

@@ -84,6 +84,8 @@ fn status(status: &Status) -> String {
     if let Some(membership) = &status.membership {
         list.push(("member", said_of(membership)));
     }
+    list.extend(status.gateway.as_ref().map(|gateway| ("gateway", internet::clients_of(gateway))));
+    list.extend(status.internet.as_ref().map(|sessions| ("internet", internet::way_out(sessions))));
     if let Some(found) = &status.ledger_distrusted {
         list.push(("NOT TRUSTED", harmless(found)));
     }

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::table::Side::{Left, Right};
+use super::table::harmless;
 use super::table::{Table, facts, round_trip, span};
-use crate::control::{GatewayState, InternetState};
+use crate::control::{ClientSessions, GatewayState, InternetState, ServerSessions};
 
 pub(super) fn gateway(state: &GatewayState) -> String {
     let servers: Vec<String> = state.dns.iter().map(ToString::to_string).collect();
@@ -21,6 +22,8 @@ pub(super) fn gateway(state: &GatewayState) -> String {
             "clients",
             format!("{} of {} at most, {} turned away", state.clients.len(), state.clients_max, state.turned_away),
         ),
+        ("flows", format!("{} packets refused of clients with too many", state.flows_over)),
+        ("rules", format!("put back {} times after another program took them away", state.rules_put_back)),
     ]);
     if state.clients.is_empty() {
         return text;
@@ -44,12 +47,35 @@ pub(super) fn gateway(state: &GatewayState) -> String {
             size(client.sent_bytes),
             size(client.received_bytes),
             client.left_bytes.map_or_else(|| "-".to_owned(), size),
-            client.refused.clone().unwrap_or_else(|| "served".to_owned()),
+            match (&client.refused, client.spoofed_packets, client.forbidden_packets) {
+                (Some(why), ..) => why.clone(),
+                (None, 0, 0) => "served".to_owned(),
+                (None, spoofed, forbidden) => {
+                    format!("served; {spoofed} packets spoofed, {forbidden} to private places")
+                }
+            },
         ]);
     }
     text.push('\n');
     text.push_str(&table.render());
     text
+}
+
+/// A line of `waybill status`.
+pub(super) fn clients_of(sessions: &ServerSessions) -> String {
+    let ServerSessions { clients, clients_max, served, open } = sessions;
+    let closed = if *open { "" } else { "; closed at this hour" };
+    format!("{clients} of {clients_max} clients, {served} served{closed}")
+}
+
+/// The same for the other side.
+pub(super) fn way_out(sessions: &ClientSessions) -> String {
+    let ClientSessions { in_use, since_s, ready, gateways } = sessions;
+    let since = since_s.map_or_else(String::new, |since| format!(" for {}", span(Duration::from_secs(since))));
+    match in_use {
+        Some(name) => format!("by {}{since}, {ready} of {gateways} gateways ready", harmless(name)),
+        None => format!("none{since}: nothing leaves; {ready} of {gateways} gateways ready"),
+    }
 }
 
 pub(super) fn internet(state: &InternetState) -> String {
@@ -113,6 +139,18 @@ fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sessions_are_said_in_a_line() {
+        let mut server = ServerSessions { clients: 3, clients_max: 256, served: 2, open: true };
+        assert_eq!(clients_of(&server), "3 of 256 clients, 2 served");
+        server.open = false;
+        assert_eq!(clients_of(&server), "3 of 256 clients, 2 served; closed at this hour");
+        let mut client = ClientSessions { in_use: Some("roof".to_owned()), since_s: Some(90), ready: 1, gateways: 2 };
+        assert!(way_out(&client).starts_with("by roof for ") && way_out(&client).ends_with(", 1 of 2 gateways ready"));
+        (client.in_use, client.since_s) = (None, None);
+        assert_eq!(way_out(&client), "none: nothing leaves; 1 of 2 gateways ready");
+    }
 
     #[test]
     fn bytes_are_said_in_the_largest_unit() {

@@ -739,6 +739,9 @@ fn initiate(peer: &mut Peer, socket: &TrainSocket, message: &mut [u8], now: Inst
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "a test's clock starts now")]
 mod tests {
+    use blake2::digest::consts::U16;
+    use blake2::digest::{Digest, KeyInit, Mac};
+    use blake2::{Blake2s256, Blake2sMac};
     use node::datapath::FibBuilder;
 
     use super::super::train::RECEIVE_MAX;
@@ -826,15 +829,24 @@ mod tests {
         WireGuard::bind_over_mesh(secret(byte), loopback, MTU + 80, true, 4, Instant::now()).expect("a socket")
     }
 
-    /// The first message of a handshake that says it is of `claimed`, made with the secret of `byte`.
-    fn first_message(byte: u8, claimed: WireguardKey, to: u8) -> Vec<u8> {
+    /// The first message of a handshake.
+    fn first_message(byte: u8, to: u8) -> Vec<u8> {
         let mut tunn = Tunn::new(secret(byte).into(), key(to).0.into(), None, None, 1, None);
-        tunn.set_static_private(secret(byte).into(), claimed.0.into(), None);
         let mut message = [0; MESSAGE_LEN_MAX];
         match tunn.format_handshake_initiation(&mut message, true) {
             TunnResult::WriteToNetwork(message) => message.to_vec(),
             other => panic!("{other:?}"),
         }
+    }
+
+    /// The same as somebody makes it who has the public keys of both and no secret: its time, which alone needs the secret, is
+    /// noise, and its first check, which needs none, is right (WireGuard paper, section 5.4.2).
+    fn forged(mut message: Vec<u8>, to: u8) -> Vec<u8> {
+        let label: [u8; 32] = Blake2s256::new().chain_update(b"mac1----").chain_update(key(to).0).finalize().into();
+        message[100] ^= 1;
+        let check = <Blake2sMac<U16> as KeyInit>::new_from_slice(&label).expect("a key").chain_update(&message[..116]);
+        message[116..132].copy_from_slice(&check.finalize().into_bytes());
+        message
     }
 
     #[test]
@@ -843,12 +855,21 @@ mod tests {
         let mut slot = vec![0; 2048];
         let home = at_home(&key(1), 0);
         let mut opens = |message: &[u8], from| gateway.open(&Fib::default(), from, message, &mut slot);
-        let honest = first_message(1, key(1), 2);
+        let honest = first_message(1, 2);
         assert_eq!(opens(&honest, home), Opened::Stranger(key(1)));
         let moved = SocketAddr::new(home.ip(), 9);
         assert_eq!(opens(&honest, moved), Opened::Nothing, "from another port");
         assert_eq!(opens(&honest, at_home(&key(3), 0)), Opened::Nothing, "from another's address");
-        let forged = first_message(3, key(1), 2);
+        let forged = forged(honest.clone(), 2);
+        let anonymous = parse_handshake_anon(
+            &secret(2).into(),
+            &key(2).0.into(),
+            &match Tunn::parse_incoming_packet(&forged) {
+                Ok(Packet::HandshakeInit(init)) => init,
+                other => panic!("{other:?}"),
+            },
+        );
+        assert!(anonymous.is_ok(), "it says who it is, as the honest one does");
         assert_eq!(opens(&forged, home), Opened::Nothing, "another's public key is no secret");
         let looked = (0..2 * STRANGERS_PER_SECOND).filter(|_| opens(&honest, home) != Opened::Nothing).count();
         assert_eq!(looked as u32, STRANGERS_PER_SECOND - 2, "no more than these in a second");

@@ -88,6 +88,8 @@ impl Control {
             ledger_reachable: self.ledger.as_ref().map(|_| self.ledger_reachable.unwrap_or(true)),
             ledger_distrusted: self.witness.found(),
             membership: self.members.state(),
+            gateway: None,
+            internet: None,
             warnings: self.warnings.iter().cloned().collect(),
         }
     }

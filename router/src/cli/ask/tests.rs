@@ -42,6 +42,8 @@ fn a_status() -> Status {
         ledger_reachable: Some(true),
         ledger_distrusted: None,
         membership: None,
+        gateway: None,
+        internet: None,
         warnings: vec!["the journal was damaged and set aside".to_owned()],
     }
 }
