@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::capture::{Capture, Captured};
 use crate::lab::{Background, Host, Lab, here, now, secs, until};
-use crate::router::{BY_ROUTES, Router, TUN, join, joined, text};
+use crate::router::{BY_ROUTES, Router, TUN, WIREGUARD_PORT, join, join_at, joined, text};
 
 /// What the Internet's machine is called and known by.
 const NAME: &str = "www.internet.example";
@@ -161,7 +161,26 @@ fn a_household_reaches_the_internet_and_its_relay_sees_only_ciphertext() {
         assert!(refused.is_err(), "{private}");
     }
     assert!(outside.end().packets.is_empty());
+    // Somebody else's firewall begins with this. Packets are looked at all the same, and the rules come back.
+    gateway.host.must(&["nft", "flush", "ruleset"]);
+    gateway.host.must(&["nft", "add", "table", "inet", "others"]);
+    let refused = house.host.run(&["curl", "-sf", "--max-time", "1", "http://10.0.3.1/page"]);
+    assert!(refused.is_err(), "the gateway's own network without rules");
+    until("the rules again", secs(15), || {
+        let table = gateway.host.run(&["nft", "list", "table", "inet", "waybill"])?;
+        if table.contains("masquerade") { Ok(()) } else { Err(table) }
+    });
+    read(&house.host, IPV4, "20").expect("it serves on");
     let shown = gateway.show("gateway").expect("an answer");
+    assert!(shown["clients"][0]["forbidden_packets"].as_u64() > Some(0), "{shown}");
+    until("a count of that", secs(5), || {
+        let state = gateway.show("gateway")?;
+        if state["rules_put_back"] == 1 { Ok(()) } else { Err(format!("{state}")) }
+    });
+    let status = gateway.show("status").expect("an answer");
+    assert_eq!(status["gateway"]["served"], 1, "{status}");
+    let status = house.show("status").expect("an answer");
+    assert_eq!(status["internet"]["in_use"].as_str(), Some(gateway.address.as_str()), "{status}");
     assert!(shown["clients"][0]["received_bytes"].as_u64() > Some(500_000), "{shown}");
     let before = relay.meter(&house).expect("a meter").sent;
     let began = now();
@@ -287,4 +306,96 @@ fn a_household_whose_cap_is_reached_goes_on_by_another_gateway_and_finds_the_fir
         if *why == "it is closed at this hour; ask abuse@small.example" { Ok(()) } else { Err(format!("{state}")) }
     });
     read(&house.host, IPV4, "5").expect("the other gateway serves on");
+}
+
+/// The household's one way out is that of a provider which shares addresses among its customers. It leads to the Internet, and to
+/// a neighbour that is known by name; nothing but links is to go there.
+#[test]
+fn a_household_sends_nothing_in_the_clear_before_a_session_and_without_and_after_a_crash() {
+    let name = "a_household_sends_nothing_in_the_clear_before_a_session_and_without_and_after_a_crash";
+    let Some(mut lab) = Lab::open(name, &["curl", "python3", "nft", "tcpdump"]) else { return };
+    let [mut house, mut gateway] = ["house", "gateway"].map(|name| Router::new(&mut lab, name));
+    let internet = Internet::behind(&mut lab, &mut [&mut gateway]);
+    // The machine at the uplink's other end has the address of the gateway's name server inside, too.
+    let (_, there) = lab.cable(&house.host, &internet.host);
+    let number = there.split('.').nth(2).expect("four numbers").to_owned();
+    let (near, far) = (format!("cable{number}a"), format!("cable{number}b"));
+    house.host.must(&["ip", "address", "add", "100.64.0.2/24", "dev", &near]);
+    internet.host.must(&["ip", "address", "add", "100.64.0.1/24", "dev", &far]);
+    for range in ["0.0.0.0/1", "128.0.0.0/1", "default"] {
+        house.host.must(&["ip", "route", "add", range, "via", "100.64.0.1"]);
+    }
+    internet.host.must(&["sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]);
+    for command in ["table ip provider", "chain ip provider out { type nat hook postrouting priority 100; }"] {
+        internet.host.must(&["nft", "add", command]);
+    }
+    internet.host.must(&["nft", "add", "rule ip provider out ip saddr 100.64.0.0/24 masquerade"]);
+    // The gateway's address is behind a name, and the name server for that is the uplink's.
+    let gateway_at = gateway.host.must(&["ip", "-4", "-o", "address", "show", "dev", "cable1a"]);
+    let gateway_at = gateway_at.split_whitespace().nth(3).and_then(|at| at.split('/').next()).expect("an address");
+    let uplink_names = "198.51.100.54";
+    internet.host.must(&["ip", "address", "add", &format!("{uplink_names}/32"), "dev", "lo"]);
+    let script = lab.dir().join("name_server.py");
+    let names = ["python3", text(&script), uplink_names, gateway_at, "2001:db8:1::1"];
+    let names = internet.host.start(&lab.dir().join("uplink_names.log"), &names);
+    until("name server", secs(10), || if names.log().contains("ready") { Ok(()) } else { Err(names.log()) });
+    let resolv_conf = lab.dir().join("uplink.conf");
+    fs::write(&resolv_conf, format!("nameserver {uplink_names}\n")).expect("room for a file");
+    join_at(&mut house, &mut gateway, BY_ROUTES, ("unknown.example", "roof.example"));
+    let own = format!("endpoint = \"unknown.example:{WIREGUARD_PORT}\"\n");
+    assert!(gateway.options.tables.iter_mut().any(|table| {
+        let known = table.contains(&own);
+        *table = table.replace(&own, "");
+        known
+    }));
+    house.options.tables.push("[internet]\ngateways = [\"gateway\"]\n".to_owned());
+    let lan = lab.host("lan");
+    let (house_at, _) = lab.cable(&house.host, &lan);
+    lan.must(&["ip", "route", "add", "default", "via", &house_at]);
+    // As some systems look whether a way leads back.
+    house.host.must(&[
+        "sh",
+        "-c",
+        &format!("cd /proc/sys/net/ipv4; echo 1 | tee ip_forward conf/all/rp_filter conf/{near}/rp_filter"),
+    ]);
+    read(&house.host, IPV4, "5").expect("the page by the uplink, while there is no router");
+
+    let others = format!("ip and not udp port {WIREGUARD_PORT} and not (udp port 53 and host {uplink_names})");
+    let uplink = Capture::start(&lab, &house.host, &near, &others);
+    let tries = |house: &Router| {
+        for host in [&house.host, &lan] {
+            let refused = read(host, IPV4, "1");
+            assert!(refused.is_err(), "the page without a session");
+        }
+    };
+    let mount = format!("mount --bind {} /etc/resolv.conf && exec \"$@\"", text(&resolv_conf));
+    let start = |house: &mut Router| house.start_with(&["sh", "-c", &mount, "sh"]);
+    // No gateway yet: there is no session before its first lease.
+    start(&mut house);
+    tries(&house);
+    gateway.start();
+    until("the Internet by the gateway", secs(60), || read(&house.host, IPV4, "2"));
+    read(&lan, IPV4, "20").expect("the LAN by the gateway");
+    let inside = house.state_dir().join("resolv.conf");
+    assert!(fs::read_to_string(&inside).is_ok_and(|text| text.contains("nameserver 100.64.0.1")));
+    let by_name =
+        format!("mount --bind {} /etc/resolv.conf && curl -sf http://{NAME}/page | head -c 19", text(&inside));
+    assert_eq!(house.host.must(&["sh", "-c", &by_name]), TEXT[..19], "names by the session, not by the uplink");
+    // The session is lost.
+    gateway.stop();
+    tries(&house);
+    // The household's router crashes, and is started again.
+    house.kill();
+    tries(&house);
+    gateway.start();
+    start(&mut house);
+    until("the Internet again", secs(60), || read(&house.host, IPV4, "2"));
+    house.kill();
+    tries(&house);
+    let seen = uplink.end();
+    assert!(seen.packets.is_empty(), "in the clear: {:?}", seen.packets);
+    // An end in order opens it.
+    start(&mut house);
+    house.stop();
+    read(&house.host, IPV4, "5").expect("the page by the uplink, as without the router");
 }
