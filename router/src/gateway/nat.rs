@@ -293,7 +293,9 @@ impl Nat {
             tracing::warn!(%error, "the table `{TABLE}` is left behind: `nft delete table {TABLE}` removes it");
         }
         for (path, was) in self.switches.iter().rev() {
-            if let Err(error) = fs::write(path, was) {
+            // An interface may have gone meanwhile, as our own have.
+            let set = fs::write(path, was);
+            if let Err(error) = set.or_else(|error| if path.exists() { Err(error) } else { Ok(()) }) {
                 tracing::warn!(%error, switch = %path.display(), "not set back");
             }
         }
