@@ -102,7 +102,7 @@ pub enum Request {
 #[serde(tag = "answer", content = "value", rename_all = "snake_case")]
 pub enum Response {
     /// To [`Request::Status`].
-    Status(Status),
+    Status(Box<Status>),
     /// To [`Request::Neighbours`].
     Neighbours(Vec<Neighbour>),
     /// To [`Request::Routes`].

@@ -57,6 +57,8 @@ const ROUTE_METRIC: u32 = 2048;
 
 /// How often the prices of ways to several gateways are looked at.
 const PRICES_INTERVAL: Duration = Duration::from_secs(10);
+/// How often it is looked whether the way out is still closed but for sessions.
+const CLOSED_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Runs the router until it is told to stop, and leaves nothing behind. With `[internet]`, the way out is closed but for
 /// sessions from here on, and opened again when the router was told to stop.
@@ -105,7 +107,7 @@ fn run(
     identity: Identity,
     socket: &ControlSocket,
     look_ups: Option<UdpSocket>,
-    closed: Option<&mut Closed>,
+    mut closed: Option<&mut Closed>,
 ) -> Result<(), (Failure, Started)> {
     let ledger = open_ledger(config, &identity)?;
     let open = ledger_services(config, &identity);
@@ -151,7 +153,7 @@ fn run(
         };
         let router = Router::start(setup).await.map_err(Failure::from)?;
         // A port that the system chose is known by now.
-        if let Some(closed) = closed {
+        if let Some(closed) = &mut closed {
             let ports = std::iter::once(router.wireguard_addr()).chain(router.quic_addr()).map(|at| at.port());
             ports
                 .into_iter()
@@ -175,7 +177,7 @@ fn run(
         let ready = kernel.and_then(|kernel| Ok((kernel, Sessions::start(config, keys.as_ref(), &guests)?)));
         let ended = match ready {
             Ok((kernel, sessions)) => {
-                let ended = serve(config, &router, socket, kernel, (&names, &sessions)).await;
+                let ended = serve(config, &router, socket, kernel, (&names, &sessions), closed).await;
                 sessions.stop();
                 ended.map_err(|failure| (failure, Started(true)))
             }
@@ -311,6 +313,7 @@ async fn serve(
     socket: &ControlSocket,
     mut kernel: KernelRoutes,
     (names, sessions): (&watch::Sender<Names>, &Sessions),
+    mut closed: Option<&mut Closed>,
 ) -> Result<(), Failure> {
     let no_signals = |error: io::Error| Failure::new(format!("cannot receive signals: {error}"), "");
     let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
@@ -356,6 +359,7 @@ async fn serve(
     );
     kernel.follow(&fib.borrow_and_update().clone(), &endpoints.borrow_and_update().clone());
     let mut prices_due = tokio::time::interval(PRICES_INTERVAL);
+    let mut closed_due = tokio::time::interval(CLOSED_INTERVAL);
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
@@ -368,6 +372,11 @@ async fn serve(
             Ok(()) = fib.changed() => kernel.follow(&fib.borrow_and_update().clone(), &endpoints.borrow().clone()),
             Ok(()) = endpoints.changed() => {
                 kernel.follow(&fib.borrow().clone(), &endpoints.borrow_and_update().clone());
+            }
+            _ = closed_due.tick() => {
+                if let Some(closed) = &mut closed {
+                    closed.look();
+                }
             }
             _ = prices_due.tick() => {
                 if let (Some(internet), Some(options)) = (&sessions.internet, &config.internet)

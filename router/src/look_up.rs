@@ -84,7 +84,7 @@ async fn converse(socket: &UdpSocket, server: IpAddr, question: &[u8]) -> Option
     let is_ipv6 = socket.local_addr().ok()?.is_ipv6();
     let to = match server {
         IpAddr::V4(server) if is_ipv6 => server.to_ipv6_mapped().into(),
-        other => other,
+        IpAddr::V4(_) | IpAddr::V6(_) => server,
     };
     socket.send_to(question, SocketAddr::new(to, 53)).await.ok()?;
     let mut buffer = [0; ANSWER_MAX];

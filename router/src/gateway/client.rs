@@ -12,7 +12,7 @@ use node::datapath::packet;
 
 use super::carry::{self, Answers, Running, Side};
 use super::choice::{Candidate, Choice, Quality};
-use super::closed::lead_names;
+use super::closed::{lead_names, put_names};
 use super::forbidden::Forbidden;
 use super::message::{Lease, Message};
 use super::nat::Nat;
@@ -34,6 +34,8 @@ const BUSY: Duration = Duration::from_secs(10);
 const RENEW: Duration = Duration::from_secs(2);
 /// How often the state is shown.
 const SHOW_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the kernel's routes and rules are put where they are already.
+const PUT_BACK: Duration = Duration::from_secs(5);
 /// One question of so many has our card with it.
 const SHOW_CARD_EACH: u64 = 16;
 /// How often it is looked again whether the addresses of a lease mean something else here.
@@ -159,7 +161,8 @@ struct Sessions {
     /// The device's MTU: what the mesh leaves here, and at the gateway.
     mtu: u16,
     mtu_max: u16,
-    routed: bool,
+    /// When the kernel's routes and rules for the session were put last.
+    routed: Option<Instant>,
     busy: Option<Instant>,
     netlink: Netlink,
     tun: Tun,
@@ -199,7 +202,7 @@ impl Sessions {
             ipv4: None,
             mtu,
             mtu_max: mtu,
-            routed: false,
+            routed: None,
             busy: None,
             netlink: Netlink::open()?,
             tun,
@@ -258,7 +261,7 @@ impl Sessions {
             self.show_at = now;
         }
         if let Some(lease) = self.current.and_then(|place| self.known[place].lease.clone()) {
-            if let Err(error) = self.take(&lease) {
+            if let Err(error) = self.take(now, &lease) {
                 tracing::warn!(%error, "the lease is not in the kernel");
             }
             if lease.dns != self.resolvers {
@@ -272,7 +275,7 @@ impl Sessions {
 
     /// Gives the device the lease's address, and leads the Internet there. What does not go there goes nowhere
     /// ([`super::Closed`]), also while no gateway answers: what was meant to be encrypted is not sent in the clear.
-    fn take(&mut self, lease: &Lease) -> Result<(), NetlinkError> {
+    fn take(&mut self, now: Instant, lease: &Lease) -> Result<(), NetlinkError> {
         let index = self.tun.index();
         let mtu = lease.mtu.clamp(MTU_MIN, self.mtu_max);
         if self.mtu != mtu {
@@ -283,14 +286,16 @@ impl Sessions {
             self.netlink.add_address(index, lease.ipv4, 32)?;
             if let Some(old) = self.ipv4.replace(lease.ipv4) {
                 self.netlink.delete_address(index, old.into(), 32)?;
-                self.routed = false;
+                self.routed = None;
             }
         }
-        if !self.routed {
+        // Others may have taken them away.
+        if self.routed.is_none_or(|at| now.saturating_duration_since(at) >= PUT_BACK) {
             for family in Family::BOTH {
                 self.netlink.add_route_in(ROUTE_TABLE, family.nowhere(), 0, index)?;
             }
-            self.routed = true;
+            put_names(&mut self.netlink, &self.resolvers)?;
+            self.routed = Some(now);
         }
         Ok(())
     }

@@ -35,6 +35,8 @@ pub(crate) struct Closed {
     netlink: Netlink,
     /// Nothing was left of a start before.
     fresh: bool,
+    own: Vec<u16>,
+    said: bool,
 }
 
 impl Closed {
@@ -45,8 +47,8 @@ impl Closed {
     pub(crate) fn begin(own: &[u16]) -> Result<Self, NetlinkError> {
         let mut netlink = Netlink::open()?;
         let fresh = !netlink.has_rules(DEFAULT)?;
-        let mut closed = Self { netlink, fresh };
-        match closed.close(own) {
+        let mut closed = Self { netlink, fresh, own: own.to_vec(), said: false };
+        match closed.close() {
             Ok(()) => Ok(closed),
             Err(error) => {
                 closed.failed();
@@ -55,8 +57,15 @@ impl Closed {
         }
     }
 
-    /// First the table that leads nowhere, then the rules that lead there: there is no moment between.
-    fn close(&mut self, own: &[u16]) -> Result<(), NetlinkError> {
+    fn close(&mut self) -> Result<(), NetlinkError> {
+        self.put()?;
+        // Those of another start had other ports, perhaps.
+        [OWN, PORTS].into_iter().try_for_each(|priority| self.netlink.delete_rules(priority))?;
+        self.put()
+    }
+
+    /// First the table that leads nowhere, then the rules that lead there: there is no moment between. What is there stays.
+    fn put(&mut self) -> Result<(), NetlinkError> {
         self.netlink.close_table(ROUTE_TABLE)?;
         for family in Family::BOTH {
             let of = Selector::All(family);
@@ -64,13 +73,34 @@ impl Closed {
             self.netlink.add_rule(rule(SPECIFIC, MAIN_TABLE, Some(DEFAULT_LEN_MAX)))?;
             self.netlink.add_rule(rule(DEFAULT, ROUTE_TABLE, None))?;
         }
-        // Those of another start had other ports, perhaps.
-        [OWN, PORTS].into_iter().try_for_each(|priority| self.netlink.delete_rules(priority))?;
-        own.iter().try_for_each(|port| self.pass(*port))
+        self.own.clone().into_iter().try_for_each(|port| self.put_port(port))
+    }
+
+    /// Looks whether all is as it was put, and puts it back: a program that takes all rules for its own removes ours, as
+    /// systemd-networkd does when it starts (`ManageForeignRoutingPolicyRules`).
+    pub(crate) fn look(&mut self) {
+        let there = [SPECIFIC, DEFAULT]
+            .into_iter()
+            .try_fold(true, |all, priority| self.netlink.has_rules(priority).map(|there| all && there));
+        if matches!(there, Ok(false)) && !std::mem::replace(&mut self.said, true) {
+            tracing::warn!(
+                "another program removed the routing rules that keep packets in sessions: they are put back"
+            );
+        }
+        if let Err(error) = self.put() {
+            tracing::warn!(%error, "packets may leave in the clear");
+        }
     }
 
     /// Lets pass what this machine sends from a UDP port, and what comes to it.
     pub(crate) fn pass(&mut self, port: u16) -> Result<(), NetlinkError> {
+        if !self.own.contains(&port) {
+            self.own.push(port);
+        }
+        self.put_port(port)
+    }
+
+    fn put_port(&mut self, port: u16) -> Result<(), NetlinkError> {
         for family in Family::BOTH {
             let own = Rule { priority: OWN, of: Selector::Own(family, port), table: MAIN_TABLE, without: None };
             self.netlink.add_rule(own)?;
@@ -108,7 +138,7 @@ impl Closed {
         let Ok(mut netlink) = Netlink::open() else { return };
         if netlink.has_rules(DEFAULT).is_ok_and(|left| left) {
             tracing::info!("the way out was closed by a router with [internet], and is open");
-            Self { netlink, fresh: true }.end();
+            Self { netlink, fresh: true, own: Vec::new(), said: true }.end();
         }
     }
 }
@@ -122,6 +152,11 @@ fn open(netlink: &mut Netlink) -> Result<(), NetlinkError> {
 /// addresses, such as that of an uplink without public ones.
 pub(super) fn lead_names(netlink: &mut Netlink, servers: &[IpAddr]) -> Result<(), NetlinkError> {
     netlink.delete_rules(NAMES)?;
+    put_names(netlink, servers)
+}
+
+/// The same where the rules should be there already.
+pub(super) fn put_names(netlink: &mut Netlink, servers: &[IpAddr]) -> Result<(), NetlinkError> {
     for (server, transport) in servers.iter().flat_map(|at| [(at, Transport::Udp), (at, Transport::Tcp)]) {
         let of = Selector::To(*server, transport, DNS_PORT);
         netlink.add_rule(Rule { priority: NAMES, of, table: ROUTE_TABLE, without: None })?;
@@ -177,8 +212,20 @@ mod tests {
         let by_port = || FAR.iter().all(|far| way(far, " ipproto udp sport 51820 dport 4000").contains("dev up0"));
         assert!(!closed());
 
-        let guard = Closed::begin(&[51820]).unwrap();
+        let mut guard = Closed::begin(&[51820]).unwrap();
         assert!(closed() && by_port(), "{}", run("ip rule"));
+        let rules = run("ip rule") + &run("ip -6 rule");
+        // Another program takes them for its own.
+        for line in
+            ["rule del priority 8720", "-6 rule del priority 8720", "rule del priority 8710", "rule del priority 8700"]
+        {
+            run(&format!("ip {line}"));
+        }
+        run("ip -6 route flush table 87");
+        assert!(!closed());
+        guard.look();
+        assert!(closed() && by_port());
+        assert_eq!(run("ip rule") + &run("ip -6 rule"), rules);
         assert!(way(FAR[0], " ipproto tcp sport 51820 dport 80").contains("unreachable"), "UDP alone");
         assert!(way("100.64.0.7", "").contains("dev up0"), "what is on a wire here is reached");
         lead_names(&mut Netlink::open().unwrap(), &["100.64.0.1".parse().unwrap()]).unwrap();

@@ -833,10 +833,10 @@ mod tests {
     fn first_message(byte: u8, to: u8) -> Vec<u8> {
         let mut tunn = Tunn::new(secret(byte).into(), key(to).0.into(), None, None, 1, None);
         let mut message = [0; MESSAGE_LEN_MAX];
-        match tunn.format_handshake_initiation(&mut message, true) {
-            TunnResult::WriteToNetwork(message) => message.to_vec(),
-            other => panic!("{other:?}"),
-        }
+        let TunnResult::WriteToNetwork(message) = tunn.format_handshake_initiation(&mut message, true) else {
+            panic!("a handshake can always begin")
+        };
+        message.to_vec()
     }
 
     /// The same as somebody makes it who has the public keys of both and no secret: its time, which alone needs the secret, is
@@ -861,14 +861,8 @@ mod tests {
         assert_eq!(opens(&honest, moved), Opened::Nothing, "from another port");
         assert_eq!(opens(&honest, at_home(&key(3), 0)), Opened::Nothing, "from another's address");
         let forged = forged(honest.clone(), 2);
-        let anonymous = parse_handshake_anon(
-            &secret(2).into(),
-            &key(2).0.into(),
-            &match Tunn::parse_incoming_packet(&forged) {
-                Ok(Packet::HandshakeInit(init)) => init,
-                other => panic!("{other:?}"),
-            },
-        );
+        let Ok(Packet::HandshakeInit(init)) = Tunn::parse_incoming_packet(&forged) else { panic!("it reads as one") };
+        let anonymous = parse_handshake_anon(&secret(2).into(), &key(2).0.into(), &init);
         assert!(anonymous.is_ok(), "it says who it is, as the honest one does");
         assert_eq!(opens(&forged, home), Opened::Nothing, "another's public key is no secret");
         let looked = (0..2 * STRANGERS_PER_SECOND).filter(|_| opens(&honest, home) != Opened::Nothing).count();

@@ -22,7 +22,7 @@ use crate::journal::{Day, Journal, Record, Totals};
 impl Control {
     pub(super) fn handle_request(&mut self, now: Instant, request: Request, answer: oneshot::Sender<Response>) {
         let response = match request {
-            Request::Status => Response::Status(self.status(now)),
+            Request::Status => Response::Status(Box::new(self.status(now))),
             Request::Neighbours => Response::Neighbours(self.neighbours(now)),
             Request::Routes => Response::Routes(self.routes()),
             Request::Meters => Response::Meters(self.meters()),

@@ -119,7 +119,7 @@ impl Guests {
         let is_due = |guest: &&mut Guest| {
             guest.turn > 0 && guest.asked.is_none_or(|at| now.saturating_duration_since(at) >= GUEST_EACH)
         };
-        let due = all.iter_mut().filter(|(_, guest)| is_due(&guest)).take(GUESTS_AT_ONCE);
+        let due = all.iter_mut().filter(|(_, guest)| is_due(guest)).take(GUESTS_AT_ONCE);
         due.map(|(account, guest)| {
             guest.asked = Some(now);
             *account

@@ -343,7 +343,7 @@ fn empty_tables_say_what_to_do_next() {
 
 #[test]
 fn json_is_the_answer_alone() {
-    let json = as_json(&Response::Status(a_status()));
+    let json = as_json(&Response::Status(Box::new(a_status())));
     let value: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(value["owed_to_us"], "1250000");
     assert_eq!(value["unit"]["decimals"], 6);
