@@ -672,6 +672,39 @@ mod tests {
     }
 
     #[test]
+    fn a_gateway_is_for_members_where_those_alone_are_carried_for_and_else_for_anybody() {
+        let identity = |number| Identity::new(&metering::Seed::from_bytes([number; 32]));
+        let [us, roof, far, other] = [0, 1, 2, 3].map(identity);
+        let config = |community: &str| {
+            let text =
+                format!("[node]\nname = \"attic\"\n{community}[[peer]]\nname = \"roof\"\ncard = \"{}\"\n", roof.card());
+            Config::parse(std::path::Path::new("waybill.toml"), &text).unwrap()
+        };
+        let guests = Arc::new(Guests::default());
+        let known = |of: &Identity| gateway::Verdict::Known(of.node_id());
+        let open = may_use(&config(""), us.node_id(), &guests);
+        let asks = |may_use: &gateway::MayUse, of: &Identity| may_use(&of.wireguard_key(), Some(of.node_id()));
+        assert_eq!(open(&roof.wireguard_key(), None), known(&roof), "its card is in the file");
+        assert_eq!(open(&far.wireguard_key(), None), gateway::Verdict::Anybody);
+        assert_eq!(asks(&open, &far), gateway::Verdict::Anybody, "accounts are as free as keys");
+
+        let community =
+            "[community]\nmembers_only = true\n[ledger]\npath = \"/var/lib/waybill/ledger\"\ndeposit = \"5\"\n";
+        let closed = may_use(&config(community), us.node_id(), &guests);
+        assert_eq!(asks(&closed, &roof), known(&roof), "a router that is no member bars no neighbour");
+        assert_eq!(asks(&closed, &far), gateway::Verdict::Refused);
+        guests.let_in(us.node_id());
+        assert_eq!(asks(&closed, &roof), gateway::Verdict::Refused);
+        for of in [&roof, &far] {
+            guests.let_in(of.node_id());
+            assert_eq!(asks(&closed, of), known(of));
+        }
+        assert_eq!(closed(&roof.wireguard_key(), Some(other.node_id())), known(&roof), "what the file says counts");
+        assert_eq!(asks(&closed, &other), gateway::Verdict::Refused);
+        assert_eq!(closed(&far.wireguard_key(), None), gateway::Verdict::Refused, "it has not shown its card");
+    }
+
+    #[test]
     fn a_prefix_with_a_neighbour_s_endpoint_in_it_is_known() {
         let prefix = |text: &str, len| Prefix::new(text.parse().unwrap(), len).unwrap();
         let endpoints = ["2001:db8:ff::3", "192.0.2.1"].map(|text| text.parse().unwrap()).into();

@@ -103,6 +103,14 @@ impl Guests {
         guest.membership.is_some_and(|membership| membership.holds_at(now))
     }
 
+    /// As if the ledger had said so: for tests.
+    #[cfg(test)]
+    pub(crate) fn let_in(&self, account: NodeId) {
+        let until = UnixTime::from_seconds(u64::MAX >> 20);
+        self.is_member(account);
+        self.take(&[(account, Some(Membership { until, revoked: false }))]);
+    }
+
     /// What was known before a restart.
     fn remember(&self, known: &BTreeMap<NodeId, Membership>) {
         let guest = |membership: &Membership| Guest { membership: Some(*membership), ..Guest::default() };
