@@ -202,7 +202,7 @@ impl Nat {
                 let nat = Self::put(rules.text(None), Some(record))?;
                 tracing::warn!(
                     said,
-                    "this kernel does not bound how many flows each client has (OpenWrt: kmod-nft-connlimit)"
+                    "how many flows each client has is not bounded: the kernel needs the module nft_connlimit for it"
                 );
                 nat
             }
@@ -465,6 +465,8 @@ mod tests {
             assert!(table.contains("masquerade") && !table.contains("chain left"), "{table}");
             assert_eq!(table.contains("dnat"), dns.is_some_and(|dns| dns.is_ipv4()));
             assert_eq!(fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap().trim(), "1");
+            replace(&rules(dns).text(None)).unwrap(); // As on a kernel that counts no flows.
+            assert!(listed().contains("masquerade") && !listed().contains("ct count"));
             drop(nat); // It crashes, and is there again.
             Nat::gateway(&rules(dns), record.clone()).unwrap().end();
             assert_eq!(listed(), others);
