@@ -199,6 +199,31 @@ impl Identity {
         &self.card
     }
 
+    /// Proves to one other node, and to nobody else, that whoever has this account holds the card's WireGuard key, where no
+    /// WireGuard handshake does: a hash of what only the two can compute, and of both accounts.
+    ///
+    /// It is always the same, and of no use to whoever overhears it: the account in it signs no card but its own.
+    #[must_use]
+    pub fn prove_wireguard(&self, to: &NodeCard) -> [u8; 32] {
+        self.wireguard_proof(&to.wireguard, self.card.account, to.account).0
+    }
+
+    /// Whether this is what [`Identity::prove_wireguard`] gives there, for us.
+    #[must_use]
+    pub fn has_proven_wireguard(&self, card: &NodeCard, proof: &[u8; 32]) -> bool {
+        let (expected, is_sound) = self.wireguard_proof(&card.wireguard, card.account, self.card.account);
+        // Compared as a whole, so that how long it takes tells nothing of the bytes.
+        let differing = expected.iter().zip(proof).fold(0, |differing, (a, b)| differing | (a ^ b));
+        is_sound && differing == 0
+    }
+
+    /// The proof, and whether both keys took part in it.
+    fn wireguard_proof(&self, key: &WireguardKey, prover: NodeId, verifier: NodeId) -> ([u8; 32], bool) {
+        let shared = x25519_dalek::StaticSecret::from(*self.wireguard.0).diffie_hellman(&key.0.into());
+        let hash = Sha256::new().chain_update("waybill proof of a WireGuard key v1").chain_update(shared.as_bytes());
+        (hash.chain_update(prover.0).chain_update(verifier.0).finalize().into(), shared.was_contributory())
+    }
+
     /// Signs a statement with the Ed25519 key (RFC 8032). It has to begin with words of its own kind: TLS, which has the key
     /// sign too, begins with 64 spaces (RFC 8446, section 4.4.3).
     #[must_use]
@@ -668,6 +693,23 @@ mod tests {
     const CARD: &str = "waybill-card1:hQFUs9kjobp4tNWIaFr-RZkEzBhI1IBYIKzNkX0h2Us040li_wiD-QFFP-WH-O_gwitu\
         SH1wiE8nWCAs1S7rrSl9GEqf4ECTgCZnlDvEdEQ8MlzvL1EZtiJANFhBQMAzA8LCIrNicoh_3RyIbnJW2RdhO-tVMcj3vBo5lxdc\
         DuxbIm95SQLl7_APVZqdoptNR9Sn_d1sp46YU66FzRw";
+
+    #[test]
+    fn a_wireguard_key_is_proven_by_whoever_holds_it_for_its_own_account_to_one_node() {
+        let [us, them, thief] = [1, 2, 3].map(|seed| Identity::new(&Seed::from_bytes([seed; 32])));
+        let proof = them.prove_wireguard(us.card());
+        assert!(us.has_proven_wireguard(them.card(), &proof));
+        assert!(!thief.has_proven_wireguard(them.card(), &proof), "it was for us");
+        // A card that names their key, and a proof that they gave to us or to the thief.
+        let stolen = NodeCard::sign(thief.account(), them.wireguard_key(), thief.tls_key());
+        let overheard = [proof, them.prove_wireguard(thief.card()), thief.prove_wireguard(us.card())];
+        assert!(overheard.iter().all(|proof| !us.has_proven_wireguard(&stolen, proof)));
+        // A key that makes the same secret with everybody's.
+        let nobody = NodeCard::sign(thief.account(), WireguardKey([0; 32]), thief.tls_key());
+        let hash = Sha256::new().chain_update("waybill proof of a WireGuard key v1").chain_update([0; 32]);
+        let proof = hash.chain_update(thief.node_id().0).chain_update(us.node_id().0).finalize().into();
+        assert!(!us.has_proven_wireguard(&nobody, &proof));
+    }
 
     #[test]
     fn keys_and_addresses_of_a_seed_are_what_other_software_derives() {

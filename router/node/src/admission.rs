@@ -4,6 +4,10 @@
 //! One message, over link-local UDP: deterministic CBOR `[1, card, heard]`, where `heard` says whether the sender has
 //! already accepted the receiver's card. Each side repeats it every [`REPEAT`] until the other has heard it, and answers
 //! a message that has not heard it. Losing, repeating and reordering messages is harmless.
+//!
+//! A stranger that called by QUIC has proven the TLS key of its card and no other, and its addresses follow from the WireGuard key.
+//! So it is asked for that too, `[2]`, and answers `[3, proof]` ([`Identity::prove_wireguard`](metering::Identity::prove_wireguard)):
+//! nobody gets the addresses of another by a card that names that one's key.
 
 use std::time::{Duration, Instant};
 
@@ -17,32 +21,49 @@ pub const ADMISSION_PORT: u16 = 6697;
 const REPEAT: Duration = Duration::from_secs(1);
 /// The version of the message.
 const VERSION: u8 = 1;
+/// Asks for a proof of the WireGuard key.
+const ASK: [u8; 2] = [0x81, 2];
+/// What a proof begins with: an array of two, the first 3, the second of 32 bytes.
+const PROOF: [u8; 4] = [0x82, 3, 0x58, 32];
+
+/// The key that somebody nobody has named has proven to hold, by the link it calls on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proven {
+    /// By a WireGuard handshake.
+    Wireguard(WireguardKey),
+    /// By a TLS handshake, on a QUIC link.
+    Tls(TlsKey),
+}
 
 /// What a link must prove: the keys its cryptography authenticated, and the account the configuration names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Expected {
     /// The neighbour's account; `None`: whose the key is.
     pub account: Option<NodeId>,
-    /// The WireGuard key the card must bind.
-    pub wireguard: WireguardKey,
+    /// The WireGuard key the card must bind; `None`: any.
+    pub wireguard: Option<WireguardKey>,
     /// The TLS key the card must bind; `None`: any.
     pub tls: Option<TlsKey>,
 }
 
 impl Expected {
     /// Somebody nobody has named: the card must be of the key that the link has proven.
-    pub fn stranger(wireguard: WireguardKey) -> Self {
-        Self { account: None, wireguard, tls: None }
+    pub fn stranger(proven: Proven) -> Self {
+        let (wireguard, tls) = match proven {
+            Proven::Wireguard(key) => (Some(key), None),
+            Proven::Tls(key) => (None, Some(key)),
+        };
+        Self { account: None, wireguard, tls }
     }
 
     fn is_bound_by(&self, card: &NodeCard<Unverified>) -> bool {
-        self.wireguard == card.wireguard() && self.tls.is_none_or(|tls| tls == card.tls())
+        self.wireguard.is_none_or(|key| key == card.wireguard()) && self.tls.is_none_or(|tls| tls == card.tls())
     }
 }
 
 impl From<&NodeCard> for Expected {
     fn from(card: &NodeCard) -> Self {
-        Self { account: Some(card.account()), wireguard: card.wireguard(), tls: Some(card.tls()) }
+        Self { account: Some(card.account()), wireguard: Some(card.wireguard()), tls: Some(card.tls()) }
     }
 }
 
@@ -88,6 +109,29 @@ pub(crate) struct Admission {
     /// The card that was accepted, and as it came, so that a repeated one costs no signature check.
     accepted: Option<(NodeCard, Vec<u8>)>,
     outbox: Option<Vec<u8>>,
+    /// The neighbour's card is good, and its WireGuard key still to be proven.
+    unproven: bool,
+    /// The question for that, or the answer to it; and the answer once it is known.
+    aside: Option<Vec<u8>>,
+    proof: Option<[u8; 32]>,
+}
+
+/// What is said about the WireGuard key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Aside<'a> {
+    /// The neighbour wants a proof.
+    Asked,
+    /// This is one.
+    Proof(&'a [u8; 32]),
+}
+
+impl<'a> Aside<'a> {
+    pub(crate) fn read(message: &'a [u8]) -> Option<Self> {
+        if message == ASK {
+            return Some(Self::Asked);
+        }
+        message.strip_prefix(&PROOF)?.try_into().ok().map(Self::Proof)
+    }
 }
 
 impl Admission {
@@ -100,6 +144,9 @@ impl Admission {
             repeat_at: Some(now),
             accepted: None,
             outbox: None,
+            unproven: expected.wireguard.is_none(),
+            aside: None,
+            proof: None,
         }
     }
 
@@ -119,13 +166,33 @@ impl Admission {
         if self.accepted.as_ref().is_none_or(|(_, accepted)| accepted != card) {
             self.accepted = Some((self.check(card)?, card.to_vec()));
         }
-        let first = !std::mem::replace(&mut self.admitted, true);
         self.heard |= heard_by_them;
+        if self.unproven {
+            self.aside = Some(ASK.to_vec());
+            return Ok(false);
+        }
+        let first = !std::mem::replace(&mut self.admitted, true);
         if !heard_by_them || first {
             self.outbox = Some(self.message());
         }
         self.repeat_at = if self.heard { None } else { Some(now + REPEAT) };
         Ok(first)
+    }
+
+    /// The neighbour wants a proof of our WireGuard key. It is made once.
+    pub(crate) fn handle_asked(&mut self, prove: impl FnOnce() -> [u8; 32]) {
+        let proof = self.proof.get_or_insert_with(prove);
+        self.aside = Some([&PROOF[..], &*proof].concat());
+    }
+
+    /// Takes a proof of the neighbour's; true when it has just admitted it. What nobody asked for is not looked at.
+    pub(crate) fn handle_proof(&mut self, is_good: impl FnOnce(&NodeCard) -> bool) -> Result<bool, AdmissionError> {
+        let Some((card, _)) = self.accepted.as_ref().filter(|_| self.unproven) else { return Ok(false) };
+        if !is_good(card) {
+            return Err(AdmissionError::OtherKeys { account: card.account() });
+        }
+        (self.unproven, self.admitted, self.outbox) = (false, true, Some(self.message()));
+        Ok(true)
     }
 
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
@@ -140,7 +207,7 @@ impl Admission {
     }
 
     pub(crate) fn poll_transmit(&mut self) -> Option<Vec<u8>> {
-        self.outbox.take()
+        self.outbox.take().or_else(|| self.aside.take())
     }
 
     /// Checks what is said before the signature under it: the check costs, and anybody's card is well signed.

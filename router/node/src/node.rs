@@ -21,7 +21,7 @@ use metering::{
 };
 use thiserror::Error;
 
-use crate::admission::{ADMISSION_PORT, Admission, AdmissionError, Expected};
+use crate::admission::{ADMISSION_PORT, Admission, AdmissionError, Aside, Expected, Proven};
 use crate::datapath::packet::{ControlDatagram, control_packet, parse_control};
 use crate::datapath::{Fib, FibBuilder, LinkEntry, LinkPolicy, MAX_LINKS, Meters, Ration, Service, Standing};
 use crate::deal::{self, Asking, Deal, Dealing, Prices, Situation};
@@ -34,6 +34,8 @@ pub const BABEL_PORT: u16 = 6696;
 const SECOND: Duration = Duration::from_secs(1);
 /// Babel's packets are not longer: the shortest MTU of IPv6 (RFC 8200, section 5).
 const CONTROL_MTU: u16 = 1280;
+/// All nodes of a link (RFC 4291, section 2.7.1): who has shown no WireGuard key has no address yet.
+const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 /// What is left of a nearly full window is carried in such times, over and over: ever slower, so that a receipt that is
 /// late costs speed instead of packets.
 const PACE: Duration = Duration::from_millis(800);
@@ -97,7 +99,7 @@ pub enum Peer {
     /// Whoever has this key: it called us, and nobody named it. It may show its card, and nothing else.
     Stranger {
         /// What the link has proven.
-        key: WireguardKey,
+        proven: Proven,
     },
     /// A router that runs another Babel daemon in a stock WireGuard tunnel. It has no card and pays nothing: it is
     /// carried for free, because the owner says so.
@@ -282,6 +284,7 @@ pub struct LinkView {
 #[derive(Debug)]
 pub struct Node {
     config: Config,
+    identity: Identity,
     account: AccountKey,
     card: NodeCard,
     ours: Ipv6Addr,
@@ -365,7 +368,8 @@ impl Link {
 
     fn standing(&self, ask: Price) -> Standing {
         match (&self.peer, self.trade) {
-            (Peer::Stranger { key }, _) => Standing::Visitor(prefix_of(key)),
+            (Peer::Stranger { proven: Proven::Wireguard(key) }, _) => Standing::Visitor(prefix_of(key)),
+            (Peer::Stranger { proven: Proven::Tls(_) }, _) => Standing::Guest,
             (Peer::Mesh { access: Access::Visitor, card, .. }, _) => Standing::Visitor(prefix_of(&card.wireguard())),
             (Peer::Mesh { deal, .. }, Some((trade, _))) => deal::standing(*deal, trade, ask),
             (Peer::Mesh { .. } | Peer::Babel { .. } | Peer::Leaf { .. }, _) => Standing::Partner,
@@ -445,6 +449,7 @@ impl Node {
             speaker.handle_originate(now, *prefix, Metric::ZERO);
         }
         let mut node = Self {
+            identity: identity.clone(),
             account: identity.account().clone(),
             card: *identity.card(),
             ours: link_local(&key),
@@ -538,7 +543,9 @@ impl Node {
             Peer::Mesh { card: theirs, .. } => {
                 known.admission = Some(Admission::new(&card, theirs.into(), now));
             }
-            Peer::Stranger { key } => known.admission = Some(Admission::new(&card, Expected::stranger(*key), now)),
+            Peer::Stranger { proven } => {
+                known.admission = Some(Admission::new(&card, Expected::stranger(*proven), now));
+            }
             Peer::Babel { .. } => self.start_routing(now, link),
             Peer::Leaf { .. } => {}
         }
@@ -599,7 +606,18 @@ impl Node {
         }
         match (datagram.port, &mut known.admission, &mut known.exchange) {
             (ADMISSION_PORT, Some(admission), _) => {
-                if admission.handle_message(now, datagram.payload).map_err(Refusal::Admission)? {
+                let admitted = match (Aside::read(datagram.payload), &known.peer) {
+                    (Some(Aside::Asked), Peer::Mesh { card, .. }) => {
+                        admission.handle_asked(|| self.identity.prove_wireguard(card));
+                        Ok(false)
+                    }
+                    (Some(Aside::Asked), Peer::Stranger { .. } | Peer::Babel { .. } | Peer::Leaf { .. }) => Ok(false),
+                    (Some(Aside::Proof(proof)), _) => {
+                        admission.handle_proof(|card| self.identity.has_proven_wireguard(card, proof))
+                    }
+                    (None, _) => admission.handle_message(now, datagram.payload),
+                };
+                if admitted.map_err(Refusal::Admission)? {
                     self.admit(now, link);
                 }
                 Ok(())
@@ -1113,12 +1131,12 @@ impl Node {
         let mut events = Vec::new();
         for (link, known) in &mut self.links {
             // Nobody settles with a stranger.
-            let (peer, key) = match &known.peer {
-                Peer::Mesh { card, .. } => (card.account(), card.wireguard()),
-                Peer::Stranger { key } => (NodeId::default(), *key),
+            let (peer, theirs) = match &known.peer {
+                Peer::Mesh { card, .. } => (card.account(), link_local(&card.wireguard())),
+                Peer::Stranger { proven: Proven::Wireguard(key) } => (NodeId::default(), link_local(key)),
+                Peer::Stranger { proven: Proven::Tls(_) } => (NodeId::default(), ALL_NODES),
                 Peer::Babel { .. } | Peer::Leaf { .. } => continue,
             };
-            let theirs = link_local(&key);
             let mut send_as = |port, payload: &[u8], uncut| {
                 let packet = control_packet(self.ours, theirs, port, payload);
                 self.transmits.push_back(Transmit { link: *link, packet, uncut });
@@ -1360,7 +1378,7 @@ mod tests {
         let Story { node: mut caller, now } = Story::new(Deal::ByRoutes);
         let [us, them] = [1, 2].map(|seed| Identity::new(&Seed::from_bytes([seed; 32])));
         let mut called = Node::new(now, &them, caller.config.clone());
-        called.handle_link(now, LINK, Peer::Stranger { key: us.wireguard_key() }, 1420);
+        called.handle_link(now, LINK, Peer::Stranger { proven: Proven::Wireguard(us.wireguard_key()) }, 1420);
         [&mut caller, &mut called].into_iter().for_each(|node| node.handle_link_up(now, LINK));
         assert_eq!(called.link_entries()[0].as_ref().map(|entry| &entry.policy), Some(&LinkPolicy::Closed));
         talk(now, [&mut caller, &mut called]);
@@ -1390,10 +1408,55 @@ mod tests {
         let Story { node: mut caller, now } = Story::new(Deal::ByRoutes);
         let [them, other] = [2, 3].map(|seed| Identity::new(&Seed::from_bytes([seed; 32])));
         let mut called = Node::new(now, &them, caller.config.clone());
-        called.handle_link(now, LINK, Peer::Stranger { key: other.wireguard_key() }, 1420);
+        called.handle_link(now, LINK, Peer::Stranger { proven: Proven::Wireguard(other.wireguard_key()) }, 1420);
         [&mut caller, &mut called].into_iter().for_each(|node| node.handle_link_up(now, LINK));
         talk(now, [&mut caller, &mut called]);
         let events: Vec<Event> = std::iter::from_fn(|| called.poll_event()).collect();
+        let refused = |event: &Event| {
+            matches!(event, Event::Refused { reason: Refusal::Admission(AdmissionError::OtherKeys { .. }), .. })
+        };
+        assert!(events.iter().any(refused), "{events:?}");
+        assert!(!events.iter().any(|event| matches!(event, Event::Introduced { .. })));
+    }
+
+    #[test]
+    fn whoever_has_proven_a_tls_key_shows_a_card_of_that_key_and_no_other() {
+        let Story { node: mut caller, now } = Story::new(Deal::ByRoutes);
+        let [us, them, other] = [1, 2, 3].map(|seed| Identity::new(&Seed::from_bytes([seed; 32])));
+        for (proven, is_it) in [(us.tls_key(), true), (other.tls_key(), false)] {
+            let mut called = Node::new(now, &them, caller.config.clone());
+            called.handle_link(now, LINK, Peer::Stranger { proven: Proven::Tls(proven) }, 1420);
+            caller.handle_link_down(now, LINK);
+            [&mut caller, &mut called].into_iter().for_each(|node| node.handle_link_up(now, LINK));
+            assert_eq!(called.link_entries()[0].as_ref().map(|entry| &entry.policy), Some(&LinkPolicy::Closed));
+            talk(now, [&mut caller, &mut called]);
+            let events: Vec<Event> = std::iter::from_fn(|| called.poll_event()).collect();
+            let introduced =
+                events.iter().any(|event| matches!(event, Event::Introduced { card, .. } if **card == *us.card()));
+            assert_eq!(introduced, is_it, "{events:?}");
+        }
+    }
+
+    #[test]
+    fn a_card_with_somebody_else_s_wireguard_key_is_not_let_in_by_quic() {
+        let Story { node: caller, now } = Story::new(Deal::ByRoutes);
+        let [thief, them, owner] = [1, 2, 3].map(|seed| Identity::new(&Seed::from_bytes([seed; 32])));
+        let stolen = NodeCard::sign(thief.account(), owner.wireguard_key(), thief.tls_key());
+        let mut called = Node::new(now, &them, caller.config.clone());
+        called.handle_link(now, LINK, Peer::Stranger { proven: Proven::Tls(thief.tls_key()) }, 1420);
+        called.handle_link_up(now, LINK);
+        let mut theirs = Admission::new(&stolen, Expected::from(them.card()), now);
+        theirs.handle_timeout(now);
+        let say = |called: &mut Node, message: &[u8]| {
+            let packet = control_packet(link_local(&thief.wireguard_key()), ALL_NODES, ADMISSION_PORT, message);
+            called.handle_control(now, LINK, &packet);
+            std::iter::from_fn(|| called.poll_event()).collect::<Vec<Event>>()
+        };
+        let events = say(&mut called, &theirs.poll_transmit().expect("its card"));
+        assert!(!events.iter().any(|event| matches!(event, Event::Introduced { .. })), "{events:?}");
+        theirs.handle_asked(|| thief.prove_wireguard(them.card()));
+        let proof = std::iter::from_fn(|| theirs.poll_transmit()).last().expect("a proof");
+        let events = say(&mut called, &proof);
         let refused = |event: &Event| {
             matches!(event, Event::Refused { reason: Refusal::Admission(AdmissionError::OtherKeys { .. }), .. })
         };
