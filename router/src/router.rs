@@ -43,6 +43,7 @@ use metering::{
     ChannelId, ChannelState, Counts, Identity, LedgerDomain, Limits, NodeId, Offer, Price, Receipt, Restored, Snapshot,
     Standing, Tokens,
 };
+use node::admission::Proven;
 use node::datapath::{Fib, LinkCount, MAX_LINKS, Service};
 use node::{Access, Event, LinkId, Node, Policy, Prefix, PriceWeight, Prices};
 use thiserror::Error;
@@ -330,6 +331,7 @@ impl Router {
         let mailbox = Mailbox::new().map_err(StartError::Worker)?;
         let inbox = mailbox.inbox.clone();
         let (control_sender, from_worker) = mpsc::channel(CONTROL_QUEUE);
+        let callers = control_sender.clone();
         let parts = worker::Parts {
             wireguard,
             local: setup.local,
@@ -412,7 +414,7 @@ impl Router {
         if let Some(found) = control.witness.found() {
             control.say_evidence(&found);
         }
-        let quic_addr = match control.start_quic() {
+        let quic_addr = match control.start_quic(callers) {
             Ok(address) => address,
             Err(error) => {
                 worker.stop();
@@ -709,6 +711,8 @@ struct Known {
     origin: Origin,
     /// When it was met.
     met: Option<Instant>,
+    /// Whose places it takes that nobody wrote down: see [`strangers`].
+    from: Option<IpAddr>,
     /// What the neighbour may, and whether anything is bought or sold, as the node was told.
     access: Option<(Access, bool)>,
     status: LinkStatus,
@@ -727,6 +731,9 @@ struct Known {
     dialled: Option<SocketAddr>,
     #[cfg(feature = "quic")]
     fallback: Option<fallback::Fallback>,
+    /// It has called us by QUIC.
+    #[cfg(feature = "quic")]
+    starts_by_quic: bool,
 }
 
 impl Known {
@@ -760,12 +767,17 @@ impl Known {
         self.peer.as_ref().map_or(LinkKind::Wireguard, |peer| peer.link)
     }
 
+    /// Whether QUIC may carry it, or does.
+    fn may_go_by_quic(&self) -> bool {
+        self.kind() != LinkKind::Wireguard || matches!(self.origin, Origin::Stranger(Proven::Tls(_), _))
+    }
+
     fn wireguard_key(&self) -> Option<metering::WireguardKey> {
         match (&self.peer, &self.leaf, &self.origin) {
             (Some(peer), _, _) => Some(peer.card.wireguard()),
             (None, Some(leaf), _) => Some(leaf.wireguard_key),
-            (None, None, Origin::Stranger(key, _)) => Some(*key),
-            (None, None, Origin::Written | Origin::Met(_)) => None,
+            (None, None, Origin::Stranger(Proven::Wireguard(key), _)) => Some(*key),
+            (None, None, Origin::Stranger(Proven::Tls(_), _) | Origin::Written | Origin::Met(_)) => None,
         }
     }
 }
@@ -870,6 +882,8 @@ impl Control {
                 self.node.handle_control(now, link, &packet);
             }
             FromWorker::Stranger { key, from, datagram } => self.handle_stranger(now, key, from, datagram),
+            #[cfg(feature = "quic")]
+            FromWorker::Caller(caller) => self.handle_caller(now, caller),
         }
     }
 

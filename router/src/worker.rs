@@ -45,7 +45,7 @@ use node::{DropReason, Drops, LinkId};
 
 use crate::link::LinkStatus;
 #[cfg(feature = "quic")]
-use crate::link::quic::{QuicLinks, SendError};
+use crate::link::quic::{QuicLinks, QuicStranger, SendError};
 use crate::link::train::{RECEIVE_MAX, Received};
 use crate::link::wireguard::{Carried, Opened, PeerConfig, TIMER_INTERVAL, TRAIN_ROOM_MAX, WireGuard};
 use crate::tun::{FRAME_MAX, Frame, Local};
@@ -109,6 +109,9 @@ pub(crate) enum FromWorker {
     Control { link: LinkId, packet: Vec<u8> },
     /// Somebody whom nobody has named begins a handshake.
     Stranger { key: WireguardKey, from: SocketAddr, datagram: Vec<u8> },
+    /// Somebody whom nobody has named has dialled us by QUIC. It comes of QUIC's tasks, by the same queue.
+    #[cfg(feature = "quic")]
+    Caller(QuicStranger),
 }
 
 /// What worker and control side share without waiting for each other.

@@ -12,6 +12,10 @@
 //! Both sides may dial, and a restarted peer dials while its old connection still seems alive, so a link may have
 //! two connections for a moment. The newest is always the active one; the side with the lower key, and only that
 //! side, closes the others. As one side decides, the two never close each other's choice.
+//!
+//! Where strangers are met ([`QuicLinks::meet_strangers`]), whoever dials with a key that is no peer's is handed over as a
+//! [`QuicStranger`] once it has proven to hold that key, and waits for a place: nothing is read of it before, and it may make us
+//! keep a few packets.
 
 mod tls;
 mod transport;
@@ -22,8 +26,8 @@ use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -92,6 +96,7 @@ const CLOSE_SHUTDOWN: VarInt = VarInt::from_u32(0);
 const CLOSE_SUPERSEDED: VarInt = VarInt::from_u32(1);
 const RESET_CONGESTED: VarInt = VarInt::from_u32(2);
 const CLOSE_NOT_NEEDED: VarInt = VarInt::from_u32(3);
+const CLOSE_NO_PLACE: VarInt = VarInt::from_u32(4);
 
 /// TLS alerts (RFC 8446, section 6.2): the key presented is not a pinned one; no common ALPN protocol.
 const ACCESS_DENIED: u8 = 49;
@@ -139,6 +144,23 @@ pub enum QuicEvent {
         /// For the operator.
         reason: String,
     },
+}
+
+/// Somebody who has dialled us and holds a key that is no peer's. It waits for [`QuicLinks::adopt`].
+#[derive(Debug)]
+pub struct QuicStranger {
+    /// The key it has proven to hold.
+    pub key: TlsKey,
+    /// Where it dials from. It has shown that it receives there.
+    pub remote: SocketAddr,
+    connection: Connection,
+}
+
+impl QuicStranger {
+    /// There is no place for it; it is told so, and dials again.
+    pub fn refuse(self) {
+        self.connection.close(CLOSE_NO_PLACE, b"no place for strangers at the moment");
+    }
 }
 
 /// Why links cannot start.
@@ -232,7 +254,7 @@ pub struct QuicLinks {
     endpoint: Endpoint,
     local_addr: SocketAddr,
     links: Arc<ArcSwap<Table>>,
-    strangers: Arc<AtomicU64>,
+    strangers: Arc<Strangers>,
     closing: watch::Sender<bool>,
     /// The lock also keeps changes of the links in order.
     tasks: Mutex<JoinSet<()>>,
@@ -240,6 +262,14 @@ pub struct QuicLinks {
 }
 
 type Table = BTreeMap<LinkId, Arc<Link>>;
+
+/// Who dials us and is no peer.
+#[derive(Default)]
+struct Strangers {
+    /// Whom to tell, if they are met.
+    tell: OnceLock<Box<dyn Fn(QuicStranger) + Send + Sync>>,
+    refused: AtomicU64,
+}
 
 /// What further links are made of.
 struct Parts {
@@ -278,7 +308,7 @@ impl QuicLinks {
 
         let mut server = credentials.server(&pins)?;
         server
-            .transport_config(transport.clone())
+            .transport_config(transport::narrow(config.link_mtu as u32))
             .max_incoming(HANDSHAKES_MAX)
             .incoming_buffer_size(EARLY_BYTES)
             .incoming_buffer_size_total(EARLY_BYTES * HANDSHAKES_MAX as u64);
@@ -293,7 +323,7 @@ impl QuicLinks {
         let (endpoint, local_addr) = bound.map_err(|source| QuicError::Bind { address: config.listen, source })?;
 
         let (closing, _) = watch::channel(false);
-        let (links, strangers) = (Arc::<ArcSwap<Table>>::default(), Arc::new(AtomicU64::new(0)));
+        let (links, strangers) = (Arc::<ArcSwap<Table>>::default(), Arc::<Strangers>::default());
         let mut tasks = JoinSet::new();
         tasks.spawn_on(accept(endpoint.clone(), links.clone(), strangers.clone()), &runtime);
         let parts = Parts { runtime, credentials, transport, pins, link_mtu: config.link_mtu, sink: Arc::new(sink) };
@@ -309,6 +339,55 @@ impl QuicLinks {
     /// # Errors
     /// [`QuicError::OwnKey`], or that the TLS library refuses.
     pub fn set_peer(&self, peer: &QuicPeer) -> Result<(), QuicError> {
+        self.place(peer).map(|link| link.widen())
+    }
+
+    /// From now on, whoever proves a key that is no peer's is told of here. `tell` is called from tokio tasks and must not block.
+    pub fn meet_strangers(&self, tell: impl Fn(QuicStranger) + Send + Sync + 'static) {
+        if self.strangers.tell.set(Box::new(tell)).is_ok() {
+            self.parts.pins.open();
+        }
+    }
+
+    /// Gives a stranger a link of its own. Where its key is a peer's by now, it is that one's connection instead.
+    ///
+    /// # Errors
+    /// [`QuicError::OwnKey`], or that the TLS library refuses.
+    pub fn adopt(&self, link: LinkId, stranger: QuicStranger) -> Result<(), QuicError> {
+        let QuicStranger { key, connection, .. } = stranger;
+        let link = match find(&self.links.load(), key) {
+            Some(known) => known,
+            None => self.place(&QuicPeer { link, key, dial: None })?,
+        };
+        let carried = async move {
+            if welcome(&connection).await.is_ok() {
+                link.carry(connection).await;
+            }
+        };
+        lock(&self.tasks).spawn_on(carried, &self.parts.runtime);
+        Ok(())
+    }
+
+    /// A link goes on under another number, with its connections: two have turned out to be with one neighbour. What had that
+    /// number before is removed.
+    pub fn renumber(&self, from: LinkId, to: LinkId) {
+        let _in_order = lock(&self.tasks);
+        let mut table = Table::clone(&self.links.load());
+        let Some(link) = table.remove(&from) else { return };
+        link.id.store(to.0, Ordering::Release);
+        if let Some(old) = table.insert(to, link.clone()) {
+            old.end();
+        }
+        self.parts.pins.accept(table.values().map(|link| link.key));
+        self.links.store(Arc::new(table));
+        link.widen();
+        let _in_order = link.connections.borrow();
+        if let Some(active) = link.active.load().as_deref() {
+            link.tell(QuicEvent::Up { remote: remote(active) });
+        }
+    }
+
+    fn place(&self, peer: &QuicPeer) -> Result<Arc<Link>, QuicError> {
         let QuicPeer { link: id, key, dial } = *peer;
         let Parts { runtime, credentials, transport, pins, link_mtu, sink } = &self.parts;
         let own = credentials.key();
@@ -319,13 +398,13 @@ impl QuicLinks {
         let mut table = Table::clone(&self.links.load());
         if let Some(link) = table.get(&id).filter(|link| link.key == key) {
             link.set_dial(dial);
-            return Ok(());
+            return Ok(link.clone());
         }
         let pinned = Pins::new([key]);
         let mut client = credentials.client(&pinned)?;
         client.transport_config(transport.clone());
-        table.retain(|_, link| {
-            let stays = link.id != id && link.key != key;
+        table.retain(|known, link| {
+            let stays = *known != id && link.key != key;
             if !stays {
                 link.end();
             }
@@ -337,9 +416,9 @@ impl QuicLinks {
         pins.accept(table.values().map(|link| link.key));
         self.links.store(Arc::new(table));
         while tasks.try_join_next().is_some() {}
-        let dialler = Dialler { endpoint: self.endpoint.clone(), link, client, pins: pinned };
+        let dialler = Dialler { endpoint: self.endpoint.clone(), link: link.clone(), client, pins: pinned };
         tasks.spawn_on(dialler.run(self.closing.subscribe()), runtime);
-        Ok(())
+        Ok(link)
     }
 
     /// Forgets a neighbour and closes its connections. Nothing more comes from it, not even a `Down`.
@@ -403,10 +482,10 @@ impl QuicLinks {
         self.links.load().get(&link).map(|link| link.counters())
     }
 
-    /// How many have dialled us and failed to prove a pinned key.
+    /// How many have dialled us and failed to prove a pinned key, or any where strangers are met.
     #[must_use]
     pub fn strangers(&self) -> u64 {
-        self.strangers.load(Relaxed)
+        self.strangers.refused.load(Relaxed)
     }
 
     /// Closes all links, tells the peers, and waits until they know or have had the time to. Links go `Down`.
@@ -454,7 +533,7 @@ fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
 }
 
 /// Answers whoever dials, until the endpoint closes.
-async fn accept(endpoint: Endpoint, links: Arc<ArcSwap<Table>>, strangers: Arc<AtomicU64>) {
+async fn accept(endpoint: Endpoint, links: Arc<ArcSwap<Table>>, strangers: Arc<Strangers>) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     let mut answers = JoinSet::new();
     loop {
@@ -469,9 +548,10 @@ async fn accept(endpoint: Endpoint, links: Arc<ArcSwap<Table>>, strangers: Arc<A
                     answers.spawn(async move {
                         let answered = answer(incoming, &links).await;
                         drop(slot);
-                        match answered {
-                            Some((link, connection)) => { link.carry(connection).await; }
-                            None => { strangers.fetch_add(1, Relaxed); }
+                        match (answered, strangers.tell.get()) {
+                            (Some(Answered::Known(link, connection)), _) => { link.carry(connection).await; }
+                            (Some(Answered::Stranger(stranger)), Some(tell)) => tell(stranger),
+                            (Some(Answered::Stranger(_)) | None, _) => { strangers.refused.fetch_add(1, Relaxed); }
                         }
                     });
                 } else {
@@ -484,25 +564,39 @@ async fn accept(endpoint: Endpoint, links: Arc<ArcSwap<Table>>, strangers: Arc<A
     while answers.join_next().await.is_some() {}
 }
 
-/// The handshake as a server, up to the welcome; `None` if the other side fails it.
-async fn answer(incoming: Incoming, links: &ArcSwap<Table>) -> Option<(Arc<Link>, Connection)> {
-    let remote = incoming.remote_address();
+/// Whoever has dialled us and proven a key.
+enum Answered {
+    Known(Arc<Link>, Connection),
+    Stranger(QuicStranger),
+}
+
+/// The handshake as a server, a peer's up to the welcome; `None` if the other side fails it.
+async fn answer(incoming: Incoming, links: &ArcSwap<Table>) -> Option<Answered> {
+    let from = incoming.remote_address();
     let handshake = async {
         let connection = incoming.await?;
+        let Some(key) = tls::key_of(&connection) else { return Ok(None) };
+        let Some(link) = find(&links.load(), key) else {
+            let remote = remote(&connection);
+            return Ok(Some(Answered::Stranger(QuicStranger { key, remote, connection })));
+        };
+        // Before the welcome, so that the neighbour knows its limits by then.
+        link.give_room(&connection);
         welcome(&connection).await?;
-        Ok::<_, ConnectionError>(connection)
+        Ok::<_, ConnectionError>(Some(Answered::Known(link, connection)))
     };
-    let connection = match timeout(HANDSHAKE_TIME, handshake).await {
-        Ok(Ok(connection)) => connection,
+    match timeout(HANDSHAKE_TIME, handshake).await {
+        Ok(Ok(answered)) => answered,
         Ok(Err(error)) => {
-            tracing::debug!(%remote, %error, "QUIC handshake refused");
-            return None;
+            tracing::debug!(remote = %from, %error, "QUIC handshake refused");
+            None
         }
-        Err(_) => return None,
-    };
-    let key = tls::key_of(&connection)?;
-    let link = links.load().values().find(|link| link.key == key).cloned()?;
-    Some((link, connection))
+        Err(_) => None,
+    }
+}
+
+fn find(table: &Table, key: TlsKey) -> Option<Arc<Link>> {
+    table.values().find(|link| link.key == key).cloned()
 }
 
 /// An empty message, sent as the first. In TLS 1.3 a client is done before the server has looked at its key; only the
@@ -628,6 +722,9 @@ fn describe(error: &ConnectionError) -> String {
         ConnectionError::ApplicationClosed(close) if close.error_code == CLOSE_SHUTDOWN => {
             "the peer has shut down".into()
         }
+        ConnectionError::ApplicationClosed(close) if close.error_code == CLOSE_NO_PLACE => {
+            "the peer does not know us, and has no place for strangers at the moment".into()
+        }
         ConnectionError::LocallyClosed => "closed by this node".into(),
         ConnectionError::VersionMismatch
         | ConnectionError::TransportError(_)
@@ -662,8 +759,11 @@ impl Backoff {
 
 /// One peer and its connections.
 struct Link {
-    id: LinkId,
+    /// Its number at present.
+    id: AtomicU32,
     key: TlsKey,
+    /// It is with a neighbour, and not with a stranger.
+    wide: AtomicBool,
     /// Our key is the lower one: of several connections it is we who close all but the newest.
     arbiter: bool,
     mtu: usize,
@@ -696,8 +796,9 @@ struct Counts {
 impl Link {
     fn new(id: LinkId, key: TlsKey, arbiter: bool, mtu: usize, sink: Sink) -> Self {
         Self {
-            id,
+            id: AtomicU32::new(id.0),
             key,
+            wide: AtomicBool::new(false),
             arbiter,
             mtu,
             sink,
@@ -712,6 +813,23 @@ impl Link {
 
     fn set_dial(&self, address: Option<SocketAddr>) {
         self.dial.send_if_modified(|dial| std::mem::replace(dial, address) != address);
+    }
+
+    /// It is with a neighbour from here on.
+    fn widen(&self) {
+        if !self.wide.swap(true, Ordering::AcqRel) {
+            self.connections.borrow().iter().for_each(transport::widen);
+        }
+    }
+
+    fn give_room(&self, connection: &Connection) {
+        if self.wide.load(Ordering::Acquire) {
+            transport::widen(connection);
+        }
+    }
+
+    fn number(&self) -> LinkId {
+        LinkId(self.id.load(Ordering::Acquire))
     }
 
     fn close(&self, code: VarInt, reason: &[u8]) {
@@ -805,6 +923,7 @@ impl Link {
             let older = connections.len().saturating_sub(1);
             close_superseded(&connections[..older]);
             connections.push(connection.clone());
+            self.give_room(connection);
             if self.ended.load(Ordering::Acquire) {
                 connection.close(CLOSE_SHUTDOWN, b"no neighbours any more");
             } else {
@@ -847,7 +966,7 @@ impl Link {
 
     fn activate(&self, connection: &Connection) {
         let remote = remote(connection);
-        tracing::debug!(link = self.id.0, %remote, "QUIC link up");
+        tracing::debug!(link = self.number().0, %remote, "QUIC link up");
         self.active.store(Some(Arc::new(connection.clone())));
         self.failure.store(None);
         self.tell(QuicEvent::Up { remote });
@@ -856,12 +975,12 @@ impl Link {
     /// Whoever has the link's number by now is not told of this one.
     fn tell(&self, event: QuicEvent) {
         if !self.ended.load(Ordering::Acquire) {
-            (self.sink)(self.id, event);
+            (self.sink)(self.number(), event);
         }
     }
 
     fn failed(&self, reason: String) {
-        tracing::debug!(link = self.id.0, reason, "QUIC link not up");
+        tracing::debug!(link = self.number().0, reason, "QUIC link not up");
         self.failure.store(Some(Arc::new(reason)));
     }
 

@@ -11,11 +11,13 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::mpsc;
+
 use super::{Control, Known, StartError};
 use crate::config::LinkKind;
 use crate::link::LinkStatus;
 use crate::link::quic::{QuicConfig, QuicEvent, QuicLinks, QuicPeer};
-use crate::worker::ToWorker;
+use crate::worker::{FromWorker, ToWorker};
 
 /// WireGuard is in doubt after a quarter more than from one Hello to the next, as they jitter, within these bounds: handshakes
 /// are dear, and nobody is to wait for long.
@@ -87,12 +89,12 @@ pub(super) struct Fallback {
 }
 
 impl Fallback {
-    fn new(now: Instant, hello_interval: Duration) -> Self {
+    fn new(now: Instant, hello_interval: Duration, sends_by_quic: bool) -> Self {
         let doubt = (hello_interval * 5 / 4).clamp(*DOUBT.start(), *DOUBT.end());
         Self {
             doubt,
             before: Seen::default(),
-            sends_by_quic: false,
+            sends_by_quic,
             wireguard_heard: now,
             answered: None,
             tried: None,
@@ -164,8 +166,9 @@ impl Fallback {
 }
 
 impl Control {
-    /// Starts QUIC; its links come as neighbours do. Returns where it listens.
-    pub(super) fn start_quic(&self) -> Result<Option<SocketAddr>, StartError> {
+    /// Starts QUIC; its links come as neighbours do, and `callers` hears of those nobody wrote down, if they matter. Returns where it
+    /// listens.
+    pub(super) fn start_quic(&self, callers: mpsc::Sender<FromWorker>) -> Result<Option<SocketAddr>, StartError> {
         let Some(listen) = self.quic_listen else { return Ok(None) };
         let (shared, inbox) = (Arc::clone(&self.shared), self.inbox.clone());
         let sink = move |link, event| match event {
@@ -184,6 +187,16 @@ impl Control {
         let (tls_secret, peers) = (self.identity.tls_secret(), Vec::new());
         let quic = QuicLinks::start(QuicConfig { listen, tls_secret, peers, link_mtu: self.mtu }, sink)?;
         let address = quic.local_addr();
+        if self.members.matter() {
+            quic.meet_strangers(move |caller| {
+                use mpsc::error::TrySendError::{Closed, Full};
+                if let Err(Full(FromWorker::Caller(caller)) | Closed(FromWorker::Caller(caller))) =
+                    callers.try_send(FromWorker::Caller(caller))
+                {
+                    caller.refuse();
+                }
+            });
+        }
         self.shared.quic.store(Some(Arc::new(quic)));
         Ok(Some(address))
     }
@@ -202,7 +215,8 @@ impl Control {
             } else {
                 let status = self.shared.wireguard_status(*link);
                 let (heard, answered, mutual) = (status.heard, status.answered, known.neighbour_up);
-                let fallback = known.fallback.get_or_insert_with(|| Fallback::new(now, self.hello_interval));
+                let new = || Fallback::new(now, self.hello_interval, known.starts_by_quic);
+                let fallback = known.fallback.get_or_insert_with(new);
                 fallback.look(now, Seen { heard, answered, mutual, quic_up, by_quic })
             };
             if wish.send_by_quic != self.shared.by_quic(*link) {
@@ -287,7 +301,7 @@ mod tests {
         fn new() -> Self {
             let now = Instant::now();
             let seen = Seen { mutual: true, ..Seen::default() };
-            let fallback = Fallback::new(now, Duration::from_secs(1));
+            let fallback = Fallback::new(now, Duration::from_secs(1), false);
             Self { now, began: now, fallback, seen, wireguard: true, quic: true, they_by_quic: false, looks: 0 }
         }
 

@@ -8,12 +8,16 @@ use std::time::{Duration, Instant};
 use metering::Side;
 use node::datapath::MAX_LINKS;
 use node::{Access, Deal, LinkId, LinkMeasure, LinkSensing, Peer};
+#[cfg(not(feature = "quic"))]
+use tokio::sync::mpsc;
 
 use super::strangers::Origin;
 use super::{Control, Done, Known, Links, clock};
 use crate::config::{self, Endpoint, LinkKind, Role};
 use crate::link::wireguard::PeerConfig;
 use crate::look_up::LookUps;
+#[cfg(not(feature = "quic"))]
+use crate::worker::FromWorker;
 use crate::worker::ToWorker;
 
 /// A link's id is not given to another neighbour before what QUIC handed over has been carried.
@@ -62,7 +66,7 @@ impl Control {
         tracing::info!(node = %self.name, neighbour = %self.name_of(link), "link removed");
         self.inbox.set(ToWorker::RemovePeer(link));
         self.node.handle_link_removed(now, link);
-        if self.links.remove(&link).is_some_and(|known| known.kind() != LinkKind::Wireguard) {
+        if self.links.remove(&link).is_some_and(|known| known.may_go_by_quic()) {
             self.forget_connection(link);
             self.retired.insert(link, now);
         }
@@ -222,7 +226,10 @@ impl Control {
 #[cfg(not(feature = "quic"))]
 impl Control {
     /// Nothing to start; a configuration that wants QUIC links is not for this build.
-    pub(super) fn start_quic(&self) -> Result<Option<SocketAddr>, super::StartError> {
+    pub(super) fn start_quic(
+        &self,
+        _callers: mpsc::Sender<FromWorker>,
+    ) -> Result<Option<SocketAddr>, super::StartError> {
         self.quic_listen.map_or(Ok(None), |_| Err(super::StartError::NoQuic))
     }
 

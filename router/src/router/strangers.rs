@@ -1,28 +1,40 @@
 //! Neighbours that nobody wrote down: members that call us, and those that are found on a wire or a radio.
 //!
 //! ```text
-//! first message of a handshake, unknown key ──> Stranger ── its card ──┐
-//! found by a beacon, with its card ────────────────────────────────────┴──> Met ── member or visitor ──> as any neighbour
+//! first message of a WireGuard handshake, unknown key ──┐
+//! QUIC connection of an unknown key ────────────────────┴──> Stranger ── its card ──┐
+//! found by a beacon, with its card ────────────────────────────────────────────────┴──> Met ── member or visitor ──> as any neighbour
 //! ```
 //!
 //! A stranger may show its card, and nothing else, for a few seconds. What it may then is for the ledger to say ([`super::members`]).
 //! Nothing of this is kept over a restart: whoever calls calls again.
+//!
+//! Whoever dials by QUIC has proven by the TLS handshake that it holds the key it presented, and from where it dials by a Retry,
+//! before anything is kept of it. It is given a link of its own, where it shows its card and proves the WireGuard key in that too, as
+//! its addresses follow from it: a card with anybody else's keys is not accepted. From then on it is met as one that called by
+//! WireGuard: with the same few places, the same of them for each address, and the rights of a visitor until the ledger knows it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use metering::{NodeCard, NodeId, WireguardKey};
-use node::admission::AdmissionError;
+use node::admission::{AdmissionError, Proven};
 use node::{LinkId, LinkSensing, Peer};
 
 use super::{Control, Known};
 use crate::config::{self, Endpoint, LinkKind, Role};
+#[cfg(feature = "quic")]
+use crate::link::quic::QuicStranger;
 use crate::link::wireguard::PeerConfig;
 use crate::worker::ToWorker;
 
 /// Strangers at a time: the oldest whose session is not made makes room for another. How long that may take, and then until
 /// the card is shown; and how long it is waited for in a crowd, as it is shown each second.
 const STRANGERS_MAX: usize = 32;
+/// Of these, and of those that were met and are no members, so many may be of one address: a household has more addresses in its
+/// /64 than there are places, and behind one of IPv4 there may be several.
+const STRANGERS_OF_ONE: usize = 8;
+const VISITORS_OF_ONE: usize = 4;
 const SESSION_TIME: Duration = Duration::from_secs(2);
 const CROWD_TIME: Duration = Duration::from_secs(3);
 const STRANGER_TIME: Duration = Duration::from_secs(15);
@@ -45,7 +57,7 @@ pub(super) enum Origin {
     #[default]
     Written,
     /// It has called us with this key, then, and not shown its card.
-    Stranger(WireguardKey, Instant),
+    Stranger(Proven, Instant),
     /// It was met; since when its link has been down, if it is.
     Met(Option<Instant>),
 }
@@ -65,43 +77,112 @@ impl Control {
     /// Somebody whose key nobody has written down begins a handshake.
     pub(super) fn handle_stranger(&mut self, now: Instant, key: WireguardKey, from: SocketAddr, datagram: Vec<u8>) {
         let knows = self.links.values().any(|known| known.wireguard_key() == Some(key));
-        if knows || !self.members.matter() || key == self.identity.wireguard_key() {
+        if knows || key == self.identity.wireguard_key() {
             return;
         }
-        let strangers = self.links.iter().filter_map(|(link, known)| match known.origin {
-            Origin::Stranger(_, since) => Some((known.status.up, since, *link)),
-            Origin::Written | Origin::Met(_) => None,
-        });
-        let strangers: Vec<(bool, Instant, LinkId)> = strangers.collect();
-        if strangers.len() >= STRANGERS_MAX {
-            match strangers.iter().filter(|(up, since, _)| !up || now >= *since + CROWD_TIME).min() {
-                Some((.., oldest)) => self.remove_link(now, *oldest),
-                None => return,
-            }
-        }
-        let Some(link) = self.free_link() else { return };
-        tracing::debug!(node = %self.name, %from, "a stranger calls");
-        self.node.handle_link(now, link, Peer::Stranger { key }, self.mtu);
-        let known = self.known(link);
-        known.name = "a stranger".to_owned();
-        known.origin = Origin::Stranger(key, now);
+        let Some(link) = self.place_stranger(now, Proven::Wireguard(key), from) else { return };
         let peer = PeerConfig { link, key, endpoint: None, tells_congestion: true };
         self.inbox.set(ToWorker::Meet { peer, from, datagram });
+    }
+
+    /// Somebody has dialled us by QUIC whose key nobody has written down.
+    #[cfg(feature = "quic")]
+    pub(super) fn handle_caller(&mut self, now: Instant, caller: QuicStranger) {
+        let quic = self.shared.quic.load_full();
+        let Some(quic) = quic else { return caller.refuse() };
+        let proven = Proven::Tls(caller.key);
+        // It may have dialled twice: the newer connection is taken.
+        let same = |known: &Known| matches!(known.origin, Origin::Stranger(other, _) if other == proven);
+        let there = self.links.iter().find(|(_, known)| same(known)).map(|(link, _)| *link);
+        let Some(link) = there.or_else(|| self.place_stranger(now, proven, caller.remote)) else {
+            return caller.refuse();
+        };
+        self.shared.set_by_quic(link, true);
+        // Only our own key is refused.
+        if quic.adopt(link, caller).is_err() {
+            self.remove_link(now, link);
+        }
+    }
+
+    /// A link for a stranger, if there is room for one more from there. Of one address, or of all, the oldest whose session is not
+    /// made, or that was long enough to show its card, makes place.
+    fn place_stranger(&mut self, now: Instant, proven: Proven, from: SocketAddr) -> Option<LinkId> {
+        if !self.members.matter() {
+            return None;
+        }
+        let from = whence(from.ip());
+        let strangers = self.links.iter().filter_map(|(link, known)| match known.origin {
+            Origin::Stranger(_, since) => Some((known.status.up, since, *link, known.from == Some(from))),
+            Origin::Written | Origin::Met(_) => None,
+        });
+        let strangers: Vec<(bool, Instant, LinkId, bool)> = strangers.collect();
+        let of_one = strangers.iter().filter(|(.., same)| *same).count() >= STRANGERS_OF_ONE;
+        if of_one || strangers.len() >= STRANGERS_MAX {
+            let may_go = |(up, since, _, same): &&(bool, Instant, LinkId, bool)| {
+                (*same || !of_one) && (!up || now >= *since + CROWD_TIME)
+            };
+            let (_, _, oldest, _) = strangers.iter().filter(may_go).min()?;
+            self.remove_link(now, *oldest);
+        }
+        let link = self.free_link()?;
+        tracing::debug!(node = %self.name, %from, "a stranger calls");
+        self.node.handle_link(now, link, Peer::Stranger { proven }, self.mtu);
+        let known = self.known(link);
+        known.name = "a stranger".to_owned();
+        known.origin = Origin::Stranger(proven, now);
+        known.from = Some(from);
+        Some(link)
     }
 
     /// The stranger on a link has shown its card.
     pub(super) fn handle_introduced(&mut self, now: Instant, link: LinkId, card: &NodeCard) {
         let account = card.account();
-        let is_stranger = |known: &Known| matches!(known.origin, Origin::Stranger(..));
-        if !self.links.get(&link).is_some_and(is_stranger) {
-            return;
-        }
-        if account == self.node.id() || self.link_to(account).is_some() || !self.make_room(now) {
-            // Whoever has another link to us by another key is not let in twice.
+        let Some(Origin::Stranger(proven, _)) = self.links.get(&link).map(|known| known.origin) else { return };
+        if account == self.node.id() {
             return self.remove_link(now, link);
         }
-        // The card names a TLS key that nobody has proven here: QUIC would take somebody else's packets for this one's.
-        self.meet(now, link, card, LinkKind::Wireguard, [None, None]);
+        if let Some(other) = self.link_to(account) {
+            return self.join_links(now, link, other, card, proven);
+        }
+        let from = self.links.get(&link).and_then(|known| known.from);
+        // By WireGuard the card names a TLS key that nobody has proven here: QUIC would take somebody else's packets for this one's.
+        let kind = match proven {
+            Proven::Wireguard(_) => LinkKind::Wireguard,
+            Proven::Tls(_) => LinkKind::Auto,
+        };
+        let same =
+            |(other, known): &(&LinkId, &Known)| **other != link && known.wireguard_key() == Some(card.wireguard());
+        match self.links.iter().find(same).map(|(other, known)| (*other, known.origin)) {
+            // It calls by WireGuard, too, and has not got so far there.
+            Some((other, Origin::Stranger(..))) => self.remove_link(now, other),
+            Some((_, Origin::Written | Origin::Met(_))) => return self.remove_link(now, link),
+            None => {}
+        }
+        if !self.make_room(now, from) {
+            return self.remove_link(now, link);
+        }
+        self.meet(now, link, card, kind, [None, None]);
+        if kind == LinkKind::Auto {
+            let peer = PeerConfig { link, key: card.wireguard(), endpoint: None, tells_congestion: true };
+            self.inbox.set(ToWorker::SetPeer(peer));
+        }
+    }
+
+    /// Whoever was met by WireGuard alone, and has dialled us by QUIC now and shown the same card there, has one link for both.
+    /// Else nobody who has another link to us is let in twice.
+    fn join_links(&mut self, now: Instant, link: LinkId, other: LinkId, card: &NodeCard, proven: Proven) {
+        let of_wireguard = |peer: &config::Peer| peer.card == *card && peer.link == LinkKind::Wireguard;
+        let known = self.links.get_mut(&other).filter(|known| matches!(known.origin, Origin::Met(_)));
+        let peer = known.and_then(|known| known.peer.as_mut()).filter(|peer| of_wireguard(peer));
+        if let (Some(peer), Proven::Tls(_)) = (peer, proven) {
+            peer.link = LinkKind::Auto;
+            #[cfg(feature = "quic")]
+            if let Some(quic) = self.shared.quic.load().as_deref() {
+                quic.renumber(link, other);
+            }
+            self.tell_node(now, other);
+        }
+        self.remove_link(now, link);
     }
 
     /// A neighbour was found. One that is there already is looked for where it was found, if it is silent where it was.
@@ -126,13 +207,14 @@ impl Control {
             }
             return;
         }
-        if !self.make_room(now) {
+        let from = Some(whence(wireguard.ip()));
+        if !self.make_room(now, from) {
             return;
         }
         // It may be calling us already, and has not shown its card there: one key is one link.
         let same = self.links.iter().find(|(_, known)| known.wireguard_key() == Some(card.wireguard()));
         let link = match same {
-            Some((link, known)) if matches!(known.origin, Origin::Stranger(..)) => *link,
+            Some((link, known)) if matches!(known.origin, Origin::Stranger(Proven::Wireguard(_), _)) => *link,
             Some(_) => return,
             None => match self.free_link() {
                 Some(link) => link,
@@ -141,6 +223,7 @@ impl Control {
         };
         // A beacon is signed with the card's TLS key.
         let kind = if self.quic_listen.is_some() { LinkKind::Auto } else { LinkKind::Wireguard };
+        self.known(link).from = from;
         self.meet(now, link, card, kind, [Some(*wireguard), *quic]);
         let (key, endpoint) = (card.wireguard(), Some(*wireguard));
         self.inbox.set(ToWorker::SetPeer(PeerConfig { link, key, endpoint, tells_congestion: true }));
@@ -164,6 +247,10 @@ impl Control {
         tracing::info!(node = %self.name, neighbour = %name, account = %card.account(), "a neighbour was met");
         let state = self.members.standing(card.account(), false);
         let known = self.known(link);
+        #[cfg(feature = "quic")]
+        if matches!(known.origin, Origin::Stranger(Proven::Tls(_), _)) {
+            known.starts_by_quic = true;
+        }
         known.name.clone_from(&name);
         known.origin = Origin::Met(None);
         known.met = Some(now);
@@ -185,20 +272,25 @@ impl Control {
     }
 
     /// Makes room for one more who is met: of those that are no members, whoever has no session, or was met first, makes place for
-    /// the next. `false`: there are members enough, or many were met just now, and this one calls again.
-    fn make_room(&mut self, now: Instant) -> bool {
+    /// the next, and those of one address among themselves. `false`: there are members enough, or many were met just now, and this
+    /// one calls again.
+    fn make_room(&mut self, now: Instant, from: Option<IpAddr>) -> bool {
         let met = self.links.iter().filter(|(_, known)| matches!(known.origin, Origin::Met(_)));
         let trades = |known: &Known| known.access.is_some_and(|(_, trades)| trades);
-        let met: Vec<(bool, bool, Option<Instant>, LinkId)> =
-            met.map(|(link, known)| (trades(known), known.status.up, known.met, *link)).collect();
+        let met: Vec<(bool, bool, Option<Instant>, LinkId, bool)> = met
+            .map(|(link, known)| {
+                (trades(known), known.status.up, known.met, *link, from.is_some() && known.from == from)
+            })
+            .collect();
         if self.met_until > now + MEET_INTERVAL * MEET_BURST {
             return false;
         }
         self.met_until = self.met_until.max(now) + MEET_INTERVAL;
         let visitors = met.iter().filter(|(trades, ..)| !trades);
-        if visitors.clone().count() >= VISITORS_MAX || met.len() >= MET_MAX {
-            match visitors.min() {
-                Some((.., oldest)) => self.remove_link(now, *oldest),
+        let of_one = visitors.clone().filter(|(.., same)| *same).count() >= VISITORS_OF_ONE;
+        if of_one || visitors.clone().count() >= VISITORS_MAX || met.len() >= MET_MAX {
+            match visitors.filter(|(.., same)| *same || !of_one).min() {
+                Some((.., oldest, _)) => self.remove_link(now, *oldest),
                 None => return false,
             }
         }
@@ -227,6 +319,18 @@ impl Control {
         for link in gone {
             self.remove_link(now, link);
         }
+    }
+}
+
+/// Whose places somebody takes who calls from there: a household has a whole /64 of IPv6. On a wire all have the same, and each is
+/// one of its own.
+fn whence(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(ip) if !ip.is_unicast_link_local() => {
+            let [a, b, c, d, ..] = ip.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+        ip => ip,
     }
 }
 

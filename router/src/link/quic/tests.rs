@@ -216,6 +216,61 @@ async fn a_neighbour_with_another_key_is_refused_and_the_reason_names_both() {
     assert!(two.links.strangers() > 0);
 }
 
+/// A node that meets strangers, and those who wait there.
+async fn hospitable(node: u8) -> (Node, mpsc::UnboundedReceiver<QuicStranger>) {
+    let host = Node::start(node, loopback(0), &[]);
+    let (sender, strangers) = mpsc::unbounded_channel();
+    host.links.meet_strangers(move |stranger| {
+        let _ = sender.send(stranger);
+    });
+    (host, strangers)
+}
+
+#[tokio::test]
+async fn a_stranger_has_proven_its_key_and_waits_for_a_link_of_its_own() {
+    let (mut two, mut strangers) = hospitable(2).await;
+    let mut one = Node::start(1, loopback(0), &[(2, Some(two.address()))]);
+    let stranger = timeout(Duration::from_secs(5), strangers.recv()).await.unwrap().unwrap();
+    assert_eq!((stranger.key, stranger.remote), (key(1), one.address()));
+    assert_eq!(one.event(0).await, None, "nobody has let it in yet");
+    two.links.adopt(LinkId(7), stranger).unwrap();
+    one.expect_up(5).await;
+    two.expect_up(5).await;
+    one.send(2, &packet(1, 200)).unwrap();
+    assert_eq!(two.expect_packet().await, packet(1, 200));
+    two.links.send(LinkId(7), &packet(2, 200)).unwrap();
+    assert_eq!(one.expect_packet().await, packet(2, 200));
+
+    // It turns out to be whom link 9 leads to.
+    two.links.renumber(LinkId(7), LinkId(9));
+    assert!(matches!(two.events.recv().await, Some((LinkId(9), QuicEvent::Up { .. }))));
+    one.send(2, &packet(3, 200)).unwrap();
+    assert_eq!(two.events.recv().await, Some((LinkId(9), QuicEvent::Packet(packet(3, 200).into()))));
+    assert_eq!(two.links.heard(LinkId(7)), None);
+    // A neighbour gets what a stranger does not: messages by the dozen.
+    let taken = || (0..100).filter(|n| one.send(2, &packet(*n, LINK_MTU)).is_ok()).count();
+    let all = async {
+        while taken() < 100 {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(Duration::from_secs(10), all).await.unwrap();
+    assert_eq!(two.links.strangers(), 0);
+}
+
+#[tokio::test]
+async fn a_stranger_for_whom_there_is_no_place_is_told_so() {
+    let (two, mut strangers) = hospitable(2).await;
+    let one = Node::start(1, loopback(0), &[(2, Some(two.address()))]);
+    timeout(Duration::from_secs(5), strangers.recv()).await.unwrap().unwrap().refuse();
+    let told = async {
+        while !one.counters(2).failure.is_some_and(|why| why.contains("no place for strangers")) {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(5), told).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_stranger_who_dials_is_refused_and_told_so() {
     let mut two = Node::start(2, loopback(0), &[(1, None)]);

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -114,6 +115,8 @@ impl std::fmt::Debug for Credentials {
 #[derive(Debug)]
 pub(super) struct Pins {
     accepted: ArcSwap<BTreeSet<TlsKey>>,
+    /// Whatever key is proven is accepted.
+    open: AtomicBool,
     refused: ArcSwapOption<TlsKey>,
     provider: Arc<CryptoProvider>,
 }
@@ -122,6 +125,7 @@ impl Pins {
     pub(super) fn new(accepted: impl IntoIterator<Item = TlsKey>) -> Arc<Self> {
         Arc::new(Self {
             accepted: ArcSwap::from_pointee(accepted.into_iter().collect()),
+            open: AtomicBool::new(false),
             refused: ArcSwapOption::empty(),
             provider: Arc::new(provider()),
         })
@@ -132,6 +136,11 @@ impl Pins {
         self.accepted.store(Arc::new(keys.into_iter().collect()));
     }
 
+    /// Accepts every key from now on: the handshake still proves that the other side holds it.
+    pub(super) fn open(&self) {
+        self.open.store(true, Ordering::Relaxed);
+    }
+
     /// The last key that was presented and is not pinned.
     pub(super) fn refused(&self) -> Option<TlsKey> {
         self.refused.load().as_deref().copied()
@@ -140,7 +149,7 @@ impl Pins {
     /// `access_denied` is what the other side reads of a refusal (RFC 8446, section 6.2).
     fn check(&self, presented: &CertificateDer<'_>) -> Result<(), Error> {
         let key = TlsKey::from_spki(presented).ok_or(CertificateError::BadEncoding)?;
-        if self.accepted.load().contains(&key) {
+        if self.open.load(Ordering::Relaxed) || self.accepted.load().contains(&key) {
             return Ok(());
         }
         self.refused.store(Some(Arc::new(key)));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use quinn::congestion::{Controller, ControllerFactory};
-use quinn::{AckFrequencyConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+use quinn::{AckFrequencyConfig, Connection, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
 /// Keeps NAT bindings open and notices a dead neighbour while nothing else is sent.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
@@ -34,6 +34,10 @@ const MESSAGES_MAX: u32 = 1024;
 /// Bytes of messages received and not yet read, of all streams of one neighbour.
 const MESSAGE_RECEIVE_WINDOW: u32 = 2 << 20;
 
+/// The same two for whoever has dialled us and is not known to be a neighbour yet.
+const MESSAGES_OF_STRANGERS: u32 = 4;
+const WINDOW_OF_STRANGERS: u32 = 16 << 10;
+
 /// Bytes of messages sent and not yet acknowledged.
 const MESSAGE_SEND_WINDOW: u64 = 2 << 20;
 
@@ -46,8 +50,27 @@ const WINDOW_MIN: u64 = 32 << 10;
 /// Acknowledge every this many packets: most of what a tunnel carries is acknowledged inside it as well.
 const PACKETS_PER_ACK: u32 = 10;
 
+/// For whoever dials us, until it is known who that is: a stranger makes us keep little.
+pub(super) fn narrow(link_mtu: u32) -> Arc<TransportConfig> {
+    let mut transport = settings(link_mtu);
+    transport
+        .max_concurrent_uni_streams(VarInt::from_u32(MESSAGES_OF_STRANGERS))
+        .receive_window(VarInt::from_u32(WINDOW_OF_STRANGERS));
+    Arc::new(transport)
+}
+
+/// Gives a neighbour that dialled us what is a neighbour's.
+pub(super) fn widen(connection: &Connection) {
+    connection.set_max_concurrent_uni_streams(VarInt::from_u32(MESSAGES_MAX));
+    connection.set_receive_window(VarInt::from_u32(MESSAGE_RECEIVE_WINDOW));
+}
+
 /// `link_mtu` bounds one message.
 pub(super) fn config(link_mtu: u32) -> Arc<TransportConfig> {
+    Arc::new(settings(link_mtu))
+}
+
+fn settings(link_mtu: u32) -> TransportConfig {
     let mut discovery = MtuDiscoveryConfig::default();
     discovery.upper_bound(UDP_PAYLOAD_MAX);
     let mut acks = AckFrequencyConfig::default();
@@ -68,7 +91,7 @@ pub(super) fn config(link_mtu: u32) -> Arc<TransportConfig> {
         .receive_window(VarInt::from_u32(MESSAGE_RECEIVE_WINDOW))
         .send_window(MESSAGE_SEND_WINDOW)
         .congestion_controller_factory(Arc::new(TunnelWindow::default()));
-    Arc::new(transport)
+    transport
 }
 
 /// The congestion controller of a tunnel: it lets losses happen.
