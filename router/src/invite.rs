@@ -28,6 +28,17 @@ const TEXT_LEN_MAX: usize = 2953;
 /// The longest text in it.
 const FIELD_LEN_MAX: usize = 255;
 
+/// A neighbour to call first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Host {
+    /// Who it is.
+    pub(crate) card: NodeCard,
+    /// Where WireGuard reaches it.
+    pub(crate) endpoint: Endpoint,
+    /// Where QUIC does, if not at the usual port of the same host. Codes of before have none.
+    pub(crate) quic: Option<Endpoint>,
+}
+
 /// An invitation to a community.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Invite {
@@ -42,7 +53,7 @@ pub(crate) struct Invite {
     /// What makes a member of the newcomer.
     pub(crate) code: Code,
     /// Whom to call first.
-    pub(crate) hosts: Vec<(NodeCard, Endpoint)>,
+    pub(crate) hosts: Vec<Host>,
     /// Tokens per GiB paid to providers at most, as most members do.
     pub(crate) max: Amount,
     /// What one hop may cost, the same on all routers of a community.
@@ -79,8 +90,12 @@ impl Invite {
         let encoded = (|| {
             encoder.array(7)?.bytes(&self.founding)?.bytes(self.key.public())?.str(&self.address.to_string())?;
             encoder.bytes(&self.code.to_bytes())?.array(self.hosts.len() as u64)?;
-            for (card, endpoint) in &self.hosts {
-                encoder.array(2)?.bytes(&card.encode())?.str(&endpoint.to_string())?;
+            for Host { card, endpoint, quic } in &self.hosts {
+                let items = 2 + u64::from(quic.is_some());
+                encoder.array(items)?.bytes(&card.encode())?.str(&endpoint.to_string())?;
+                if let Some(quic) = quic {
+                    encoder.str(&quic.to_string())?;
+                }
             }
             encoder.str(&self.max.to_string())?.str(&self.hop_worth.to_string())?.ok()
         })();
@@ -142,13 +157,14 @@ fn read(body: &[u8]) -> Result<Invite, InviteError> {
     let mut hosts = Vec::new();
     let count = decoder.array().map_err(malformed)?.filter(|count| *count <= HOSTS_MAX as u64);
     for _ in 0..count.ok_or(Senseless("it names too many neighbours"))? {
-        if decoder.array().map_err(malformed)? != Some(2) {
-            return Err(InviteError::Malformed);
-        }
+        let items = decoder.array().map_err(malformed)?.filter(|items| (2..=3).contains(items));
+        let items = items.ok_or(InviteError::Malformed)?;
         let card = NodeCard::<Unverified>::decode(decoder.bytes().map_err(malformed)?);
         let card = card.ok().and_then(|card| card.verify().ok()).ok_or(Senseless("a neighbour's card is not good"))?;
-        let endpoint = text(&mut decoder)?.parse().map_err(|_| Senseless("a neighbour's address is none"))?;
-        hosts.push((card, endpoint));
+        let place = |said: &str| said.parse().map_err(|_| Senseless("a neighbour's address is none"));
+        let endpoint = place(text(&mut decoder)?)?;
+        let quic = if items == 3 { Some(place(text(&mut decoder)?)?) } else { None };
+        hosts.push(Host { card, endpoint, quic });
     }
     let amount = |said: Result<&str, InviteError>| said?.parse().map_err(|_| Senseless("an amount in it is none"));
     let (max, hop_worth) = (amount(text(&mut decoder))?, amount(text(&mut decoder))?);
@@ -185,7 +201,7 @@ mod tests {
             address: "https://[fd5b:976c:5dd7:0:7943:c8be:4302:cb5a]:8443".parse().unwrap(),
             key: signer.key().clone(),
             code: Code::new([0x5e; 32], NodeId([0xb0; 20])).unwrap(),
-            hosts: vec![(host, "roof.example.org:51820".parse().unwrap())],
+            hosts: vec![Host { card: host, endpoint: "roof.example.org:51820".parse().unwrap(), quic: None }],
             max: "0.25".parse().unwrap(),
             hop_worth: "0".parse().unwrap(),
         }
@@ -198,7 +214,12 @@ mod tests {
         assert_eq!(text.parse(), Ok(invite.clone()));
         assert_eq!(format!("  {text}\n").parse(), Ok(invite.clone()));
         assert_eq!(invite.link().parse(), Ok(invite.clone()));
-        assert_eq!(format!("https://hilltop.example/join#{text}").parse(), Ok(invite));
+        assert_eq!(format!("https://hilltop.example/join#{text}").parse(), Ok(invite.clone()));
+        let mut two = invite.clone();
+        let card = *Identity::new(&Seed::from_bytes([4; 32])).card();
+        let [endpoint, quic] = ["192.0.2.1:51820", "192.0.2.1:4433"].map(|at| at.parse().unwrap());
+        two.hosts.push(Host { card, endpoint, quic: Some(quic) });
+        assert_eq!(two.to_string().parse(), Ok(two));
         assert!(text.len() < 1000, "{} characters are too much for a QR code that a phone reads well", text.len());
     }
 
@@ -240,7 +261,10 @@ mod tests {
                     "{}{}{:?}",
                     read.address,
                     read.key,
-                    read.hosts.iter().map(|(_, at)| at.to_string()).collect::<Vec<_>>()
+                    read.hosts
+                        .iter()
+                        .map(|host| format!("{} {:?}", host.endpoint, host.quic.as_ref().map(ToString::to_string)))
+                        .collect::<Vec<_>>()
                 );
                 assert!(!text.contains(['\n', '\\']), "{text}");
             }

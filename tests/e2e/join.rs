@@ -206,3 +206,51 @@ fn a_community_is_founded_joined_and_left_by_commands_alone() {
         status["membership"]
     ));
 }
+
+#[test]
+fn a_newcomer_whose_wireguard_is_blocked_from_the_beginning_becomes_a_member_by_quic() {
+    let name = "a_newcomer_whose_wireguard_is_blocked_from_the_beginning_becomes_a_member_by_quic";
+    let Some(mut lab) = Lab::open(name, &["ping", "nft"]) else { return };
+    let [on_roof, in_attic] = ["roof", "attic"].map(|name| lab.host(name));
+    let (roof_at, _) = lab.cable(&on_roof, &in_attic);
+    let lab = &lab;
+    let [mut roof, mut attic] =
+        [(&on_roof, "roof"), (&in_attic, "attic")].map(|(host, name)| Home::new(lab, host, name));
+    let endpoint = format!("{roof_at}:51820");
+    roof.create(&["--name", "roof", "--endpoint", &endpoint]);
+    let config = std::fs::read_to_string(roof.config()).expect("a config");
+    std::fs::write(roof.config(), config.replace("\"[::]:443\"", "\"[::]:4433\"")).expect("a config");
+    roof.up();
+    until("the founder is a member", SOON, || roof.is_member());
+    in_attic.must(&[
+        "nft",
+        "table inet blocked { chain output { type filter hook output priority 0; udp dport 51820 drop; }; \
+         chain input { type filter hook input priority 0; udp sport 51820 drop; udp dport 51820 drop; }; }",
+    ]);
+
+    let code = roof.invite(&roof, &endpoint, &[]);
+    let began = now();
+    attic.join(&code, "attic");
+    until("attic is a member", SOON, || attic.is_member());
+    let member = began.elapsed();
+    let roof_is = roof.address();
+    until("attic reaches roof", SOON, || attic.reaches(&roof_is));
+    let carrier = |home: &Home<'_>| -> Result<String, String> {
+        let line = home.show("neighbours")?;
+        Ok(line[0]["carrier"].as_str().ok_or_else(|| line.to_string())?.to_owned())
+    };
+    assert_eq!([&attic, &roof].map(carrier), ["quic"; 2].map(|name| Ok(name.to_owned())));
+
+    // It was met with both keys proven: WireGuard takes over once it passes.
+    in_attic.must(&["nft", "delete table inet blocked"]);
+    let began = now();
+    until("WireGuard", SOON, || match (carrier(&attic)?, carrier(&roof)?) {
+        (ours, theirs) if ours == "wireguard" && theirs == "wireguard" => Ok(()),
+        (ours, theirs) => Err(format!("{ours} {theirs}")),
+    });
+    let back = began.elapsed();
+    assert!(attic.reaches(&roof_is).is_ok());
+    lab.figures(&format!(
+        "a member {member:.1?} after `waybill join`, by QUIC alone; by WireGuard {back:.1?} after it passes"
+    ));
+}

@@ -5,14 +5,16 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use metering::NodeId;
 use metering::json::hex_text;
 use serde_json::json;
 
 use super::Failure;
+use super::leaf::Held;
 use super::table::facts;
 use crate::config::{Amount, Config, LedgerPlace};
 use crate::control::{self, Request};
-use crate::invite::{Invite, InviteError};
+use crate::invite::{Host, Invite, InviteError};
 use crate::router::ENROLMENT;
 use crate::{file, identity};
 
@@ -69,9 +71,14 @@ pub(super) fn join(arguments: &Join) -> Result<Joined, Failure> {
     if fresh {
         write_config(arguments, &path, &invite)?;
     }
-    let config = Config::load(&path)?;
+    let mut config = Config::load(&path)?;
     check_ledger(&config, &invite)?;
     let identity = identity::load_or_create(&config.node.key_file)?;
+    let peers = peer_tables(&invite.hosts, Some(&config), Some(identity.node_id()));
+    if !peers.is_empty() {
+        add_peers(&path, &invite, identity.node_id())?;
+        config = Config::load(&path)?;
+    }
     fs::create_dir_all(&config.node.state_dir).map_err(|error| cannot("make", &config.node.state_dir, &error))?;
     let code = config.node.state_dir.join(ENROLMENT);
     file::replace(&code, format!("{}\n", invite.code).as_bytes(), 0o600)
@@ -159,6 +166,17 @@ fn check_ledger(config: &Config, invite: &Invite) -> Result<(), Failure> {
     ))
 }
 
+/// Adds the invitation's neighbours to a config that is there already; all else in it stays as it is.
+fn add_peers(path: &Path, invite: &Invite, own: NodeId) -> Result<(), Failure> {
+    let held = Held::open(path)?;
+    let mut text = held.config.text().to_owned();
+    if !text.ends_with('\n') {
+        text.push('\n');
+    }
+    text.push_str(&peer_tables(&invite.hosts, Some(&held.config), Some(own)));
+    held.replace(&text).map(drop)
+}
+
 fn write_config(arguments: &Join, path: &Path, invite: &Invite) -> Result<(), Failure> {
     let name = arguments.name.clone().unwrap_or_else(machine_name);
     let max = arguments.max.as_ref().unwrap_or(&invite.max);
@@ -176,15 +194,37 @@ fn write_config(arguments: &Join, path: &Path, invite: &Invite) -> Result<(), Fa
         hop_worth = invite.hop_worth,
         quic = quic_table(),
     );
-    for (card, endpoint) in &invite.hosts {
-        let account = card.account().to_string();
-        let name = account.get(2..10).unwrap_or_default();
-        text.push_str(&format!("\n[[peer]]\nname = \"member-{name}\"\ncard = \"{card}\"\nendpoint = \"{endpoint}\"\n"));
-    }
+    text.push_str(&peer_tables(&invite.hosts, None, None));
     // What is wrong in it is said before anything is written.
     Config::parse(path, &text)?;
     fs::create_dir_all(directory).map_err(|error| cannot("make", directory, &error))?;
     file::replace(path, text.as_bytes(), 0o644).map_err(|error| cannot("write", path, &error))
+}
+
+/// The tables of the invitation's neighbours that a config has not yet, under names that nobody has there.
+fn peer_tables(hosts: &[Host], config: Option<&Config>, own: Option<NodeId>) -> String {
+    let mut text = String::new();
+    let has_quic = config.map_or(cfg!(feature = "quic"), |config| config.quic.is_some());
+    let peers = config.map_or(&[][..], |config| &config.peers);
+    let leaves = config.map_or(&[][..], |config| &config.leaves);
+    for Host { card, endpoint, quic } in hosts {
+        let is_it = |account: NodeId| account == card.account();
+        if peers.iter().any(|peer| is_it(peer.card.account())) || own.is_some_and(is_it) {
+            continue;
+        }
+        let account = card.account().to_string();
+        // One that is called so on purpose may have found a key whose account begins as another's.
+        let is_free = |name: &String| {
+            let taken = peers.iter().map(|peer| &peer.name).chain(leaves.iter().map(|leaf| &leaf.name));
+            !taken.into_iter().any(|taken| taken == name) && !text.contains(&format!("\"{name}\""))
+        };
+        let mut names = (10..=account.len()).filter_map(|to| Some(format!("member-{}", account.get(2..to)?)));
+        let Some(name) = names.find(is_free) else { continue };
+        let quic =
+            quic.as_ref().filter(|_| has_quic).map(|quic| format!("quic_endpoint = \"{quic}\"\n")).unwrap_or_default();
+        text.push_str(&format!("\n[[peer]]\nname = \"{name}\"\ncard = \"{card}\"\nendpoint = \"{endpoint}\"\n{quic}"));
+    }
+    text
 }
 
 /// Links fall back to QUIC where WireGuard is blocked.
@@ -223,4 +263,43 @@ pub(super) fn machine_name() -> String {
             && !name.starts_with("0x")
     };
     Some(label).filter(good).unwrap_or(NAMELESS).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use metering::{Identity, Seed};
+
+    use super::*;
+
+    #[test]
+    fn an_invitation_s_neighbours_are_added_once_to_a_config_that_is_there_under_names_of_their_own() {
+        let card = |seed: u8| *Identity::new(&Seed::from_bytes([seed; 32])).card();
+        let host = |seed: u8| Host {
+            card: card(seed),
+            endpoint: "192.0.2.1:51820".parse().unwrap(),
+            quic: Some("192.0.2.1:4433".parse().unwrap()),
+        };
+        let (hosts, short) = ([host(3), host(4)], &card(4).account().to_string()[2..10]);
+        let text = format!(
+            "[node]\nname = \"attic\"\n\n[quic]\nlisten = \"[::]:443\"\n\n[[peer]]\nname = \"roof\"\ncard = \"{}\"\n\n[[peer]]\n\
+             name = \"member-{short}\"\ncard = \"{}\"\n",
+            card(3),
+            card(5)
+        );
+        let parse =
+            |text: &str| Config::parse(Path::new("waybill.toml"), text).unwrap_or_else(|error| panic!("{error}"));
+        let config = parse(&text);
+        assert_eq!(
+            peer_tables(&hosts, Some(&config), Some(card(4).account())),
+            "",
+            "one is there, the other is this one"
+        );
+        let added = parse(&(text + &peer_tables(&hosts, Some(&config), None)));
+        let names: Vec<&str> = added.peers.iter().map(|peer| peer.name.as_str()).collect();
+        let [roof, other, new] = names[..] else { panic!("{names:?}") };
+        assert_eq!((roof, other), ("roof", &*format!("member-{short}")));
+        assert!(new.starts_with(other) && new.len() > other.len(), "{new}");
+        assert_eq!(added.peers[2].quic_endpoint, Some("192.0.2.1:4433".parse().unwrap()));
+        assert_eq!(peer_tables(&hosts, Some(&added), None), "");
+    }
 }

@@ -229,7 +229,7 @@ fn remove(arguments: &Remove) -> Result<String, Failure> {
 
 /// Who knows of a changed file.
 #[derive(Debug)]
-enum Told {
+pub(super) enum Told {
     Router,
     Nobody,
     Failed(String),
@@ -252,17 +252,17 @@ impl fmt::Display for Told {
 }
 
 /// The config file, for as long as nobody else may change it.
-struct Held {
+pub(super) struct Held {
     /// The file itself, whatever link led to it.
     path: PathBuf,
-    config: Config,
+    pub(super) config: Config,
     identity: Identity,
     /// Locked.
     folder: File,
 }
 
 impl Held {
-    fn open(path: &Path) -> Result<Self, Failure> {
+    pub(super) fn open(path: &Path) -> Result<Self, Failure> {
         // A link to the file stays a link.
         let path = fs::canonicalize(path).map_err(|error| cannot("read", path, &error))?;
         let folder = path.parent().unwrap_or(Path::new("/")).to_owned();
@@ -279,7 +279,7 @@ impl Held {
     }
 
     /// Puts a text in the file's place, durably and all at once, if it is a right config, and has a running router read it.
-    fn replace(&self, text: &str) -> Result<Told, Failure> {
+    pub(super) fn replace(&self, text: &str) -> Result<Told, Failure> {
         Config::parse(&self.path, text)?.check_identity(&self.identity)?;
         let beside = self.path.with_extension("toml.new");
         let write = || {

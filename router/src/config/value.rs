@@ -115,7 +115,7 @@ pub enum Endpoint {
 
 impl Endpoint {
     /// Another port of the same host.
-    pub(super) fn at_port(&self, port: u16) -> Self {
+    pub(crate) fn at_port(&self, port: u16) -> Self {
         match self {
             Self::Address(address) => Self::Address(SocketAddr::new(address.ip(), port)),
             Self::Name { host, .. } => Self::Name { host: host.clone(), port },

@@ -21,8 +21,8 @@ use super::{failure, seconds, with_sources};
 use crate::cli::Failure;
 use crate::cli::join::{Places, machine_name, node_table, quic_table, quoted};
 use crate::cli::table::{Side, Table, facts};
-use crate::config::{Amount, Config, Endpoint, LedgerPlace};
-use crate::invite::{HOSTS_MAX, Invite};
+use crate::config::{Amount, Config, Endpoint, LedgerPlace, QUIC_PORT};
+use crate::invite::{HOSTS_MAX, Host, Invite};
 use crate::qr::Qr;
 use crate::{file, identity};
 
@@ -379,7 +379,14 @@ pub(crate) fn invite(arguments: &Inviting) -> Result<String, Failure> {
     };
     let address = ledger_url.clone().or(address).expect("a mesh address and a port are an address");
     let endpoint = endpoint.clone().or_else(|| config.community.endpoint.clone());
-    let hosts: Vec<_> = endpoint.iter().map(|endpoint| (*own.card(), endpoint.clone())).take(HOSTS_MAX).collect();
+    // Who joins looks for QUIC at the usual port unasked.
+    let quic_port = config.quic.as_ref().map(|quic| quic.listen.port()).filter(|port| *port != QUIC_PORT);
+    let host = |endpoint: &Endpoint| Host {
+        card: *own.card(),
+        endpoint: endpoint.clone(),
+        quic: quic_port.map(|port| endpoint.at_port(port)),
+    };
+    let hosts: Vec<Host> = endpoint.iter().map(host).take(HOSTS_MAX).collect();
     let now = system_clock()();
     let (until, expires) = (now.after(*until), now.after(*expires));
     let (secret, enrolment) = fresh_secret()?;
