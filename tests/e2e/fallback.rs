@@ -124,6 +124,31 @@ fn a_link_comes_up_by_quic_where_wireguard_never_passed_and_full_size_packets_pa
 }
 
 #[test]
+fn a_firewall_that_passes_handshakes_and_drops_data_is_gone_round_within_five_seconds() {
+    let name = "a_firewall_that_passes_handshakes_and_drops_data_is_gone_round_within_five_seconds";
+    let Some(mut lab) = Lab::open(name, &["ping", "nft"]) else { return };
+    let [mut r1, mut r2] = ["r1", "r2"].map(|name| Router::new(&mut lab, name));
+    join(&mut lab, &mut r1, &mut r2, Joint { link: "auto", ..PEERS });
+    [&mut r1, &mut r2].into_iter().for_each(Router::start);
+    joined(&r1, &r2);
+    reachable(&r1.host, &r2.address, secs(20));
+    let pulse = Pulse::start(&lab, &r1.host, &r2.address);
+    let began = now();
+    // What a datagram begins with: 4, and three bytes of zero.
+    let data = format!("udp dport {WIREGUARD_PORT} @th,64,32 0x04000000 drop");
+    for router in [&r1, &r2] {
+        let table = format!("table inet blocked {{ chain input {{ type filter hook input priority 0; {data}; }}; }}");
+        router.host.must(&["nft", &table]);
+    }
+    carried_by("quic", &r1, &r2, secs(10));
+    let switched = began.elapsed();
+    reachable(&r1.host, &r2.address, secs(5));
+    let outage = pulse.longest_silence();
+    lab.figures(&format!("by QUIC after {switched:.1?}; {outage:.1?} without answers"));
+    assert!(switched <= OUTAGE_MAX && outage <= OUTAGE_MAX, "{switched:?} {outage:?}");
+}
+
+#[test]
 fn quic_neighbours_come_and_go_by_a_reload() {
     let Some(mut lab) = Lab::open("quic_neighbours_come_and_go_by_a_reload", &["ping"]) else { return };
     let [mut r1, mut r2, mut r3] = ["r1", "r2", "r3"].map(|name| Router::new(&mut lab, name));

@@ -26,4 +26,6 @@ pub struct LinkStatus {
     pub heard: u64,
     /// See there.
     pub answered: u64,
+    /// Those of the first that were transport data, a keepalive's empty packet too: a firewall may pass handshakes and not these.
+    pub data: u64,
 }

@@ -88,6 +88,8 @@ struct Peer {
     /// Authentic datagrams, and those of them that answered a handshake.
     heard: u64,
     answered: u64,
+    /// Those that were transport data.
+    data: u64,
     /// On the way to this endpoint the kernel lately cut no trains of datagrams so long or longer.
     uncut: Option<(SocketAddr, usize)>,
 }
@@ -258,6 +260,7 @@ impl WireGuard {
                     unreachable: false,
                     heard: 0,
                     answered: 0,
+                    data: 0,
                     uncut: None,
                 };
                 let mut by_key = self.peers.by_key();
@@ -276,12 +279,13 @@ impl WireGuard {
         }
     }
 
-    /// Starts a handshake with a peer whose endpoint is known, beside the session there is.
+    /// Starts a handshake with a peer whose endpoint is known, beside the session there is, and whether or not another is under way:
+    /// that one's first message may be lost, and boringtun would repeat it only after `REKEY_TIMEOUT`, 5 s.
     pub(crate) fn renew(&mut self, link: LinkId) {
         let Some(mut known) = self.peers.lock(link) else { return };
         let Some(peer) = known.as_mut() else { return };
         let (Some(endpoint), TunnResult::WriteToNetwork(datagram)) =
-            (peer.endpoint, peer.tunn.format_handshake_initiation(&mut self.train.buffer, false))
+            (peer.endpoint, peer.tunn.format_handshake_initiation(&mut self.train.buffer, true))
         else {
             return;
         };
@@ -386,6 +390,7 @@ impl WireGuard {
         peer.endpoint = Some(from);
         peer.heard += 1;
         peer.answered += u64::from(datagram.starts_with(&HANDSHAKE_RESPONSE));
+        peer.data += u64::from(datagram.starts_with(&TRANSPORT_DATA));
         opened
     }
 
@@ -513,8 +518,8 @@ impl WireGuard {
             let peer = known.as_ref()?;
             let last_handshake = peer.tunn.time_since_last_handshake();
             let (up, unreachable) = (last_handshake.is_some(), peer.unreachable);
-            let (endpoint, heard, answered) = (peer.endpoint, peer.heard, peer.answered);
-            let status = LinkStatus { up, unreachable, endpoint, last_handshake, heard, answered };
+            let (endpoint, heard, answered, data) = (peer.endpoint, peer.heard, peer.answered, peer.data);
+            let status = LinkStatus { up, unreachable, endpoint, last_handshake, heard, answered, data };
             Some((link, status))
         })
     }
@@ -895,6 +900,35 @@ mod tests {
         assert_eq!(gateway.open(&Fib::default(), here, call, &mut slot), Opened::Alive(LinkId(0)));
         let endpoint = |of: &WireGuard| of.statuses().next().and_then(|(_, status)| status.endpoint);
         assert_eq!((endpoint(&gateway), endpoint(&client)), (Some(here), Some(there)));
+    }
+
+    #[test]
+    fn a_handshake_whose_first_message_is_lost_is_made_again_at_once_and_ends_with_data_of_one_side() {
+        let (mut a, mut b) = pair();
+        connect(&mut a, &mut b);
+        let status = |node: &WireGuard| node.statuses().next().expect("a link").1;
+        until(&mut a, &mut b, |a, b| {
+            opened(a);
+            opened(b);
+            status(b).data > 0
+        });
+        let mut lost = false;
+        a.renew(LinkId(3));
+        until(&mut a, &mut b, |_, b| {
+            lost |= b.receive(&mut vec![0; RECEIVE_MAX]).is_ok();
+            lost
+        });
+        let (ours, theirs) = (status(&a), status(&b));
+        a.renew(LinkId(3));
+        // No timer runs that would repeat it.
+        let deadline = Instant::now() + PATIENCE;
+        while status(&b).data == theirs.data {
+            assert!(Instant::now() < deadline, "no handshake");
+            opened(&mut b);
+            opened(&mut a);
+        }
+        assert_eq!((status(&a).answered, status(&a).data), (ours.answered + 1, ours.data));
+        assert_eq!(status(&b).heard, theirs.heard + 2, "a message of the handshake and an empty packet");
     }
 
     #[test]

@@ -95,6 +95,10 @@ impl Control {
     }
 
     fn neighbours(&self, now: Instant) -> Vec<Neighbour> {
+        #[cfg(feature = "quic")]
+        let is_cut_off = Known::is_cut_off;
+        #[cfg(not(feature = "quic"))]
+        let is_cut_off = |_: &Known| false;
         let views: BTreeMap<LinkId, node::LinkView> = self.node.links().map(|view| (view.link, view)).collect();
         let heard = self.node.neighbours().filter(|view| view.cost.is_finite());
         let heard: BTreeMap<u32, node::NeighbourView> = heard.map(|view| (view.interface.0, view)).collect();
@@ -107,7 +111,10 @@ impl Control {
                 link: known.kind().name().to_owned(),
                 carrier: if self.shared.by_quic(*link) { "quic" } else { "wireguard" }.to_owned(),
                 endpoint: known.status.endpoint.map(|endpoint| endpoint.to_string()),
-                state: match (known.status.up, admitted && (known.neighbour_up || known.is_leaf())) {
+                state: match (
+                    known.status.up && !is_cut_off(known),
+                    admitted && (known.neighbour_up || known.is_leaf()),
+                ) {
                     (false, _) => LinkState::Down,
                     (true, false) => LinkState::Connecting,
                     (true, true) => LinkState::Up,

@@ -3,8 +3,13 @@
 //! Packets are taken from either at any time, so each side decides for itself what it sends by, and the two need not agree.
 //! [`Fallback`] is that decision: it is told at each look what was heard, and says what to do. A neighbour says Hello each
 //! second, so WireGuard is in doubt soon after one is missing. Then a handshake asks whether it passes, and if that is not
-//! answered either, QUIC is dialled. The way back takes longer: handshakes have to be answered for some seconds on end, and
-//! for longer each time the last return did not last.
+//! answered either, QUIC is dialled. The way back takes longer: handshakes have to be answered and data has to come for some
+//! seconds on end, and for longer each time the last return did not last.
+//!
+//! A firewall may pass handshakes and drop data, so those alone do not say that WireGuard carries: where no transport data
+//! comes for some seconds, QUIC is taken however well handshakes are answered. While QUIC carries, the neighbour's own tries say
+//! whether data passes, as whoever began a handshake ends it with an empty packet. Where QUIC brings nothing either, WireGuard is
+//! tried each second, and taken as soon as it answers.
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -13,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+use super::strangers::Origin;
 use super::{Control, Known, StartError};
 use crate::config::LinkKind;
 use crate::link::LinkStatus;
@@ -32,9 +38,10 @@ const DEAF: Duration = Duration::from_secs(4);
 const TRY: Duration = Duration::from_secs(5);
 /// The same once it has answered.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
-/// An answer says so much about the time after it. One that is lost is repeated after as long as [`TRY`], so that then the time
-/// begins anew: where much is lost, QUIC carries for longer than it would have to.
+/// An answer, and data, say so much about the time after it: two of three may be lost.
 const FRESH: Duration = Duration::from_millis(3500);
+/// In the time in which WireGuard gets into doubt this often, data would have come if any did: 3.5 s with Hellos each second.
+const STARVED: (u32, u32) = (14, 5);
 /// For how long handshakes have to be answered before WireGuard carries again: at first, and at most.
 const HOLD_MIN: Duration = Duration::from_secs(4);
 const HOLD_MAX: Duration = Duration::from_secs(300);
@@ -48,6 +55,8 @@ const LINGER: Duration = Duration::from_secs(10);
 struct Seen {
     /// Authentic datagrams that came by WireGuard.
     heard: u64,
+    /// Those of them that were transport data.
+    data: u64,
     /// Handshakes of ours that were answered: both directions passed.
     answered: u64,
     /// Whether the neighbour says that it hears us.
@@ -76,15 +85,24 @@ pub(super) struct Fallback {
     doubt: Duration,
     sends_by_quic: bool,
     wireguard_heard: Instant,
+    /// When transport data came, and since when any is missed: what comes by QUIC need not come there too.
+    data: Option<Instant>,
+    data_missed: Instant,
+    /// The neighbour has said that it hears us since WireGuard carries, so it has more to say.
+    talks: bool,
     answered: Option<Instant>,
     tried: Option<Instant>,
     /// Since when the neighbour has not said that it hears us.
     unheard: Option<Instant>,
     /// When a packet came by QUIC, or the connection was made.
     quic_heard: Option<Instant>,
+    /// When a packet did.
+    sent_by_quic: Option<Instant>,
     /// Since when WireGuard answers all the time.
     alive: Option<Instant>,
     returned: Option<Instant>,
+    /// QUIC carries, and neither it nor WireGuard has brought anything for some time; until QUIC does.
+    cut_off: bool,
     hold: Duration,
 }
 
@@ -96,12 +114,17 @@ impl Fallback {
             before: Seen::default(),
             sends_by_quic,
             wireguard_heard: now,
+            data: None,
+            data_missed: now,
+            talks: false,
             answered: None,
             tried: None,
             unheard: None,
             quic_heard: None,
+            sent_by_quic: None,
             alive: None,
             returned: None,
+            cut_off: false,
             hold: HOLD_MIN,
         }
     }
@@ -109,16 +132,33 @@ impl Fallback {
     fn look(&mut self, now: Instant, seen: Seen) -> Wish {
         let before = std::mem::replace(&mut self.before, seen);
         if seen.heard != before.heard {
+            if now.saturating_duration_since(self.wireguard_heard) >= self.doubt * 2 {
+                // It was away: what it has to say comes after the first handshake.
+                self.data_missed = now;
+            }
             self.wireguard_heard = now;
         }
         if seen.answered != before.answered {
             self.answered = Some(now);
         }
+        if seen.data != before.data {
+            (self.data, self.data_missed) = (Some(now), now);
+        }
+        if seen.by_quic != before.by_quic {
+            (self.sent_by_quic, self.data_missed) = (Some(now), now);
+        }
         if seen.by_quic != before.by_quic || seen.quic_up && !before.quic_up {
             self.quic_heard = Some(now);
         }
+        self.talks |= seen.mutual;
         self.unheard = if seen.mutual { None } else { self.unheard.or(Some(now)) };
         if self.sends_by_quic { self.by_quic(now, seen) } else { self.by_wireguard(now, seen) }
+    }
+
+    /// How long no data may be missed.
+    fn starves_in(&self) -> Duration {
+        let (times, of) = STARVED;
+        self.doubt * times / of
     }
 
     fn by_wireguard(&mut self, now: Instant, seen: Seen) -> Wish {
@@ -126,17 +166,22 @@ impl Fallback {
         let within = |at, time| since(at).is_some_and(|since| since < time);
         let silence = now.saturating_duration_since(self.wireguard_heard);
         let follows = seen.quic_up && within(self.quic_heard, TRY_AGAIN);
-        // Heard, and not hearing: whether both directions pass only a handshake says.
-        let unheard = since(self.unheard).is_some_and(|since| since >= DEAF);
-        let deaf = unheard && !within(self.answered, DEAF);
-        let dead = silence >= self.doubt + if follows { ANSWERS_FOLLOWER } else { ANSWERS } || deaf;
+        // Heard, and not hearing: whether both directions pass only a handshake says, and whether data does, the neighbour that
+        // sends by QUIC.
+        let unheard = |time| since(self.unheard).is_some_and(|since| since >= time);
+        let deaf = unheard(DEAF) && !within(self.answered, DEAF)
+            || within(self.sent_by_quic, self.doubt) && unheard(TRY_AGAIN);
+        let missed = now.saturating_duration_since(self.data_missed);
+        let starved = missed >= self.starves_in() && (self.talks || self.data.is_none());
+        let dead = silence >= self.doubt + if follows { ANSWERS_FOLLOWER } else { ANSWERS } || deaf || starved;
         if dead && seen.quic_up {
             let lasted = !within(self.returned, LASTING);
             self.hold = if lasted { HOLD_MIN } else { HOLD_MAX.min(self.hold * 2) };
-            (self.sends_by_quic, self.alive, self.answered) = (true, None, None);
+            (self.sends_by_quic, self.alive, self.answered, self.data) = (true, None, None, None);
+            self.data_missed = now;
             return Wish { send_by_quic: true, dial: true, handshake: false };
         }
-        let handshake = (silence >= self.doubt || unheard) && !within(self.tried, self.doubt);
+        let handshake = (silence >= self.doubt || unheard(DEAF)) && !within(self.tried, self.doubt);
         if handshake {
             self.tried = Some(now);
         }
@@ -145,18 +190,21 @@ impl Fallback {
 
     fn by_quic(&mut self, now: Instant, seen: Seen) -> Wish {
         let since = |at: Option<Instant>| at.map(|at| now.saturating_duration_since(at));
-        let fresh = since(self.answered).is_some_and(|since| since < FRESH);
-        self.alive = if fresh { self.alive.or(Some(now)) } else { None };
-        let held = since(self.alive).is_some_and(|since| since >= self.hold);
+        let fresh = |at| since(at).is_some_and(|since| since < FRESH);
+        let (answers, data) = (fresh(self.answered), fresh(self.data));
+        self.alive = if answers && data { self.alive.or(Some(now)) } else { None };
+        self.cut_off &= !since(self.sent_by_quic).is_some_and(|since| since < self.doubt);
+        self.cut_off |= now.saturating_duration_since(self.data_missed) >= self.starves_in();
+        let held = since(self.alive).is_some_and(|since| since >= self.hold) || self.cut_off && answers;
         if held {
-            self.returned = Some(now);
-            self.wireguard_heard = now;
+            (self.returned, self.talks) = (Some(now), false);
+            (self.wireguard_heard, self.data_missed) = (now, now);
         }
         if held || !seen.quic_up {
-            self.sends_by_quic = false;
+            (self.sends_by_quic, self.cut_off) = (false, false);
             return Wish { send_by_quic: false, dial: true, handshake: false };
         }
-        let interval = if fresh { TRY_AGAIN } else { TRY };
+        let interval = if data || self.cut_off { TRY_AGAIN } else { TRY };
         let handshake = since(self.tried).is_none_or(|since| since >= interval);
         if handshake {
             self.tried = Some(now);
@@ -205,6 +253,7 @@ impl Control {
     pub(super) fn look_at_carriers(&mut self, now: Instant) {
         let quic = self.shared.quic.load();
         let Some(quic) = quic.as_deref() else { return };
+        let mut cut_off = Vec::new();
         for (link, known) in &mut self.links {
             let Some(peer) = known.peer.as_ref().filter(|peer| peer.link != LinkKind::Wireguard) else { continue };
             let key = peer.card.tls();
@@ -214,10 +263,15 @@ impl Control {
                 Wish { send_by_quic: true, dial: true, handshake: false }
             } else {
                 let status = self.shared.wireguard_status(*link);
-                let (heard, answered, mutual) = (status.heard, status.answered, known.neighbour_up);
+                let (heard, data, answered, mutual) = (status.heard, status.data, status.answered, known.neighbour_up);
                 let new = || Fallback::new(now, self.hello_interval, known.starts_by_quic);
                 let fallback = known.fallback.get_or_insert_with(new);
-                fallback.look(now, Seen { heard, answered, mutual, quic_up, by_quic })
+                let was = fallback.cut_off;
+                let wish = fallback.look(now, Seen { heard, data, answered, mutual, quic_up, by_quic });
+                if fallback.cut_off && !was && known.origin == Origin::Written {
+                    cut_off.push(known.name.clone());
+                }
+                wish
             };
             if wish.send_by_quic != self.shared.by_quic(*link) {
                 self.shared.set_by_quic(*link, wish.send_by_quic);
@@ -235,6 +289,9 @@ impl Control {
                 quic.hang_up(*link);
             }
             known.dialled = dial;
+        }
+        for name in cut_off {
+            self.warn(format!("{name} is heard neither by WireGuard nor by QUIC, though there is a connection: see its firewall, and ours"));
         }
     }
 
@@ -273,6 +330,11 @@ impl Control {
 }
 
 impl Known {
+    /// Whether the neighbour is heard neither by WireGuard nor by QUIC, which carries.
+    pub(super) fn is_cut_off(&self) -> bool {
+        self.fallback.as_ref().is_some_and(|fallback| fallback.cut_off)
+    }
+
     /// Whether the name in the config that QUIC dials is to be looked up.
     pub(super) fn wants_quic_address(&self, quic_up: bool) -> bool {
         !quic_up && (self.quic_resolved.is_none() || self.dialled.is_some())
@@ -292,6 +354,10 @@ mod tests {
         seen: Seen,
         wireguard: bool,
         quic: bool,
+        /// WireGuard passes handshakes alone.
+        drops_data: bool,
+        /// QUIC's packets are lost, while the connection seems to be there.
+        quic_is_silent: bool,
         /// The neighbour sends by QUIC.
         they_by_quic: bool,
         looks: u64,
@@ -299,18 +365,32 @@ mod tests {
 
     impl Way {
         fn new() -> Self {
-            let now = Instant::now();
+            let (now, quic_is_silent) = (Instant::now(), false);
             let seen = Seen { mutual: true, ..Seen::default() };
             let fallback = Fallback::new(now, Duration::from_secs(1), false);
-            Self { now, began: now, fallback, seen, wireguard: true, quic: true, they_by_quic: false, looks: 0 }
+            Self {
+                now,
+                began: now,
+                fallback,
+                seen,
+                wireguard: true,
+                quic: true,
+                drops_data: false,
+                quic_is_silent,
+                they_by_quic: false,
+                looks: 0,
+            }
         }
 
         fn look(&mut self) -> Wish {
             self.looks += 1;
             self.now += Duration::from_millis(50);
             if self.looks.is_multiple_of(20) {
-                self.seen.heard += u64::from(self.wireguard && !self.they_by_quic);
-                self.seen.by_quic += u64::from(self.seen.quic_up && self.they_by_quic);
+                // While it sends by QUIC it tries WireGuard, and ends each handshake with a packet.
+                self.seen.heard += u64::from(self.wireguard);
+                self.seen.data += u64::from(self.wireguard && !self.drops_data);
+                let they_do = self.they_by_quic || !self.wireguard || self.drops_data;
+                self.seen.by_quic += u64::from(self.seen.quic_up && they_do && !self.quic_is_silent);
             }
             let wish = self.fallback.look(self.now, self.seen);
             if wish.handshake && self.wireguard {
@@ -396,6 +476,64 @@ mod tests {
         way.pass(5);
         (way.wireguard, way.quic) = (true, false);
         assert!(way.until(false) <= Duration::from_secs(1), "no connection");
+    }
+
+    #[test]
+    fn a_firewall_that_drops_data_and_passes_handshakes_is_gone_round_and_not_fallen_for_again() {
+        // From one moment on, and from the beginning.
+        for passes_first in [true, false] {
+            let mut way = Way::new();
+            (way.drops_data, way.seen.mutual) = (!passes_first, passes_first);
+            if passes_first {
+                way.pass(10);
+                way.drops_data = true;
+            }
+            let outage = way.until(true);
+            assert!(outage <= Duration::from_secs(5), "{outage:?}");
+            let wishes = way.pass(300);
+            assert!(wishes.iter().all(|wish| wish.send_by_quic), "handshakes are answered, and data does not come");
+            let tries = wishes.iter().filter(|wish| wish.handshake).count();
+            assert!(tries <= 61, "{tries} in five minutes");
+            (way.drops_data, way.seen.mutual) = (false, true);
+            let back = way.until(false);
+            assert!(back <= HOLD_MIN + TRY * 2, "{back:?}");
+        }
+    }
+
+    #[test]
+    fn whoever_follows_a_neighbour_that_misses_its_data_does_so_although_handshakes_are_answered() {
+        let mut way = Way::new();
+        way.pass(10);
+        // Data passes to us alone: the neighbour sends by QUIC, and does not say that it hears us.
+        (way.they_by_quic, way.seen.mutual, way.seen.quic_up) = (true, false, true);
+        assert!(way.until(true) <= Duration::from_secs(3));
+    }
+
+    #[test]
+    fn where_quic_falls_silent_too_wireguard_is_tried_each_second_and_taken_at_once() {
+        let mut way = Way::new();
+        way.pass(10);
+        way.wireguard = false;
+        way.until(true);
+        way.pass(60);
+        assert!(!way.fallback.cut_off);
+        way.quic_is_silent = true;
+        way.pass(10);
+        assert!(way.fallback.cut_off, "this is told");
+        let tries = way.pass(60).iter().filter(|wish| wish.handshake).count();
+        assert!(tries >= 55, "{tries} tries a minute");
+        way.wireguard = true;
+        assert!(way.until(false) <= Duration::from_secs(2));
+    }
+
+    #[test]
+    fn whoever_has_nothing_to_say_is_not_taken_for_one_whose_data_is_dropped() {
+        let mut way = Way::new();
+        way.seen.mutual = false;
+        way.pass(2);
+        // It showed its card, and may not say more; handshakes are answered.
+        (way.drops_data, way.quic_is_silent) = (true, true);
+        assert!(way.pass(60).iter().all(|wish| !wish.send_by_quic));
     }
 
     #[test]

@@ -112,17 +112,21 @@ impl Control {
         }
         let from = whence(from.ip());
         let strangers = self.links.iter().filter_map(|(link, known)| match known.origin {
-            Origin::Stranger(_, since) => Some((known.status.up, since, *link, known.from == Some(from))),
+            Origin::Stranger(_, since) => {
+                let may_go = !known.status.up || now >= since + CROWD_TIME;
+                Some(Place {
+                    may_go,
+                    rank: (known.status.up, Some(since)),
+                    link: *link,
+                    same: known.from == Some(from),
+                })
+            }
             Origin::Written | Origin::Met(_) => None,
         });
-        let strangers: Vec<(bool, Instant, LinkId, bool)> = strangers.collect();
-        let of_one = strangers.iter().filter(|(.., same)| *same).count() >= STRANGERS_OF_ONE;
-        if of_one || strangers.len() >= STRANGERS_MAX {
-            let may_go = |(up, since, _, same): &&(bool, Instant, LinkId, bool)| {
-                (*same || !of_one) && (!up || now >= *since + CROWD_TIME)
-            };
-            let (_, _, oldest, _) = strangers.iter().filter(may_go).min()?;
-            self.remove_link(now, *oldest);
+        match room(&strangers.collect::<Vec<Place>>(), [STRANGERS_OF_ONE, STRANGERS_MAX]) {
+            Room::Free => {}
+            Room::Of(oldest) => self.remove_link(now, oldest),
+            Room::None => return None,
         }
         let link = self.free_link()?;
         tracing::debug!(node = %self.name, %from, "a stranger calls");
@@ -275,26 +279,28 @@ impl Control {
     /// the next, and those of one address among themselves. `false`: there are members enough, or many were met just now, and this
     /// one calls again.
     fn make_room(&mut self, now: Instant, from: Option<IpAddr>) -> bool {
-        let met = self.links.iter().filter(|(_, known)| matches!(known.origin, Origin::Met(_)));
-        let trades = |known: &Known| known.access.is_some_and(|(_, trades)| trades);
-        let met: Vec<(bool, bool, Option<Instant>, LinkId, bool)> = met
-            .map(|(link, known)| {
-                (trades(known), known.status.up, known.met, *link, from.is_some() && known.from == from)
-            })
-            .collect();
         if self.met_until > now + MEET_INTERVAL * MEET_BURST {
             return false;
         }
         self.met_until = self.met_until.max(now) + MEET_INTERVAL;
-        let visitors = met.iter().filter(|(trades, ..)| !trades);
-        let of_one = visitors.clone().filter(|(.., same)| *same).count() >= VISITORS_OF_ONE;
-        if of_one || visitors.clone().count() >= VISITORS_MAX || met.len() >= MET_MAX {
-            match visitors.filter(|(.., same)| *same || !of_one).min() {
-                Some((.., oldest, _)) => self.remove_link(now, *oldest),
-                None => return false,
+        let met = self.links.iter().filter(|(_, known)| matches!(known.origin, Origin::Met(_)));
+        let (mut members, mut visitors) = (0, Vec::new());
+        for (link, known) in met {
+            if known.access.is_some_and(|(_, trades)| trades) {
+                members += 1;
+            } else {
+                let same = from.is_some() && known.from == from;
+                visitors.push(Place { may_go: true, rank: (known.status.up, known.met), link: *link, same });
             }
         }
-        true
+        match room(&visitors, [VISITORS_OF_ONE, VISITORS_MAX.min(MET_MAX - members.min(MET_MAX))]) {
+            Room::Free => true,
+            Room::Of(oldest) => {
+                self.remove_link(now, oldest);
+                true
+            }
+            Room::None => false,
+        }
     }
 
     /// Forgets strangers that have not shown a card, and whoever was met and has gone.
@@ -322,6 +328,36 @@ impl Control {
     }
 }
 
+/// A place that somebody has.
+struct Place {
+    /// It may be given to another.
+    may_go: bool,
+    /// The lower goes first: whoever has no session, then whoever came first.
+    rank: (bool, Option<Instant>),
+    link: LinkId,
+    /// It is of the address that wants one more.
+    same: bool,
+}
+
+/// Where there is room for one more.
+#[derive(Debug, PartialEq, Eq)]
+enum Room {
+    Free,
+    /// In the place of this one.
+    Of(LinkId),
+    None,
+}
+
+/// Room for one more of an address, of which so many may be there, and so many in all.
+fn room(places: &[Place], [of_one, max]: [usize; 2]) -> Room {
+    let full_of_it = places.iter().filter(|place| place.same).count() >= of_one;
+    if !full_of_it && places.len() < max {
+        return Room::Free;
+    }
+    let may_go = places.iter().filter(|place| place.may_go && (place.same || !full_of_it));
+    may_go.min_by_key(|place| (place.rank, place.link)).map_or(Room::None, |place| Room::Of(place.link))
+}
+
 /// Whose places somebody takes who calls from there: a household has a whole /64 of IPv6. On a wire all have the same, and each is
 /// one of its own.
 fn whence(ip: IpAddr) -> IpAddr {
@@ -337,4 +373,43 @@ fn whence(ip: IpAddr) -> IpAddr {
 /// What whoever was met is called: the beginning of its account. No name in a config begins so.
 fn short_name(account: NodeId) -> String {
     account.to_string().chars().take(10).collect()
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test's clock starts now")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_has_a_few_places_and_takes_none_from_others() {
+        let now = Instant::now();
+        let place = |link: u32, up: bool, may_go: bool, same: bool| {
+            let came = now + Duration::from_secs(link.into());
+            Place { may_go, rank: (up, Some(came)), link: LinkId(link), same }
+        };
+        let limits = [STRANGERS_OF_ONE, STRANGERS_MAX];
+        let crowd = |n: u32, up: bool, may_go: bool, same: bool| (0..n).map(move |link| place(link, up, may_go, same));
+        let crowd = |n, up, may_go, same| crowd(n, up, may_go, same).collect::<Vec<Place>>();
+        assert_eq!(room(&crowd(7, true, false, true), limits), Room::Free);
+        // The ninth of one address: only another of its own makes place, though there is room for others.
+        let mut places = crowd(8, true, false, true);
+        assert_eq!(room(&places, limits), Room::None);
+        places.push(place(20, false, true, false));
+        assert_eq!(room(&places, limits), Room::None, "others' places are not its own");
+        places[5] = place(5, false, true, true);
+        assert_eq!(room(&places, limits), Room::Of(LinkId(5)));
+        // To somebody else the same crowd leaves what it does not have.
+        assert_eq!(room(&crowd(8, true, false, false), limits), Room::Free);
+        assert_eq!(room(&crowd(32, false, true, false), limits), Room::Of(LinkId(0)));
+    }
+
+    #[test]
+    fn a_household_s_ipv6_is_one_address_and_those_of_a_wire_are_many() {
+        let of = |text: &str| whence(text.parse().unwrap());
+        assert_eq!(of("2001:db8:1:2::7"), of("2001:db8:1:2:ffff::1"));
+        assert_ne!(of("2001:db8:1:2::7"), of("2001:db8:1:3::7"));
+        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
+        assert_eq!(of("192.0.2.1"), of("::ffff:192.0.2.1"));
+        assert_ne!(of("fe80::1"), of("fe80::2"));
+    }
 }
