@@ -183,6 +183,34 @@ fn a_flood_of_forged_beacons_costs_a_bounded_number_of_checks_and_starves_nobody
 }
 
 #[test]
+fn what_is_forged_in_a_sender_s_name_does_not_use_up_what_it_may_sign() {
+    // As many as its own budget would bear, at once and from its own address; then a flood, from another.
+    for (source, each_second) in [(address(2), 10), (address(9), 200)] {
+        let now = clock();
+        let (mut us, mut friend, mut other) = (node(now, 1, 1), node(now, 2, 1), node(now, 3, 1));
+        for (number, node) in [(2, &mut friend), (3, &mut other)] {
+            assert_eq!(us.hear(now, ETH, address(number), &beacon(node, now, ETH)), Ok(()));
+        }
+        let (mut checked, mut count) = (0, 2 << 32);
+        for second in 0..20 {
+            let at = now + secs(second);
+            for _ in 0..each_second {
+                count += 1;
+                let fake = Beacon { source, ..Beacon::decode(&forged(2, count)).expect("well formed") };
+                checked += u32::from(us.hear(at, ETH, source, &fake.encode()) == Err(Ignored::Forged));
+            }
+            if second % 5 == 4 {
+                let bytes = beacon(&mut friend, at, ETH);
+                assert_eq!(us.hear(at, ETH, address(2), &bytes), Ok(()), "{second} s");
+                let bytes = beacon(&mut other, at, ETH);
+                assert_eq!(us.hear(at, ETH, address(3), &bytes), Ok(()), "nor anybody else's");
+            }
+        }
+        assert!(checked <= 20 * 20 + 20, "{checked} signatures checked");
+    }
+}
+
+#[test]
 fn a_crowd_with_good_signatures_fills_no_memory_and_drives_nobody_out_who_stays() {
     let now = clock();
     let (mut us, mut friend) = (node(now, 1, 1), node(now, 2, 1));
