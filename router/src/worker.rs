@@ -26,6 +26,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
+#[cfg(feature = "quic")]
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,6 +39,8 @@ use arc_swap::ArcSwapOption;
 use metering::WireguardKey;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
+#[cfg(feature = "quic")]
+use node::datapath::packet::is_control;
 use node::datapath::packet::take_over_ecn;
 use node::datapath::{
     Batch, Datapath, Fib, MAX_LINKS, Meters, Port, QUEUE_ROOM, QUEUES_MAX, Sender, Split, Tally, Verdict, Waiting,
@@ -77,6 +81,9 @@ const STRANGERS_BUDGET: u8 = 64;
 const CONTROL_BUDGET_CLOSED: u16 = 20;
 /// Messages waiting for the worker: control packets and packets from QUIC links. Beyond it, the newest is dropped.
 pub(crate) const INBOX: usize = 2048;
+/// A QUIC link may have as many packets there as are free, which are half where only one has any; and so many control packets more.
+#[cfg(feature = "quic")]
+const CONTROL_SHARE: usize = 128;
 
 const UDP: Token = Token(0);
 const LOCAL: Token = Token(1);
@@ -218,7 +225,43 @@ pub(crate) struct Inbox {
     /// Packets of QUIC links wait elsewhere, so that a fast one does not crowd out orders and control packets.
     #[cfg(feature = "quic")]
     packets: SyncSender<(LinkId, bytes::Bytes)>,
+    #[cfg(feature = "quic")]
+    shares: Arc<Shares>,
     waker: Arc<Waker>,
+}
+
+/// How many packets of each QUIC link wait, and of all: a neighbour's flood leaves others their room.
+#[cfg(feature = "quic")]
+struct Shares {
+    of: [AtomicUsize; MAX_LINKS],
+    all: AtomicUsize,
+}
+
+#[cfg(feature = "quic")]
+impl Shares {
+    fn new() -> Self {
+        Self { of: [const { AtomicUsize::new(0) }; MAX_LINKS], all: AtomicUsize::new(0) }
+    }
+
+    /// Takes a place for a packet, if there is one for this link.
+    fn take(&self, link: LinkId, packet: &[u8]) -> bool {
+        let Some(of) = self.of.get(link.index()) else { return false };
+        let more = if is_control(packet) { CONTROL_SHARE } else { 0 };
+        let free = INBOX.saturating_sub(self.all.load(Ordering::Relaxed));
+        let has = of.load(Ordering::Relaxed) < free + more;
+        if has {
+            of.fetch_add(1, Ordering::Relaxed);
+            self.all.fetch_add(1, Ordering::Relaxed);
+        }
+        has
+    }
+
+    fn give_back(&self, link: LinkId) {
+        if let Some(of) = self.of.get(link.index()) {
+            of.fetch_sub(1, Ordering::Relaxed);
+            self.all.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Inbox {
@@ -235,7 +278,14 @@ impl Inbox {
     /// Hands over an IP packet that a QUIC link received.
     #[cfg(feature = "quic")]
     pub(crate) fn packet(&self, link: LinkId, packet: bytes::Bytes) -> bool {
-        self.packets.try_send((link, packet)).is_ok() && self.wake()
+        if !self.shares.take(link, &packet) {
+            return false;
+        }
+        if self.packets.try_send((link, packet)).is_err() {
+            self.shares.give_back(link);
+            return false;
+        }
+        self.wake()
     }
 
     /// A lost wake-up is made good by the worker's next timer.
@@ -312,6 +362,8 @@ impl Mailbox {
             settings: setting_sender,
             #[cfg(feature = "quic")]
             packets: packet_sender,
+            #[cfg(feature = "quic")]
+            shares: Arc::new(Shares::new()),
             waker,
         };
         Ok(Self {
@@ -383,6 +435,8 @@ struct Requests {
     settings: Receiver<ToWorker>,
     #[cfg(feature = "quic")]
     packets: Receiver<(LinkId, bytes::Bytes)>,
+    #[cfg(feature = "quic")]
+    shares: Arc<Shares>,
 }
 
 /// Which ingresses may hold more packets. Edge-triggered: each is read until it is empty.
@@ -406,7 +460,8 @@ impl Worker {
             poll,
             orders,
             settings,
-            inbox: _,
+            #[cfg_attr(not(feature = "quic"), expect(unused_variables, reason = "only QUIC's packets have shares"))]
+            inbox,
             #[cfg(feature = "quic")]
             packets,
         } = mailbox;
@@ -418,6 +473,8 @@ impl Worker {
                 settings,
                 #[cfg(feature = "quic")]
                 packets,
+                #[cfg(feature = "quic")]
+                shares: Arc::clone(&inbox.shares),
             },
         ));
         let mut workers = Vec::new();
@@ -707,9 +764,16 @@ impl Worker {
     #[cfg(feature = "quic")]
     fn read_quic(&mut self, now: Instant, batch: &mut Batch) -> bool {
         for _ in 0..BATCH {
-            let Some(Ok((link, packet))) = self.requests.as_ref().map(|requests| requests.packets.try_recv()) else {
-                return false;
-            };
+            let Some(requests) = &self.requests else { return false };
+            let Ok((link, packet)) = requests.packets.try_recv() else { return false };
+            requests.shares.give_back(link);
+            // The same lifeline as by WireGuard: of a neighbour whose packets are not carried little is looked at.
+            let kind = if is_control(&packet) { 0 } else { 1 + usize::from(packet.len() > SHORT) };
+            if !self.may_open(link, kind) {
+                self.datapath.count_drop(DropReason::UnpaidFlood);
+                continue;
+            }
+            self.charge(link, kind, packet.len());
             batch.clear();
             if batch.push(&packet) {
                 self.carry(now, Port::Link(link), batch);

@@ -316,3 +316,25 @@ fn keepalives_of_who_does_not_pay_are_charged_too() {
     relay.neighbours[0].wireguard.carry(clock(), LinkId(0), std::iter::repeat_n(&[][..], 60));
     relay.until(|relay| relay.worker.lifelines[2][1] == LIFELINE - 60 * 32);
 }
+
+#[cfg(feature = "quic")]
+#[test]
+fn a_flood_of_one_quic_neighbour_leaves_others_their_room_and_its_own_control_packets_some() {
+    let Mailbox { inbox, packets, .. } = Mailbox::new().unwrap();
+    let link_local = |last: u16| Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, last);
+    let (data, hello) = (packet(OURS, OURS, 1), control_packet(link_local(2), link_local(1), 6696, &[0; 60]));
+    let taken = |link: u32, packet: &[u8]| {
+        let packet = bytes::Bytes::copy_from_slice(packet);
+        (0..INBOX).take_while(|_| inbox.packet(LinkId(link), packet.clone())).count()
+    };
+    let flood = taken(1, &data);
+    assert_eq!(flood, INBOX / 2);
+    assert!((CONTROL_SHARE / 2..=CONTROL_SHARE).contains(&taken(1, &hello)), "its own");
+    assert!(taken(2, &data) >= INBOX / 8);
+    assert!(taken(3, &hello) >= INBOX / 8, "whoever else floods");
+    // What was read makes room again.
+    let shares = Arc::clone(&inbox.shares);
+    let read = std::iter::from_fn(|| packets.try_recv().ok()).inspect(|(link, _)| shares.give_back(*link)).count();
+    assert!(read <= INBOX);
+    assert_eq!(taken(1, &data), INBOX / 2);
+}
