@@ -378,6 +378,7 @@ impl Router {
             hello_interval: setup.routing.hello_interval,
             money: setup.money,
             links: BTreeMap::new(),
+            turns: 0,
             totals,
             journal,
             ledger,
@@ -721,8 +722,9 @@ struct Known {
     /// Since when the two cannot do business, and whether the operator was told: once, for the neighbour chooses the words.
     misfit: Option<(Instant, bool)>,
     renewed: Option<Instant>,
-    /// What the link's meters said when it was given to this neighbour.
+    /// What the link's meters said when it was given to this neighbour, and the how many-th that was of all.
     since: LinkCount,
+    turn: u32,
     /// Where the endpoint's name led when it was last looked up, and the one that QUIC dials.
     resolved: Option<SocketAddr>,
     quic_resolved: Option<SocketAddr>,
@@ -795,6 +797,7 @@ struct Control {
     hello_interval: Duration,
     money: Money,
     links: BTreeMap<LinkId, Known>,
+    turns: u32,
     /// Billed bytes per neighbour in all earlier runs.
     totals: BTreeMap<NodeId, Totals>,
     journal: Desk<Journal>,
@@ -875,10 +878,10 @@ impl Control {
 
     fn handle_worker(&mut self, now: Instant, message: FromWorker) {
         match message {
-            FromWorker::Control { link, packet } => {
-                if let Some(known) = self.links.get_mut(&link) {
-                    known.last_heard = Some(now);
-                }
+            FromWorker::Control { link, turn, packet } => {
+                // The link may have been given to another since.
+                let Some(known) = self.links.get_mut(&link).filter(|known| known.turn == turn) else { return };
+                known.last_heard = Some(now);
                 self.node.handle_control(now, link, &packet);
             }
             FromWorker::Stranger { key, from, datagram } => self.handle_stranger(now, key, from, datagram),
@@ -1062,8 +1065,13 @@ impl Control {
     /// Does what the node asks for, until it asks for nothing.
     fn drain(&mut self, now: Instant) {
         while let Some(node::Transmit { link, packet, uncut }) = self.node.poll_transmit() {
+            let turn = self.links.get(&link).map_or(0, |known| known.turn);
             // A full inbox loses a packet, as a link may; everything in it is repeated.
-            self.inbox.send(if uncut { ToWorker::Probe { link, packet } } else { ToWorker::Send { link, packet } });
+            self.inbox.send(if uncut {
+                ToWorker::Probe { link, turn, packet }
+            } else {
+                ToWorker::Send { link, turn, packet }
+            });
         }
         while let Some(event) = self.node.poll_event() {
             self.handle_event(now, event);

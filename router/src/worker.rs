@@ -28,7 +28,7 @@ use std::ops::Range;
 use std::os::fd::AsRawFd;
 #[cfg(feature = "quic")]
 use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -93,10 +93,12 @@ const EXITS: usize = 3;
 
 /// What others ask of the worker.
 pub(crate) enum ToWorker {
-    /// A control packet to send on a link.
-    Send { link: LinkId, packet: Vec<u8> },
+    /// From here on a link is another neighbour's. What still comes of the one before, or goes to it, has another number.
+    Begin { link: LinkId, turn: u32 },
+    /// A control packet to send on a link, while it has this turn.
+    Send { link: LinkId, turn: u32, packet: Vec<u8> },
     /// The same for one that must not be cut in pieces on the way.
-    Probe { link: LinkId, packet: Vec<u8> },
+    Probe { link: LinkId, turn: u32, packet: Vec<u8> },
     /// Add a WireGuard peer or change its endpoint.
     SetPeer(PeerConfig),
     /// Add a WireGuard peer who was a stranger, and answer what it called us with.
@@ -112,8 +114,8 @@ pub(crate) enum ToWorker {
 /// What the worker tells the control task.
 #[derive(Debug)]
 pub(crate) enum FromWorker {
-    /// A control packet of a neighbour.
-    Control { link: LinkId, packet: Vec<u8> },
+    /// A control packet of a neighbour, and the link's turn when it came.
+    Control { link: LinkId, turn: u32, packet: Vec<u8> },
     /// Somebody whom nobody has named begins a handshake.
     Stranger { key: WireguardKey, from: SocketAddr, datagram: Vec<u8> },
     /// Somebody whom nobody has named has dialled us by QUIC. It comes of QUIC's tasks, by the same queue.
@@ -138,6 +140,8 @@ pub(crate) struct Shared {
     #[cfg(feature = "quic")]
     quic_status: Mutex<Vec<LinkStatus>>,
     status: Mutex<Vec<LinkStatus>>,
+    /// How often each link was given to a neighbour, as the first worker knows.
+    turns: [AtomicU32; MAX_LINKS],
     stop: AtomicBool,
 }
 
@@ -154,6 +158,7 @@ impl Shared {
             #[cfg(feature = "quic")]
             quic_status: Mutex::new(vec![LinkStatus::default(); MAX_LINKS]),
             status: Mutex::new(vec![LinkStatus::default(); MAX_LINKS]),
+            turns: [const { AtomicU32::new(0) }; MAX_LINKS],
             stop: AtomicBool::new(false),
         }
     }
@@ -175,6 +180,10 @@ impl Shared {
     /// How a link's WireGuard session stands.
     pub(crate) fn wireguard_status(&self, link: LinkId) -> LinkStatus {
         row(&self.status, link)
+    }
+
+    fn turn(&self, link: LinkId) -> u32 {
+        self.turns.get(link.index()).map_or(0, |turn| turn.load(Ordering::Acquire))
     }
 
     /// Says how a link stands that is not among the worker's own any more.
@@ -736,10 +745,20 @@ impl Worker {
         for _ in 0..BATCH {
             let Some(requests) = &self.requests else { return false };
             match requests.settings.try_recv().or_else(|_| requests.orders.try_recv()) {
-                Ok(ToWorker::Send { link, packet }) => {
+                Ok(ToWorker::Begin { link, turn }) => {
+                    if let Some(known) = self.shared.turns.get(link.index()) {
+                        known.store(turn, Ordering::Release);
+                    }
+                }
+                Ok(ToWorker::Send { link, turn, .. } | ToWorker::Probe { link, turn, .. })
+                    if turn != self.shared.turn(link) =>
+                {
+                    self.datapath.count_drop(DropReason::LinkDown);
+                }
+                Ok(ToWorker::Send { link, packet, .. }) => {
                     self.transmit(now, link, Sender::Control, std::iter::once(&packet[..]));
                 }
-                Ok(ToWorker::Probe { link, packet }) => self.wireguard.probe(link, &packet),
+                Ok(ToWorker::Probe { link, packet, .. }) => self.wireguard.probe(link, &packet),
                 Ok(ToWorker::SetPeer(peer)) => self.wireguard.set_peer(&peer),
                 Ok(ToWorker::Renew(link)) => self.wireguard.renew(link),
                 Ok(ToWorker::Call { link, at }) => self.wireguard.call(link, at),
@@ -915,7 +934,7 @@ impl Worker {
             return self.datapath.count_drop(DropReason::ControlFlood);
         };
         *budget = left;
-        let message = FromWorker::Control { link, packet: packet.to_vec() };
+        let message = FromWorker::Control { link, turn: self.shared.turn(link), packet: packet.to_vec() };
         if self.to_control.try_send(message).is_err() {
             self.datapath.count_drop(DropReason::QueueFull);
         }

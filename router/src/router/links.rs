@@ -127,7 +127,13 @@ impl Control {
     /// The link's entry; a new one begins to count at what earlier users of its id left.
     pub(super) fn known(&mut self, link: LinkId) -> &mut Known {
         let since = self.shared.meters.read(link);
-        self.links.entry(link).or_insert_with(|| Known { since, ..Known::default() })
+        self.links.entry(link).or_insert_with(|| {
+            self.turns = self.turns.wrapping_add(1);
+            self.inbox.set(ToWorker::Begin { link, turn: self.turns });
+            #[cfg(feature = "quic")]
+            self.shared.set_quic_status(link, crate::link::LinkStatus::default());
+            Known { since, turn: self.turns, ..Known::default() }
+        })
     }
 
     /// The id of the link that is the same as before, or the lowest free one.

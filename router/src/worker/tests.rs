@@ -238,7 +238,7 @@ fn a_batch_ends_before_a_packet_of_another_link_and_not_before_what_only_says_so
 #[test]
 fn a_full_inbox_loses_no_peer() {
     let mut relay = Relay::new();
-    let control = |link| ToWorker::Send { link, packet: vec![0; 40] };
+    let control = |link| ToWorker::Send { link, turn: 0, packet: vec![0; 40] };
     let sent = (0..).take_while(|_| relay.inbox.send(control(LinkId(9)))).count();
     assert_eq!(sent, INBOX);
     let link = LinkId(4);
@@ -315,6 +315,37 @@ fn keepalives_of_who_does_not_pay_are_charged_too() {
     relay.worker.lifelines[2] = [LIFELINE; 3];
     relay.neighbours[0].wireguard.carry(clock(), LinkId(0), std::iter::repeat_n(&[][..], 60));
     relay.until(|relay| relay.worker.lifelines[2][1] == LIFELINE - 60 * 32);
+}
+
+#[test]
+fn what_was_for_the_neighbour_before_does_not_go_to_the_one_that_has_its_link() {
+    let mut relay = Relay::new();
+    let link = relay.neighbours[0].link;
+    let link_local = |last: u16| Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, last);
+    let hello = |number: u8| control_packet(link_local(1), link_local(2), 6698, &[number; 300]);
+    let send = |turn, number| ToWorker::Send { link, turn, packet: hello(number) };
+    // The order overtakes: it must not be lost, and the packet may.
+    assert!(relay.inbox.send(send(0, 7)));
+    assert!(relay.inbox.set(ToWorker::Begin { link, turn: 1 }));
+    assert!(relay.inbox.send(send(1, 8)));
+    relay.worker.read_orders(clock());
+    let mut heard = Vec::new();
+    let deadline = clock() + Duration::from_secs(10);
+    while heard.is_empty() {
+        assert!(clock() < deadline, "nothing is heard");
+        heard = relay.neighbours[0].hear();
+    }
+    assert_eq!(heard, [hello(8)]);
+    // And what comes of it says which turn it is of.
+    relay.neighbours[0].send(&[control_packet(link_local(2), link_local(1), 6698, &[9; 300])]);
+    let mut turn = None;
+    relay.until(|relay| {
+        if let Ok(FromWorker::Control { turn: said, .. }) = relay.from_worker.try_recv() {
+            turn = Some(said);
+        }
+        turn.is_some()
+    });
+    assert_eq!(turn, Some(1));
 }
 
 #[cfg(feature = "quic")]
