@@ -28,7 +28,7 @@ use node::beacon::Community;
 use node::datapath::{Fib, NextHop, Service};
 use node::names::Names;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::Metadata;
 use tracing_subscriber::fmt::writer::MakeWriterExt;
 
@@ -300,11 +300,14 @@ async fn prices(router: &Router, gateways: &[gateway::Gateway]) -> Vec<Option<u6
     gateways.iter().map(price).collect()
 }
 
-/// What a client of the control socket may order.
-enum Order {
-    Reload,
-    Stop,
+/// What a client of the control socket may order, and where it is told that it is done, or begun.
+struct Order {
+    stop: bool,
+    done: oneshot::Sender<Response>,
 }
+
+/// How long a router that stops still answers: whoever ordered it is to hear so.
+const LAST_ANSWERS: Duration = Duration::from_millis(200);
 
 /// Answers, follows the table and waits for signals, until it is time to stop.
 async fn serve(
@@ -324,11 +327,11 @@ async fn serve(
     let answers = socket.serve(move |request| {
         let (orders, asker, shown) = (orders.clone(), asker.clone(), shown.clone());
         async move {
-            let order = match request {
+            let stop = match request {
                 Request::Gateway => return shown.gateway(),
                 Request::Internet => return shown.internet(),
-                Request::Reload => Order::Reload,
-                Request::Shutdown => Order::Stop,
+                Request::Reload => false,
+                Request::Shutdown => true,
                 Request::Status => {
                     let answer = asker.ask(request).await;
                     return shown.with_sessions(answer);
@@ -343,9 +346,12 @@ async fn serve(
                 | Request::Close { .. }
                 | Request::Wallet => return asker.ask(request).await,
             };
-            // A full queue means that the same is about to be done.
-            let _begun = orders.try_send(order);
-            Response::Done
+            let (done, answer) = oneshot::channel();
+            let stopping = || absent("the router is stopping", "start it again with `waybill up`");
+            if orders.send(Order { stop, done }).await.is_err() {
+                return stopping();
+            }
+            answer.await.unwrap_or_else(|_| stopping())
         }
     });
     let mut answers = std::pin::pin!(answers);
@@ -364,11 +370,18 @@ async fn serve(
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hangup.recv() => reload(config, router, names).await,
-            Some(order) = ordered.recv() => match order {
-                Order::Stop => break,
-                Order::Reload => reload(config, router, names).await,
-            },
+            _ = hangup.recv() => {
+                let _logged = reload(config, router, names).await;
+            }
+            Some(Order { stop, done }) = ordered.recv() => {
+                let answer = if stop { Response::Done } else { reload(config, router, names).await };
+                // Whoever asked may have gone.
+                let _gone = done.send(answer);
+                if stop {
+                    let _ended = tokio::time::timeout(LAST_ANSWERS, &mut answers).await;
+                    break;
+                }
+            }
             Ok(()) = fib.changed() => kernel.follow(&fib.borrow_and_update().clone(), &endpoints.borrow().clone()),
             Ok(()) = endpoints.changed() => {
                 kernel.follow(&fib.borrow().clone(), &endpoints.borrow_and_update().clone());
@@ -394,13 +407,15 @@ async fn serve(
     Ok(())
 }
 
-/// Reads the file again. A file with mistakes changes nothing; options that need a restart are named.
-async fn reload(running: &Config, router: &Router, names: &watch::Sender<Names>) {
+/// Reads the file again, and says when the links are as it says. A file with mistakes changes nothing; options that need a restart
+/// are named.
+async fn reload(running: &Config, router: &Router, names: &watch::Sender<Names>) -> Response {
     let config = match read_again(running) {
         Ok(config) => config,
         Err(failure) => {
             tracing::error!("the configuration is kept as it was: {failure}");
-            return;
+            let cause = format!("the configuration is kept as it was: {failure}");
+            return absent(&cause, "correct the file, and reload again");
         }
     };
     let fixed = [
@@ -421,6 +436,7 @@ async fn reload(running: &Config, router: &Router, names: &watch::Sender<Names>)
     }
     names.send_replace(names::zone(&config, router.address()));
     router.reload(links(&config)).await;
+    Response::Done
 }
 
 /// The file as it stands, checked as at the start: a leaf's addresses have to be ours to give.

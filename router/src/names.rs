@@ -1,17 +1,19 @@
 //! Names inside the mesh: answers questions for `NAME.mesh` over UDP and TCP, from the config file and without the Internet.
 //!
 //! What is answered is decided by [`node::names`]. Here are the sockets, and bounds for what strangers may cost: questions are
-//! answered in small batches with pauses between them, and of TCP there are a few connections of a few seconds.
+//! answered in small batches with pauses between them, and of TCP there are a few connections of a few seconds, the oldest of which
+//! makes room for another. Nobody on the Internet is answered, wherever this listens: see [`may_ask`].
 
+use std::collections::VecDeque;
 use std::io;
-use std::net::{Ipv6Addr, SocketAddr};
-use std::sync::Arc;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use node::names::{Names, QUESTION_LENGTH_MAX};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::config::Config;
@@ -21,9 +23,10 @@ const BATCH: usize = 64;
 const PAUSE: Duration = Duration::from_millis(10);
 /// How often an address that cannot be had is tried again: it may come later, or another program may end.
 const TRY_AGAIN: Duration = Duration::from_secs(10);
-/// TCP connections of one address at a time, how long each may take, and questions on it.
+/// TCP connections of one address at a time, how long each may take and say nothing, and questions on it.
 const CONNECTIONS_MAX: usize = 8;
 const CONNECTION_TIME: Duration = Duration::from_secs(5);
+const IDLE_TIME: Duration = Duration::from_secs(2);
 const QUESTIONS_MAX: usize = 16;
 
 /// What this router answers: itself, and the neighbours and leaves of its config file.
@@ -84,6 +87,9 @@ async fn answer_datagrams(socket: &UdpSocket, names: &watch::Receiver<Names>) {
             }
         };
         batch += 1;
+        if !may_ask(from.ip()) {
+            continue;
+        }
         let answer = names.borrow().answer(&question[..len]);
         if let Some(answer) = answer {
             // What has no room is asked again.
@@ -93,26 +99,43 @@ async fn answer_datagrams(socket: &UdpSocket, names: &watch::Receiver<Names>) {
 }
 
 async fn answer_connections(listener: &TcpListener, names: &watch::Receiver<Names>) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut places: VecDeque<AbortHandle> = VecDeque::new();
     loop {
-        let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
         match listener.accept().await {
+            Ok((_, from)) if !may_ask(from.ip()) => {}
             Ok((stream, _)) => {
-                let names = names.clone();
-                tokio::spawn(async move {
-                    let _ended = timeout(CONNECTION_TIME, answer_connection(stream, names)).await;
-                    drop(place);
-                });
+                places.retain(|place| !place.is_finished());
+                if places.len() >= CONNECTIONS_MAX
+                    && let Some(oldest) = places.pop_front()
+                {
+                    oldest.abort();
+                }
+                let answered = timeout(CONNECTION_TIME, answer_connection(stream, names.clone()));
+                places.push_back(tokio::spawn(answered).abort_handle());
             }
             Err(_) => sleep(PAUSE).await,
         }
     }
 }
 
+/// Whether somebody there is answered: from the mesh, from leaves, and from networks of the house, whose addresses are nobody's
+/// on the Internet. Whoever listens at all of a router's addresses does not serve strangers who only want a long answer sent
+/// to somebody else.
+fn may_ask(from: IpAddr) -> bool {
+    match from.to_canonical() {
+        IpAddr::V4(ip) => {
+            let [a, b, ..] = ip.octets();
+            let is_shared = a == 100 && (64..128).contains(&b); // RFC 6598
+            ip.is_private() || ip.is_loopback() || ip.is_link_local() || is_shared
+        }
+        IpAddr::V6(ip) => ip.is_unique_local() || ip.is_unicast_link_local() || ip.is_loopback(),
+    }
+}
+
 /// Each message stands after its length (RFC 1035, section 4.2.2).
 async fn answer_connection(mut stream: TcpStream, names: watch::Receiver<Names>) -> io::Result<()> {
     for _ in 0..QUESTIONS_MAX {
-        let length = usize::from(stream.read_u16().await?);
+        let length = usize::from(timeout(IDLE_TIME, stream.read_u16()).await??);
         if length > QUESTION_LENGTH_MAX {
             return Ok(());
         }
@@ -125,4 +148,42 @@ async fn answer_connection(mut stream: TcpStream, names: watch::Receiver<Names>)
         stream.write_all(&message).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mesh_and_the_house_are_answered_and_the_internet_is_not() {
+        let may = |text: &str| may_ask(text.parse().unwrap());
+        for from in
+            ["fd53:bcf5:19d6::1", "fe80::1", "::1", "192.168.1.7", "10.0.0.1", "::ffff:172.16.0.9", "100.64.0.1"]
+        {
+            assert!(may(from), "{from}");
+        }
+        for from in ["2001:db8::1", "198.51.100.7", "100.128.0.1", "172.32.0.1", "::ffff:8.8.8.8"] {
+            assert!(!may(from), "{from}");
+        }
+    }
+
+    #[tokio::test]
+    async fn idle_clients_do_not_keep_others_from_asking_by_tcp() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        let (_names, zone) = watch::channel(Names::new("roof", "fd53:bcf5:19d6::1".parse().unwrap()));
+        let served = tokio::spawn(async move { answer_connections(&listener, &zone).await });
+        let mut idle = Vec::new();
+        for _ in 0..CONNECTIONS_MAX * 2 {
+            idle.push(TcpStream::connect(at).await.unwrap());
+        }
+        // What is the question: A and IN for the name "roof.mesh".
+        let question = b"\0\x01\x01\0\0\x01\0\0\0\0\0\0\x04roof\x04mesh\0\0\x1c\0\x01";
+        let mut asks = TcpStream::connect(at).await.unwrap();
+        asks.write_u16(question.len() as u16).await.unwrap();
+        asks.write_all(question).await.unwrap();
+        let length = timeout(IDLE_TIME / 2, asks.read_u16()).await.expect("an answer, at once").unwrap();
+        assert!(length > 12, "{length}");
+        served.abort();
+    }
 }

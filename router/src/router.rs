@@ -272,7 +272,7 @@ type LedgerDesk = Desk<Box<dyn Ledger>>;
 /// A running router. [`Router::stop`] ends it in order, [`Router::kill`] as a power cut would.
 pub struct Router {
     requests: mpsc::Sender<Asked>,
-    reloads: mpsc::Sender<Links>,
+    reloads: mpsc::Sender<(Links, oneshot::Sender<()>)>,
     found: mpsc::Sender<Found>,
     fib: watch::Receiver<Arc<Fib>>,
     endpoints: watch::Receiver<BTreeSet<IpAddr>>,
@@ -490,10 +490,13 @@ impl Router {
         self.asker().ask(request).await
     }
 
-    /// Takes other neighbours and leaves; links that did not change go on.
+    /// Takes other neighbours and leaves, and returns when it has; links that did not change go on.
     pub async fn reload(&self, links: Links) {
+        let (done, taken) = oneshot::channel();
         // The control task is gone only when the router is stopping.
-        let _stopping = self.reloads.send(links).await;
+        if self.reloads.send((links, done)).await.is_ok() {
+            let _stopping = taken.await;
+        }
     }
 
     /// Ends the router in order: what is signed is settled and written, and everything it made is gone afterwards.
@@ -575,7 +578,7 @@ impl Asker {
 struct Inputs {
     from_worker: mpsc::Receiver<FromWorker>,
     asked: mpsc::Receiver<Asked>,
-    reloaded: mpsc::Receiver<Links>,
+    reloaded: mpsc::Receiver<(Links, oneshot::Sender<()>)>,
     found: mpsc::Receiver<Found>,
     finished: mpsc::Receiver<Done>,
     stopping: watch::Receiver<bool>,
@@ -844,7 +847,11 @@ impl Control {
                 Some(message) = inputs.from_worker.recv() => self.handle_worker(clock(), message),
                 Some(done) = inputs.finished.recv() => self.handle_done(clock(), done),
                 Some((request, answer)) = inputs.asked.recv() => self.handle_request(clock(), request, answer),
-                Some(links) = inputs.reloaded.recv() => self.handle_reload(clock(), links),
+                Some((links, done)) = inputs.reloaded.recv() => {
+                    self.handle_reload(clock(), links);
+                    // Whoever asked may have gone.
+                    let _gone = done.send(());
+                }
                 Some(found) = inputs.found.recv() => self.handle_found_neighbour(clock(), &found),
                 _ = look.tick() => self.look(clock()),
                 () = tokio::time::sleep_until(timeout.into()) => self.node.handle_timeout(clock()),
