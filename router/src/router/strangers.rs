@@ -247,7 +247,8 @@ impl Control {
     /// Makes a neighbour of whom we have met.
     fn meet(&mut self, now: Instant, link: LinkId, card: &NodeCard, kind: LinkKind, at: [Option<SocketAddr>; 2]) {
         let [at, quic] = at;
-        let name = short_name(card.account());
+        let others = self.links.iter().filter(|(other, _)| **other != link).map(|(_, known)| known.name.as_str());
+        let name = short_name(card.account(), &others.collect::<Vec<&str>>());
         tracing::info!(node = %self.name, neighbour = %name, account = %card.account(), "a neighbour was met");
         let state = self.members.standing(card.account(), false);
         let known = self.known(link);
@@ -370,9 +371,12 @@ fn whence(ip: IpAddr) -> IpAddr {
     }
 }
 
-/// What whoever was met is called: the beginning of its account. No name in a config begins so.
-fn short_name(account: NodeId) -> String {
-    account.to_string().chars().take(10).collect()
+/// What whoever was met is called: the beginning of its account, longer where another has the same: accounts are made until they
+/// begin as somebody's. No name in a config begins so.
+fn short_name(account: NodeId, others: &[&str]) -> String {
+    let whole = account.to_string();
+    let mut names = (10..whole.len()).filter_map(|len| whole.get(..len)).filter(|name| !others.contains(name));
+    names.next().unwrap_or(&whole).to_owned()
 }
 
 #[cfg(test)]
@@ -401,6 +405,15 @@ mod tests {
         // To somebody else the same crowd leaves what it does not have.
         assert_eq!(room(&crowd(8, true, false, false), limits), Room::Free);
         assert_eq!(room(&crowd(32, false, true, false), limits), Room::Of(LinkId(0)));
+    }
+
+    #[test]
+    fn two_accounts_that_begin_alike_have_two_names() {
+        let [one, other] = [[1; 20], [[1; 4].to_vec(), [2; 16].to_vec()].concat().try_into().unwrap()].map(NodeId);
+        let first = short_name(one, &["roof"]);
+        assert_eq!(first.len(), 10);
+        let second = short_name(other, &["roof", &first]);
+        assert!(second != first && second.starts_with(&first), "{second}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `waybill community` and `waybill invite`: a community from nothing, and who is in it.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, IsTerminal, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -209,7 +209,27 @@ impl Files {
     }
 }
 
+/// The two directories, made if they are not there, for as long as no other command may make a community in them.
+fn hold(Places { directory, state, .. }: &Places) -> Result<Vec<File>, Failure> {
+    let mut held = Vec::new();
+    for path in [directory, state] {
+        let next = "run it as root, or name directories with --directory and --state";
+        let cannot = |error: io::Error| Failure::new(format!("cannot make {}: {error}", path.display()), next);
+        fs::create_dir_all(path).map_err(cannot)?;
+        if held.is_empty() || fs::canonicalize(directory).ok() != fs::canonicalize(state).ok() {
+            let folder = File::open(path).map_err(cannot)?;
+            folder.try_lock().map_err(|_| {
+                let cause = format!("another command works in {} at this moment", path.display());
+                Failure::new(cause, "wait until it has ended; if it makes a community, invite from there")
+            })?;
+            held.push(folder);
+        }
+    }
+    Ok(held)
+}
+
 fn create(arguments: &Create) -> Result<String, Failure> {
+    let _held = hold(&arguments.places)?;
     let files = Files::of(&arguments.places);
     if let Some(there) = files.all().into_iter().find(|path| path.exists()) {
         let cause = format!("{} is there already", there.display());
@@ -239,18 +259,7 @@ fn create(arguments: &Create) -> Result<String, Failure> {
 
 fn found(arguments: &Create, files: &Files) -> Result<String, Failure> {
     let Create { community, symbol, decimals, name, endpoint, listen, ask, places, json } = arguments;
-    let Places { directory, state, .. } = places;
-    let made = |path: &Path| {
-        let cannot = |error: io::Error| {
-            Failure::new(
-                format!("cannot make {}: {error}", path.display()),
-                "run it as root, or name directories with --directory and --state",
-            )
-        };
-        fs::create_dir_all(path).map_err(cannot)
-    };
-    made(directory)?;
-    made(state)?;
+    let directory = &places.directory;
     let name = name.clone().unwrap_or_else(machine_name);
     let absolute = |path: &Path| -> Result<String, Failure> {
         let path = std::path::absolute(path).map_err(|error| Failure::new(error, "name another directory"))?;
@@ -463,4 +472,25 @@ fn members(here: &Here) -> Result<String, Failure> {
         }));
     }
     Ok(if here.json { format!("{:#}\n", serde_json::Value::from(objects)) } else { table.render() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_communities_are_not_made_in_one_place_at_the_same_moment() {
+        let home = tempfile::tempdir().unwrap();
+        let of = |directory: &str, state: &str| Places {
+            directory: home.path().join(directory),
+            state: home.path().join(state),
+            socket: home.path().join("control.sock"),
+        };
+        let first = hold(&of("etc", "state")).unwrap();
+        assert_eq!(first.len(), 2);
+        assert!(hold(&of("etc", "state")).is_err() && hold(&of("other", "state")).is_err());
+        drop(first);
+        assert!(hold(&of("etc", "state")).is_ok());
+        assert_eq!(hold(&of("one", "one")).unwrap().len(), 1);
+    }
 }
