@@ -552,7 +552,7 @@ impl Sender {
         forged: &mut Bucket,
     ) -> Result<NodeCard, Ignored> {
         let at_home = || self.ways.iter().any(|way| way.interface == interface && way.address == beacon.source);
-        if !self.budget.has(now) || !forged.has(now) && !(at_home() && self.suspect.take(now)) {
+        if !self.budget.has(now) || !(forged.has(now) || at_home() && self.suspect.take(now)) {
             return Err(Ignored::Busy);
         }
         if self.card.tls().verify(&beacon.statement(), &beacon.signature).is_err() {

@@ -193,7 +193,7 @@ impl Fallback {
         let fresh = |at| since(at).is_some_and(|since| since < FRESH);
         let (answers, data) = (fresh(self.answered), fresh(self.data));
         self.alive = if answers && data { self.alive.or(Some(now)) } else { None };
-        self.cut_off &= !since(self.sent_by_quic).is_some_and(|since| since < self.doubt);
+        self.cut_off &= since(self.sent_by_quic).is_none_or(|since| since >= self.doubt);
         self.cut_off |= now.saturating_duration_since(self.data_missed) >= self.starves_in();
         let held = since(self.alive).is_some_and(|since| since >= self.hold) || self.cut_off && answers;
         if held {
