@@ -179,15 +179,15 @@ fn without_endpoints(table: &str) -> String {
 }
 
 /// Waits until both send by this.
-fn carried_by(carrier: &str, a: &Router, b: &Router, patience: Duration) {
-    until(carrier, patience, || match (a.neighbour(b.name)?, b.neighbour(a.name)?) {
+pub(crate) fn carried_by(carrier: &str, a: &Router, b: &Router, patience: Duration) {
+    until(carrier, patience, || match (a.link_to(b)?, b.link_to(a)?) {
         (a, b) if a["carrier"] == carrier && b["carrier"] == carrier => Ok(()),
         (a, b) => Err(format!("{a} {b}")),
     });
 }
 
 /// Drops what WireGuard sends, on its way in.
-fn block(hosts: &[&Host]) {
+pub(crate) fn block(hosts: &[&Host]) {
     for host in hosts {
         let rule = format!("udp dport {WIREGUARD_PORT} drop; udp sport {WIREGUARD_PORT} drop");
         let table = format!("table inet blocked {{ chain input {{ type filter hook input priority 0; {rule}; }}; }}");

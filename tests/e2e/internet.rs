@@ -7,19 +7,19 @@ use crate::lab::{Background, Host, Lab, here, now, secs, until};
 use crate::router::{BY_ROUTES, Router, TUN, WIREGUARD_PORT, join, join_at, joined, text};
 
 /// What the Internet's machine is called and known by.
-const NAME: &str = "www.internet.example";
-const IPV4: &str = "198.51.100.80";
-const IPV6: &str = "2001:db8:80::80";
-const NAME_SERVER: &str = "198.51.100.53";
+pub(crate) const NAME: &str = "www.internet.example";
+pub(crate) const IPV4: &str = "198.51.100.80";
+pub(crate) const IPV6: &str = "2001:db8:80::80";
+pub(crate) const NAME_SERVER: &str = "198.51.100.53";
 /// What its page says.
-const TEXT: &str = "the household reads this and no relay does";
+pub(crate) const TEXT: &str = "the household reads this and no relay does";
 /// The device of sessions in the household.
 const CLIENT_TUN: &str = "waybill-net0";
 /// Between the two, as the mesh carries it.
 const SESSION_PORT: u16 = 51821;
 
 /// A machine that is the whole Internet: a page, and a name server.
-struct Internet {
+pub(crate) struct Internet {
     host: Host,
     _web: Background,
     _names: Background,
@@ -28,27 +28,24 @@ struct Internet {
 impl Internet {
     /// Joins it to gateways by a cable each, which is their way out.
     fn behind(lab: &mut Lab, gateways: &mut [&mut Router]) -> Self {
-        let host = lab.host("internet");
-        for (address, len) in [(IPV4, "32"), (NAME_SERVER, "32"), (IPV6, "128")] {
-            host.must(&["ip", "address", "add", &format!("{address}/{len}"), "dev", "lo"]);
-        }
+        let internet = Self::start(lab);
         for gateway in gateways {
-            let (near, there) = lab.cable(&gateway.host, &host);
-            let number = near.split('.').nth(2).expect("four numbers").to_owned();
-            let device = format!("cable{number}a");
-            for (end, host, device) in [(1, &gateway.host, &device), (2, &host, &format!("cable{number}b"))] {
-                host.must(&["sh", "-c", &format!("echo 0 > /proc/sys/net/ipv6/conf/{device}/disable_ipv6")]);
-                let address = format!("2001:db8:{number}::{end}/64");
-                host.must(&["ip", "address", "add", &address, "dev", device, "nodad"]);
-            }
-            gateway.host.must(&["ip", "route", "add", "default", "via", &there]);
-            gateway.host.must(&["ip", "-6", "route", "add", "default", "via", &format!("2001:db8:{number}::2")]);
+            let device = internet.way_out(lab, &gateway.host);
             gateway.options.tables.push(format!(
                 "[gateway]\nuplink = \"{device}\"\ndns = [\"{NAME_SERVER}\"]\ncontact = \"abuse@{}.example\"\n\
                  client_cap_day = \"{}\"\n",
                 gateway.name,
                 if gateway.name == "small" { "1 MiB" } else { "10 GiB" },
             ));
+        }
+        internet
+    }
+
+    /// Joined to nobody yet.
+    pub(crate) fn start(lab: &mut Lab) -> Self {
+        let host = lab.host("internet");
+        for (address, len) in [(IPV4, "32"), (NAME_SERVER, "32"), (IPV6, "128")] {
+            host.must(&["ip", "address", "add", &format!("{address}/{len}"), "dev", "lo"]);
         }
         let pages = lab.dir().join("pages");
         fs::create_dir(&pages).expect("a new directory");
@@ -64,20 +61,35 @@ impl Internet {
         until("web server", secs(10), || host.run(&["curl", "-sf", "-o", "/dev/null", &format!("http://{IPV4}/page")]));
         Self { host, _web: web, _names: names }
     }
+
+    /// A cable to it from a machine whose way out that is, and the name of the machine's end.
+    pub(crate) fn way_out(&self, lab: &mut Lab, of: &Host) -> String {
+        let (near, there) = lab.cable(of, &self.host);
+        let number = near.split('.').nth(2).expect("four numbers").to_owned();
+        let device = format!("cable{number}a");
+        for (end, host, device) in [(1, of, &device), (2, &self.host, &format!("cable{number}b"))] {
+            host.must(&["sh", "-c", &format!("echo 0 > /proc/sys/net/ipv6/conf/{device}/disable_ipv6")]);
+            let address = format!("2001:db8:{number}::{end}/64");
+            host.must(&["ip", "address", "add", &address, "dev", device, "nodad"]);
+        }
+        of.must(&["ip", "route", "add", "default", "via", &there]);
+        of.must(&["ip", "-6", "route", "add", "default", "via", &format!("2001:db8:{number}::2")]);
+        device
+    }
 }
 
 /// Reads the page, with so much patience.
-fn read(from: &Host, server: &str, patience: &str) -> Result<(), String> {
+pub(crate) fn read(from: &Host, server: &str, patience: &str) -> Result<(), String> {
     let page = from.run(&["curl", "-sf", "--max-time", patience, &format!("http://{server}/page")])?;
     if page.lines().filter(|line| *line == TEXT).count() == 5000 { Ok(()) } else { Err("another page".to_owned()) }
 }
 
-fn uses(house: &Router, gateway: &str) -> Result<(), String> {
+pub(crate) fn uses(house: &Router, gateway: &str) -> Result<(), String> {
     let state = house.show("internet")?;
     if state["in_use"] == gateway { Ok(()) } else { Err(format!("{state}")) }
 }
 
-fn holds(captured: &Captured, what: &[u8]) -> bool {
+pub(crate) fn holds(captured: &Captured, what: &[u8]) -> bool {
     captured.packets.iter().any(|packet| packet.bytes.windows(what.len()).any(|bytes| bytes == what))
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::lab::{Lab, here, now, say, secs, until};
+use crate::lab::{Background, Host, Lab, here, now, say, secs, until};
 use crate::router::{PEERS, Router, TUN, join, joined, text};
 use crate::traffic::{Pings, ping, reachable};
 
@@ -36,6 +36,44 @@ fn image(shown: &str) -> Vec<u8> {
     image
 }
 
+/// A stock WireGuard client on a machine, set up as `wg-quick` does it.
+pub(crate) struct Phone {
+    _wireguard: Background,
+    socket: String,
+}
+
+impl Phone {
+    /// With a config file of `waybill leaf add`.
+    pub(crate) fn start(lab: &Lab, host: &Host, config: &str) -> Self {
+        let field = |name: &str| {
+            let line = config.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_prefix('='));
+            line.unwrap_or_else(|| panic!("no {name} in {config}")).trim().to_owned()
+        };
+        let (address, mtu, allowed) = (field("Address"), field("MTU"), field("AllowedIPs"));
+        let ours = ["Address", "MTU", "DNS", "#"];
+        let lines = config.lines().filter(|line| !ours.iter().any(|name| line.starts_with(name)));
+        let file = lab.dir().join("phone.conf");
+        crate::router::write_private(&file, lines.collect::<Vec<_>>().join("\n").as_bytes(), 0o600);
+        let device = format!("phone{}", std::process::id());
+        let socket = format!("/var/run/wireguard/{device}.sock");
+        let wireguard = host.start(&lab.dir().join("phone.log"), &["wireguard-go", "--foreground", &device]);
+        until("wireguard-go", secs(10), || if Path::new(&socket).exists() { Ok(()) } else { Err(wireguard.log()) });
+        host.must(&["wg", "setconf", &device, text(&file)]);
+        host.must(&["ip", "-6", "address", "add", &address, "dev", &device, "nodad"]);
+        host.must(&["ip", "link", "set", &device, "mtu", &mtu, "up"]);
+        for prefix in allowed.split(", ") {
+            host.must(&["ip", "route", "add", prefix, "dev", &device]);
+        }
+        Self { _wireguard: wireguard, socket }
+    }
+}
+
+impl Drop for Phone {
+    fn drop(&mut self) {
+        let _gone = fs::remove_file(&self.socket);
+    }
+}
+
 #[test]
 fn a_phone_that_scans_what_leaf_add_prints_reaches_the_mesh() {
     let tools = ["ping", "wireguard-go", "wg"];
@@ -64,24 +102,7 @@ fn a_phone_that_scans_what_leaf_add_prints_reaches_the_mesh() {
         say("skipped: scanning the QR code: there is no zbarimg (Debian: zbar-tools)");
     }
 
-    // As wg-quick does it.
-    let field = |name: &str| {
-        let line = config.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_prefix('='));
-        line.unwrap_or_else(|| panic!("no {name} in {config}")).trim().to_owned()
-    };
-    let (address, mtu, allowed) = (field("Address"), field("MTU"), field("AllowedIPs"));
-    let ours = ["Address", "MTU", "DNS", "#"];
-    let lines = config.lines().filter(|line| !ours.iter().any(|name| line.starts_with(name)));
-    let file = lab.dir().join("phone.conf");
-    crate::router::write_private(&file, lines.collect::<Vec<_>>().join("\n").as_bytes(), 0o600);
-    let device = format!("phone{}", std::process::id());
-    let socket = format!("/var/run/wireguard/{device}.sock");
-    let wireguard = phone.start(&lab.dir().join("phone.log"), &["wireguard-go", "--foreground", &device]);
-    until("wireguard-go", secs(10), || if Path::new(&socket).exists() { Ok(()) } else { Err(wireguard.log()) });
-    phone.must(&["wg", "setconf", &device, text(&file)]);
-    phone.must(&["ip", "-6", "address", "add", &address, "dev", &device, "nodad"]);
-    phone.must(&["ip", "link", "set", &device, "mtu", &mtu, "up"]);
-    phone.must(&["ip", "-6", "route", "add", &allowed, "dev", &device]);
+    let _phone_is_on = Phone::start(&lab, &phone, &config);
     reachable(&phone, &r2.address, secs(20));
     let took = began.elapsed();
     let all = Ok(Pings { sent: 20, answered: 20 });
@@ -103,5 +124,4 @@ fn a_phone_that_scans_what_leaf_add_prints_reaches_the_mesh() {
         let pings = ping(&phone, &r1.address, 3, &[])?;
         if pings.answered == 0 { Ok(()) } else { Err(format!("{pings:?} through {TUN}")) }
     });
-    let _gone = fs::remove_file(&socket);
 }

@@ -63,6 +63,13 @@ impl Ledger {
         ledger
     }
 
+    /// The one that a router founded with its community.
+    pub(crate) fn founded_by(founder: &Router) -> Self {
+        let text = |path: &Path| path.to_str().expect("a path of ASCII").to_owned();
+        let path = founder.state_dir().join("community.ledger");
+        Self { waybill: text(&founder.waybill), path, treasurer: text(&founder.dir.join("treasurer.key")) }
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }

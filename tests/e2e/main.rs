@@ -20,6 +20,7 @@ mod traffic;
 mod babel;
 mod beacons;
 mod clock;
+mod community;
 mod fallback;
 mod flash;
 mod flood;

@@ -104,6 +104,22 @@ impl Router {
         let host = lab.host(name);
         let dir = lab.dir().join(name);
         fs::DirBuilder::new().mode(0o700).create(&dir).expect("a new directory");
+        Self::of(lab, name, host, dir)
+    }
+
+    /// One whose key and config the program itself makes: `command` is "community create" or "join" with what they need. Start it with
+    /// [`Router::up`].
+    pub(crate) fn made_by(lab: &Lab, name: &'static str, host: &Host, command: &[&str]) -> Self {
+        let dir = lab.dir().join(name);
+        let (state, socket) = (dir.join("state"), dir.join("run").join("control.sock"));
+        let places =
+            ["--name", name, "--directory", text(&dir), "--state", text(&state), "--socket", text(&socket), "--json"];
+        host.must(&[&[text(&lab.waybill())], command, &places].concat());
+        Self::of(lab, name, host.clone(), dir)
+    }
+
+    /// Whose things are in this directory.
+    fn of(lab: &Lab, name: &'static str, host: Host, dir: PathBuf) -> Self {
         let waybill = lab.waybill();
         let key_file = dir.join("key");
         let said = here(&[text(&waybill), "key", "--json", "--file", text(&key_file)]);
@@ -128,6 +144,11 @@ impl Router {
     pub(crate) fn join_community(&mut self, ledger: &Ledger, ask: &'static str) {
         self.options.ledger = Some(ledger.path().to_owned());
         self.options.ask = ask;
+    }
+
+    /// What others know it by.
+    pub(crate) fn card(&self) -> &str {
+        &self.card
     }
 
     pub(crate) fn key_file(&self) -> PathBuf {
@@ -193,8 +214,17 @@ impl Router {
 
     /// As [`Router::start`], behind other words of a command line: `sh -c ... exec "$@"` and the like.
     pub(crate) fn start_with(&mut self, before: &[&str]) {
-        assert!(self.process.is_none(), "{} is running", self.name);
         self.write_config();
+        self.run(before);
+    }
+
+    /// Starts it with the config file as it is, and waits until it answers.
+    pub(crate) fn up(&mut self) {
+        self.run(&[]);
+    }
+
+    fn run(&mut self, before: &[&str]) {
+        assert!(self.process.is_none(), "{} is running", self.name);
         let config = self.config_file();
         let mut line = before.to_vec();
         line.extend([text(&self.waybill), "up", "--config", text(&config)]);
@@ -227,8 +257,9 @@ impl Router {
     }
 
     /// Reads the config file again.
-    pub(crate) fn reload(&mut self) {
-        self.process().signal("HUP");
+    pub(crate) fn reload(&self) {
+        let process = self.process.as_ref().unwrap_or_else(|| panic!("{} is not running", self.name));
+        process.signal("HUP");
     }
 
     /// Runs `waybill up` where it is expected to refuse, and returns what it says. `before` as in [`Router::start_with`].
@@ -271,15 +302,24 @@ impl Router {
     }
 
     pub(crate) fn neighbour(&self, name: &str) -> Result<Value, String> {
+        self.neighbour_with("name", name)
+    }
+
+    /// The neighbour that another router is, whatever it is called here.
+    pub(crate) fn link_to(&self, other: &Self) -> Result<Value, String> {
+        self.neighbour_with("id", &other.id)
+    }
+
+    fn neighbour_with(&self, field: &str, value: &str) -> Result<Value, String> {
         let neighbours = self.show("neighbours")?;
         let mut lines = neighbours.as_array().into_iter().flatten();
-        let line = lines.find(|line| line["name"] == name).cloned();
-        line.ok_or_else(|| format!("{} knows no {name}: {neighbours}", self.name))
+        let line = lines.find(|line| line[field] == value).cloned();
+        line.ok_or_else(|| format!("{} knows no {value}: {neighbours}", self.name))
     }
 
     /// Whether packets are carried for a neighbour.
     pub(crate) fn is_joined_to(&self, other: &Self) -> Result<(), String> {
-        let line = self.neighbour(other.name)?;
+        let line = self.link_to(other)?;
         let joined = line["state"] == "up" && line["admitted"] == true;
         if joined { Ok(()) } else { Err(format!("{} sees {line}", self.name)) }
     }
@@ -307,7 +347,7 @@ impl Router {
     pub(crate) fn meter(&self, neighbour: &Self) -> Result<Meter, String> {
         let answer = self.show("meters")?;
         let mut lines = answer["meters"].as_array().into_iter().flatten();
-        let line = lines.find(|line| line["neighbour"] == neighbour.name);
+        let line = lines.find(|line| line["id"] == neighbour.id);
         let meter = line.and_then(|line| {
             Some(Meter {
                 sent: line["sent_bytes"].as_u64()?,
@@ -332,7 +372,8 @@ impl Router {
     fn receipt(&self, neighbour: &Self, direction: &str) -> Result<Receipt, String> {
         let answer = self.show("receipts")?;
         let lines = answer["receipts"].as_array().into_iter().flatten();
-        let of_both = lines.filter(|line| line["neighbour"] == neighbour.name && line["direction"] == direction);
+        let party = if direction == "we_pay" { "payee" } else { "payer" };
+        let of_both = lines.filter(|line| line["channel"][party] == neighbour.id && line["direction"] == direction);
         let nonce = |line: &&Value| line["channel"]["nonce"].as_str().and_then(|nonce| nonce.parse::<u64>().ok());
         let line = of_both.max_by_key(nonce);
         let receipt = line.and_then(|line| {
