@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use sim::fuzz::{
     babel_state, babel_tlv, beacon, beacon_examples, control, control_examples, exchange, ledger_entry, ledger_json,
-    ledger_note, ledger_paper, ledger_rules, metering_wire,
+    ledger_note, ledger_paper, ledger_rules, metering_wire, names, names_examples,
 };
 
 /// Mutated inputs per seed and target: a few seconds. Plays cost more than packets, and those with signatures most.
@@ -152,6 +152,22 @@ fn whoever_sends_beacons_harms_nobody() {
         let mut rng = fastrand::Rng::with_seed(seed);
         for _ in 0..PLAYS {
             beacon(&mutant(&mut rng, &sent));
+        }
+    }
+}
+
+/// Questions for names, which anybody in the mesh can ask.
+#[test]
+fn whoever_asks_for_names_gets_one_short_answer() {
+    let mut asked = names_examples();
+    asked.extend(corpus("names.txt"));
+    asked.iter().for_each(|bytes| names(bytes));
+    let fresh = std::env::var("SIM_SEED").ok().and_then(|seed| seed.parse().ok());
+    for seed in [Some(1), fresh].into_iter().flatten() {
+        println!("seed {seed}");
+        let mut rng = fastrand::Rng::with_seed(seed);
+        for _ in 0..MUTANTS {
+            names(&mutant(&mut rng, &asked));
         }
     }
 }

@@ -4,6 +4,7 @@
 mod beacon;
 mod control;
 mod ledger;
+mod names;
 mod settlement;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use babel::{
 pub use beacon::{beacon, beacon_examples};
 pub use control::{control, control_examples};
 pub use ledger::{ledger_entry, ledger_json, ledger_note, ledger_paper, ledger_rules};
+pub use names::{names, names_examples};
 pub use settlement::{exchange, metering_wire};
 
 use crate::pair::start;

@@ -1,0 +1,45 @@
+//! Questions for names from anybody: whatever is asked, the answer is one, bounded, and no question again.
+
+use std::net::Ipv6Addr;
+
+use node::names::{Names, QUESTION_LENGTH_MAX};
+
+/// Eight addresses, or who answers for the zone and for how long a no holds.
+const MORE_MAX: usize = 8 * 28 + 40;
+
+/// One message.
+///
+/// # Panics
+/// If the answer is not to this message, longer than it by more than records may be, or would be answered itself.
+pub fn names(bytes: &[u8]) {
+    let address = |last| Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last);
+    let mut zone = Names::new("roof", address(1));
+    assert!(zone.add("attic", &(2..9).map(address).collect::<Vec<_>>()));
+    let Some(answer) = zone.answer(bytes) else { return };
+    assert!(bytes.len() <= QUESTION_LENGTH_MAX && bytes[2] & 0x80 == 0, "no question");
+    assert_eq!(answer[..2], bytes[..2], "to another");
+    assert!(answer.len() <= bytes.len() + MORE_MAX, "{} of {}", answer.len(), bytes.len());
+    assert_eq!(zone.answer(&answer), None, "two of them would answer each other for ever");
+    let [code, answers] = [answer[3] & 0xf, answer[7]];
+    assert!(code == 0 || answers == 0, "{answers} answers with code {code}");
+}
+
+/// What stub resolvers ask, to begin with.
+#[must_use]
+pub fn names_examples() -> Vec<Vec<u8>> {
+    let mut examples = Vec::new();
+    for name in ["mesh", "roof.mesh", "www.attic.mesh", "nobody.mesh", "example.org"] {
+        for kind in [1_u16, 2, 6, 28, 255] {
+            let mut message = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+            for label in name.split('.') {
+                message.extend(u8::try_from(label.len()));
+                message.extend(label.as_bytes());
+            }
+            message.push(0);
+            message.extend(kind.to_be_bytes());
+            message.extend([0, 1]);
+            examples.push(message);
+        }
+    }
+    examples
+}
