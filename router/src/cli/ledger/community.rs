@@ -22,9 +22,10 @@ use crate::cli::Failure;
 use crate::cli::join::{Places, machine_name, node_table, quic_table, quoted};
 use crate::cli::table::{Side, Table, facts};
 use crate::config::{Amount, Config, Endpoint, LedgerPlace, QUIC_PORT};
+use crate::file;
+use crate::identity::{self, KeyFileError};
 use crate::invite::{HOSTS_MAX, Host, Invite};
 use crate::qr::Qr;
-use crate::{file, identity};
 
 /// How long the founder's own router is a member.
 const FOUNDER_S: u32 = 10 * 365 * 86_400;
@@ -361,7 +362,14 @@ impl Here {
     fn open_as_issuer(&self) -> Result<(NodeId, Opened), Failure> {
         let (config, place) = self.load()?;
         let beside = || config.path.parent().unwrap_or(Path::new(".")).join("issuer.key");
-        let key = identity::load(&self.issuer.clone().unwrap_or_else(beside))?;
+        let file = self.issuer.clone().unwrap_or_else(beside);
+        let key = identity::load(&file).map_err(|error| {
+            let KeyFileError::Missing { .. } = error else { return error.into() };
+            // One that is made here is nobody's whom the ledger knows.
+            let next = "only an issuer does this: name its key file with --issuer; `waybill community create` made the first, and \
+                        `waybill ledger appoint` makes others";
+            Failure::new(format!("there is no issuer's key {}", file.display()), next)
+        })?;
         Ok((key.node_id(), Place::of(&place).open_for(key.node_id(), key.account())?))
     }
 }
@@ -492,5 +500,28 @@ mod tests {
         drop(first);
         assert!(hold(&of("etc", "state")).is_ok());
         assert_eq!(hold(&of("one", "one")).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn whoever_is_no_issuer_is_not_told_to_make_a_key_that_nobody_knows() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let arguments = Create {
+            community: "Hilltop".to_owned(),
+            symbol: "WAY".to_owned(),
+            decimals: 6,
+            name: Some("roof".to_owned()),
+            endpoint: None,
+            listen: "[::]:8443".parse().unwrap(),
+            ask: "0".parse().unwrap(),
+            places: Places { directory: path("etc"), state: path("state"), socket: path("sock") },
+            json: false,
+        };
+        create(&arguments).unwrap();
+        let here = Here { config: path("etc/waybill.toml"), issuer: None, json: false };
+        assert!(here.open_as_issuer().is_ok());
+        fs::remove_file(path("etc/issuer.key")).unwrap();
+        let said = here.open_as_issuer().err().unwrap().to_string();
+        assert!(said.contains("--issuer") && !said.contains("waybill key"), "{said}");
     }
 }
