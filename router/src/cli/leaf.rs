@@ -33,12 +33,15 @@ const SUBNET: u16 = 0x1eaf;
 const MTU: u16 = 1280;
 /// Seconds between packets that keep the way back open, as WireGuard's own pages advise.
 const KEEPALIVE_S: u16 = 25;
+/// What `--internet` comes to.
+const ALL_INSIDE: &str = "# All that the device sends goes into the tunnel. Gateways serve routers, and no leaf: it reaches the Internet only by \
+                          IPv6, and only where a router without [gateway] announces \"::/0\".\n";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Let a phone or laptop with a stock WireGuard client in: prints its config, and a QR code of it
     #[command(after_help = "Examples:\n  waybill leaf add phone --endpoint roof.example.org\n  \
-                            waybill leaf add phone --endpoint 192.0.2.1:51820 --internet --qr phone.svg\n\n\
+                            waybill leaf add phone --endpoint 192.0.2.1:51820 --qr phone.svg\n\n\
                             The phone's secret key is shown this once and kept nowhere. Without --internet only the mesh \
                             is reached through the tunnel.")]
     Add(Add),
@@ -63,7 +66,8 @@ pub(super) struct Add {
     /// The leaf's public key, if it has made one itself; then no secret key and no QR code is printed
     #[arg(long, value_name = "KEY")]
     public_key: Option<WireguardKey>,
-    /// Send all of the leaf's traffic into the tunnel, not only what is for the mesh
+    /// Send all of the leaf's traffic into the tunnel, not only what is for the mesh. Gateways serve routers, and no leaf: the
+    /// Internet is reached by IPv6, and where a router without [gateway] announces "::/0"
     #[arg(long)]
     internet: bool,
     /// The resolver the leaf asks for names
@@ -172,6 +176,9 @@ fn add(arguments: &Add) -> Result<String, Failure> {
     match qr {
         Some(qr) => shown.push_str(&format!("\n{}", qr.terminal())),
         None => shown.push_str("\n# Put the secret key that belongs to the public one into the first table.\n"),
+    }
+    if arguments.internet {
+        shown.push_str(ALL_INSIDE);
     }
     shown.push_str(&format!("# {}\n", told));
     Ok(shown)
@@ -476,6 +483,28 @@ mod tests {
         place.remove("tablet").unwrap();
         place.remove("laptop").unwrap();
         assert_eq!(place.text(), before);
+    }
+
+    #[test]
+    fn who_sends_all_into_the_tunnel_is_told_where_it_ends() {
+        let place = Place::new("");
+        let add = |name: &str, internet| {
+            let (file, endpoint) = (place.file(), Some("192.0.2.1".to_owned()));
+            add(&Add {
+                name: name.to_owned(),
+                file,
+                endpoint,
+                public_key: None,
+                internet,
+                dns: None,
+                qr: None,
+                json: false,
+            })
+            .unwrap()
+        };
+        let shown = add("phone", true);
+        assert!(shown.contains("AllowedIPs = ::/0, 0.0.0.0/0\n") && shown.contains(ALL_INSIDE), "{shown}");
+        assert!(!add("tablet", false).contains(ALL_INSIDE));
     }
 
     #[test]
