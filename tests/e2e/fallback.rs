@@ -133,6 +133,14 @@ fn a_firewall_that_passes_handshakes_and_drops_data_is_gone_round_within_five_se
     joined(&r1, &r2);
     reachable(&r1.host, &r2.address, secs(20));
     let pulse = Pulse::start(&lab, &r1.host, &r2.address);
+    let answered = |more: usize| {
+        let before = pulse.answered();
+        until("answers", secs(20), || match pulse.answered() - before {
+            seen if seen >= more => Ok(()),
+            seen => Err(format!("{seen}")),
+        });
+    };
+    answered(5);
     let began = now();
     // What a datagram begins with: 4, and three bytes of zero.
     let data = format!("udp dport {WIREGUARD_PORT} @th,64,32 0x04000000 drop");
@@ -142,7 +150,7 @@ fn a_firewall_that_passes_handshakes_and_drops_data_is_gone_round_within_five_se
     }
     carried_by("quic", &r1, &r2, secs(10));
     let switched = began.elapsed();
-    reachable(&r1.host, &r2.address, secs(5));
+    answered(5);
     let outage = pulse.longest_silence();
     lab.figures(&format!("by QUIC after {switched:.1?}; {outage:.1?} without answers"));
     assert!(switched <= OUTAGE_MAX && outage <= OUTAGE_MAX, "{switched:?} {outage:?}");

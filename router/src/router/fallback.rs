@@ -40,8 +40,9 @@ const TRY: Duration = Duration::from_secs(5);
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// An answer, and data, say so much about the time after it: two of three may be lost.
 const FRESH: Duration = Duration::from_millis(3500);
-/// In the time in which WireGuard gets into doubt this often, data would have come if any did: 3.5 s with Hellos each second.
-const STARVED: (u32, u32) = (14, 5);
+/// In the time in which WireGuard gets into doubt this often, data would have come if any did: 2.75 s with Hellos each second, when
+/// Babel takes the neighbour for lost as well. What is found again takes it a second and a half more.
+const STARVED: (u32, u32) = (11, 5);
 /// For how long handshakes have to be answered before WireGuard carries again: at first, and at most.
 const HOLD_MIN: Duration = Duration::from_secs(4);
 const HOLD_MAX: Duration = Duration::from_secs(300);
