@@ -49,9 +49,13 @@ fn a_village_of_six_is_online_is_paid_and_talks_whatever_happens_to_it() {
 
     // One founds it, and asks five hundredths of a token per GiB on top of what the way out costs.
     let endpoint = format!("{hill_by_school}:51820");
-    let mut hill =
-        Router::made_by(&lab, "hill", &on_hill, &["community", "create", "Hilltop", "--endpoint", &endpoint]);
-    edit(&hill, "ask = \"0\"", "fee = \"0.05\"\nmax = \"1\"");
+    let mut hill = Router::made_by(
+        &lab,
+        "hill",
+        &on_hill,
+        &["community", "create", "Hilltop", "--endpoint", &endpoint, "--max", "1"],
+    );
+    edit(&hill, "ask = \"0\"", "fee = \"0.05\"");
     hill.up();
     until("the founder is a member", secs(30), || is_member(&hill));
     let ledger = Ledger::founded_by(&hill);

@@ -41,7 +41,7 @@ pub(crate) enum Community {
     /// List the members
     #[command(after_help = "Example:\n  waybill community members")]
     Members(Members),
-    /// Put a member out: all routers cut it off within a minute
+    /// Put a member out: all routers cut it off within half a minute
     #[command(after_help = "Example:\n  waybill community revoke 0x52908400098527886E0F7030069857D2E4169EE7")]
     Revoke(Revoke),
     /// Take an account in, or renew its membership
@@ -76,6 +76,9 @@ pub(crate) struct Create {
     /// Tokens per GiB that this router asks
     #[arg(long, value_name = "AMOUNT", default_value = "0")]
     ask: Amount,
+    /// The most tokens per GiB that this router pays, and those it invites are told to; what it asks without it
+    #[arg(long, value_name = "AMOUNT")]
+    max: Option<Amount>,
     #[command(flatten)]
     places: Places,
     /// Print one JSON object
@@ -160,7 +163,7 @@ pub(crate) fn community(command: &Community) -> Result<String, Failure> {
             let (_, mut opened) = here.open_as_issuer()?;
             opened.act(Command::RevokeMembership { of: *account })?;
             let sentence =
-                format!("{account} is put out; routers cut it off within a minute, and its tokens stay its own");
+                format!("{account} is put out; routers cut it off within half a minute, and its tokens stay its own");
             Ok(answer(here.json, &json!({ "account": account.to_string(), "revoked": true }), &sentence))
         }
         Community::Renew(Renew { account, until, here }) => {
@@ -259,8 +262,9 @@ fn create(arguments: &Create) -> Result<String, Failure> {
 }
 
 fn found(arguments: &Create, files: &Files) -> Result<String, Failure> {
-    let Create { community, symbol, decimals, name, endpoint, listen, ask, places, json } = arguments;
+    let Create { community, symbol, decimals, name, endpoint, listen, ask, max, places, json } = arguments;
     let directory = &places.directory;
+    let max = max.as_ref().unwrap_or(ask);
     let name = name.clone().unwrap_or_else(machine_name);
     let absolute = |path: &Path| -> Result<String, Failure> {
         let path = std::path::absolute(path).map_err(|error| Failure::new(error, "name another directory"))?;
@@ -276,7 +280,7 @@ fn found(arguments: &Create, files: &Files) -> Result<String, Failure> {
         text.push_str(&format!("endpoint = \"{endpoint}\"\n"));
     }
     text.push_str(&format!(
-        "\n[ledger]\npath = {}\nserve = \"{listen}\"\nserve_key = {}\n\n[price]\nask = \"{ask}\"\n{}",
+        "\n[ledger]\npath = {}\nserve = \"{listen}\"\nserve_key = {}\n\n[price]\nask = \"{ask}\"\nmax = \"{max}\"\n{}",
         absolute(&files.ledger)?,
         absolute(&files.ledger_key)?,
         quic_table(),
@@ -513,13 +517,16 @@ mod tests {
             name: Some("roof".to_owned()),
             endpoint: None,
             listen: "[::]:8443".parse().unwrap(),
-            ask: "0".parse().unwrap(),
+            ask: "0.25".parse().unwrap(),
+            max: None,
             places: Places { directory: path("etc"), state: path("state"), socket: path("sock") },
             json: false,
         };
         create(&arguments).unwrap();
         let here = Here { config: path("etc/waybill.toml"), issuer: None, json: false };
         assert!(here.open_as_issuer().is_ok());
+        let price = Config::load(&here.config).unwrap().price;
+        assert_eq!(price.max.to_string(), "0.25", "whoever asks something may meet somebody who does");
         fs::remove_file(path("etc/issuer.key")).unwrap();
         let said = here.open_as_issuer().err().unwrap().to_string();
         assert!(said.contains("--issuer") && !said.contains("waybill key"), "{said}");
