@@ -20,7 +20,7 @@ use crate::traffic::{iperf, reachable};
 
 /// A second. Of so many bytes each, that is 100 Mbit/s.
 const RATE: u32 = 10_000;
-const SECONDS: u32 = 3;
+const SECONDS: u32 = 2;
 /// Different ones, again and again.
 const HANDSHAKES: usize = 500;
 /// With so many of each kind.
