@@ -22,7 +22,7 @@ use crate::traffic::{iperf, reachable};
 const RATE: u32 = 10_000;
 const SECONDS: u32 = 2;
 /// Different ones, again and again.
-const HANDSHAKES: usize = 500;
+const HANDSHAKES: usize = 100;
 /// With so many of each kind.
 const ROUNDS: usize = 3;
 /// What the flood may cost in memory: nothing is kept of a handshake before the sender has shown that it hears us.
