@@ -154,8 +154,7 @@ fn run(
         let router = Router::start(setup).await.map_err(Failure::from)?;
         // A port that the system chose is known by now.
         if let Some(closed) = &mut closed {
-            let ports = std::iter::once(router.wireguard_addr()).chain(router.quic_addr()).map(|at| at.port());
-            ports
+            link_ports(&router)
                 .into_iter()
                 .try_for_each(|port| closed.pass(port))
                 .map_err(|error| Failure::new(&error, error.next_step()))?;
@@ -174,7 +173,8 @@ fn run(
         let kernel = KernelRoutes::new(tun.index(), config.node.mtu, router.address(), mesh_alone);
         let kernel = kernel.map_err(|error| Failure::new(&error, error.next_step()));
         // The sessions' sockets are at the address that the TUN has by now.
-        let ready = kernel.and_then(|kernel| Ok((kernel, Sessions::start(config, keys.as_ref(), &guests)?)));
+        let ready = kernel
+            .and_then(|kernel| Ok((kernel, Sessions::start(config, keys.as_ref(), &guests, &link_ports(&router))?)));
         let ended = match ready {
             Ok((kernel, sessions)) => {
                 let ended = serve(config, &router, socket, kernel, (&names, &sessions), closed).await;
@@ -186,6 +186,11 @@ fn run(
         router.stop().await;
         ended
     })
+}
+
+/// The UDP ports that links send from.
+fn link_ports(router: &Router) -> Vec<u16> {
+    std::iter::once(router.wireguard_addr()).chain(router.quic_addr()).map(|at| at.port()).collect()
 }
 
 /// What this router announces besides its own /48: a gateway offers the Internet.
@@ -207,11 +212,16 @@ struct Sessions {
 }
 
 impl Sessions {
-    fn start(config: &Config, identity: Option<&Identity>, guests: &Arc<Guests>) -> Result<Self, Failure> {
+    fn start(
+        config: &Config,
+        identity: Option<&Identity>,
+        guests: &Arc<Guests>,
+        ports: &[u16],
+    ) -> Result<Self, Failure> {
         let Some(identity) = identity else { return Ok(Self::default()) };
         let us = identity.node_id();
         let gateway = |options| gateway::Server::start(options, identity, &config.node, may_use(config, us, guests));
-        let internet = |options| gateway::Client::start(options, identity, &config.node);
+        let internet = |options| gateway::Client::start(options, identity, &config.node, ports);
         Ok(Self {
             gateway: config.gateway.as_ref().map(gateway).transpose()?,
             internet: config.internet.as_ref().map(internet).transpose()?,

@@ -22,6 +22,8 @@ const FILES: [&str; 4] = [
     "/tmp/resolv.conf.d/resolv.conf.auto",
     "/tmp/resolv.conf.auto",
 ];
+/// What the file begins with that names a gateway's name servers.
+pub(crate) const RESOLVERS_HEAD: &str = "# Name servers of the gateway in use, written by waybill.";
 /// Name servers that are asked at most, and how long each is waited for.
 const SERVERS_MAX: usize = 3;
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -102,7 +104,8 @@ async fn converse(socket: &UdpSocket, server: IpAddr, question: &[u8]) -> Option
 /// The name servers to ask, by what is in the files.
 fn servers(read: impl Fn(&str) -> Option<String>) -> Vec<IpAddr> {
     for file in FILES {
-        let text = read(file).unwrap_or_default();
+        // A gateway's are asked by its session, which may wait for what is looked up here.
+        let text = read(file).filter(|text| !text.starts_with(RESOLVERS_HEAD)).unwrap_or_default();
         let written = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
         let addresses = written.filter_map(|rest| rest.trim().parse::<IpAddr>().ok());
         let far: Vec<IpAddr> =
@@ -234,11 +237,13 @@ mod tests {
         let found = |text: &'static str| servers(|file| (file == FILES[0]).then(|| text.to_owned()));
         assert_eq!(found("nameserver 127.0.0.53\n"), [] as [IpAddr; 0]);
         assert_eq!(found("# by hand\nnameserver 192.0.2.1\nnameserver 2001:db8::1\n").len(), 2);
-        let files = |file: &str| match file {
-            "/etc/resolv.conf" => Some("nameserver 127.0.0.1".to_owned()),
-            "/tmp/resolv.conf.d/resolv.conf.auto" => Some("# Interface wan\nnameserver 192.0.2.9\n".to_owned()),
-            _ => None,
-        };
-        assert_eq!(servers(files), ["192.0.2.9".parse::<IpAddr>().unwrap()]);
+        for first in ["nameserver 127.0.0.1".to_owned(), format!("{RESOLVERS_HEAD}\nnameserver 100.64.0.1\n")] {
+            let files = |file: &str| match file {
+                "/etc/resolv.conf" => Some(first.clone()),
+                "/tmp/resolv.conf.d/resolv.conf.auto" => Some("# Interface wan\nnameserver 192.0.2.9\n".to_owned()),
+                _ => None,
+            };
+            assert_eq!(servers(files), ["192.0.2.9".parse::<IpAddr>().unwrap()]);
+        }
     }
 }

@@ -24,6 +24,7 @@ use crate::config::{InternetOptions, NodeOptions};
 use crate::control::{InternetGateway, InternetState};
 use crate::file;
 use crate::link::wireguard::{PeerConfig, WireGuard};
+use crate::look_up::RESOLVERS_HEAD;
 use crate::netlink::{DEFAULT_LEN_MAX, Family, FoundRoute, Netlink, NetlinkError};
 use crate::tun::{MTU_MIN, Tun};
 use crate::worker::packet_len_max;
@@ -65,11 +66,17 @@ pub struct Client {
 }
 
 impl Client {
-    /// Begins, at the node's own mesh address, which its TUN has to have already. The way out has to be [`super::Closed`].
+    /// Begins, at the node's own mesh address, which its TUN has to have already. The way out has to be [`super::Closed`]; what is
+    /// sent from `link_ports` of UDP goes by no session.
     ///
     /// # Errors
     /// What the system refuses, with the next step; nothing is left then.
-    pub fn start(options: &InternetOptions, identity: &Identity, node: &NodeOptions) -> Result<Self, Failure> {
+    pub fn start(
+        options: &InternetOptions,
+        identity: &Identity,
+        node: &NodeOptions,
+        link_ports: &[u16],
+    ) -> Result<Self, Failure> {
         let mtu = node.mtu - OVERHEAD;
         let key = identity.wireguard_key();
         let tun = Tun::create_for_both_families(&options.tun, mtu, node.offloads)
@@ -92,7 +99,7 @@ impl Client {
         )
         .map_err(no_session)?;
         let local = tun.local().map_err(no_session)?;
-        let nat = Nat::client(&options.tun).map_err(|error| Failure::new(&error, error.next_step()))?;
+        let nat = Nat::client(&options.tun, link_ports).map_err(|error| Failure::new(&error, error.next_step()))?;
         let state = Arc::new(Mutex::new(InternetState::default()));
         let prices = Arc::new(Mutex::new(vec![None; options.gateways.len()]));
         let sessions = Sessions::new(options, identity, (&node.state_dir, mtu), tun, (&state, &prices));
@@ -302,7 +309,7 @@ impl Sessions {
 
     fn write_resolvers(&mut self, resolvers: Vec<IpAddr>) {
         let lines: String = resolvers.iter().map(|server| format!("nameserver {server}\n")).collect();
-        let text = format!("# Name servers of the gateway in use, written by waybill.\n{lines}");
+        let text = format!("{RESOLVERS_HEAD}\n{lines}");
         if let Err(error) = file::replace(&self.resolv_conf, text.as_bytes(), 0o644) {
             tracing::warn!(%error, file = %self.resolv_conf.display(), "name servers are not written down");
         }
@@ -418,6 +425,24 @@ fn is_in_mesh(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(address) if address.octets()[0] >= 0xfc)
 }
 
+/// Whether a packet goes to the gateway: from an address of the lease, and to the Internet or a name server of the lease. What
+/// has another address of this household, as an answer to whoever called it by its provider's, would tell the gateway who it
+/// is. A session's own packets come here when the mesh has lost the way to its gateway: sealed again they would come back
+/// for ever.
+fn is_for_a_session(packet: &[u8], (ipv4, ipv6): (Option<Ipv4Addr>, Ipv6Addr), resolvers: &[IpAddr]) -> bool {
+    let Some((from, to)) = addresses(packet) else { return false };
+    let is_leased = match from {
+        IpAddr::V4(from) => ipv4 == Some(from),
+        IpAddr::V6(from) => ipv6 == from,
+    };
+    let is_elsewhere = match to {
+        IpAddr::V4(to) => to.is_private() || to.is_link_local() || to.is_loopback() || to.is_unspecified(),
+        IpAddr::V6(_) => is_in_mesh(to),
+    };
+    let is_for_all = to.is_multicast() || to == IpAddr::V4(Ipv4Addr::BROADCAST);
+    is_leased && !is_for_all && (!is_elsewhere || resolvers.contains(&to))
+}
+
 impl Side for Sessions {
     fn arrived(&mut self, now: Instant, link: LinkId, packet: &[u8], _answers: &mut Answers) -> bool {
         if packet::is_control(packet) {
@@ -435,9 +460,7 @@ impl Side for Sessions {
     }
 
     fn leads(&mut self, now: Instant, packet: &[u8]) -> Option<LinkId> {
-        // A session's own packets come here when the mesh has lost the way to its gateway: sealed again they would come
-        // back for ever.
-        let place = self.current.filter(|_| !addresses(packet).is_some_and(|(_, to)| is_in_mesh(to)))?;
+        let place = self.current.filter(|_| is_for_a_session(packet, (self.ipv4, self.ipv6), &self.resolvers))?;
         self.known.get_mut(place)?.sent += packet.len() as u64;
         self.busy = Some(now);
         Some(LinkId(place as u32))
@@ -622,6 +645,41 @@ mod tests {
         assert_eq!(soon, Ok(first));
         let later = known.check(start + LOOK_AGAIN, given.clone(), given.ipv6, || Ok(Vec::new()), 9).unwrap();
         assert_eq!(later.dns.len(), 2, "the LAN has another range by then");
+    }
+
+    #[test]
+    fn a_gateway_gets_what_has_the_lease_s_address_and_is_for_the_internet() {
+        let (ipv4, ipv6) = (Ipv4Addr::new(100, 64, 3, 4), "fc12::8".parse::<Ipv6Addr>().unwrap());
+        let resolvers = ["10.8.0.1".parse().unwrap()];
+        let v4 = |from: Ipv4Addr, to: [u8; 4]| {
+            let mut packet = vec![0x45; 20];
+            packet[12..16].copy_from_slice(&from.octets());
+            packet[16..].copy_from_slice(&to);
+            packet
+        };
+        let v6 = |from: Ipv6Addr, to: &str| {
+            let to: Ipv6Addr = to.parse().unwrap();
+            [&[0x60; 8][..], &from.octets(), &to.octets()].concat()
+        };
+        let by_provider = (Ipv4Addr::new(198, 51, 100, 7), "2001:db8::7".parse().unwrap());
+        for (packet, is) in [
+            (v4(ipv4, [9, 9, 9, 9]), true),
+            (v4(ipv4, [10, 8, 0, 1]), true),
+            (v4(ipv4, [100, 64, 0, 1]), true),
+            (v6(ipv6, "2a00::1"), true),
+            (v4(by_provider.0, [9, 9, 9, 9]), false),
+            (v6(by_provider.1, "2a00::1"), false),
+            (v4(ipv4, [10, 8, 0, 2]), false),
+            (v4(ipv4, [192, 168, 1, 1]), false),
+            (v4(ipv4, [239, 255, 255, 250]), false),
+            (v4(ipv4, [255; 4]), false),
+            (v6(ipv6, "fd49::1"), false),
+            (v6(ipv6, "ff02::1"), false),
+            (vec![0x45; 12], false),
+        ] {
+            assert_eq!(is_for_a_session(&packet, (Some(ipv4), ipv6), &resolvers), is, "{packet:?}");
+        }
+        assert!(!is_for_a_session(&v4(ipv4, [9, 9, 9, 9]), (None, ipv6), &resolvers));
     }
 
     #[test]

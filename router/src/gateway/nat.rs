@@ -11,6 +11,8 @@ use std::process::{Command, Stdio};
 
 use super::Pool;
 use super::forbidden::{NOT_THE_INTERNET_V4, NOT_THE_INTERNET_V6};
+use node::Prefix;
+
 use crate::file;
 
 /// The table's family and name.
@@ -21,6 +23,8 @@ const DNS_RATE: u32 = 100;
 /// client a smaller part, so that none takes it all.
 const FLOWS_MAX: u64 = 4096;
 const FLOWS_LEAST: u64 = 256;
+/// All clients together may have so many times that: half of what a small kernel keeps, so that the owner's household goes on.
+const OF_ALL: u64 = 4;
 /// How many the kernel keeps in all.
 const FLOWS_OF_ALL: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
 /// What tells one start of the kernel from another.
@@ -77,6 +81,8 @@ pub(super) struct GatewayRules<'a> {
     /// The one interface packets may leave by.
     pub(super) uplink: Option<&'a str>,
     pub(super) pool: Pool,
+    /// What the mesh reaches at this router: its own network, and what its owner announces besides the Internet.
+    pub(super) announced: Vec<Prefix>,
     /// Where questions to the gateway's inner address go.
     pub(super) dns: Option<IpAddr>,
 }
@@ -85,9 +91,10 @@ impl GatewayRules<'_> {
     /// The table. What it says, line by line: clients may ask the name server and nobody else on this machine; they
     /// leave by the uplink only, not into the mesh, to each other or to the gateway's own network; nobody calls them. Who has
     /// no session does not leave by the uplink at all.
-    /// `flows`: each client may have so many at once; not every kernel can count them.
+    /// `flows`: each client may have so many at once, and all together [`OF_ALL`] times as many, whatever keys they make;
+    /// not every kernel can count them.
     fn text(&self, flows: Option<u64>) -> String {
-        let Self { tun, mesh, uplink, pool, dns } = self;
+        let Self { tun, mesh, uplink, pool, announced, dns } = self;
         let bound = |set: &str, family: &str, most: u64| {
             format!(
                 "  iifname \"{tun}\" ct state new add @{set} {{ {family} saddr ct count over {most} }} \
@@ -99,13 +106,21 @@ impl GatewayRules<'_> {
                 " set flows {{ type ipv4_addr; size 4096; flags dynamic; }}\n \
                  set flows6 {{ type ipv6_addr; size 4096; flags dynamic; }}\n \
                  counter flows_over {{ packets 0 bytes 0 }}\n \
-                 chain flows_of_each {{ type filter hook prerouting priority mangle; policy accept;\n{}{} }}\n",
+                 chain flows_of_each {{ type filter hook prerouting priority mangle; policy accept;\n{}{}  \
+                 iifname \"{tun}\" ct state new ct count over {} counter name \"flows_over\" drop\n }}\n",
                 bound("flows", "ip", most),
                 bound("flows6", "ip6", most),
+                most.saturating_mul(OF_ALL),
             )
         });
         let (v4, v6) = (NOT_THE_INTERNET_V4.join(", "), NOT_THE_INTERNET_V6.join(", "));
         let gateway = pool.gateway();
+        let announced: Vec<String> = announced.iter().map(Prefix::to_string).collect();
+        // Who announces the Internet is sent whatever has no other way in the mesh: none of it is for the owner's networks.
+        let at_home = format!(
+            "  iifname \"{mesh}\" ip6 daddr != {{ {} }} ct state != {{ established, related }} drop\n",
+            announced.join(", ")
+        );
         let without_session = match uplink {
             Some(uplink) => format!("  iifname \"{mesh}\" oifname \"{uplink}\" drop\n"),
             None => format!("  iifname \"{mesh}\" ip6 daddr 2000::/3 drop\n"),
@@ -131,8 +146,9 @@ impl GatewayRules<'_> {
              chain questions {{ type nat hook prerouting priority dstnat; policy accept;\n{redirect} }}\n \
              chain own {{ type filter hook input priority filter; policy accept;\n  \
              iifname \"{tun}\" ct state established,related accept\n  \
-             iifname \"{tun}\" icmp type echo-request accept\n  \
-             iifname \"{tun}\" drop\n }}\n \
+             iifname \"{tun}\" icmp type echo-request accept\n\
+             {asked}  \
+             iifname \"{tun}\" drop\n{at_home} }}\n \
              chain pass {{ type filter hook forward priority filter; policy accept;\n  \
              iifname \"{tun}\" tcp flags syn / syn,rst tcp option maxseg size set rt mtu\n  \
              oifname \"{tun}\" tcp flags syn / syn,rst tcp option maxseg size set rt mtu\n  \
@@ -140,7 +156,7 @@ impl GatewayRules<'_> {
              oifname \"{tun}\" drop\n\
              {asked}  \
              iifname \"{tun}\" oifname \"{mesh}\" drop\n\
-             {uplink}{without_session}  \
+             {uplink}{without_session}{at_home}  \
              iifname \"{tun}\" ip daddr {{ {v4} }} drop\n  \
              iifname \"{tun}\" ip6 daddr {{ {v6} }} drop\n }}\n \
              chain leave {{ type nat hook postrouting priority srcnat; policy accept;\n  \
@@ -150,10 +166,14 @@ impl GatewayRules<'_> {
 }
 
 /// The client's table: what its LAN sends leaves with the lease's addresses, TCP fits, and nobody calls from there: a
-/// gateway is a stranger.
-fn client_text(tun: &str) -> String {
+/// gateway is a stranger. The links themselves, which send from these ports, do not go by a session: one of them carries it.
+fn client_text(tun: &str, link_ports: &[u16]) -> String {
+    let ports: Vec<String> = link_ports.iter().map(u16::to_string).collect();
+    let ports = ports.join(", ");
     format!(
         "table {TABLE} {{\n \
+         chain links {{ type filter hook output priority filter; policy accept;\n  \
+         oifname \"{tun}\" udp sport {{ {ports} }} drop\n }}\n \
          chain own {{ type filter hook input priority filter; policy accept;\n  \
          iifname \"{tun}\" ct state established,related accept\n  \
          iifname \"{tun}\" drop\n }}\n \
@@ -217,8 +237,8 @@ impl Nat {
     }
 
     /// Sets up a client: its table.
-    pub(super) fn client(tun: &str) -> Result<Self, NatError> {
-        Self::put(client_text(tun), None)
+    pub(super) fn client(tun: &str, link_ports: &[u16]) -> Result<Self, NatError> {
+        Self::put(client_text(tun, link_ports), None)
     }
 
     fn put(table: String, record: Option<PathBuf>) -> Result<Self, NatError> {
@@ -396,7 +416,9 @@ mod tests {
 
     fn rules(dns: Option<IpAddr>) -> GatewayRules<'static> {
         let pool = "100.64.0.0/10".parse().unwrap();
-        GatewayRules { tun: "waybill-gw0", mesh: "waybill0", uplink: Some("eth0"), pool, dns }
+        let announced = [("fd12:3456:789a::", 48), ("2001:db8:1::", 64)];
+        let announced = announced.map(|(network, len)| Prefix::new(network.parse().unwrap(), len).unwrap()).to_vec();
+        GatewayRules { tun: "waybill-gw0", mesh: "waybill0", uplink: Some("eth0"), pool, announced, dns }
     }
 
     #[test]
@@ -464,6 +486,8 @@ mod tests {
             let table = listed();
             assert!(table.contains("masquerade") && !table.contains("chain left"), "{table}");
             assert_eq!(table.contains("dnat"), dns.is_some_and(|dns| dns.is_ipv4()));
+            let at_home = "iifname \"waybill0\" ip6 daddr != { 2001:db8:1::/64, fd12:3456:789a::/48 } ct state != { established, related } drop";
+            assert_eq!(table.matches(at_home).count(), 2, "to this router, and past it: {table}");
             assert_eq!(fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap().trim(), "1");
             replace(&rules(dns).text(None)).unwrap(); // As on a kernel that counts no flows.
             assert!(listed().contains("masquerade") && !listed().contains("ct count"));
@@ -487,7 +511,7 @@ mod tests {
         nft("table inet other { chain mine { type filter hook input priority 0; }; }").unwrap();
         assert!(!nat.look().unwrap().put_back, "what others do in tables of their own is theirs");
         nat.end();
-        let nat = Nat::client("waybill-net0").unwrap();
+        let nat = Nat::client("waybill-net0", &[51820, 443]).unwrap();
         assert!(listed().contains("oifname \"waybill-net0\" masquerade"));
         nat.end();
         assert_eq!(listed(), others);

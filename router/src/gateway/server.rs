@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use metering::{Identity, NodeCard, NodeId, WireguardKey};
-use node::LinkId;
 use node::datapath::packet;
+use node::{LinkId, Prefix};
 
 use super::carry::{self, Answers, Running, Side};
 use super::forbidden::Forbidden;
@@ -107,11 +107,14 @@ impl Server {
         if resolver.is_none() {
             tracing::warn!("clients get no name server: set dns in [gateway] to one that they can be sent to");
         }
+        let (own, len) = metering::mesh_prefix(&identity.wireguard_key());
+        let own = Prefix::new(own, len);
         let rules = GatewayRules {
             tun: &options.tun,
             mesh: &node.tun,
             uplink: options.uplink.as_deref(),
             pool: options.ipv4_pool,
+            announced: own.into_iter().chain(node.announce.iter().copied().filter(|prefix| prefix.len() > 0)).collect(),
             dns: resolver,
         };
         let nat = Nat::gateway(&rules, node.state_dir.join("gateway-switches"))
