@@ -425,22 +425,22 @@ fn is_in_mesh(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(address) if address.octets()[0] >= 0xfc)
 }
 
-/// Whether a packet goes to the gateway: from an address of the lease, and to the Internet or a name server of the lease. What
-/// has another address of this household, as an answer to whoever called it by its provider's, would tell the gateway who it
+/// Whether a packet goes to the gateway: from an address of the lease, and out of the mesh; the gateway leads it nowhere but to the
+/// Internet. What has another address of this household, as an answer to whoever called it by its provider's, would tell the gateway who it
 /// is. A session's own packets come here when the mesh has lost the way to its gateway: sealed again they would come back
 /// for ever.
-fn is_for_a_session(packet: &[u8], (ipv4, ipv6): (Option<Ipv4Addr>, Ipv6Addr), resolvers: &[IpAddr]) -> bool {
+fn is_for_a_session(packet: &[u8], (ipv4, ipv6): (Option<Ipv4Addr>, Ipv6Addr)) -> bool {
     let Some((from, to)) = addresses(packet) else { return false };
     let is_leased = match from {
         IpAddr::V4(from) => ipv4 == Some(from),
         IpAddr::V6(from) => ipv6 == from,
     };
     let is_elsewhere = match to {
-        IpAddr::V4(to) => to.is_private() || to.is_link_local() || to.is_loopback() || to.is_unspecified(),
+        IpAddr::V4(to) => to.is_link_local() || to.is_loopback() || to.is_unspecified(),
         IpAddr::V6(_) => is_in_mesh(to),
     };
     let is_for_all = to.is_multicast() || to == IpAddr::V4(Ipv4Addr::BROADCAST);
-    is_leased && !is_for_all && (!is_elsewhere || resolvers.contains(&to))
+    is_leased && !is_for_all && !is_elsewhere
 }
 
 impl Side for Sessions {
@@ -460,7 +460,7 @@ impl Side for Sessions {
     }
 
     fn leads(&mut self, now: Instant, packet: &[u8]) -> Option<LinkId> {
-        let place = self.current.filter(|_| is_for_a_session(packet, (self.ipv4, self.ipv6), &self.resolvers))?;
+        let place = self.current.filter(|_| is_for_a_session(packet, (self.ipv4, self.ipv6)))?;
         self.known.get_mut(place)?.sent += packet.len() as u64;
         self.busy = Some(now);
         Some(LinkId(place as u32))
@@ -650,7 +650,6 @@ mod tests {
     #[test]
     fn a_gateway_gets_what_has_the_lease_s_address_and_is_for_the_internet() {
         let (ipv4, ipv6) = (Ipv4Addr::new(100, 64, 3, 4), "fc12::8".parse::<Ipv6Addr>().unwrap());
-        let resolvers = ["10.8.0.1".parse().unwrap()];
         let v4 = |from: Ipv4Addr, to: [u8; 4]| {
             let mut packet = vec![0x45; 20];
             packet[12..16].copy_from_slice(&from.octets());
@@ -669,17 +668,16 @@ mod tests {
             (v6(ipv6, "2a00::1"), true),
             (v4(by_provider.0, [9, 9, 9, 9]), false),
             (v6(by_provider.1, "2a00::1"), false),
-            (v4(ipv4, [10, 8, 0, 2]), false),
-            (v4(ipv4, [192, 168, 1, 1]), false),
+            (v4(ipv4, [169, 254, 1, 1]), false),
             (v4(ipv4, [239, 255, 255, 250]), false),
             (v4(ipv4, [255; 4]), false),
             (v6(ipv6, "fd49::1"), false),
             (v6(ipv6, "ff02::1"), false),
             (vec![0x45; 12], false),
         ] {
-            assert_eq!(is_for_a_session(&packet, (Some(ipv4), ipv6), &resolvers), is, "{packet:?}");
+            assert_eq!(is_for_a_session(&packet, (Some(ipv4), ipv6)), is, "{packet:?}");
         }
-        assert!(!is_for_a_session(&v4(ipv4, [9, 9, 9, 9]), (None, ipv6), &resolvers));
+        assert!(!is_for_a_session(&v4(ipv4, [9, 9, 9, 9]), (None, ipv6)));
     }
 
     #[test]
