@@ -8,6 +8,8 @@ use crate::traffic::{iperf, reachable, round_trips};
 
 /// What the slow cable carries.
 const SLOW_MBIT: f64 = 20.0;
+/// How long a call of the flooder's own may wait, in the middle.
+const OWN_MAX: Duration = Duration::from_millis(100);
 
 #[test]
 fn a_flood_into_a_slow_cable_slows_neither_other_cables_nor_other_neighbours() {
@@ -34,9 +36,17 @@ fn a_flood_into_a_slow_cable_slows_neither_other_cables_nor_other_neighbours() {
 
     let theirs = flood(&lab, flooder, slow, 1);
     let beside = round_trips(&other.host, &slow.address, 40);
-    let own = round_trips(&flooder.host, &slow.address, 40);
+    let mut own = round_trips(&flooder.host, &slow.address, 40);
     let (past, into) = (megabits(other, fast), share(other, slow));
     drop(theirs);
+    // One flow in 32 shares its line with the flood, by its port, and waits as long as a packet may. Three of three do not.
+    for _ in 0..2 {
+        if own.0 >= OWN_MAX {
+            let again = flood(&lab, flooder, slow, 1);
+            own = round_trips(&flooder.host, &slow.address, 40);
+            drop(again);
+        }
+    }
     let theirs = flood(&lab, flooder, slow, 40);
     let (beside_many, into_many) = (round_trips(&other.host, &slow.address, 40), share(other, slow));
     drop(theirs);
@@ -62,8 +72,7 @@ fn a_flood_into_a_slow_cable_slows_neither_other_cables_nor_other_neighbours() {
     assert!(past_home > SLOW_MBIT / 4.0, "the hub's own side leaves a neighbour nothing");
     assert!(beside_many.0 < Duration::from_millis(40), "a neighbour waits behind many flows");
     assert!(into_many > SLOW_MBIT / 4.0, "many flows leave a neighbour less than its share");
-    // One flow in 32 shares its line with the flood, and waits as long as a packet may.
-    assert!(own.0 < Duration::from_millis(100), "the flooder's pings wait behind its flood");
+    assert!(own.0 < OWN_MAX, "the flooder's pings wait behind its flood");
 }
 
 /// A hundred megabits a second of UDP in so many flows, until it is dropped.
