@@ -75,7 +75,7 @@ impl World {
         let card = *self.stations[neighbour.0].identity.card();
         let measure =
             LinkMeasure { cost: self.wires[wire].quality.cost, sensing: LinkSensing::Measured, path_mtu: true };
-        let peer = Peer::Mesh { card, deal: self.deal(wire, end), measure, access: Access::Full };
+        let peer = Peer::Mesh { card, deal: self.deal(wire, end), measure, access: Access::Full, proves: true };
         self.with_node(at, |now, running| running.node.handle_link(now, link, peer, MTU));
     }
 

@@ -5,8 +5,8 @@
 //! already accepted the receiver's card. Each side repeats it every [`REPEAT`] until the other has heard it, and answers
 //! a message that has not heard it. Losing, repeating and reordering messages is harmless.
 //!
-//! A stranger that called by QUIC has proven the TLS key of its card and no other, and its addresses follow from the WireGuard key.
-//! So it is asked for that too, `[2]`, and answers `[3, proof]` ([`Identity::prove_wireguard`](metering::Identity::prove_wireguard)):
+//! Whoever comes by QUIC, or may, has proven the TLS key of its card and no other, and its addresses follow from the WireGuard key.
+//! So it is asked for that too, `[2]`, be it a stranger or a neighbour whose card is known, and answers `[3, proof]` ([`Identity::prove_wireguard`](metering::Identity::prove_wireguard)):
 //! nobody gets the addresses of another by a card that names that one's key.
 
 use std::time::{Duration, Instant};
@@ -135,7 +135,8 @@ impl<'a> Aside<'a> {
 }
 
 impl Admission {
-    pub(crate) fn new(ours: &NodeCard, expected: Expected, now: Instant) -> Self {
+    /// `proves`: the link does not prove the neighbour's WireGuard key, so that it has to do so itself.
+    pub(crate) fn new(ours: &NodeCard, expected: Expected, proves: bool, now: Instant) -> Self {
         Self {
             ours: ours.encode(),
             expected,
@@ -144,7 +145,7 @@ impl Admission {
             repeat_at: Some(now),
             accepted: None,
             outbox: None,
-            unproven: expected.wireguard.is_none(),
+            unproven: proves,
             aside: None,
             proof: None,
         }
@@ -164,6 +165,10 @@ impl Admission {
     pub(crate) fn handle_message(&mut self, now: Instant, message: &[u8]) -> Result<bool, AdmissionError> {
         let (card, heard_by_them) = decode(message)?;
         if self.accepted.as_ref().is_none_or(|(_, accepted)| accepted != card) {
+            // Each costs a check of its signature, and who has proven nothing could show one after the other.
+            if let Some((shown, _)) = self.accepted.as_ref().filter(|_| self.unproven) {
+                return Err(AdmissionError::OtherKeys { account: shown.account() });
+            }
             self.accepted = Some((self.check(card)?, card.to_vec()));
         }
         self.heard |= heard_by_them;
@@ -191,7 +196,11 @@ impl Admission {
         if !is_good(card) {
             return Err(AdmissionError::OtherKeys { account: card.account() });
         }
-        (self.unproven, self.admitted, self.outbox) = (false, true, Some(self.message()));
+        (self.unproven, self.admitted) = (false, true);
+        self.outbox = Some(self.message());
+        if self.heard {
+            self.repeat_at = None;
+        }
         Ok(true)
     }
 
@@ -268,7 +277,7 @@ mod tests {
 
     fn pair(now: Instant) -> (Admission, Admission) {
         let (a, b) = (identity(1), identity(2));
-        (Admission::new(a.card(), b.card().into(), now), Admission::new(b.card(), a.card().into(), now))
+        (Admission::new(a.card(), b.card().into(), false, now), Admission::new(b.card(), a.card().into(), false, now))
     }
 
     #[test]
@@ -305,12 +314,12 @@ mod tests {
     fn wrong_cards_are_refused_by_name() {
         let now = Instant::now();
         let (mut a, _) = pair(now);
-        let mut stranger = Admission::new(identity(3).card(), identity(1).card().into(), now);
+        let mut stranger = Admission::new(identity(3).card(), identity(1).card().into(), false, now);
         stranger.handle_timeout(now);
         let message = stranger.poll_transmit().expect("message");
         assert!(matches!(a.handle_message(now, &message), Err(AdmissionError::OtherAccount { .. })));
         let other_keys = NodeCard::sign(identity(2).account(), WireguardKey([9; 32]), identity(2).tls_key());
-        let mut thief = Admission::new(&other_keys, identity(1).card().into(), now);
+        let mut thief = Admission::new(&other_keys, identity(1).card().into(), false, now);
         thief.handle_timeout(now);
         let message = thief.poll_transmit().expect("message");
         assert!(matches!(a.handle_message(now, &message), Err(AdmissionError::OtherKeys { .. })));

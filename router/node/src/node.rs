@@ -95,6 +95,8 @@ pub enum Peer {
         measure: LinkMeasure,
         /// What it may.
         access: Access,
+        /// Whether it has to prove its WireGuard key, as the link need not have done so.
+        proves: bool,
     },
     /// Whoever has this key: it called us, and nobody named it. It may show its card, and nothing else.
     Stranger {
@@ -540,11 +542,12 @@ impl Node {
         let Some(known) = self.links.get_mut(&link).filter(|known| !known.up) else { return };
         known.up = true;
         match &known.peer {
-            Peer::Mesh { card: theirs, .. } => {
-                known.admission = Some(Admission::new(&card, theirs.into(), now));
+            Peer::Mesh { card: theirs, proves, .. } => {
+                known.admission = Some(Admission::new(&card, theirs.into(), *proves, now));
             }
             Peer::Stranger { proven } => {
-                known.admission = Some(Admission::new(&card, Expected::stranger(*proven), now));
+                let proves = matches!(proven, Proven::Tls(_));
+                known.admission = Some(Admission::new(&card, Expected::stranger(*proven), proves, now));
             }
             Peer::Babel { .. } => self.start_routing(now, link),
             Peer::Leaf { .. } => {}
@@ -607,11 +610,17 @@ impl Node {
         match (datagram.port, &mut known.admission, &mut known.exchange) {
             (ADMISSION_PORT, Some(admission), _) => {
                 let admitted = match (Aside::read(datagram.payload), &known.peer) {
-                    (Some(Aside::Asked), Peer::Mesh { card, .. }) => {
-                        admission.handle_asked(|| self.identity.prove_wireguard(card));
+                    (Some(Aside::Asked), _) => {
+                        // A stranger is proven it as well, once it has shown who it is: it may wait for it before it proves its own.
+                        let card = match &known.peer {
+                            Peer::Mesh { card, .. } => Some(card),
+                            Peer::Stranger { .. } | Peer::Babel { .. } | Peer::Leaf { .. } => admission.card(),
+                        };
+                        if let Some(card) = card.copied() {
+                            admission.handle_asked(|| self.identity.prove_wireguard(&card));
+                        }
                         Ok(false)
                     }
-                    (Some(Aside::Asked), Peer::Stranger { .. } | Peer::Babel { .. } | Peer::Leaf { .. }) => Ok(false),
                     (Some(Aside::Proof(proof)), _) => {
                         admission.handle_proof(|card| self.identity.has_proven_wireguard(card, proof))
                     }
@@ -1345,7 +1354,12 @@ mod tests {
         fn agree(&mut self, deal: Deal) {
             let card = *Identity::new(&Seed::from_bytes([2; 32])).card();
             let measure = LinkMeasure { cost: 96, sensing: LinkSensing::Measured, path_mtu: false };
-            self.node.handle_link(self.now, LINK, Peer::Mesh { card, deal, measure, access: Access::Full }, 1420);
+            self.node.handle_link(
+                self.now,
+                LINK,
+                Peer::Mesh { card, deal, measure, access: Access::Full, proves: false },
+                1420,
+            );
         }
 
         /// For which roles the shell was asked what it knows.
@@ -1390,7 +1404,8 @@ mod tests {
         assert!(!events.iter().any(|event| matches!(event, Event::Admitted { .. })), "nobody has said what it is");
 
         let measure = LinkMeasure { cost: 96, sensing: LinkSensing::Measured, path_mtu: false };
-        let peer = |access| Peer::Mesh { card: *us.card(), deal: Deal::Agreed(Side::Peer), measure, access };
+        let peer =
+            |access| Peer::Mesh { card: *us.card(), deal: Deal::Agreed(Side::Peer), measure, access, proves: false };
         called.handle_link(now, LINK, peer(Access::Visitor), 1420);
         talk(now, [&mut caller, &mut called]);
         let admitted = std::iter::from_fn(|| called.poll_event()).any(|event| matches!(event, Event::Admitted { .. }));
@@ -1445,7 +1460,7 @@ mod tests {
         let mut called = Node::new(now, &them, caller.config.clone());
         called.handle_link(now, LINK, Peer::Stranger { proven: Proven::Tls(thief.tls_key()) }, 1420);
         called.handle_link_up(now, LINK);
-        let mut theirs = Admission::new(&stolen, Expected::from(them.card()), now);
+        let mut theirs = Admission::new(&stolen, Expected::from(them.card()), false, now);
         theirs.handle_timeout(now);
         let say = |called: &mut Node, message: &[u8]| {
             let packet = control_packet(link_local(&thief.wireguard_key()), ALL_NODES, ADMISSION_PORT, message);
@@ -1462,6 +1477,69 @@ mod tests {
         };
         assert!(events.iter().any(refused), "{events:?}");
         assert!(!events.iter().any(|event| matches!(event, Event::Introduced { .. })));
+    }
+
+    #[test]
+    fn whoever_shows_one_card_after_another_and_proves_nothing_is_sent_away() {
+        let Story { node: caller, now } = Story::new(Deal::ByRoutes);
+        let [us, them, other] = [1, 2, 3].map(|seed| Identity::new(&Seed::from_bytes([seed; 32])));
+        let mut called = Node::new(now, &them, caller.config.clone());
+        called.handle_link(now, LINK, Peer::Stranger { proven: Proven::Tls(us.tls_key()) }, 1420);
+        called.handle_link_up(now, LINK);
+        let cards = [us.card().to_owned(), NodeCard::sign(other.account(), other.wireguard_key(), us.tls_key())];
+        let refused = cards.map(|card| {
+            let mut theirs = Admission::new(&card, Expected::from(them.card()), false, now);
+            theirs.handle_timeout(now);
+            let message = theirs.poll_transmit().expect("its card");
+            let packet = control_packet(link_local(&us.wireguard_key()), ALL_NODES, ADMISSION_PORT, &message);
+            called.handle_control(now, LINK, &packet);
+            std::iter::from_fn(|| called.poll_event()).any(|event| matches!(event, Event::Refused { .. }))
+        });
+        assert_eq!(refused, [false, true]);
+    }
+
+    #[test]
+    fn a_neighbour_whose_card_is_known_proves_its_wireguard_key_where_the_link_does_not() {
+        let Story { node: mut caller, now } = Story::new(Deal::ByRoutes);
+        let [us, them, owner] = [1, 2, 3].map(|seed| Identity::new(&Seed::from_bytes([seed; 32])));
+        let measure = LinkMeasure { cost: 96, sensing: LinkSensing::Measured, path_mtu: false };
+        let mesh = |card: &NodeCard| {
+            let (card, deal) = (*card, Deal::Agreed(Side::Peer));
+            Peer::Mesh { card, deal, measure, access: Access::Full, proves: true }
+        };
+        // Both ask, and both answer.
+        let mut called = Node::new(now, &them, caller.config.clone());
+        caller.handle_link_removed(now, LINK);
+        caller.handle_link(now, LINK, mesh(them.card()), 1420);
+        called.handle_link(now, LINK, mesh(us.card()), 1420);
+        [&mut caller, &mut called].into_iter().for_each(|node| node.handle_link_up(now, LINK));
+        talk(now, [&mut caller, &mut called]);
+        for node in [&mut caller, &mut called] {
+            assert!(std::iter::from_fn(|| node.poll_event()).any(|event| matches!(event, Event::Admitted { .. })));
+        }
+        // And nothing more is said of it.
+        let later = now + Duration::from_secs(60);
+        [&mut caller, &mut called].into_iter().for_each(|node| node.handle_timeout(later));
+        let admissions =
+            std::iter::from_fn(|| caller.poll_transmit()).chain(std::iter::from_fn(|| called.poll_transmit()));
+        let is_one =
+            |sent: &Transmit| parse_control(&sent.packet).is_ok_and(|datagram| datagram.port == ADMISSION_PORT);
+        assert_eq!(admissions.filter(is_one).count(), 0);
+        // A beacon may have told a card that names somebody else's key.
+        let stolen = NodeCard::sign(us.account(), owner.wireguard_key(), us.tls_key());
+        let mut called = Node::new(now, &them, caller.config.clone());
+        called.handle_link(now, LINK, mesh(&stolen), 1420);
+        called.handle_link_up(now, LINK);
+        let mut theirs = Admission::new(&stolen, Expected::from(them.card()), false, now);
+        theirs.handle_timeout(now);
+        theirs.handle_asked(|| us.prove_wireguard(them.card()));
+        for message in std::iter::from_fn(|| theirs.poll_transmit()) {
+            let packet = control_packet(link_local(&owner.wireguard_key()), ALL_NODES, ADMISSION_PORT, &message);
+            called.handle_control(now, LINK, &packet);
+        }
+        let events: Vec<Event> = std::iter::from_fn(|| called.poll_event()).collect();
+        assert!(events.iter().any(|event| matches!(event, Event::Refused { .. })), "{events:?}");
+        assert!(!events.iter().any(|event| matches!(event, Event::Admitted { .. })));
     }
 
     /// The owner changed the configuration while journal and ledger were being asked.

@@ -14,8 +14,8 @@
 //! side, closes the others. As one side decides, the two never close each other's choice.
 //!
 //! Where strangers are met ([`QuicLinks::meet_strangers`]), whoever dials with a key that is no peer's is handed over as a
-//! [`QuicStranger`] once it has proven to hold that key, and waits for a place: nothing is read of it before, and it may make us
-//! keep a few packets.
+//! [`QuicStranger`] once it has proven to hold that key, and waits for a place: nothing is read of it before, and
+//! whoever takes no message from us is not waited for.
 
 mod tls;
 mod transport;
@@ -359,12 +359,12 @@ impl QuicLinks {
             Some(known) => known,
             None => self.place(&QuicPeer { link, key, dial: None })?,
         };
-        let carried = async move {
-            if welcome(&connection).await.is_ok() {
+        if welcome(&connection) {
+            let carried = async move {
                 link.carry(connection).await;
-            }
-        };
-        lock(&self.tasks).spawn_on(carried, &self.parts.runtime);
+            };
+            lock(&self.tasks).spawn_on(carried, &self.parts.runtime);
+        }
         Ok(())
     }
 
@@ -582,8 +582,8 @@ async fn answer(incoming: Incoming, links: &ArcSwap<Table>) -> Option<Answered> 
         };
         // Before the welcome, so that the neighbour knows its limits by then.
         link.give_room(&connection);
-        welcome(&connection).await?;
-        Ok::<_, ConnectionError>(Some(Answered::Known(link, connection)))
+        let welcomed = welcome(&connection);
+        Ok::<_, ConnectionError>(welcomed.then_some(Answered::Known(link, connection)))
     };
     match timeout(HANDSHAKE_TIME, handshake).await {
         Ok(Ok(answered)) => answered,
@@ -600,11 +600,19 @@ fn find(table: &Table, key: TlsKey) -> Option<Arc<Link>> {
 }
 
 /// An empty message, sent as the first. In TLS 1.3 a client is done before the server has looked at its key; only the
-/// welcome tells it that it was let in.
-async fn welcome(connection: &Connection) -> Result<(), ConnectionError> {
-    let mut stream = connection.open_uni().await?;
-    let _ = stream.finish(); // fails only on a stream already ended
-    Ok(())
+/// welcome tells it that it was let in. By the end of the handshake it has said how many streams it takes, so nobody is
+/// waited for: whoever takes none could have itself kept for ever. `false`: the connection has ended.
+fn welcome(connection: &Connection) -> bool {
+    match at_once(connection.open_uni()) {
+        Some(Ok(mut stream)) => {
+            let _ = stream.finish(); // fails only on a stream already ended
+            true
+        }
+        Some(Err(_)) | None => {
+            connection.close(CLOSE_NO_PLACE, b"it takes no messages");
+            false
+        }
+    }
 }
 
 /// Keeps one peer dialled, while it has an address.

@@ -102,7 +102,8 @@ impl Control {
         let (access, trades) = known.access.unwrap_or((Access::Full, true));
         let deal = if trades { self.deal(peer.role) } else { Deal::Agreed(Side::Peer) };
         let measure = LinkMeasure { cost: peer.cost, sensing: peer.sensing, path_mtu: peer.link != LinkKind::Quic };
-        self.node.handle_link(now, link, Peer::Mesh { card: peer.card, deal, measure, access }, self.mtu);
+        let proves = peer.link != LinkKind::Wireguard;
+        self.node.handle_link(now, link, Peer::Mesh { card: peer.card, deal, measure, access, proves }, self.mtu);
     }
 
     fn set_leaf(&mut self, now: Instant, leaf: config::Leaf) -> Option<LinkId> {

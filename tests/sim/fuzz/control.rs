@@ -93,7 +93,7 @@ impl Play {
             let mut node = Node::new(now, identity(who), config);
             let measure = LinkMeasure { cost: 96, sensing: LinkSensing::Measured, path_mtu: true };
             let (card, deal) = (*identity(1 - who).card(), Deal::Agreed(sides[who]));
-            node.handle_link(now, LINK, Peer::Mesh { card, deal, measure, access: Access::Full }, MTU);
+            node.handle_link(now, LINK, Peer::Mesh { card, deal, measure, access: Access::Full, proves: false }, MTU);
             node.handle_link_up(now, LINK);
             node
         });

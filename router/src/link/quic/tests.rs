@@ -466,13 +466,37 @@ async fn a_silent_neighbour_is_down_within_twenty_seconds_and_back_when_the_path
 
 /// A neighbour with a good key and bad manners: plain quinn.
 async fn rude(node: u8, server: SocketAddr, pinned: u8) -> (Endpoint, Connection) {
-    let credentials = Credentials::new(&secret(node)).unwrap();
-    let endpoint = Endpoint::client(loopback(0)).unwrap();
-    let client = credentials.client(&Pins::new([key(pinned)])).unwrap();
-    let connecting = endpoint.connect_with(client, server, "waybill").unwrap();
-    let connection = connecting.await.unwrap();
+    let (endpoint, connection) = connected(node, server, pinned, TransportConfig::default()).await;
     connection.accept_uni().await.unwrap();
     (endpoint, connection)
+}
+
+/// After the handshake, before the welcome.
+async fn connected(node: u8, server: SocketAddr, pinned: u8, limits: TransportConfig) -> (Endpoint, Connection) {
+    let credentials = Credentials::new(&secret(node)).unwrap();
+    let endpoint = Endpoint::client(loopback(0)).unwrap();
+    let mut client = credentials.client(&Pins::new([key(pinned)])).unwrap();
+    client.transport_config(Arc::new(limits));
+    let connection = endpoint.connect_with(client, server, "waybill").unwrap().await.unwrap();
+    (endpoint, connection)
+}
+
+#[tokio::test]
+async fn whoever_takes_no_welcome_is_not_kept_be_it_a_stranger_or_a_neighbour() {
+    let (two, mut strangers) = hospitable(2).await;
+    for known in [false, true] {
+        if known {
+            two.links.set_peer(&QuicPeer { link: LinkId(1), key: key(1), dial: None }).unwrap();
+        }
+        let mut limits = TransportConfig::default();
+        limits.max_concurrent_uni_streams(VarInt::from_u32(0)).keep_alive_interval(Some(Duration::from_secs(1)));
+        let (_endpoint, waiting) = connected(1, two.address(), 2, limits).await;
+        if !known {
+            let stranger = timeout(Duration::from_secs(5), strangers.recv()).await.unwrap().unwrap();
+            two.links.adopt(LinkId(7), stranger).unwrap();
+        }
+        timeout(Duration::from_secs(5), waiting.closed()).await.expect("it is not waited for");
+    }
 }
 
 #[tokio::test]
