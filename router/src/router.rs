@@ -27,6 +27,7 @@ mod statement;
 mod strangers;
 #[cfg(test)]
 mod stub;
+mod whence;
 mod witness;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -401,7 +402,7 @@ impl Router {
             keeping,
             witness,
             members,
-            met_until: now,
+            comers: strangers::Comers::new(now),
             channels_at: now + CHANNELS_INTERVAL,
             redeem_at: now + REDEEM_FIRST,
             carrier: Carrier::watch().ok(),
@@ -716,11 +717,13 @@ struct Known {
     /// When it was met.
     met: Option<Instant>,
     /// Whose places it takes that nobody wrote down: see [`strangers`].
-    from: Option<IpAddr>,
+    from: Option<whence::Whence>,
     /// What the neighbour may, and whether anything is bought or sold, as the node was told.
     access: Option<(Access, bool)>,
     status: LinkStatus,
     neighbour_up: bool,
+    /// How often the neighbour says Hello, as it told when routing with it began or ended last.
+    hello_interval: Option<Duration>,
     last_heard: Option<Instant>,
     /// Since when the two cannot do business, and whether the operator was told: once, for the neighbour chooses the words.
     misfit: Option<(Instant, bool)>,
@@ -829,8 +832,7 @@ struct Control {
     keeping: Keeping,
     witness: Witness,
     members: Members,
-    /// Until when the neighbours that were met would have lasted, at one each [`strangers`]' interval.
-    met_until: Instant,
+    comers: strangers::Comers,
     channels_at: Instant,
     redeem_at: Instant,
     /// `None` where the system does not tell.
@@ -1121,6 +1123,7 @@ impl Control {
                 tracing::info!(node = %self.name, neighbour = %self.name_of(link), up, "routing with a neighbour");
                 if let Some(known) = self.links.get_mut(&link) {
                     known.neighbour_up = up;
+                    known.hello_interval = self.node.hello_interval(link);
                 }
             }
             Event::Settlement { link, peer, event } => self.handle_settlement(now, link, peer, event),

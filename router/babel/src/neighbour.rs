@@ -93,6 +93,11 @@ impl Neighbour {
         self.multicast.heard
     }
 
+    /// How often it says Hello, as it told last.
+    pub(crate) fn hello_interval(&self) -> Option<Duration> {
+        self.multicast.interval().or(self.unicast.interval())
+    }
+
     /// The share of its multicast Hellos that are lost, in parts per million.
     pub(crate) fn lost_ppm(&self) -> u32 {
         self.multicast.lost_ppm()

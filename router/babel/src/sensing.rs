@@ -131,6 +131,11 @@ impl Interval {
 }
 
 impl HelloHistory {
+    /// The one told last.
+    pub(crate) fn interval(&self) -> Option<Duration> {
+        self.interval.map(Interval::as_duration)
+    }
+
     /// Whether the history had to start over.
     pub(crate) fn receive(&mut self, now: Instant, seqno: Seqno, interval: Option<Interval>) -> bool {
         let restarted = self.expected.is_some_and(|expected| !self.align(seqno.distance_from(expected)));

@@ -389,6 +389,7 @@ impl Speaker {
             interface: neighbour.interface,
             address: neighbour.address,
             reach: neighbour.reach(),
+            hello_interval: neighbour.hello_interval(),
             lost_ppm: neighbour.lost_ppm(),
             rxcost: neighbour.rxcost,
             txcost: neighbour.txcost(),

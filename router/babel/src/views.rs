@@ -169,6 +169,8 @@ pub struct NeighbourView {
     pub address: Ipv6Addr,
     /// Which of its last 16 multicast Hellos arrived, newest in the lowest bit.
     pub reach: u16,
+    /// How often it says Hello, as it told last (RFC 8966, section 4.6.5).
+    pub hello_interval: Option<Duration>,
     /// The share of its multicast Hellos that are lost, averaged over about the last 64, in parts per million.
     pub lost_ppm: u32,
     /// Our cost of hearing it.

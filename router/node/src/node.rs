@@ -1072,6 +1072,12 @@ impl Node {
         self.speaker.routes()
     }
 
+    /// How often the neighbour on a link says Hello, as it told last.
+    #[must_use]
+    pub fn hello_interval(&self, link: LinkId) -> Option<Duration> {
+        self.neighbours().filter(|view| view.interface.0 == link.0).find_map(|view| view.hello_interval)
+    }
+
     /// Every neighbour Babel hears.
     pub fn neighbours(&self) -> impl Iterator<Item = NeighbourView> {
         self.speaker.neighbours()

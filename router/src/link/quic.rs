@@ -966,6 +966,13 @@ impl Link {
                 }
             }
             if connections.is_empty() {
+                let link = self.number().0;
+                // Strangers come and go as they like, also many a second.
+                if self.wide.load(Ordering::Acquire) {
+                    tracing::info!(link, %reason, "QUIC connection ended");
+                } else {
+                    tracing::debug!(link, %reason, "a stranger's QUIC connection ended");
+                }
                 self.failed(reason.clone());
                 self.tell(QuicEvent::Down { reason });
             }

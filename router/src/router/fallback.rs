@@ -25,8 +25,8 @@ use crate::link::LinkStatus;
 use crate::link::quic::{QuicConfig, QuicEvent, QuicLinks, QuicPeer};
 use crate::worker::{FromWorker, ToWorker};
 
-/// WireGuard is in doubt after a quarter more than from one Hello to the next, as they jitter, within these bounds: handshakes
-/// are dear, and nobody is to wait for long.
+/// WireGuard is in doubt after a quarter more than from one of the neighbour's Hellos to the next, as they jitter, within these bounds:
+/// handshakes are dear, and nobody is to wait for long.
 const DOUBT: RangeInclusive<Duration> = Duration::from_millis(1250)..=Duration::from_secs(3);
 /// How long the handshake may take that is to settle it.
 const ANSWERS: Duration = Duration::from_millis(650);
@@ -40,9 +40,10 @@ const TRY: Duration = Duration::from_secs(5);
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// An answer, and data, say so much about the time after it: two of three may be lost.
 const FRESH: Duration = Duration::from_millis(3500);
-/// In the time in which WireGuard gets into doubt this often, data would have come if any did: 2.75 s with Hellos each second, when
-/// Babel takes the neighbour for lost as well. What is found again takes it a second and a half more.
-const STARVED: (u32, u32) = (11, 5);
+/// In so many Hello intervals of the neighbour data would have come if any did: 2.75 s with Hellos each second, when Babel takes it
+/// for lost as well. What is found again takes it a second and a half more. However long they are, the last is a bound.
+const STARVED: (u32, u32) = (11, 4);
+const STARVED_MAX: Duration = Duration::from_secs(180);
 /// For how long handshakes have to be answered before WireGuard carries again: at first, and at most.
 const HOLD_MIN: Duration = Duration::from_secs(4);
 const HOLD_MAX: Duration = Duration::from_secs(300);
@@ -84,6 +85,8 @@ struct Wish {
 pub(super) struct Fallback {
     before: Seen,
     doubt: Duration,
+    /// How long no data may be missed.
+    starves_in: Duration,
     sends_by_quic: bool,
     wireguard_heard: Instant,
     /// When transport data came, and since when any is missed: what comes by QUIC need not come there too.
@@ -109,9 +112,9 @@ pub(super) struct Fallback {
 
 impl Fallback {
     fn new(now: Instant, hello_interval: Duration, sends_by_quic: bool) -> Self {
-        let doubt = (hello_interval * 5 / 4).clamp(*DOUBT.start(), *DOUBT.end());
-        Self {
-            doubt,
+        let mut new = Self {
+            doubt: *DOUBT.end(),
+            starves_in: STARVED_MAX,
             before: Seen::default(),
             sends_by_quic,
             wireguard_heard: now,
@@ -127,7 +130,16 @@ impl Fallback {
             returned: None,
             cut_off: false,
             hold: HOLD_MIN,
-        }
+        };
+        new.expect(hello_interval);
+        new
+    }
+
+    /// How often the neighbour says Hello.
+    fn expect(&mut self, hello_interval: Duration) {
+        let (times, of) = STARVED;
+        self.doubt = (hello_interval * 5 / 4).clamp(*DOUBT.start(), *DOUBT.end());
+        self.starves_in = (hello_interval * times / of).clamp(*DOUBT.start() * 2, STARVED_MAX);
     }
 
     fn look(&mut self, now: Instant, seen: Seen) -> Wish {
@@ -156,12 +168,6 @@ impl Fallback {
         if self.sends_by_quic { self.by_quic(now, seen) } else { self.by_wireguard(now, seen) }
     }
 
-    /// How long no data may be missed.
-    fn starves_in(&self) -> Duration {
-        let (times, of) = STARVED;
-        self.doubt * times / of
-    }
-
     fn by_wireguard(&mut self, now: Instant, seen: Seen) -> Wish {
         let since = |at: Option<Instant>| at.map(|at| now.saturating_duration_since(at));
         let within = |at, time| since(at).is_some_and(|since| since < time);
@@ -173,7 +179,7 @@ impl Fallback {
         let deaf = unheard(DEAF) && !within(self.answered, DEAF)
             || within(self.sent_by_quic, self.doubt) && unheard(TRY_AGAIN);
         let missed = now.saturating_duration_since(self.data_missed);
-        let starved = missed >= self.starves_in() && (self.talks || self.data.is_none());
+        let starved = missed >= self.starves_in && (self.talks || self.data.is_none());
         let dead = silence >= self.doubt + if follows { ANSWERS_FOLLOWER } else { ANSWERS } || deaf || starved;
         if dead && seen.quic_up {
             let lasted = !within(self.returned, LASTING);
@@ -195,7 +201,7 @@ impl Fallback {
         let (answers, data) = (fresh(self.answered), fresh(self.data));
         self.alive = if answers && data { self.alive.or(Some(now)) } else { None };
         self.cut_off &= since(self.sent_by_quic).is_none_or(|since| since >= self.doubt);
-        self.cut_off |= now.saturating_duration_since(self.data_missed) >= self.starves_in();
+        self.cut_off |= now.saturating_duration_since(self.data_missed) >= self.starves_in;
         let held = since(self.alive).is_some_and(|since| since >= self.hold) || self.cut_off && answers;
         if held {
             (self.returned, self.talks) = (Some(now), false);
@@ -228,10 +234,7 @@ impl Control {
                 // A full inbox loses a packet, as a link may; the worker cannot count what it never saw.
                 inbox.packet(link, packet);
             }
-            QuicEvent::Down { reason } => {
-                tracing::info!(link = link.0, %reason, "QUIC connection ended");
-                shared.set_quic_status(link, LinkStatus::default());
-            }
+            QuicEvent::Down { .. } => shared.set_quic_status(link, LinkStatus::default()),
         };
         let (tls_secret, peers) = (self.identity.tls_secret(), Vec::new());
         let quic = QuicLinks::start(QuicConfig { listen, tls_secret, peers, link_mtu: self.mtu }, sink)?;
@@ -265,8 +268,9 @@ impl Control {
             } else {
                 let status = self.shared.wireguard_status(*link);
                 let (heard, data, answered, mutual) = (status.heard, status.data, status.answered, known.neighbour_up);
-                let new = || Fallback::new(now, self.hello_interval, known.starts_by_quic);
-                let fallback = known.fallback.get_or_insert_with(new);
+                let hellos = known.hello_interval.unwrap_or(self.hello_interval);
+                let fallback = known.fallback.get_or_insert_with(|| Fallback::new(now, hellos, known.starts_by_quic));
+                fallback.expect(hellos);
                 let was = fallback.cut_off;
                 let wish = fallback.look(now, Seen { heard, data, answered, mutual, quic_up, by_quic });
                 if fallback.cut_off && !was && known.origin == Origin::Written {
@@ -361,6 +365,8 @@ mod tests {
         quic_is_silent: bool,
         /// The neighbour sends by QUIC.
         they_by_quic: bool,
+        /// So many looks from one Hello to the next.
+        hello_each: u64,
         looks: u64,
     }
 
@@ -379,6 +385,7 @@ mod tests {
                 drops_data: false,
                 quic_is_silent,
                 they_by_quic: false,
+                hello_each: 20,
                 looks: 0,
             }
         }
@@ -386,7 +393,7 @@ mod tests {
         fn look(&mut self) -> Wish {
             self.looks += 1;
             self.now += Duration::from_millis(50);
-            if self.looks.is_multiple_of(20) {
+            if self.looks.is_multiple_of(self.hello_each) {
                 // While it sends by QUIC it tries WireGuard, and ends each handshake with a packet.
                 self.seen.heard += u64::from(self.wireguard);
                 self.seen.data += u64::from(self.wireguard && !self.drops_data);
@@ -525,6 +532,20 @@ mod tests {
         assert!(tries >= 55, "{tries} tries a minute");
         way.wireguard = true;
         assert!(way.until(false) <= Duration::from_secs(2));
+    }
+
+    #[test]
+    fn a_neighbour_that_says_hello_seldom_and_nothing_else_is_not_taken_for_starved() {
+        for seconds in [3, 20, 60] {
+            let mut way = Way::new();
+            way.hello_each = seconds * 20;
+            way.fallback.expect(Duration::from_secs(seconds));
+            assert!(way.pass(600).iter().all(|wish| !wish.send_by_quic), "Hellos each {seconds} s");
+            // It is, where they do not come, as soon as one may miss them.
+            way.drops_data = true;
+            let outage = way.until(true);
+            assert!(outage <= Duration::from_secs(seconds * 3 + 2).min(STARVED_MAX), "{outage:?}");
+        }
     }
 
     #[test]

@@ -63,7 +63,12 @@ impl Control {
     }
 
     pub(super) fn remove_link(&mut self, now: Instant, link: LinkId) {
-        tracing::info!(node = %self.name, neighbour = %self.name_of(link), "link removed");
+        // Strangers come and go as they like, also many a second.
+        if self.links.get(&link).is_some_and(|known| matches!(known.origin, Origin::Stranger(..))) {
+            tracing::debug!(node = %self.name, "a stranger's link removed");
+        } else {
+            tracing::info!(node = %self.name, neighbour = %self.name_of(link), "link removed");
+        }
         self.inbox.set(ToWorker::RemovePeer(link));
         self.node.handle_link_removed(now, link);
         if self.links.remove(&link).is_some_and(|known| known.may_go_by_quic()) {
@@ -153,6 +158,15 @@ impl Control {
         let rests = |since: &Instant| now.saturating_duration_since(*since) < REST;
         let is_free = |link: &LinkId| !self.links.contains_key(link) && !self.retired.get(link).is_some_and(rests);
         (0..).map(LinkId).take(MAX_LINKS).find(is_free)
+    }
+
+    /// How many ids are nobody's and are not given out yet.
+    pub(super) fn resting_links(&self) -> usize {
+        let now = clock();
+        let rests = |(link, since): &(&LinkId, &Instant)| {
+            !self.links.contains_key(link) && now.saturating_duration_since(**since) < REST
+        };
+        self.retired.iter().filter(rests).count()
     }
 
     /// Tells the worker of a WireGuard peer, new or with another endpoint.

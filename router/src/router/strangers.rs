@@ -14,13 +14,14 @@
 //! its addresses follow from it: a card with anybody else's keys is not accepted. From then on it is met as one that called by
 //! WireGuard: with the same few places, the same of them for each address, and the rights of a visitor until the ledger knows it.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use metering::{NodeCard, NodeId, WireguardKey};
 use node::admission::{AdmissionError, Proven};
 use node::{LinkId, LinkSensing, Peer};
 
+use super::whence::{Rate, Shares, Whence};
 use super::{Control, Known};
 use crate::config::{self, Endpoint, LinkKind, Role};
 #[cfg(feature = "quic")]
@@ -40,9 +41,15 @@ const CROWD_TIME: Duration = Duration::from_secs(3);
 const STRANGER_TIME: Duration = Duration::from_secs(15);
 /// Neighbours that were met, and of these such that are no members.
 const MET_MAX: usize = 64;
-/// How many are met, and how many of them at once: accounts are free, and each costs a look at the ledger.
-const MEET_INTERVAL: Duration = Duration::from_millis(500);
-const MEET_BURST: u32 = 8;
+/// How often somebody is met that is not known for a member: accounts are free, and each costs a look at the ledger.
+const MEETINGS_OF_ONE: Rate = Rate { each: Duration::from_secs(2), burst: 4 };
+const MEETINGS: Rate = Rate { each: Duration::from_millis(500), burst: 8 };
+/// How often a stranger that dials by QUIC is given a link.
+const CALLS_OF_ONE: Rate = Rate { each: Duration::from_secs(1), burst: 8 };
+const CALLS: Rate = Rate { each: Duration::from_millis(125), burst: 32 };
+/// With so many ids of links that rest, as somebody had them until just now, no stranger is given one: it would be taken from
+/// neighbours that the owner is about to write down.
+const RESTING_MAX: usize = 32;
 const VISITORS_MAX: usize = 16;
 /// How long a neighbour that was met may be gone before it is forgotten: a visitor, and a member.
 const VISITOR_AWAY: Duration = Duration::from_secs(60);
@@ -73,6 +80,20 @@ pub struct Found {
     pub quic: Option<SocketAddr>,
 }
 
+/// How often somebody comes that nobody wrote down.
+#[derive(Debug)]
+pub(super) struct Comers {
+    met: Shares,
+    #[cfg_attr(not(feature = "quic"), expect(dead_code, reason = "nobody dials"))]
+    calls: Shares,
+}
+
+impl Comers {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { met: Shares::new(now, MEETINGS_OF_ONE, MEETINGS), calls: Shares::new(now, CALLS_OF_ONE, CALLS) }
+    }
+}
+
 impl Control {
     /// Somebody whose key nobody has written down begins a handshake.
     pub(super) fn handle_stranger(&mut self, now: Instant, key: WireguardKey, from: SocketAddr, datagram: Vec<u8>) {
@@ -94,9 +115,11 @@ impl Control {
         // It may have dialled twice: the newer connection is taken.
         let same = |known: &Known| matches!(known.origin, Origin::Stranger(other, _) if other == proven);
         let there = self.links.iter().find(|(_, known)| same(known)).map(|(link, _)| *link);
-        let Some(link) = there.or_else(|| self.place_stranger(now, proven, caller.remote)) else {
-            return caller.refuse();
+        let place = || {
+            let may = self.comers.calls.take(now, Whence::of(caller.remote));
+            if may { self.place_stranger(now, proven, caller.remote) } else { None }
         };
+        let Some(link) = there.or_else(place) else { return caller.refuse() };
         self.shared.set_by_quic(link, true);
         // Only our own key is refused.
         if quic.adopt(link, caller).is_err() {
@@ -107,10 +130,10 @@ impl Control {
     /// A link for a stranger, if there is room for one more from there. Of one address, or of all, the oldest whose session is not
     /// made, or that was long enough to show its card, makes place.
     fn place_stranger(&mut self, now: Instant, proven: Proven, from: SocketAddr) -> Option<LinkId> {
-        if !self.members.matter() {
+        if !self.members.matter() || self.resting_links() >= RESTING_MAX {
             return None;
         }
-        let from = whence(from.ip());
+        let from = Whence::of(from);
         let strangers = self.links.iter().filter_map(|(link, known)| match known.origin {
             Origin::Stranger(_, since) => {
                 let may_go = !known.status.up || now >= since + CROWD_TIME;
@@ -162,7 +185,7 @@ impl Control {
             Some((_, Origin::Written | Origin::Met(_))) => return self.remove_link(now, link),
             None => {}
         }
-        if !self.make_room(now, from) {
+        if !self.make_room(now, from, account) {
             return self.remove_link(now, link);
         }
         self.meet(now, link, card, kind, [None, None]);
@@ -199,6 +222,16 @@ impl Control {
             let Some(known) = self.links.get_mut(&link) else { return };
             let silent = known.last_heard.is_none_or(|at| now.saturating_duration_since(at) >= known.silence());
             let is_it = known.peer.as_ref().is_some_and(|peer| peer.card == *card);
+            // It called us by WireGuard, which proves that key alone, and the beacon has proven the other.
+            if is_it
+                && let (Origin::Met(_), Some(peer), true) =
+                    (known.origin, known.peer.as_mut(), self.quic_listen.is_some())
+                && peer.link == LinkKind::Wireguard
+            {
+                (peer.link, peer.quic_endpoint) = (LinkKind::Auto, quic.map(Endpoint::Address));
+                self.tell_node(now, link);
+                return self.place_connection(link);
+            }
             if is_it && silent && known.status.endpoint != Some(*wireguard) && known.kind() != LinkKind::Quic {
                 if known.origin == Origin::Written {
                     self.inbox.send(ToWorker::Call { link, at: *wireguard });
@@ -211,20 +244,15 @@ impl Control {
             }
             return;
         }
-        let from = Some(whence(wireguard.ip()));
-        if !self.make_room(now, from) {
+        // It may be calling us already, and shows its card there, or another: a beacon's card may name anybody's key.
+        if self.links.values().any(|known| known.wireguard_key() == Some(card.wireguard())) {
             return;
         }
-        // It may be calling us already, and has not shown its card there: one key is one link.
-        let same = self.links.iter().find(|(_, known)| known.wireguard_key() == Some(card.wireguard()));
-        let link = match same {
-            Some((link, known)) if matches!(known.origin, Origin::Stranger(Proven::Wireguard(_), _)) => *link,
-            Some(_) => return,
-            None => match self.free_link() {
-                Some(link) => link,
-                None => return,
-            },
-        };
+        let from = Some(Whence::of(*wireguard));
+        if !self.make_room(now, from, account) {
+            return;
+        }
+        let Some(link) = self.free_link() else { return };
         // A beacon is signed with the card's TLS key.
         let kind = if self.quic_listen.is_some() { LinkKind::Auto } else { LinkKind::Wireguard };
         self.known(link).from = from;
@@ -279,11 +307,11 @@ impl Control {
     /// Makes room for one more who is met: of those that are no members, whoever has no session, or was met first, makes place for
     /// the next, and those of one address among themselves. `false`: there are members enough, or many were met just now, and this
     /// one calls again.
-    fn make_room(&mut self, now: Instant, from: Option<IpAddr>) -> bool {
-        if self.met_until > now + MEET_INTERVAL * MEET_BURST {
+    fn make_room(&mut self, now: Instant, from: Option<Whence>, account: NodeId) -> bool {
+        let (_, is_member) = self.members.standing(account, false);
+        if !is_member && !from.is_some_and(|from| self.comers.met.take(now, from)) {
             return false;
         }
-        self.met_until = self.met_until.max(now) + MEET_INTERVAL;
         let met = self.links.iter().filter(|(_, known)| matches!(known.origin, Origin::Met(_)));
         let (mut members, mut visitors) = (0, Vec::new());
         for (link, known) in met {
@@ -359,18 +387,6 @@ fn room(places: &[Place], [of_one, max]: [usize; 2]) -> Room {
     may_go.min_by_key(|place| (place.rank, place.link)).map_or(Room::None, |place| Room::Of(place.link))
 }
 
-/// Whose places somebody takes who calls from there: a household has a whole /64 of IPv6. On a wire all have the same, and each is
-/// one of its own.
-fn whence(ip: IpAddr) -> IpAddr {
-    match ip.to_canonical() {
-        IpAddr::V6(ip) if !ip.is_unicast_link_local() => {
-            let [a, b, c, d, ..] = ip.segments();
-            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
-        }
-        ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => ip,
-    }
-}
-
 /// What whoever was met is called: the beginning of its account, longer where another has the same: accounts are made until they
 /// begin as somebody's. No name in a config begins so.
 fn short_name(account: NodeId, others: &[&str]) -> String {
@@ -414,15 +430,5 @@ mod tests {
         assert_eq!(first.len(), 10);
         let second = short_name(other, &["roof", &first]);
         assert!(second != first && second.starts_with(&first), "{second}");
-    }
-
-    #[test]
-    fn a_household_s_ipv6_is_one_address_and_those_of_a_wire_are_many() {
-        let of = |text: &str| whence(text.parse().unwrap());
-        assert_eq!(of("2001:db8:1:2::7"), of("2001:db8:1:2:ffff::1"));
-        assert_ne!(of("2001:db8:1:2::7"), of("2001:db8:1:3::7"));
-        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
-        assert_eq!(of("192.0.2.1"), of("::ffff:192.0.2.1"));
-        assert_ne!(of("fe80::1"), of("fe80::2"));
     }
 }
