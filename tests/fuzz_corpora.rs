@@ -95,6 +95,15 @@ fn mutant(rng: &mut fastrand::Rng, inputs: &[Vec<u8>]) -> Vec<u8> {
     bytes
 }
 
+/// One by the fixed seed, and one by that of `SIM_SEED`, if it says one.
+fn rngs() -> impl Iterator<Item = fastrand::Rng> {
+    let fresh = std::env::var("SIM_SEED").ok().and_then(|seed| seed.parse().ok());
+    [Some(1), fresh].into_iter().flatten().map(|seed| {
+        println!("seed {seed}");
+        fastrand::Rng::with_seed(seed)
+    })
+}
+
 #[test]
 fn what_others_send_and_what_fuzzing_found_harms_nobody() {
     let (packets, plays) = seeds();
@@ -105,10 +114,7 @@ fn what_others_send_and_what_fuzzing_found_harms_nobody() {
 #[test]
 fn mutants_of_it_harm_nobody_either() {
     let (packets, plays) = seeds();
-    let fresh = std::env::var("SIM_SEED").ok().and_then(|seed| seed.parse().ok());
-    for seed in [Some(1), fresh].into_iter().flatten() {
-        println!("seed {seed}");
-        let mut rng = fastrand::Rng::with_seed(seed);
+    for mut rng in rngs() {
         for _ in 0..MUTANTS {
             babel_tlv(&mutant(&mut rng, &packets));
         }
@@ -127,10 +133,7 @@ fn neither_does_what_fuzzing_found_of_the_exchange() {
 #[test]
 fn nor_do_mutants_of_that() {
     let (messages, plays) = (corpus("metering_wire.txt"), corpus("exchange.txt"));
-    let fresh = std::env::var("SIM_SEED").ok().and_then(|seed| seed.parse().ok());
-    for seed in [Some(1), fresh].into_iter().flatten() {
-        println!("seed {seed}");
-        let mut rng = fastrand::Rng::with_seed(seed);
+    for mut rng in rngs() {
         for _ in 0..MUTANTS {
             metering_wire(&mutant(&mut rng, &messages));
         }
@@ -146,10 +149,7 @@ fn whoever_sends_beacons_harms_nobody() {
     let mut sent = beacon_examples();
     sent.extend(corpus("beacon.txt"));
     sent.iter().for_each(|bytes| beacon(bytes));
-    let fresh = std::env::var("SIM_SEED").ok().and_then(|seed| seed.parse().ok());
-    for seed in [Some(1), fresh].into_iter().flatten() {
-        println!("seed {seed}");
-        let mut rng = fastrand::Rng::with_seed(seed);
+    for mut rng in rngs() {
         for _ in 0..PLAYS {
             beacon(&mutant(&mut rng, &sent));
         }
@@ -162,10 +162,7 @@ fn whoever_asks_for_names_gets_one_short_answer() {
     let mut asked = names_examples();
     asked.extend(corpus("names.txt"));
     asked.iter().for_each(|bytes| names(bytes));
-    let fresh = std::env::var("SIM_SEED").ok().and_then(|seed| seed.parse().ok());
-    for seed in [Some(1), fresh].into_iter().flatten() {
-        println!("seed {seed}");
-        let mut rng = fastrand::Rng::with_seed(seed);
+    for mut rng in rngs() {
         for _ in 0..MUTANTS {
             names(&mutant(&mut rng, &asked));
         }
@@ -179,10 +176,7 @@ fn a_node_bears_what_a_neighbour_says_and_mutants_of_it() {
     assert!(said.len() > 10, "two nodes that meet have more to say than {} things", said.len());
     said.extend(corpus("control.txt"));
     said.iter().for_each(|bytes| control(bytes));
-    let fresh = std::env::var("SIM_SEED").ok().and_then(|seed| seed.parse().ok());
-    for seed in [Some(1), fresh].into_iter().flatten() {
-        println!("seed {seed}");
-        let mut rng = fastrand::Rng::with_seed(seed);
+    for mut rng in rngs() {
         for _ in 0..PLAYS {
             control(&mutant(&mut rng, &said));
         }
@@ -206,10 +200,7 @@ fn a_ledger_bears_what_it_reads_and_mutants_of_it() {
         (ledger_paper, corpus("ledger_paper.txt")),
     ];
     readers.iter().for_each(|(target, inputs)| inputs.iter().for_each(|bytes| target(bytes)));
-    let fresh = std::env::var("SIM_SEED").ok().and_then(|seed| seed.parse().ok());
-    for seed in [Some(1), fresh].into_iter().flatten() {
-        println!("seed {seed}");
-        let mut rng = fastrand::Rng::with_seed(seed);
+    for mut rng in rngs() {
         for (target, inputs) in &readers {
             (0..PLAYS).for_each(|_| target(&mutant(&mut rng, inputs)));
         }

@@ -30,21 +30,14 @@ fn a_link_falls_back_to_quic_within_five_seconds_and_returns_and_the_count_goes_
 
     let web = WebServer::start(&lab, &r2.host, &r2.address, 120_000_000);
     let pulse = Pulse::start(&lab, &r1.host, &r2.address);
-    let answered = |more: usize| {
-        let before = pulse.answered();
-        until("answers", secs(20), || match pulse.answered() - before {
-            seen if seen >= more => Ok(()),
-            seen => Err(format!("{seen}")),
-        });
-    };
     let (outage, back, outage_back) = thread::scope(|scope| {
         let download = scope.spawn(|| web.must_fetch_gently(&r1.host));
-        answered(10);
+        pulse.must_be_answered(10);
         block(&[&r1.host, &r2.host]);
         let began = now();
         carried_by("quic", r1, r2, secs(10));
         let switched = began.elapsed();
-        answered(10);
+        pulse.must_be_answered(10);
         let outage = pulse.longest_silence();
         assert!(switched <= OUTAGE_MAX, "{switched:?}");
         // What carries it is shown, and where to.
@@ -56,7 +49,7 @@ fn a_link_falls_back_to_quic_within_five_seconds_and_returns_and_the_count_goes_
         unblock(&[&r1.host, &r2.host]);
         carried_by("wireguard", r1, r2, secs(60));
         let back = began.elapsed();
-        answered(10);
+        pulse.must_be_answered(10);
         let outage_back = Duration::from_millis(200) * (pulse.lost() - lost);
         download.join().expect("the file arrives as it is");
         (outage, back, outage_back)
@@ -133,14 +126,7 @@ fn a_firewall_that_passes_handshakes_and_drops_data_is_gone_round_within_five_se
     joined(&r1, &r2);
     reachable(&r1.host, &r2.address, secs(20));
     let pulse = Pulse::start(&lab, &r1.host, &r2.address);
-    let answered = |more: usize| {
-        let before = pulse.answered();
-        until("answers", secs(20), || match pulse.answered() - before {
-            seen if seen >= more => Ok(()),
-            seen => Err(format!("{seen}")),
-        });
-    };
-    answered(5);
+    pulse.must_be_answered(5);
     let began = now();
     // What a datagram begins with: 4, and three bytes of zero.
     let data = format!("udp dport {WIREGUARD_PORT} @th,64,32 0x04000000 drop");
@@ -150,7 +136,7 @@ fn a_firewall_that_passes_handshakes_and_drops_data_is_gone_round_within_five_se
     }
     carried_by("quic", &r1, &r2, secs(10));
     let switched = began.elapsed();
-    answered(5);
+    pulse.must_be_answered(5);
     let outage = pulse.longest_silence();
     lab.figures(&format!("by QUIC after {switched:.1?}; {outage:.1?} without answers"));
     assert!(switched <= OUTAGE_MAX && outage <= OUTAGE_MAX, "{switched:?} {outage:?}");

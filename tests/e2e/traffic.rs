@@ -152,6 +152,15 @@ impl Pulse {
         self.answers().len()
     }
 
+    /// Waits for so many more answers.
+    pub(crate) fn must_be_answered(&self, more: usize) {
+        let before = self.answered();
+        until("answers", secs(20), || match self.answered() - before {
+            seen if seen >= more => Ok(()),
+            seen => Err(format!("{seen}")),
+        });
+    }
+
     /// The longest time without an answer, as far as pings have been answered since.
     pub(crate) fn longest_silence(&self) -> Duration {
         let answers = self.answers();
