@@ -27,6 +27,7 @@ mod flood;
 mod hostile;
 mod internet;
 mod join;
+mod lan;
 mod leaf;
 mod lifecycle;
 mod line;

@@ -28,7 +28,7 @@ use crate::identity::{self, plain};
 use crate::qr::Qr;
 
 /// The subnet of the own /48 that leaves get their addresses from.
-const SUBNET: u16 = 0x1eaf;
+pub(super) const SUBNET: u16 = 0x1eaf;
 /// Of packets to and from a leaf: what every way of a phone carries (RFC 8200, section 5), whatever its network wraps them in.
 const MTU: u16 = 1280;
 /// Seconds between packets that keep the way back open, as WireGuard's own pages advise.

@@ -8,6 +8,7 @@ mod internet;
 #[cfg(feature = "ledger-remote")]
 mod join;
 mod key;
+mod lan;
 mod leaf;
 #[cfg(feature = "ledger-host")]
 mod ledger;
@@ -135,6 +136,10 @@ enum Command {
     /// Phones and laptops with a stock WireGuard client, behind this router
     #[command(subcommand, disable_help_subcommand = true)]
     Leaf(Box<leaf::Command>),
+    /// Show how the machines of a LAN behind this router get addresses of the mesh; changes nothing
+    #[command(after_help = "Example:\n  waybill lan br-lan\n\n\
+                            The system's own router advertisement server tells them; what is printed is for radvd.")]
+    Lan(lan::LanArguments),
     /// Show the names inside the mesh that this router answers for, NAME.mesh
     #[command(after_help = "Example:\n  waybill names")]
     Names(names::NamesArguments),
@@ -299,6 +304,7 @@ fn execute(command: Command) -> Result<Outcome, Failure> {
         Command::Redeem(RedeemArguments { neighbour, ask }) => ask::ask(&ask, &Request::Redeem { neighbour })?,
         Command::Close(CloseArguments { neighbour, ask }) => ask::ask(&ask, &Request::Close { neighbour })?,
         Command::Leaf(command) => leaf::execute(&command)?,
+        Command::Lan(arguments) => lan::lan(&arguments)?,
         Command::Names(arguments) => names::list(&arguments)?,
         Command::Wallet(arguments) => ask::ask(&arguments, &Request::Wallet)?,
         #[cfg(feature = "ledger-serve")]
