@@ -1,8 +1,10 @@
 //! What can be asked of the ledger.
 
+use metering::json::word;
 use metering::{ChannelId, Close, NodeId, Receipt, Signature, Tokens, Unverified};
 use serde::{Deserialize, Serialize};
 
+use crate::name::Name;
 use crate::registry::Registration;
 use crate::role::Role;
 use crate::voucher::Claim;
@@ -173,6 +175,21 @@ pub enum Command {
     },
     /// Takes back what the account said it runs.
     Unregister,
+    /// Takes a name of the mesh for the account's node. A member's alone, and one for each.
+    ClaimName {
+        /// Which.
+        name: Name,
+        /// The node's WireGuard key: its address follows from it.
+        #[serde(with = "word")]
+        wireguard: [u8; 32],
+        /// The [`crate::name::claim`] of the key that the account is named after.
+        claim: Signature,
+    },
+    /// Gives a name up, or, for an issuer, takes it back from whoever has it.
+    ReleaseName {
+        /// Which.
+        name: Name,
+    },
     /// States that the account has replayed the log up to a head that it had, and found that every rule was kept. An auditor's
     /// alone.
     Attest {

@@ -2,11 +2,13 @@
 
 use std::convert::Infallible;
 
+use metering::json::word;
 use metering::{ChannelId, Close, NodeId, Price, Receipt, Signature, Tokens, Unverified};
 use minicbor::{Decoder, Encoder, decode, encode};
 use serde::Serialize;
 use thiserror::Error;
 
+use crate::name::Name;
 use crate::registry::{Registration, Station};
 use crate::role::Role;
 use crate::voucher::Claim;
@@ -231,6 +233,29 @@ pub enum Event {
         /// Which.
         account: NodeId,
     },
+    /// A member's node has a name.
+    NameClaimed {
+        /// Whose.
+        account: NodeId,
+        /// Which.
+        name: Name,
+        /// The node's WireGuard key.
+        #[serde(with = "word")]
+        wireguard: [u8; 32],
+        /// The account's own word for it, kept for whoever looks the name up.
+        claim: Signature,
+        /// Who had the name until then, and was no member any more.
+        before: Option<NodeId>,
+    },
+    /// A name is free again.
+    NameReleased {
+        /// Who gave it up, or the issuer that took it back.
+        by: NodeId,
+        /// Who had it.
+        account: NodeId,
+        /// Which.
+        name: Name,
+    },
     /// An auditor stated that it has replayed the log.
     Attested {
         /// The auditor.
@@ -287,6 +312,8 @@ impl Event {
             Self::Enrolled { .. } => "enrolled",
             Self::Registered { .. } => "registered",
             Self::Unregistered { .. } => "unregistered",
+            Self::NameClaimed { .. } => "name-claimed",
+            Self::NameReleased { .. } => "name-released",
             Self::Attested { .. } => "attested",
             Self::Skipped { .. } => "skipped",
             Self::SignerChanged { .. } => "signer-changed",
@@ -333,6 +360,10 @@ impl Event {
             }
             Self::Registered { account, registration } => (account, Command::Register { registration }),
             Self::Unregistered { account } => (account, Command::Unregister),
+            Self::NameClaimed { account, name, wireguard, claim, .. } => {
+                (account, Command::ClaimName { name, wireguard, claim })
+            }
+            Self::NameReleased { by, name, .. } => (by, Command::ReleaseName { name }),
             Self::Attested { by, head } => (by, Command::Attest { head }),
             Self::Skipped { account } => (account, Command::Skip),
             Self::SignerChanged { account, signer, consent } => (account, Command::ChangeSigner { signer, consent }),
@@ -389,6 +420,8 @@ impl Entry {
             | Event::Enrolled { .. }
             | Event::Registered { .. }
             | Event::Unregistered { .. }
+            | Event::NameClaimed { .. }
+            | Event::NameReleased { .. }
             | Event::Attested { .. }
             | Event::Skipped { .. }
             | Event::SignerChanged { .. } => self.order().map(Request::Order),
@@ -475,6 +508,8 @@ const fn shape(event: &Event) -> (u8, u64) {
         Event::Attested { .. } => (25, 3),
         Event::EnrolmentWithdrawn { .. } => (26, 3),
         Event::Skipped { .. } => (27, 1),
+        Event::NameClaimed { .. } => (28, 5),
+        Event::NameReleased { .. } => (29, 3),
     }
 }
 
@@ -555,6 +590,13 @@ fn write_event(event: &Event, to: &mut Writer) -> Written {
         }
         Event::Unregistered { account } | Event::Skipped { account } => {
             to.bytes(&account.0)?;
+        }
+        Event::NameClaimed { account, name, wireguard, claim, before } => {
+            to.bytes(&account.0)?.str(name.as_str())?.bytes(wireguard)?.bytes(&claim.0)?;
+            to.bytes(before.as_ref().map_or(&[], |before| &before.0))?;
+        }
+        Event::NameReleased { by, account, name } => {
+            to.bytes(&by.0)?.bytes(&account.0)?.str(name.as_str())?;
         }
         Event::Attested { by, head } => {
             to.bytes(&by.0)?.u64(head.size)?.bytes(&head.root.0)?;
@@ -675,6 +717,17 @@ fn read_event(from: &mut Decoder<'_>) -> Result<Event, decode::Error> {
             enrolment: read_account(from)?,
         },
         27 => Event::Skipped { account: read_account(from)? },
+        28 => Event::NameClaimed {
+            account: read_account(from)?,
+            name: read_name(from)?,
+            wireguard: read_bytes(from)?,
+            claim: Signature(read_bytes(from)?),
+            before: match from.bytes()? {
+                [] => None,
+                before => Some(NodeId(before.try_into().map_err(|_| other_length())?)),
+            },
+        },
+        29 => Event::NameReleased { by: read_account(from)?, account: read_account(from)?, name: read_name(from)? },
         _ => {
             return Err(decode::Error::message("an event of a kind that is not known"));
         }
@@ -697,6 +750,10 @@ fn read_receipt(from: &mut Decoder<'_>) -> Result<Receipt<Unverified>, decode::E
 
 fn read_role(from: &mut Decoder<'_>) -> Result<Role, decode::Error> {
     Role::from_number(from.u8()?).ok_or_else(|| decode::Error::message("a role that is not known"))
+}
+
+fn read_name(from: &mut Decoder<'_>) -> Result<Name, decode::Error> {
+    from.str()?.parse().map_err(decode::Error::message)
 }
 
 fn read_registration(from: &mut Decoder<'_>) -> Result<Registration, decode::Error> {
@@ -731,7 +788,11 @@ fn read_amount(from: &mut Decoder<'_>) -> Result<Tokens, decode::Error> {
 }
 
 fn read_bytes<const N: usize>(from: &mut Decoder<'_>) -> Result<[u8; N], decode::Error> {
-    from.bytes()?.try_into().map_err(|_| decode::Error::message("a byte string of another length"))
+    from.bytes()?.try_into().map_err(|_| other_length())
+}
+
+fn other_length() -> decode::Error {
+    decode::Error::message("a byte string of another length")
 }
 
 #[cfg(test)]
@@ -767,6 +828,11 @@ mod tests {
     fn entry(event: Event) -> Entry {
         let seal = event.ordered().map(|_| Seal { sequence: 300, signature: Signature([8; 65]) });
         Entry { at: UnixTime::from_seconds(77), event, seal }
+    }
+
+    fn named(before: Option<NodeId>) -> Event {
+        let name = "a-name-of-thirty-two-characters1".parse().unwrap();
+        Event::NameClaimed { account: ALICE, name, wireguard: [5; 32], claim: Signature([4; 65]), before }
     }
 
     fn one_of_each() -> Vec<Event> {
@@ -810,6 +876,9 @@ mod tests {
                 },
             },
             Event::Unregistered { account: ALICE },
+            named(Some(BOB)),
+            named(None),
+            Event::NameReleased { by: BOB, account: ALICE, name: "roof".parse().unwrap() },
             Event::Attested { by: ALICE, head: Head { size: 400, root: Hash([6; 32]) } },
             Event::Skipped { account: ALICE },
             Event::SignerChanged { account: ALICE, signer: BOB, consent: Signature([6; 65]) },

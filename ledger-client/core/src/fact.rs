@@ -32,6 +32,8 @@ pub(crate) mod kind {
     pub(crate) const FUNDS: u8 = 10;
     pub(crate) const CHANNEL: u8 = 11;
     pub(crate) const OVERALL: u8 = 12;
+    pub(crate) const NAME: u8 = 13;
+    pub(crate) const OWN_NAME: u8 = 14;
 }
 
 /// A key or value of fixed-length fields, being written.

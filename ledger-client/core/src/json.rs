@@ -99,11 +99,16 @@ mod tests {
     fn a_request_comes_back_as_it_went_and_nothing_is_read_over() {
         let story = Story::with_channel();
         let transfer = Command::Transfer { to: id(bob), amount: Tokens::new(5).unwrap() };
+        let name = "roof".parse().unwrap();
+        let claim = crate::name::claim(&alice(), &story.state.genesis().domain(), &name, &[7; 32]);
+        let claim = Command::ClaimName { name, wireguard: [7; 32], claim };
         for request in [
             story.order(alice, transfer),
             story.order(bob, story.close(5)),
             story.order(alice, Command::Unregister),
             story.order(alice, Command::Skip),
+            story.order(alice, Command::ReleaseName { name: "roof".parse().unwrap() }),
+            story.order(alice, claim),
             story.receipt(7),
             Request::Finalize { channel: story.channel },
         ] {
@@ -134,6 +139,7 @@ mod tests {
         for refusal in [
             Refusal::UnknownChannel,
             Refusal::NotMember { account: id(bob) },
+            Refusal::NameTaken { account: id(bob) },
             Refusal::NoticeNotOver { exit: UnixTime::MAX, now },
         ] {
             let text = serde_json::to_string(&refusal).unwrap();

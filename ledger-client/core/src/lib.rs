@@ -7,7 +7,7 @@
 //! channels through [`Records`], so the SQLite store and the in-memory [`State`] of an auditor run the same ones.
 //!
 //! The crate is pure: no clock, file or randomness. Read it in this order: [`genesis`], [`channel`], [`voucher`], [`share`], [`signer`], [`role`],
-//! [`membership`], [`registry`], [`shown`], [`command`],
+//! [`membership`], [`registry`], [`name`], [`shown`], [`command`],
 //! [`order`], [`presented`], [`rules`], [`refusal`], [`entry`], [`merkle`], [`state`], [`place`], [`record_tree`], [`note`], [`checkpoint`].
 #![forbid(unsafe_code)]
 
@@ -21,6 +21,7 @@ pub mod genesis;
 mod json;
 pub mod membership;
 pub mod merkle;
+pub mod name;
 pub mod note;
 pub mod order;
 pub mod place;

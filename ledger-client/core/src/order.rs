@@ -211,6 +211,13 @@ fn typed(command: &Command) -> (&'static str, Vec<Word>) {
             ],
         ),
         Command::Unregister => ("Unregister(address account,uint64 sequence)", Vec::new()),
+        Command::ClaimName { name, wireguard, .. } => (
+            "ClaimName(address account,uint64 sequence,string name,bytes32 wireguard)",
+            vec![eip712::text(name.as_str()), *wireguard],
+        ),
+        Command::ReleaseName { name } => {
+            ("ReleaseName(address account,uint64 sequence,string name)", vec![eip712::text(name.as_str())])
+        }
         Command::Attest { head } => (
             "Attest(address account,uint64 sequence,uint64 size,bytes32 root)",
             vec![eip712::uint(head.size.into()), head.root.0],
@@ -304,6 +311,11 @@ mod tests {
             ),
             (Command::Register { registration }, "7467dc328ea2af1f51327f2452ef24170b410353a2c85390a8e1203167b5f7cb"),
             (Command::Unregister, "39920161419b9851efbf0874566d6acac3660c4cf65a317e8b11b05b503ffc3a"),
+            (
+                Command::ClaimName { name: "roof-3".parse().unwrap(), wireguard: terms, claim: Signature([0; 65]) },
+                "9cb27e652345b38ad533193783bdcd001ad15e242e28d8f440e27903c96c7a9d",
+            ),
+            (Command::ReleaseName { name: "roof-3".parse().unwrap() }, "8a4da09ae62ebd99627ab467e9b08b5127dc856b07f7bc402c8285509daa5342"),
             (Command::Skip, "d69116d2c56dcddda00a23d946c1e74ef9e588f886bad20bbf198614896a9650"),
             (
                 Command::Attest { head: Head { size: 9, root: Hash(terms) } },

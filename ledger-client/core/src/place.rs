@@ -8,6 +8,7 @@ use metering::{ChannelId, NodeId, Tokens};
 
 use crate::fact::{Fact, Fields, Reader, kind};
 use crate::membership::{Enrolment, Membership};
+use crate::name::{NameListing, OwnName};
 use crate::registry::Listing;
 use crate::role::Held;
 use crate::share::{Holding, Pool};
@@ -189,6 +190,11 @@ fn changed(event: &Event) -> Vec<Vec<u8>> {
             vec![Enrolment::place(&(*issuer, *enrolment)), Membership::place(account)]
         }
         Event::Registered { account, .. } | Event::Unregistered { account } => vec![Listing::place(account)],
+        Event::NameClaimed { account, name, before, .. } => {
+            let accounts = before.iter().chain([account]).map(OwnName::place);
+            accounts.chain([NameListing::place(name)]).collect()
+        }
+        Event::NameReleased { account, name, .. } => vec![NameListing::place(name), OwnName::place(account)],
         Event::SignerChanged { account, .. } => vec![Signer::place(account)],
     }
 }

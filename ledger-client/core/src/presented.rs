@@ -3,6 +3,7 @@
 use metering::{LedgerDomain, NodeId, Unverified};
 
 use crate::membership::claimed_by;
+use crate::name;
 use crate::signer::consenting;
 use crate::{Command, Entry, Order, ReplayError, Request};
 
@@ -109,6 +110,8 @@ fn agreeing(domain: &LedgerDomain, order: &Order<Unverified>) -> Option<NodeId> 
         consenting(consent, domain, order.account(), order.seal().sequence, *signer).ok()
     } else if let Command::Enrol { issuer, enrolment, claim } = order.command() {
         claimed_by(claim, domain, *issuer, *enrolment, order.account()).ok()
+    } else if let Command::ClaimName { name, wireguard, claim } = order.command() {
+        name::claimed_by(claim, domain, name, order.account(), wireguard).ok()
     } else {
         None
     }
@@ -150,7 +153,7 @@ mod tests {
         let who = || prop::sample::select(vec![alice as Who, bob, carol]);
         let domain = prop_oneof![4 => Just(Story::begin().state.genesis().domain()), 1 => Just(elsewhere())];
         let turned = prop_oneof![1 => Just(None), 1 => (0..520_usize).prop_map(Some)];
-        (0..7_u8, who(), who(), domain, 0..5_u64, turned).prop_map(|(kind, signer, other, domain, number, turned)| {
+        (0..8_u8, who(), who(), domain, 0..5_u64, turned).prop_map(|(kind, signer, other, domain, number, turned)| {
             let channel = Story::begin().channel;
             let (key, amount): (AccountKey, _) = (signer(), tokens(number.into()));
             let turn = |mut signature: metering::Signature| {
@@ -190,6 +193,11 @@ mod tests {
                     enrolment: id(carol),
                     claim: turn(crate::membership::claim(&other(), &domain, id(bob), id(alice))),
                 }),
+                6 => order(Command::ClaimName {
+                    name: "roof".parse().unwrap(),
+                    wireguard: [7; 32],
+                    claim: turn(name::claim(&other(), &domain, &"roof".parse().unwrap(), &[7; 32])),
+                }),
                 _ => Request::Finalize { channel },
             }
         })
@@ -215,6 +223,10 @@ mod tests {
                 } else if let Command::Enrol { issuer, enrolment, claim } = *order.command() {
                     let verified = verify_claim(&claim, domain, issuer, enrolment, order.account());
                     assert_eq!(agreed(enrolment), verified.is_ok(), "{request:?}");
+                } else if let Command::ClaimName { name, wireguard, claim } = *order.command() {
+                    let account = order.account();
+                    let verified = name::Holder { account, wireguard, claim }.verify(domain, &name);
+                    assert_eq!(agreed(account), verified.is_ok(), "{request:?}");
                 } else {
                     everybody.into_iter().for_each(|by| assert!(!agreed(by), "{request:?}"));
                 }

@@ -188,6 +188,33 @@ pub enum Refusal {
         /// Who.
         account: NodeId,
     },
+    /// The key that the account is named after has not signed that the name is its node's.
+    #[error("the claim to the name is not signed by the key that {account} is named after, for this ledger")]
+    NameClaimInvalid {
+        /// Who asked.
+        account: NodeId,
+    },
+    /// One name for each account: it costs nothing.
+    #[error("{account} has a name already")]
+    NameAlreadyHeld {
+        /// Whose.
+        account: NodeId,
+    },
+    /// First come, first served, as long as who came first is a member, and for [`crate::name::KEPT_S`] longer.
+    #[error("{account} has this name")]
+    NameTaken {
+        /// Who came first.
+        account: NodeId,
+    },
+    /// Nobody has the name.
+    #[error("nobody has this name")]
+    UnknownName,
+    /// A name is given up by whoever has it, or taken back by an issuer.
+    #[error("{by} neither has this name nor is an issuer of this ledger")]
+    NotNameHolder {
+        /// Who asked.
+        by: NodeId,
+    },
     /// Nobody has replayed what is not there yet.
     #[error("the log has fewer than {size} entries")]
     HeadBeyondLog {
@@ -330,6 +357,11 @@ impl Refusal {
             Self::EnrolmentWithdrawn => "EnrolmentWithdrawn",
             Self::EnrolmentExpired { .. } => "EnrolmentExpired",
             Self::NotRegistered { .. } => "NotRegistered",
+            Self::NameClaimInvalid { .. } => "NameClaimInvalid",
+            Self::NameAlreadyHeld { .. } => "NameAlreadyHeld",
+            Self::NameTaken { .. } => "NameTaken",
+            Self::UnknownName => "UnknownName",
+            Self::NotNameHolder { .. } => "NotNameHolder",
             Self::HeadBeyondLog { .. } => "HeadBeyondLog",
             Self::HeadDiffers { .. } => "HeadDiffers",
             Self::AmountIsZero => "AmountIsZero",

@@ -12,6 +12,7 @@ use metering::{ChannelId, NodeId, Tokens, Unverified};
 use thiserror::Error;
 
 use crate::fact::Fact;
+use crate::name::Holder;
 use crate::records::NotConserved;
 use crate::role::Role;
 use crate::{Command, Entry, Event, Order, Presented, Records, Refusal, Request, UnixTime};
@@ -203,6 +204,10 @@ fn entitled<R: Records>(
             presented.agreed_by(*enrolment).ok_or(Refusal::EnrolmentClaimInvalid)?;
             Ok(())
         }
+        Command::ClaimName { .. } => {
+            presented.agreed_by(by).ok_or(Refusal::NameClaimInvalid { account: by })?;
+            Ok(())
+        }
         // Of one's own, or checked above.
         Command::Mint { .. }
         | Command::Burn { .. }
@@ -214,6 +219,7 @@ fn entitled<R: Records>(
         | Command::WithdrawEnrolment { .. }
         | Command::Register { .. }
         | Command::Unregister
+        | Command::ReleaseName { .. }
         | Command::Skip
         | Command::Attest { .. }
         | Command::IssueShares { .. }
@@ -271,6 +277,10 @@ fn obey<R: Records>(records: &R, at: UnixTime, by: NodeId, command: &Command) ->
         Command::Enrol { issuer, enrolment, claim } => community::enrol(records, at, by, issuer, enrolment, claim),
         Command::Register { registration } => community::register(records, at, by, registration),
         Command::Unregister => community::unregister(records, by),
+        Command::ClaimName { name, wireguard, claim } => {
+            community::claim_name(records, at, name, Holder { account: by, wireguard, claim })
+        }
+        Command::ReleaseName { name } => community::release_name(records, by, name),
         Command::Skip => Ok(Event::Skipped { account: by }),
         Command::Attest { head } => community::attest(records, by, head),
         Command::ChangeSigner { signer, consent } => signers::change(records, by, signer, consent),

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Channel;
 use crate::membership::Membership;
+use crate::name::Name;
 use crate::registry::Registration;
 use crate::role::Role;
 use crate::share::Pool;
@@ -26,6 +27,8 @@ pub struct Account {
     pub roles: Vec<Role>,
     /// What it says it runs.
     pub registration: Option<Registration>,
+    /// The name of its node, NAME.mesh.
+    pub name: Option<Name>,
     /// What its shares have earned, where it has issued some.
     pub shares: Option<Pool>,
 }

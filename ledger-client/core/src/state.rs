@@ -277,6 +277,7 @@ mod tests {
     use super::*;
     use crate::fact::Fact;
     use crate::membership;
+    use crate::name::{self, Name, OwnName};
     use crate::place::touched;
     use crate::record_tree::tests::Kept;
     use crate::record_tree::{Subtree, leaves, update};
@@ -315,6 +316,8 @@ mod tests {
         Enrol { by: usize, issuer: usize, secret: usize, forged: bool },
         Register { by: usize },
         Unregister { by: usize },
+        ClaimName { by: usize, name: usize, forged: bool },
+        ReleaseName { by: usize, name: usize },
         Attest { by: usize, size: u64, lie: bool },
         Skip { by: usize },
         Wait { seconds: u64 },
@@ -385,6 +388,9 @@ mod tests {
                 .prop_map(|(by, issuer, secret, die)| Ask::Enrol { by, issuer, secret, forged: die == 0 }),
             1 => account().prop_map(|by| Ask::Register { by }),
             1 => account().prop_map(|by| Ask::Unregister { by }),
+            3 => (account(), 0..3_usize, 0..6_u8)
+                .prop_map(|(by, name, die)| Ask::ClaimName { by, name, forged: die == 0 }),
+            1 => (account(), 0..3_usize).prop_map(|(by, name)| Ask::ReleaseName { by, name }),
             2 => (account(), 0..40_u64, 0..4_u8).prop_map(|(by, size, die)| Ask::Attest { by, size, lie: die == 0 }),
             1 => account().prop_map(|by| Ask::Skip { by }),
             1 => (0..80_u64).prop_map(|seconds| Ask::Wait { seconds }),
@@ -410,6 +416,8 @@ mod tests {
         /// Until when an issuer's secret makes a member, when it ends, and why it is worth nothing any more.
         enrolments: BTreeMap<(usize, usize), (u64, u64, Option<&'static str>)>,
         listed: [bool; 4],
+        /// Who has each name.
+        names: [Option<usize>; 3],
         /// Which of its keys each account signs with.
         signers: [usize; 4],
         /// Whether an order of the account's has happened.
@@ -633,12 +641,27 @@ mod tests {
                     *gone = Some("EnrolmentAlreadyUsed");
                     self.members[by] = Some((until, false));
                 }
-                Ask::Register { by } => match self.members[by] {
-                    Some((until, false)) if until > self.now => self.listed[by] = true,
-                    _ => return Err("NotMember"),
-                },
+                Ask::Register { by } if !self.is_member(by) => return Err("NotMember"),
+                Ask::Register { by } => self.listed[by] = true,
                 Ask::Unregister { by } if !self.listed[by] => return Err("NotRegistered"),
                 Ask::Unregister { by } => self.listed[by] = false,
+                Ask::ClaimName { forged: true, .. } => return Err("NameClaimInvalid"),
+                Ask::ClaimName { by, .. } if !self.is_member(by) => return Err("NotMember"),
+                Ask::ClaimName { by, .. } if self.names.contains(&Some(by)) => return Err("NameAlreadyHeld"),
+                // No membership is over for 30 days here.
+                Ask::ClaimName { name, .. }
+                    if self.names[name].is_some_and(|holder| self.members[holder].is_some_and(|(_, out)| !out)) =>
+                {
+                    return Err("NameTaken");
+                }
+                Ask::ClaimName { by, name, .. } => self.names[name] = Some(by),
+                Ask::ReleaseName { name, .. } if self.names[name].is_none() => return Err("UnknownName"),
+                Ask::ReleaseName { by, name }
+                    if self.names[name] != Some(by) && !self.roles.contains(&(Role::Issuer, by)) =>
+                {
+                    return Err("NotNameHolder");
+                }
+                Ask::ReleaseName { name, .. } => self.names[name] = None,
                 Ask::Attest { by, .. } if !self.roles.contains(&(Role::Auditor, by)) => return Err("NotAuditor"),
                 Ask::Attest { size, .. } if size > self.size => return Err("HeadBeyondLog"),
                 Ask::Attest { lie: true, .. } => return Err("HeadDiffers"),
@@ -653,8 +676,12 @@ mod tests {
             Ok(())
         }
 
+        fn is_member(&self, by: usize) -> bool {
+            self.members[by].is_some_and(|(until, revoked)| !revoked && self.now < until)
+        }
+
         fn stands(&self, by: usize) -> Result<(), &'static str> {
-            let member = self.members[by].is_some_and(|(until, revoked)| !revoked && self.now < until);
+            let member = self.is_member(by);
             let role = self.roles.iter().any(|(_, holder)| *holder == by);
             let stands = by == 0 || self.acted[by] || self.balances[by] > 0 || role || member;
             if stands { Ok(()) } else { Err("NoStanding") }
@@ -867,6 +894,12 @@ mod tests {
                     (by, Command::Register { registration })
                 }
                 Ask::Unregister { by } => (by, Command::Unregister),
+                Ask::ClaimName { by, name, forged } => {
+                    let (key, name) = (&self.keys[if forged { (by + 1) % 4 } else { by }][0], named(name));
+                    let claim = name::claim(key, &domain, &name, &[by as u8; 32]);
+                    (by, Command::ClaimName { name, wireguard: [by as u8; 32], claim })
+                }
+                Ask::ReleaseName { by, name } => (by, Command::ReleaseName { name: named(name) }),
                 Ask::Skip { by } => (by, Command::Skip),
                 Ask::Attest { by, size, lie } => {
                     let mut tree = Tree::default();
@@ -928,6 +961,12 @@ mod tests {
                 let Ok(balance) = self.state.balance(self.id(account));
                 assert_eq!(balance.get(), expected);
             }
+            for account in 0..4 {
+                let Ok(own) = self.state.fact(&OwnName::place(&self.id(account)));
+                let own = own.and_then(|own| OwnName::decode(&own).unwrap().0);
+                let expected = self.model.names.iter().position(|holder| *holder == Some(account)).map(named);
+                assert_eq!(own, expected);
+            }
             assert_eq!(self.state.channels.len(), self.model.channels.len());
             for (number, expected) in self.model.channels.iter().enumerate() {
                 let record = self.state.channels[&self.channel(number)];
@@ -944,6 +983,10 @@ mod tests {
             });
             assert_eq!(totals.locked.get(), locked + vouchers + pools.sum::<u128>());
         }
+    }
+
+    fn named(number: usize) -> Name {
+        ["roof", "attic", "barn"][number].parse().unwrap()
     }
 
     /// A receipt whose meter is another than the one that was signed.

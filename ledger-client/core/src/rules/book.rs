@@ -8,6 +8,7 @@ use super::signers::signer_of;
 use super::vouchers::unspent;
 use super::{Booked, ExecuteError, MAX_SUPPLY, fact, set_fact};
 use crate::membership::{Enrolment, Membership, Offer};
+use crate::name::{Holder, NameListing, OwnName};
 use crate::records::NotConserved;
 use crate::registry::Listing;
 use crate::role::Held;
@@ -122,6 +123,17 @@ pub(super) fn book<R: Records>(records: &mut R, event: &Event) -> Booked<R> {
         }
         Event::Registered { account, registration } => set_fact(records, &account, &Listing(Some(registration))),
         Event::Unregistered { account } => set_fact(records, &account, &Listing(None)),
+        Event::NameClaimed { account, name, wireguard, claim, before } => {
+            if let Some(before) = before {
+                set_fact(records, &before, &OwnName(None))?;
+            }
+            set_fact(records, &name, &NameListing(Some(Holder { account, wireguard, claim })))?;
+            set_fact(records, &account, &OwnName(Some(name)))
+        }
+        Event::NameReleased { account, name, .. } => {
+            set_fact(records, &name, &NameListing(None))?;
+            set_fact(records, &account, &OwnName(None))
+        }
         // It is said in the log, and changes nothing.
         Event::Attested { .. } | Event::Skipped { .. } => Ok(()),
         Event::SignerChanged { account, signer, .. } => set_fact(records, &account, &Signer(signer)),

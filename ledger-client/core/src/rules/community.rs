@@ -1,9 +1,10 @@
-//! Roles, memberships and the registry.
+//! Roles, memberships, the registry and names.
 
 use metering::{NodeId, Signature, Tokens};
 
 use super::{Decision, ExecuteError, fact};
 use crate::membership::{Enrolment, Membership, Offer};
+use crate::name::{self, Holder, Name, NameListing, OwnName};
 use crate::registry::{Listing, Registration};
 use crate::role::{Held, Role};
 use crate::{Event, Head, Records, Refusal, UnixTime};
@@ -108,6 +109,33 @@ pub(super) fn unregister<R: Records>(records: &R, account: NodeId) -> Decision<R
         return Err(Refusal::NotRegistered { account }.into());
     }
     Ok(Event::Unregistered { account })
+}
+
+pub(super) fn claim_name<R: Records>(records: &R, at: UnixTime, name: Name, claimed: Holder) -> Decision<R> {
+    let Holder { account, wireguard, claim } = claimed;
+    member(records, at, account)?;
+    if let Some(OwnName(Some(_))) = fact(records, &account)? {
+        return Err(Refusal::NameAlreadyHeld { account }.into());
+    }
+    let before = holder(records, name)?.map(|holder| holder.account);
+    if let Some(holder) = before
+        && name::keeps(fact(records, &holder)?, at)
+    {
+        return Err(Refusal::NameTaken { account: holder }.into());
+    }
+    Ok(Event::NameClaimed { account, name, wireguard, claim, before })
+}
+
+pub(super) fn release_name<R: Records>(records: &R, by: NodeId, name: Name) -> Decision<R> {
+    let account = holder(records, name)?.ok_or(Refusal::UnknownName)?.account;
+    if by != account && !has_role(records, Role::Issuer, by)? {
+        return Err(Refusal::NotNameHolder { by }.into());
+    }
+    Ok(Event::NameReleased { by, account, name })
+}
+
+fn holder<R: Records>(records: &R, name: Name) -> Result<Option<Holder>, ExecuteError<R::Error>> {
+    Ok(fact(records, &name)?.and_then(|NameListing(holder)| holder))
 }
 
 /// An offer that nobody has taken or withdrawn.
