@@ -76,13 +76,13 @@ pub enum Error {
         known: u32,
     },
     /// An older program made it, whose format this one does not read: the operator founds the ledger anew.
-    #[error("{} has format {found}, and this program reads only {known}", path.display())]
+    #[error("{} has format {found}, and this program reads {known} and newer", path.display())]
     OlderFormat {
         /// The ledger's file.
         path: PathBuf,
         /// Its format.
         found: u32,
-        /// The only one this program reads.
+        /// The oldest this program reads.
         known: u32,
     },
     /// It is another ledger than the one that was expected.

@@ -22,8 +22,11 @@ pub const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// "WAYB": tells our files from other SQLite files.
 const APPLICATION_ID: u32 = u32::from_be_bytes(*b"WAYB");
 
-/// The newest format this program reads and writes.
-const FORMAT: u32 = 4;
+/// The format this program writes. Since 5 the log may have names, which older programs do not read.
+const FORMAT: u32 = 5;
+
+/// The oldest format this program reads, with the same tables: opening it makes it the newest.
+const OLDEST: u32 = 4;
 
 /// More than there are statements in `transaction.rs`: each is compiled once for a connection.
 const STATEMENTS: usize = 40;
@@ -147,9 +150,12 @@ pub(crate) fn open(path: &Path) -> Result<Connection, Error> {
     let mark = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let [application, format] = ["application_id", "user_version"].map(mark);
     let sqlite = |error| Error::sqlite(path, error);
-    check_marks(path, application.map_err(sqlite)?, format.map_err(sqlite)?)?;
+    let format = check_marks(path, application.map_err(sqlite)?, format.map_err(sqlite)?)?;
     check_tables(&connection, path)?;
     set_and_assert(&connection, path)?;
+    if format < FORMAT {
+        connection.pragma_update(None, "user_version", FORMAT).map_err(|error| Error::sqlite(path, error))?;
+    }
     Ok(connection)
 }
 
@@ -177,7 +183,8 @@ fn log_is_a_ledgers(path: &Path) -> io::Result<bool> {
         let (head, page) = frame.split_at(24);
         if head.starts_with(&1_u32.to_be_bytes()) {
             let mark = |at: usize| page.get(at..at + 4);
-            return Ok(mark(68) == Some(&APPLICATION_ID.to_be_bytes()) && mark(60) == Some(&FORMAT.to_be_bytes()));
+            let known = (OLDEST..=FORMAT).any(|format| mark(60) == Some(&format.to_be_bytes()));
+            return Ok(known && mark(68) == Some(&APPLICATION_ID.to_be_bytes()));
         }
     }
     Ok(false)
@@ -187,7 +194,7 @@ fn log_is_a_ledgers(path: &Path) -> io::Result<bool> {
 ///
 /// It is read by SQLite too, as a file that nothing changes: whoever closes a file by other means takes from its whole process
 /// all locks on it (fcntl(2)), those of a ledger that is open already, whose log another process would then remove.
-fn recognise_alone(path: &Path) -> Result<(), Error> {
+fn recognise_alone(path: &Path) -> Result<u32, Error> {
     let found = fs::metadata(path).map_err(|error| Error::io(path, error))?;
     if !found.is_file() {
         return Err(Error::io(path, io::ErrorKind::IsADirectory.into()));
@@ -215,14 +222,15 @@ fn recognise_alone(path: &Path) -> Result<(), Error> {
     }
 }
 
-fn check_marks(path: &Path, application: i64, format: i64) -> Result<(), Error> {
+/// Whether these are a ledger's marks; gives its format.
+fn check_marks(path: &Path, application: i64, format: i64) -> Result<u32, Error> {
     if application != i64::from(APPLICATION_ID) {
         return Err(Error::NotALedger { path: path.to_owned() });
     }
     match u32::try_from(format) {
-        Ok(FORMAT) => Ok(()),
+        Ok(found @ OLDEST..=FORMAT) => Ok(found),
         // No older format was ever deployed.
-        Ok(found @ 1..FORMAT) => Err(Error::OlderFormat { path: path.to_owned(), found, known: FORMAT }),
+        Ok(found @ 1..OLDEST) => Err(Error::OlderFormat { path: path.to_owned(), found, known: OLDEST }),
         Ok(found) if found > FORMAT => Err(Error::NewerFormat { path: path.to_owned(), found, known: FORMAT }),
         _ => Err(Error::damaged(path, format!("format {format} never existed"))),
     }

@@ -1,6 +1,7 @@
 //! What a server tells of a ledger, each read in one transaction: how it stands, what stands under an account.
 
 use ledger_core::fact::Fact;
+use ledger_core::name::{Holder, Name, NameListing, Named, OwnName, all_names, name_at};
 use ledger_core::registry::Listing;
 use ledger_core::role::{Held, Role};
 use ledger_core::signer::Signer;
@@ -51,8 +52,35 @@ impl Embedded {
                 membership: fact(records, &account)?,
                 roles,
                 registration: fact::<Listing>(records, &account)?.and_then(|Listing(listed)| listed),
+                name: fact::<OwnName>(records, &account)?.and_then(|OwnName(name)| name),
                 shares: fact(records, &account)?,
             })
+        })
+    }
+
+    /// Who has a name.
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub fn named(&mut self, name: Name) -> Result<Option<Holder>, Error> {
+        self.read(|records| Ok(fact::<NameListing>(records, &name)?.and_then(|NameListing(holder)| holder)))
+    }
+
+    /// A page of the names that somebody has, in order: those behind `after`, at most `limit` and at most [`MAX_PAGE`].
+    ///
+    /// # Errors
+    /// [`Error`]
+    pub fn names(&mut self, after: Option<Name>, limit: usize) -> Result<Vec<Named>, Error> {
+        let [first, end] = all_names();
+        let after = after.map_or(first, |name| NameListing::place(&name));
+        self.read(|records| {
+            let page = records.facts_between(&after, &end, limit.min(MAX_PAGE))?;
+            let named = |(place, value): (Vec<u8>, Vec<u8>)| {
+                let named = name_at(&place).zip(NameListing::decode(&value).and_then(|NameListing(holder)| holder));
+                let (name, holder) = named.ok_or_else(|| Fault::damaged("a record does not read"))?;
+                Ok(Named { name, holder })
+            };
+            page.into_iter().map(named).collect()
         })
     }
 

@@ -8,6 +8,7 @@ use std::thread;
 
 use ledger_core::checkpoint::{View, ViewError};
 use ledger_core::membership;
+use ledger_core::name;
 use ledger_core::merkle::{leaf_hash, verify_inclusion};
 use ledger_core::registry::{Registration, Station};
 use ledger_core::role::Role;
@@ -528,7 +529,7 @@ fn file_that_is_no_ledger_is_named_and_left_as_it_is() {
     drop(ledger);
     let ours = fs::read(place.path()).unwrap();
     let mut newer = ours.clone();
-    newer[60..64].copy_from_slice(&5_u32.to_be_bytes());
+    newer[60..64].copy_from_slice(&6_u32.to_be_bytes());
     let mut older = ours.clone();
     older[60..64].copy_from_slice(&3_u32.to_be_bytes());
     let foreign = place.directory.path().join("foreign");
@@ -543,8 +544,8 @@ fn file_that_is_no_ledger_is_named_and_left_as_it_is() {
         (&ours[..1024], "is damaged"),
         (&ours[..ours.len() - 1024], "is damaged"),
         (&[], "is empty: creating the ledger was interrupted"),
-        (&newer, "has format 5, and this program knows 4"),
-        (&older, "has format 3, and this program reads only 4"),
+        (&newer, "has format 6, and this program knows 5"),
+        (&older, "has format 3, and this program reads 4 and newer"),
     ] {
         fs::write(place.path(), bytes).unwrap();
         let refused: Result<(), _> = place.open().and_then(|mut ledger| match ledger.audit()? {
@@ -561,6 +562,59 @@ fn file_that_is_no_ledger_is_named_and_left_as_it_is() {
     assert!(!place.path().exists(), "opening creates nothing");
     fs::create_dir(place.path()).unwrap();
     assert!(matches!(place.open().unwrap_err(), Error::Io { .. } | Error::Denied { .. }));
+}
+
+#[test]
+fn ledger_of_the_format_before_names_is_taken_on_and_its_program_is_told_so() {
+    let (place, ledger) = Place::new();
+    drop(ledger);
+    place.by_hand("PRAGMA user_version = 4");
+    let mut ledger = place.open().unwrap();
+    let format: i64 = ledger.connection.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+    assert_eq!(format, 5);
+    claim_name(&mut ledger, alice, "roof").unwrap();
+    audited(&mut ledger);
+    drop(ledger);
+    audited(&mut place.open().unwrap());
+}
+
+/// Makes somebody a member, and claims a name for its node.
+fn claim_name(ledger: &mut Embedded, who: Who, text: &str) -> Result<Entry, Error> {
+    if ledger.account(id(treasurer)).unwrap().roles.is_empty() {
+        order(ledger, treasurer, Command::Appoint { role: Role::Issuer, to: id(treasurer) });
+    }
+    order(ledger, treasurer, Command::IssueMembership { to: id(who), until: UnixTime::MAX });
+    let (name, wireguard) = (text.parse().unwrap(), [7; 32]);
+    let claim = name::claim(&who(), &genesis().domain(), &name, &wireguard);
+    ledger.order(&who(), id(who), Command::ClaimName { name, wireguard, claim })
+}
+
+#[test]
+fn names_are_listed_page_by_page_and_found_by_name_and_by_account() {
+    let (place, mut ledger) = Place::new();
+    for (who, text) in [(alice as Who, "roof"), (bob, "attic"), (carol, "attic-2")] {
+        claim_name(&mut ledger, who, text).unwrap();
+    }
+    let name = |text: &str| text.parse::<name::Name>().unwrap();
+    let texts = |page: Vec<name::Named>| page.iter().map(|named| named.name.to_string()).collect::<Vec<_>>();
+    assert_eq!(texts(ledger.names(None, 10).unwrap()), ["attic", "attic-2", "roof"]);
+    assert_eq!(texts(ledger.names(None, 2).unwrap()), ["attic", "attic-2"]);
+    assert_eq!(texts(ledger.names(Some(name("attic")), 10).unwrap()), ["attic-2", "roof"]);
+    assert_eq!(texts(ledger.names(Some(name("attic-1")), 1).unwrap()), ["attic-2"]);
+    let found = ledger.named(name("roof")).unwrap().unwrap();
+    assert_eq!(found.account, id(alice));
+    assert_eq!(found.verify(&genesis().domain(), &name("roof")), Ok(()));
+    assert_eq!(ledger.account(id(alice)).unwrap().name, Some(name("roof")));
+    assert_eq!(ledger.named(name("barn")).unwrap(), None);
+    order(&mut ledger, alice, Command::ReleaseName { name: name("roof") });
+    assert_eq!((ledger.named(name("roof")).unwrap(), ledger.account(id(alice)).unwrap().name), (None, None));
+    assert_eq!(texts(ledger.names(None, 10).unwrap()), ["attic", "attic-2"]);
+    audited(&mut ledger);
+    // What the disk has changed is not given out.
+    place.by_hand("UPDATE fact SET value = CAST(x'00' || substr(value, 2) AS BLOB) WHERE place = CAST(x'0d' || 'attic' AS BLOB)");
+    for told in [ledger.names(None, 10).map(drop), ledger.named(name("attic")).map(drop)] {
+        assert!(told.unwrap_err().to_string().contains("the record under 0d6174746963 was changed"));
+    }
 }
 
 #[test]
@@ -589,10 +643,10 @@ fn damage_that_opening_can_see_is_refused() {
         ("DELETE FROM ledger", "the ledger's own row is missing"),
         ("DELETE FROM entry WHERE number = 2", "the log's last entry is not the one its size says"),
         ("DELETE FROM entry WHERE number = 0", "entry 0 is not the ledger's founding"),
-        ("DROP TABLE entry", "its tables are not those of format 4"),
+        ("DROP TABLE entry", "its tables are not those of format 5"),
         (
             "CREATE TRIGGER gift AFTER UPDATE ON account BEGIN UPDATE account SET balance = 9; END",
-            "its tables are not those of format 4",
+            "its tables are not those of format 5",
         ),
     ] {
         let (place, ledger) = Place::new();
@@ -893,6 +947,13 @@ fn ask() -> impl Strategy<Value = Ask> {
             let registration = Registration { station, price_up: price, price_down: price, terms: [0; 32] };
             Ask::Order(by, Command::Register { registration })
         }),
+        (who(), prop::sample::select(vec!["roof", "attic", "barn"])).prop_map(|(by, text)| {
+            let (name, wireguard) = (text.parse().unwrap(), [7; 32]);
+            let claim = name::claim(&by(), &genesis().domain(), &name, &wireguard);
+            Ask::Order(by, Command::ClaimName { name, wireguard, claim })
+        }),
+        (who(), prop::sample::select(vec!["roof", "attic", "barn"]))
+            .prop_map(|(by, text)| Ask::Order(by, Command::ReleaseName { name: text.parse().unwrap() })),
         who().prop_map(|who| Ask::Order(who, Command::Skip)),
         who().prop_map(|to| Ask::Order(treasurer, Command::Appoint { role: Role::Auditor, to: id(to) })),
         (who(), 0..90_u64, any::<bool>()).prop_map(|(by, back, lie)| Ask::Attest(by, back, lie)),
@@ -996,6 +1057,7 @@ fn account_has_all_that_stands_under_it() {
     let stranger = ledger.account(NodeId([9; 20])).unwrap();
     assert_eq!((stranger.balance, stranger.sequence, stranger.signer), (Tokens::ZERO, 0, NodeId([9; 20])));
     assert_eq!((stranger.membership, stranger.registration, stranger.shares), (None, None, None));
+    assert_eq!(stranger.name, None);
     let until = UnixTime::from_seconds(99_999);
     order(&mut ledger, treasurer, Command::Appoint { role: Role::Issuer, to: id(alice) });
     order(&mut ledger, alice, Command::IssueMembership { to: id(bob), until });

@@ -285,6 +285,20 @@ impl<'c> Transaction<'c> {
         Ok(())
     }
 
+    /// The first records behind one place and before another that have something in them, in order of their places.
+    pub(crate) fn facts_between(&self, after: &[u8], end: &[u8], limit: usize) -> Result<Vec<Placed>, Fault> {
+        let mut select = self.connection.prepare_cached(
+            "SELECT place, value, seal FROM fact WHERE place > ?1 AND place < ?2 AND length(value) > 0
+             ORDER BY place LIMIT ?3",
+        )?;
+        let mut rows = select.query(params![after, end, i64::try_from(limit).unwrap_or(i64::MAX)])?;
+        let mut facts = Vec::new();
+        while let Some(row) = rows.next()? {
+            facts.push(read_fact(row)?.checked(name_fact)?);
+        }
+        Ok(facts)
+    }
+
     pub(crate) fn entries(&self, from: u64, limit: usize) -> Result<Vec<Entry>, Fault> {
         let mut select = self
             .connection
