@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use ledger_core::enrolment::Code;
 use ledger_core::membership::Membership;
+use ledger_core::name::{Holder, Name, Named, claim};
 use ledger_core::{Account, Channel, Command, Entry, Event, Genesis, Head, Refusal, Request, Totals, UnixTime};
 use ledger_embedded::{Audit, Clock, CreateError, Error as FileError, ExportError, MAX_PAGE, Progress, RestoreError};
 use metering::{AccountKey, ChannelId, Close, NodeId, Receipt, Tokens};
@@ -194,6 +195,21 @@ impl Ledger for Embedded {
         let entry = self.order(code.enrol(&self.domain(), *account))?;
         let Event::Enrolled { until, .. } = entry.event else { unreachable!("{ANSWERED}") };
         Ok(until)
+    }
+
+    fn named(&mut self, name: Name) -> Result<Option<Holder>, Error> {
+        // The rules have looked at the claim, and a row is sealed.
+        Ok(self.file.named(name)?)
+    }
+
+    fn names(&mut self, after: Option<Name>) -> Result<Vec<Named>, Error> {
+        Ok(self.file.names(after, MAX_PAGE)?)
+    }
+
+    fn claim_name(&mut self, name: Name, wireguard: [u8; 32]) -> Result<(), Error> {
+        let (_, key) = self.signer.as_ref().ok_or(Error::NoKey)?;
+        let claim = claim(key, &self.domain(), &name, &wireguard);
+        self.order(Command::ClaimName { name, wireguard, claim }).map(drop)
     }
 
     fn transfer(&mut self, to: NodeId, amount: Tokens) -> Result<(), Error> {

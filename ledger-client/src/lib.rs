@@ -24,6 +24,7 @@ pub use ledger_core::checkpoint;
 pub use ledger_core::enrolment::Code;
 pub use ledger_core::fact::Fact;
 pub use ledger_core::membership::Membership;
+pub use ledger_core::name::{Holder, Name, NameError, Named};
 pub use ledger_core::note::Note;
 pub use ledger_core::registry::Registration;
 pub use ledger_core::role::Role;
@@ -139,6 +140,26 @@ pub trait Ledger: Send {
     /// # Errors
     /// As [`Ledger::mint`].
     fn enrol(&mut self, code: &Code) -> Result<UnixTime, Error>;
+
+    /// Who has a name, as far as the account itself has signed that it is its node's; whether it is a member still is another
+    /// question.
+    ///
+    /// # Errors
+    /// As [`Ledger::balance`].
+    fn named(&mut self, name: Name) -> Result<Option<Holder>, Error>;
+
+    /// A page of the names that somebody has, in order: those behind `after`, each as [`Ledger::named`] has it, and none past the
+    /// last.
+    ///
+    /// # Errors
+    /// As [`Ledger::balance`].
+    fn names(&mut self, after: Option<Name>) -> Result<Vec<Named>, Error>;
+
+    /// Takes a name for the node with this WireGuard key.
+    ///
+    /// # Errors
+    /// As [`Ledger::mint`].
+    fn claim_name(&mut self, name: Name, wireguard: [u8; 32]) -> Result<(), Error>;
 
     /// Size and root of the log.
     ///

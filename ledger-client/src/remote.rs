@@ -30,6 +30,7 @@ use std::time::Duration;
 use ledger_core::checkpoint::{View, origin, records};
 use ledger_core::enrolment::Code;
 use ledger_core::membership::Membership;
+use ledger_core::name::{Holder, Name, Named, claim};
 use ledger_core::merkle::{leaf_hash, verify_inclusion};
 use ledger_core::note::{Log, Note, NoteKey};
 use ledger_core::place::Overall;
@@ -575,6 +576,20 @@ impl Ledger for Remote {
         let entry = self.order(code.enrol(&self.genesis.domain(), *account))?;
         let Event::Enrolled { until, .. } = entry.event else { return Err(self.other_kind(&entry)) };
         Ok(until)
+    }
+
+    fn named(&mut self, name: Name) -> Result<Option<Holder>, Error> {
+        Ok(self.proven_holders(&[name])?.pop().flatten())
+    }
+
+    fn names(&mut self, after: Option<Name>) -> Result<Vec<Named>, Error> {
+        Ok(self.proven_names(after)?)
+    }
+
+    fn claim_name(&mut self, name: Name, wireguard: [u8; 32]) -> Result<(), Error> {
+        let (_, key) = self.signer.as_ref().ok_or(Error::NoKey)?;
+        let claim = claim(key, &self.genesis.domain(), &name, &wireguard);
+        self.order(Command::ClaimName { name, wireguard, claim }).map(drop)
     }
 
     fn entries(&mut self, from: u64) -> Result<Vec<Entry>, Error> {

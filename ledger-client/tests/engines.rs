@@ -9,9 +9,13 @@ use std::time::Duration;
 
 use ledger_client::server::{self, Server, Settings};
 use ledger_client::{
-    Abandoned, Channel, Embedded, Error, Genesis, Ledger, Phase, Refusal, Remote, Served, Totals, Unavailable, Verdict,
-    system_clock,
+    Abandoned, Channel, Command, Embedded, Error, Genesis, Ledger, LogSigner, Name, Phase, Refusal, Remote, Role, Served,
+    Totals, Unavailable, UnixTime, Verdict, checkpoint, system_clock,
 };
+use ledger_core::fact::Fact;
+use ledger_core::name::NameListing;
+use ledger_core::record_tree::{Leaf, Proof, root_of};
+use ledger_http::wire::{HexBytes, ProvenRecords};
 use metering::{AccountKey, Close, NodeId, Receipt, Tokens};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -260,7 +264,7 @@ fn an_order_that_is_never_answered_is_given_up_at_a_persons_word_and_cannot_happ
 
     // An honest ledger that never got the order.
     let mut ours = place.open("treasurer", &treasurer);
-    let command = ledger_client::Command::Mint { to: bob, amount: tokens(5) };
+    let command = Command::Mint { to: bob, amount: tokens(5) };
     let order = ledger_core::Order::sign_with(&treasurer, &ours.domain(), treasurer.node_id(), 1, command, &[]);
     let kept = place.directory.path().join("treasurer/unanswered.json");
     std::fs::write(&kept, serde_json::to_vec(&order.into_unverified()).unwrap()).unwrap();
@@ -572,6 +576,97 @@ fn what_a_ledger_does_not_prove_is_not_believed() {
     assert_eq!(ledger.balance(bob).unwrap(), tokens(2), "it happened once");
 }
 
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+/// Whoever has one of these keys is a member, and its node has a name.
+fn named(path: &Path, names: &[(u8, &str)]) {
+    let open = |byte| Embedded::open(path, system_clock()).unwrap().signed_by(key(byte));
+    let mut treasurer = open(0xee);
+    let appointed = treasurer.order(Command::Appoint { role: Role::Issuer, to: key(0xee).node_id() });
+    assert!(appointed.is_ok());
+    for (byte, text) in names {
+        treasurer.order(Command::IssueMembership { to: key(*byte).node_id(), until: UnixTime::MAX }).unwrap();
+        open(*byte).claim_name(name(text), [*byte; 32]).unwrap();
+    }
+}
+
+#[test]
+fn names_are_claimed_and_told_alike_by_every_engine() {
+    let place = Place::new();
+    let path = place.directory.path().join("ledger");
+    let many: Vec<(u8, String)> = (1..40).map(|byte| (byte, format!("node-{byte:02}"))).collect();
+    named(&path, &many.iter().map(|(byte, text)| (*byte, text.as_str())).collect::<Vec<_>>());
+    let mut alice = place.open("alice", &key(0xa1));
+    let mut file = Embedded::open(&path, system_clock()).unwrap();
+    let stranger = alice.claim_name(name("roof"), [7; 32]).unwrap_err().refusal();
+    assert_eq!(stranger, Some(Refusal::NotMember { account: key(0xa1).node_id() }));
+    let mut treasurer = place.open("treasurer", &key(0xee));
+    treasurer.order(Command::IssueMembership { to: key(0xa1).node_id(), until: UnixTime::MAX }).unwrap();
+    let taken = alice.claim_name(name("node-07"), [7; 32]).unwrap_err().refusal();
+    assert_eq!(taken, Some(Refusal::NameTaken { account: key(7).node_id() }));
+    alice.claim_name(name("roof"), [7; 32]).unwrap();
+    let engines: [&mut dyn Ledger; 2] = [&mut alice, &mut file];
+    let told = engines.map(|ledger| {
+        let (mut all, mut after) = (Vec::new(), None);
+        loop {
+            let page = ledger.names(after).unwrap();
+            let Some(last) = page.last() else { break };
+            after = Some(last.name);
+            all.extend(page);
+        }
+        (all, ledger.named(name("roof")).unwrap(), ledger.named(name("barn")).unwrap())
+    });
+    assert_eq!(told[0], told[1]);
+    let (all, roof, barn) = &told[0];
+    assert_eq!((all.len(), roof.map(|holder| holder.account), *barn), (40, Some(key(0xa1).node_id()), None));
+    assert_eq!(alice.account(key(0xa1).node_id()).unwrap().name, Some(name("roof")));
+    alice.order(Command::ReleaseName { name: name("roof") }).unwrap();
+    assert_eq!(alice.named(name("roof")).unwrap(), None);
+}
+
+/// A ledger that proves, by its own signature, that the name "roof" of the account of key 1 is another node's.
+fn turns_roof_round(path: &str, body: String) -> String {
+    if !path.starts_with("/v1/records") {
+        return body;
+    }
+    let told: ProvenRecords = serde_json::from_str(&body).unwrap();
+    let value = told.records[0].value.clone().unwrap();
+    let mut holder = NameListing::decode(&value.0).unwrap().0.unwrap();
+    holder.wireguard[0] ^= 1;
+    let (place, value) = (NameListing::place(&name("roof")), NameListing(Some(holder)).encode());
+    let root = root_of(&[Leaf::of(&place, &value)]).hash();
+    let origin = told.checkpoint.lines().next().unwrap().to_owned();
+    let signer = LogSigner::new(&origin, &SECRET).unwrap();
+    let head = checkpoint::verify(&told.checkpoint.parse().unwrap(), signer.key()).unwrap();
+    let note = checkpoint::sign_with_records(&signer, &origin, &head, &root).unwrap();
+    let mut record = told.records[0].clone();
+    (record.value, record.proof) = (Some(HexBytes(value)), Proof::default());
+    serde_json::to_string(&ProvenRecords { checkpoint: note.to_string(), records: vec![record], ..told }).unwrap()
+}
+
+#[test]
+fn a_ledger_gives_no_name_to_a_node_that_its_account_has_not_signed_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = found(directory.path());
+    named(&path, &[(1, "roof")]);
+    let (_liar, served) = Liar::start(&path, turns_roof_round);
+    let mut ledger = Remote::open(served, &directory.path().join("asks")).unwrap();
+    for told in [ledger.named(name("roof")).map(drop), ledger.names(None).map(drop)] {
+        let error = told.unwrap_err().to_string();
+        assert!(error.contains("the name roof to a node that its account has not signed for"), "{error}");
+    }
+
+    // Nor of names that nobody has, for ever.
+    let made_up: Lie = |path, body| if path.starts_with("/v1/names") { body.replace("roof", "barn") } else { body };
+    let (_liar, served) = Liar::start(&path, made_up);
+    let mut ledger = Remote::open(served, &directory.path().join("made up")).unwrap();
+    let error = ledger.names(None).unwrap_err().to_string();
+    assert!(error.contains("its names are not those that were asked for"), "{error}");
+    assert_eq!(ledger.named(name("roof")).unwrap().map(|holder| holder.account), Some(key(1).node_id()));
+}
+
 #[test]
 fn batches_are_cut_to_what_a_server_takes() {
     let place = Place::new();
@@ -618,7 +713,7 @@ fn who_was_shown_another_log_is_found_out_by_comparing_and_no_tokens_are_locked_
     // Nor can a neighbour make an alarm of what the ledger has not signed.
     let foreign = ledger_core::note::NoteSigner::new(place.running().served().key.name(), &[9; 32]).unwrap();
     let head = ledger_core::Head { size: 3, root: ledger_core::Hash([7; 32]) };
-    let forged = ledger_core::checkpoint::sign(&foreign, foreign.key().name(), &head).unwrap();
+    let forged = checkpoint::sign(&foreign, foreign.key().name(), &head).unwrap();
     assert_eq!(alices.compare(&forged, "eve").unwrap(), Comparison::Foreign);
 
     // The other one is shorter than what we were shown.

@@ -12,6 +12,8 @@
 //! | `GET /v1/accounts/ACCOUNT/channels?after=CHANNEL&limit=N` | [`Channels`] |
 //! | `GET /v1/channels/PAYER/PAYEE` | [`Pair`] |
 //! | `GET /v1/channels/PAYER/PAYEE/NONCE` | [`ChannelRecord`] |
+//! | `GET /v1/names?after=NAME&limit=N` | [`Names`] |
+//! | `GET /v1/names/NAME` | [`Named`] |
 //! | `GET /v1/entries?from=N&limit=N` | [`Entries`] |
 //! | `GET /v1/entries/NUMBER?size=N` | [`Inclusion`] |
 //! | `GET /v1/growth?old_size=N&size=N` | [`Growth`] |
@@ -21,6 +23,7 @@
 //!
 //! Anything else than a 200 has a [`Problem`] (RFC 9457) for a body.
 
+pub use ledger_core::name::{Name, Named};
 pub use ledger_core::record_tree::Proof;
 pub use ledger_core::{Account, ChannelRecord};
 use ledger_core::{Entry, EntryError, Event, Genesis, Hash, Head, Refusal, Totals, UnixTime};
@@ -34,7 +37,7 @@ pub const MAX_BATCH: usize = 100;
 /// The longest body of a question, in bytes: a batch of the longest requests, spaced out by a careful printer.
 pub const MAX_BODY_BYTES: usize = 256 * 1024;
 
-/// The most channels or entries on a page.
+/// The most channels, names or entries on a page.
 pub const MAX_PAGE: usize = 1000;
 
 /// How many where nobody says.
@@ -81,6 +84,15 @@ pub struct Channels {
     pub channels: Vec<ChannelRecord>,
     /// What to ask for with `after` to get the next page, if there is one.
     pub next: Option<String>,
+}
+
+/// A page of the names that somebody has, in order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Names {
+    /// The page.
+    pub names: Vec<Named>,
+    /// What to ask for with `after` to get the next page, if there is one.
+    pub next: Option<Name>,
 }
 
 /// What is known of a payer and a payee.

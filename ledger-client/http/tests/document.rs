@@ -9,7 +9,8 @@ use ledger_core::role::Role;
 use ledger_core::voucher::Claim;
 use ledger_core::{Entry, Event, Genesis, Hash, Head, Refusal, Request, Seal, UnixTime};
 use ledger_http::wire::{
-    About, Account, Channels, Done, Entries, EntryRecord, Growth, Inclusion, Outcome, Pair, Problem, ProvenRecords,
+    About, Account, Channels, Done, Entries, EntryRecord, Growth, Inclusion, Named, Names, Outcome, Pair, Problem,
+    ProvenRecords,
 };
 use metering::{AccountKey, ChannelId, Close, NodeId, Price, Receipt, Signature, Tokens};
 use serde::Serialize;
@@ -132,6 +133,7 @@ fn text_of(pattern: &str) -> String {
         "^0x[0-9a-fA-F]{40}$" => account,
         "^(0|[1-9][0-9]{0,28})$" => Tokens::MAX.to_string(),
         "^(0|[1-9][0-9]{0,19})$" => u64::MAX.to_string(),
+        "^(?!-|[0-9]+$|..--)[a-z0-9-]{0,31}[a-z0-9]$" => "roof-3".to_owned(),
         "^0x[0-9a-fA-F]{32}$" => format!("0x{}", "01".repeat(16)),
         "^0x[0-9a-fA-F]{64}$" => format!("0x{}", "ab".repeat(32)),
         "^0x[0-9a-fA-F]{130}$" => format!("0x{}", "cd".repeat(65)),
@@ -271,6 +273,8 @@ fn answers_are_the_types_own() {
     reads_all_of::<About>(&document, "About");
     reads_all_of::<Account>(&document, "AccountRecord");
     reads_all_of::<Channels>(&document, "Channels");
+    reads_all_of::<Names>(&document, "Names");
+    reads_all_of::<Named>(&document, "Named");
     reads_all_of::<Pair>(&document, "Pair");
     reads_all_of::<Growth>(&document, "Growth");
     reads_all_of::<ProvenRecords>(&document, "ProvenRecords");
@@ -290,6 +294,7 @@ fn events() -> Vec<Event> {
     let (amount, until, signature) = (Tokens::MAX, UnixTime::MAX, Signature([7; 65]));
     let receipt = Receipt::sign(&key, &genesis.domain(), channel, amount, [4; 32]).into_unverified();
     let close = Close::sign(&key, &genesis.domain(), channel, amount).into_unverified();
+    let name = "roof".parse().unwrap();
     let registration =
         Registration { station: Station::Gateway, price_up: Price::new(1), price_down: Price::new(2), terms: [5; 32] };
     vec![
@@ -318,6 +323,9 @@ fn events() -> Vec<Event> {
         Event::Enrolled { account: ALICE, issuer: BOB, enrolment: ALICE, claim: signature, until },
         Event::Registered { account: ALICE, registration },
         Event::Unregistered { account: ALICE },
+        Event::NameClaimed { account: ALICE, name, wireguard: [4; 32], claim: signature, before: None },
+        Event::NameClaimed { account: ALICE, name, wireguard: [4; 32], claim: signature, before: Some(BOB) },
+        Event::NameReleased { by: ALICE, account: BOB, name },
         Event::Attested { by: ALICE, head: Head { size: 400, root: Hash([6; 32]) } },
         Event::Skipped { account: ALICE },
         Event::SignerChanged { account: ALICE, signer: BOB, consent: signature },

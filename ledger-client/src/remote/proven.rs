@@ -4,6 +4,7 @@ use ledger_core::checkpoint;
 use ledger_core::fact::Fact;
 use ledger_core::membership::Membership;
 use ledger_core::merkle::{leaf_hash, verify_inclusion};
+use ledger_core::name::{Holder, Name, NameListing, Named, OwnName};
 use ledger_core::note::Note;
 use ledger_core::place::{Funds, Overall};
 use ledger_core::registry::Listing;
@@ -11,7 +12,7 @@ use ledger_core::role::{Held, Role};
 use ledger_core::signer::{ChannelSigner, Signer};
 use ledger_core::{Channel, Entry, Hash, Head, Totals};
 use ledger_http::client::ClientError;
-use ledger_http::wire::{Account, Inclusion, MAX_PLACES, NumberedBytes, Pair, ProvenRecords, places_query};
+use ledger_http::wire::{Account, Inclusion, MAX_PLACES, Names, NumberedBytes, Pair, ProvenRecords, places_query};
 use metering::{ChannelId, NodeId};
 
 use super::{Remote, RemoteError};
@@ -88,6 +89,7 @@ impl Remote {
             Membership::place(&account),
             Listing::place(&account),
             ledger_core::share::Pool::place(&account),
+            OwnName::place(&account),
             issuer,
             auditor,
         ];
@@ -95,7 +97,7 @@ impl Remote {
         let value = |at: usize| values.get(at).cloned().flatten();
         let funds: Funds = self.read(value(0))?.unwrap_or_default();
         let mut roles = Vec::new();
-        for (at, role) in (5..).zip(ROLES) {
+        for (at, role) in (6..).zip(ROLES) {
             if self.read(value(at))?.is_some_and(|Held(held)| held) {
                 roles.push(role);
             }
@@ -108,6 +110,7 @@ impl Remote {
             membership: self.read(value(2))?,
             roles,
             registration: self.read(value(3))?.and_then(|Listing(listed)| listed),
+            name: self.read(value(5))?.and_then(|OwnName(name)| name),
             shares: self.read(value(4))?,
         })
     }
@@ -117,6 +120,45 @@ impl Remote {
         let places: Vec<_> = accounts.iter().map(Membership::place).collect();
         let values = self.records(&places)?;
         values.into_iter().map(|value| self.read(value)).collect()
+    }
+
+    /// Who has these names, in their order. It is proven that the ledger says so, and by the accounts' signatures that they do.
+    pub(super) fn proven_holders(&mut self, names: &[Name]) -> Result<Vec<Option<Holder>>, RemoteError> {
+        let places: Vec<_> = names.iter().map(NameListing::place).collect();
+        let values = self.records(&places)?;
+        let domain = self.genesis.domain();
+        let holder = |(name, value): (&Name, _)| {
+            let holder = self.read(value)?.and_then(|NameListing(holder)| holder);
+            if holder.is_some_and(|holder: Holder| holder.verify(&domain, name).is_err()) {
+                let what = format!("it gives the name {name} to a node that its account has not signed for");
+                return Err(self.contradiction(what));
+            }
+            Ok(holder)
+        };
+        names.iter().zip(values).map(holder).collect()
+    }
+
+    /// The names behind one: those that the ledger tells of, each proven. One that was given up meanwhile is left out.
+    pub(super) fn proven_names(&mut self, after: Option<Name>) -> Result<Vec<Named>, RemoteError> {
+        let mut after = after;
+        for _ in 0..MAX_TRIES {
+            let behind = after.map(|name| format!("&after={name}")).unwrap_or_default();
+            let told: Names = self.client.get(&format!("/v1/names?limit={MAX_PLACES}{behind}"))?;
+            let names: Vec<Name> = told.names.iter().map(|named| named.name).collect();
+            let in_order = after.iter().chain(&names).is_sorted_by(|one, next| one < next);
+            if !in_order || names.len() > MAX_PLACES {
+                return Err(self.contradiction("its names are not those that were asked for".to_owned()));
+            }
+            let holders = self.proven_holders(&names)?;
+            let named = |(name, holder): (&Name, Option<Holder>)| Some(Named { name: *name, holder: holder? });
+            let page: Vec<Named> = names.iter().zip(holders).filter_map(named).collect();
+            // An empty page is the end, and that they were all given up meanwhile is not.
+            if !page.is_empty() || names.is_empty() {
+                return Ok(page);
+            }
+            after = names.last().copied();
+        }
+        Err(self.contradiction("it tells of names that nobody has".to_owned()))
     }
 
     /// A channel's record, and the account whose key signs on it.

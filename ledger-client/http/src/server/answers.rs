@@ -18,7 +18,7 @@ use super::limits::Limits;
 use super::routes::Question;
 use super::{Declined, Shared, page};
 use crate::wire::{
-    About, Channels, Done, Entries, EntryRecord, Growth, HexBytes, Inclusion, MAX_BATCH, Outcome, Pair, Problem,
+    About, Channels, Done, Entries, EntryRecord, Growth, HexBytes, Inclusion, MAX_BATCH, Named, Names, Outcome, Pair, Problem,
     ProvenRecord, ProvenRecords, channel_path,
 };
 
@@ -32,6 +32,9 @@ const JSON_BYTES_A_BYTE: usize = 4;
 
 /// How many channels are given out at a time: some 100 KB.
 const MAX_CHANNELS: usize = 250;
+
+/// How many names are given out at a time: some 100 KB.
+const MAX_NAMES: usize = 300;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 
@@ -186,6 +189,16 @@ impl Ledger {
             Question::Channel(id) => match self.read(shared, move |ledger| ledger.signed_channel(id)).await? {
                 Some(channel) => Reply::json(&channel),
                 None => Err(Problem::new(404, "UnknownChannel", "this channel was never opened").into()),
+            },
+            Question::Names { after, limit } => {
+                let limit = limit.min(MAX_NAMES);
+                let names = self.read(shared, move |ledger| ledger.names(after, limit)).await?;
+                let next = names.last().filter(|_| names.len() == limit).map(|last| last.name);
+                Reply::json(&Names { names, next })
+            }
+            Question::Named(name) => match self.read(shared, move |ledger| ledger.named(name)).await? {
+                Some(holder) => Reply::json(&Named { name, holder }),
+                None => Err(Problem::new(404, "UnknownName", "nobody has this name").into()),
             },
             Question::Entries { from, limit } => {
                 let page = self.read(shared, move |ledger| ledger.entries(from, limit)).await?;

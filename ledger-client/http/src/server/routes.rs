@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use hyper::Method;
 use metering::{ChannelId, NodeId};
 
-use crate::wire::{DEFAULT_PAGE, MAX_PAGE, MAX_PLACES, Problem, read_channel_path, read_count, read_places_query};
+use crate::wire::{
+    DEFAULT_PAGE, MAX_PAGE, MAX_PLACES, Name, Problem, read_channel_path, read_count, read_places_query,
+};
 
 /// A question that has an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +31,11 @@ pub(super) enum Question {
         payee: NodeId,
     },
     Channel(ChannelId),
+    Names {
+        after: Option<Name>,
+        limit: usize,
+    },
+    Named(Name),
     Entries {
         from: u64,
         limit: usize,
@@ -64,6 +71,8 @@ impl Question {
             Self::Channels { .. } => "channels",
             Self::Pair { .. } => "pair",
             Self::Channel(_) => "channel",
+            Self::Names { .. } => "names",
+            Self::Named(_) => "name",
             Self::Entries { .. } => "entries",
             Self::Entry { .. } => "entry",
             Self::Growth { .. } => "growth",
@@ -82,7 +91,9 @@ impl Question {
         if let Self::Records { places, .. } = self {
             return 1 + u32::try_from(places.len() / 4).unwrap_or(u32::MAX / 2);
         }
-        let (Self::Channels { limit, .. } | Self::Entries { limit, .. }) = self else { return 1 };
+        let (Self::Channels { limit, .. } | Self::Names { limit, .. } | Self::Entries { limit, .. }) = self else {
+            return 1;
+        };
         1 + u32::try_from(limit / 50).unwrap_or(u32::MAX / 2)
     }
 
@@ -119,6 +130,11 @@ pub(super) fn read(method: &Method, path: &str, query: Option<&str>) -> Result<Q
             let (payer, payee, nonce) = (read_account(payer)?, read_account(payee)?, number("the nonce", nonce)?);
             (Question::Channel(ChannelId { payer, payee, nonce }), Method::GET)
         }
+        ["v1", "names"] => {
+            let (after, limit) = (query.0.remove("after").map(|text| read_name(&text)).transpose()?, query.limit()?);
+            (Question::Names { after, limit }, Method::GET)
+        }
+        ["v1", "names", name] => (Question::Named(read_name(name)?), Method::GET),
         ["v1", "entries"] => {
             let (from, limit) = (query.number("from")?.unwrap_or(0), query.limit()?);
             (Question::Entries { from, limit }, Method::GET)
@@ -160,6 +176,10 @@ fn bad(detail: impl Into<String>) -> Problem {
 
 fn read_account(text: &str) -> Result<NodeId, Problem> {
     text.parse().map_err(|error| bad(format!("an account in the path: {error}")))
+}
+
+fn read_name(text: &str) -> Result<Name, Problem> {
+    text.parse().map_err(|error| bad(format!("a name: {error}")))
 }
 
 fn number(what: &str, text: &str) -> Result<u64, Problem> {
@@ -263,6 +283,15 @@ mod tests {
             (format!("/v1/accounts/{A}/orders/"), Err(400)),
             (format!("/v1/channels/{A}/{B}"), Ok(Question::Pair { payer, payee })),
             (format!("/v1/channels/{A}/{B}/7"), Ok(Question::Channel(id))),
+            ("/v1/names".to_owned(), Ok(Question::Names { after: None, limit: DEFAULT_PAGE })),
+            (
+                "/v1/names?after=roof-3&limit=2".to_owned(),
+                Ok(Question::Names { after: "roof-3".parse().ok(), limit: 2 }),
+            ),
+            ("/v1/names/roof".to_owned(), Ok(Question::Named("roof".parse().unwrap()))),
+            ("/v1/names/Roof".to_owned(), Err(400)),
+            ("/v1/names/".to_owned(), Err(400)),
+            ("/v1/names?after=".to_owned(), Err(400)),
             ("/v1/entries".to_owned(), Ok(Question::Entries { from: 0, limit: DEFAULT_PAGE })),
             ("/v1/entries/5?size=9".to_owned(), Ok(Question::Entry { number: 5, size: Some(9) })),
             ("/v1/growth?old_size=1&size=2".to_owned(), Ok(Question::Growth { old_size: 1, size: 2 })),

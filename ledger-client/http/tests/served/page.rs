@@ -59,6 +59,7 @@ fn the_page_shows_accounts_channels_and_older_entries_and_says_what_it_cannot_ve
             &[
                 "member until",
                 "a gateway at",
+                "attic.mesh",
                 "100, which have earned",
                 "ends at",
                 "10.000465",
@@ -72,6 +73,10 @@ fn the_page_shows_accounts_channels_and_older_entries_and_says_what_it_cannot_ve
             &["Channel 1", "Locked", "1.25", "ends at", "Verified here: so it stands after"],
         ),
         (format!("#channel/{alice}/{bob}/9"), &["never opened", "Verified here: so it stands after"]),
+        ("#name/attic".to_owned(), &["attic.mesh", "Node of", "BwcHBwcH", "Verified here: so it stands after"]),
+        ("#name/barn".to_owned(), &["Nobody has this name", "Verified here: so it stands after"]),
+        ("#name/<img src=x>".to_owned(), &["There is nothing to show: a name has small letters"]),
+        ("#entry/6".to_owned(), &["named its node", "attic.mesh", "Verified here"]),
         ("#entries/23".to_owned(), &["Entries 3 to 22", "Older", "Newer", "took in", "issued a voucher"]),
         ("#entries/3".to_owned(), &["Entries 0 to 2", "was founded"]),
         (format!("#entry/{SIZE}"), &["the log of this size has no such entry"]),

@@ -58,12 +58,15 @@ fn found(path: &Path) {
         price_down: Price::new(150),
         terms: [7; 32],
     };
+    let name = "attic".parse().unwrap();
+    let claim = ledger_core::name::claim(&bob, &domain, &name, &[7; 32]);
     for (who, command) in [
         (&treasurer, Command::Mint { to: id(0xa1), amount: tokens(90_000_000) }),
         (&treasurer, Command::Mint { to: id(0xb0), amount: tokens(10_000_000) }),
         (&treasurer, Command::Appoint { role: Role::Issuer, to: id(0xee) }),
         (&treasurer, Command::IssueMembership { to: id(0xb0), until }),
         (&bob, Command::Register { registration }),
+        (&bob, Command::ClaimName { name, wireguard: [7; 32], claim }),
         (&bob, Command::IssueShares { shares: 100 }),
         (&bob, Command::TransferShares { router: id(0xb0), to: id(0xa1), shares: 40 }),
         (&alice, Command::OpenChannel { payee: id(0xb0), deposit: tokens(20_000_000) }),
@@ -81,7 +84,7 @@ fn found(path: &Path) {
 }
 
 /// How many entries [`found`] makes.
-pub(crate) const SIZE: u64 = 43;
+pub(crate) const SIZE: u64 = 44;
 
 /// What a test lets a server be asked: much, and with little patience.
 pub(crate) fn settings() -> Settings {
