@@ -30,8 +30,8 @@ use std::time::Duration;
 use ledger_core::checkpoint::{View, origin, records};
 use ledger_core::enrolment::Code;
 use ledger_core::membership::Membership;
-use ledger_core::name::{Holder, Name, Named, claim};
 use ledger_core::merkle::{leaf_hash, verify_inclusion};
+use ledger_core::name::{Holder, Name, Named, claim};
 use ledger_core::note::{Log, Note, NoteKey};
 use ledger_core::place::Overall;
 use ledger_core::{

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use ledger_client::server::{self, Server, Settings};
 use ledger_client::{
-    Abandoned, Channel, Command, Embedded, Error, Genesis, Ledger, LogSigner, Name, Phase, Refusal, Remote, Role, Served,
-    Totals, Unavailable, UnixTime, Verdict, checkpoint, system_clock,
+    Abandoned, Channel, Command, Embedded, Error, Genesis, Ledger, LogSigner, Name, Phase, Refusal, Remote, Role,
+    Served, Totals, Unavailable, UnixTime, Verdict, checkpoint, system_clock,
 };
 use ledger_core::fact::Fact;
 use ledger_core::name::NameListing;

@@ -43,9 +43,9 @@ use crate::gateway::{self, Closed};
 use crate::hosting::Hosted;
 use crate::identity;
 use crate::look_up::LookUps;
-use crate::names;
+use crate::names::{self, Zones};
 use crate::netlink::{Netlink, NetlinkError};
-use crate::router::{BudgetLimits, Guests, Links, Money, Router, Setup, StartError, WORKERS_MAX};
+use crate::router::{BudgetLimits, Guests, Links, Money, Registered, Router, Setup, StartError, WORKERS_MAX};
 use crate::tun::Tun;
 #[cfg(feature = "ledger-remote")]
 use crate::{config::ServedPlace, served::served};
@@ -130,6 +130,7 @@ fn run(
     let keys = config.gateway.is_some() || config.internet.is_some();
     let keys = keys.then(|| identity.clone());
     let guests = Arc::new(Guests::default());
+    let registered = Registered::new(&config.node.name, identity.card().mesh_address());
     runtime.block_on(async {
         let setup = Setup {
             name: config.node.name.clone(),
@@ -149,6 +150,7 @@ fn run(
             members_only: config.community.members_only,
             open,
             guests: Arc::clone(&guests),
+            names: config.names.as_ref().map(|_| registered.clone()),
             look_ups: look_ups.map(LookUps::new).transpose().map_err(|error| Failure::new(error, ""))?,
         };
         let router = Router::start(setup).await.map_err(Failure::from)?;
@@ -166,7 +168,7 @@ fn run(
         if let Some(options) = &config.names {
             let ours = SocketAddr::new(router.address().into(), options.port);
             for at in options.listen.iter().copied().chain([ours]) {
-                tokio::spawn(names::serve(at, zone.clone()));
+                tokio::spawn(names::serve(at, Zones { own: zone.clone(), community: registered.clone() }));
             }
         }
         let mesh_alone = config.internet.is_some();

@@ -1,4 +1,5 @@
-//! Names inside the mesh: answers questions for `NAME.mesh` over UDP and TCP, from the config file and without the Internet.
+//! Names inside the mesh: answers questions for `NAME.mesh` over UDP and TCP, without the Internet: from the config file, and then
+//! from what the community's ledger said last.
 //!
 //! What is answered is decided by [`node::names`]. Here are the sockets, and bounds for what strangers may cost: questions are
 //! answered in small batches with pauses between them, and of TCP there are a few connections of a few seconds, the oldest of which
@@ -9,7 +10,7 @@ use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use node::names::{Names, QUESTION_LENGTH_MAX};
+use node::names::{Names, QUESTION_LENGTH_MAX, denies};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::watch;
@@ -17,6 +18,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::config::Config;
+use crate::router::Registered;
 
 /// Questions answered before the others' turn, and the pause after so many: at most 6,400 a second.
 const BATCH: usize = 64;
@@ -28,6 +30,22 @@ const CONNECTIONS_MAX: usize = 8;
 const CONNECTION_TIME: Duration = Duration::from_secs(5);
 const IDLE_TIME: Duration = Duration::from_secs(2);
 const QUESTIONS_MAX: usize = 16;
+
+/// What is answered: the owner's own names first, so that nobody's in the community takes their place.
+#[derive(Clone)]
+pub(crate) struct Zones {
+    /// Of the config file.
+    pub(crate) own: watch::Receiver<Names>,
+    /// Of the ledger.
+    pub(crate) community: Registered,
+}
+
+impl Zones {
+    fn answer(&self, question: &[u8]) -> Option<Vec<u8>> {
+        let own = self.own.borrow().answer(question)?;
+        if denies(&own) { self.community.answer(question) } else { Some(own) }
+    }
+}
 
 /// What this router answers: itself, and the neighbours and leaves of its config file.
 pub(crate) fn zone(config: &Config, address: Ipv6Addr) -> Names {
@@ -44,7 +62,7 @@ pub(crate) fn zone(config: &Config, address: Ipv6Addr) -> Names {
 }
 
 /// Answers at an address, for ever.
-pub(crate) async fn serve(at: SocketAddr, names: watch::Receiver<Names>) {
+pub(crate) async fn serve(at: SocketAddr, names: Zones) {
     let mut told = false;
     let (udp, tcp) = loop {
         match bind(at).await {
@@ -65,7 +83,7 @@ async fn bind(at: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
     Ok((UdpSocket::bind(at).await?, TcpListener::bind(at).await?))
 }
 
-async fn answer_datagrams(socket: &UdpSocket, names: &watch::Receiver<Names>) {
+async fn answer_datagrams(socket: &UdpSocket, names: &Zones) {
     let mut question = [0; QUESTION_LENGTH_MAX + 1];
     let mut batch = 0;
     loop {
@@ -90,7 +108,7 @@ async fn answer_datagrams(socket: &UdpSocket, names: &watch::Receiver<Names>) {
         if !may_ask(from.ip()) {
             continue;
         }
-        let answer = names.borrow().answer(&question[..len]);
+        let answer = names.answer(&question[..len]);
         if let Some(answer) = answer {
             // What has no room is asked again.
             let _full = socket.try_send_to(&answer, from);
@@ -98,7 +116,7 @@ async fn answer_datagrams(socket: &UdpSocket, names: &watch::Receiver<Names>) {
     }
 }
 
-async fn answer_connections(listener: &TcpListener, names: &watch::Receiver<Names>) {
+async fn answer_connections(listener: &TcpListener, names: &Zones) {
     let mut places: VecDeque<AbortHandle> = VecDeque::new();
     loop {
         match listener.accept().await {
@@ -133,7 +151,7 @@ fn may_ask(from: IpAddr) -> bool {
 }
 
 /// Each message stands after its length (RFC 1035, section 4.2.2).
-async fn answer_connection(mut stream: TcpStream, names: watch::Receiver<Names>) -> io::Result<()> {
+async fn answer_connection(mut stream: TcpStream, names: Zones) -> io::Result<()> {
     for _ in 0..QUESTIONS_MAX {
         let length = usize::from(timeout(IDLE_TIME, stream.read_u16()).await??);
         if length > QUESTION_LENGTH_MAX {
@@ -141,7 +159,7 @@ async fn answer_connection(mut stream: TcpStream, names: watch::Receiver<Names>)
         }
         let mut question = vec![0; length];
         stream.read_exact(&mut question).await?;
-        let answer = names.borrow().answer(&question);
+        let answer = names.answer(&question);
         let Some(answer) = answer else { return Ok(()) };
         let mut message = u16::try_from(answer.len()).unwrap_or(0).to_be_bytes().to_vec();
         message.extend(answer);
@@ -171,7 +189,9 @@ mod tests {
     async fn idle_clients_do_not_keep_others_from_asking_by_tcp() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let at = listener.local_addr().unwrap();
-        let (_names, zone) = watch::channel(Names::new("roof", "fd53:bcf5:19d6::1".parse().unwrap()));
+        let address = "fd53:bcf5:19d6::1".parse().unwrap();
+        let (_names, own) = watch::channel(Names::new("roof", address));
+        let zone = Zones { own, community: Registered::new("roof", address) };
         let served = tokio::spawn(async move { answer_connections(&listener, &zone).await });
         let mut idle = Vec::new();
         for _ in 0..CONNECTIONS_MAX * 2 {

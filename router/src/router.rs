@@ -23,6 +23,7 @@ mod keeping;
 mod links;
 mod members;
 mod money;
+mod registry;
 mod statement;
 mod strangers;
 #[cfg(test)]
@@ -66,6 +67,7 @@ use history::{DAYS_KEPT, History};
 use keeping::{Keeping, Unredeemed, Watched};
 use members::{Members, Told};
 use money::Redemption;
+use registry::Registry;
 use strangers::Origin;
 use witness::Witness;
 
@@ -74,6 +76,8 @@ pub(crate) use history::{civil, moment, unix_seconds};
 #[cfg(feature = "ledger-remote")]
 pub(crate) use members::ENROLMENT;
 pub use members::Guests;
+pub(crate) use registry::CLAIM;
+pub use registry::Registered;
 pub use strangers::Found;
 
 /// How often meters and link states are read: at 2 Gb/s, 12 MB pass between two looks, a fifth of the default window.
@@ -168,6 +172,8 @@ pub struct Setup {
     pub look_ups: Option<LookUps>,
     /// Who wants to use this router's gateway.
     pub guests: Arc<Guests>,
+    /// Where the community's names are answered, by what its ledger says; `None`: nowhere.
+    pub names: Option<Registered>,
 }
 
 /// More gain nothing: the own side is read by one.
@@ -353,6 +359,8 @@ impl Router {
         let found = setup.ledger.as_ref().and_then(|ledger| ledger.found());
         let members = Members::open(now, setup.identity.node_id(), &setup.state_dir, setup.members_only);
         members.remind(&setup.guests);
+        let server = (setup.name.clone(), address);
+        let registry = Registry::open(now, setup.names, server, &setup.state_dir);
         let witness = Witness::new(now, setup.identity.node_id(), &setup.identity.tls_secret(), found);
         let (journal, journal_thread) = Desk::start("journal", journal).map_err(StartError::Worker)?;
         let start = |ledger| Desk::start_with("ledger", ledger, bound_job);
@@ -403,6 +411,7 @@ impl Router {
             witness,
             members,
             comers: strangers::Comers::new(now),
+            registry,
             channels_at: now + CHANNELS_INTERVAL,
             redeem_at: now + REDEEM_FIRST,
             carrier: Carrier::watch().ok(),
@@ -685,6 +694,10 @@ enum Done {
     Members {
         told: Result<Told, String>,
     },
+    /// Names of the community, or that the ledger could not be asked.
+    Registry {
+        told: Result<registry::Told, String>,
+    },
     /// A write failed that will be tried again.
     WriteFailed(String),
     /// What became of channels that are not used.
@@ -833,6 +846,7 @@ struct Control {
     witness: Witness,
     members: Members,
     comers: strangers::Comers,
+    registry: Registry,
     channels_at: Instant,
     redeem_at: Instant,
     /// `None` where the system does not tell.
@@ -948,6 +962,7 @@ impl Control {
         self.look_at_kept(now);
         self.look_at_checkpoints(now);
         self.look_at_members(now);
+        self.look_at_registry(now);
         if now >= self.channels_at {
             self.channels_at = now + CHANNELS_INTERVAL;
             self.look_at_channels();
@@ -1259,6 +1274,7 @@ impl Control {
             Done::Checkpoint { note, found } => self.handle_newest(note, found),
             Done::Compared { link, text, again, compared } => self.handle_compared(now, link, text, again, compared),
             Done::Members { told } => self.handle_members(now, told),
+            Done::Registry { told } => self.handle_registry(now, told),
             Done::WriteFailed(error) => {
                 self.keeping.rest(now);
                 self.warn(error);

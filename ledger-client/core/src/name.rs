@@ -354,7 +354,10 @@ mod tests {
             [(alice as Who, "roof"), (carol, "roof"), (alice, "attic")].map(|(who, text)| take(&story, who, text));
         assert_eq!(story.refuses(carol, give_up("roof")), Refusal::UnknownName);
         let Event::NameClaimed { account, before: None, .. } = story.does(alice, alices) else { panic!("it is hers") };
-        assert_eq!((account, holder(&story, "roof"), own(&story, alice)), (id(alice), Some(id(alice)), Some("roof".into())));
+        assert_eq!(
+            (account, holder(&story, "roof"), own(&story, alice)),
+            (id(alice), Some(id(alice)), Some("roof".into()))
+        );
         assert_eq!(story.refuses(carol, carols), Refusal::NameTaken { account: id(alice) });
         assert_eq!(story.refuses(alice, alices), Refusal::NameAlreadyHeld { account: id(alice) });
         assert_eq!(story.refuses(alice, other), Refusal::NameAlreadyHeld { account: id(alice) });

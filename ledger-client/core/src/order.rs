@@ -315,7 +315,10 @@ mod tests {
                 Command::ClaimName { name: "roof-3".parse().unwrap(), wireguard: terms, claim: Signature([0; 65]) },
                 "9cb27e652345b38ad533193783bdcd001ad15e242e28d8f440e27903c96c7a9d",
             ),
-            (Command::ReleaseName { name: "roof-3".parse().unwrap() }, "8a4da09ae62ebd99627ab467e9b08b5127dc856b07f7bc402c8285509daa5342"),
+            (
+                Command::ReleaseName { name: "roof-3".parse().unwrap() },
+                "8a4da09ae62ebd99627ab467e9b08b5127dc856b07f7bc402c8285509daa5342",
+            ),
             (Command::Skip, "d69116d2c56dcddda00a23d946c1e74ef9e588f886bad20bbf198614896a9650"),
             (
                 Command::Attest { head: Head { size: 9, root: Hash(terms) } },

@@ -8,8 +8,8 @@ use std::thread;
 
 use ledger_core::checkpoint::{View, ViewError};
 use ledger_core::membership;
-use ledger_core::name;
 use ledger_core::merkle::{leaf_hash, verify_inclusion};
+use ledger_core::name;
 use ledger_core::registry::{Registration, Station};
 use ledger_core::role::Role;
 use ledger_core::signer::consent;
@@ -611,7 +611,9 @@ fn names_are_listed_page_by_page_and_found_by_name_and_by_account() {
     assert_eq!(texts(ledger.names(None, 10).unwrap()), ["attic", "attic-2"]);
     audited(&mut ledger);
     // What the disk has changed is not given out.
-    place.by_hand("UPDATE fact SET value = CAST(x'00' || substr(value, 2) AS BLOB) WHERE place = CAST(x'0d' || 'attic' AS BLOB)");
+    place.by_hand(
+        "UPDATE fact SET value = CAST(x'00' || substr(value, 2) AS BLOB) WHERE place = CAST(x'0d' || 'attic' AS BLOB)",
+    );
     for told in [ledger.names(None, 10).map(drop), ledger.named(name("attic")).map(drop)] {
         assert!(told.unwrap_err().to_string().contains("the record under 0d6174746963 was changed"));
     }

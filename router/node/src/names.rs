@@ -44,6 +44,20 @@ pub struct Names {
     known: BTreeMap<String, Vec<Ipv6Addr>>,
 }
 
+/// The name in front of the zone that a message asks for, in small letters, if it asks for one.
+#[must_use]
+pub fn asked(message: &[u8]) -> Option<String> {
+    let Question { mut labels, .. } = Question::read(message)?;
+    labels.pop().filter(|last| last == ZONE)?;
+    labels.pop()
+}
+
+/// Whether an answer says that the name does not exist.
+#[must_use]
+pub fn denies(answer: &[u8]) -> bool {
+    answer.get(3).is_some_and(|code| code & 0xf == NO_SUCH_NAME)
+}
+
 /// A record of the question's name: its type and its data.
 type Record = (u16, Vec<u8>);
 
@@ -259,6 +273,22 @@ mod tests {
     }
 
     #[test]
+    fn what_was_asked_for_is_told_of_the_zone_alone_and_what_was_denied_of_names_alone() {
+        let name = |name: &str| asked(&question(name, AAAA));
+        assert_eq!(name("www.ATTIC.mesh").as_deref(), Some("attic"));
+        for other in ["mesh", "", "attic", "example.org"] {
+            assert_eq!(name(other), None, "{other}");
+        }
+        assert!(denies(&ask("cellar.mesh", AAAA).3));
+        for other in ["attic.mesh", "mesh", "example.org"] {
+            assert!(!denies(&ask(other, AAAA).3), "{other}");
+        }
+        assert!(!denies(&[]));
+        let whole = question("attic.mesh", AAAA);
+        assert!((0..whole.len()).all(|len| asked(&whole[..len]).is_none()));
+    }
+
+    #[test]
     fn other_zones_are_refused() {
         for name in ["example.org", "attic", "", "mesh.example"] {
             let (code, answers, authorities, message) = ask(name, AAAA);
@@ -306,6 +336,7 @@ mod tests {
                 let at = random.usize(0..message.len());
                 message[at] = random.u8(..);
             }
+            let _name = asked(&message);
             if let Some(answer) = names.answer(&message) {
                 assert!(answer.len() <= message.len() + 160, "{message:?}");
             }

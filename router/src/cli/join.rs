@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use ledger_client::Name;
 use metering::NodeId;
 use metering::json::hex_text;
 use serde_json::json;
@@ -15,7 +16,7 @@ use super::table::facts;
 use crate::config::{Amount, Config, LedgerPlace};
 use crate::control::{self, Request};
 use crate::invite::{Host, Invite, InviteError};
-use crate::router::ENROLMENT;
+use crate::router::{CLAIM, ENROLMENT};
 use crate::{file, identity};
 
 /// What a router is called whose machine has no usable name.
@@ -26,7 +27,7 @@ pub(crate) struct Join {
     /// The invitation, as text or link, or - to read it from standard input, which others on this machine do not see
     #[arg(value_name = "CODE|-")]
     code: String,
-    /// What people call this router; the machine's name without it
+    /// What people call this router, and the name it claims in the mesh; the machine's name without it
     #[arg(long)]
     name: Option<String>,
     #[command(flatten)]
@@ -83,6 +84,7 @@ pub(super) fn join(arguments: &Join) -> Result<Joined, Failure> {
     let code = config.node.state_dir.join(ENROLMENT);
     file::replace(&code, format!("{}\n", invite.code).as_bytes(), 0o600)
         .map_err(|error| cannot("write", &code, &error))?;
+    let called = want_name(arguments, fresh, &config)?;
     // One that runs takes the code now; else it does so when it starts.
     let runs = !arguments.up && control::ask(&config.node.control_socket, &Request::Reload).is_ok();
     let next = match (runs, arguments.up) {
@@ -96,6 +98,7 @@ pub(super) fn join(arguments: &Join) -> Result<Joined, Failure> {
             "community": genesis.community(),
             "symbol": genesis.symbol(),
             "name": config.node.name,
+            "claims": called.as_ref().ok(),
             "account": identity.node_id().to_string(),
             "mesh_address": identity.card().mesh_address().to_string(),
             "config": path,
@@ -111,6 +114,7 @@ pub(super) fn join(arguments: &Join) -> Result<Joined, Failure> {
             ("community", format!("{}, whose tokens are {}", genesis.community(), genesis.symbol())),
             ("router", format!("{}, {}", config.node.name, identity.node_id())),
             ("mesh address", identity.card().mesh_address().to_string()),
+            ("mesh name", called.map_or_else(|why| why, |name| format!("{name}.mesh, if nobody else has it"))),
             ("config", format!("{}{new}", path.display())),
             ("ledger", invite.address.to_string()),
             ("pays at most", format!("{} {} per GiB: `max` in [price]", config.price.max, genesis.symbol())),
@@ -118,6 +122,20 @@ pub(super) fn join(arguments: &Join) -> Result<Joined, Failure> {
             + "\n"
     };
     Ok(Joined { said, up: arguments.up.then_some(path) })
+}
+
+/// Leaves the name that the router claims once it is a member, or says why it claims none.
+fn want_name(arguments: &Join, fresh: bool, config: &Config) -> Result<Result<Name, String>, Failure> {
+    let Some(name) = arguments.name.as_ref().or(fresh.then_some(&config.node.name)) else {
+        return Ok(Err("as before: `waybill names` changes it".to_owned()));
+    };
+    let name: Name = match name.to_ascii_lowercase().parse() {
+        Ok(name) => name,
+        Err(error) => return Ok(Err(format!("none: {error}; take one with `waybill names claim`"))),
+    };
+    let path = config.node.state_dir.join(CLAIM);
+    file::replace(&path, format!("{name}\n").as_bytes(), 0o600).map_err(|error| cannot("write", &path, &error))?;
+    Ok(Ok(name))
 }
 
 pub(super) fn read_invite(code: &str) -> Result<Invite, Failure> {

@@ -6,6 +6,7 @@ pub(crate) mod community;
 mod compare;
 mod copies;
 mod money;
+pub(super) mod named;
 mod people;
 mod place;
 mod receipts;

@@ -141,8 +141,8 @@ enum Command {
                             The system's own router advertisement server tells them; what is printed is for radvd.")]
     Lan(lan::LanArguments),
     /// Show the names inside the mesh that this router answers for, NAME.mesh
-    #[command(after_help = "Example:\n  waybill names")]
-    Names(names::NamesArguments),
+    #[command(after_help = "Examples:\n  waybill names\n  waybill names claim roof")]
+    Names(Box<names::NamesArguments>),
     /// Show the tokens of this router
     #[command(after_help = "Example:\n  waybill wallet")]
     Wallet(Ask),

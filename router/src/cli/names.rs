@@ -11,7 +11,11 @@ use crate::config::Config;
 use crate::{identity, names};
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct NamesArguments {
+    #[cfg(feature = "ledger-host")]
+    #[command(subcommand)]
+    command: Option<super::ledger::named::OfCommunity>,
     /// The router's config file
     #[arg(long, value_name = "FILE", default_value = "/etc/waybill/waybill.toml")]
     config: PathBuf,
@@ -21,6 +25,10 @@ pub(super) struct NamesArguments {
 }
 
 pub(super) fn list(arguments: &NamesArguments) -> Result<String, Failure> {
+    #[cfg(feature = "ledger-host")]
+    if let Some(command) = &arguments.command {
+        return super::ledger::named::execute(command);
+    }
     let config = Config::load(&arguments.config)?;
     let identity = identity::load(&config.node.key_file)?;
     let zone = names::zone(&config, identity.card().mesh_address());

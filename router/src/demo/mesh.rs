@@ -259,6 +259,7 @@ impl Mesh {
             },
             look_ups: None,
             guests: Arc::default(),
+            names: None,
             ledger: Some(Box::new(
                 ledger.map_err(|error| Failure::new(error, ""))?.signed_by(node.identity.account().clone()),
             )),

@@ -232,6 +232,7 @@ impl Control {
     /// Takes another configuration while running.
     pub(super) fn handle_reload(&mut self, now: Instant, links: Links) {
         self.members.look_for_code(now);
+        self.registry.look_for_claim(now);
         self.set_links(now, links);
         tracing::info!(node = %self.name, links = self.links.len(), "configuration read again");
     }

@@ -204,6 +204,11 @@ impl Members {
         self.known.get(&account).is_some_and(|membership| membership.holds_at(now))
     }
 
+    /// Whether this router may do what members do, as far as is known here.
+    pub(super) fn own_holds(&self) -> bool {
+        !self.matter || self.holds(self.us)
+    }
+
     /// How this router itself stands; `None`: it does not matter.
     pub(super) fn state(&self) -> Option<MembershipState> {
         let until = self.known.get(&self.us).map(|membership| membership.until.seconds());
@@ -430,19 +435,19 @@ impl Control {
 
 fn read_known(directory: &Path) -> BTreeMap<NodeId, Membership> {
     let path = directory.join(MEMBERS);
-    let lines: Option<Vec<Line>> = read(&path).and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let lines: Option<Vec<Line>> = read(&path, FILE_LEN_MAX).and_then(|bytes| serde_json::from_slice(&bytes).ok());
     lines.unwrap_or_default().into_iter().take(KEPT_MAX).map(|line| (line.account, line.membership)).collect()
 }
 
 fn read_code(directory: &Path) -> Option<Code> {
     let path = directory.join(ENROLMENT);
-    let text = String::from_utf8(read(&path)?).ok()?;
+    let text = String::from_utf8(read(&path, FILE_LEN_MAX)?).ok()?;
     text.trim().parse().map_err(|error| tracing::warn!(%error, path = %path.display(), "the code does not read")).ok()
 }
 
-fn read(path: &Path) -> Option<Vec<u8>> {
-    match fs::metadata(path).and_then(|found| if found.len() <= FILE_LEN_MAX { fs::read(path) } else { Ok(Vec::new()) })
-    {
+/// What is in a file, if it is not too long.
+pub(super) fn read(path: &Path, len_max: u64) -> Option<Vec<u8>> {
+    match fs::metadata(path).and_then(|found| if found.len() <= len_max { fs::read(path) } else { Ok(Vec::new()) }) {
         Ok(bytes) => Some(bytes),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => {

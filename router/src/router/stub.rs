@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use ledger_client::{Channel, Code, Error, Genesis, Head, Ledger, Membership, Refusal, Totals, UnixTime, Verdict};
-use ledger_client::{Entry, Unavailable};
-use metering::{ChannelId, Close, NodeId, Receipt, Tokens};
+use ledger_client::{Entry, Holder, Name, Named, Unavailable};
+use metering::{ChannelId, Close, NodeId, Receipt, Signature, Tokens};
 
 /// One record for all channels, one refusal for all receipts.
 pub(super) struct Stub {
@@ -14,6 +14,8 @@ pub(super) struct Stub {
     pub(super) refusal: Option<Refusal>,
     /// Of whom it is asked; others have none.
     pub(super) memberships: BTreeMap<NodeId, Option<Membership>>,
+    /// Who has which name.
+    pub(super) names: BTreeMap<Name, Holder>,
     /// Whether a code was used: for a year from now.
     pub(super) enrolled: bool,
     /// Is told that a question has come, and waited for before it is answered.
@@ -30,7 +32,15 @@ impl Stub {
     pub(super) fn new(record: Option<Channel>, refusal: Option<Refusal>) -> Self {
         let founded = UnixTime::from_seconds(1_000_000);
         let genesis = Genesis::new("Hilltop", "HILL", 6, NodeId([9; 20]), founded, [1; 16]).expect("these are good");
-        Self { genesis, record, refusal, memberships: BTreeMap::new(), enrolled: false, gate: None }
+        Self {
+            genesis,
+            record,
+            refusal,
+            memberships: BTreeMap::new(),
+            names: BTreeMap::new(),
+            enrolled: false,
+            gate: None,
+        }
     }
 
     /// One that answers each question when it is let. A gate that is dropped is open.
@@ -105,6 +115,24 @@ impl Ledger for Stub {
         let until = UnixTime::from_seconds(super::history::unix_seconds() + 365 * 86_400);
         self.memberships.values_mut().for_each(|ours| *ours = Some(Membership { until, revoked: false }));
         Ok(until)
+    }
+
+    fn named(&mut self, name: Name) -> Result<Option<Holder>, Error> {
+        Ok(self.names.get(&name).copied())
+    }
+
+    fn names(&mut self, after: Option<Name>) -> Result<Vec<Named>, Error> {
+        let behind = self.names.iter().filter(|(name, _)| Some(**name) > after);
+        Ok(behind.take(2).map(|(name, holder)| Named { name: *name, holder: *holder }).collect())
+    }
+
+    fn claim_name(&mut self, name: Name, wireguard: [u8; 32]) -> Result<(), Error> {
+        if let Some(refusal) = self.refusal {
+            return Err(Error::Refused(refusal));
+        }
+        let holder = Holder { account: NodeId([1; 20]), wireguard, claim: Signature([0; 65]) };
+        self.names.insert(name, holder);
+        Ok(())
     }
 
     fn transfer(&mut self, _: NodeId, _: Tokens) -> Result<(), Error> {

@@ -18,8 +18,8 @@ use super::limits::Limits;
 use super::routes::Question;
 use super::{Declined, Shared, page};
 use crate::wire::{
-    About, Channels, Done, Entries, EntryRecord, Growth, HexBytes, Inclusion, MAX_BATCH, Named, Names, Outcome, Pair, Problem,
-    ProvenRecord, ProvenRecords, channel_path,
+    About, Channels, Done, Entries, EntryRecord, Growth, HexBytes, Inclusion, MAX_BATCH, Named, Names, Outcome, Pair,
+    Problem, ProvenRecord, ProvenRecords, channel_path,
 };
 
 const JSON: &str = "application/json";

@@ -151,7 +151,7 @@ fn a_ledger_that_was_put_back_to_an_older_copy_is_shown_in_red() {
     let url = format!("http://{}/", place.address);
     let skip = |number| place.order(0xee, number, Command::Skip);
     let orders = [5, 6].map(skip);
-    let other = place.order(0xb0, 4, Command::Skip);
+    let other = place.order(0xb0, 5, Command::Skip);
     let mut older = Vec::new();
     place.tamper(|file| older = std::fs::read(file).unwrap());
     assert!(orders.iter().all(|order| place.post("/v1/requests", order).status == 200));

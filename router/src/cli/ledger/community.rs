@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use ledger_client::Fact;
 use ledger_client::{
-    Address, Code, Command, Embedded, Event, Genesis, LogKey, LogSigner, Membership, Records, Role, checkpoint,
-    fresh_nonce, system_clock,
+    Address, Code, Command, Embedded, Event, Genesis, Ledger, LogKey, LogSigner, Membership, Name, Records, Role,
+    checkpoint, fresh_nonce, system_clock,
 };
 use metering::{NodeId, mesh_address};
 use serde_json::json;
@@ -306,6 +306,10 @@ fn found(arguments: &Create, files: &Files) -> Result<String, Failure> {
     let mut ledger = ledger.signed_by(issuer.account().clone());
     let until = system_clock()().after(FOUNDER_S);
     ledger.order(Command::IssueMembership { to: own.node_id(), until }).map_err(failure)?;
+    let called: Option<Name> = name.to_ascii_lowercase().parse().ok();
+    if let Some(called) = called {
+        ledger.signed_by(own.account().clone()).claim_name(called, own.wireguard_key().0).map_err(failure)?;
+    }
     let not_written = |error| {
         Failure::new(format!("cannot write {}: {error}", files.config.display()), "look whether there is space left")
     };
@@ -316,13 +320,17 @@ fn found(arguments: &Create, files: &Files) -> Result<String, Failure> {
             "community": community, "symbol": symbol, "decimals": decimals, "config": files.config,
             "name": name, "account": own.node_id().to_string(), "mesh_address": own.card().mesh_address().to_string(),
             "treasurer": treasurer.node_id().to_string(), "issuer": issuer.node_id().to_string(),
-            "ledger_key": key.to_string(),
+            "ledger_key": key.to_string(), "claims": called,
         });
         return Ok(format!("{object:#}\n"));
     }
     let mut said = facts(&[
         ("community", format!("{community}, whose tokens are {symbol}")),
         ("router", format!("{name}, {}", own.node_id())),
+        (
+            "mesh name",
+            called.map_or_else(|| "none: `waybill names claim` takes one".to_owned(), |name| format!("{name}.mesh")),
+        ),
         ("config", files.config.display().to_string()),
         ("treasurer", files.treasurer.display().to_string()),
         ("issuer", files.issuer.display().to_string()),

@@ -275,6 +275,7 @@ fn show(Show { place, account, json }: &Show) -> Result<String, Failure> {
             "treasurer": treasurer,
             "roles": found.roles,
             "registration": found.registration,
+            "name": found.name,
             "signer": found.signer.to_string(),
         });
         return Ok(format!("{object:#}\n"));
@@ -286,6 +287,9 @@ fn show(Show { place, account, json }: &Show) -> Result<String, Failure> {
     }));
     let roles = if roles.is_empty() { "none".to_owned() } else { roles.join(", ") };
     let mut lines = vec![("account", account.to_string()), ("member", said), ("roles", roles)];
+    if let Some(name) = found.name {
+        lines.push(("its name", format!("{name}.mesh")));
+    }
     if found.signer != *account {
         lines.push(("its key", format!("{}, not the one it is named after", found.signer)));
     }

@@ -11,7 +11,6 @@ use metering::{AccountKey, NodeId};
 use super::refused::failure_in;
 use super::{failure, unit};
 use crate::cli::Failure;
-#[cfg(feature = "ledger-serve")]
 use crate::config::LedgerPlace;
 use crate::control::Unit;
 use crate::identity;
@@ -115,7 +114,6 @@ impl Place {
     }
 
     /// The ledger of a router's config.
-    #[cfg(feature = "ledger-serve")]
     pub(super) fn of(place: &LedgerPlace) -> Self {
         let nowhere = Self { path: None, url: None, ledger_key: None, authorities: None, state: None };
         match place {

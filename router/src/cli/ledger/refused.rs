@@ -89,6 +89,14 @@ fn next_step(refusal: &Refusal) -> &'static str {
         Refusal::NotIssuer { .. } => {
             "only an issuer does this; the treasurer makes one with `waybill ledger appoint --role issuer`"
         }
+        Refusal::NotMember { .. } => {
+            "an issuer takes it in first: `waybill community renew`, or an invitation and `waybill join`"
+        }
+        Refusal::NameTaken { .. } => "choose another one; `waybill names list` shows those that are taken",
+        Refusal::UnknownName => "`waybill names list` shows those that somebody has",
+        Refusal::NotNameHolder { .. } => {
+            "only whoever has it gives it up, and an issuer takes it back, with --issuer; `waybill names show` says whose it is"
+        }
         Refusal::NoStanding { .. } => "let it be taken in as a member first, or be given a token",
         Refusal::InsufficientBalance { .. } => "take less, or get some first; see `waybill ledger account`",
         Refusal::AmountIsZero => "name an amount of at least one unit",
