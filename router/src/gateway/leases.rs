@@ -92,8 +92,10 @@ pub(super) struct Leases {
 #[derive(Debug)]
 struct Holder {
     key: WireguardKey,
-    /// Since when it is given back.
-    free: Option<Instant>,
+    /// It is not given back.
+    held: bool,
+    /// When it was given back last, after something was begun from it.
+    used: Option<Instant>,
 }
 
 impl Leases {
@@ -105,25 +107,38 @@ impl Leases {
     pub(super) fn lease(&mut self, now: Instant, key: &WireguardKey) -> Option<Ipv4Addr> {
         let rested = |since: Instant| now.saturating_duration_since(since) >= self.rest;
         let is_free = |place: &Ipv4Addr| {
-            self.by_address.get(place).is_none_or(|holder| holder.key == *key || holder.free.is_some_and(rested))
+            let others = |holder: &Holder| !holder.held && holder.used.is_none_or(rested);
+            self.by_address.get(place).is_none_or(|holder| holder.key == *key || others(holder))
         };
         let address = self.pool.places(key).take(self.by_address.len() + 1).find(is_free)?;
-        self.by_address.insert(address, Holder { key: *key, free: None });
+        let used = self.by_address.get(&address).filter(|holder| holder.key == *key).and_then(|holder| holder.used);
+        self.by_address.insert(address, Holder { key: *key, held: true, used });
         Some(address)
     }
 
-    /// Gives an address back.
-    pub(super) fn release(&mut self, now: Instant, address: Ipv4Addr) {
+    /// Gives an address back. One that nothing was begun from since it was given does not rest for that.
+    pub(super) fn release(&mut self, now: Instant, address: Ipv4Addr, used: bool) {
         let Some(holder) = self.by_address.get_mut(&address) else { return };
-        holder.free = Some(now);
-        self.resting.push_back((now, address));
+        holder.held = false;
+        holder.used = if used { Some(now) } else { holder.used };
+        let Some(since) = holder.used else {
+            self.by_address.remove(&address);
+            return;
+        };
+        self.resting.push_back((since, address));
         while self.resting.len() > RESTING_MAX {
             // One that was taken again meanwhile is no longer the one that rested.
             let Some((since, first)) = self.resting.pop_front() else { break };
-            if self.by_address.get(&first).is_some_and(|holder| holder.free == Some(since)) {
+            if self.by_address.get(&first).is_some_and(|holder| !holder.held && holder.used == Some(since)) {
                 self.by_address.remove(&first);
             }
         }
+    }
+
+    /// How many rest.
+    #[cfg(test)]
+    pub(super) fn resting(&self) -> usize {
+        self.by_address.values().filter(|holder| !holder.held).count()
     }
 }
 
@@ -159,7 +174,7 @@ mod tests {
             assert_eq!(u32::from(address) >> 22, u32::from(Ipv4Addr::new(100, 64, 0, 0)) >> 22);
         }
         let address = one.lease(now, &key(3)).unwrap();
-        one.release(now, address);
+        one.release(now, address, true);
         assert_eq!(one.lease(now, &key(3)), Some(address));
     }
 
@@ -174,7 +189,7 @@ mod tests {
         for never in ["10.9.8.0", "10.9.8.1", "10.9.8.255"] {
             assert!(!given.contains(&never.parse().unwrap()), "{never}");
         }
-        leases.release(now, "10.9.8.77".parse().unwrap());
+        leases.release(now, "10.9.8.77".parse().unwrap(), true);
         assert_eq!(leases.lease(now, &key(1000)), None, "it rests");
         assert_eq!(leases.lease(now + REST, &key(1000)), Some("10.9.8.77".parse().unwrap()));
     }
@@ -184,13 +199,26 @@ mod tests {
         let (mut leases, now) = (leases("10.9.8.0/24"), clock());
         let owners: Vec<u16> = (0..253).collect();
         let given: Vec<Ipv4Addr> = owners.iter().map(|number| leases.lease(now, &key(*number)).unwrap()).collect();
-        leases.release(now, given[9]);
+        leases.release(now, given[9], true);
         assert_eq!(leases.lease(now, &key(9)), Some(given[9]));
         assert_eq!(leases.lease(now + REST, &key(1000)), None, "it is taken again");
-        leases.release(now + REST, given[9]);
+        leases.release(now + REST, given[9], true);
         assert_eq!(leases.lease(now + REST + REST / 2, &key(1000)), None);
         assert_eq!(leases.lease(now + REST + REST, &key(1000)), Some(given[9]));
         assert_eq!(leases.lease(now + REST + REST, &key(9)), None);
+    }
+
+    #[test]
+    fn what_nothing_was_begun_from_does_not_rest_unless_it_rested_before() {
+        let (mut leases, now) = (leases("10.9.8.0/24"), clock());
+        let given: Vec<Ipv4Addr> = (0..253).map(|number| leases.lease(now, &key(number)).unwrap()).collect();
+        leases.release(now, given[9], false);
+        assert_eq!(leases.lease(now, &key(1000)), Some(given[9]), "at once");
+        leases.release(now, given[8], true);
+        assert_eq!(leases.lease(now, &key(8)), Some(given[8]));
+        leases.release(now + REST / 2, given[8], false);
+        assert_eq!(leases.lease(now + REST / 2, &key(1001)), None, "what was begun from it before is not forgotten");
+        assert_eq!(leases.lease(now + REST, &key(1001)), Some(given[8]));
     }
 
     #[test]
@@ -200,7 +228,7 @@ mod tests {
             let mut owner = [1; 32];
             owner[..4].copy_from_slice(&number.to_be_bytes());
             let address = leases.lease(now, &WireguardKey(owner)).unwrap();
-            leases.release(now, address);
+            leases.release(now, address, true);
         }
         assert!(leases.resting.len() <= RESTING_MAX && leases.by_address.len() <= RESTING_MAX);
     }

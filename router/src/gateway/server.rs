@@ -30,8 +30,10 @@ use crate::router::{civil, unix_seconds};
 use crate::tun::Tun;
 use crate::worker::packet_len_max;
 
-/// A client that was silent for so long makes room for another when all places are taken.
+/// A client that was silent for so long makes room for another when all places are taken; and so does one that is refused for
+/// a while, however much it says.
 const MAKES_ROOM: Duration = Duration::from_secs(30);
+const REFUSED_MAKES_ROOM: Duration = Duration::from_secs(10);
 /// Those that have begun a handshake and have not sent anything in its session: no more than these wait, each for so long, and
 /// makes room for another after a while. A recorded first message can be sent by anybody.
 const WAITING_MAX: usize = 32;
@@ -149,17 +151,49 @@ impl Server {
 /// Somebody who has begun a handshake.
 struct Waiting {
     key: WireguardKey,
+    who: Who,
     since: Instant,
     /// It has sent something, and found no place.
     turned_away: bool,
 }
 
+/// Who somebody has shown to be.
+#[derive(Clone, Copy, Default)]
+struct Who {
+    /// Its account, if it showed its card.
+    account: Option<NodeId>,
+    /// When it last showed one.
+    shown: Option<Instant>,
+}
+
+impl Who {
+    /// Looks at a card. The first that is of its key counts: a node has one account.
+    fn take_card(&mut self, now: Instant, key: WireguardKey, card: &[u8]) {
+        let lately = |at| now.saturating_duration_since(at) < CARD_INTERVAL;
+        if self.account.is_some() || self.shown.is_some_and(lately) {
+            return;
+        }
+        self.shown = Some(now);
+        let card = NodeCard::decode(card).ok().filter(|card| card.wireguard() == key);
+        self.account = card.and_then(|card| card.verify().ok()).map(|card| card.account());
+    }
+}
+
+/// How somebody stands with the gateway.
+struct Standing {
+    verdict: Verdict,
+    /// Why it is not served at present.
+    why: Option<Why>,
+    /// Bytes it may still use.
+    left: Option<u64>,
+}
+
 /// A client that has a session.
 struct Client {
     key: WireguardKey,
-    /// Its account, if it showed its card, and when it last showed one.
-    account: Option<NodeId>,
-    shown: Option<Instant>,
+    who: Who,
+    /// It has caps of its own. Nobody without makes it lose its place.
+    is_known: bool,
     ipv4: Ipv4Addr,
     ipv6: Ipv6Addr,
     since: Instant,
@@ -173,8 +207,24 @@ struct Client {
     forbidden: u64,
     /// Not counted against the caps yet.
     uncounted: u64,
-    /// Why it is not served at present.
-    refused: Option<Why>,
+    /// Since when it is not served.
+    refused: Option<Instant>,
+}
+
+impl Client {
+    /// Takes in how it stands by now.
+    fn stands(&mut self, now: Instant, standing: &Standing) {
+        self.is_known = matches!(standing.verdict, Verdict::Known(_));
+        self.refused = standing.why.map(|_| self.refused.unwrap_or(now));
+    }
+
+    /// Whether it makes room, at once for those that are `welcome`: known, and served.
+    fn makes_room(&self, now: Instant, welcome: bool) -> bool {
+        let for_so_long = |since, most| now.saturating_duration_since(since) >= most;
+        for_so_long(self.heard, MAKES_ROOM)
+            || self.refused.is_some_and(|since| for_so_long(since, REFUSED_MAKES_ROOM))
+            || welcome && !self.is_known
+    }
 }
 
 /// All clients, as the thread of the sessions has them.
@@ -264,8 +314,10 @@ impl Table {
 
     /// Whoever waited has sent something in its session, and so it is there: it becomes a client, if there is room.
     fn admit(&mut self, now: Instant, link: LinkId) -> bool {
-        let Some(key) = self.waiting.get(&link).map(|waiting| waiting.key) else { return false };
-        let Some(ipv4) = self.has_room(now).then(|| self.leases.lease(now, &key)).flatten() else {
+        let Some((key, who)) = self.waiting.get(&link).map(|waiting| (waiting.key, waiting.who)) else { return false };
+        let standing = self.standing(&key, who.account, moment().minute);
+        let welcome = standing.why.is_none() && matches!(standing.verdict, Verdict::Known(_));
+        let Some(ipv4) = self.room(now, &key, welcome) else {
             if let Some(waiting) = self.waiting.get_mut(&link)
                 && !std::mem::replace(&mut waiting.turned_away, true)
             {
@@ -277,8 +329,8 @@ impl Table {
         let ipv6 = inner_address(&key);
         let mut client = Client {
             key,
-            account: None,
-            shown: None,
+            who,
+            is_known: false,
             ipv4,
             ipv6,
             since: now,
@@ -290,7 +342,7 @@ impl Table {
             uncounted: 0,
             refused: None,
         };
-        (client.refused, _) = self.standing(&client, moment().minute);
+        client.stands(now, &standing);
         self.by_address.insert(ipv4.into(), link);
         self.by_address.insert(ipv6.into(), link);
         if let Some(place) = self.clients.get_mut(link.index()) {
@@ -299,21 +351,21 @@ impl Table {
         true
     }
 
-    /// Whether one more client can be taken; whoever was silent for long makes room.
-    fn has_room(&mut self, now: Instant) -> bool {
-        let taken = self.clients.iter().flatten().count();
-        if taken < self.options.clients_max.into() {
-            return true;
+    /// Takes an address for one more client, if there is a place and an address: a free one, or that of whoever makes room.
+    fn room(&mut self, now: Instant, key: &WireguardKey, welcome: bool) -> Option<Ipv4Addr> {
+        let has_place = self.clients.iter().flatten().count() < self.options.clients_max.into();
+        if let Some(ipv4) = has_place.then(|| self.leases.lease(now, key)).flatten() {
+            return Some(ipv4);
         }
-        let all =
-            (0..).map(LinkId).zip(&self.clients).filter_map(|(link, client)| Some((link, client.as_ref()?.heard)));
-        let Some((link, heard)) = all.min_by_key(|(_, heard)| *heard) else { return false };
-        let silent = now.saturating_duration_since(heard) >= MAKES_ROOM;
-        if silent {
-            self.remove(now, link);
-            self.forget.push(link);
-        }
-        silent
+        let all = (0..).map(LinkId).zip(&self.clients).filter_map(|(link, client)| Some((link, client.as_ref()?)));
+        // Where addresses are missing, one that would rest is none more.
+        let goes = all.filter(|(_, client)| client.makes_room(now, welcome) && (!has_place || client.sent == 0));
+        let is_used = |client: &Client| client.refused.is_none() && !client.makes_room(now, false);
+        let order = |client: &Client| (is_used(client), client.is_known, client.heard);
+        let (link, _) = goes.min_by_key(|(_, client)| order(client))?;
+        self.remove(now, link);
+        self.forget.push(link);
+        self.leases.lease(now, key)
     }
 
     fn remove(&mut self, now: Instant, link: LinkId) {
@@ -321,7 +373,7 @@ impl Table {
         if let Some(client) = self.clients.get_mut(link.index()).and_then(Option::take) {
             self.by_address.remove(&client.ipv4.into());
             self.by_address.remove(&client.ipv6.into());
-            self.leases.release(now, client.ipv4);
+            self.leases.release(now, client.ipv4, client.sent > 0);
         }
     }
 
@@ -330,15 +382,15 @@ impl Table {
         if let Some(client) = self.clients.get_mut(link.index()).and_then(Option::as_mut) {
             let bytes = std::mem::take(&mut client.uncounted);
             if bytes > 0 {
-                let (key, account) = (client.key, client.account);
+                let (key, account) = (client.key, client.who.account);
                 self.usage.add(&whose((self.may_use)(&key, account)), bytes);
             }
         }
     }
 
-    /// Why a client is not served at present, and what it has left.
-    fn standing(&self, client: &Client, minute: u16) -> (Option<Why>, Option<u64>) {
-        let verdict = (self.may_use)(&client.key, client.account);
+    /// How a client stands, or somebody who would be one.
+    fn standing(&self, key: &WireguardKey, account: Option<NodeId>, minute: u16) -> Standing {
+        let verdict = (self.may_use)(key, account);
         let left = self.usage.left(&whose(verdict), &self.options.caps);
         let why = if verdict == Verdict::Refused {
             Some(Why::NotWelcome)
@@ -349,21 +401,34 @@ impl Table {
         } else {
             None
         };
-        (why, left)
+        Standing { verdict, why, left }
     }
 
-    fn answer(&mut self, now: Instant, link: LinkId, payload: &[u8]) -> Option<Vec<u8>> {
+    /// Reads a question and looks at the card that is shown with it.
+    fn asked(&mut self, now: Instant, link: LinkId, payload: &[u8]) -> Option<u64> {
         let Message::Ask { sequence, card } = Message::decode(payload)? else { return None };
+        let waits = self.waiting.get_mut(&link).map(|waiting| (&mut waiting.who, waiting.key));
+        let client = self.clients.get_mut(link.index()).and_then(Option::as_mut);
+        let (who, key) = waits.or(client.map(|client| (&mut client.who, client.key)))?;
+        if let Some(card) = card {
+            who.take_card(now, key, &card);
+        }
+        Some(sequence)
+    }
+
+    fn answer(&mut self, link: LinkId, sequence: u64) -> Vec<u8> {
         let contact = self.options.contact.clone().unwrap_or_default();
         self.count(link);
-        if let Some(card) = card {
-            self.take_card(now, link, &card);
-        }
+        let minute = moment().minute;
         let message = match self.clients.get(link.index()).and_then(Option::as_ref) {
-            None => Message::Refused { sequence, why: Why::Full, contact },
-            Some(client) => match self.standing(client, moment().minute) {
-                (Some(why), _) => Message::Refused { sequence, why, contact },
-                (None, left) => Message::Lease {
+            None => {
+                let waits = self.waiting.get(&link).map(|waiting| (waiting.key, waiting.who.account));
+                let why = waits.and_then(|(key, account)| self.standing(&key, account, minute).why);
+                Message::Refused { sequence, why: why.unwrap_or(Why::Full), contact }
+            }
+            Some(client) => match self.standing(&client.key, client.who.account, minute) {
+                Standing { why: Some(why), .. } => Message::Refused { sequence, why, contact },
+                Standing { left, .. } => Message::Lease {
                     sequence,
                     lease: Lease {
                         ipv4: client.ipv4,
@@ -377,18 +442,7 @@ impl Table {
                 },
             },
         };
-        Some(packet::control_packet(GATEWAY_INSIDE, CLIENT_INSIDE, CONTROL_PORT, &message.encode()))
-    }
-
-    /// A client shows who it is. The first card that is of its key counts: a node has one account.
-    fn take_card(&mut self, now: Instant, link: LinkId, card: &[u8]) {
-        let Some(client) = self.client(link).filter(|client| client.account.is_none()) else { return };
-        if client.shown.is_some_and(|at| now.saturating_duration_since(at) < CARD_INTERVAL) {
-            return;
-        }
-        client.shown = Some(now);
-        let card = NodeCard::decode(card).ok().filter(|card| card.wireguard() == client.key);
-        client.account = card.and_then(|card| card.verify().ok()).map(|card| card.account());
+        packet::control_packet(GATEWAY_INSIDE, CLIENT_INSIDE, CONTROL_PORT, &message.encode())
     }
 
     fn look(&mut self, now: Instant) {
@@ -414,7 +468,7 @@ impl Table {
                 self.forget.push(link);
                 continue;
             }
-            let (why, left) = self.standing(client, moment.minute);
+            let standing = self.standing(&client.key, client.who.account, moment.minute);
             shown.push(GatewayClient {
                 mesh_address: metering::mesh_address(&client.key),
                 ipv4: client.ipv4,
@@ -423,14 +477,14 @@ impl Table {
                 heard_s: now.saturating_duration_since(client.heard).as_secs(),
                 sent_bytes: client.sent,
                 received_bytes: client.received,
-                account: client.account,
+                account: client.who.account,
                 spoofed_packets: client.spoofed,
                 forbidden_packets: client.forbidden,
-                left_bytes: left,
-                refused: why.map(|why| why.text().to_owned()),
+                left_bytes: standing.left,
+                refused: standing.why.map(|why| why.text().to_owned()),
             });
             if let Some(client) = self.client(link) {
-                client.refused = why;
+                client.stands(now, &standing);
             }
         }
         let caps = &self.options.caps;
@@ -466,21 +520,22 @@ impl Table {
 
 impl Side for Table {
     fn arrived(&mut self, now: Instant, link: LinkId, packet: &[u8], answers: &mut Answers) -> bool {
-        let admitted = self.waiting.contains_key(&link) && self.admit(now, link);
+        let asked = packet::is_control(packet).then(|| packet::parse_control(packet).ok()).flatten();
+        let asked = asked.filter(|datagram| datagram.port == CONTROL_PORT);
+        let sequence = asked.and_then(|datagram| self.asked(now, link, datagram.payload));
+        if self.waiting.contains_key(&link) {
+            self.admit(now, link);
+        }
+        if let Some(client) = self.client(link) {
+            client.heard = now;
+        }
         if packet::is_control(packet) {
-            if let Some(client) = self.client(link) {
-                client.heard = now;
-            }
-            let asked = packet::parse_control(packet).ok().filter(|datagram| datagram.port == CONTROL_PORT);
-            let known = admitted || self.waiting.contains_key(&link) || self.client(link).is_some();
-            let answer = asked.filter(|_| known).and_then(|datagram| self.answer(now, link, datagram.payload));
-            answers.extend(answer.map(|answer| (link, answer)));
+            answers.extend(sequence.map(|sequence| (link, self.answer(link, sequence))));
             return false;
         }
         let gateway = IpAddr::V4(self.options.ipv4_pool.gateway());
         let forbidden = Arc::clone(&self.forbidden);
         let Some(client) = self.client(link) else { return false };
-        client.heard = now;
         let from = |from: &IpAddr| *from == client.ipv4 || *from == client.ipv6;
         let Some((_, to)) = addresses(packet).filter(|(source, _)| from(source)) else {
             client.spoofed += 1;
@@ -515,7 +570,7 @@ impl Side for Table {
             return None;
         };
         self.forget.retain(|gone| *gone != link);
-        self.waiting.insert(link, Waiting { key, since: now, turned_away: false });
+        self.waiting.insert(link, Waiting { key, who: Who::default(), since: now, turned_away: false });
         Some(link)
     }
 
@@ -744,7 +799,7 @@ mod tests {
             let ask = Message::Ask { sequence: 1, card: Some(card.clone()) }.encode();
             let ask = packet::control_packet(CLIENT_INSIDE, GATEWAY_INSIDE, CONTROL_PORT, &ask);
             table.arrived(now, link, &ask, &mut answers);
-            assert_eq!(table.client(link).unwrap().account.is_some(), taken);
+            assert_eq!(table.client(link).unwrap().who.account.is_some(), taken);
             // Again at once: no signature is looked at so soon.
             now += CARD_INTERVAL;
         }
@@ -886,6 +941,64 @@ mod tests {
         assert!([first, second, third].iter().all(|link| table.forget.contains(link)));
         let fifth = joins(&mut table, now, 5);
         assert!(!table.forget.contains(&fifth), "the new one is not forgotten");
+    }
+
+    /// Strangers ask without end, each with a key of its own.
+    #[test]
+    fn the_refused_and_the_unknown_make_room_for_who_is_known_and_the_refused_soon_for_all() {
+        let (mut table, _directory) = table(2, Caps::default());
+        let start = carry::clock();
+        let member = Identity::new(&metering::Seed::from_bytes([7; 32]));
+        let account = member.node_id();
+        table.may_use = Box::new(move |key, shown| match (key.0[0], shown) {
+            (_, Some(shown)) if shown == account => Verdict::Known(account),
+            (200.., _) => Verdict::Refused,
+            _ => Verdict::Anybody,
+        });
+        let [first, second] = [200, 201].map(|number| joins(&mut table, start, number));
+        let mut now = start + REFUSED_MAKES_ROOM / 2;
+        let third = table.stranger(now, key(3)).unwrap();
+        assert!(matches!(asks(&mut table, now, third), Some(Message::Refused { why: Why::Full, .. })));
+        let fourth = table.stranger(now, key(202)).unwrap();
+        assert!(matches!(asks(&mut table, now, fourth), Some(Message::Refused { why: Why::NotWelcome, .. })));
+        now = start + REFUSED_MAKES_ROOM;
+        assert!(asks(&mut table, now, first).is_some(), "its questions keep no place");
+        assert!(matches!(asks(&mut table, now, third), Some(Message::Lease { .. })));
+        assert!(table.client(second).is_none() || table.client(first).is_none());
+        assert_eq!(table.leases.resting(), 0, "nothing was begun from its address");
+        // Both places are taken by those that nobody knows, and they use them.
+        let fifth = table.stranger(now, key(5)).unwrap();
+        assert!(matches!(asks(&mut table, now, fifth), Some(Message::Lease { .. })));
+        assert!(table.arrived(now, third, &packet(inner_address(&key(3)), OUT), &mut Answers::new()));
+        let sixth = table.stranger(now, key(6)).unwrap();
+        assert!(matches!(asks(&mut table, now, sixth), Some(Message::Refused { why: Why::Full, .. })));
+        let link = table.stranger(now, member.wireguard_key()).unwrap();
+        assert!(matches!(asks(&mut table, now, link), Some(Message::Refused { why: Why::Full, .. })), "no card yet");
+        let ask = Message::Ask { sequence: 1, card: Some(member.card().encode()) }.encode();
+        let ask = packet::control_packet(CLIENT_INSIDE, GATEWAY_INSIDE, CONTROL_PORT, &ask);
+        table.arrived(now, link, &ask, &mut Answers::new());
+        assert!(table.client(link).is_some_and(|client| client.is_known), "it shows its card and has a place");
+        assert_eq!(table.clients.iter().flatten().count(), 2);
+        // Nobody unknown takes that one away.
+        for number in 20..25 {
+            let link = table.stranger(now, key(number)).unwrap();
+            asks(&mut table, now, link);
+        }
+        assert!(table.client(link).is_some());
+    }
+
+    #[test]
+    fn where_addresses_are_missing_who_is_refused_and_used_none_gives_its_own() {
+        let (mut table, _directory) = table(300, Caps::default());
+        table.leases = Leases::new("10.9.8.0/24".parse().unwrap(), Duration::from_secs(7200));
+        let start = carry::clock();
+        table.may_use = Box::new(|key, _| if key.0[0] == 255 { Verdict::Anybody } else { Verdict::Refused });
+        for number in 1..=253 {
+            joins(&mut table, start, number);
+        }
+        let link = table.stranger(start, key(255)).unwrap();
+        assert!(matches!(asks(&mut table, start, link), Some(Message::Refused { why: Why::Full, .. })));
+        assert!(matches!(asks(&mut table, start + REFUSED_MAKES_ROOM, link), Some(Message::Lease { .. })));
     }
 
     #[test]
