@@ -47,9 +47,25 @@ const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const RTA_PRIORITY: u16 = 6;
+const RTA_TABLE: u16 = 15;
 /// Attributes of a rule in the kernel's answer (`linux/fib_rules.h`).
+const FRA_DST: u16 = 1;
+const FRA_SRC: u16 = 2;
+const FRA_IIFNAME: u16 = 3;
+const FRA_GOTO: u16 = 4;
 const FRA_PRIORITY: u16 = 6;
+const FRA_FWMARK: u16 = 10;
+const FRA_SUPPRESS_PREFIXLEN: u16 = 14;
+const FRA_TABLE: u16 = 15;
+const FRA_FWMASK: u16 = 16;
+const FRA_OIFNAME: u16 = 17;
+const FRA_L3MDEV: u16 = 19;
+const FRA_UID_RANGE: u16 = 20;
 const FRA_PROTOCOL: u16 = 21;
+const FRA_IP_PROTO: u16 = 22;
+/// Flags of a rule: it is for all other packets; the rule it leads to is not there.
+const FIB_RULE_INVERT: u32 = 2;
+const FIB_RULE_UNRESOLVED: u32 = 4;
 
 /// A conversation with the kernel about interfaces, addresses and routes.
 ///
@@ -166,6 +182,35 @@ impl Rule {
 
 fn address_family(family: Family) -> AddressFamily {
     if family == Family::V4 { AddressFamily::Inet } else { AddressFamily::Inet6 }
+}
+
+/// A routing rule that somebody else made, and that leads somewhere.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FoundRule {
+    /// Which packets it knows.
+    pub family: Family,
+    /// When it is asked.
+    pub priority: u32,
+    /// For which of them it is, in the words of `ip rule`; nothing: for all.
+    pub of: String,
+    /// Where it leads.
+    pub leads: Leads,
+}
+
+/// Where a [`FoundRule`] leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Leads {
+    /// To this table, but for its routes whose prefix has no more bits than `without`.
+    Table {
+        /// The table's number.
+        table: u32,
+        /// [`Rule::without`].
+        without: Option<u32>,
+    },
+    /// To the table of whichever device of the kernel's VRF it came from.
+    OfDevice,
+    /// To the first rule with at least this priority; those before are left out.
+    Rule(u32),
 }
 
 /// A route that the kernel has, whoever made it, in its main or its local table.
@@ -476,6 +521,32 @@ impl Netlink {
         Ok(found)
     }
 
+    /// The rules that others made, of at most this priority, which is the order they are asked in.
+    pub fn found_rules(&mut self, priority: u32) -> Result<Vec<FoundRule>, NetlinkError> {
+        let mut rules = Vec::new();
+        for family in Family::BOTH {
+            let mut message = RuleMessage::default();
+            message.header.family = address_family(family);
+            let each = |payload: &[u8]| {
+                let rule = found_rule(payload, family).filter(|rule| rule.priority <= priority);
+                rules.extend(rule.filter(|_| rules.len() < RULES_MAX));
+            };
+            self.request(RouteNetlinkMessage::GetRule(message), NLM_F_DUMP, each)
+                .map_err(|failure| failure.during("list the routing rules".to_owned()))?;
+        }
+        Ok(rules)
+    }
+
+    /// Which tables have default routes ([`DEFAULT_LEN_MAX`]) that lead somewhere: each with the length of its prefix.
+    pub fn default_routes(&mut self) -> Result<Vec<(Family, u32, u8)>, NetlinkError> {
+        let mut found = Vec::new();
+        for family in Family::BOTH {
+            let of_family = |(table, len)| (family, table, len);
+            found.extend(self.dump(family, default_route)?.into_iter().map(of_family));
+        }
+        Ok(found)
+    }
+
     fn delete_rule_message(&mut self, message: RuleMessage) -> Result<bool, NetlinkError> {
         match self.acknowledged(RouteNetlinkMessage::DelRule(message), 0) {
             Ok(()) => Ok(true),
@@ -697,6 +768,62 @@ fn found_route(payload: &[u8]) -> Option<FoundRoute> {
     (route.destination.is_ipv4() == is_ipv4).then_some(route)
 }
 
+/// The table and the length of a default route that leads somewhere.
+fn default_route(payload: &[u8]) -> Option<(u32, u8)> {
+    let message = RouteMessageBuffer::new_checked(payload).ok()?;
+    let mut attributes = message.attributes().map_while(Result::ok);
+    let table = attributes.find(|attribute| attribute.kind() == RTA_TABLE).and_then(|one| number(one.value()));
+    let len = message.destination_prefix_length();
+    let leads = message.kind() == u8::from(RouteType::Unicast) && len <= DEFAULT_LEN_MAX;
+    leads.then_some((table.unwrap_or(message.table().into()), len))
+}
+
+/// A rule of a listing that is not ours and leads somewhere.
+fn found_rule(payload: &[u8], family: Family) -> Option<FoundRule> {
+    let message = RuleMessageBuffer::new_checked(payload).ok()?;
+    let (mut priority, mut table, mut without, mut target) = (0, message.table().into(), None, None);
+    let (mut of, mut of_device, mut mark) = (String::new(), false, None);
+    if message.flags() & FIB_RULE_INVERT != 0 {
+        of.push_str(" not");
+    }
+    for attribute in message.attributes().map_while(Result::ok) {
+        let value = attribute.value();
+        let name = || String::from_utf8_lossy(value.strip_suffix(&[0]).unwrap_or(value)).into_owned();
+        match attribute.kind() {
+            FRA_PROTOCOL if value == [ROUTE_PROTOCOL] => return None,
+            FRA_PRIORITY => priority = number(value)?,
+            FRA_TABLE => table = number(value)?,
+            FRA_SUPPRESS_PREFIXLEN => without = number(value).filter(|len| *len != u32::MAX),
+            FRA_GOTO => target = number(value),
+            FRA_L3MDEV => of_device = value != [0],
+            FRA_SRC => of.push_str(&format!(" from {}/{}", address(value)?, message.src_len())),
+            FRA_DST => of.push_str(&format!(" to {}/{}", address(value)?, message.dst_len())),
+            FRA_IIFNAME => of.push_str(&format!(" iif {}", name())),
+            FRA_OIFNAME => of.push_str(&format!(" oif {}", name())),
+            FRA_FWMARK => mark = number(value),
+            FRA_FWMASK => {
+                if let (Some(mark), Some(mask)) = (mark, number(value)) {
+                    of.push_str(&format!(" fwmark {mark:#x}/{mask:#x}"));
+                }
+            }
+            FRA_UID_RANGE => of.push_str(" of some users"),
+            FRA_IP_PROTO => of.push_str(" of one protocol"),
+            _ => {}
+        }
+    }
+    let leads = match (RuleAction::from(message.action()), target) {
+        (RuleAction::Goto, Some(target)) if message.flags() & FIB_RULE_UNRESOLVED == 0 => Leads::Rule(target),
+        (RuleAction::ToTable, _) if of_device => Leads::OfDevice,
+        (RuleAction::ToTable, _) => Leads::Table { table, without },
+        _ => return None,
+    };
+    Some(FoundRule { family, priority, of: of.trim_start().to_owned(), leads })
+}
+
+fn number(value: &[u8]) -> Option<u32> {
+    value.try_into().ok().map(u32::from_ne_bytes)
+}
+
 fn address(value: &[u8]) -> Option<IpAddr> {
     let ipv4 = <[u8; 4]>::try_from(value).map(IpAddr::from);
     ipv4.or_else(|_| <[u8; 16]>::try_from(value).map(IpAddr::from)).ok()
@@ -851,7 +978,10 @@ mod tests {
                 datagram[4..6].copy_from_slice(&rng.u16(..6).to_ne_bytes());
                 datagram[8..12].copy_from_slice(&7_u32.to_ne_bytes());
             }
-            let mut each = |payload: &[u8]| assert_eq!(our_route(payload, 1), None);
+            let mut each = |payload: &[u8]| {
+                assert_eq!(our_route(payload, 1), None);
+                let _ = (found_rule(payload, Family::V4), default_route(payload));
+            };
             let _ = read_answer(&datagram, 7, NLM_F_DUMP, &mut false, &mut each);
         }
     }

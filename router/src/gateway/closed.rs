@@ -14,7 +14,9 @@
 use std::net::IpAddr;
 
 use super::ROUTE_TABLE;
-use crate::netlink::{DEFAULT_LEN_MAX, Family, MAIN_TABLE, Netlink, NetlinkError, Rule, Selector, Transport};
+use crate::netlink::{
+    DEFAULT_LEN_MAX, Family, FoundRule, Leads, MAIN_TABLE, Netlink, NetlinkError, Rule, Selector, Transport,
+};
 
 /// The priorities of the rules: all before the kernel's own of 32766.
 const OWN: u32 = 8700;
@@ -25,6 +27,8 @@ const DEFAULT: u32 = 8720;
 const ALL: [u32; 5] = [OWN, NAMES, PORTS, SPECIFIC, DEFAULT];
 /// Where name servers listen.
 const DNS_PORT: u16 = 53;
+/// Rules of others that are named at most.
+const NAMED_MAX: usize = 8;
 /// What opens it by hand.
 const BY_HAND: &str = "for p in 8700 8703 8705 8710 8720; do while ip rule del priority $p; do :; done; \
                        while ip -6 rule del priority $p; do :; done; done";
@@ -37,6 +41,8 @@ pub(crate) struct Closed {
     fresh: bool,
     own: Vec<u16>,
     said: bool,
+    /// What others made that leads past it, for people.
+    past: Vec<String>,
 }
 
 impl Closed {
@@ -47,9 +53,12 @@ impl Closed {
     pub(crate) fn begin(own: &[u16]) -> Result<Self, NetlinkError> {
         let mut netlink = Netlink::open()?;
         let fresh = !netlink.has_rules(DEFAULT)?;
-        let mut closed = Self { netlink, fresh, own: own.to_vec(), said: false };
+        let mut closed = Self { netlink, fresh, own: own.to_vec(), said: false, past: Vec::new() };
         match closed.close() {
-            Ok(()) => Ok(closed),
+            Ok(()) => {
+                closed.look_past();
+                Ok(closed)
+            }
             Err(error) => {
                 closed.failed();
                 Err(error)
@@ -90,6 +99,25 @@ impl Closed {
         if let Err(error) = self.put() {
             tracing::warn!(%error, "packets may leave in the clear");
         }
+        self.look_past();
+    }
+
+    /// Looks which rules of others come before ours and lead to a way out: those are not ours to take away.
+    fn look_past(&mut self) {
+        match leads_past(&mut self.netlink) {
+            Ok(past) => {
+                for what in past.iter().filter(|what| !self.past.contains(what)) {
+                    tracing::warn!("{what}");
+                }
+                self.past = past;
+            }
+            Err(error) => tracing::debug!(%error, "whether rules of others lead past the sessions is not known"),
+        }
+    }
+
+    /// What leads past it by rules of other programs: each with its name, and what to do.
+    pub(crate) fn past(&self) -> &[String] {
+        &self.past
     }
 
     /// Lets pass what this machine sends from a UDP port, and what comes to it.
@@ -138,9 +166,42 @@ impl Closed {
         let Ok(mut netlink) = Netlink::open() else { return };
         if netlink.has_rules(DEFAULT).is_ok_and(|left| left) {
             tracing::info!("the way out was closed by a router with [internet], and is open");
-            Self { netlink, fresh: true, own: Vec::new(), said: true }.end();
+            Self { netlink, fresh: true, own: Vec::new(), said: true, past: Vec::new() }.end();
         }
     }
+}
+
+fn leads_past(netlink: &mut Netlink) -> Result<Vec<String>, NetlinkError> {
+    let rules = netlink.found_rules(DEFAULT)?;
+    let ways_out = if rules.is_empty() { Vec::new() } else { netlink.default_routes()? };
+    let leads_out = |rule: &&FoundRule| match rule.leads {
+        Leads::Table { table, without } => ways_out.iter().any(|(family, of, len)| {
+            (*family, *of) == (rule.family, table) && without.is_none_or(|without| u32::from(*len) > without)
+        }),
+        Leads::OfDevice => true,
+        Leads::Rule(target) => target > DEFAULT,
+    };
+    let all: Vec<&FoundRule> = rules.iter().filter(leads_out).collect();
+    let mut named: Vec<String> = all.iter().take(NAMED_MAX).map(|rule| said(rule)).collect();
+    if all.len() > NAMED_MAX {
+        named.push(format!("{} more routing rules lead packets past the sessions in the clear", all.len() - NAMED_MAX));
+    }
+    Ok(named)
+}
+
+/// A rule, what it does and what can be done, for people.
+fn said(FoundRule { family, priority, of, leads }: &FoundRule) -> String {
+    let ip = if *family == Family::V4 { "ip" } else { "ip -6" };
+    let of = if of.is_empty() { "all packets" } else { of };
+    let leads = match leads {
+        Leads::Table { table: 254, .. } => "table main, which has a way out".to_owned(),
+        Leads::Table { table, .. } => format!("table {table}, which has a way out"),
+        Leads::OfDevice => "the tables of VRF devices".to_owned(),
+        Leads::Rule(target) => format!("rule {target}, past those of the sessions"),
+    };
+    format!(
+        "another program's routing rule {priority} (`{ip} rule`) leads {of} to {leads}: those leave in the clear; stop what          makes it (mwan3 and pbr make such rules), take it away with `{ip} rule del priority {priority}`, or make it          again with a priority above {DEFAULT}"
+    )
 }
 
 fn open(netlink: &mut Netlink) -> Result<(), NetlinkError> {
@@ -183,6 +244,62 @@ mod tests {
     }
 
     const FAR: [&str; 2] = ["198.51.100.7", "2001:db8:9::7"];
+
+    #[test]
+    fn rules_of_others_that_lead_past_it_are_named_as_they_come_and_go() {
+        if !in_own_namespace("gateway::closed::tests::rules_of_others_that_lead_past_it_are_named_as_they_come_and_go")
+        {
+            return;
+        }
+        let ip = |line: &str| assert_eq!(run(&format!("ip {line}")), "", "{line}");
+        for line in [
+            "link add up0 type veth peer name up1",
+            "link set up1 up",
+            "link set up0 up",
+            "link set lo up",
+            "address add 100.64.0.9/24 dev up0",
+            "route add default via 100.64.0.1",
+            "rule add priority 100 fwmark 0x100/0x3f00 lookup 99",
+            "rule add priority 150 iif up0 lookup main suppress_prefixlength 7",
+            "rule add priority 160 to 192.0.2.0/24 unreachable",
+            "rule add priority 170 goto 8710",
+            "rule add priority 9000 lookup main",
+            "-6 rule add priority 180 goto 40000",
+        ] {
+            ip(line);
+        }
+        let mut guard = Closed::begin(&[51820]).unwrap();
+        assert_eq!(guard.past(), [""; 0], "none of them leads to a way out");
+        let named = |guard: &mut Closed, wanted: &[&[&str]]| {
+            guard.look();
+            let all = guard.past();
+            assert_eq!(all.len(), wanted.len(), "{all:?}");
+            for (said, words) in all.iter().zip(wanted) {
+                assert!(words.iter().all(|word| said.contains(word)), "{said}");
+            }
+        };
+        ip("route add 128.0.0.0/1 via 100.64.0.1 table 99");
+        let marked =
+            ["rule 100 (`ip rule`)", "fwmark 0x100/0x3f00", "to table 99", "in the clear", "rule del priority 100"];
+        named(&mut guard, &[&marked]);
+        ip("rule add priority 200 from 192.0.2.0/24 iif up0 lookup main");
+        ip("-6 rule add priority 300 goto 32766");
+        named(
+            &mut guard,
+            &[&marked, &["from 192.0.2.0/24", "iif up0", "table main"], &["`ip -6 rule`", "all packets", "rule 32766"]],
+        );
+        for line in ["rule del priority 100", "rule del priority 200", "-6 rule del priority 300"] {
+            ip(line);
+        }
+        named(&mut guard, &[]);
+        for priority in 300..300 + NAMED_MAX + 5 {
+            ip(&format!("rule add priority {priority} lookup main"));
+        }
+        guard.look();
+        assert_eq!(guard.past().len(), NAMED_MAX + 1);
+        assert!(guard.past()[NAMED_MAX].starts_with("5 more"), "{:?}", guard.past());
+        guard.end();
+    }
 
     #[test]
     fn nothing_leaves_but_what_the_links_send_and_a_crash_leaves_it_so_until_an_end_in_order() {
@@ -232,6 +349,9 @@ mod tests {
         assert!(way("100.64.0.1", " ipproto udp dport 53").contains("unreachable"), "there is no session");
         assert!(way("100.64.0.1", " ipproto tcp dport 53").contains("unreachable"));
         assert!(way("100.64.0.1", " ipproto udp dport 67").contains("dev up0"));
+        // What looks names of neighbours up asks the uplink's name server, though the gateway's has the same address.
+        guard.pass(5353).unwrap();
+        assert!(way("100.64.0.1", " ipproto udp sport 5353 dport 53").contains("dev up0"));
 
         // A crash. The next start finds it, does not start, and ends.
         drop(guard);
