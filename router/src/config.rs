@@ -20,7 +20,7 @@ use thiserror::Error;
 
 use self::reader::{Reader, Span, Spans, Table, integer, list, text, truth};
 use crate::cli::Failure;
-use crate::gateway::{self, Caps, Gateway, Hours, Pool};
+use crate::gateway::{self, Caps, Gateway, Hours, NotCarried, Pool};
 use crate::identity::plain;
 
 pub use self::reader::Mistake;
@@ -230,8 +230,18 @@ pub struct GatewayOptions {
     pub caps: Caps,
     /// When it serves; without hours always.
     pub hours: Option<Hours>,
+    /// What is not carried.
+    pub refuse: Vec<NotCarried>,
     /// Whom to tell of abuse.
     pub contact: Option<String>,
+}
+
+impl GatewayOptions {
+    /// Whether the kernel is set up for these as for others: the rest is taken in by a gateway that runs.
+    pub(crate) fn is_in_kernel_as(&self, other: &Self) -> bool {
+        let rest = |of: &Self| Self { caps: Caps::default(), hours: None, contact: None, ..of.clone() };
+        rest(self) == rest(other)
+    }
 }
 
 /// `[internet]`: this router reaches the Internet through gateways.
@@ -426,6 +436,12 @@ pub const OPTIONS: &[OptionDoc] = &[
     absent("[gateway]", "client_cap_day", SIZE),
     absent("[gateway]", "client_cap_month", SIZE),
     absent("[gateway]", "hours", "two times of the day in UTC, such as \"08:00-22:00\""),
+    optional(
+        "[gateway]",
+        "refuse",
+        "a list of at most 16 ports, addresses or prefixes, such as [\"tcp/25\", \"198.51.100.0/24\", \"udp/53@192.0.2.1\"]",
+        "[]",
+    ),
     absent("[gateway]", "contact", "a text of at most 200 bytes, such as \"abuse@example.org\""),
     required("[internet]", "gateways", "a list of 1 to 8 names of [[peer]] tables, or addresses in the mesh"),
     optional("[internet]", "tun", DEVICE, "\"waybill-net0\""),
@@ -885,10 +901,17 @@ fn read_gateway(reader: &mut Reader<'_>, mut table: Table<'_>, node: Option<&Nod
         client_month: cap("client_cap_month"),
     };
     let hours = reader.option(&mut table, "hours", text(str::parse::<Hours>));
+    let refuse = reader.option(&mut table, "refuse", list(str::parse::<NotCarried>));
     let contact = reader.option(&mut table, "contact", text(contact));
     let spans = reader.refuse_unknown(table);
     check_session_mtu(reader, "[gateway]", &start, node);
-    let dns = dns?;
+    let (dns, refuse) = (dns?, refuse?);
+    if refuse.len() > gateway::REFUSE_MAX {
+        reader.mistake(
+            spans.of("refuse"),
+            "[gateway] refuse: this is more than 16; larger prefixes and ranges of ports say the same",
+        );
+    }
     if !dns.is_empty() && !dns.iter().any(|server| server.is_ipv4() && !server.is_loopback()) {
         let problem = "[gateway] dns: clients can only be sent to an IPv4 address that is not this machine's loopback";
         reader.mistake(spans.of("dns"), problem);
@@ -901,6 +924,7 @@ fn read_gateway(reader: &mut Reader<'_>, mut table: Table<'_>, node: Option<&Nod
         clients_max: clients_max?,
         caps,
         hours,
+        refuse,
         contact,
     })
 }

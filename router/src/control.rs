@@ -125,10 +125,19 @@ pub enum Response {
     Gateway(Box<GatewayState>),
     /// To [`Request::Internet`].
     Internet(Box<InternetState>),
-    /// To [`Request::Reload`] and [`Request::Shutdown`]: it is done, or begun.
+    /// To [`Request::Reload`].
+    Reloaded(Reloaded),
+    /// To [`Request::Shutdown`]: it is begun.
     Done,
     /// To any request: it was not done.
     Failed(Refusal),
+}
+
+/// The file was read again, and is in effect but for this.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// Tables that have changed, and take effect at the next start.
+    pub at_next_start: Vec<String>,
 }
 
 /// A gateway to the Internet, and its clients.
@@ -148,6 +157,12 @@ pub struct GatewayState {
     pub left_bytes: Option<u64>,
     /// Whom to tell of abuse.
     pub contact: Option<String>,
+    /// What its owner does not carry, as the config file says it.
+    #[serde(default)]
+    pub refuse: Vec<String>,
+    /// Packets since the start that were not carried for that reason; who sent them was told.
+    #[serde(default)]
+    pub not_carried: u64,
     /// Clients it takes at most.
     pub clients_max: u16,
     /// Handshakes refused since the start, as all places were taken.
@@ -225,6 +240,9 @@ pub struct InternetGateway {
     pub name: String,
     /// Where it is in the mesh.
     pub mesh_address: Ipv6Addr,
+    /// What its owner does not carry, if it said so.
+    #[serde(default)]
+    pub refuse: Vec<String>,
     /// Whether packets take it.
     pub in_use: bool,
     /// Whether it answers.
@@ -324,7 +342,7 @@ pub struct Status {
 }
 
 /// Sessions of others with this router, in short.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerSessions {
     /// Clients with a session.
     pub clients: u32,
@@ -334,6 +352,9 @@ pub struct ServerSessions {
     pub served: u32,
     /// Whether it serves at this hour.
     pub open: bool,
+    /// What its owner does not carry.
+    #[serde(default)]
+    pub refuse: Vec<String>,
 }
 
 /// This router's sessions with gateways, in short.
@@ -347,6 +368,9 @@ pub struct ClientSessions {
     pub ready: u32,
     /// Gateways of the owner's list.
     pub gateways: u32,
+    /// Where none is in use: which refuse this router, and why.
+    #[serde(default)]
+    pub refused: Vec<String>,
 }
 
 impl From<&GatewayState> for ServerSessions {
@@ -357,6 +381,7 @@ impl From<&GatewayState> for ServerSessions {
             clients_max: state.clients_max,
             served: served as u32,
             open: state.open,
+            refuse: state.refuse.clone(),
         }
     }
 }
@@ -364,11 +389,14 @@ impl From<&GatewayState> for ServerSessions {
 impl From<&InternetState> for ClientSessions {
     fn from(state: &InternetState) -> Self {
         let ready = state.gateways.iter().filter(|gateway| gateway.answers && gateway.refused.is_none()).count();
+        let refused = state.gateways.iter().filter(|_| state.in_use.is_none());
+        let refused = refused.filter_map(|gateway| Some(format!("{}: {}", gateway.name, gateway.refused.as_ref()?)));
         Self {
             in_use: state.in_use.clone(),
             since_s: state.since_s,
             ready: ready as u32,
             gateways: state.gateways.len() as u32,
+            refused: refused.collect(),
         }
     }
 }

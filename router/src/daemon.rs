@@ -27,7 +27,8 @@ use node::Prefix;
 use node::beacon::Community;
 use node::datapath::{Fib, NextHop, Service};
 use node::names::Names;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::Metadata;
 use tracing_subscriber::fmt::writer::MakeWriterExt;
@@ -35,7 +36,8 @@ use tracing_subscriber::fmt::writer::MakeWriterExt;
 use crate::cli::Failure;
 use crate::config::{Amount, Config, LedgerPlace, LogLevel};
 use crate::control::{
-    ClientSessions, ControlSocket, GatewayState, InternetState, Refusal, Request, Response, ServerSessions, Unit,
+    ClientSessions, ControlSocket, GatewayState, InternetState, Refusal, Reloaded, Request, Response, ServerSessions,
+    Unit,
 };
 use crate::discovery;
 use crate::gateway::{self, Closed};
@@ -61,16 +63,22 @@ const PRICES_INTERVAL: Duration = Duration::from_secs(10);
 const CLOSED_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Runs the router until it is told to stop, and leaves nothing behind. With `[internet]`, the way out is closed but for
-/// sessions from here on, and opened again when the router was told to stop.
+/// sessions from here on, and opened again when the router was told to stop, at whatever point of its start.
 ///
 /// # Errors
 /// What kept it from starting, with the next step.
 pub fn up(config: Config, identity: Identity) -> Result<(), Failure> {
     start_log(config.node.log);
     let socket = ControlSocket::bind(&config.node.control_socket)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
+        Failure::new(format!("cannot start: {error}"), "the system is out of memory or descriptors")
+    })?;
+    // Before anything that somebody has to take back.
+    let mut signals = Signals::take(&runtime)?;
     if config.internet.is_none() {
         Closed::end_left();
-        return run(&config, identity, &socket, None, None).map_err(|(failure, _)| failure);
+        let ended = run(&config, identity, (&runtime, &mut signals), &socket, None, None);
+        return ended.map_err(|(failure, _)| failure);
     }
     let look_ups = LookUps::bind().map_err(|error| Failure::new(format!("cannot open a socket: {error}"), ""))?;
     let look_ups_port = look_ups.local_addr().map_err(|error| Failure::new(error, ""))?.port();
@@ -78,18 +86,51 @@ pub fn up(config: Config, identity: Identity) -> Result<(), Failure> {
     let own = [Some(config.wireguard.listen.port()), quic, Some(look_ups_port)];
     let own: Vec<u16> = own.into_iter().flatten().filter(|port| *port > 0).collect();
     let mut closed = Closed::begin(&own).map_err(|error| Failure::new(&error, error.next_step()))?;
-    match run(&config, identity, &socket, Some(look_ups), Some(&mut closed)) {
+    match run(&config, identity, (&runtime, &mut signals), &socket, Some(look_ups), Some(&mut closed)) {
         Ok(()) => closed.end(),
-        Err((failure, Started(true))) => {
-            closed.stay();
-            return Err(failure);
-        }
-        Err((failure, Started(false))) => {
-            closed.failed();
+        Err((failure, Started(started))) => {
+            // Told to stop, it would have opened the way out.
+            let told = runtime.block_on(tokio::time::timeout(TOLD, signals.stop())).is_ok();
+            match (told, started) {
+                (true, _) => closed.end(),
+                (false, true) => closed.stay(),
+                (false, false) => closed.failed(),
+            }
             return Err(failure);
         }
     }
     Ok(())
+}
+
+/// A signal that has come is known after so long.
+const TOLD: Duration = Duration::from_millis(1);
+
+/// What the system tells the router.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// From here on none of them ends the process.
+    fn take(runtime: &Runtime) -> Result<Self, Failure> {
+        let _inside = runtime.enter();
+        let take = |kind| signal(kind).map_err(|error| Failure::new(format!("cannot receive signals: {error}"), ""));
+        Ok(Self {
+            terminate: take(SignalKind::terminate())?,
+            interrupt: take(SignalKind::interrupt())?,
+            hangup: take(SignalKind::hangup())?,
+        })
+    }
+
+    /// Returns when it is told to stop.
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 /// Whether the router had started when it ended.
@@ -105,11 +146,12 @@ impl From<Failure> for (Failure, Started) {
 fn run(
     config: &Config,
     identity: Identity,
+    (runtime, signals): (&Runtime, &mut Signals),
     socket: &ControlSocket,
     look_ups: Option<UdpSocket>,
     mut closed: Option<&mut Closed>,
 ) -> Result<(), (Failure, Started)> {
-    let ledger = open_ledger(config, &identity)?;
+    let Some(ledger) = runtime.block_on(opened_ledger(config, &identity, signals))? else { return Ok(()) };
     let open = ledger_services(config, &identity);
     #[cfg(feature = "ledger-serve")]
     let _hosted = hosted(config)?;
@@ -117,9 +159,6 @@ fn run(
     let tun = Tun::create(&config.node.tun, config.node.mtu, config.node.offloads)
         .map_err(|error| Failure::new(&error, error.next_step()))?;
     let local = tun.local().map_err(|error| Failure::new(error, ""))?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
-        Failure::new(format!("cannot start: {error}"), "the system is out of memory or descriptors")
-    })?;
     let beacons = discovery::Setup {
         interfaces: config.discovery.interfaces.clone(),
         identity: identity.clone(),
@@ -175,11 +214,11 @@ fn run(
         let kernel = KernelRoutes::new(tun.index(), config.node.mtu, router.address(), mesh_alone);
         let kernel = kernel.map_err(|error| Failure::new(&error, error.next_step()));
         // The sessions' sockets are at the address that the TUN has by now.
-        let ready = kernel
-            .and_then(|kernel| Ok((kernel, Sessions::start(config, keys.as_ref(), &guests, &link_ports(&router))?)));
+        let ports = link_ports(&router);
+        let ready = kernel.and_then(|kernel| Ok((kernel, Sessions::start(config, keys.as_ref(), &guests, ports)?)));
         let ended = match ready {
-            Ok((kernel, sessions)) => {
-                let ended = serve(config, &router, socket, kernel, (&names, &sessions), closed).await;
+            Ok((kernel, mut sessions)) => {
+                let ended = serve(config, &router, (socket, signals), kernel, (&names, &mut sessions), closed).await;
                 sessions.stop();
                 ended.map_err(|failure| (failure, Started(true)))
             }
@@ -207,34 +246,74 @@ fn announced(config: &Config) -> Vec<Prefix> {
 }
 
 /// Gateway sessions: of others with us, or ours with others.
-#[derive(Default)]
-struct Sessions {
+struct Sessions<'a> {
+    keys: Option<&'a Identity>,
+    guests: &'a Arc<Guests>,
+    /// Those that the links send from.
+    ports: Vec<u16>,
     gateway: Option<gateway::Server>,
     internet: Option<gateway::Client>,
+    shown: Arc<Mutex<Shown>>,
 }
 
-impl Sessions {
+impl<'a> Sessions<'a> {
     fn start(
         config: &Config,
-        identity: Option<&Identity>,
-        guests: &Arc<Guests>,
-        ports: &[u16],
+        keys: Option<&'a Identity>,
+        guests: &'a Arc<Guests>,
+        ports: Vec<u16>,
     ) -> Result<Self, Failure> {
-        let Some(identity) = identity else { return Ok(Self::default()) };
-        let us = identity.node_id();
-        let gateway = |options| gateway::Server::start(options, identity, &config.node, may_use(config, us, guests));
-        let internet = |options| gateway::Client::start(options, identity, &config.node, ports);
-        Ok(Self {
-            gateway: config.gateway.as_ref().map(gateway).transpose()?,
-            internet: config.internet.as_ref().map(internet).transpose()?,
-        })
+        let mut sessions = Self { keys, guests, ports, gateway: None, internet: None, shown: Arc::default() };
+        sessions.begin(config)?;
+        Ok(sessions)
     }
 
-    fn shown(&self) -> Shown {
-        Shown {
-            gateway: self.gateway.as_ref().map(gateway::Server::state),
-            internet: self.internet.as_ref().map(gateway::Client::state),
+    /// Starts what the file wants and does not run.
+    fn begin(&mut self, config: &Config) -> Result<(), Failure> {
+        let Some(identity) = self.keys else { return Ok(()) };
+        if let (None, Some(options)) = (&self.gateway, &config.gateway) {
+            let may_use = may_use(config, identity.node_id(), self.guests);
+            self.gateway = Some(gateway::Server::start(options, identity, &config.node, may_use)?);
         }
+        if let (None, Some(options)) = (&self.internet, &config.internet) {
+            self.internet = Some(gateway::Client::start(options, identity, &config.node, &self.ports)?);
+        }
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.gateway = self.gateway.as_ref().map(gateway::Server::state);
+        shown.internet = self.internet.as_ref().map(gateway::Client::state);
+        Ok(())
+    }
+
+    /// Makes them as the file has them by now; `running` is what they follow. What the kernel has to know makes them begin
+    /// anew; the way out stays closed meanwhile. Whether there are such tables at all is for the next start.
+    fn change(&mut self, running: &mut Config, config: &Config) -> Result<(), Failure> {
+        let before = running.clone();
+        running.peers.clone_from(&config.peers);
+        if let (Some(old), Some(new)) = (&mut running.gateway, &config.gateway) {
+            if !old.is_in_kernel_as(new)
+                && let Some(gateway) = self.gateway.take()
+            {
+                gateway.stop();
+            }
+            old.clone_from(new);
+        }
+        if let (Some(old), Some(new)) = (&mut running.internet, &config.internet)
+            && old != new
+        {
+            old.clone_from(new);
+            if let Some(internet) = self.internet.take() {
+                internet.stop();
+            }
+        }
+        if let (Some(gateway), Some(options), Some(identity)) = (&self.gateway, &running.gateway, self.keys) {
+            gateway.change(options.clone(), may_use(running, identity.node_id(), self.guests));
+        }
+        self.begin(running).inspect_err(|_| {
+            *running = before;
+            if let Err(failure) = self.begin(running) {
+                tracing::error!("sessions do not run: {failure}");
+            }
+        })
     }
 
     fn stop(self) {
@@ -268,10 +347,12 @@ fn may_use(config: &Config, us: NodeId, guests: &Arc<Guests>) -> gateway::MayUse
 }
 
 /// What they show to people.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 struct Shown {
     gateway: Option<Arc<Mutex<GatewayState>>>,
     internet: Option<Arc<Mutex<InternetState>>>,
+    /// What leads packets past the sessions.
+    past: Vec<String>,
 }
 
 impl Shown {
@@ -288,6 +369,7 @@ impl Shown {
         let internet = self.internet.as_ref().map(|state| state.lock().unwrap_or_else(PoisonError::into_inner));
         status.gateway = gateway.as_deref().map(ServerSessions::from);
         status.internet = internet.as_deref().map(ClientSessions::from);
+        status.warnings.extend_from_slice(&self.past);
         Response::Status(status)
     }
 
@@ -325,19 +407,17 @@ const LAST_ANSWERS: Duration = Duration::from_millis(200);
 async fn serve(
     config: &Config,
     router: &Router,
-    socket: &ControlSocket,
+    (socket, signals): (&ControlSocket, &mut Signals),
     mut kernel: KernelRoutes,
-    (names, sessions): (&watch::Sender<Names>, &Sessions),
+    (names, sessions): (&watch::Sender<Names>, &mut Sessions<'_>),
     mut closed: Option<&mut Closed>,
 ) -> Result<(), Failure> {
-    let no_signals = |error: io::Error| Failure::new(format!("cannot receive signals: {error}"), "");
-    let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
-    let mut hangup = signal(SignalKind::hangup()).map_err(no_signals)?;
+    let mut running = config.clone();
     let (orders, mut ordered) = mpsc::channel(1);
-    let (asker, shown) = (router.asker(), sessions.shown());
+    let (asker, shown) = (router.asker(), Arc::clone(&sessions.shown));
     let answers = socket.serve(move |request| {
-        let (orders, asker, shown) = (orders.clone(), asker.clone(), shown.clone());
+        let shown = shown.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (orders, asker) = (orders.clone(), asker.clone());
         async move {
             let stop = match request {
                 Request::Gateway => return shown.gateway(),
@@ -380,13 +460,13 @@ async fn serve(
     let mut closed_due = tokio::time::interval(CLOSED_INTERVAL);
     loop {
         tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            _ = hangup.recv() => {
-                let _logged = reload(config, router, names).await;
+            _ = signals.terminate.recv() => break,
+            _ = signals.interrupt.recv() => break,
+            _ = signals.hangup.recv() => {
+                let _logged = reload(&mut running, router, names, sessions).await;
             }
             Some(Order { stop, done }) = ordered.recv() => {
-                let answer = if stop { Response::Done } else { reload(config, router, names).await };
+                let answer = if stop { Response::Done } else { reload(&mut running, router, names, sessions).await };
                 // Whoever asked may have gone.
                 let _gone = done.send(answer);
                 if stop {
@@ -401,10 +481,12 @@ async fn serve(
             _ = closed_due.tick() => {
                 if let Some(closed) = &mut closed {
                     closed.look();
+                    let past = closed.past().to_vec();
+                    sessions.shown.lock().unwrap_or_else(PoisonError::into_inner).past = past;
                 }
             }
             _ = prices_due.tick() => {
-                if let (Some(internet), Some(options)) = (&sessions.internet, &config.internet)
+                if let (Some(internet), Some(options)) = (&sessions.internet, &running.internet)
                     && options.gateways.len() > 1
                 {
                     internet.set_prices(prices(router, &options.gateways).await);
@@ -419,9 +501,14 @@ async fn serve(
     Ok(())
 }
 
-/// Reads the file again, and says when the links are as it says. A file with mistakes changes nothing; options that need a restart
-/// are named.
-async fn reload(running: &Config, router: &Router, names: &watch::Sender<Names>) -> Response {
+/// Reads the file again, and says when links and sessions are as it says. A file with mistakes changes nothing; options that need
+/// a restart are named.
+async fn reload(
+    running: &mut Config,
+    router: &Router,
+    names: &watch::Sender<Names>,
+    sessions: &mut Sessions<'_>,
+) -> Response {
     let config = match read_again(running) {
         Ok(config) => config,
         Err(failure) => {
@@ -430,7 +517,23 @@ async fn reload(running: &Config, router: &Router, names: &watch::Sender<Names>)
             return absent(&cause, "correct the file, and reload again");
         }
     };
-    let fixed = [
+    names.send_replace(names::zone(&config, router.address()));
+    router.reload(links(&config)).await;
+    if let Err(failure) = sessions.change(running, &config) {
+        tracing::error!("the sessions are kept as they were: {failure}");
+        let cause = format!("the sessions are kept as they were: {failure}");
+        return absent(&cause, "correct the file, and reload again");
+    }
+    let at_next_start = differences(running, &config);
+    for table in &at_next_start {
+        tracing::warn!("{table} has changed: that takes effect at the next start");
+    }
+    Response::Reloaded(Reloaded { at_next_start })
+}
+
+/// The tables that are others in the file than those the router runs by.
+fn differences(running: &Config, config: &Config) -> Vec<String> {
+    let tables = [
         ("[node]", config.node == running.node),
         ("[wireguard]", config.wireguard == running.wireguard),
         ("[quic]", config.quic == running.quic),
@@ -443,12 +546,7 @@ async fn reload(running: &Config, router: &Router, names: &watch::Sender<Names>)
         ("[gateway]", config.gateway == running.gateway),
         ("[internet]", config.internet == running.internet),
     ];
-    for (table, _) in fixed.iter().filter(|(_, same)| !same) {
-        tracing::warn!("{table} has changed: that takes effect at the next start");
-    }
-    names.send_replace(names::zone(&config, router.address()));
-    router.reload(links(&config)).await;
-    Response::Done
+    tables.into_iter().filter(|(_, same)| !same).map(|(table, _)| table.to_owned()).collect()
 }
 
 /// The file as it stands, checked as at the start: a leaf's addresses have to be ours to give.
@@ -460,6 +558,27 @@ fn read_again(running: &Config) -> Result<Config, Failure> {
 
 fn links(config: &Config) -> Links {
     Links { peers: config.peers.clone(), leaves: config.leaves.clone() }
+}
+
+/// Opens the ledger, which may have to be reached for that; `None`: the router is told to stop first.
+async fn opened_ledger(
+    config: &Config,
+    identity: &Identity,
+    signals: &mut Signals,
+) -> Result<Option<Option<Box<dyn Ledger>>>, Failure> {
+    if config.ledger.is_none() {
+        return Ok(Some(None));
+    }
+    let (done, opened) = oneshot::channel();
+    let (config, identity) = (config.clone(), identity.clone());
+    // Nobody waits for it where the router is told to stop.
+    let open = move || drop(done.send(open_ledger(&config, &identity)));
+    let thread = std::thread::Builder::new().name("ledger".to_owned()).spawn(open);
+    thread.map_err(|error| Failure::new(format!("cannot start: {error}"), "the system is out of memory"))?;
+    tokio::select! {
+        opened = opened => opened.unwrap_or_else(|_| Err(Failure::new("opening the ledger had panicked", ""))).map(Some),
+        () = signals.stop() => Ok(None),
+    }
 }
 
 #[cfg_attr(
@@ -687,6 +806,58 @@ fn workers(wanted: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The ledger's machine does not answer, so the start takes long; the way out is closed by then.
+    #[test]
+    #[cfg(feature = "ledger-remote")]
+    fn who_is_told_to_stop_while_it_starts_opens_the_way_out() {
+        use std::process::Command;
+        if !crate::netlink::in_own_namespace("daemon::tests::who_is_told_to_stop_while_it_starts_opens_the_way_out") {
+            return;
+        }
+        let run = |line: &str| {
+            let mut words = line.split(' ');
+            let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let wait = |what: &str, is: &dyn Fn() -> bool| {
+            for _ in 0..400 {
+                if is() {
+                    return;
+                }
+                std::thread::park_timeout(Duration::from_millis(25));
+            }
+            panic!("{what}");
+        };
+        for line in ["link set lo up", "link add up0 type veth peer name up1", "link set up0 up", "link set up1 up"] {
+            run(&format!("ip {line}"));
+        }
+        // Whoever is asked for has this link-layer address, and is not there.
+        run("ip address add 192.0.2.9/24 dev up0");
+        run("ip neigh add 192.0.2.1 lladdr 02:00:00:00:00:01 dev up0");
+        let directory = tempfile::tempdir().unwrap();
+        let at = directory.path().display();
+        let key =
+            "waybill/0x4cce1f8662CCe6C3316de3a7A811962d93c0E204+9a3d7f86+Ae9auckDfeH6//W/cYKf3fEf9YAS2g6aFTW6p22PaC0A";
+        let text = format!(
+            "[node]\nname = \"attic\"\nkey_file = \"{at}/key\"\nstate_dir = \"{at}\"\ncontrol_socket = \"{at}/socket\"\n\
+             [ledger]\nurl = \"https://192.0.2.1:8443\"\nkey = \"{key}\"\n[internet]\ngateways = [\"fd00::1\"]\n"
+        );
+        let rules = || run("ip rule") + &run("ip -6 rule");
+        let before = rules();
+        let start = || {
+            let config = Config::parse(std::path::Path::new("waybill.toml"), &text).unwrap();
+            let identity = Identity::new(&metering::Seed::from_bytes([1; 32]));
+            std::thread::spawn(move || up(config, identity).map_err(|failure| failure.to_string()))
+        };
+        let router = start();
+        wait("the way out is closed", &|| rules().contains("8720"));
+        assert!(!router.is_finished());
+        run(&format!("kill -TERM {}", std::process::id()));
+        wait("it ends", &|| router.is_finished());
+        assert_eq!(router.join().unwrap(), Ok(()));
+        assert_eq!(rules(), before, "an end in order");
+    }
 
     #[test]
     fn a_part_of_the_internet_is_not_of_the_mesh() {

@@ -11,7 +11,7 @@ use super::table::{Table, amount, facts, harmless, money, round_trip, short_id, 
 use super::{Ask, Failure, internet};
 use crate::control::{
     self, Closed, Direction, KeptBy, LinkState, MembershipState, Meters, Neighbour, ReceiptLine, Receipts,
-    RedeemedReceipts, Request, Response, Routes, Status, Unit, Wallet, Why,
+    RedeemedReceipts, Reloaded, Request, Response, Routes, Status, Unit, Wallet, Why,
 };
 use crate::router::moment;
 
@@ -41,6 +41,7 @@ fn as_json(response: &Response) -> String {
         Response::Wallet(wallet) => pretty(wallet),
         Response::Gateway(gateway) => pretty(gateway),
         Response::Internet(internet) => pretty(internet),
+        Response::Reloaded(reloaded) => pretty(reloaded),
         Response::Done => "{}\n".to_owned(),
         Response::Failed(refusal) => pretty(refusal),
     }
@@ -59,6 +60,7 @@ fn as_text(response: &Response) -> String {
         Response::Wallet(answer) => wallet(answer),
         Response::Gateway(answer) => internet::gateway(answer),
         Response::Internet(answer) => internet::internet(answer),
+        Response::Reloaded(answer) => reloaded(answer),
         // `waybill statement` adds what each household bears, and renders that.
         Response::Statement(_) | Response::Done => String::new(),
         Response::Failed(refusal) => harmless(&refusal.cause),
@@ -100,6 +102,15 @@ fn status(status: &Status) -> String {
         text.push_str(&format!("warning: {}\n", harmless(warning)));
     }
     text
+}
+
+fn reloaded(reloaded: &Reloaded) -> String {
+    let mut text = "the file is read again and in effect".to_owned();
+    if !reloaded.at_next_start.is_empty() {
+        text.push_str(&format!(", but for what has changed in {}\n  ", reloaded.at_next_start.join(", ")));
+        text.push_str("that takes effect at the next start: stop the router, and start it again");
+    }
+    text + "\n"
 }
 
 fn drops(drops: &BTreeMap<String, u64>) -> String {

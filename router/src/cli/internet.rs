@@ -22,6 +22,7 @@ pub(super) fn gateway(state: &GatewayState) -> String {
             "clients",
             format!("{} of {} at most, {} turned away", state.clients.len(), state.clients_max, state.turned_away),
         ),
+        ("not carried", not_carried(state)),
         ("flows", format!("{} packets refused of clients with too many", state.flows_over)),
         ("rules", format!("put back {} times after another program took them away", state.rules_put_back)),
     ]);
@@ -63,30 +64,42 @@ pub(super) fn gateway(state: &GatewayState) -> String {
 
 /// A line of `waybill status`.
 pub(super) fn clients_of(sessions: &ServerSessions) -> String {
-    let ServerSessions { clients, clients_max, served, open } = sessions;
+    let ServerSessions { clients, clients_max, served, open, refuse } = sessions;
     let closed = if *open { "" } else { "; closed at this hour" };
-    format!("{clients} of {clients_max} clients, {served} served{closed}")
+    let refuse = if refuse.is_empty() { String::new() } else { format!("; {} not carried", refuse.join(", ")) };
+    format!("{clients} of {clients_max} clients, {served} served{closed}{refuse}")
+}
+
+fn not_carried(state: &GatewayState) -> String {
+    if state.refuse.is_empty() {
+        return "nothing: all that is on the Internet is carried".to_owned();
+    }
+    format!("{}; {} packets refused for that", state.refuse.join(", "), state.not_carried)
 }
 
 /// The same for the other side.
 pub(super) fn way_out(sessions: &ClientSessions) -> String {
-    let ClientSessions { in_use, since_s, ready, gateways } = sessions;
+    let ClientSessions { in_use, since_s, ready, gateways, refused } = sessions;
+    let refused: String = refused.iter().map(|why| format!("; {}", harmless(why))).collect();
     let since = since_s.map_or_else(String::new, |since| format!(" for {}", span(Duration::from_secs(since))));
     match in_use {
         Some(name) => format!("by {}{since}, {ready} of {gateways} gateways ready", harmless(name)),
-        None => format!("none{since}: nothing leaves; {ready} of {gateways} gateways ready"),
+        None => format!("none{since}: nothing leaves; {ready} of {gateways} gateways ready{refused}"),
     }
 }
 
 pub(super) fn internet(state: &InternetState) -> String {
     let servers: Vec<String> = state.dns.iter().map(ToString::to_string).collect();
     let addresses = [state.ipv4.map(|address| address.to_string()), state.ipv6.map(|address| address.to_string())];
+    let in_use = state.gateways.iter().find(|gateway| gateway.in_use);
+    let refuse = in_use.map(|gateway| gateway.refuse.join(", ")).filter(|refuse| !refuse.is_empty());
     let mut text = facts(&[
         ("gateway", state.in_use.clone().unwrap_or_else(|| "none".to_owned())),
         ("why", state.why.clone()),
         ("since", state.since_s.map_or_else(|| "-".to_owned(), |since| span(Duration::from_secs(since)))),
         ("addresses", addresses.into_iter().flatten().collect::<Vec<_>>().join(", ")),
         ("name servers", format!("{} (in {})", servers.join(", "), state.resolv_conf)),
+        ("not carried", refuse.map_or_else(|| "nothing that it told of".to_owned(), |refuse| harmless(&refuse))),
     ]);
     let mut table = Table::new(&[
         ("GATEWAY", Left),
@@ -142,14 +155,24 @@ mod tests {
 
     #[test]
     fn sessions_are_said_in_a_line() {
-        let mut server = ServerSessions { clients: 3, clients_max: 256, served: 2, open: true };
+        let mut server = ServerSessions { clients: 3, clients_max: 256, served: 2, open: true, refuse: vec![] };
         assert_eq!(clients_of(&server), "3 of 256 clients, 2 served");
-        server.open = false;
+        server.refuse = vec!["tcp/25".to_owned(), "192.0.2.1".to_owned()];
+        assert_eq!(clients_of(&server), "3 of 256 clients, 2 served; tcp/25, 192.0.2.1 not carried");
+        (server.open, server.refuse) = (false, vec![]);
         assert_eq!(clients_of(&server), "3 of 256 clients, 2 served; closed at this hour");
-        let mut client = ClientSessions { in_use: Some("roof".to_owned()), since_s: Some(90), ready: 1, gateways: 2 };
+        let mut client = ClientSessions {
+            in_use: Some("roof".to_owned()),
+            since_s: Some(90),
+            ready: 1,
+            gateways: 2,
+            refused: vec![],
+        };
         assert!(way_out(&client).starts_with("by roof for ") && way_out(&client).ends_with(", 1 of 2 gateways ready"));
         (client.in_use, client.since_s) = (None, None);
         assert_eq!(way_out(&client), "none: nothing leaves; 1 of 2 gateways ready");
+        client.refused = vec!["roof: it has no address left".to_owned()];
+        assert_eq!(way_out(&client), "none: nothing leaves; 1 of 2 gateways ready; roof: it has no address left");
     }
 
     #[test]

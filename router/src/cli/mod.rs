@@ -104,6 +104,9 @@ enum Command {
     /// Show how the running router is
     #[command(after_help = "Example:\n  waybill status")]
     Status(Ask),
+    /// Make the running router read its config file again, and say what has to wait
+    #[command(after_help = "Example:\n  waybill reload")]
+    Reload(Ask),
     /// Show the links to neighbours
     #[command(after_help = "Example:\n  waybill neighbours")]
     Neighbours(Ask),
@@ -295,6 +298,7 @@ fn execute(command: Command) -> Result<Outcome, Failure> {
         }
         Command::Key(arguments) => key::key(&arguments)?,
         Command::Status(arguments) => ask::ask(&arguments, &Request::Status)?,
+        Command::Reload(arguments) => ask::ask(&arguments, &Request::Reload)?,
         Command::Neighbours(arguments) => ask::ask(&arguments, &Request::Neighbours)?,
         Command::Routes(arguments) => ask::ask(&arguments, &Request::Routes)?,
         Command::Meters(arguments) => ask::ask(&arguments, &Request::Meters)?,

@@ -33,6 +33,7 @@ Commands:
   join        Join a community by an invitation
   key         Show this router's keys and card, making them on first use; never the secret
   status      Show how the running router is
+  reload      Make the running router read its config file again, and say what has to wait
   neighbours  Show the links to neighbours
   routes      Show where packets go, and what that costs
   meters      Show what was carried for whom, and the most that can be lost with each neighbour

@@ -425,6 +425,11 @@ fn mistakes_about_the_internet_are_named_with_what_is_allowed() {
         ("[gateway]\ncap_day = \"much\"", "[gateway] cap_day"),
         ("[gateway]\ndns = [\"127.0.0.53\"]", "clients can only be sent to an IPv4 address"),
         ("[gateway]\ncontact = \"a\\nb\"", "not one line of text"),
+        (
+            "[gateway]\nrefuse = [\"tcp/25\", \"smtp\"]",
+            "entry 2: this is neither ports, such as tcp/25, nor an address",
+        ),
+        (&format!("[gateway]\nrefuse = [{}]", "\"tcp/25\",".repeat(17)), "this is more than 16"),
         ("[gateway]\ntun = \"a b\"", "this cannot be the name of a device"),
         ("[internet]", "[internet] has no `gateways`"),
         ("[internet]\ngateways = []", "give 1 to 8 gateways, each once"),
@@ -461,4 +466,9 @@ fn a_router_is_a_gateway_or_uses_gateways_and_a_gateway_is_a_peer_or_an_address(
     let gateway = gateway.gateway.unwrap();
     assert_eq!((gateway.clients_max, gateway.caps.client_day, gateway.caps.day), (256, Some(5 << 30), None));
     assert!(gateway.hours.is_some_and(|hours| hours.hold(0) && !hours.hold(720)));
+    let said = |text: &str| parse(&format!("[node]\nname = \"attic\"\n[gateway]\n{text}")).unwrap().gateway.unwrap();
+    let refuses = said("refuse = [\"tcp/25\", \"198.51.100.0/24\"]");
+    assert_eq!(refuses.refuse.iter().map(ToString::to_string).collect::<Vec<_>>(), ["tcp/25", "198.51.100.0/24"]);
+    assert!(!refuses.is_in_kernel_as(&said("")) && !said("uplink = \"eth0\"").is_in_kernel_as(&said("")));
+    assert!(said("hours = \"08:00-09:00\"\ncap_day = \"1 GiB\"\ncontact = \"us\"").is_in_kernel_as(&said("")));
 }

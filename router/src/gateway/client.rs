@@ -322,6 +322,7 @@ impl Sessions {
         let gateway = |(place, known): (usize, &Known)| InternetGateway {
             name: known.gateway.name.clone(),
             mesh_address: known.gateway.address,
+            refuse: known.lease.as_ref().map_or_else(Vec::new, |lease| lease.refuse.clone()),
             in_use: self.current == Some(place),
             answers: known.quality.is_alive(now),
             refused: known.refused.clone(),
@@ -376,7 +377,8 @@ impl Known {
             routes.retain(|route| route.interface != Some(own_device));
             let usable = match in_the_way(&routes, lease.ipv4) {
                 Some(FoundRoute { destination, prefix_len, .. }) => Err(format!(
-                    "it gives {}, which is in a network of this router's own, {destination}/{prefix_len}",
+                    "it gives {}, which is in a network of this router's own, {destination}/{prefix_len}: give that another \
+                     range, or ask the gateway's owner for another ipv4_pool",
                     lease.ipv4
                 )),
                 None => Ok(lease.dns.iter().copied().filter(|server| is_name_server(&routes, *server)).collect()),
@@ -399,22 +401,33 @@ fn is_shared(address: Ipv4Addr) -> bool {
     a == 100 && b & 0xc0 == 64
 }
 
-/// A route that gives an address a meaning here. A provider's network of shared addresses around this router is none of ours;
-/// single machines of it are: ourselves, and those that routes lead over.
+/// A route that gives an address a meaning here. A provider's network of shared addresses, which the way out of this router
+/// begins with, is none of ours; single machines of it are: ourselves, and those that routes lead over.
 fn in_the_way(routes: &[FoundRoute], address: Ipv4Addr) -> Option<&FoundRoute> {
     let to = IpAddr::V4(address);
     routes.iter().find(|route| {
-        let shared = matches!(route.destination, IpAddr::V4(network) if is_shared(network)) && route.prefix_len >= 10;
-        let network = route.prefix_len > DEFAULT_LEN_MAX && (!shared || route.local || route.prefix_len == 32);
+        let network = route.prefix_len > DEFAULT_LEN_MAX && (!is_providers(routes, route) || route.prefix_len == 32);
         route.gateway == Some(to) || network && route.holds(to)
     })
 }
 
+/// Whether a route leads to a network of shared addresses by an interface that default routes lead to. One that leads over
+/// several is any.
+fn is_providers(routes: &[FoundRoute], route: &FoundRoute) -> bool {
+    let shared = matches!(route.destination, IpAddr::V4(network) if is_shared(network)) && route.prefix_len >= 10;
+    let is_default = |other: &&FoundRoute| other.destination.is_ipv4() && other.prefix_len <= DEFAULT_LEN_MAX;
+    let mut ways_out = routes.iter().filter(is_default);
+    shared && !route.local && ways_out.any(|way| way.interface.is_none() || way.interface == route.interface)
+}
+
 /// Whether questions may be sent to a name server by the session: to one on the Internet, or with a private address that
-/// means nothing else here. The rule for it leads only questions there, so an address that a provider shares is fine.
+/// means nothing else here. The rule for it leads only questions there, so an address of the provider's network is fine.
 fn is_name_server(routes: &[FoundRoute], server: IpAddr) -> bool {
     match server {
-        IpAddr::V4(address) if is_shared(address) => !routes.iter().any(|route| route.local && route.holds(server)),
+        IpAddr::V4(address) if is_shared(address) => {
+            let ours = |route: &FoundRoute| route.prefix_len > DEFAULT_LEN_MAX && !is_providers(routes, route);
+            !routes.iter().any(|route| ours(route) && route.holds(server))
+        }
         IpAddr::V4(address) if address.is_private() => in_the_way(routes, address).is_none(),
         IpAddr::V4(_) | IpAddr::V6(_) => !Forbidden::new(routes, None).holds(server),
     }
@@ -558,6 +571,7 @@ mod tests {
             left: None,
             hours: None,
             contact: String::new(),
+            refuse: Vec::new(),
         }
     }
 
@@ -610,9 +624,36 @@ mod tests {
             assert_eq!(checked(&mut known(), now, &lease(ipv4, &[])).is_ok(), may, "{ipv4}");
         }
         let said = checked(&mut known(), now, &lease("192.168.1.77", &[])).unwrap_err();
-        assert_eq!(said, "it gives 192.168.1.77, which is in a network of this router's own, 192.168.1.0/24");
+        let wanted = "it gives 192.168.1.77, which is in a network of this router's own, 192.168.1.0/24: give that another \
+                      range, or ask the gateway's owner for another ipv4_pool";
+        assert_eq!(said, wanted);
         let other = Lease { ipv6: "fc12::8".parse().unwrap(), ..lease("100.64.3.4", &[]) };
         assert!(checked(&mut known(), now, &other).is_err());
+    }
+
+    /// Shared addresses are a provider's where the way out begins, and the household's own elsewhere.
+    #[test]
+    fn a_lan_of_shared_addresses_is_the_household_s_own_and_the_uplink_s_network_is_not() {
+        let on = |interface, route: FoundRoute| FoundRoute { interface, ..route };
+        let lan = || on(Some(5), route("100.64.3.0/24", None, false));
+        let may = |routes: Vec<FoundRoute>, lease: &Lease| {
+            known().check(carry::clock(), lease.clone(), lease.ipv6, || Ok(routes), 9)
+        };
+        let in_lan = lease("100.64.3.4", &["100.64.3.1", "100.64.0.1"]);
+        let said = may([household(), vec![lan()]].concat(), &in_lan).unwrap_err();
+        assert!(said.contains("100.64.3.0/24: give that another range"), "{said}");
+        let beside = lease("100.64.4.4", &["100.64.3.1", "100.64.0.1"]);
+        let given = may([household(), vec![lan()]].concat(), &beside).unwrap();
+        assert_eq!(given.dns, ["100.64.0.1".parse::<IpAddr>().unwrap()], "the LAN's own name server is another");
+        // The whole range, at home: no lease of it can be used.
+        assert!(may([household(), vec![on(Some(5), route("100.64.0.0/10", None, false))]].concat(), &beside).is_err());
+        // By the uplink all is the provider's, and where it is not known which one that is, too.
+        for uplink in [Some(2), None] {
+            let default = on(uplink, route("0.0.0.0/0", Some("198.51.100.1"), false));
+            let network = route("100.64.3.0/24", None, false);
+            assert!(may(vec![default, network], &in_lan).is_ok());
+        }
+        assert!(may(vec![route("100.64.3.0/24", None, false)], &in_lan).is_err(), "there is no way out");
     }
 
     #[test]

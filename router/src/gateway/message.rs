@@ -18,6 +18,12 @@ pub(super) const DNS_MAX: usize = 4;
 /// The longest contact, bytes.
 pub(crate) const CONTACT_LEN_MAX: usize = 200;
 
+/// What is not carried, in a lease: so many at most, and the longest of each, bytes.
+pub(crate) const REFUSE_MAX: usize = 16;
+const REFUSE_LEN_MAX: usize = 64;
+/// All of it, so that the message is no longer than one may be. What is more is not told.
+const REFUSE_TOLD_MAX: usize = 512;
+
 /// One message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Message {
@@ -57,6 +63,20 @@ pub(super) struct Lease {
     pub(super) hours: Option<(u16, u16)>,
     /// Whom to tell of abuse.
     pub(super) contact: String,
+    /// What is not carried, for people.
+    pub(super) refuse: Vec<String>,
+}
+
+impl Lease {
+    /// As much of what is not carried as there is room for.
+    fn told(&self) -> &[String] {
+        let mut len = 0;
+        let fits = |one: &&String| {
+            len += one.len() + 2;
+            len <= REFUSE_TOLD_MAX
+        };
+        &self.refuse[..self.refuse.iter().take_while(fits).count()]
+    }
 }
 
 /// Why a gateway does not serve.
@@ -90,7 +110,7 @@ impl Why {
         match self {
             Self::Closed => "it is closed at this hour",
             Self::CapReached => "the cap is reached",
-            Self::NotWelcome => "it does not serve this router",
+            Self::NotWelcome => "it serves members of its community alone, and knows this router as none",
             Self::Full => "it has no address left",
             Self::Other(_) => "it refuses for a reason this version does not know",
         }
@@ -134,7 +154,9 @@ impl Message {
                 to.array(4)?.u8(VERSION)?.u8(ASK)?.u64(*sequence)?.bytes(card)?.ok()
             }
             Self::Lease { sequence, lease } => {
-                to.array(10)?.u8(VERSION)?.u8(LEASE)?.u64(*sequence)?;
+                // An item of its own only where there is something: versions that do not know it read all others.
+                let told = lease.told();
+                to.array(10 + u64::from(!told.is_empty()))?.u8(VERSION)?.u8(LEASE)?.u64(*sequence)?;
                 to.bytes(&lease.ipv4.octets())?.bytes(&lease.ipv6.octets())?;
                 to.array(lease.dns.len() as u64)?;
                 for server in &lease.dns {
@@ -152,7 +174,12 @@ impl Message {
                     Some((from, until)) => to.array(2)?.u16(from)?.u16(until)?,
                     None => to.null()?,
                 };
-                to.str(&lease.contact)?.ok()
+                to.str(&lease.contact)?;
+                if told.is_empty() {
+                    return Ok(());
+                }
+                to.array(told.len() as u64)?;
+                told.iter().try_for_each(|one| to.str(one)?.ok())
             }
             Self::Refused { sequence, why, contact } => {
                 to.array(5)?.u8(VERSION)?.u8(REFUSED)?.u64(*sequence)?.u8(why.number())?.str(contact)?.ok()
@@ -170,13 +197,15 @@ fn read(from: &mut Decoder<'_>) -> Result<Message, Error> {
     match (kind, len) {
         (ASK, Some(3)) => Ok(Message::Ask { sequence, card: None }),
         (ASK, Some(4)) => Ok(Message::Ask { sequence, card: Some(from.bytes()?.to_vec()) }),
-        (LEASE, Some(10)) => Ok(Message::Lease { sequence, lease: read_lease(from)? }),
-        (REFUSED, Some(5)) => Ok(Message::Refused { sequence, why: from.u8()?.into(), contact: contact(from)? }),
+        (LEASE, Some(len @ (10 | 11))) => Ok(Message::Lease { sequence, lease: read_lease(from, len == 11)? }),
+        (REFUSED, Some(5)) => {
+            Ok(Message::Refused { sequence, why: from.u8()?.into(), contact: line(from, CONTACT_LEN_MAX)? })
+        }
         _ => Err(Error::message("another kind")),
     }
 }
 
-fn read_lease(from: &mut Decoder<'_>) -> Result<Lease, Error> {
+fn read_lease(from: &mut Decoder<'_>, refuses: bool) -> Result<Lease, Error> {
     let ipv4 = Ipv4Addr::from(octets::<4>(from.bytes()?)?);
     let ipv6 = Ipv6Addr::from(octets::<16>(from.bytes()?)?);
     let servers = from.array()?.filter(|count| *count <= DNS_MAX as u64).ok_or(Error::message("too many"))?;
@@ -194,7 +223,13 @@ fn read_lease(from: &mut Decoder<'_>) -> Result<Lease, Error> {
         Some(2) => Ok((from.u16()?, from.u16()?)),
         _ => Err(Error::message("no two hours")),
     })?;
-    Ok(Lease { ipv4, ipv6, dns, mtu, left, hours, contact: contact(from)? })
+    let contact = line(from, CONTACT_LEN_MAX)?;
+    let count = if refuses { from.array()?.ok_or(Error::message("without an end"))? } else { 0 };
+    if count > REFUSE_MAX as u64 {
+        return Err(Error::message("too many"));
+    }
+    let refuse = (0..count).map(|_| line(from, REFUSE_LEN_MAX)).collect::<Result<_, _>>()?;
+    Ok(Lease { ipv4, ipv6, dns, mtu, left, hours, contact, refuse })
 }
 
 fn maybe<'a, T>(
@@ -212,10 +247,10 @@ fn octets<const N: usize>(bytes: &[u8]) -> Result<[u8; N], Error> {
     bytes.try_into().map_err(|_| Error::message("an address of another length"))
 }
 
-fn contact(from: &mut Decoder<'_>) -> Result<String, Error> {
+fn line(from: &mut Decoder<'_>, most: usize) -> Result<String, Error> {
     let text = from.str()?;
-    // It is shown to people: what moves their cursor is no contact.
-    if text.len() > CONTACT_LEN_MAX || text.chars().any(char::is_control) {
+    // It is shown to people: nothing in it may move their cursor.
+    if text.len() > most || text.chars().any(char::is_control) {
         return Err(Error::message("too long, or not one line"));
     }
     Ok(text.to_owned())
@@ -234,11 +269,13 @@ mod tests {
             left: Some(1 << 40),
             hours: Some((480, 1320)),
             contact: "abuse@example.org".to_owned(),
+            refuse: vec!["tcp/25".to_owned(), "198.51.100.0/24".to_owned()],
         }
     }
 
     fn all() -> Vec<Message> {
-        let bare = Lease { dns: Vec::new(), left: None, hours: None, contact: String::new(), ..lease() };
+        let bare =
+            Lease { dns: Vec::new(), left: None, hours: None, contact: String::new(), refuse: Vec::new(), ..lease() };
         vec![
             Message::Ask { sequence: 0, card: None },
             Message::Ask { sequence: u64::MAX, card: None },
@@ -258,6 +295,23 @@ mod tests {
             assert_eq!(Message::decode(&bytes), Some(message));
         }
         assert_eq!(Message::Ask { sequence: 5, card: None }.encode(), [0x83, 1, 0, 5], "as other programs write it");
+    }
+
+    #[test]
+    fn what_is_not_carried_is_told_as_far_as_there_is_room() {
+        let longest = "tcp/10000-20000@2001:db8:1234:5678:9abc:def0:1234:5678/127".to_owned();
+        let full = Lease {
+            dns: vec!["2001:db8::53".parse().unwrap(); DNS_MAX],
+            contact: "x".repeat(CONTACT_LEN_MAX),
+            refuse: vec![longest.clone(); REFUSE_MAX],
+            ..lease()
+        };
+        let bytes = Message::Lease { sequence: u64::MAX, lease: full }.encode();
+        let Some(Message::Lease { lease: read, .. }) = Message::decode(&bytes) else { panic!("{}", bytes.len()) };
+        assert_eq!(read.refuse, vec![longest; 8]);
+        assert!(bytes.len() < MESSAGE_LEN_MAX && lease().refuse.len() == 2);
+        let bare = Lease { refuse: Vec::new(), ..lease() };
+        assert_eq!(Message::Lease { sequence: 1, lease: bare }.encode()[0], 0x8a, "as versions before read it");
     }
 
     #[test]
@@ -283,7 +337,7 @@ mod tests {
             let mut bytes = vec![0; rng.usize(..120)];
             rng.fill(&mut bytes);
             if let Some(head) = bytes.first_chunk_mut::<3>() {
-                *head = [[0x83, 1, 0], [0x84, 1, 0], [0x8a, 1, 1], [0x85, 1, 2]][rng.usize(..4)];
+                *head = [[0x83, 1, 0], [0x84, 1, 0], [0x8a, 1, 1], [0x8b, 1, 1], [0x85, 1, 2]][rng.usize(..5)];
             }
             if let Some(read) = Message::decode(&bytes) {
                 assert_eq!(read.encode(), bytes);

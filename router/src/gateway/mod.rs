@@ -39,9 +39,9 @@ use metering::{NodeId, WireguardKey};
 pub use client::{Client, Gateway};
 pub(crate) use closed::Closed;
 pub use leases::Pool;
-pub(crate) use message::CONTACT_LEN_MAX;
+pub(crate) use message::{CONTACT_LEN_MAX, REFUSE_MAX};
 pub use nat::NatError;
-pub use policy::{Caps, Hours};
+pub use policy::{Caps, Hours, NotCarried};
 pub use server::Server;
 
 /// The UDP port of sessions, at the mesh addresses of both ends.

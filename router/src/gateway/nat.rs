@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 
 use super::Pool;
 use super::forbidden::{NOT_THE_INTERNET_V4, NOT_THE_INTERNET_V6};
+use super::policy::NotCarried;
 use node::Prefix;
 
 use crate::file;
@@ -85,6 +86,8 @@ pub(super) struct GatewayRules<'a> {
     pub(super) announced: Vec<Prefix>,
     /// Where questions to the gateway's inner address go.
     pub(super) dns: Option<IpAddr>,
+    /// What the owner does not carry. Who sends it is told so.
+    pub(super) refuse: &'a [NotCarried],
 }
 
 impl GatewayRules<'_> {
@@ -94,7 +97,7 @@ impl GatewayRules<'_> {
     /// `flows`: each client may have so many at once, and all together [`OF_ALL`] times as many, whatever keys they make;
     /// not every kernel can count them.
     fn text(&self, flows: Option<u64>) -> String {
-        let Self { tun, mesh, uplink, pool, announced, dns } = self;
+        let Self { tun, mesh, uplink, pool, announced, dns, refuse } = self;
         let bound = |set: &str, family: &str, most: u64| {
             format!(
                 "  iifname \"{tun}\" ct state new add @{set} {{ {family} saddr ct count over {most} }} \
@@ -115,6 +118,13 @@ impl GatewayRules<'_> {
         });
         let (v4, v6) = (NOT_THE_INTERNET_V4.join(", "), NOT_THE_INTERNET_V6.join(", "));
         let gateway = pool.gateway();
+        let refused = |what: &NotCarried| {
+            let condition = what.condition();
+            format!(
+                "  iifname \"{tun}\" {condition}counter name \"not_carried\" reject with icmpx type admin-prohibited\n"
+            )
+        };
+        let refuse: String = refuse.iter().map(refused).collect();
         let announced: Vec<String> = announced.iter().map(Prefix::to_string).collect();
         // Who announces the Internet is sent whatever has no other way in the mesh: none of it is for the owner's networks.
         let at_home = format!(
@@ -142,6 +152,7 @@ impl GatewayRules<'_> {
         };
         format!(
             "table {TABLE} {{\n{flows} \
+             counter not_carried {{ packets 0 bytes 0 }}\n \
              set asked {{ type ipv4_addr; size 4096; flags dynamic,timeout; timeout 10s; }}\n \
              chain questions {{ type nat hook prerouting priority dstnat; policy accept;\n{redirect} }}\n \
              chain own {{ type filter hook input priority filter; policy accept;\n  \
@@ -156,6 +167,7 @@ impl GatewayRules<'_> {
              oifname \"{tun}\" drop\n\
              {asked}  \
              iifname \"{tun}\" oifname \"{mesh}\" drop\n\
+             {refuse}\
              {uplink}{without_session}{at_home}  \
              iifname \"{tun}\" ip daddr {{ {v4} }} drop\n  \
              iifname \"{tun}\" ip6 daddr {{ {v6} }} drop\n }}\n \
@@ -192,9 +204,9 @@ pub(super) struct Nat {
     /// The table, and how the kernel lists it.
     table: String,
     listed: String,
-    /// Flows over the bound that were counted before the table was put back, and by the table since.
-    flows_before: u64,
-    flows_over: u64,
+    /// What was counted before the table was put back, and by the table since.
+    before: Counts,
+    counts: Counts,
     said: bool,
     /// Files of switches, and what stood in them.
     switches: Vec<(PathBuf, String)>,
@@ -202,11 +214,27 @@ pub(super) struct Nat {
     record: Option<PathBuf>,
 }
 
+/// What the table counts, packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    /// Those that would have begun a flow more than a client may have.
+    pub(super) flows_over: u64,
+    /// Those to where the owner carries nothing.
+    pub(super) not_carried: u64,
+}
+
+impl Counts {
+    fn plus(self, other: Self) -> Self {
+        let Self { flows_over, not_carried } = other;
+        Self { flows_over: self.flows_over + flows_over, not_carried: self.not_carried + not_carried }
+    }
+}
+
 /// What [`Nat::look`] saw.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Looked {
-    /// Packets that would have begun a flow more than a client may have, since the start.
-    pub(super) flows_over: u64,
+    /// What was counted since the start.
+    pub(super) counts: Counts,
     /// The table was not as it was written, and is again.
     pub(super) put_back: bool,
 }
@@ -246,15 +274,16 @@ impl Nat {
         let (listed, _) = list().inspect_err(|_| {
             let _left = nft(&format!("delete table {TABLE}\n"));
         })?;
-        Ok(Self { table, listed, flows_before: 0, flows_over: 0, said: false, switches: Vec::new(), record })
+        let (before, counts) = (Counts::default(), Counts::default());
+        Ok(Self { table, listed, before, counts, said: false, switches: Vec::new(), record })
     }
 
     /// Looks whether the table is as it was written, and puts it back if not.
     pub(super) fn look(&mut self) -> Result<Looked, NatError> {
         match list() {
-            Ok((listed, over)) if listed == self.listed => {
-                self.flows_over = over;
-                return Ok(Looked { flows_over: self.flows_before + over, put_back: false });
+            Ok((listed, counts)) if listed == self.listed => {
+                self.counts = counts;
+                return Ok(Looked { counts: self.before.plus(counts), put_back: false });
             }
             Err(error @ NatError::NoProgram { .. }) => return Err(error),
             Ok(_) | Err(_) => {}
@@ -266,8 +295,8 @@ impl Nat {
             );
         }
         (self.listed, _) = list()?;
-        self.flows_before += std::mem::take(&mut self.flows_over);
-        Ok(Looked { flows_over: self.flows_before, put_back: true })
+        self.before = self.before.plus(std::mem::take(&mut self.counts));
+        Ok(Looked { counts: self.before, put_back: true })
     }
 
     /// Lets the kernel forward. Interfaces that take their routes from advertisements keep doing so, which they would
@@ -351,24 +380,29 @@ fn boot_id() -> String {
     fs::read_to_string(BOOT_ID).unwrap_or_default().trim().to_owned()
 }
 
-/// The table as the kernel has it, without what is counted in it, and how many flows were over the bound.
-fn list() -> Result<(String, u64), NatError> {
+/// The table as the kernel has it, without what is counted in it, and that.
+fn list() -> Result<(String, Counts), NatError> {
     // Without the elements of sets: those come and go.
     let listed = run_nft(&["--terse", "list", "table", "inet", "waybill"], "")?;
     Ok(without_counts(&listed))
 }
 
-fn without_counts(listed: &str) -> (String, u64) {
-    let (mut text, mut packets, mut before) = (String::with_capacity(listed.len()), 0, "");
+fn without_counts(listed: &str) -> (String, Counts) {
+    let (mut text, mut counts, mut before, mut of) = (String::with_capacity(listed.len()), Counts::default(), "", "");
     for word in listed.split_inclusive(char::is_whitespace) {
-        match (before, word.trim().parse::<u64>()) {
-            ("packets", Ok(number)) => packets = number,
-            ("bytes", Ok(_)) => {}
+        let bare = word.trim();
+        match (before, bare.parse::<u64>(), of) {
+            ("packets", Ok(number), "flows_over") => counts.flows_over = number,
+            ("packets", Ok(number), "not_carried") => counts.not_carried = number,
+            ("packets" | "bytes", Ok(_), _) => {}
             _ => text.push_str(word),
         }
-        before = word.trim();
+        if before == "counter" {
+            of = bare;
+        }
+        before = if bare.is_empty() { before } else { bare };
     }
-    (text, packets)
+    (text, counts)
 }
 
 /// One transaction: an old table goes and the new one is there, or nothing has changed.
@@ -411,14 +445,17 @@ fn first_resolver(text: &str) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, UdpSocket};
+
     use super::*;
-    use crate::netlink::in_own_namespace;
+    use crate::netlink::{Family, MAIN_TABLE, Netlink, in_own_namespace};
+    use crate::tun::Tun;
 
     fn rules(dns: Option<IpAddr>) -> GatewayRules<'static> {
         let pool = "100.64.0.0/10".parse().unwrap();
         let announced = [("fd12:3456:789a::", 48), ("2001:db8:1::", 64)];
         let announced = announced.map(|(network, len)| Prefix::new(network.parse().unwrap(), len).unwrap()).to_vec();
-        GatewayRules { tun: "waybill-gw0", mesh: "waybill0", uplink: Some("eth0"), pool, announced, dns }
+        GatewayRules { tun: "waybill-gw0", mesh: "waybill0", uplink: Some("eth0"), pool, announced, dns, refuse: &[] }
     }
 
     #[test]
@@ -455,9 +492,43 @@ mod tests {
         };
         let (before, none) = without_counts(&table(0, 0));
         let (after, over) = without_counts(&table(17, 1400));
-        assert_eq!((none, over), (0, 17));
+        assert_eq!((none.flows_over, over), (0, Counts { flows_over: 17, not_carried: 0 }));
+        let both =
+            "counter flows_over {\n\t\tpackets 5 bytes 9\n\t}\n\n\tcounter not_carried {\n\t\tpackets 7 bytes 9\n";
+        assert_eq!(without_counts(both).1, Counts { flows_over: 5, not_carried: 7 });
         assert_eq!(before, after);
         assert_ne!(without_counts(&table(1, 1).replace("100/", "1/")).0, before);
+    }
+
+    /// Links that went by a session would be carried by themselves.
+    #[test]
+    fn what_the_links_send_does_not_go_by_a_session() {
+        if !in_own_namespace("gateway::nat::tests::what_the_links_send_does_not_go_by_a_session") {
+            return;
+        }
+        if Command::new("nft").arg("--version").output().is_err() {
+            println!("skipped: there is no nft");
+            return;
+        }
+        let tun = Tun::create_for_both_families("waybill-net0", 1340, false).unwrap();
+        let mut netlink = Netlink::open().unwrap();
+        netlink.set_up(tun.index(), 1340).unwrap();
+        netlink.add_address(tun.index(), Ipv4Addr::new(100, 64, 3, 4), 32).unwrap();
+        netlink.add_address(tun.index(), "fc12::7".parse::<std::net::Ipv6Addr>().unwrap(), 128).unwrap();
+        for family in Family::BOTH {
+            netlink.add_route_in(MAIN_TABLE, family.nowhere(), 0, tun.index()).unwrap();
+        }
+        let sends = |port: u16| {
+            ["100.64.3.4", "fc12::7"].map(|from| {
+                let socket = UdpSocket::bind((from.parse::<IpAddr>().unwrap(), port)).unwrap();
+                let to: IpAddr = if from.contains(':') { "2001:db8::1" } else { "198.51.100.1" }.parse().unwrap();
+                socket.send_to(b"hello", (to, 9)).is_ok()
+            })
+        };
+        let nat = Nat::client("waybill-net0", &[51820, 443]).unwrap();
+        assert_eq!([51820, 443, 4000].map(sends), [[false; 2], [false; 2], [true; 2]]);
+        nat.end();
+        assert_eq!(sends(51820), [true; 2]);
     }
 
     #[test]
@@ -497,7 +568,15 @@ mod tests {
             assert_eq!(fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap().trim(), "0");
             assert!(!record.exists());
         }
-        let mut nat = Nat::gateway(&rules(None), record.clone()).unwrap();
+        let refuse = ["tcp/25", "udp/6881-6999", "198.51.100.0/24", "udp/53@192.0.2.1", "tcp/80@2001:db8::/32"];
+        let refuse = refuse.map(|text| text.parse().unwrap());
+        let mut nat = Nat::gateway(&GatewayRules { refuse: &refuse, ..rules(None) }, record.clone()).unwrap();
+        let table = listed();
+        assert_eq!(
+            table.matches("counter name \"not_carried\" reject with icmpx admin-prohibited").count(),
+            5,
+            "{table}"
+        );
         assert_eq!(nat.look().unwrap(), Looked::default());
         assert!(listed().contains("ct count over"), "{}", listed());
         for command in

@@ -1,8 +1,9 @@
-//! What the gateway's owner allows: hours, and caps on bytes.
+//! What the gateway's owner allows: hours, caps on bytes, and what is not carried.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use metering::WireguardKey;
@@ -74,6 +75,88 @@ pub struct Caps {
     pub client_day: Option<u64>,
     /// The same, in a month.
     pub client_month: Option<u64>,
+}
+
+/// What a gateway does not carry: packets to some ports, to some addresses, or to some ports of some addresses. As people write
+/// it: "tcp/25", "udp/6881-6999", "198.51.100.0/24", "udp/53@192.0.2.1".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotCarried {
+    /// "tcp" or "udp", the first port and the last.
+    ports: Option<(&'static str, u16, u16)>,
+    /// A prefix: address and length.
+    to: Option<(IpAddr, u8)>,
+}
+
+impl NotCarried {
+    /// The condition as nftables has it, which counts what it holds for.
+    pub(super) fn condition(self) -> String {
+        let mut text = String::new();
+        if let Some((to, len)) = self.to {
+            let family = if to.is_ipv4() { "ip" } else { "ip6" };
+            let _infallible = write!(text, "{family} daddr {to}/{len} ");
+        }
+        if let Some((transport, first, last)) = self.ports {
+            let _infallible = write!(text, "{transport} dport {first}-{last} ");
+        }
+        text
+    }
+}
+
+impl FromStr for NotCarried {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let is_ports = |text: &str| text.starts_with("tcp/") || text.starts_with("udp/");
+        let (ports, to) = match text.split_once('@') {
+            Some((ports, to)) => (Some(ports), Some(to)),
+            None if is_ports(text) => (Some(text), None),
+            None => (None, Some(text)),
+        };
+        Ok(Self { ports: ports.map(ports_of).transpose()?, to: to.map(prefix_of).transpose()? })
+    }
+}
+
+fn ports_of(text: &str) -> Result<(&'static str, u16, u16), &'static str> {
+    const WRONG: &str = "ports are tcp/PORT or udp/PORT, or tcp/FIRST-LAST";
+    let (transport, ports) = text.split_once('/').ok_or(WRONG)?;
+    let transport = ["tcp", "udp"].into_iter().find(|name| *name == transport).ok_or(WRONG)?;
+    let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0 && !text.starts_with('+')).ok_or(WRONG);
+    let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
+    let (first, last) = (port(first)?, port(last)?);
+    if first > last { Err("the first port is above the last") } else { Ok((transport, first, last)) }
+}
+
+fn prefix_of(text: &str) -> Result<(IpAddr, u8), &'static str> {
+    const WRONG: &str = "this is neither ports, such as tcp/25, nor an address or prefix, such as 198.51.100.0/24";
+    let (address, len) = text.split_once('/').map_or((text, None), |(address, len)| (address, Some(len)));
+    let address: IpAddr = address.parse().map_err(|_| WRONG)?;
+    let (bits, all) = match address {
+        IpAddr::V4(address) => (u128::from(address.to_bits()) << 96, 32),
+        IpAddr::V6(address) => (address.to_bits(), 128),
+    };
+    let len = len.map_or(Ok(all), |len| len.parse::<u8>().map_err(|_| WRONG))?;
+    if len > all || len == 0 {
+        return Err("the length of an IPv4 prefix is 1 to 32, of an IPv6 prefix 1 to 128");
+    }
+    let beyond = bits.checked_shl(len.into()).unwrap_or(0);
+    if beyond == 0 { Ok((address, len)) } else { Err("this has bits beyond its length") }
+}
+
+impl fmt::Display for NotCarried {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some((transport, first, last)) = self.ports {
+            write!(f, "{transport}/{first}")?;
+            if first < last {
+                write!(f, "-{last}")?;
+            }
+        }
+        let Some((to, len)) = self.to else { return Ok(()) };
+        if self.ports.is_some() {
+            f.write_str("@")?;
+        }
+        let is_one = len == if to.is_ipv4() { 32 } else { 128 };
+        if is_one { write!(f, "{to}") } else { write!(f, "{to}/{len}") }
+    }
 }
 
 /// Whose caps those count against whom nobody knows: no key at all.
@@ -213,6 +296,45 @@ mod tests {
             ["", "08:00", "8-22", "08:00-08:00", "00:00-24:00", "25:00-26:00", "08:60-09:00", "+8:00-09:00", "ü8:0-1"]
         {
             assert!(wrong.parse::<Hours>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_carried_is_written_as_people_do_and_read_back() {
+        let read = |text: &str| text.parse::<NotCarried>();
+        for (text, condition) in [
+            ("tcp/25", "tcp dport 25-25 "),
+            ("udp/6881-6999", "udp dport 6881-6999 "),
+            ("198.51.100.0/24", "ip daddr 198.51.100.0/24 "),
+            ("192.0.2.1", "ip daddr 192.0.2.1/32 "),
+            ("udp/53@192.0.2.1", "ip daddr 192.0.2.1/32 udp dport 53-53 "),
+            ("tcp/80@2001:db8::/32", "ip6 daddr 2001:db8::/32 tcp dport 80-80 "),
+        ] {
+            let what = read(text).unwrap();
+            assert_eq!((what.condition().as_str(), what.to_string().as_str()), (condition, text));
+        }
+        assert_eq!(read("192.0.2.1/32").unwrap().to_string(), "192.0.2.1");
+        for wrong in [
+            "",
+            "tcp",
+            "tcp/",
+            "tcp/0",
+            "tcp/+25",
+            "tcp/65536",
+            "tcp/30-20",
+            "sctp/5",
+            "tcp/25@",
+            "@192.0.2.1",
+            "192.0.2.1/24",
+            "0.0.0.0/0",
+            "::/0",
+            "192.0.2.0/33",
+            "2001:db8::/129",
+            "25",
+            "smtp",
+            "tcp/25; drop",
+        ] {
+            assert!(read(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -61,7 +61,11 @@ pub struct Server {
     running: Running,
     watch: Watch,
     state: Arc<Mutex<GatewayState>>,
+    changes: Changes,
 }
+
+/// What the owner has changed, until the thread of the sessions takes it in.
+type Changes = Arc<Mutex<Option<(GatewayOptions, MayUse)>>>;
 
 impl Server {
     /// Starts serving, at the node's own mesh address, which its TUN has to have already.
@@ -118,6 +122,7 @@ impl Server {
             pool: options.ipv4_pool,
             announced: own.into_iter().chain(node.announce.iter().copied().filter(|prefix| prefix.len() > 0)).collect(),
             dns: resolver,
+            refuse: &options.refuse,
         };
         let nat = Nat::gateway(&rules, node.state_dir.join("gateway-switches"))
             .map_err(|error| Failure::new(&error, error.next_step()))?;
@@ -127,8 +132,9 @@ impl Server {
         table.watched = Watched::new(forbidden);
         let watch = Watch::start(nat, Some(ways), Arc::clone(&table.watched)).map_err(no_session)?;
         (table.may_use, table.tun) = (may_use, Some(tun));
+        let changes = Arc::clone(&table.changes);
         match carry::start("gateway", wireguard, local, mtu.into(), Box::new(table)) {
-            Ok(running) => Ok(Self { running, watch, state }),
+            Ok(running) => Ok(Self { running, watch, state, changes }),
             Err(error) => {
                 watch.stop();
                 Err(no_session(error))
@@ -139,6 +145,11 @@ impl Server {
     /// What it shows to people.
     pub fn state(&self) -> Arc<Mutex<GatewayState>> {
         Arc::clone(&self.state)
+    }
+
+    /// Takes other options in within a second or so; what the kernel is set up for has to be the same. Sessions go on.
+    pub(crate) fn change(&self, options: GatewayOptions, may_use: MayUse) {
+        *self.changes.lock().unwrap_or_else(PoisonError::into_inner) = Some((options, may_use));
     }
 
     /// Ends all sessions and takes back what was set in the kernel. Blocks for as long as that takes.
@@ -251,6 +262,7 @@ struct Table {
     /// Clients to forget: the link code is told at the next timer.
     forget: Vec<LinkId>,
     may_use: MayUse,
+    changes: Changes,
     /// The device exists as long as this.
     tun: Option<Tun>,
 }
@@ -289,6 +301,7 @@ impl Table {
             forget: Vec::new(),
             options,
             may_use: Box::new(|_, _| Verdict::Anybody),
+            changes: Arc::default(),
             tun: None,
         }
     }
@@ -438,6 +451,7 @@ impl Table {
                         left,
                         hours: self.options.hours.map(|hours| (hours.from, hours.until)),
                         contact,
+                        refuse: self.options.refuse.iter().map(ToString::to_string).collect(),
                     },
                 },
             },
@@ -448,6 +462,10 @@ impl Table {
     fn look(&mut self, now: Instant) {
         let moment = moment();
         self.usage.handle_time(moment);
+        let changed = self.changes.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((options, may_use)) = changed {
+            (self.options, self.may_use) = (options, may_use);
+        }
         self.forbidden = self.watched.forbidden();
         let over: Vec<LinkId> = self
             .waiting
@@ -496,6 +514,8 @@ impl Table {
             open: self.options.hours.is_none_or(|hours| hours.hold(moment.minute)),
             left_bytes: self.usage.left_of_all(caps),
             contact: self.options.contact.clone(),
+            refuse: self.options.refuse.iter().map(ToString::to_string).collect(),
+            not_carried: self.watched.not_carried(),
             clients_max: self.options.clients_max,
             turned_away: self.turned_away,
             flows_over: self.watched.flows_over(),
@@ -670,6 +690,7 @@ mod tests {
             clients_max,
             caps,
             hours: None,
+            refuse: vec!["tcp/25".parse().unwrap()],
             contact: Some("abuse@example.org".to_owned()),
         };
         let directory = tempfile::tempdir().unwrap();
@@ -719,6 +740,7 @@ mod tests {
         let links = [1, 2].map(|number| joins(&mut table, now, number));
         let Some(Message::Lease { sequence: 9, lease }) = asks(&mut table, now, links[0]) else { panic!("a lease") };
         assert_eq!((lease.ipv6, lease.mtu, lease.left), (inner_address(&key(1)), 1340, None));
+        assert_eq!(lease.refuse, ["tcp/25"]);
         let other = inner_address(&key(2));
         assert!(table.arrived(now, links[0], &packet(lease.ipv6, OUT), &mut none));
         for spoofed in [other, metering::mesh_address(&key(1)), OUT] {
@@ -874,6 +896,24 @@ mod tests {
         }
         table.look(now);
         assert_eq!(table.state.lock().unwrap().clients[0].forbidden_packets, 9);
+    }
+
+    #[test]
+    fn what_the_owner_changes_is_in_effect_for_sessions_that_go_on() {
+        let (mut table, _directory) = table(2, Caps::default());
+        let now = carry::clock();
+        let [first, second] = [1, 2].map(|number| joins(&mut table, now, number));
+        let caps = Caps { client_day: Some(150), ..Caps::default() };
+        let options = GatewayOptions { caps, contact: Some("us".to_owned()), ..table.options.clone() };
+        let may_use: MayUse =
+            Box::new(|key, _| if key.0[0] == 2 { Verdict::Refused } else { Verdict::Known(NodeId([key.0[0]; 20])) });
+        *table.changes.lock().unwrap() = Some((options, may_use));
+        table.look(now);
+        let Some(Message::Lease { lease, .. }) = asks(&mut table, now, first) else { panic!("a lease") };
+        assert_eq!((lease.left, lease.contact.as_str()), (Some(150), "us"));
+        let refused = Message::Refused { sequence: 9, why: Why::NotWelcome, contact: "us".to_owned() };
+        assert_eq!(asks(&mut table, now, second), Some(refused));
+        assert_eq!(table.state.lock().unwrap().contact.as_deref(), Some("us"));
     }
 
     /// A first message can be recorded and sent again by anybody: its owner does not answer what comes of it.

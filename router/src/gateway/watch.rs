@@ -23,6 +23,8 @@ pub(super) struct Watched {
     forbidden: Mutex<Arc<Forbidden>>,
     /// Flows that clients had too many, since the start.
     flows_over: AtomicU64,
+    /// Packets to where the owner carries nothing, likewise.
+    not_carried: AtomicU64,
     /// How often the table had to be put back.
     put_back: AtomicU64,
 }
@@ -30,7 +32,12 @@ pub(super) struct Watched {
 impl Watched {
     pub(super) fn new(forbidden: Forbidden) -> Arc<Self> {
         let forbidden = Mutex::new(Arc::new(forbidden));
-        Arc::new(Self { forbidden, flows_over: AtomicU64::new(0), put_back: AtomicU64::new(0) })
+        Arc::new(Self {
+            forbidden,
+            flows_over: AtomicU64::new(0),
+            not_carried: AtomicU64::new(0),
+            put_back: AtomicU64::new(0),
+        })
     }
 
     pub(super) fn forbidden(&self) -> Arc<Forbidden> {
@@ -39,6 +46,10 @@ impl Watched {
 
     pub(super) fn flows_over(&self) -> u64 {
         self.flows_over.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn not_carried(&self) -> u64 {
+        self.not_carried.load(Ordering::Relaxed)
     }
 
     pub(super) fn put_back(&self) -> u64 {
@@ -92,7 +103,8 @@ fn run(mut nat: Nat, mut ways: Option<Ways>, watched: &Watched, ended: &Receiver
     while ended.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
         match nat.look() {
             Ok(looked) => {
-                watched.flows_over.store(looked.flows_over, Ordering::Relaxed);
+                watched.flows_over.store(looked.counts.flows_over, Ordering::Relaxed);
+                watched.not_carried.store(looked.counts.not_carried, Ordering::Relaxed);
                 watched.put_back.fetch_add(looked.put_back.into(), Ordering::Relaxed);
             }
             Err(error) if !said => {
