@@ -729,6 +729,8 @@ struct Known {
     origin: Origin,
     /// When it was met.
     met: Option<Instant>,
+    /// Since when it has a session, and has not been admitted.
+    waits: Option<Instant>,
     /// Whose places it takes that nobody wrote down: see [`strangers`].
     from: Option<whence::Whence>,
     /// What the neighbour may, and whether anything is bought or sold, as the node was told.
@@ -1138,7 +1140,7 @@ impl Control {
                 tracing::info!(node = %self.name, neighbour = %self.name_of(link), up, "routing with a neighbour");
                 if let Some(known) = self.links.get_mut(&link) {
                     known.neighbour_up = up;
-                    known.hello_interval = self.node.hello_interval(link);
+                    known.hello_interval = self.node.hello_interval(link).or(known.hello_interval);
                 }
             }
             Event::Settlement { link, peer, event } => self.handle_settlement(now, link, peer, event),

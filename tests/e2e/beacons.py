@@ -2,6 +2,7 @@
 
 capture: writes what it hears in SECONDS to FILE, a line of hexadecimal digits for each.
 replay:  sends what is in FILE, from its own address.
+tell:    the same, each once, RATE a second.
 forge:   the same as if it were its own, and as if newer, with signatures that are none.
 flood:   RATE forged ones a second for SECONDS, each from another account."""
 
@@ -58,6 +59,10 @@ if mode == "replay":
     for _ in range(20):
         for beacon in beacons:
             mouth.sendto(beacon, to)
+elif mode == "tell":
+    for beacon in beacons:
+        mouth.sendto(beacon, to)
+        time.sleep(1 / int(sys.argv[5]))
 elif mode == "forge":
     for _ in range(20):
         for beacon in beacons:

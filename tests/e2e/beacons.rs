@@ -1,7 +1,10 @@
 //! Routers on one segment that find each other, and somebody there who lies.
 
+use std::fs;
 use std::path::Path;
 
+use metering::{Identity, NodeCard, Seed};
+use node::beacon::Beacon;
 use serde_json::Value;
 
 use crate::lab::{Host, Lab, now, secs, until};
@@ -13,6 +16,8 @@ const LIAR: &str = include_str!("beacons.py");
 /// Forged beacons a second, and for how long.
 const RATE: u32 = 10_000;
 const FLOOD_S: u32 = 5;
+/// Accounts in whose names somebody else's key is told, two a second.
+const LIES: u8 = 60;
 /// What the flood may cost a router: part of one processor, and memory.
 const CPU_MAX: f64 = 0.5;
 const RSS_GROWTH_KIB_MAX: u64 = 8 << 10;
@@ -24,6 +29,11 @@ fn lie(liar: &Host, device: &str, mode: &str, file: &Path, more: &[&str]) -> Str
 
 fn links(router: &Router) -> Result<Vec<Value>, String> {
     Ok(router.show("neighbours")?.as_array().cloned().unwrap_or_default())
+}
+
+fn has_lines(router: &Router, count: usize) -> Result<(), String> {
+    let links = links(router)?;
+    if links.len() == count { Ok(()) } else { Err(format!("{}: {links:?}", router.name)) }
 }
 
 /// Whether it carries for so many neighbours.
@@ -40,10 +50,12 @@ fn routers_on_one_segment_find_each_other_and_no_liar_there_is_believed() {
     let ledger = Ledger::create(&lab);
     let mut routers = ["r1", "r2", "r3"].map(|name| Router::new(&mut lab, name));
     ledger.add_members(&routers);
+    let mut late = [Router::new(&mut lab, "r4")];
+    ledger.add_members(&late);
     let liar = lab.host("liar");
     let [a, b, c] = routers.each_ref().map(|router| &router.host);
-    let devices = lab.segment(&[a, b, c, &liar]);
-    for (router, device) in routers.iter_mut().zip(&devices) {
+    let devices = lab.segment(&[a, b, c, &late[0].host, &liar]);
+    for (router, device) in routers.iter_mut().chain(&mut late).zip(&devices) {
         router.join_community(&ledger, "0");
         router.options.tables.push("[community]\nmembers_only = true\n".to_owned());
         router.options.tables.push(format!("[discovery]\ninterfaces = [\"{device}\", \"later0\"]\n"));
@@ -68,7 +80,7 @@ fn routers_on_one_segment_find_each_other_and_no_liar_there_is_believed() {
         reached.as_secs_f64()
     ));
 
-    let (device, file) = (&devices[3], lab.dir().join("beacons"));
+    let (device, file) = (&devices[4], lab.dir().join("beacons"));
     let captured: u32 = lie(&liar, device, "capture", &file, &["12"]).trim().parse().expect("a number");
     assert!((3..=18).contains(&captured), "{captured} beacons of three routers in 12 s");
     let accounts = |router: &Router| -> Vec<Value> {
@@ -111,6 +123,34 @@ fn routers_on_one_segment_find_each_other_and_no_liar_there_is_believed() {
         has_links(router, 2).unwrap_or_else(|error| panic!("{error}"));
         assert!(!router.log().contains("heard no more"), "{} lost a neighbour", router.name);
     }
+
+    // Somebody who has beacons of ever new accounts name the key of a member that is about to come.
+    let [late] = &mut late;
+    let captured = fs::read_to_string(&file).expect("beacons");
+    let line = captured.lines().next().expect("a beacon");
+    let one = Beacon::decode(&hex::decode(line).expect("digits")).expect("a beacon");
+    let shown = liar.must(&["ip", "-6", "-o", "address", "show", "dev", device, "scope", "link"]);
+    let source = shown.split_whitespace().find_map(|word| word.strip_suffix("/64")?.parse().ok()).expect("an address");
+    let victim: NodeCard = late.card().parse().expect("a card");
+    let lies = (0..LIES).map(|number| {
+        let liar = Identity::new(&Seed::from_bytes([number; 32]));
+        let card = NodeCard::sign(liar.account(), victim.wireguard(), liar.tls_key());
+        let card = NodeCard::decode(&card.encode()).expect("a card");
+        hex::encode(Beacon { card, count: 1, source, ..one.clone() }.signed(&liar).encode()) + "\n"
+    });
+    fs::write(&file, lies.collect::<String>()).expect("room for a file");
+    std::thread::scope(|scope| {
+        let told = scope.spawn(|| lie(&liar, device, "tell", &file, &["0", "2"]));
+        until("a link to the first liar", secs(10), || has_lines(&routers[0], 3));
+        let began = now();
+        late.start();
+        until("links to all", secs(u64::from(LIES) / 2 - 10), || has_links(late, 3));
+        lab.figures(&format!(
+            "a member whose key a liar's beacons name is in after {:.1} s",
+            began.elapsed().as_secs_f64()
+        ));
+        told.join().expect("the liar ends");
+    });
 }
 
 #[test]

@@ -164,12 +164,17 @@ impl Admission {
     /// Takes a message; true when it has just admitted the neighbour.
     pub(crate) fn handle_message(&mut self, now: Instant, message: &[u8]) -> Result<bool, AdmissionError> {
         let (card, heard_by_them) = decode(message)?;
-        if self.accepted.as_ref().is_none_or(|(_, accepted)| accepted != card) {
-            // Each costs a check of its signature, and who has proven nothing could show one after the other.
-            if let Some((shown, _)) = self.accepted.as_ref().filter(|_| self.unproven) {
-                return Err(AdmissionError::OtherKeys { account: shown.account() });
+        // Each costs a check of its signature, so there is one in an admission: anybody could sign the same again in another way.
+        match &self.accepted {
+            Some((_, accepted)) if accepted == card => {}
+            Some((accepted, _)) => {
+                let shown = NodeCard::<Unverified>::decode(card).map_err(|_| AdmissionError::Malformed)?;
+                let keys = (accepted.account(), accepted.wireguard(), accepted.tls());
+                if (shown.account(), shown.wireguard(), shown.tls()) != keys {
+                    return Err(AdmissionError::OtherKeys { account: shown.account() });
+                }
             }
-            self.accepted = Some((self.check(card)?, card.to_vec()));
+            None => self.accepted = Some((self.check(card)?, card.to_vec())),
         }
         self.heard |= heard_by_them;
         if self.unproven {

@@ -138,6 +138,13 @@ pub enum Ignored {
 }
 
 impl Beacon {
+    /// The same, signed with the TLS key of `identity`, which is to be that of the card.
+    #[must_use]
+    pub fn signed(mut self, identity: &Identity) -> Self {
+        self.signature = identity.sign_with_tls(&self.statement());
+        self
+    }
+
     /// What is signed.
     fn statement(&self) -> Vec<u8> {
         let mut to = WHAT.to_vec();
@@ -455,7 +462,7 @@ impl Beacons {
         ours.shown = Some(now);
         ours.due = now + if ours.quick > 0 { QUICK_INTERVAL } else { INTERVAL }.mul_f32(jitter);
         let card = NodeCard::decode(&self.identity.card().encode()).expect("our own card");
-        let mut beacon = Beacon {
+        let beacon = Beacon {
             card,
             community: self.community,
             wireguard: self.wireguard,
@@ -464,8 +471,7 @@ impl Beacons {
             source,
             signature: [0; 64],
         };
-        beacon.signature = self.identity.sign_with_tls(&beacon.statement());
-        push(&mut self.outbox, (interface, beacon.encode()));
+        push(&mut self.outbox, (interface, beacon.signed(&self.identity).encode()));
     }
 
     /// From 0.8 to 1.2, so that routers on one radio do not speak at once.

@@ -1072,6 +1072,12 @@ impl Node {
         self.speaker.routes()
     }
 
+    /// Whether the neighbour on a link has been admitted.
+    #[must_use]
+    pub fn is_admitted(&self, link: LinkId) -> bool {
+        self.links.get(&link).is_some_and(Link::is_admitted)
+    }
+
     /// How often the neighbour on a link says Hello, as it told last.
     #[must_use]
     pub fn hello_interval(&self, link: LinkId) -> Option<Duration> {

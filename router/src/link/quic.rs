@@ -363,7 +363,9 @@ impl QuicLinks {
             let carried = async move {
                 link.carry(connection).await;
             };
-            lock(&self.tasks).spawn_on(carried, &self.parts.runtime);
+            let mut tasks = lock(&self.tasks);
+            while tasks.try_join_next().is_some() {}
+            tasks.spawn_on(carried, &self.parts.runtime);
         }
         Ok(())
     }

@@ -160,15 +160,6 @@ impl Control {
         (0..).map(LinkId).take(MAX_LINKS).find(is_free)
     }
 
-    /// How many ids are nobody's and are not given out yet.
-    pub(super) fn resting_links(&self) -> usize {
-        let now = clock();
-        let rests = |(link, since): &(&LinkId, &Instant)| {
-            !self.links.contains_key(link) && now.saturating_duration_since(**since) < REST
-        };
-        self.retired.iter().filter(rests).count()
-    }
-
     /// Tells the worker of a WireGuard peer, new or with another endpoint.
     fn place_session(&mut self, link: LinkId, moved: bool) {
         let Some(known) = self.links.get_mut(&link).filter(|known| moved && known.kind() != LinkKind::Quic) else {

@@ -44,12 +44,10 @@ const MET_MAX: usize = 64;
 /// How often somebody is met that is not known for a member: accounts are free, and each costs a look at the ledger.
 const MEETINGS_OF_ONE: Rate = Rate { each: Duration::from_secs(2), burst: 4 };
 const MEETINGS: Rate = Rate { each: Duration::from_millis(500), burst: 8 };
-/// How often a stranger that dials by QUIC is given a link.
-const CALLS_OF_ONE: Rate = Rate { each: Duration::from_secs(1), burst: 8 };
-const CALLS: Rate = Rate { each: Duration::from_millis(125), burst: 32 };
-/// With so many ids of links that rest, as somebody had them until just now, no stranger is given one: it would be taken from
-/// neighbours that the owner is about to write down.
-const RESTING_MAX: usize = 32;
+/// How often a stranger that dials by QUIC is given a link. As many ids may rest because such strangers have gone, which they do for
+/// seconds: so few that enough are left for whom the owner is about to write down.
+const CALLS_OF_ONE: Rate = Rate { each: Duration::from_secs(1), burst: 4 };
+const CALLS: Rate = Rate { each: Duration::from_millis(250), burst: 12 };
 const VISITORS_MAX: usize = 16;
 /// How long a neighbour that was met may be gone before it is forgotten: a visitor, and a member.
 const VISITOR_AWAY: Duration = Duration::from_secs(60);
@@ -112,14 +110,17 @@ impl Control {
         let quic = self.shared.quic.load_full();
         let Some(quic) = quic else { return caller.refuse() };
         let proven = Proven::Tls(caller.key);
+        let from = Whence::of(caller.remote);
+        if !self.comers.calls.has(now, from) {
+            return caller.refuse();
+        }
         // It may have dialled twice: the newer connection is taken.
         let same = |known: &Known| matches!(known.origin, Origin::Stranger(other, _) if other == proven);
         let there = self.links.iter().find(|(_, known)| same(known)).map(|(link, _)| *link);
-        let place = || {
-            let may = self.comers.calls.take(now, Whence::of(caller.remote));
-            if may { self.place_stranger(now, proven, caller.remote) } else { None }
+        let Some(link) = there.or_else(|| self.place_stranger(now, proven, caller.remote)) else {
+            return caller.refuse();
         };
-        let Some(link) = there.or_else(place) else { return caller.refuse() };
+        self.comers.calls.take(now, from);
         self.shared.set_by_quic(link, true);
         // Only our own key is refused.
         if quic.adopt(link, caller).is_err() {
@@ -130,7 +131,7 @@ impl Control {
     /// A link for a stranger, if there is room for one more from there. Of one address, or of all, the oldest whose session is not
     /// made, or that was long enough to show its card, makes place.
     fn place_stranger(&mut self, now: Instant, proven: Proven, from: SocketAddr) -> Option<LinkId> {
-        if !self.members.matter() || self.resting_links() >= RESTING_MAX {
+        if !self.members.matter() {
             return None;
         }
         let from = Whence::of(from);
@@ -154,10 +155,7 @@ impl Control {
         let link = self.free_link()?;
         tracing::debug!(node = %self.name, %from, "a stranger calls");
         self.node.handle_link(now, link, Peer::Stranger { proven }, self.mtu);
-        let known = self.known(link);
-        known.name = "a stranger".to_owned();
-        known.origin = Origin::Stranger(proven, now);
-        known.from = Some(from);
+        self.stranger(now, link, proven, from);
         Some(link)
     }
 
@@ -171,7 +169,11 @@ impl Control {
         if let Some(other) = self.link_to(account) {
             return self.join_links(now, link, other, card, proven);
         }
-        let from = self.links.get(&link).and_then(|known| known.from);
+        // Where the first message came from says nothing, as anybody forges that; where the session is, does.
+        let session = self.shared.wireguard_status(link).endpoint.filter(|_| matches!(proven, Proven::Wireguard(_)));
+        let known = self.known(link);
+        known.from = session.map(Whence::of).or(known.from);
+        let from = known.from;
         // By WireGuard the card names a TLS key that nobody has proven here: QUIC would take somebody else's packets for this one's.
         let kind = match proven {
             Proven::Wireguard(_) => LinkKind::Wireguard,
@@ -182,8 +184,13 @@ impl Control {
         match self.links.iter().find(same).map(|(other, known)| (*other, known.origin)) {
             // It calls by WireGuard, too, and has not got so far there.
             Some((other, Origin::Stranger(..))) => self.remove_link(now, other),
+            // A beacon named the key, and nobody has proven it there; here somebody has.
+            Some((other, Origin::Met(_))) if !self.node.is_admitted(other) => self.remove_link(now, other),
             Some((_, Origin::Written | Origin::Met(_))) => return self.remove_link(now, link),
             None => {}
+        }
+        if kind == LinkKind::Auto && self.has_tls_key(card) {
+            return self.remove_link(now, link);
         }
         if !self.make_room(now, from, account) {
             return self.remove_link(now, link);
@@ -237,6 +244,11 @@ impl Control {
                     self.inbox.send(ToWorker::Call { link, at: *wireguard });
                 } else {
                     // Nobody wrote down where it is: what it says last is where it is.
+                    let moved = known.peer.as_mut().filter(|peer| peer.link == LinkKind::Auto);
+                    if let Some(peer) = moved {
+                        peer.quic_endpoint = quic.map(Endpoint::Address);
+                        self.place_connection(link);
+                    }
                     let (key, endpoint) = (card.wireguard(), Some(*wireguard));
                     self.inbox.set(ToWorker::SetPeer(PeerConfig { link, key, endpoint, tells_congestion: true }));
                     self.inbox.send(ToWorker::Renew(link));
@@ -246,6 +258,9 @@ impl Control {
         }
         // It may be calling us already, and shows its card there, or another: a beacon's card may name anybody's key.
         if self.links.values().any(|known| known.wireguard_key() == Some(card.wireguard())) {
+            return;
+        }
+        if quic.is_some() && self.has_tls_key(card) {
             return;
         }
         let from = Some(Whence::of(*wireguard));
@@ -266,10 +281,43 @@ impl Control {
     pub(super) fn handle_not_admitted(&mut self, now: Instant, link: LinkId, error: &AdmissionError) {
         match self.links.get(&link).map(|known| known.origin) {
             Some(Origin::Written) => self.warn(format!("{} is not admitted: {error}", self.name_of(link))),
-            // Also of somebody whose beacon named a key that is another's: that one calls again, and is a stranger.
-            Some(Origin::Stranger(..) | Origin::Met(_)) => self.remove_link(now, link),
+            Some(Origin::Stranger(..)) => self.remove_link(now, link),
+            Some(Origin::Met(_)) => self.unmask(now, link),
             None => {}
         }
+    }
+
+    /// Whoever was met is somebody else. A beacon can name anybody's key; who holds it has a session on this link now, and is a
+    /// stranger that shows its own card. To have it call again would leave the key to the next such beacon.
+    fn unmask(&mut self, now: Instant, link: LinkId) {
+        let session = self.shared.wireguard_status(link);
+        let key = self.links.get(&link).and_then(Known::wireguard_key);
+        let (Some(key), Some(at), true) = (key, session.endpoint, session.up) else {
+            return self.remove_link(now, link);
+        };
+        tracing::debug!(node = %self.name, neighbour = %self.name_of(link), "a beacon named another's key");
+        self.forget_connection(link);
+        self.links.remove(&link);
+        let proven = Proven::Wireguard(key);
+        self.node.handle_link(now, link, Peer::Stranger { proven }, self.mtu);
+        let known = self.stranger(now, link, proven, Whence::of(at));
+        // The node has been told already.
+        known.status = session;
+    }
+
+    /// A link's entry, of a stranger.
+    fn stranger(&mut self, now: Instant, link: LinkId, proven: Proven, from: Whence) -> &mut Known {
+        let known = self.known(link);
+        known.name = "a stranger".to_owned();
+        known.origin = Origin::Stranger(proven, now);
+        known.from = Some(from);
+        known
+    }
+
+    /// Whether a link that QUIC may carry is with the TLS key of a card.
+    fn has_tls_key(&self, card: &NodeCard) -> bool {
+        let is_it = |peer: &config::Peer| peer.link != LinkKind::Wireguard && peer.card.tls() == card.tls();
+        self.links.values().any(|known| known.peer.as_ref().is_some_and(is_it))
     }
 
     /// Makes a neighbour of whom we have met.
@@ -337,13 +385,14 @@ impl Control {
         let mut gone = Vec::new();
         for (link, known) in &mut self.links {
             let up = known.status.up;
+            known.waits = if up && !self.node.is_admitted(*link) { known.waits.or(Some(now)) } else { None };
             let patience = if known.access.is_some_and(|(_, trades)| trades) { MEMBER_AWAY } else { VISITOR_AWAY };
             let is_over = match &mut known.origin {
                 Origin::Written => false,
                 Origin::Stranger(_, since) => now >= *since + if up { STRANGER_TIME } else { SESSION_TIME },
                 Origin::Met(down) if up => {
                     *down = None;
-                    false
+                    known.waits.is_some_and(|since| now >= since + STRANGER_TIME)
                 }
                 Origin::Met(down) => now >= *down.get_or_insert(now) + patience,
             };

@@ -34,13 +34,14 @@ impl Whence {
         Self { ip, wire }
     }
 
-    /// All of a wire together: there addresses are taken as one likes.
+    /// All of a wire together, as there addresses are taken as one likes; and a /48, as a customer may have one (RFC 6177).
     fn line(self) -> Self {
         match self.ip {
-            IpAddr::V6(ip) if ip.is_unicast_link_local() => {
-                Self { ip: Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0).into(), ..self }
+            IpAddr::V6(ip) => {
+                let [a, b, c, ..] = ip.segments();
+                Self { ip: Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0).into(), ..self }
             }
-            IpAddr::V4(_) | IpAddr::V6(_) => self,
+            IpAddr::V4(_) => self,
         }
     }
 }
@@ -81,14 +82,21 @@ impl Shares {
         Self { of_one, of_all, rested_at: BTreeMap::new(), all_rested_at: now }
     }
 
+    /// Whether somebody from there may once more.
+    pub(super) fn has(&self, now: Instant, from: Whence) -> bool {
+        self.next(now, from.line()).is_some()
+    }
+
+    /// When this one and all will have rested, if it may once more.
+    fn next(&self, now: Instant, line: Whence) -> Option<[Instant; 2]> {
+        let of_one = self.rested_at.get(&line).copied().unwrap_or(now);
+        Some([self.of_one.take(of_one, now)?, self.of_all.take(self.all_rested_at, now)?])
+    }
+
     /// Whether somebody from there may once more, which is counted then. What one has too much is not taken from all.
     pub(super) fn take(&mut self, now: Instant, from: Whence) -> bool {
         let line = from.line();
-        let of_one = self.rested_at.get(&line).copied().unwrap_or(now);
-        let (Some(of_one), Some(of_all)) = (self.of_one.take(of_one, now), self.of_all.take(self.all_rested_at, now))
-        else {
-            return false;
-        };
+        let Some([of_one, of_all]) = self.next(now, line) else { return false };
         if self.rested_at.len() >= KEPT_MAX && !self.rested_at.contains_key(&line) {
             self.rested_at.retain(|_, rested_at| *rested_at > now);
             // As many as this take longer to rest than all of them may come in, unless the rates say otherwise.
@@ -132,8 +140,15 @@ mod tests {
         let mut shares = Shares::new(now, rate(2000, 4), rate(500, 8));
         let came = |shares: &mut Shares, at, from| (0..100).filter(|_| shares.take(at, from)).count();
         assert_eq!(came(&mut shares, now, of("192.0.2.1")), 4);
-        assert_eq!(came(&mut shares, now, of("2001:db8::1")), 4, "what the first had too much was not taken from all");
+        assert!(!shares.has(now, of("192.0.2.1")) && shares.has(now, of("2001:db8::1")));
+        assert_eq!(
+            came(&mut shares, now, of("2001:db8:0:1::1")),
+            4,
+            "what the first had too much was not taken from all"
+        );
         assert_eq!(came(&mut shares, now, of("192.0.2.3")), 0, "all together had eight");
+        let later = now + Duration::from_secs(1);
+        assert_eq!(came(&mut shares, later, of("2001:db8:0:2::1")), 0, "it is of the same /48");
         let later = now + Duration::from_secs(2);
         assert_eq!(came(&mut shares, later, of("192.0.2.1")), 1);
         assert_eq!(came(&mut shares, later, of("192.0.2.4")), 3);
