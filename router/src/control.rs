@@ -147,6 +147,9 @@ pub struct GatewayState {
     pub mesh_address: Option<Ipv6Addr>,
     /// The IPv4 prefix that clients have their addresses of.
     pub pool: String,
+    /// A network that this router has come to be in, with addresses of the pool.
+    #[serde(default)]
+    pub clash: Option<String>,
     /// The name servers that clients get.
     pub dns: Vec<IpAddr>,
     /// When it serves; `None`: always.

@@ -370,6 +370,7 @@ impl Shown {
         status.gateway = gateway.as_deref().map(ServerSessions::from);
         status.internet = internet.as_deref().map(ClientSessions::from);
         status.warnings.extend_from_slice(&self.past);
+        status.warnings.extend(gateway.as_ref().and_then(|state| state.clash.clone()));
         Response::Status(status)
     }
 
@@ -552,6 +553,7 @@ fn differences(running: &Config, config: &Config) -> Vec<String> {
 /// The file as it stands, checked as at the start: a leaf's addresses have to be ours to give.
 fn read_again(running: &Config) -> Result<Config, Failure> {
     let config = Config::load(&running.path)?;
+    config.check_ends()?;
     config.check_identity(&identity::load(&running.node.key_file)?)?;
     Ok(config)
 }

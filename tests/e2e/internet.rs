@@ -33,7 +33,7 @@ impl Internet {
             let device = internet.way_out(lab, &gateway.host);
             gateway.options.tables.push(format!(
                 "[gateway]\nuplink = \"{device}\"\ndns = [\"{NAME_SERVER}\"]\ncontact = \"abuse@{}.example\"\n\
-                 client_cap_day = \"{}\"\n",
+                 refuse = [\"tcp/81\"]\nclient_cap_day = \"{}\"\n",
                 gateway.name,
                 if gateway.name == "small" { "1 MiB" } else { "10 GiB" },
             ));
@@ -182,6 +182,12 @@ fn a_household_reaches_the_internet_and_its_relay_sees_only_ciphertext() {
         if table.contains("masquerade") { Ok(()) } else { Err(table) }
     });
     read(&house.host, IPV4, "20").expect("it serves on");
+    // What the gateway's owner does not carry is answered at once, and counted.
+    let (began, port) = (now(), format!("http://{IPV4}:81/"));
+    assert!(house.host.run(&["curl", "-sf", "--max-time", "10", &port]).is_err() && began.elapsed() < secs(5));
+    let counter = gateway.host.must(&["nft", "list", "counter", "inet", "waybill", "not_carried"]);
+    assert!(counter.contains("packets ") && !counter.contains("packets 0"), "{counter}");
+    assert_eq!(house.show("internet").expect("an answer")["gateways"][0]["refuse"][0], "tcp/81");
     let shown = gateway.show("gateway").expect("an answer");
     assert!(shown["clients"][0]["forbidden_packets"].as_u64() > Some(0), "{shown}");
     until("a count of that", secs(5), || {
@@ -385,18 +391,26 @@ fn a_household_sends_nothing_in_the_clear_before_a_session_and_without_and_after
     let start = |house: &mut Router| house.start_with(&["sh", "-c", &mount, "sh"]);
     // No gateway yet: there is no session before its first lease.
     start(&mut house);
+    let inside = format!("udp port 53 or udp src port {WIREGUARD_PORT}");
+    let inside = Capture::start(&lab, &house.host, CLIENT_TUN, &inside);
     tries(&house);
     gateway.start();
     until("the Internet by the gateway", secs(60), || read(&house.host, IPV4, "2"));
     read(&lan, IPV4, "20").expect("the LAN by the gateway");
-    let inside = house.state_dir().join("resolv.conf");
-    assert!(fs::read_to_string(&inside).is_ok_and(|text| text.contains("nameserver 100.64.0.1")));
+    let resolvers = house.state_dir().join("resolv.conf");
+    assert!(fs::read_to_string(&resolvers).is_ok_and(|text| text.contains("nameserver 100.64.0.1")));
     let by_name =
-        format!("mount --bind {} /etc/resolv.conf && curl -sf http://{NAME}/page | head -c 19", text(&inside));
+        format!("mount --bind {} /etc/resolv.conf && curl -sf http://{NAME}/page | head -c 19", text(&resolvers));
     assert_eq!(house.host.must(&["sh", "-c", &by_name]), TEXT[..19], "names by the session, not by the uplink");
     // The session is lost.
     gateway.stop();
     tries(&house);
+    // Of all that, the session saw the household's question, and nothing that the session itself needs.
+    let inside = inside.end();
+    assert!(holds(&inside, b"internet\x07example"), "{:?}", inside.packets);
+    assert!(!holds(&inside, b"roof\x07example") && !holds(&inside, b"unknown\x07example"), "{:?}", inside.packets);
+    let link = |packet: &crate::capture::Packet| packet.bytes[20..22] == WIREGUARD_PORT.to_be_bytes();
+    assert!(!inside.packets.iter().any(link), "{:?}", inside.packets);
     // The household's router crashes, and is started again.
     house.kill();
     tries(&house);
@@ -407,8 +421,13 @@ fn a_household_sends_nothing_in_the_clear_before_a_session_and_without_and_after
     tries(&house);
     let seen = uplink.end();
     assert!(seen.packets.is_empty(), "in the clear: {:?}", seen.packets);
-    // An end in order opens it.
+    // An end in order opens it. While it is closed, what others have made that leads past it is named.
+    house.host.must(&["ip", "rule", "add", "priority", "100", "fwmark", "7", "lookup", "main"]);
     start(&mut house);
+    until("a warning", secs(5), || {
+        let status = house.show("status")?;
+        if status["warnings"].to_string().contains("routing rule 100") { Ok(()) } else { Err(status.to_string()) }
+    });
     house.stop();
     read(&house.host, IPV4, "5").expect("the page by the uplink, as without the router");
 }

@@ -3,9 +3,9 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, chown};
 
-use crate::lab::{Lab, say};
+use crate::lab::{Lab, here, now, say, secs, until};
 use crate::ledger::Ledger;
-use crate::router::{PEERS, Router, join, write_private};
+use crate::router::{BY_ROUTES, PEERS, Router, join, text, write_private};
 
 /// An account with no rights; "nobody" on every Linux.
 const NOBODY: u32 = 65534;
@@ -106,4 +106,84 @@ fn a_price_that_routing_cannot_count_is_refused_and_not_ignored() {
         assert!(said.contains(words), "{said}");
     }
     lab.figures(&said.replace('\n', " / "));
+}
+
+/// The owner of the gateway changes one thing after the other, and nobody starts anything again.
+#[test]
+fn a_gateway_for_members_tells_who_is_none_and_sessions_follow_the_file_while_routers_run() {
+    let name = "a_gateway_for_members_tells_who_is_none_and_sessions_follow_the_file_while_routers_run";
+    let Some(mut lab) = Lab::open(name, &["nft"]) else { return };
+    let ledger = Ledger::create(&lab);
+    let mut routers = ["house", "relay", "gateway"].map(|name| Router::new(&mut lab, name));
+    routers.iter_mut().for_each(|router| router.join_community(&ledger, "0"));
+    let [mut house, mut relay, mut gateway] = routers;
+    join(&mut lab, &mut house, &mut relay, BY_ROUTES);
+    join(&mut lab, &mut relay, &mut gateway, BY_ROUTES);
+    gateway
+        .options
+        .tables
+        .push("[community]\nmembers_only = true\n\n[gateway]\ncontact = \"one@hill.example\"\n".to_owned());
+    house.options.tables.push(format!("[internet]\ngateways = [\"{}\"]\n", gateway.address));
+    for router in [&mut relay, &mut gateway, &mut house] {
+        router.start();
+    }
+    let refused = |house: &Router, contact: &str| {
+        let why = "it serves members of its community alone, and knows this router as none; ask";
+        let status = house.show("status")?;
+        let said = status["internet"]["refused"][0] == format!("{}: {why} {contact}", gateway.address);
+        if said { Ok(()) } else { Err(status.to_string()) }
+    };
+    until("a refusal", secs(40), || refused(&house, "one@hill.example"));
+    let status = here(&[text(&house.waybill), "status", "--socket", text(&house.control_socket())]);
+    assert!(status.contains("nothing leaves; 0 of 1 gateways ready; ") && status.contains("as none"), "{status}");
+
+    let began = now();
+    let edit = |router: &Router, from: &str, to: &str| {
+        let before = fs::read_to_string(router.config_file()).expect("a config file");
+        assert!(before.contains(from), "{before}");
+        fs::write(router.config_file(), before.replace(from, to)).expect("room for a config file");
+        router.show("reload")
+    };
+    let all = edit(&gateway, "one@hill.example", "two@hill.example").expect("it reads the file");
+    assert_eq!(all["at_next_start"].as_array().map(Vec::len), Some(0), "{all}");
+    until("another contact", secs(5), || match &gateway.show("gateway")?["contact"] {
+        contact if *contact == "two@hill.example" => Ok(()),
+        other => Err(other.to_string()),
+    });
+    // What the kernel is set up for, beside something that has to wait.
+    let rest = edit(
+        &gateway,
+        "[gateway]\n",
+        "[quic]\nlisten = \"[::]:4443\"\n\n[gateway]\nrefuse = [\"tcp/25\"]\nipv4_pool = \"172.20.0.0/16\"\n",
+    );
+    assert_eq!(rest.expect("it reads the file")["at_next_start"], serde_json::json!(["[quic]"]));
+    let shows = |wanted: &str| {
+        let state = gateway.show("gateway").expect("a gateway");
+        assert_eq!((&state["pool"], &state["refuse"][0]), (&wanted.into(), &"tcp/25".into()), "{state}");
+        let rules = gateway.host.must(&["nft", "list", "table", "inet", "waybill"]);
+        assert!(rules.contains("tcp dport 25 counter name \"not_carried\" reject"), "{rules}");
+    };
+    until("a gateway again", secs(5), || match gateway.show("gateway")?["pool"].as_str() {
+        Some(pool) if !pool.is_empty() => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    shows("172.20.0.0/16");
+    until("a refusal by the new sessions", secs(20), || refused(&house, "two@hill.example"));
+    // What cannot be changes nothing.
+    let error = edit(&gateway, "172.20.0.0/16", "10.0.0.0/8").expect_err("the cables have addresses of it");
+    assert!(error.contains("kept as they were") && error.contains("10.0.0.0/8"), "{error}");
+    shows("172.20.0.0/16");
+    edit(&house, &format!("gateways = [\"{}\"]", gateway.address), &format!("gateways = [\"{}\"]", relay.address))
+        .expect("it reads the file");
+    until("another gateway", secs(5), || match &house.show("internet")?["gateways"][0]["name"] {
+        name if *name == relay.address => Ok(()),
+        other => Err(other.to_string()),
+    });
+    assert!(house.host.must(&["ip", "rule"]).contains("8720:"), "the way out stays closed");
+    let took = began.elapsed();
+    for mut router in [house, gateway, relay] {
+        router.stop();
+        assert_eq!(router.host.must(&["nft", "list", "tables"]), "");
+    }
+    lab.figures(&format!("an unknown account was told why, and four changes of the files took {took:.1?}"));
 }

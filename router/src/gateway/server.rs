@@ -84,6 +84,8 @@ impl Server {
         let mut ways = Ways {
             netlink: Netlink::open().map_err(|error| Failure::new(&error, error.next_step()))?,
             uplink: options.uplink.clone(),
+            pool: options.ipv4_pool,
+            tun: tun.index(),
         };
         let mut set_up = || {
             let netlink = &mut ways.netlink;
@@ -92,9 +94,9 @@ impl Server {
             netlink.add_address(tun.index(), pool.gateway(), 32)?;
             netlink.claim_route(pool.network().into(), pool.prefix_len(), tun.index())?;
             netlink.claim_route(Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0).into(), 8, tun.index())?;
-            ways.forbidden()
+            ways.look()
         };
-        let forbidden = set_up().map_err(|error: NetlinkError| Failure::new(&error, error.next_step()))?;
+        let (forbidden, _) = set_up().map_err(|error: NetlinkError| Failure::new(&error, error.next_step()))?;
         let no_session = |error: io::Error| {
             let next = "is another program using the port at the mesh address?";
             Failure::new(format!("cannot serve sessions on UDP port {PORT}: {error}"), next)
@@ -509,6 +511,7 @@ impl Table {
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = GatewayState {
             mesh_address: Some(metering::mesh_address(&self.key)),
             pool: format!("{}/{}", self.options.ipv4_pool.network(), self.options.ipv4_pool.prefix_len()),
+            clash: self.watched.clash(),
             dns: self.dns.clone(),
             hours: self.options.hours.map(|hours| hours.to_string()),
             open: self.options.hours.is_none_or(|hours| hours.hold(moment.minute)),

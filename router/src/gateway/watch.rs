@@ -10,9 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use super::Pool;
 use super::forbidden::Forbidden;
 use super::nat::Nat;
-use crate::netlink::{Netlink, NetlinkError};
+use crate::netlink::{FoundRoute, Netlink, NetlinkError};
 
 /// How often it looks. The rules of others may be ours for so long.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -21,6 +22,8 @@ const INTERVAL: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Watched {
     forbidden: Mutex<Arc<Forbidden>>,
+    /// A network that has addresses of clients, for people.
+    clash: Mutex<Option<String>>,
     /// Flows that clients had too many, since the start.
     flows_over: AtomicU64,
     /// Packets to where the owner carries nothing, likewise.
@@ -31,9 +34,10 @@ pub(super) struct Watched {
 
 impl Watched {
     pub(super) fn new(forbidden: Forbidden) -> Arc<Self> {
-        let forbidden = Mutex::new(Arc::new(forbidden));
+        let (forbidden, clash) = (Mutex::new(Arc::new(forbidden)), Mutex::default());
         Arc::new(Self {
             forbidden,
+            clash,
             flows_over: AtomicU64::new(0),
             not_carried: AtomicU64::new(0),
             put_back: AtomicU64::new(0),
@@ -42,6 +46,10 @@ impl Watched {
 
     pub(super) fn forbidden(&self) -> Arc<Forbidden> {
         Arc::clone(&self.forbidden.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn clash(&self) -> Option<String> {
+        self.clash.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn flows_over(&self) -> u64 {
@@ -61,16 +69,38 @@ impl Watched {
 pub(super) struct Ways {
     pub(super) netlink: Netlink,
     pub(super) uplink: Option<String>,
+    /// What clients have their addresses of, and the device that leads to them.
+    pub(super) pool: Pool,
+    pub(super) tun: u32,
 }
 
 impl Ways {
-    /// Where nobody is let at present.
-    pub(super) fn forbidden(&mut self) -> Result<Forbidden, NetlinkError> {
+    /// Where nobody is let at present, and which network has addresses of clients.
+    pub(super) fn look(&mut self) -> Result<(Forbidden, Option<String>), NetlinkError> {
         let routes = self.netlink.found_routes()?;
         // An uplink that is away for a while is none of the interfaces there are.
         let uplink = self.uplink.as_ref().map(|name| self.netlink.link_index(name).unwrap_or(0));
-        Ok(Forbidden::new(&routes, uplink))
+        Ok((Forbidden::new(&routes, uplink), clash(&routes, self.pool, self.tun)))
     }
+}
+
+/// A route that came after the start, and takes what is for clients elsewhere.
+fn clash(routes: &[FoundRoute], pool: Pool, tun: u32) -> Option<String> {
+    let whole = FoundRoute {
+        destination: pool.network().into(),
+        prefix_len: pool.prefix_len(),
+        interface: None,
+        gateway: None,
+        local: false,
+    };
+    let taken = |route: &&FoundRoute| {
+        route.interface != Some(tun) && route.prefix_len > pool.prefix_len() && whole.holds(route.destination)
+    };
+    let FoundRoute { destination, prefix_len, .. } = routes.iter().find(taken)?;
+    Some(format!(
+        "this router has come to a network {destination}/{prefix_len}, which has addresses of ipv4_pool in [gateway]: clients \
+         with one of those get no answers; set another ipv4_pool, and reload"
+    ))
 }
 
 /// A thread that runs until [`Watch::stop`].
@@ -113,8 +143,14 @@ fn run(mut nat: Nat, mut ways: Option<Ways>, watched: &Watched, ended: &Receiver
             }
             Err(_) => {}
         }
-        match ways.as_mut().map(Ways::forbidden) {
-            Some(Ok(forbidden)) => {
+        match ways.as_mut().map(Ways::look) {
+            Some(Ok((forbidden, clash))) => {
+                let mut known = watched.clash.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(what) = clash.as_ref().filter(|what| known.as_ref() != Some(what)) {
+                    tracing::warn!("{what}");
+                }
+                *known = clash;
+                drop(known);
                 *watched.forbidden.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(forbidden);
             }
             Some(Err(error)) => tracing::debug!(%error, "which networks are our own is not known anew"),
@@ -122,4 +158,26 @@ fn run(mut nat: Nat, mut ways: Option<Ways>, watched: &Watched, ended: &Receiver
         }
     }
     nat
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_with_addresses_of_clients_is_named() {
+        let route = |text: &str, prefix_len, interface| FoundRoute {
+            destination: text.parse().unwrap(),
+            prefix_len,
+            interface: Some(interface),
+            gateway: None,
+            local: false,
+        };
+        let pool = "100.64.0.0/10".parse().unwrap();
+        let own =
+            [route("100.64.0.0", 10, 9), route("100.64.0.1", 32, 9), route("0.0.0.0", 0, 2), route("fc00::", 8, 9)];
+        assert_eq!(clash(&own, pool, 9), None);
+        let said = clash(&[&own[..], &[route("100.70.3.0", 24, 2)]].concat(), pool, 9).unwrap();
+        assert!(said.contains("100.70.3.0/24") && said.contains("another ipv4_pool"), "{said}");
+    }
 }
