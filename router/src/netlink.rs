@@ -814,7 +814,7 @@ fn found_rule(payload: &[u8], family: Family) -> Option<FoundRule> {
     let leads = match (RuleAction::from(message.action()), target) {
         (RuleAction::Goto, Some(target)) if message.flags() & FIB_RULE_UNRESOLVED == 0 => Leads::Rule(target),
         (RuleAction::ToTable, _) if of_device => Leads::OfDevice,
-        (RuleAction::ToTable, _) if table != LOCAL_TABLE.into() => Leads::Table { table, without },
+        (RuleAction::ToTable, _) if table != u32::from(LOCAL_TABLE) => Leads::Table { table, without },
         _ => return None,
     };
     Some(FoundRule { family, priority, of: of.trim_start().to_owned(), leads })
