@@ -168,7 +168,8 @@ fn a_community_is_founded_joined_and_left_by_commands_alone() {
 
     // What is used up opens nothing: but for the ledger, which is asked what it says of the code.
     at_fence.must(&["ip", "route", "add", &attic_at, "via", &attic_by_the_fence]);
-    fence.join(&code, "fence");
+    // It wants a name that somebody has.
+    fence.join(&code, "attic");
     until("fence hears that the code is used", SOON, || fence.waits_for("EnrolmentAlreadyUsed"));
     until("fence does not reach the ledger's machine but for the ledger", SOON, || fence.is_cut_off_from(&roof_is));
     until("fence does not reach attic", SOON, || fence.is_cut_off_from(&attic_is));
@@ -179,6 +180,16 @@ fn a_community_is_founded_joined_and_left_by_commands_alone() {
     fence.must(&[&["join", &code][..], &fence.places().each_ref().map(String::as_str)].concat());
     until("fence is a member", SOON, || fence.is_member());
     until("fence reaches barn", SOON, || fence.reaches(&barn_is));
+    until("the others have the names they wanted, and fence hears that it has none", SOON, || {
+        let (names, status) = (roof.must(&["names", "list", "--config", &roof.config()]), fence.show("status")?);
+        let has = |name: &str, address: &str| {
+            names.lines().any(|line| line.starts_with(&format!("{name}.mesh ")) && line.contains(address))
+        };
+        let all = [("roof", &roof_is), ("attic", &attic_is), ("barn", &barn_is)];
+        let heard = status["warnings"].to_string().contains("NameTaken");
+        let done = heard && names.lines().count() == 4 && all.iter().all(|(name, address)| has(name, address));
+        if done { Ok(()) } else { Err(format!("{names}{status}")) }
+    });
 
     // Put out, and taken in again.
     let account = barn.account();

@@ -4,7 +4,7 @@ use crate::lab::{Lab, here, secs, until};
 use crate::router::{PEERS, Router, join, joined, text};
 use crate::traffic::reachable;
 
-const ASK: &str = include_str!("names.py");
+pub(crate) const ASK: &str = include_str!("names.py");
 
 #[test]
 fn names_of_the_mesh_are_answered_inside_it_and_follow_the_config() {

@@ -1,5 +1,6 @@
-//! `waybill names`: what is answered for `NAME.mesh`, from the config file.
+//! `waybill names`: what is answered for `NAME.mesh`, from the config file and from what the ledger said last.
 
+use std::net::Ipv6Addr;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -8,6 +9,7 @@ use serde_json::json;
 use super::Failure;
 use super::table::{Side, Table};
 use crate::config::Config;
+use crate::router::kept;
 use crate::{identity, names};
 
 #[derive(Debug, Args)]
@@ -39,10 +41,16 @@ pub(super) fn list(arguments: &NamesArguments) -> Result<String, Failure> {
     };
     let (mut table, mut lines) =
         (Table::new(&["name", "what", "address"].map(|title| (title, Side::Left))), Vec::new());
-    for (name, addresses) in zone.iter() {
+    let mut line = |name: &str, what: &str, addresses: &[Ipv6Addr]| {
         let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-        table.row([format!("{name}.mesh"), what(name).to_owned(), addresses.join(", ")]);
-        lines.push(json!({ "name": format!("{name}.mesh"), "what": what(name), "addresses": addresses }));
+        table.row([format!("{name}.mesh"), what.to_owned(), addresses.join(", ")]);
+        lines.push(json!({ "name": format!("{name}.mesh"), "what": what, "addresses": addresses }));
+    };
+    zone.iter().for_each(|(name, addresses)| line(name, what(name), addresses));
+    for (name, address) in kept(&config.node.state_dir) {
+        if zone.iter().all(|(own, _)| own != name.as_str()) {
+            line(name.as_str(), "community", &[address]);
+        }
     }
     if arguments.json {
         return Ok(format!("{:#}\n", serde_json::Value::from(lines)));

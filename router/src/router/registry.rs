@@ -297,6 +297,10 @@ impl Control {
             self.registry.tell();
         }
         let (Some(desk), false) = (&self.ledger, self.registry.asking) else { return };
+        // Whoever asks about members finds out when it is back.
+        if self.members.matter() && self.ledger_reachable != Some(true) {
+            return;
+        }
         let (us, is_member) = (self.identity.node_id(), self.members.own_holds());
         let key = self.identity.wireguard_key().0;
         let Some(question) = self.registry.question(now, is_member, key) else { return };
@@ -357,6 +361,14 @@ impl Control {
     }
 }
 
+/// Names of members that a router with this state directory answers for, as its ledger said last.
+pub(crate) fn kept(directory: &Path) -> Vec<(Name, Ipv6Addr)> {
+    let now = UnixTime::from_seconds(history::unix_seconds());
+    let known = read_known(directory).into_iter();
+    let stands = |holder: &Holder| holder.membership.is_some_and(|membership| membership.holds_at(now));
+    known.filter(|(_, holder)| stands(holder)).map(|(name, holder)| (name, holder.address)).collect()
+}
+
 fn read_known(directory: &Path) -> BTreeMap<Name, Holder> {
     let lines: Option<Vec<Line>> =
         read(&directory.join(NAMES), FILE_LEN_MAX).and_then(|bytes| serde_json::from_slice(&bytes).ok());
@@ -391,8 +403,8 @@ mod tests {
         Registered::new("us", "fd00::1".parse().unwrap())
     }
 
-    fn registry(shared: &Registered, directory: &Path) -> Registry {
-        Registry::open(start(), Some(shared.clone()), ("us".to_owned(), "fd00::1".parse().unwrap()), directory)
+    fn registry(shared: &Registered, directory: &Path, now: Instant) -> Registry {
+        Registry::open(now, Some(shared.clone()), ("us".to_owned(), "fd00::1".parse().unwrap()), directory)
     }
 
     /// A ledger that has these names, of members until so many seconds from now.
@@ -447,7 +459,7 @@ mod tests {
     fn all_pages_are_read_and_members_alone_are_answered_for_also_after_a_restart() {
         let directory = tempfile::tempdir().unwrap();
         let (shared, now) = (shared(), start());
-        let mut registry = registry(&shared, directory.path());
+        let mut registry = registry(&shared, directory.path(), now);
         let mut stub =
             ledger(&[("a", US, 1000), ("b", OTHER, -5), ("c", NodeId([3; 20]), 1000), ("d", NodeId([4; 20]), 1000)]);
         round(&mut registry, &mut stub, now);
@@ -459,12 +471,13 @@ mod tests {
 
         // The ledger is away.
         let later = self::shared();
-        let mut after = self::registry(&later, directory.path());
+        let mut after = self::registry(&later, directory.path(), now);
         assert_eq!(after.known, registry.known);
+        assert_eq!(kept(directory.path()).iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["a", "c", "d"]);
         assert!(answers(&later, "a") && !answers(&later, "b"));
         for len in 0..file.len() {
             file::replace(&directory.path().join(NAMES), &file[..len], 0o600).unwrap();
-            assert!(self::registry(&later, directory.path()).known.is_empty(), "{len}");
+            assert!(self::registry(&later, directory.path(), now).known.is_empty(), "{len}");
         }
 
         // One was given up, and another member was put out.
@@ -480,7 +493,7 @@ mod tests {
     fn what_somebody_asks_for_is_looked_for_soon_and_what_nobody_has_not_again_for_a_while() {
         let directory = tempfile::tempdir().unwrap();
         let (shared, now) = (shared(), start());
-        let mut registry = registry(&shared, directory.path());
+        let mut registry = registry(&shared, directory.path(), now);
         round(&mut registry, &mut ledger(&[]), now);
         let mut stub = ledger(&[("roof", OTHER, 1000)]);
         for text in ["roof", "wpad", "-", "12"] {
@@ -501,7 +514,7 @@ mod tests {
     fn a_flood_of_questions_costs_the_ledger_few() {
         let directory = tempfile::tempdir().unwrap();
         let (shared, now) = (shared(), start());
-        let mut registry = registry(&shared, directory.path());
+        let mut registry = registry(&shared, directory.path(), now);
         round(&mut registry, &mut ledger(&[]), now);
         let mut asked = 0;
         for number in 0..10_000_u32 {
@@ -520,7 +533,7 @@ mod tests {
     fn no_more_names_are_kept_than_are_answered_for() {
         let directory = tempfile::tempdir().unwrap();
         let (shared, now) = (shared(), start());
-        let mut registry = registry(&shared, directory.path());
+        let mut registry = registry(&shared, directory.path(), now);
         let until = UnixTime::from_seconds(history::unix_seconds() + 1000);
         let holder = Holder {
             account: OTHER,
@@ -544,7 +557,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         file::replace(&directory.path().join(CLAIM), b"roof\n", 0o600).unwrap();
         let (shared, now) = (shared(), start());
-        let mut registry = registry(&shared, directory.path());
+        let mut registry = registry(&shared, directory.path(), now);
         assert!(!matches!(registry.question(now, false, KEY), Some(Question::Claim(..))));
         let Some(Question::Claim(claims, key)) = registry.question(now, true, KEY) else { panic!("it is claimed") };
         let mut stub = ledger(&[]);

@@ -6,14 +6,15 @@ use std::sync::LazyLock;
 use ledger_core::checkpoint::{records, verify};
 use ledger_core::enrolment::Code;
 use ledger_core::fact::Fact;
+use ledger_core::name::{self, Name, NameListing};
 use ledger_core::note::{Log, Note, NoteKey, NoteSigner, Witness};
 use ledger_core::registry::{Registration, Station};
 use ledger_core::role::Role;
 use ledger_core::signer::{Signer, consent};
 use ledger_core::voucher::{Claim, Paper};
 use ledger_core::{
-    Command, Entry, ExecuteError, Genesis, Head, Logged, MAX_SUPPLY, Order, Presented, Records, Request, State, Sums,
-    UnixTime, membership,
+    Command, Entry, Event, ExecuteError, Genesis, Head, Logged, MAX_SUPPLY, Order, Presented, Records, Request, State,
+    Sums, UnixTime, membership,
 };
 use metering::{AccountKey, ChannelId, Close, NodeId, Price, Receipt, Tokens};
 
@@ -27,6 +28,11 @@ pub fn ledger_entry(bytes: &[u8]) {
     let _ = State::replay_founding(bytes);
     let Ok(entry) = Entry::decode(bytes) else { return };
     assert_eq!(entry.encode(), bytes);
+    if let Event::NameClaimed { account, name, wireguard, claim, .. } = entry.event {
+        let listing = NameListing(Some(name::Holder { account, wireguard, claim }));
+        assert_eq!(NameListing::decode(&listing.encode()), Some(listing));
+        assert_eq!(name::name_at(&NameListing::place(&name)), Some(name));
+    }
     let logged = Logged::read(&DOMAIN, bytes);
     assert_eq!(logged.as_ref().ok().map(|logged| *logged.presented().request()), entry.request());
     if let Some(request) = entry.request() {
@@ -52,7 +58,7 @@ pub fn ledger_note(bytes: &[u8]) {
     }
 }
 
-/// A voucher or an enrolment's code that somebody typed in.
+/// A voucher, an enrolment's code or a name that somebody typed in.
 ///
 /// # Panics
 /// If what is read is written otherwise, or is worth nothing by its own word.
@@ -60,6 +66,7 @@ pub fn ledger_paper(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     written_as_read::<Code>(text);
     written_as_read::<Paper>(text);
+    written_as_read::<Name>(text);
     let to = NodeId([9; 20]);
     if let Ok(code) = text.parse::<Code>() {
         assert!(matches!(code.enrol(&DOMAIN, to), Command::Enrol { enrolment, .. } if enrolment == code.enrolment()));
@@ -245,7 +252,14 @@ impl Play {
                 Command::Register { registration: Registration { station, price_up, price_down, terms: [of; 32] } }
             }
             28 => Command::Unregister,
-            29 | 30 => {
+            30 if n % 2 == 0 => {
+                let (name, wireguard) = (called(of), [by; 32]);
+                let who = usize::from(if fault == 3 { by.wrapping_add(1) } else { by } % 4);
+                let claim = name::claim(&KEYS[who][0], &domain, &name, &wireguard);
+                Command::ClaimName { name, wireguard, claim }
+            }
+            30 => Command::ReleaseName { name: called(of) },
+            29 => {
                 let size = u64::from(n);
                 let Ok(root) = self.state.root_at(size);
                 let head = Head { size, root: root.unwrap_or(self.state.head().root) };
@@ -292,6 +306,10 @@ impl Play {
         assert_eq!(state.facts(), self.state.facts());
         assert_eq!(state.record_root(), self.state.record_root());
     }
+}
+
+fn called(of: u8) -> Name {
+    ["roof", "attic", "barn"][usize::from(of % 3)].parse().expect("a name")
 }
 
 fn amount(n: u8) -> Tokens {

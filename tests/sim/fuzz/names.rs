@@ -2,7 +2,7 @@
 
 use std::net::Ipv6Addr;
 
-use node::names::{Names, QUESTION_LENGTH_MAX};
+use node::names::{Names, QUESTION_LENGTH_MAX, asked, denies};
 
 /// Eight addresses, or who answers for the zone and for how long a no holds.
 const MORE_MAX: usize = 8 * 28 + 40;
@@ -15,7 +15,10 @@ pub fn names(bytes: &[u8]) {
     let address = |last| Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last);
     let mut zone = Names::new("roof", address(1));
     assert!(zone.add("attic", &(2..9).map(address).collect::<Vec<_>>()));
+    let asked = asked(bytes);
     let Some(answer) = zone.answer(bytes) else { return };
+    // What is denied was asked for by a name.
+    assert!(!denies(&answer) || asked.is_some_and(|name| name != "roof" && name != "attic"));
     assert!(bytes.len() <= QUESTION_LENGTH_MAX && bytes[2] & 0x80 == 0, "no question");
     assert_eq!(answer[..2], bytes[..2], "to another");
     assert!(answer.len() <= bytes.len() + MORE_MAX, "{} of {}", answer.len(), bytes.len());
