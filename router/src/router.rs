@@ -76,8 +76,10 @@ pub(crate) use history::{civil, moment, unix_seconds};
 #[cfg(feature = "ledger-remote")]
 pub(crate) use members::ENROLMENT;
 pub use members::Guests;
+#[cfg(feature = "ledger-remote")]
+pub(crate) use registry::CLAIM;
 pub use registry::Registered;
-pub(crate) use registry::{CLAIM, kept};
+pub(crate) use registry::kept;
 pub use strangers::Found;
 
 /// How often meters and link states are read: at 2 Gb/s, 12 MB pass between two looks, a fifth of the default window.
