@@ -13,7 +13,10 @@
 # What people wrote is never evaluated: it is compared, and stands in the file in quotes, or is refused by name.
 
 WAYBILL_PROG=/usr/bin/waybill
+# In memory: the daemon's config file and socket, gone with a reboot.
 WAYBILL_RUN=/var/run/waybill
+# On the flash: what is worth money.
+WAYBILL_STATE=/etc/waybill/state
 
 WAYBILL_NL='
 '
@@ -84,15 +87,15 @@ waybill_schema() {
 }
 
 # Renders into the file $1. Returns 1 if an option is wrong; then the file is of no use. Besides, it says in variables:
-# wb_enabled (1: the daemon is to run), wb_tun, wb_key_file, wb_state_dir, wb_socket, wb_gateway and wb_internet (1: there is such a
-# section), wb_networks (UCI networks it depends on) and wb_settings (a hash of all but neighbours and leaves).
+# wb_enabled (1: the daemon is to run), wb_tun, wb_key_file, wb_state_dir, wb_socket, wb_gateway, wb_internet and wb_ledger (1: there is
+# such a section), wb_networks (UCI networks it depends on) and wb_settings (a hash of all but neighbours and leaves).
 waybill_render() {
 	local file="$1" said mask
 
 	wb_failed=0 wb_enabled=0
-	wb_tun=waybill0 wb_key_file=/etc/waybill/key wb_state_dir=/etc/waybill/state wb_socket=$WAYBILL_RUN/control.sock
-	wb_gateway=0 wb_internet=0 wb_networks=
-	wb_type= wb_section= wb_list= wb_devices= wb_devices_map= wb_seen=' '
+	wb_tun=waybill0 wb_key_file=/etc/waybill/key wb_state_dir= wb_socket=$WAYBILL_RUN/control.sock
+	wb_gateway=0 wb_internet=0 wb_ledger=0 wb_networks= wb_node_text= wb_node_map= wb_node_has=' ' wb_node=waybill.node
+	wb_type= wb_section= wb_list= wb_devices= wb_devices_map=
 	wb_n_node=0 wb_n_wireguard=0 wb_n_quic=0 wb_n_interface=0 wb_n_names=0 wb_n_routing=0 wb_n_policy=0 wb_n_ledger=0
 	wb_n_community=0 wb_n_gateway=0 wb_n_internet=0 wb_n_peer=0 wb_n_leaf=0
 
@@ -322,10 +325,10 @@ waybill_end() {
 	waybill_end_list
 	case "$wb_type" in
 	node)
-		waybill_defaults "$wb_section"
-		# It is the daemon as a whole that is switched off.
-		wb_on=1
+		# What it lacks depends on the others. It is the daemon as a whole that is switched off here.
+		wb_node_text="$wb_text" wb_node_map="$wb_map" wb_node_has="$wb_has" wb_node="$wb_section" wb_text=
 		;;
+	ledger) [ "$wb_on" = 0 ] || wb_ledger=1 ;;
 	interface) waybill_end_interface ;;
 	gateway) waybill_end_gateway ;;
 	internet) [ "$wb_on" = 0 ] || wb_internet=1 ;;
@@ -342,7 +345,6 @@ waybill_end() {
 		printf '%s' "$wb_text" >>"$to"
 		printf '%s' "$wb_map" >>"$to.map"
 	fi
-	wb_seen="$wb_seen$wb_type "
 	wb_type= wb_device= wb_network= wb_text= wb_map=
 }
 
@@ -427,11 +429,13 @@ waybill_device_of() {
 	return 0
 }
 
-# What the node is and has without being asked. $1 is the section it comes from.
-waybill_defaults() {
+# What comes of all sections together: the node with what it has without being asked, and where neighbours are looked for.
+waybill_rest() {
 	local name
 
-	case "$wb_has" in
+	wb_text="$wb_node_text" wb_map="$wb_node_map"
+	[ -n "$wb_text" ] || waybill_line '[node]' "$wb_node"
+	case "$wb_node_has" in
 	*' name '*) ;;
 	*)
 		read -r name </proc/sys/kernel/hostname
@@ -439,28 +443,18 @@ waybill_defaults() {
 		case "$name" in
 		'' | -* | 0x* | *[!A-Za-z0-9-]*) name=router ;;
 		esac
-		waybill_line "name = \"$name\"" "$1.name"
+		waybill_line "name = \"$name\"" "$wb_node.name"
 		;;
 	esac
-	case "$wb_has" in
-	*' state_dir '*) ;;
-	*) waybill_line "state_dir = \"$wb_state_dir\"" "$1.state_dir" ;;
-	esac
-	case "$wb_has" in
+	if [ -z "$wb_state_dir" ]; then
+		# Receipts are money, and outlive a reboot. Without a ledger there is nothing to keep, and the flash is spared.
+		wb_state_dir="$WAYBILL_RUN/state"
+		[ "$wb_ledger" = 0 ] || wb_state_dir="$WAYBILL_STATE"
+		waybill_line "state_dir = \"$wb_state_dir\"" "$wb_node.state_dir"
+	fi
+	case "$wb_node_has" in
 	*' control_socket '*) ;;
-	*) waybill_line "control_socket = \"$wb_socket\"" "$1.control_socket" ;;
-	esac
-}
-
-# What comes of all sections together.
-waybill_rest() {
-	wb_text= wb_map= wb_has=' '
-	case "$wb_seen" in
-	*' node '*) ;;
-	*)
-		waybill_line '[node]' waybill.node
-		waybill_defaults waybill.node
-		;;
+	*) waybill_line "control_socket = \"$wb_socket\"" "$wb_node.control_socket" ;;
 	esac
 	printf '%s' "$wb_text" >>"$wb_file"
 	printf '%s' "$wb_map" >>"$wb_file.map"
