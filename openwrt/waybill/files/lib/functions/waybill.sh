@@ -90,7 +90,7 @@ waybill_schema() {
 # wb_enabled (1: the daemon is to run), wb_tun, wb_key_file, wb_state_dir, wb_socket, wb_gateway, wb_internet and wb_ledger (1: there is
 # such a section), wb_networks (UCI networks it depends on) and wb_settings (a hash of all but neighbours and leaves).
 waybill_render() {
-	local file="$1" said mask
+	local file="$1" mask
 
 	wb_failed=0 wb_enabled=0
 	wb_tun=waybill0 wb_key_file=/etc/waybill/key wb_state_dir= wb_socket=$WAYBILL_RUN/control.sock
@@ -112,10 +112,7 @@ waybill_render() {
 	config_cb() { waybill_begin "$@"; }
 	option_cb() { waybill_option "$@"; }
 	list_cb() { waybill_item "$@"; }
-	config_load waybill || {
-		said="$(uci export waybill 2>&1 >/dev/null)"
-		waybill_wrong waybill "/etc/config/waybill cannot be read: ${said:-there is no such file}"
-	}
+	! waybill_is_sound || config_load waybill
 	reset_cb
 	waybill_end
 	waybill_rest
@@ -127,6 +124,21 @@ waybill_render() {
 	umask "$mask"
 	waybill_utf8 "$file"
 	[ "$wb_failed" = 0 ]
+}
+
+# Whether /etc/config/waybill may be loaded at all. config_load itself says nothing of a mistake and takes what stands before it; and
+# it evaluates what uci writes down, where types of sections, unlike all else, are not in quotes.
+waybill_is_sound() {
+	local said kind
+
+	said="$(uci export waybill 2>&1)" || {
+		waybill_wrong waybill "/etc/config/waybill cannot be read: $said"
+		return 1
+	}
+	kind="$(printf '%s\n' "$said" | sed -n 's/^config //p' | grep '^[A-Za-z0-9_]*[^A-Za-z0-9_ ]' | head -n 1)"
+	[ -n "$kind" ] || return 0
+	waybill_wrong waybill "there are no sections of type ${kind%% *}"
+	return 1
 }
 
 # Says what is wrong ($2) with an option or section ($1).

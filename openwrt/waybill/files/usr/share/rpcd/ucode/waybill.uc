@@ -82,13 +82,13 @@ function join(code, name) {
 	if (name != null && name != '' && (type(name) != 'string' || !match(name, /^[A-Za-z0-9][A-Za-z0-9-]{0,62}$/)))
 		return { error: 'a name has 1 to 63 letters, digits and hyphens' };
 
-	const pipe = popen(`umask 077; mkdir -p ${RUN}; mktemp ${RUN}/code.XXXXXX`, 'r');
+	const pipe = popen(`umask 077; mkdir -p ${RUN}; mktemp -p ${RUN}`, 'r');
 	const path = trim(pipe?.read('all') ?? '');
 
 	pipe?.close();
 
 	// mktemp has made it, mode 0600.
-	const file = match(path, /^\/var\/run\/waybill\/code\.[A-Za-z0-9]{6}$/) ? open(path, 'w') : null;
+	const file = match(path, /^\/var\/run\/waybill\/tmp\.[A-Za-z0-9]+$/) ? open(path, 'w') : null;
 
 	if (!file)
 		return { error: 'cannot write to memory' };

@@ -1,0 +1,546 @@
+//! What a router with OpenWrt runs besides the program: the scripts of `openwrt/waybill/files`, in BusyBox's shell.
+//!
+//! Each file of `good/` is an /etc/config/waybill, and the config file that comes of it beside it; the program itself has to accept
+//! that. Each file of `broken/` has beside it what is said about it, by the names of the options. `functions.sh` stands in for
+//! OpenWrt's own; what it makes of a file is compared with the real `uci` where that is installed.
+//!
+//! The program under test is `$WAYBILL`, else the one built beside these tests.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// A directory of its own, in which the scripts' absolute paths are.
+struct Place {
+    dir: tempfile::TempDir,
+}
+
+/// Paths of a router, and where they are in a [`Place`].
+const MOVED: [(&str, &str); 3] =
+    [("/var/run/waybill", "run"), ("/etc/waybill", "etc"), ("/etc/capabilities", "capabilities")];
+
+impl Place {
+    fn new() -> Self {
+        let place = Self { dir: tempfile::tempdir().expect("a temporary directory") };
+        let program = waybill();
+        for path in files(&root().join("openwrt/waybill/files")) {
+            let mut text = fs::read_to_string(&path).expect("text");
+            text = text.replace("/usr/bin/waybill", program.to_str().expect("a path in UTF-8"));
+            for (from, to) in MOVED {
+                text = text.replace(from, &place.path(to));
+            }
+            let to =
+                place.dir.path().join("root").join(path.strip_prefix(root().join("openwrt/waybill/files")).unwrap());
+            fs::create_dir_all(to.parent().expect("a file is in a directory")).expect("directories");
+            fs::write(to, text).expect("a script");
+        }
+        place
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.dir.path().join(name).display().to_string()
+    }
+
+    /// Says what /etc/config/waybill is; a file that is none is one that cannot be read.
+    fn settings(&self, uci: &[u8]) {
+        let path = self.path("export");
+        match export(uci) {
+            Ok(text) => fs::write(path, text).expect("the export"),
+            Err(()) => _ = fs::remove_file(path),
+        }
+    }
+
+    /// Runs a script in BusyBox's shell, with OpenWrt's functions standing by.
+    fn shell(&self, script: &str) -> Output {
+        let script = format!(". {}/tests/openwrt/functions.sh\n{script}", root().display());
+        Command::new("busybox")
+            .args(["ash", "-c", &script])
+            .current_dir(self.dir.path())
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("IPKG_INSTROOT", self.path("root"))
+            .env("EXPORT", self.path("export"))
+            .env("TOLD_PROCD", self.path("procd"))
+            .output()
+            .expect("busybox runs")
+    }
+
+    /// The config file that comes of these settings, and what is said against them.
+    fn render(&self, uci: &[u8]) -> (String, String) {
+        self.settings(uci);
+        let output = self.shell(
+            ". $IPKG_INSTROOT/lib/functions/waybill.sh\n\
+             waybill_render out.toml && waybill_check out.toml && cat out.toml",
+        );
+        let said = String::from_utf8(output.stderr).expect("what is said is UTF-8");
+        let text = String::from_utf8(output.stdout).expect("a config file is UTF-8");
+        assert_eq!(output.status.success(), said.is_empty(), "{said}");
+        (self.as_on_a_router(text), self.as_on_a_router(said))
+    }
+
+    fn as_on_a_router(&self, mut text: String) -> String {
+        for (to, from) in MOVED {
+            text = text.replace(&self.path(from), to);
+        }
+        text
+    }
+
+    /// What procd was told since it was last asked.
+    fn told(&self) -> Vec<String> {
+        let path = self.path("procd");
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        _ = fs::remove_file(path);
+        text.lines().map(|line| self.as_on_a_router(line.to_owned())).collect()
+    }
+
+    /// Does to the service what `service waybill ACTION` does.
+    fn service(&self, action: &str) -> Output {
+        self.shell(&format!(". $IPKG_INSTROOT/etc/init.d/waybill\n[ {action} != reload ] || action=reload_service\n${{action:-{action}}}"))
+    }
+}
+
+/// What BusyBox is needed for is not tried without it.
+fn can_run() -> bool {
+    let there = Command::new("busybox").arg("true").output().is_ok();
+    if !there {
+        println!("skipped: no busybox");
+    }
+    there
+}
+
+fn has(program: &str) -> bool {
+    let there = Command::new(program).arg("--version").output().is_ok();
+    if !there {
+        println!("skipped in part: no {program}");
+    }
+    there
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is in the workspace").to_owned()
+}
+
+fn waybill() -> PathBuf {
+    if let Some(path) = std::env::var_os("WAYBILL") {
+        return fs::canonicalize(path).expect("WAYBILL names a file");
+    }
+    let test = std::env::current_exe().expect("a running program has a path");
+    // TARGET/PROFILE/deps/openwrt-HASH
+    let target = test.ancestors().nth(3).expect("cargo puts tests three levels deep");
+    let candidates = [target.join("release/waybill"), target.join("debug/waybill")];
+    let found = candidates.into_iter().find(|path| path.is_file());
+    found.expect("no program to test: build it first: cargo build --release")
+}
+
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
+    }
+    found.sort();
+    found
+}
+
+/// The files of one kind of settings: their names, what is in them, and where what is expected of them is.
+fn corpus(kind: &str, expected: &str) -> Vec<(String, Vec<u8>, PathBuf)> {
+    let all = files(&root().join("tests/openwrt").join(kind));
+    let settings = all.into_iter().filter(|path| path.extension().is_some_and(|extension| extension == "uci"));
+    settings
+        .map(|path| {
+            let name = format!("{kind}/{}", path.file_stem().expect("a name").to_string_lossy());
+            (name, fs::read(&path).expect("settings"), path.with_extension(expected))
+        })
+        .collect()
+}
+
+/// Compares with the file, or writes it where `BLESS` is set: then it is read by a person before it is committed.
+fn assert_is(name: &str, found: &str, expected: &Path) {
+    if std::env::var_os("BLESS").is_some() {
+        fs::write(expected, found).expect("a file of the corpus");
+    }
+    let expected = fs::read_to_string(expected).unwrap_or_default();
+    assert_eq!(found, expected, "{name}");
+}
+
+/// What `uci -n export` says of a file: unnamed sections have a name of their own, and all values are in single quotes.
+fn export(file: &[u8]) -> Result<Vec<u8>, ()> {
+    let mut text = b"package waybill\n".to_vec();
+    let mut sections = 0;
+    for words in statements(file)? {
+        let words: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
+        let mut say = |indent: &str, keyword: &str, first: &[u8], second: &[u8]| {
+            text.extend([indent.as_bytes(), keyword.as_bytes()].concat());
+            text.extend([b" ", first, b" ", &*quoted(second), b"\n"].concat());
+        };
+        match words[..] {
+            // Nothing is what is not there.
+            [b"option", _, b""] => {}
+            [b"config", kind] => {
+                sections += 1;
+                say("\n", "config", kind, format!("cfg{sections:02x}0a1b").as_bytes());
+            }
+            [b"config", kind, name] => {
+                sections += 1;
+                say("\n", "config", kind, name);
+            }
+            [b"option", name, value] => say("\t", "option", name, value),
+            [b"list", name, value] => say("\t", "list", name, value),
+            _ => return Err(()),
+        }
+    }
+    text.push(b'\n');
+    Ok(text)
+}
+
+fn quoted(text: &[u8]) -> Vec<u8> {
+    let mut out = b"'".to_vec();
+    for byte in text {
+        match byte {
+            b'\'' => out.extend(b"'\\''"),
+            _ => out.push(*byte),
+        }
+    }
+    out.push(b'\'');
+    out
+}
+
+/// The words of each line, with quotes taken off as uci does it.
+fn statements(file: &[u8]) -> Result<Vec<Vec<Vec<u8>>>, ()> {
+    let (mut all, mut words, mut word) = (Vec::new(), Vec::new(), None::<Vec<u8>>);
+    let mut bytes = file.iter().copied().peekable();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'#' if word.is_none() => while bytes.next_if(|byte| *byte != b'\n').is_some() {},
+            b'\'' => {
+                let word = word.get_or_insert_default();
+                loop {
+                    match bytes.next().ok_or(())? {
+                        b'\'' => break,
+                        byte => word.push(byte),
+                    }
+                }
+            }
+            b'\\' => word.get_or_insert_default().push(bytes.next().ok_or(())?),
+            b'\n' | b' ' | b'\t' => {
+                words.extend(word.take());
+                if byte == b'\n' && !words.is_empty() {
+                    all.push(std::mem::take(&mut words));
+                }
+            }
+            byte => word.get_or_insert_default().push(byte),
+        }
+    }
+    words.extend(word);
+    all.extend(Some(words).filter(|words| !words.is_empty()));
+    Ok(all)
+}
+
+#[test]
+fn good_settings_become_a_config_file_that_the_program_accepts() {
+    if !can_run() {
+        return;
+    }
+    let place = Place::new();
+    for (name, uci, expected) in corpus("good", "toml") {
+        let (text, said) = place.render(&uci);
+        assert_eq!(said, "", "{name}");
+        assert_is(&name, &text, &expected);
+    }
+    assert!(!Path::new(&place.path("owned")).exists(), "a value was run");
+}
+
+#[test]
+fn broken_settings_are_refused_by_the_options_names() {
+    if !can_run() {
+        return;
+    }
+    let place = Place::new();
+    for (name, uci, expected) in corpus("broken", "txt") {
+        let (_, said) = place.render(&uci);
+        assert!(said.lines().all(|line| line.starts_with("waybill")), "{name}: {said}");
+        assert!(!said.is_empty(), "{name}");
+        assert_is(&name, &said, &expected);
+    }
+    assert!(!Path::new(&place.path("owned")).exists(), "a value was run");
+}
+
+#[test]
+fn whatever_a_value_is_it_stands_in_the_file_as_it_is_or_is_refused_by_name() {
+    if !can_run() {
+        return;
+    }
+    let place = Place::new();
+    let mut random = fastrand::Rng::with_seed(8);
+    let pieces = [
+        "'",
+        "\"",
+        "\\",
+        "$(touch owned)",
+        "`touch owned`",
+        "${HOME}",
+        "*",
+        ";",
+        "#",
+        "é",
+        "]",
+        "\t",
+        "\n",
+        "%s",
+        "-n",
+        "\u{7f}",
+    ];
+    for _ in 0..40 {
+        let value: String = (0..random.usize(1..6)).map(|_| pieces[random.usize(..pieces.len())]).collect();
+        let mut uci =
+            b"config node 'node'\n\toption name 'attic'\nconfig gateway 'gateway'\n\toption contact ".to_vec();
+        uci.extend(quoted(value.as_bytes()));
+        uci.push(b'\n');
+        let (text, said) = place.render(&uci);
+        if value.chars().any(char::is_control) {
+            assert!(said.starts_with("waybill.gateway.contact: "), "{value:?}: {said}");
+            continue;
+        }
+        assert_eq!(said, "", "{value:?}");
+        let escaped = value.replace('\\', "\\\\").replace('"', "\\\"");
+        assert!(text.contains(&format!("\ncontact = \"{escaped}\"\n")), "{value:?}: {text}");
+    }
+    assert!(!Path::new(&place.path("owned")).exists(), "a value was run");
+}
+
+/// The options of `waybill.example.toml`, which a test of the program keeps equal to those it reads, by table.
+fn options() -> BTreeMap<String, BTreeSet<String>> {
+    let text = fs::read_to_string(root().join("router/waybill.example.toml")).expect("the example");
+    let mut tables: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut table = String::new();
+    for line in text.lines().map(|line| line.trim_start_matches('#')) {
+        if line.starts_with('[') {
+            table = line.trim_matches(['[', ']']).to_owned();
+        } else if let Some((key, _)) = line.split_once(" = ")
+            && !line.starts_with(' ')
+        {
+            tables.entry(table.clone()).or_default().insert(key.to_owned());
+        }
+    }
+    tables
+}
+
+#[test]
+fn each_option_of_the_program_is_an_option_of_uci() {
+    if !can_run() {
+        return;
+    }
+    let place = Place::new();
+    for (table, mut options) in options() {
+        let kind = match table.as_str() {
+            "price" => "policy",
+            "discovery" => "interface",
+            other => other,
+        };
+        let (_, said) = place.render(format!("config {kind} 'it'\n\toption nonsense '1'\n").as_bytes());
+        let line =
+            said.lines().find(|line| line.starts_with("waybill.it.nonsense: ")).unwrap_or_else(|| panic!("{said}"));
+        let (_, known) = line.split_once("; there are ").unwrap_or_else(|| panic!("{line}"));
+        let known: BTreeSet<String> = known.split(", ").map(str::to_owned).collect();
+        // What UCI says in its own way.
+        options.insert("enabled".to_owned());
+        match kind {
+            "interface" => options = ["enabled", "network", "device"].map(str::to_owned).into(),
+            "gateway" => _ = options.insert("network".to_owned()),
+            _ => {}
+        }
+        assert_eq!(known, options, "{kind}");
+    }
+}
+
+const ATTIC: &str = "config node 'node'\n\toption enabled '1'\n\toption name 'attic'\n";
+const PEER: &str = "config peer 'roof'\n\toption endpoint '192.0.2.1:51820'\n\toption card ";
+
+/// A card of somebody.
+fn card() -> String {
+    let text = fs::read_to_string(root().join("router/waybill.example.toml")).expect("the example");
+    let (_, rest) = text.split_once("card = \"").expect("the example has a card");
+    rest.split('"').next().expect("a card ends").to_owned()
+}
+
+/// What tells procd whether the instance is another.
+fn settings_of(told: &[String]) -> String {
+    let environment = told.iter().find(|line| line.starts_with("env ")).unwrap_or_else(|| panic!("{told:?}"));
+    environment.clone()
+}
+
+#[test]
+fn a_change_of_neighbours_is_a_signal_and_a_change_of_anything_else_another_instance() {
+    if !can_run() {
+        return;
+    }
+    let place = Place::new();
+    place.settings(ATTIC.as_bytes());
+    assert!(place.service("start").status.success());
+    let first = place.told();
+    let command = format!("command {} up --config /var/run/waybill/waybill.toml", waybill().display());
+    assert!(first.contains(&command) && first.contains(&"respawn 3600 5 0".to_owned()), "{first:?}");
+    assert!(first.contains(&"set".to_owned()) && first.contains(&"trigger waybill".to_owned()), "{first:?}");
+
+    place.settings(format!("{ATTIC}{PEER}'{}'\n", card()).as_bytes());
+    assert!(place.service("reload").status.success());
+    let told = place.told();
+    assert_eq!(settings_of(&told), settings_of(&first), "procd sees no change");
+    assert_eq!(told.last().map(String::as_str), Some("signal waybill * HUP"));
+
+    assert!(place.service("reload").status.success());
+    assert!(!place.told().iter().any(|line| line.starts_with("signal")), "nothing has changed");
+
+    place.settings(format!("{ATTIC}\toption mtu '1400'\n{PEER}'{}'\n", card()).as_bytes());
+    assert!(place.service("reload").status.success());
+    let told = place.told();
+    assert_ne!(settings_of(&told), settings_of(&first), "procd starts it anew");
+    assert!(!told.iter().any(|line| line.starts_with("signal")), "{told:?}");
+}
+
+#[test]
+fn settings_with_a_mistake_leave_the_running_daemon_as_it_is() {
+    if !can_run() {
+        return;
+    }
+    let place = Place::new();
+    place.settings(format!("{ATTIC}\toption mtu '12'\n").as_bytes());
+    place.service("start");
+    assert_eq!(place.told(), ["set", "trigger waybill"], "nothing runs yet, and nothing is started");
+
+    place.settings(ATTIC.as_bytes());
+    assert!(place.service("start").status.success());
+    let first = place.told();
+    let text = fs::read_to_string(place.path("run/waybill.toml")).expect("the config file");
+
+    place.settings(format!("{ATTIC}\toption mtu '12'\n").as_bytes());
+    for action in ["reload", "restart", "check"] {
+        let output = place.service(action);
+        assert!(!output.status.success(), "{action}");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.starts_with("waybill.node.mtu: 12 is out of bounds"), "{action}: {said}");
+        assert_eq!(place.told(), Vec::<String>::new(), "{action}");
+    }
+    // Without an instance procd would stop the one that runs.
+    assert!(place.service("start").status.success());
+    assert_eq!(place.told(), first);
+    assert_eq!(fs::read_to_string(place.path("run/waybill.toml")).expect("the config file"), text);
+
+    place.settings(b"config node 'node'\n\toption enabled '0'\n");
+    assert!(place.service("reload").status.success());
+    assert_eq!(place.told(), ["set", "trigger waybill"], "no instance: switched off");
+    assert!(!Path::new(&place.path("run/waybill.toml")).exists());
+}
+
+#[test]
+fn key_and_config_file_are_for_nobody_else_to_read_and_state_without_a_ledger_is_not_on_the_flash() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    if !can_run() {
+        return;
+    }
+    let place = Place::new();
+    place.settings(ATTIC.as_bytes());
+    assert!(place.service("start").status.success());
+    for (path, mode) in
+        [("etc/key", 0o600), ("run/waybill.toml", 0o600), ("run", 0o700), ("etc", 0o700), ("run/state", 0o700)]
+    {
+        let found =
+            fs::metadata(place.path(path)).unwrap_or_else(|error| panic!("{path}: {error}")).permissions().mode();
+        assert_eq!(found & 0o777, mode, "{path}");
+    }
+    let address = fs::read_to_string(place.path("run/address")).expect("the mesh address");
+    assert!(address.starts_with("fd"), "{address}");
+}
+
+#[test]
+fn the_lan_has_its_prefix_of_the_upper_half_of_this_routers_48() {
+    if !can_run() {
+        return;
+    }
+    let place = Place::new();
+    for (address, prefix) in [
+        ("fd5b:976c:5dd7:0:7943:c8be:4302:cb5a", "fd5b:976c:5dd7:8000::/49"),
+        ("fd5b:976c:0:0:7943:c8be:4302:cb5a", "fd5b:976c:0:8000::/49"),
+        ("fd5b:976c::7943:c8be:4302:cb5a", "fd5b:976c:0:8000::/49"),
+        ("fd5b::7943:c8be:4302:cb5a", "fd5b:0:0:8000::/49"),
+        ("fd5b:0:5dd7::1", "fd5b:0:5dd7:8000::/49"),
+    ] {
+        let script = format!("INCLUDE_ONLY=1\n. $IPKG_INSTROOT/lib/netifd/proto/waybill.sh\nwaybill_prefix {address}");
+        let output = place.shell(&script);
+        assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), prefix, "{address}");
+    }
+}
+
+#[test]
+fn what_stands_in_for_uci_says_what_uci_says() {
+    if !has("uci") {
+        return;
+    }
+    let unnamed = |text: Vec<u8>| {
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let mut parts = text.split("'cfg");
+        let first = parts.next().unwrap_or_default().to_owned();
+        parts.fold(first, |text, part| text + "'cfg" + part.get(6..).unwrap_or_default())
+    };
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    for (name, uci, _) in [corpus("good", "toml"), corpus("broken", "txt")].concat() {
+        fs::write(dir.path().join("waybill"), &uci).expect("settings");
+        let output = Command::new("uci").arg("-c").arg(dir.path()).args(["-n", "export", "waybill"]).output();
+        let output = output.expect("uci runs");
+        match export(&uci) {
+            Ok(text) => assert_eq!(unnamed(text), unnamed(output.stdout), "{name}"),
+            Err(()) => assert!(!output.status.success(), "{name}"),
+        }
+    }
+}
+
+#[test]
+fn scripts_and_data_files_are_well_formed() {
+    let all = files(&root().join("openwrt/waybill/files"));
+    let mut shell = vec![root().join("tests/openwrt/functions.sh")];
+    for path in &all {
+        let text = fs::read_to_string(path).expect("text");
+        if text.starts_with("#!/bin/sh") || text.contains("# shellcheck shell=") {
+            shell.push(path.clone());
+        } else if path.extension().is_some_and(|extension| extension == "json") {
+            let _: serde_json::Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+        } else if path.extension().is_some_and(|extension| extension == "uc") && has("ucode") {
+            let output = Command::new("ucode").args(["-c", "-o", "/dev/null"]).arg(path).output().expect("ucode runs");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
+    assert!(shell.len() >= 7, "{shell:?}");
+    for path in &shell {
+        if can_run() {
+            let output = Command::new("busybox").args(["ash", "-n"]).arg(path).output().expect("busybox runs");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
+    if has("shellcheck") {
+        let output = Command::new("shellcheck").args(&shell).output().expect("shellcheck runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    }
+}
+
+#[test]
+fn who_may_ask_may_ask_what_there_is() {
+    let files = root().join("openwrt/waybill/files");
+    let acl = fs::read_to_string(files.join("usr/share/rpcd/acl.d/waybill.json")).expect("the list of rights");
+    let acl: serde_json::Value = serde_json::from_str(&acl).expect("JSON");
+    let object = fs::read_to_string(files.join("usr/share/rpcd/ucode/waybill.uc")).expect("the object");
+    let methods: BTreeSet<&str> = object
+        .lines()
+        .filter_map(|line| line.strip_prefix('\t')?.strip_suffix(": {"))
+        .filter(|name| name.bytes().all(|byte| byte.is_ascii_lowercase()))
+        .collect();
+    let allowed = |kind: &str| {
+        let list = acl["waybill"][kind]["ubus"]["waybill"].as_array().expect("methods").clone();
+        list.into_iter().filter_map(|name| name.as_str().map(str::to_owned)).collect::<Vec<_>>()
+    };
+    let (read, write) = (allowed("read"), allowed("write"));
+    assert_eq!(write, ["join"], "what changes something");
+    let all: BTreeSet<&str> = read.iter().chain(&write).map(String::as_str).collect();
+    assert_eq!(all, methods);
+}
