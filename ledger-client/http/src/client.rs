@@ -202,12 +202,22 @@ pub struct Client {
     address: Address,
     tls: Option<(TlsConnector, ServerName<'static>)>,
     patience: Duration,
-    runtime: Runtime,
+    /// There until it is dropped.
+    runtime: Option<Runtime>,
     connection: Option<SendRequest<Full<Bytes>>>,
     /// Until when it is left alone, and for how long that was.
     resting: Option<(Instant, Duration)>,
     /// When all that is asked has to be answered, and how long that was.
     bound: Option<(Instant, Duration)>,
+}
+
+/// Whoever drops it may be among tasks itself, as a router is that does not start: nothing is waited for.
+impl Drop for Client {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 impl Client {
@@ -223,7 +233,7 @@ impl Client {
             ClientError::Strange { address: address.clone(), why }
         })?;
         let tls = address.tls.then(|| (TlsConnector::from(Arc::new(tls)), name));
-        Ok(Self { address, tls, patience, runtime, connection: None, resting: None, bound: None })
+        Ok(Self { address, tls, patience, runtime: Some(runtime), connection: None, resting: None, bound: None })
     }
 
     /// Where it asks.
@@ -308,7 +318,7 @@ impl Client {
 
     fn ask_now(&mut self, method: &Method, path: &str, body: Bytes, patience: Duration) -> Result<Bytes, ClientError> {
         let Self { address, tls, runtime, connection, .. } = self;
-        let asked = runtime.block_on(async {
+        let asked = runtime.as_ref().expect("it is taken when the client is dropped").block_on(async {
             let asking = async {
                 // A connection that has been kept may have ended without a word.
                 if let Some(kept) = connection.take()
@@ -411,6 +421,15 @@ async fn exchange(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn it_may_be_dropped_among_tasks() {
+        let address = "http://127.0.0.1:1".parse().unwrap();
+        let tls = crate::trust::pinned(&metering::TlsKey([0; 32])).unwrap();
+        let client = Client::new(address, tls, Duration::from_millis(50)).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async { drop(client) });
+    }
 
     /// Its thread has other things to do.
     #[test]
