@@ -24,14 +24,14 @@ impl Place {
     fn new() -> Self {
         let place = Self { dir: tempfile::tempdir().expect("a temporary directory") };
         let program = waybill();
-        for path in files(&root().join("openwrt/waybill/files")) {
+        let files_of = root().join("openwrt/waybill/files");
+        for path in files(&files_of) {
             let mut text = fs::read_to_string(&path).expect("text");
             text = text.replace("/usr/bin/waybill", program.to_str().expect("a path in UTF-8"));
             for (from, to) in MOVED {
                 text = text.replace(from, &place.path(to));
             }
-            let to =
-                place.dir.path().join("root").join(path.strip_prefix(root().join("openwrt/waybill/files")).unwrap());
+            let to = place.dir.path().join("root").join(path.strip_prefix(&files_of).expect("below it"));
             fs::create_dir_all(to.parent().expect("a file is in a directory")).expect("directories");
             fs::write(to, text).expect("a script");
         }
