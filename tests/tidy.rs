@@ -190,6 +190,23 @@ fn nothing_unfinished_lands() {
     }
 }
 
+/// 32-bit MIPS, which half of all home routers are, has no 64-bit atomics: the standard library's do not exist there.
+#[test]
+fn sixty_four_bit_atomics_are_portable() {
+    for (_, folder, _) in LEVELS.iter().filter(|(name, ..)| *name != "sim") {
+        for path in files(&format!("{folder}/src")).iter().filter(|path| path.extension().is_some_and(|e| e == "rs")) {
+            if is_test_file(path) {
+                continue;
+            }
+            for (line, text) in source_without_tests(path).lines().enumerate() {
+                let standard =
+                    text.contains("sync::atomic::") && (text.contains("AtomicU64") || text.contains("AtomicI64"));
+                assert!(!standard, "{}:{}: take it from portable_atomic", path.display(), line + 1);
+            }
+        }
+    }
+}
+
 #[test]
 fn the_program_never_sleeps_and_hopes() {
     for (_, folder, _) in LEVELS.iter().filter(|(name, ..)| *name != "sim") {

@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ledger_core::Head;
 use rusqlite::Connection;
@@ -145,7 +145,7 @@ struct Part(PathBuf);
 impl Part {
     /// A new file, in the directory where it is to stay.
     fn beside(to: &Path) -> Result<Self, Error> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
         loop {
             let number = NEXT.fetch_add(1, Ordering::Relaxed);
             let path = with_ending(to, &format!(".{}-{number}.part", process::id()));

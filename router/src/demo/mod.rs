@@ -250,7 +250,7 @@ impl Screen {
 }
 
 /// A counter that a host's thread keeps.
-fn reached(counter: &std::sync::atomic::AtomicU64) -> u64 {
+fn reached(counter: &portable_atomic::AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
 }
 

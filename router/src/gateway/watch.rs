@@ -4,11 +4,12 @@
 //! networks are the owner's by now.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
+
+use portable_atomic::{AtomicU64, Ordering};
 
 use super::Pool;
 use super::forbidden::Forbidden;

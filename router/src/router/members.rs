@@ -9,13 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ledger_client::{Code, Error, Ledger, Membership, UnixTime};
 use metering::NodeId;
 use node::{Access, LinkId};
+use portable_atomic::{AtomicU64, Ordering};
 use serde::{Deserialize, Serialize};
 
 use super::strangers::Origin;
