@@ -15,6 +15,7 @@ const LEVELS: &[(&str, &str, u8)] = &[
     ("ledger-embedded", "ledger-client/embedded", 2),
     ("ledger-http", "ledger-client/http", 3),
     ("ledger-client", "ledger-client", 4),
+    ("openwrt-pack", "openwrt", 0),
     ("waybill", "router", 5),
     ("sim", "tests", 5),
 ];
