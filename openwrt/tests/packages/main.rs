@@ -502,7 +502,8 @@ fn keys_are_made_once_for_their_owner_alone() {
 
 #[test]
 fn what_no_router_could_install_is_not_packed() {
-    let cases: [(&str, fn(&Built)); 6] = [
+    type Spoil = fn(&Built);
+    let cases: [(&str, Spoil); 6] = [
         ("no room for a blank", |built| built.put("packages/waybill/files/etc/two words", "")),
         ("an editor's", |built| built.put("packages/waybill/files/etc/config/waybill~", "")),
         ("too long", |built| built.put(&format!("packages/waybill/files/{}file", "long/".repeat(19)), "")),
@@ -581,7 +582,7 @@ impl Make {
     fn new() -> Option<Self> {
         let place = tempfile::tempdir().expect("a place");
         let package = "INSTALL_DIR:=mkdir -p\nINSTALL_BIN:=install -m0755\nCP:=cp -fpR\n\
-            define BuildPackage\ninstall-$(1):\n\t$$(call Package/$(1)/install,$$(ROOT))\nendef\nprint-%:\n\t@echo $($*)\n";
+            define BuildPackage\ninstall-$(1):\n\t$(call Package/$(1)/install,$$(ROOT))\nendef\nprint-%:\n\t@echo $($*)\n";
         for (include, text) in
             [("rules.mk", ""), ("include/package.mk", package), ("feeds/packages/lang/rust/rust-package.mk", "")]
         {
