@@ -3,9 +3,9 @@
 //! Both are plain files without a password, in the forms that `usign` and `openssl` read, in a directory that nobody else may
 //! look into. Who has them installs what it likes on every router that trusts the feed.
 
-use std::fs::{self, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
@@ -91,13 +91,15 @@ impl Keys {
         }
     }
 
-    /// Writes them into a directory, which is made; the secret ones are for its owner alone.
+    /// Writes them into a directory, which is made for its owner alone; so are the secret ones.
     ///
     /// # Errors
     /// [`KeysError::Exist`] if one is there, [`KeysError::File`].
     pub fn write(&self, directory: &Path) -> Result<(), KeysError> {
-        fs::create_dir_all(directory)
-            .and_then(|()| fs::set_permissions(directory, Permissions::from_mode(0o700)))
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
             .map_err(|source| KeysError::File { path: directory.to_owned(), source })?;
         for name in [USIGN_SECRET, APK_SECRET] {
             let path = directory.join(name);
