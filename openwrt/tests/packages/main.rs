@@ -547,7 +547,7 @@ fn the_makefile_and_the_manifest_say_the_same() {
             makefile[from..].split("\nendef").next().expect("a block ends").to_owned()
         };
         let of = |name: &str| {
-            let common = makefile.split("define Package/waybill/default\n").nth(1).expect("a common block");
+            let common = makefile.split("define Package/waybill/Default\n").nth(1).expect("a common block");
             let common = common.split("\nendef").next().expect("a block ends");
             let text = format!("{common}\n{}", block(""));
             let line = text.lines().find_map(|line| line.trim().strip_prefix(&format!("{name}:=")).map(str::to_owned));
