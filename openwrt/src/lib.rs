@@ -10,6 +10,7 @@
 mod adb;
 pub mod apk;
 mod compress;
+pub mod elf;
 pub mod feed;
 pub mod ipk;
 pub mod keys;

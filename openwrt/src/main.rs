@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use openwrt_pack::manifest::Target;
-use openwrt_pack::{Feed, Keys, Manifest, Package};
+use openwrt_pack::{Feed, Keys, Manifest, Package, elf};
 
 /// What a router's flash has room for, in bytes: the program as installed, and a package on its way there.
 const PROGRAM_MAX: usize = 8 << 20;
@@ -105,7 +105,7 @@ fn feed(arguments: &FeedArguments) -> Result<(), Box<dyn Error>> {
             if manifest.program.is_some() && given.is_none() {
                 continue;
             }
-            let program = given.map(|(_, path)| read(path)).transpose()?;
+            let program = given.map(|(_, path)| read(path).map(elf::trimmed)).transpose()?;
             packages.push(manifest.package(&directory, variant, program, &target)?);
         }
     }

@@ -526,6 +526,22 @@ fn what_no_router_could_install_is_not_packed() {
     }
 }
 
+#[test]
+fn a_program_runs_without_what_no_kernel_reads() {
+    let built = Built::new();
+    built.succeeds(&["keys", "keys"]);
+    let arguments =
+        ["feed", "--arch", "x86_64", "--packages", "packages", "--keys", "keys", "--out", "feed", "--program"];
+    let program = fs::canonicalize("/bin/sh").expect("there is a shell");
+    built.succeeds(&[&arguments, [format!("waybill={}", program.display()).as_str()].as_slice()].concat());
+    built.run("tar", &["-xzf", &format!("feed/waybill_{VERSION}_x86_64.ipk")]);
+    built.run("tar", &["-xzf", "data.tar.gz", "./usr/bin/waybill"]);
+    let size = |path: &Path| fs::metadata(path).expect("it is there").len();
+    let installed = built.path("usr/bin/waybill");
+    assert!(size(&installed) < size(&program));
+    assert_eq!(built.run(installed.to_str().expect("UTF-8"), &["-c", "echo runs"]), "runs\n");
+}
+
 fn of_the_project(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
