@@ -584,6 +584,9 @@ fn the_makefile_and_the_manifest_say_the_same() {
         let features = variant.features.as_deref().expect("each variant is built with features");
         assert!(makefile.contains(&format!("RUST_PKG_FEATURES:={features}\n")), "{features}");
     }
+    let script = makefile.split("define Package/waybill/postinst\n").nth(1).expect("a script");
+    let script = script.split("endef").next().expect("it ends").replace("$$", "$");
+    assert_eq!(script, fs::read_to_string(of_the_project("waybill/scripts/postinst")).expect("a script"));
     for path in &manifest.executable {
         assert!(makefile.contains(path.as_str()), "the Makefile does not make {path} executable");
     }
