@@ -27,13 +27,14 @@ macro_rules! drop_reasons {
 drop_reasons! {
     /// Shorter than its header says, or no IP packet at all.
     Malformed = "malformed",
-    /// IPv4 or another version: inside the mesh there is IPv6 only (DESIGN section 3).
+    /// IPv4 or another version: inside the mesh there is IPv6 only (DESIGN section 3). IPv4 passes between the own side and a
+    /// leaf that is led to the Internet, and nowhere else.
     NotIpv6 = "not-ipv6",
     /// The source is a multicast, unspecified, loopback or link-local address.
     SourceNotRoutable = "source-not-routable",
     /// A link carried a packet whose source is one of our own addresses.
     SourceSpoofed = "source-spoofed",
-    /// A leaf used a source outside the prefixes it was given.
+    /// A leaf used a source outside the prefixes it was given, or not its IPv4 address.
     SourceNotAllowed = "source-not-allowed",
     /// Our own side used a source outside the prefixes this node announces.
     SourceNotOurs = "source-not-ours",

@@ -1,7 +1,7 @@
 //! The control core of one node.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::Ipv6Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -113,6 +113,8 @@ pub enum Peer {
     Leaf {
         /// Its addresses.
         prefixes: Vec<Prefix>,
+        /// Its IPv4 address, if our own side leads it to the Internet.
+        ipv4: Option<Ipv4Addr>,
     },
 }
 
@@ -422,7 +424,7 @@ impl Link {
 
     fn policy(&self) -> LinkPolicy {
         match &self.peer {
-            Peer::Leaf { prefixes } if self.up => LinkPolicy::Leaf(prefixes.clone()),
+            Peer::Leaf { prefixes, .. } if self.up => LinkPolicy::Leaf(prefixes.clone()),
             Peer::Babel { .. } if self.up => LinkPolicy::Mesh,
             Peer::Mesh { .. } if self.is_admitted() => match self.exchange.as_ref().map(Exchange::credit) {
                 Some(Credit::Open) => LinkPolicy::Mesh,
@@ -1246,8 +1248,9 @@ impl Node {
         let open = FibBuilder::default().open(&self.config.open);
         let mut fib = self.own.iter().fold(open, |fib, prefix| fib.own(*prefix));
         for (link, known) in &self.links {
-            if let Peer::Leaf { prefixes } = &known.peer {
+            if let Peer::Leaf { prefixes, ipv4 } = &known.peer {
                 fib = prefixes.iter().fold(fib, |fib, prefix| fib.route(*prefix, *link));
+                fib = ipv4.iter().fold(fib, |fib, ipv4| fib.lead_out(*ipv4, *link));
             }
         }
         let routes = self.routes.iter();

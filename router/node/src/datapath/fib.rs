@@ -1,7 +1,7 @@
 //! The forwarding table: an immutable snapshot of what the control side decided.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::Ipv6Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use babel::Prefix;
@@ -92,6 +92,7 @@ pub struct Fib {
     listing: Arc<BTreeMap<Prefix, NextHop>>,
     own: Arc<Vec<Prefix>>,
     open: Arc<Vec<Service>>,
+    led_out: Arc<Vec<(Ipv4Addr, LinkId)>>,
     links: Vec<Option<LinkEntry>>,
     visited: bool,
 }
@@ -137,6 +138,22 @@ impl Fib {
         self.link(link).map_or(Standing::Partner, |entry| entry.standing)
     }
 
+    /// Whether what the leaf on this link sends out of the mesh goes to the own side, which leads it to the Internet, and what
+    /// comes from there goes to it.
+    pub fn leads_out(&self, link: LinkId) -> bool {
+        self.led_out.iter().any(|(_, other)| *other == link)
+    }
+
+    /// The link of the leaf with this IPv4 address.
+    pub fn leaf_at(&self, address: Ipv4Addr) -> Option<LinkId> {
+        self.led_out.iter().find(|(other, _)| *other == address).map(|(_, link)| *link)
+    }
+
+    /// The IPv4 addresses of leaves.
+    pub fn leaves_ipv4(&self) -> impl Iterator<Item = Ipv4Addr> + '_ {
+        self.led_out.iter().map(|(address, _)| *address)
+    }
+
     /// Every route, in order of prefix.
     pub fn routes(&self) -> impl Iterator<Item = (Prefix, NextHop)> + '_ {
         self.listing.iter().map(|(prefix, next_hop)| (*prefix, *next_hop))
@@ -159,6 +176,7 @@ pub struct FibBuilder {
     routes: BTreeMap<Prefix, NextHop>,
     own: Vec<Prefix>,
     open: Vec<Service>,
+    led_out: Vec<(Ipv4Addr, LinkId)>,
 }
 
 impl FibBuilder {
@@ -180,6 +198,13 @@ impl FibBuilder {
     #[must_use]
     pub fn route(mut self, prefix: Prefix, link: LinkId) -> Self {
         self.routes.entry(prefix).or_insert(NextHop::Link(link));
+        self
+    }
+
+    /// A leaf with an IPv4 address of its own behind this node, which the own side leads to the Internet.
+    #[must_use]
+    pub fn lead_out(mut self, address: Ipv4Addr, link: LinkId) -> Self {
+        self.led_out.push((address, link));
         self
     }
 
@@ -207,6 +232,7 @@ impl FibBuilder {
             listing: Arc::new(self.routes),
             own: Arc::new(self.own),
             open: Arc::new(self.open),
+            led_out: Arc::new(self.led_out),
             visited: any_visitor(&links),
             links,
         }

@@ -1,6 +1,6 @@
 //! The one central decision: what becomes of a packet.
 
-use std::net::Ipv6Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use super::fib::{Fib, LinkPolicy, NextHop, Standing};
 use super::icmp::{self, Budgets};
 use super::meter::{Meters, Ration, Tally};
 use super::mss;
-use super::packet::{self, Header};
+use super::packet::{self, Header, Ipv4Header};
 use super::{LinkId, Port};
 use crate::drop::{DropReason, Drops};
 
@@ -230,13 +230,16 @@ impl Datapath {
         self.drops.count_all(reason, packets);
     }
 
-    /// The verdict, and the length the IPv6 header states.
+    /// The verdict, and the length the IP header states.
     fn decide(
         &mut self,
         ingress: Port,
         packet: &mut [u8],
         received: &mut Tally,
     ) -> Result<(Verdict, usize), DropReason> {
+        if packet::is_ipv4(packet) {
+            return self.decide_ipv4(ingress, packet, received);
+        }
         let header = packet::parse(packet)?;
         if packet::is_link_local(header.destination) || packet::is_link_local_multicast(header.destination) {
             return match ingress {
@@ -264,6 +267,53 @@ impl Datapath {
         Ok((Verdict::Forward(egress), header.len))
     }
 
+    /// IPv4 passes between the own side and leaves that it leads to the Internet.
+    fn decide_ipv4(
+        &self,
+        ingress: Port,
+        packet: &[u8],
+        received: &mut Tally,
+    ) -> Result<(Verdict, usize), DropReason> {
+        if let Port::Link(link) = ingress
+            && !self.fib.leads_out(link)
+        {
+            return Err(DropReason::NotIpv6);
+        }
+        let Ipv4Header { source, destination, udp_source_port, len } = packet::parse_ipv4(packet)?;
+        let (link, egress) = match ingress {
+            Port::Link(link) => (link, Port::Local),
+            Port::Local => {
+                let link = self.fib.leaf_at(destination).ok_or(DropReason::NotIpv6)?;
+                (link, Port::Link(link))
+            }
+        };
+        let entry = self.fib.link(link).ok_or(DropReason::LinkDown)?;
+        if !matches!(entry.policy, LinkPolicy::Leaf(_)) {
+            return Err(DropReason::NotAdmitted);
+        }
+        if !is_routable(source) {
+            return Err(DropReason::SourceNotRoutable);
+        }
+        let of_leaf = self.fib.leaf_at(source);
+        match ingress {
+            Port::Link(link) if of_leaf != Some(link) => return Err(DropReason::SourceNotAllowed),
+            // Leaves meet by the mesh's addresses.
+            Port::Link(_) if !is_routable(destination) || self.fib.leaf_at(destination).is_some() => {
+                return Err(DropReason::DestinationNotRoutable);
+            }
+            Port::Link(_) => received.add(len),
+            Port::Local if of_leaf.is_some() => return Err(DropReason::SourceNotOurs),
+            Port::Local if udp_source_port.is_some_and(|port| self.link_ports.contains(&port)) => {
+                return Err(DropReason::LinkInMesh);
+            }
+            Port::Local => {}
+        }
+        if len > if egress == Port::Local { self.local_mtu } else { entry.mtu } {
+            return Err(DropReason::TooBig);
+        }
+        Ok((Verdict::Forward(egress), len))
+    }
+
     /// Whether our own kernel sends this for one of our links. Sealed again it would come back for ever.
     fn is_of_a_link(&self, packet: &[u8]) -> bool {
         packet::udp_source_port(packet).is_some_and(|port| self.link_ports.contains(&port))
@@ -284,7 +334,8 @@ impl Datapath {
             return Err(DropReason::SourceNotRoutable);
         }
         let Port::Link(link) = ingress else {
-            return if self.fib.is_own(source) { Ok(()) } else { Err(DropReason::SourceNotOurs) };
+            let ours = self.fib.is_own(source) || is_outside(source) && self.leads_out(header.destination);
+            return if ours { Ok(()) } else { Err(DropReason::SourceNotOurs) };
         };
         match &self.fib.link(link).ok_or(DropReason::LinkDown)?.policy {
             LinkPolicy::Closed => Err(DropReason::NotAdmitted),
@@ -302,6 +353,12 @@ impl Datapath {
         let to = header.destination;
         if to.is_multicast() || to.is_unspecified() || to.is_loopback() {
             return Err(DropReason::DestinationNotRoutable);
+        }
+        if let Port::Link(link) = ingress
+            && self.fib.leads_out(link)
+            && is_outside(to)
+        {
+            return if header.len > self.local_mtu { Err(DropReason::TooBig) } else { Ok(Port::Local) };
         }
         let next_hop = self.destinations.lookup(&self.fib, to).ok_or(DropReason::NoRoute)?;
         self.check_standing(ingress, next_hop, to)?;
@@ -322,6 +379,11 @@ impl Datapath {
                 }
             }
         }
+    }
+
+    /// Whether this is the address of a leaf that the own side leads to the Internet.
+    fn leads_out(&self, to: Ipv6Addr) -> bool {
+        matches!(self.fib.lookup(to), Some(NextHop::Link(link)) if self.fib.leads_out(link))
     }
 
     /// Nobody who pays nothing is carried at our expense.
@@ -417,6 +479,17 @@ impl Datapath {
         let allowed = || self.errors.take(now, ingress, reason);
         icmp::answer(allowed, self.address, &header, packet, reason, mtu).map(|error| (back, error))
     }
+}
+
+/// Whether it is an address outside of all meshes, and of other networks that are nobody's on the Internet.
+fn is_outside(address: Ipv6Addr) -> bool {
+    !address.is_unique_local()
+}
+
+/// Whether it is one machine's address, and of use beyond one network.
+fn is_routable(address: Ipv4Addr) -> bool {
+    let nobody = address.octets()[0] == 0 || address.octets()[0] >= 224;
+    !(nobody || address.is_loopback() || address.is_link_local())
 }
 
 /// What was marked as congested and cannot say so is dropped, but for what keeps the mesh together.
@@ -765,6 +838,110 @@ mod tests {
         assert_eq!(verdict(Port::Link(LinkId(7)), "fd0a::1", "fd0b::1"), dropped(DropReason::LinkDown));
     }
 
+    /// As [`datapath`], and the leaf is led to the Internet, with `10.9.0.1`; a default route leads over B.
+    fn household() -> Datapath {
+        let leaf = prefix("fd01:0:0:9::", 64);
+        let links = vec![entry(LinkPolicy::Mesh), entry(LinkPolicy::Mesh), entry(LinkPolicy::Leaf(vec![leaf]))];
+        let fib = FibBuilder::default()
+            .own(prefix("fd01::", 48))
+            .route(prefix("fd0a::", 48), A)
+            .route(prefix("::", 0), B)
+            .route(leaf, LEAF)
+            .lead_out(Ipv4Addr::new(10, 9, 0, 1), LEAF)
+            .lead_out(Ipv4Addr::new(10, 9, 0, 2), LinkId(3));
+        let mut node = Datapath::new(address("fd01::1"), 1420, Arc::default(), Arc::default(), Instant::now());
+        node.set_fib(Arc::new(fib.build(links)));
+        node.with_link_ports(vec![51820])
+    }
+
+    /// UDP from this port.
+    fn ipv4(source: &str, destination: &str, port: u16, len: usize) -> Vec<u8> {
+        let parse = |text: &str| text.parse::<Ipv4Addr>().expect("address").octets();
+        let mut packet = vec![7; len];
+        packet[..12].copy_from_slice(&[0x45, 0, 0, 0, 0, 1, 0, 0, 64, 17, 0, 0]);
+        packet[2..4].copy_from_slice(&u16::try_from(len).expect("a length").to_be_bytes());
+        packet[12..16].copy_from_slice(&parse(source));
+        packet[16..20].copy_from_slice(&parse(destination));
+        packet[20..22].copy_from_slice(&port.to_be_bytes());
+        packet
+    }
+
+    #[test]
+    fn what_a_leaf_sends_out_of_the_mesh_goes_to_the_own_side_and_answers_come_back() {
+        let (leaf, ours) = (Port::Link(LEAF), Port::Local);
+        let (a, far) = ("fd01:0:0:9::2", "2001:db8::1");
+        let mut node = household();
+        let mut verdict = |ingress, packet: &[u8]| run(&mut node, ingress, packet).0;
+        let (out, back) = (Verdict::Forward(ours), Verdict::Forward(leaf));
+        assert_eq!(verdict(leaf, &ip(a, far, 64, 100)), out, "not by the default route");
+        assert_eq!(verdict(ours, &ip(far, a, 64, 100)), back);
+        assert_eq!(verdict(leaf, &ip(a, "fd0a::1", 64, 100)), Verdict::Forward(Port::Link(A)), "the mesh is there");
+        assert_eq!(verdict(leaf, &ipv4("10.9.0.1", "9.9.9.9", 9, 100)), out);
+        assert_eq!(verdict(ours, &ipv4("9.9.9.9", "10.9.0.1", 9, 100)), back);
+        assert_eq!(verdict(ours, &ipv4("192.168.1.1", "10.9.0.1", 9, 100)), back);
+        let dropped = |reason| Verdict::Drop(reason);
+        let far_to_mesh = ip(far, "fd0a::1", 64, 100);
+        assert_eq!(verdict(ours, &far_to_mesh), dropped(DropReason::SourceNotOurs), "to a leaf alone");
+        assert_eq!(verdict(ours, &ip("fc99::1", a, 64, 100)), dropped(DropReason::SourceNotOurs));
+        assert_eq!(verdict(leaf, &ip("fd01:0:0:8::2", far, 64, 100)), dropped(DropReason::SourceNotAllowed));
+        assert_eq!(verdict(Port::Link(A), &ip(far, a, 64, 100)), back, "what the mesh brings, as ever");
+        assert_eq!(verdict(leaf, &ip(a, "fc99::1", 64, 100)), Verdict::Forward(Port::Link(B)), "as ever");
+        assert_eq!(node.meters.read(LEAF).received_packets, 4);
+    }
+
+    #[test]
+    fn ipv4_passes_between_a_leaf_and_the_own_side_alone() {
+        let (leaf, ours) = (Port::Link(LEAF), Port::Local);
+        let mut fragment = ipv4("9.9.9.9", "10.9.0.1", 51820, 100);
+        fragment[7] = 9;
+        let mut longer = ipv4("10.9.0.1", "9.9.9.9", 9, 100);
+        longer[3] = 101;
+        let mut node = household();
+        assert_eq!(run(&mut node, ours, &fragment).0, Verdict::Forward(leaf), "those bytes are no port");
+        for (ingress, packet, reason, why) in [
+            (Port::Link(A), ipv4("9.9.9.9", "10.9.0.1", 9, 100), DropReason::NotIpv6, "of the mesh"),
+            (Port::Link(A), ipv4("10.9.0.1", "9.9.9.9", 9, 100), DropReason::NotIpv6, "in a leaf's name"),
+            (leaf, ipv4("10.9.0.2", "9.9.9.9", 9, 100), DropReason::SourceNotAllowed, "in another leaf's name"),
+            (leaf, ipv4("192.168.1.7", "9.9.9.9", 9, 100), DropReason::SourceNotAllowed, "in the LAN's name"),
+            (leaf, ipv4("127.0.0.1", "9.9.9.9", 9, 100), DropReason::SourceNotRoutable, "in our own name"),
+            (leaf, ipv4("10.9.0.1", "10.9.0.2", 9, 100), DropReason::DestinationNotRoutable, "to another leaf"),
+            (leaf, ipv4("10.9.0.1", "127.0.0.1", 9, 100), DropReason::DestinationNotRoutable, "to our own programs"),
+            (leaf, ipv4("10.9.0.1", "169.254.1.1", 9, 100), DropReason::DestinationNotRoutable, "to one network"),
+            (leaf, ipv4("10.9.0.1", "224.0.0.251", 9, 100), DropReason::DestinationNotRoutable, "to all"),
+            (leaf, longer, DropReason::Malformed, "shorter than it says"),
+            (leaf, vec![0x45; 19], DropReason::Malformed, "shorter than a header"),
+            (leaf, vec![0x44; 40], DropReason::Malformed, "a header that ends before its end"),
+            (leaf, ipv4("10.9.0.1", "9.9.9.9", 9, 1421), DropReason::TooBig, "longer than our side takes"),
+            (ours, ipv4("9.9.9.9", "10.9.0.1", 9, 1421), DropReason::TooBig, "longer than the link takes"),
+            (ours, ipv4("9.9.9.9", "10.9.0.3", 9, 100), DropReason::NotIpv6, "to nobody"),
+            (ours, ipv4("10.9.0.2", "10.9.0.1", 9, 100), DropReason::SourceNotOurs, "of another leaf"),
+            (ours, ipv4("192.0.2.1", "10.9.0.1", 51820, 100), DropReason::LinkInMesh, "of a link"),
+            (ours, ipv4("9.9.9.9", "10.9.0.2", 9, 100), DropReason::LinkDown, "to a leaf that is away"),
+        ] {
+            let before = node.drops.packets(reason);
+            let (was, _, answers) = run(&mut node, ingress, &packet);
+            assert_eq!((was, answers.len()), (Verdict::Drop(reason), 0), "{why}");
+            assert_eq!(node.drops.packets(reason), before + 1, "{why}");
+        }
+        // A leaf that is not led out sends no IPv4, and by IPv6 what it may send as ever.
+        let mut other = datapath(LinkPolicy::Mesh);
+        let refused = run(&mut other, leaf, &ipv4("10.9.0.1", "9.9.9.9", 9, 100)).0;
+        assert_eq!(refused, Verdict::Drop(DropReason::NotIpv6));
+        let refused = run(&mut other, leaf, &ip("fd01:0:0:9::2", "2001:db8::1", 64, 100)).0;
+        assert_eq!(refused, Verdict::Drop(DropReason::NoRoute));
+        let refused = run(&mut other, ours, &ip("2001:db8::1", "fd01:0:0:9::2", 64, 100)).0;
+        assert_eq!(refused, Verdict::Drop(DropReason::SourceNotOurs));
+        // Nor one whose link is closed.
+        let mut node = household();
+        let closed = vec![entry(LinkPolicy::Mesh), entry(LinkPolicy::Mesh), entry(LinkPolicy::Closed)];
+        node.set_fib(Arc::new(node.fib().with_links(closed)));
+        for (ingress, packet) in
+            [(leaf, ipv4("10.9.0.1", "9.9.9.9", 9, 100)), (ours, ipv4("9.9.9.9", "10.9.0.1", 9, 100))]
+        {
+            assert_eq!(run(&mut node, ingress, &packet).0, Verdict::Drop(DropReason::NotAdmitted));
+        }
+    }
+
     #[test]
     fn closed_and_exhausted_links_pass_control_only() {
         for (policy, reason) in
@@ -832,7 +1009,7 @@ mod tests {
 
     #[test]
     fn random_bytes_never_panic_and_are_all_accounted_for() {
-        let mut node = datapath(LinkPolicy::Mesh);
+        let mut node = household();
         let mut rng = fastrand::Rng::with_seed(3);
         let mut batch = Batch::new(32, 2048);
         for _ in 0..2_000 {
@@ -841,12 +1018,16 @@ mod tests {
                 let len = rng.usize(0..200);
                 let mut packet: Vec<u8> = std::iter::repeat_with(|| rng.u8(..)).take(len).collect();
                 if let (Some(first), true) = (packet.first_mut(), rng.bool()) {
-                    *first = 0x60;
+                    *first = if rng.bool() { 0x60 } else { 0x40 | rng.u8(..16) };
+                }
+                if let Some(addresses) = packet.get_mut(12..20).filter(|_| rng.bool()) {
+                    addresses.copy_from_slice(&[10, 9, 0, 1, 10, 9, 0, 1]);
                 }
                 assert!(batch.push(&packet));
             }
             let before = node.drops.total();
-            node.handle_batch(Instant::now(), Port::Link(A), &mut batch);
+            let ingress = [Port::Link(A), Port::Link(LEAF), Port::Local][rng.usize(..3)];
+            node.handle_batch(Instant::now(), ingress, &mut batch);
             let dropped = batch.packets().filter(|(verdict, _)| matches!(verdict, Verdict::Drop(_))).count();
             assert_eq!(node.drops.total() - before, dropped as u64);
         }

@@ -1,10 +1,12 @@
-//! IPv6 headers: what the datapath reads of a packet, and the control packets the control core builds.
+//! IPv6 headers: what the datapath reads of a packet, and the control packets the control core builds. Of IPv4, which leaves
+//! have with the own side alone, no more than it takes to pass it on.
 
-use std::net::Ipv6Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{IpProtocol, Ipv6Packet, Ipv6Repr, UdpPacket, UdpRepr};
 
+use super::checksum::Sum;
 use crate::drop::DropReason;
 
 /// Length of the IPv6 header, without extension headers (RFC 8200, section 3).
@@ -25,6 +27,9 @@ const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
 /// Hop limit of control packets: they never leave the link (RFC 8966, section 4, asks only for link-local scope).
 const CONTROL_HOP_LIMIT: u8 = 1;
+/// Length of the IPv4 header, without options (RFC 791, section 3.1), and where its checksum stands.
+const IPV4_HEADER_LEN: usize = 20;
+const IPV4_CHECKSUM: usize = 10;
 
 /// What the datapath needs to know of an IPv6 packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +60,54 @@ pub fn parse(packet: &[u8]) -> Result<Header, DropReason> {
     })
 }
 
+/// What the datapath needs to know of an IPv4 packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ipv4Header {
+    /// Source address.
+    pub source: Ipv4Addr,
+    /// Destination address.
+    pub destination: Ipv4Addr,
+    /// The source port, if it is a UDP packet, and no later fragment of one.
+    pub udp_source_port: Option<u16>,
+    /// Length of the whole packet, header included.
+    pub len: usize,
+}
+
+/// Whether it says to be IPv4.
+pub fn is_ipv4(packet: &[u8]) -> bool {
+    packet.first().is_some_and(|first| first >> 4 == 4)
+}
+
+/// Reads an IPv4 header and checks the lengths it states against the bytes there are.
+///
+/// # Errors
+/// [`DropReason::Malformed`]
+pub fn parse_ipv4(packet: &[u8]) -> Result<Ipv4Header, DropReason> {
+    let malformed = DropReason::Malformed;
+    let header: &[u8; IPV4_HEADER_LEN] = packet.first_chunk().filter(|_| is_ipv4(packet)).ok_or(malformed)?;
+    let (begin, len) = (ipv4_header_len(packet), usize::from(u16::from_be_bytes([header[2], header[3]])));
+    if begin < IPV4_HEADER_LEN || len < begin || len > packet.len() {
+        return Err(malformed);
+    }
+    let [.., a, b, c, d, e, f, g, h] = *header;
+    let ports = packet.get(begin..len).and_then(<[u8]>::first_chunk);
+    let is_udp = header[9] == UDP && !is_later_fragment(packet);
+    Ok(Ipv4Header {
+        source: Ipv4Addr::new(a, b, c, d),
+        destination: Ipv4Addr::new(e, f, g, h),
+        udp_source_port: ports.filter(|_| is_udp).map(|port| u16::from_be_bytes(*port)),
+        len,
+    })
+}
+
+fn ipv4_header_len(packet: &[u8]) -> usize {
+    packet.first().map_or(0, |first| usize::from(first & 0xf) * 4)
+}
+
+fn is_later_fragment(packet: &[u8]) -> bool {
+    packet.get(6..8).is_none_or(|field| u16::from_be_bytes([field[0], field[1]]) & 0x1fff != 0)
+}
+
 /// Writes the hop limit. The caller has parsed the packet.
 pub(super) fn set_hop_limit(packet: &mut [u8], hop_limit: u8) {
     packet[7] = hop_limit;
@@ -79,9 +132,16 @@ pub(super) fn is_icmp_error(packet: &[u8]) -> bool {
 
 /// A number that all packets of one flow share: of its addresses and protocol, and of the ports of TCP and UDP.
 pub(super) fn flow_number(packet: &[u8]) -> u8 {
-    let has_ports = matches!(packet.get(6), Some(&(TCP | UDP)));
-    let ports = packet.get(IPV6_HEADER_LEN..IPV6_HEADER_LEN + 4).filter(|_| has_ports);
-    let named = packet.get(6..7).into_iter().chain(packet.get(8..IPV6_HEADER_LEN)).chain(ports);
+    let (protocol, addresses, end, whole) = if is_ipv4(packet) {
+        // No fragment has ports, that all of a packet wait in one line.
+        let whole = packet.get(6..8).is_some_and(|field| field[0] & 0x3f == 0 && field[1] == 0);
+        (9, 12..IPV4_HEADER_LEN, ipv4_header_len(packet), whole)
+    } else {
+        (6, 8..IPV6_HEADER_LEN, IPV6_HEADER_LEN, true)
+    };
+    let has_ports = whole && matches!(packet.get(protocol), Some(&(TCP | UDP)));
+    let ports = packet.get(end..end + 4).filter(|_| has_ports);
+    let named = packet.get(protocol..=protocol).into_iter().chain(packet.get(addresses)).chain(ports);
     // FNV-1a (RFC 9923), folded.
     let hash = named.flatten().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
     (hash >> 24) as u8 ^ (hash >> 16) as u8
@@ -112,9 +172,15 @@ impl Ecn {
         }
     }
 
-    /// What an IPv6 packet says. What surrounds it in a tunnel says the same (RFC 6040, section 4.1, normal mode).
+    /// What a packet says. What surrounds it in a tunnel says the same (RFC 6040, section 4.1, normal mode).
     pub fn of_packet(packet: &[u8]) -> Self {
-        packet.get(1).map_or(Self::NotCapable, |byte| Self::of_class(byte >> 4))
+        let shift = Self::shift(packet);
+        packet.get(1).map_or(Self::NotCapable, |byte| Self::of_class(byte >> shift))
+    }
+
+    /// Where it stands in a packet's second byte.
+    fn shift(packet: &[u8]) -> u8 {
+        if is_ipv4(packet) { 0 } else { 4 }
     }
 
     /// The last two bits of a traffic class.
@@ -164,10 +230,23 @@ pub fn take_over_ecn(packet: &mut [u8], outer: Ecn) -> bool {
         (Ecn::Capable0, Ecn::Capable1) => Ecn::Capable1,
         (inner, _) => inner,
     };
+    let shift = Ecn::shift(packet);
     if let (true, Some(byte)) = (said != inner, packet.get_mut(1)) {
-        *byte = *byte & !0x30 | said.bits() << 4;
+        *byte = *byte & !(3 << shift) | said.bits() << shift;
+        set_ipv4_checksum(packet);
     }
     true
+}
+
+/// Computes the checksum of an IPv4 header; of IPv6 there is none.
+fn set_ipv4_checksum(packet: &mut [u8]) {
+    let len = ipv4_header_len(packet);
+    if let Some(header) = packet.get_mut(..len).filter(|header| is_ipv4(header) && len >= IPV4_HEADER_LEN) {
+        let field = IPV4_CHECKSUM..IPV4_CHECKSUM + 2;
+        header[field.clone()].fill(0);
+        let checksum = Sum::default().add(header).checksum();
+        header[field].copy_from_slice(&checksum.to_be_bytes());
+    }
 }
 
 /// `fe80::/10` (RFC 4291, section 2.5.6).
@@ -297,6 +376,35 @@ mod tests {
             }
         }
         assert!(take_over_ecn(&mut [], Ecn::Capable0));
+    }
+
+    /// A TCP packet over IPv4, its header's checksum right.
+    fn over_ipv4(class: u8, identification: u8, port: u8) -> Vec<u8> {
+        let head = [0x45, class, 0, 44, 0, identification, 0, 0, 64, TCP, 0, 0, 10, 9, 0, 1, 9, 9, 9, 9];
+        let mut packet = [&head[..], &[0, 80, 0, port, identification, 0, 0, 0], &[identification; 16]].concat();
+        set_ipv4_checksum(&mut packet);
+        packet
+    }
+
+    #[test]
+    fn congestion_is_told_in_ipv4_too_and_the_header_s_checksum_stays_right() {
+        let mut packet = over_ipv4(0xb8 | 2, 1, 9);
+        assert!(Sum::default().add(&packet[..20]).folded() == 0xffff && Ecn::of_packet(&packet) == Ecn::Capable0);
+        assert!(take_over_ecn(&mut packet, Ecn::Congested));
+        assert_eq!(packet, over_ipv4(0xb8 | 3, 1, 9));
+        assert!(!take_over_ecn(&mut over_ipv4(0x30, 1, 9), Ecn::Congested), "it would not understand");
+        assert!(take_over_ecn(&mut [0x4f, 1], Ecn::Congested), "what is no header is left alone");
+    }
+
+    #[test]
+    fn packets_of_one_flow_over_ipv4_wait_in_one_line() {
+        let numbers = |port| (0..50).map(|at| flow_number(&over_ipv4(0, at, port))).collect::<Vec<_>>();
+        assert_eq!(numbers(9), [numbers(9)[0]; 50]);
+        assert_ne!(numbers(9)[0], numbers(10)[0]);
+        let [mut first, mut later] = [over_ipv4(0, 1, 9), over_ipv4(0, 1, 9)];
+        (first[6], later[7], later[23]) = (0x20, 9, 77);
+        assert_eq!(flow_number(&first), flow_number(&later), "fragments have no ports");
+        assert_eq!((0..30).map(|len| flow_number(&vec![0x4f; len])).count(), 30);
     }
 
     #[test]
