@@ -10,7 +10,7 @@ mod value;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -283,6 +283,8 @@ pub struct Leaf {
     pub wireguard_key: WireguardKey,
     /// Its addresses, out of our /48; none if it runs Babel.
     pub addresses: Vec<Prefix>,
+    /// Its IPv4 address behind this router: what it sends out of the mesh leaves by the sessions of `[internet]`.
+    pub ipv4: Option<Ipv4Addr>,
     /// Where to find it; without one, it has to find us.
     pub endpoint: Option<Endpoint>,
     /// Whether it runs a Babel daemon of its own inside the tunnel and announces its prefixes itself.
@@ -456,6 +458,7 @@ pub const OPTIONS: &[OptionDoc] = &[
     required("[[leaf]]", "name", NAME),
     required("[[leaf]]", "wireguard_key", "what `wg pubkey` prints for it, 44 characters of base64"),
     optional("[[leaf]]", "addresses", "a list of prefixes out of this router's /48 (see `waybill key`)", "[]"),
+    absent("[[leaf]]", "ipv4", "a private IPv4 address, such as \"172.30.87.1\""),
     absent("[[leaf]]", "endpoint", ENDPOINT),
     optional("[[leaf]]", "babel", "true or false", "false"),
     optional("[[leaf]]", "cost", "1 to 65534", "96"),
@@ -1050,6 +1053,7 @@ fn read_leaf(reader: &mut Reader<'_>, mut table: Table<'_>) -> Option<(Leaf, Spa
     let name = reader.option(&mut table, "name", text(name));
     let wireguard_key = reader.option(&mut table, "wireguard_key", text(str::parse::<WireguardKey>));
     let addresses = reader.option(&mut table, "addresses", list(parse_prefix));
+    let ipv4 = reader.option(&mut table, "ipv4", text(private_ipv4));
     let endpoint = reader.option(&mut table, "endpoint", text(str::parse::<Endpoint>));
     let babel = reader.option(&mut table, "babel", truth);
     let cost = reader.option(&mut table, "cost", integer(1..=65534));
@@ -1067,8 +1071,18 @@ fn read_leaf(reader: &mut Reader<'_>, mut table: Table<'_>) -> Option<(Leaf, Spa
         }
         (Some(true) | None, false) | (Some(false) | None, true) => {}
     }
-    let leaf = Leaf { name: name?, wireguard_key: wireguard_key?, addresses: addresses?, endpoint, babel, cost: cost? };
+    if ipv4.is_some() && babel {
+        reader.mistake(spans.of("ipv4"), "[[leaf]] ipv4: a leaf with babel = true is a router; leave it out");
+    }
+    let leaf =
+        Leaf { name: name?, wireguard_key: wireguard_key?, addresses: addresses?, ipv4, endpoint, babel, cost: cost? };
     Some((leaf, spans))
+}
+
+/// Nobody's on the Internet (RFC 1918), and not in the range that gateways give of.
+fn private_ipv4(text: &str) -> Result<Ipv4Addr, &'static str> {
+    let address: Ipv4Addr = text.parse().map_err(|_| "this is no IPv4 address")?;
+    if address.is_private() { Ok(address) } else { Err("this address is not private") }
 }
 
 fn check_names(reader: &mut Reader<'_>, node: Option<&NodeOptions>, peers: &[(Peer, Spans)], leaves: &[(Leaf, Spans)]) {
@@ -1109,6 +1123,12 @@ fn check_leaf_addresses(reader: &mut Reader<'_>, leaves: &[(Leaf, Spans)]) {
     let mut all: Vec<(Prefix, &str, &Span)> = Vec::new();
     for (leaf, spans) in leaves {
         all.extend(leaf.addresses.iter().map(|prefix| (*prefix, leaf.name.as_str(), spans.of("addresses"))));
+    }
+    let mut ipv4: BTreeMap<Ipv4Addr, &str> = BTreeMap::new();
+    for (leaf, spans) in leaves {
+        if let Some(owner) = leaf.ipv4.and_then(|address| ipv4.insert(address, &leaf.name)) {
+            reader.mistake(spans.of("ipv4"), format!("[[leaf]] ipv4: \"{owner}\" has this address already"));
+        }
     }
     all.sort_by_key(|(prefix, _, span)| (*prefix, span.start));
     let mut widest: Option<(Prefix, &str)> = None;

@@ -13,7 +13,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -180,7 +180,7 @@ fn run(
             wireguard: config.wireguard.listen,
             quic: config.quic.as_ref().map(|quic| quic.listen),
             routing: config.routing,
-            links: links(config),
+            links: links(config, config.internet.is_some()),
             money,
             ledger,
             local,
@@ -456,7 +456,7 @@ async fn serve(
         wireguard = %router.wireguard_addr(),
         "waybill is up"
     );
-    kernel.follow(&fib.borrow_and_update().clone(), &endpoints.borrow_and_update().clone());
+    follow(&mut kernel, sessions, &fib.borrow_and_update().clone(), &endpoints.borrow_and_update().clone());
     let mut prices_due = tokio::time::interval(PRICES_INTERVAL);
     let mut closed_due = tokio::time::interval(CLOSED_INTERVAL);
     loop {
@@ -465,9 +465,11 @@ async fn serve(
             _ = signals.interrupt.recv() => break,
             _ = signals.hangup.recv() => {
                 let _logged = reload(&mut running, router, names, sessions).await;
+                follow(&mut kernel, sessions, &fib.borrow_and_update().clone(), &endpoints.borrow().clone());
             }
             Some(Order { stop, done }) = ordered.recv() => {
                 let answer = if stop { Response::Done } else { reload(&mut running, router, names, sessions).await };
+                follow(&mut kernel, sessions, &fib.borrow_and_update().clone(), &endpoints.borrow().clone());
                 // Whoever asked may have gone.
                 let _gone = done.send(answer);
                 if stop {
@@ -475,9 +477,11 @@ async fn serve(
                     break;
                 }
             }
-            Ok(()) = fib.changed() => kernel.follow(&fib.borrow_and_update().clone(), &endpoints.borrow().clone()),
+            Ok(()) = fib.changed() => {
+                follow(&mut kernel, sessions, &fib.borrow_and_update().clone(), &endpoints.borrow().clone());
+            }
             Ok(()) = endpoints.changed() => {
-                kernel.follow(&fib.borrow().clone(), &endpoints.borrow_and_update().clone());
+                follow(&mut kernel, sessions, &fib.borrow().clone(), &endpoints.borrow_and_update().clone());
             }
             _ = closed_due.tick() => {
                 if let Some(closed) = &mut closed {
@@ -502,6 +506,16 @@ async fn serve(
     Ok(())
 }
 
+/// Brings the kernel to the table. Sessions that began anew are told of leaves, too.
+fn follow(kernel: &mut KernelRoutes, sessions: &Sessions<'_>, fib: &Arc<Fib>, endpoints: &BTreeSet<IpAddr>) {
+    kernel.follow(fib, endpoints);
+    if kernel.follow_leaves(fib)
+        && let Some(internet) = &sessions.internet
+    {
+        internet.lead_leaves_out();
+    }
+}
+
 /// Reads the file again, and says when links and sessions are as it says. A file with mistakes changes nothing; options that need
 /// a restart are named.
 async fn reload(
@@ -519,7 +533,7 @@ async fn reload(
         }
     };
     names.send_replace(names::zone(&config, router.address()));
-    router.reload(links(&config)).await;
+    router.reload(links(&config, running.internet.is_some())).await;
     if let Err(failure) = sessions.change(running, &config) {
         tracing::error!("the sessions are kept as they were: {failure}");
         let cause = format!("the sessions are kept as they were: {failure}");
@@ -558,8 +572,13 @@ fn read_again(running: &Config) -> Result<Config, Failure> {
     Ok(config)
 }
 
-fn links(config: &Config) -> Links {
-    Links { peers: config.peers.clone(), leaves: config.leaves.clone() }
+/// Leaves are led to the Internet by the sessions that run, or not at all: without them it would be in the clear.
+fn links(config: &Config, sessions: bool) -> Links {
+    let mut leaves = config.leaves.clone();
+    for leaf in leaves.iter_mut().filter(|_| !sessions) {
+        leaf.ipv4 = None;
+    }
+    Links { peers: config.peers.clone(), leaves }
 }
 
 /// Opens the ledger, which may have to be reached for that; `None`: the router is told to stop first.
@@ -748,6 +767,9 @@ struct KernelRoutes {
     installed: BTreeSet<Prefix>,
     /// Left out, since a neighbour is reached through them.
     refused: BTreeSet<Prefix>,
+    /// IPv4 addresses of leaves, and those that mean something else here.
+    leaves: BTreeSet<Ipv4Addr>,
+    leaves_refused: BTreeSet<Ipv4Addr>,
 }
 
 impl KernelRoutes {
@@ -755,7 +777,15 @@ impl KernelRoutes {
         let mut netlink = Netlink::open()?;
         netlink.add_address(index, address, 128)?;
         netlink.set_up(index, mtu.into())?;
-        Ok(Self { netlink, index, mesh_alone, installed: BTreeSet::new(), refused: BTreeSet::new() })
+        Ok(Self {
+            netlink,
+            index,
+            mesh_alone,
+            installed: BTreeSet::new(),
+            refused: BTreeSet::new(),
+            leaves: BTreeSet::new(),
+            leaves_refused: BTreeSet::new(),
+        })
     }
 
     /// Brings the kernel's routes to the table's. What the kernel refuses is tried again with the next table. A prefix
@@ -787,6 +817,34 @@ impl KernelRoutes {
                 Err(error) => tracing::warn!(%error, "a kernel route was not added"),
             }
         }
+    }
+
+    /// Brings the kernel's routes to leaves by IPv4 to the table's; an address that is somebody else's here gets none. Whether
+    /// there is any leaf to be led out.
+    fn follow_leaves(&mut self, fib: &Arc<Fib>) -> bool {
+        let wanted: BTreeSet<Ipv4Addr> = fib.leaves_ipv4().collect();
+        for address in self.leaves.difference(&wanted).copied().collect::<Vec<_>>() {
+            match self.netlink.release_route(address.into(), 32, self.index) {
+                Ok(()) => {
+                    self.leaves.remove(&address);
+                }
+                Err(error) => tracing::warn!(%error, "a kernel route was not removed"),
+            }
+        }
+        self.leaves_refused.retain(|address| wanted.contains(address));
+        for address in wanted.difference(&self.leaves).copied().collect::<Vec<_>>() {
+            match self.netlink.claim_route(address.into(), 32, self.index) {
+                Ok(()) => {
+                    self.leaves.insert(address);
+                    self.leaves_refused.remove(&address);
+                }
+                Err(error) if self.leaves_refused.insert(address) => {
+                    tracing::warn!(%error, "no answers by IPv4 reach a leaf: set another `ipv4` in its [[leaf]] table");
+                }
+                Err(_) => {}
+            }
+        }
+        !wanted.is_empty()
     }
 }
 

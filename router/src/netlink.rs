@@ -457,6 +457,17 @@ impl Netlink {
         }
     }
 
+    /// Takes back what [`Netlink::claim_route`] did. A route that is not there is no error.
+    pub fn release_route(&mut self, destination: IpAddr, prefix_len: u8, index: u32) -> Result<(), NetlinkError> {
+        let message = route_in(MAIN_TABLE, destination, prefix_len, index);
+        match self.acknowledged(RouteNetlinkMessage::DelRoute(message), 0) {
+            Err(Failure::Errno(e)) if matches!(e.raw_os_error(), Some(libc::ESRCH | libc::ENODEV | libc::ENOENT)) => {
+                Ok(())
+            }
+            done => done.map_err(|failure| failure.during(format!("delete the route to {destination}/{prefix_len}"))),
+        }
+    }
+
     /// Makes whatever no other route of a table leads anywhere unreachable: programs are told at once.
     pub fn close_table(&mut self, table: u8) -> Result<(), NetlinkError> {
         Family::BOTH.into_iter().try_for_each(|family| {
@@ -1042,6 +1053,28 @@ mod tests {
         netlink.delete_route(prefix(7), 48, index, 100).unwrap();
         let error = netlink.add_route(prefix(7), 48, index, 100).unwrap_err();
         assert!(matches!(error, NetlinkError::Refused { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_route_that_was_claimed_is_released_and_a_network_here_is_not_claimed_of() {
+        if !in_own_namespace("netlink::tests::a_route_that_was_claimed_is_released_and_a_network_here_is_not_claimed_of") {
+            return;
+        }
+        let mut netlink = Netlink::open().unwrap();
+        let tun = Tun::create("waybill0", 1420, true).unwrap();
+        let lan = Tun::create("lan0", 1420, true).unwrap();
+        netlink.set_up(tun.index(), 1420).unwrap();
+        netlink.set_up(lan.index(), 1420).unwrap();
+        ip("address add 172.30.88.1/24 dev lan0");
+        let [free, taken] = ["172.30.87.1", "172.30.88.7"].map(|text| text.parse::<IpAddr>().unwrap());
+        netlink.claim_route(free, 32, tun.index()).unwrap();
+        assert!(ip("route show dev waybill0").contains("172.30.87.1 proto"));
+        let error = netlink.claim_route(taken, 32, tun.index()).unwrap_err();
+        assert!(matches!(error, NetlinkError::RouteTaken { .. }), "{error}");
+        for _ in 0..2 {
+            netlink.release_route(free, 32, tun.index()).unwrap();
+        }
+        assert_eq!(ip("route show dev waybill0"), "");
     }
 
     #[test]

@@ -6,14 +6,14 @@
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand};
-use metering::{Identity, WireguardKey, mesh_prefix};
+use metering::{Identity, WireguardKey, mesh_address, mesh_prefix};
 use node::datapath::MAX_LINKS;
 use serde_json::json;
 use x25519_dalek::{PublicKey, StaticSecret};
@@ -33,17 +33,23 @@ pub(super) const SUBNET: u16 = 0x1eaf;
 const MTU: u16 = 1280;
 /// Seconds between packets that keep the way back open, as WireGuard's own pages advise.
 const KEEPALIVE_S: u16 = 25;
+/// Where leaves that are led to the Internet get their IPv4 addresses from: 254 of a private range that few networks use.
+const IPV4_SUBNET: [u8; 3] = [172, 30, 87];
 /// What `--internet` comes to.
-const ALL_INSIDE: &str = "# All that the device sends goes into the tunnel. Gateways serve routers, and no leaf: it reaches the Internet only by \
-                          IPv6, and only where a router without [gateway] announces \"::/0\".\n";
+const ALL_INSIDE: &str = "# All that the device sends goes into the tunnel, and to the Internet by this router's gateway.\n";
+const NO_GATEWAY: &str = "# All that the device sends goes into the tunnel, but this router uses no gateway, so it reaches the mesh alone: add an \
+                          [internet] table to the config file, and start the router again.\n";
+const NO_NAMES: &str = "# Nobody answers it for names: add a [names] table to the config file and start the router again, or say --dns ADDRESS.\n";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Let a phone or laptop with a stock WireGuard client in: prints its config, and a QR code of it
     #[command(after_help = "Examples:\n  waybill leaf add phone --endpoint roof.example.org\n  \
                             waybill leaf add phone --endpoint 192.0.2.1:51820 --qr phone.svg\n\n\
+                            waybill leaf add phone --endpoint roof.example.org --internet\n\n\
                             The phone's secret key is shown this once and kept nowhere. Without --internet only the mesh \
-                            is reached through the tunnel.")]
+                            is reached through the tunnel; with it, all that the phone sends takes the way of this \
+                            router's household, by the gateways of [internet].")]
     Add(Add),
     /// Show the leaves of this router
     #[command(after_help = "Example:\n  waybill leaf list")]
@@ -66,11 +72,11 @@ pub(super) struct Add {
     /// The leaf's public key, if it has made one itself; then no secret key and no QR code is printed
     #[arg(long, value_name = "KEY")]
     public_key: Option<WireguardKey>,
-    /// Send all of the leaf's traffic into the tunnel, not only what is for the mesh. Gateways serve routers, and no leaf: the
-    /// Internet is reached by IPv6, and where a router without [gateway] announces "::/0"
+    /// Send all of the leaf's traffic into the tunnel, not only what is for the mesh: it reaches the Internet by the gateways of
+    /// this router's [internet] table, and has an IPv4 address for that
     #[arg(long)]
     internet: bool,
-    /// The resolver the leaf asks for names
+    /// The resolver the leaf asks for names; this router, with --internet and a [names] table
     #[arg(long, value_name = "ADDRESS")]
     dns: Option<IpAddr>,
     /// Write the QR code to this file, an SVG image, too
@@ -137,6 +143,9 @@ fn add(arguments: &Add) -> Result<String, Failure> {
     }
     let endpoint = endpoint(arguments.endpoint.as_deref(), config)?;
     let address = free_address(config, identity)?;
+    let ipv4 = arguments.internet.then(|| free_ipv4(config)).transpose()?;
+    let own_names = || config.names.as_ref().filter(|names| arguments.internet && names.port == 53);
+    let dns = arguments.dns.or_else(|| own_names().map(|_| mesh_address(&identity.wireguard_key()).into()));
     let secret = match arguments.public_key {
         Some(_) => None,
         None => Some(fresh_secret()?),
@@ -146,7 +155,7 @@ fn add(arguments: &Add) -> Result<String, Failure> {
         (None, Some(key)) => key,
         (None, None) => return Err(Failure::new("there is no key", "")),
     };
-    let wg_quick = wg_quick(arguments, secret.as_deref(), address, &identity.wireguard_key(), &endpoint);
+    let wg_quick = wg_quick(secret.as_deref(), (address, ipv4), dns, &identity.wireguard_key(), &endpoint);
     let qr = secret.as_ref().and_then(|_| Qr::of(&wg_quick).ok());
     if let (Some(file), Some(qr)) = (&arguments.qr, &qr) {
         // It holds a secret: its owner's to read, and in nobody else's file.
@@ -160,11 +169,15 @@ fn add(arguments: &Add) -> Result<String, Failure> {
         "\n[[leaf]]\nname = \"{}\"\nwireguard_key = \"{key}\"\naddresses = [\"{address}/128\"]\n",
         arguments.name
     ));
+    if let Some(ipv4) = ipv4 {
+        text.push_str(&format!("ipv4 = \"{ipv4}\"\n"));
+    }
     let told = held.replace(&text)?;
     if arguments.json {
         let object = json!({
             "name": arguments.name,
             "address": address.to_string(),
+            "ipv4": ipv4.map(|ipv4| ipv4.to_string()),
             "wireguard_key": key.to_string(),
             "endpoint": endpoint.to_string(),
             "config": *wg_quick,
@@ -178,7 +191,8 @@ fn add(arguments: &Add) -> Result<String, Failure> {
         None => shown.push_str("\n# Put the secret key that belongs to the public one into the first table.\n"),
     }
     if arguments.internet {
-        shown.push_str(ALL_INSIDE);
+        shown.push_str(if config.internet.is_some() { ALL_INSIDE } else { NO_GATEWAY });
+        shown.push_str(if dns.is_some() { "" } else { NO_NAMES });
     }
     shown.push_str(&format!("# {}\n", told));
     Ok(shown)
@@ -186,7 +200,10 @@ fn add(arguments: &Add) -> Result<String, Failure> {
 
 fn list(arguments: &List) -> Result<String, Failure> {
     let config = Config::load(&arguments.file.path)?;
-    let addresses = |leaf: &config::Leaf| -> Vec<String> { leaf.addresses.iter().map(ToString::to_string).collect() };
+    let addresses = |leaf: &config::Leaf| -> Vec<String> {
+        let ipv6 = leaf.addresses.iter().map(ToString::to_string);
+        ipv6.chain(leaf.ipv4.map(|ipv4| ipv4.to_string())).collect()
+    };
     if arguments.json {
         let line = |leaf: &config::Leaf| {
             json!({
@@ -346,6 +363,16 @@ fn free_address(config: &Config, identity: &Identity) -> Result<Ipv6Addr, Failur
     })
 }
 
+/// The lowest IPv4 address that no leaf has.
+fn free_ipv4(config: &Config) -> Result<Ipv4Addr, Failure> {
+    let [a, b, c] = IPV4_SUBNET;
+    let mut addresses = (1..=254).map(|number| Ipv4Addr::new(a, b, c, number));
+    addresses.find(|address| config.leaves.iter().all(|leaf| leaf.ipv4 != Some(*address))).ok_or_else(|| {
+        let next = "write another private one into a [[leaf]] table, as `ipv4`";
+        Failure::new("no IPv4 address is left for a leaf", next)
+    })
+}
+
 /// Where the leaf calls: as the owner says, else where the router listens, if it listens at one address.
 fn endpoint(given: Option<&str>, config: &Config) -> Result<Endpoint, Failure> {
     let listen = config.wireguard.listen;
@@ -372,9 +399,9 @@ fn endpoint(given: Option<&str>, config: &Config) -> Result<Endpoint, Failure> {
 
 /// The device's config as `wg-quick` and the WireGuard apps read it.
 fn wg_quick(
-    arguments: &Add,
     secret: Option<&[u8; 32]>,
-    address: Ipv6Addr,
+    (address, ipv4): (Ipv6Addr, Option<Ipv4Addr>),
+    dns: Option<IpAddr>,
     router: &WireguardKey,
     endpoint: &Endpoint,
 ) -> Zeroizing<String> {
@@ -383,11 +410,12 @@ fn wg_quick(
     if let Some(secret) = secret {
         text.push_str(&format!("PrivateKey = {}\n", *Zeroizing::new(STANDARD.encode(secret))));
     }
-    text.push_str(&format!("Address = {address}/128\n"));
-    if let Some(dns) = arguments.dns {
+    let ipv4_address = ipv4.map_or_else(String::new, |ipv4| format!("{ipv4}/32, "));
+    text.push_str(&format!("Address = {ipv4_address}{address}/128\n"));
+    if let Some(dns) = dns {
         text.push_str(&format!("DNS = {dns}\n"));
     }
-    let allowed = if arguments.internet { "::/0, 0.0.0.0/0" } else { "fd00::/8" };
+    let allowed = if ipv4.is_some() { "0.0.0.0/0, ::/0" } else { "fd00::/8" };
     text.push_str(&format!(
         "MTU = {MTU}\n\n[Peer]\nPublicKey = {router}\nEndpoint = {endpoint}\nAllowedIPs = {allowed}\n\
          PersistentKeepalive = {KEEPALIVE_S}\n"
@@ -486,9 +514,10 @@ mod tests {
     }
 
     #[test]
-    fn who_sends_all_into_the_tunnel_is_told_where_it_ends() {
-        let place = Place::new("");
-        let add = |name: &str, internet| {
+    fn who_sends_all_into_the_tunnel_gets_addresses_of_both_families_and_a_resolver_and_is_told_where_it_ends() {
+        let (place, here) =
+            (Place::new(""), Place::new("\n[names]\n\n[internet]\ngateways = [\"fd00::1\"]\n"));
+        let add = |place: &Place, name: &str, internet| {
             let (file, endpoint) = (place.file(), Some("192.0.2.1".to_owned()));
             add(&Add {
                 name: name.to_owned(),
@@ -502,9 +531,21 @@ mod tests {
             })
             .unwrap()
         };
-        let shown = add("phone", true);
-        assert!(shown.contains("AllowedIPs = ::/0, 0.0.0.0/0\n") && shown.contains(ALL_INSIDE), "{shown}");
-        assert!(!add("tablet", false).contains(ALL_INSIDE));
+        let shown = add(&place, "phone", true);
+        assert!(shown.contains("AllowedIPs = 0.0.0.0/0, ::/0\n") && !shown.contains("DNS"), "{shown}");
+        assert!(shown.contains(NO_GATEWAY) && shown.contains(NO_NAMES) && !shown.contains(ALL_INSIDE), "{shown}");
+        let shown = add(&here, "phone", true);
+        let own = mesh_address(&Held::open(&here.path("w.toml")).unwrap().identity.wireguard_key());
+        assert!(shown.contains("Address = 172.30.87.1/32, fd") && shown.contains(&format!("DNS = {own}\n")), "{shown}");
+        assert!(shown.contains(ALL_INSIDE) && !shown.contains(NO_GATEWAY) && !shown.contains(NO_NAMES), "{shown}");
+        let shown = add(&here, "tablet", false);
+        assert!([ALL_INSIDE, "DNS", "172.30", "0.0.0.0/0"].iter().all(|text| !shown.contains(text)), "{shown}");
+        assert!(add(&here, "laptop", true).contains("Address = 172.30.87.2/32, fd"));
+        let listed = list(&List { file: here.file(), json: true }).unwrap();
+        assert!(listed.contains("\"172.30.87.2\"") && !listed.contains("172.30.87.3"), "{listed}");
+        // What was given once and is free again.
+        remove(&Remove { name: "phone".to_owned(), file: here.file(), json: true }).unwrap();
+        assert!(add(&here, "phone", true).contains("Address = 172.30.87.1/32, fd"));
     }
 
     #[test]

@@ -225,6 +225,9 @@ fn values_out_of_bounds_are_refused() {
         ("[[peer]]\ncost", "65535"),
         ("[[peer]]\nendpoint", "\"mesh.example.org\""),
         ("[[leaf]]\nwireguard_key", "\"short\""),
+        ("[[leaf]]\nipv4", "\"fd00::1\""),
+        ("[[leaf]]\nipv4", "\"198.51.100.7\""),
+        ("[[leaf]]\nipv4", "\"100.64.0.7\""),
     ] {
         let text = format!("{option} = {value}\n");
         let key = option.split_once('\n').unwrap().1;
@@ -273,6 +276,22 @@ fn neighbours_and_leaves_do_not_share_names_keys_or_addresses() {
             "line 23, column 13: [[leaf]] addresses: a leaf without an address cannot be reached; give it one, or babel = true",
         ]
     );
+}
+
+#[test]
+fn an_ipv4_address_is_one_leaf_s_and_no_router_s() {
+    let leaf = |name: &str, seed: u8, more: &str| {
+        let key = identity(seed).wireguard_key();
+        format!("[[leaf]]\nname = \"{name}\"\nwireguard_key = \"{key}\"\nipv4 = \"172.30.87.1\"\n{more}\n")
+    };
+    let phone = leaf("phone", 1, "addresses = [\"fd00:1::1/128\"]");
+    let text = |second: &str| format!("[node]\nname = \"attic\"\n{phone}{second}");
+    assert_eq!(parse(&text("")).unwrap().leaves[0].ipv4, Some([172, 30, 87, 1].into()));
+    assert_eq!(
+        refused(&text(&leaf("tv", 2, "addresses = [\"fd00:1::2/128\"]"))),
+        ["line 11, column 8: [[leaf]] ipv4: \"phone\" has this address already"]
+    );
+    assert!(refused(&text(&leaf("old", 2, "babel = true"))).concat().contains("[[leaf]] ipv4: a leaf with babel = true"));
 }
 
 #[test]

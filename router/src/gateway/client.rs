@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use metering::{Identity, WireguardKey, mesh_address};
-use node::LinkId;
+use metering::{Identity, WireguardKey, mesh_address, mesh_prefix};
+use node::{LinkId, Prefix};
 use node::datapath::packet;
 
 use super::carry::{self, Answers, Running, Side};
@@ -15,10 +15,10 @@ use super::choice::{Candidate, Choice, Quality};
 use super::closed::{lead_names, put_names};
 use super::forbidden::Forbidden;
 use super::message::{Lease, Message};
-use super::nat::Nat;
+use super::nat::{ClientRules, Nat};
 use super::server::{KEY_ANSWER, KEY_QUESTION, addresses};
 use super::watch::{Watch, Watched};
-use super::{CLIENT_INSIDE, CONTROL_PORT, GATEWAY_INSIDE, OVERHEAD, PORT, ROUTE_TABLE, inner_address};
+use super::{CLIENT_INSIDE, CONTROL_PORT, GATEWAY_INSIDE, OVERHEAD, PORT, ROUTE_TABLE, SWITCHES, inner_address};
 use crate::cli::Failure;
 use crate::config::{InternetOptions, NodeOptions};
 use crate::control::{InternetGateway, InternetState};
@@ -99,7 +99,11 @@ impl Client {
         )
         .map_err(no_session)?;
         let local = tun.local().map_err(no_session)?;
-        let nat = Nat::client(&options.tun, link_ports).map_err(|error| Failure::new(&error, error.next_step()))?;
+        let (address, len) = mesh_prefix(&key);
+        let home = Prefix::new(address, len).expect("a mesh prefix is a /48");
+        let rules = ClientRules { tun: &options.tun, mesh: &node.tun, home, link_ports };
+        let nat = Nat::client(&rules, node.state_dir.join(SWITCHES))
+            .map_err(|error| Failure::new(&error, error.next_step()))?;
         let state = Arc::new(Mutex::new(InternetState::default()));
         let prices = Arc::new(Mutex::new(vec![None; options.gateways.len()]));
         let sessions = Sessions::new(options, identity, (&node.state_dir, mtu), tun, (&state, &prices));
@@ -124,6 +128,11 @@ impl Client {
     /// What carrying to each gateway costs, in base units per GiB, in the owner's order.
     pub fn set_prices(&self, prices: Vec<Option<u64>>) {
         *self.prices.lock().unwrap_or_else(PoisonError::into_inner) = prices;
+    }
+
+    /// Lets the kernel lead out what leaves send that have an IPv4 address here, while this runs.
+    pub(crate) fn lead_leaves_out(&self) {
+        self.watch.lead_leaves_out();
     }
 
     /// Ends all sessions and takes back what was set in the kernel for them. Blocks for as long as that takes. The way out stays

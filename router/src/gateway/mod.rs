@@ -55,6 +55,9 @@ const IDLE: Duration = Duration::from_secs(180);
 /// The table of the kernel's routes into the session. What shows in the kernel's tables that something is ours.
 const ROUTE_TABLE: u8 = 87;
 
+/// The file of the state directory that says which of the kernel's switches were changed, and what stood in them.
+const SWITCHES: &str = "gateway-switches";
+
 /// Where a gateway is inside each of its sessions, and its clients.
 const GATEWAY_INSIDE: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 const CLIENT_INSIDE: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);

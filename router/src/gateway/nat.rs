@@ -177,9 +177,23 @@ impl GatewayRules<'_> {
     }
 }
 
+/// What a household's table is made of.
+pub(super) struct ClientRules<'a> {
+    /// The TUN of sessions, and that of the mesh.
+    pub(super) tun: &'a str,
+    pub(super) mesh: &'a str,
+    /// This router's own prefix: from the mesh's TUN comes nothing of it but what leaves send.
+    pub(super) home: Prefix,
+    /// The UDP ports that links send from.
+    pub(super) link_ports: &'a [u16],
+}
+
 /// The client's table: what its LAN sends leaves with the lease's addresses, TCP fits, and nobody calls from there: a
 /// gateway is a stranger. The links themselves, which send from these ports, do not go by a session: one of them carries it.
-fn client_text(tun: &str, link_ports: &[u16]) -> String {
+/// What a leaf sends out of the mesh leaves by a session and by nothing else, and nobody out there calls it; by IPv4 it reaches
+/// neither this machine nor the LAN.
+fn client_text(rules: &ClientRules<'_>) -> String {
+    let ClientRules { tun, mesh, home, link_ports } = rules;
     let ports: Vec<String> = link_ports.iter().map(u16::to_string).collect();
     let ports = ports.join(", ");
     format!(
@@ -188,12 +202,17 @@ fn client_text(tun: &str, link_ports: &[u16]) -> String {
          oifname \"{tun}\" udp sport {{ {ports} }} drop\n }}\n \
          chain own {{ type filter hook input priority filter; policy accept;\n  \
          iifname \"{tun}\" ct state established,related accept\n  \
-         iifname \"{tun}\" drop\n }}\n \
+         iifname \"{tun}\" drop\n  \
+         iifname \"{mesh}\" meta nfproto ipv4 drop\n }}\n \
          chain pass {{ type filter hook forward priority filter; policy accept;\n  \
          oifname \"{tun}\" tcp flags syn / syn,rst tcp option maxseg size set rt mtu\n  \
          iifname \"{tun}\" tcp flags syn / syn,rst tcp option maxseg size set rt mtu\n  \
          iifname \"{tun}\" ct state established,related accept\n  \
-         iifname \"{tun}\" drop\n }}\n \
+         iifname \"{tun}\" drop\n  \
+         iifname \"{mesh}\" oifname != \"{tun}\" meta nfproto ipv4 drop\n  \
+         iifname \"{mesh}\" oifname != \"{tun}\" ip6 saddr {home} ip6 daddr != fc00::/7 drop\n  \
+         oifname \"{mesh}\" meta nfproto ipv4 drop\n  \
+         oifname \"{mesh}\" ip6 daddr {home} ip6 saddr != fc00::/7 ct state != {{ established, related }} drop\n }}\n \
          chain leave {{ type nat hook postrouting priority srcnat; policy accept;\n  \
          oifname \"{tun}\" masquerade\n }}\n}}\n"
     )
@@ -208,6 +227,8 @@ pub(super) struct Nat {
     before: Counts,
     counts: Counts,
     said: bool,
+    /// The switches that let the kernel forward IPv4 between the mesh's TUN and that of sessions, and nowhere else.
+    forwards: Vec<PathBuf>,
     /// Files of switches, and what stood in them.
     switches: Vec<(PathBuf, String)>,
     /// Where that is written down, so that a crash does not make us forget it.
@@ -264,9 +285,12 @@ impl Nat {
         Ok(nat)
     }
 
-    /// Sets up a client: its table.
-    pub(super) fn client(tun: &str, link_ports: &[u16]) -> Result<Self, NatError> {
-        Self::put(client_text(tun, link_ports), None)
+    /// Sets up a client: its table. What [`Nat::forward_leaves`] finds in the kernel's switches is kept in the file `record`.
+    pub(super) fn client(rules: &ClientRules<'_>, record: PathBuf) -> Result<Self, NatError> {
+        let text = fs::read_to_string(&record).unwrap_or_default();
+        let nat = Self::put(client_text(rules), Some(record))?;
+        let forwards = [rules.mesh, rules.tun].map(|device| format!("/proc/sys/net/ipv4/conf/{device}/forwarding").into());
+        Ok(Self { switches: read_switches(&text, &boot_id()), forwards: forwards.to_vec(), ..nat })
     }
 
     fn put(table: String, record: Option<PathBuf>) -> Result<Self, NatError> {
@@ -275,7 +299,8 @@ impl Nat {
             let _left = nft(&format!("delete table {TABLE}\n"));
         })?;
         let (before, counts) = (Counts::default(), Counts::default());
-        Ok(Self { table, listed, before, counts, said: false, switches: Vec::new(), record })
+        let (forwards, switches) = (Vec::new(), Vec::new());
+        Ok(Self { table, listed, before, counts, said: false, forwards, switches, record })
     }
 
     /// Looks whether the table is as it was written, and puts it back if not.
@@ -299,9 +324,20 @@ impl Nat {
         Ok(Looked { counts: self.before, put_back: true })
     }
 
-    /// Lets the kernel forward. Interfaces that take their routes from advertisements keep doing so, which they would
-    /// stop when they forward (`accept_ra` of the kernel's ip-sysctl document).
+    /// Lets a household's kernel forward what leaves send and get.
+    pub(super) fn forward_leaves(&mut self) -> Result<(), NatError> {
+        self.forward_ipv6()?;
+        self.forwards.clone().into_iter().try_for_each(|path| self.switch(path, "1"))
+    }
+
     fn forward(&mut self) -> Result<(), NatError> {
+        self.forward_ipv6()?;
+        self.switch("/proc/sys/net/ipv4/ip_forward".into(), "1")
+    }
+
+    /// Lets the kernel forward IPv6: there is one switch for all interfaces. Interfaces that take their routes from
+    /// advertisements keep doing so, which they would stop when they forward (`accept_ra` of the kernel's ip-sysctl document).
+    fn forward_ipv6(&mut self) -> Result<(), NatError> {
         let ipv6 = PathBuf::from("/proc/sys/net/ipv6/conf/all/forwarding");
         if fs::read_to_string(&ipv6).is_ok_and(|text| text.trim() == "0") {
             for entry in fs::read_dir("/proc/sys/net/ipv6/conf").into_iter().flatten().flatten() {
@@ -311,8 +347,7 @@ impl Nat {
                 }
             }
         }
-        self.switch(ipv6, "1")?;
-        self.switch("/proc/sys/net/ipv4/ip_forward".into(), "1")
+        self.switch(ipv6, "1")
     }
 
     fn switch(&mut self, path: PathBuf, value: &str) -> Result<(), NatError> {
@@ -590,10 +625,22 @@ mod tests {
         nft("table inet other { chain mine { type filter hook input priority 0; }; }").unwrap();
         assert!(!nat.look().unwrap().put_back, "what others do in tables of their own is theirs");
         nat.end();
-        let nat = Nat::client("waybill-net0", &[51820, 443]).unwrap();
+        let home = Prefix::new("fd12:3456:789a::".parse().unwrap(), 48).unwrap();
+        let rules = ClientRules { tun: "waybill-net0", mesh: "lo", home, link_ports: &[51820, 443] };
+        let switches = || {
+            ["ipv6/conf/all", "ipv4/conf/lo", "ipv4/conf/all"]
+                .map(|of| fs::read_to_string(format!("/proc/sys/net/{of}/forwarding")).unwrap().trim().to_owned())
+        };
+        assert_eq!(switches(), ["0", "0", "0"]);
+        let mut nat = Nat::client(&rules, record.clone()).unwrap();
         assert!(listed().contains("oifname \"waybill-net0\" masquerade"));
-        nat.end();
-        assert_eq!(listed(), others);
+        nat.forwards.pop(); // That device is not there.
+        nat.forward_leaves().unwrap();
+        nat.forward_leaves().unwrap();
+        assert_eq!(switches(), ["1", "1", "0"], "IPv4 between these two devices alone");
+        drop(nat); // It crashes, and is there again.
+        Nat::client(&rules, record).unwrap().end();
+        assert_eq!((listed(), switches()), (others, ["0", "0", "0"].map(str::to_owned)));
         assert!(matches!(nft("nonsense"), Err(NatError::Refused { .. })));
     }
 }

@@ -19,7 +19,7 @@ use super::message::{Lease, Message, Why};
 use super::nat::{GatewayRules, Nat, own_resolver};
 use super::policy::{ANYBODY, Moment, Usage};
 use super::watch::{Watch, Watched, Ways};
-use super::{CLIENT_INSIDE, CONTROL_PORT, GATEWAY_INSIDE, IDLE, MayUse, OVERHEAD, PORT, Verdict, inner_address};
+use super::{CLIENT_INSIDE, CONTROL_PORT, GATEWAY_INSIDE, IDLE, MayUse, OVERHEAD, PORT, SWITCHES, Verdict, inner_address};
 use crate::cli::Failure;
 use crate::config::{GatewayOptions, NodeOptions};
 use crate::control::{GatewayClient, GatewayState};
@@ -126,7 +126,7 @@ impl Server {
             dns: resolver,
             refuse: &options.refuse,
         };
-        let nat = Nat::gateway(&rules, node.state_dir.join("gateway-switches"))
+        let nat = Nat::gateway(&rules, node.state_dir.join(SWITCHES))
             .map_err(|error| Failure::new(&error, error.next_step()))?;
         let state = Arc::new(Mutex::new(GatewayState::default()));
         let key = identity.wireguard_key();

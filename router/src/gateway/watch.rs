@@ -4,6 +4,7 @@
 //! networks are the owner's by now.
 
 use std::io;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -107,21 +108,30 @@ fn clash(routes: &[FoundRoute], pool: Pool, tun: u32) -> Option<String> {
 /// A thread that runs until [`Watch::stop`].
 pub(super) struct Watch {
     thread: JoinHandle<Nat>,
-    end: Sender<()>,
+    /// Says that leaves are to be led out; dropped, that this ends.
+    orders: Sender<()>,
+    told: AtomicBool,
 }
 
 impl Watch {
     /// Begins. `ways`: for a gateway.
     pub(super) fn start(nat: Nat, ways: Option<Ways>, watched: Arc<Watched>) -> io::Result<Self> {
-        let (end, ended) = channel();
-        let run = move || run(nat, ways, &watched, &ended);
+        let (orders, ordered) = channel();
+        let run = move || run(nat, ways, &watched, &ordered);
         let thread = std::thread::Builder::new().name("rules".to_owned()).spawn(run)?;
-        Ok(Self { thread, end })
+        Ok(Self { thread, orders, told: AtomicBool::new(false) })
+    }
+
+    /// Lets the kernel forward for leaves, from now on.
+    pub(super) fn lead_leaves_out(&self) {
+        if !self.told.swap(true, Ordering::Relaxed) && self.orders.send(()).is_err() {
+            tracing::error!("the thread that looks after the kernel's rules had panicked");
+        }
     }
 
     /// Ends the thread and takes back what was set.
     pub(super) fn stop(self) {
-        drop(self.end);
+        drop(self.orders);
         match self.thread.join() {
             Ok(nat) => nat.end(),
             Err(_) => tracing::error!("the thread that looks after the kernel's rules had panicked"),
@@ -129,9 +139,18 @@ impl Watch {
     }
 }
 
-fn run(mut nat: Nat, mut ways: Option<Ways>, watched: &Watched, ended: &Receiver<()>) -> Nat {
+fn run(mut nat: Nat, mut ways: Option<Ways>, watched: &Watched, ordered: &Receiver<()>) -> Nat {
     let mut said = false;
-    while ended.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
+    loop {
+        match ordered.recv_timeout(INTERVAL) {
+            Ok(()) => {
+                if let Err(error) = nat.forward_leaves() {
+                    tracing::warn!(%error, next = error.next_step(), "leaves are not led to the Internet");
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
         match nat.look() {
             Ok(looked) => {
                 watched.flows_over.store(looked.counts.flows_over, Ordering::Relaxed);

@@ -712,8 +712,10 @@ fn is_authentic(peers: &Peers, key: &WireguardKey, datagram: &[u8]) -> bool {
 /// route is made for another prefix with an endpoint in it, and a neighbour may announce the network that others are reached
 /// through.
 fn leads_into_mesh(fib: &Fib, to: IpAddr) -> bool {
-    let IpAddr::V6(to) = to else { return false };
-    to.is_unique_local() && matches!(fib.lookup(to), Some(NextHop::Link(_)))
+    match to.to_canonical() {
+        IpAddr::V4(to) => fib.leaf_at(to).is_some(),
+        IpAddr::V6(to) => to.is_unique_local() && matches!(fib.lookup(to), Some(NextHop::Link(_))),
+    }
 }
 
 /// Tries whether there is a way again, with an empty packet (WireGuard paper, section 6.5).

@@ -120,7 +120,10 @@ impl Control {
         };
         let link = self.place(&same)?;
         let measure = LinkMeasure { cost: leaf.cost, sensing: LinkSensing::Measured, path_mtu: false };
-        let peer = if leaf.babel { Peer::Babel { measure } } else { Peer::Leaf { prefixes: leaf.addresses.clone() } };
+        let peer = match leaf.babel {
+            true => Peer::Babel { measure },
+            false => Peer::Leaf { prefixes: leaf.addresses.clone(), ipv4: leaf.ipv4 },
+        };
         self.node.handle_link(now, link, peer, self.mtu);
         let known = self.known(link);
         let moved = known.leaf.as_ref().is_none_or(|known| known.endpoint != leaf.endpoint);
