@@ -22,6 +22,7 @@ use self::reader::{Reader, Span, Spans, Table, integer, list, text, truth};
 use crate::cli::Failure;
 use crate::gateway::{self, Caps, Gateway, Hours, NotCarried, Pool};
 use crate::identity::plain;
+use crate::upstream::SERVERS_MAX;
 
 pub use self::reader::Mistake;
 pub use self::value::{Amount, AmountError, Endpoint, parse_bytes, parse_duration, parse_prefix};
@@ -126,6 +127,8 @@ pub struct NamesOptions {
     pub port: u16,
     /// Addresses besides that.
     pub listen: Vec<SocketAddr>,
+    /// Whom to ask for names outside of the mesh; empty: the gateway in use, if there is `[internet]`.
+    pub upstream: Vec<IpAddr>,
 }
 
 /// `[routing]`
@@ -407,6 +410,7 @@ pub const OPTIONS: &[OptionDoc] = &[
     optional("[discovery]", "interfaces", "a list of at most 16 interfaces, such as [\"eth1\", \"mesh0\"]", "[]"),
     optional("[names]", "port", "1 to 65535", "53"),
     optional("[names]", "listen", "a list of at most 8 IP addresses with ports, such as [\"192.0.2.1:53\"]", "[]"),
+    optional("[names]", "upstream", "a list of at most 3 IP addresses, such as [\"9.9.9.9\"]", "[]"),
     optional("[routing]", "hello_interval", "a time from \"100ms\" to \"60s\"", "\"1s\""),
     optional("[routing]", "update_interval", "a time from \"100ms\" to \"600s\"", "\"60s\""),
     optional("[price]", "ask", AMOUNT, "\"0\""),
@@ -812,12 +816,16 @@ fn read_discovery(
 fn read_names(reader: &mut Reader<'_>, mut table: Table<'_>) -> Option<NamesOptions> {
     let port = reader.option(&mut table, "port", integer(1..=65535));
     let listen = reader.option(&mut table, "listen", list(listen_address));
+    let upstream = reader.option(&mut table, "upstream", list(str::parse::<IpAddr>));
     let spans = reader.refuse_unknown(table);
-    let listen = listen?;
+    let (listen, upstream) = (listen?, upstream?);
     if listen.len() > NAMES_LISTEN_MAX {
         reader.mistake(spans.of("listen"), "[names] listen: there are more than 8");
     }
-    Some(NamesOptions { port: port?, listen })
+    if upstream.len() > SERVERS_MAX {
+        reader.mistake(spans.of("upstream"), "[names] upstream: there are more than 3");
+    }
+    Some(NamesOptions { port: port?, listen, upstream })
 }
 
 fn read_routing(reader: &mut Reader<'_>, mut table: Table<'_>) -> Option<RoutingOptions> {

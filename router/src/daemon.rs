@@ -49,6 +49,7 @@ use crate::names::{self, Zones};
 use crate::netlink::{Netlink, NetlinkError};
 use crate::router::{BudgetLimits, Guests, Links, Money, Registered, Router, Setup, StartError, WORKERS_MAX};
 use crate::tun::Tun;
+use crate::upstream::{Servers, Upstream};
 #[cfg(feature = "ledger-remote")]
 use crate::{config::ServedPlace, served::served};
 
@@ -203,13 +204,6 @@ fn run(
         if !beacons.interfaces.is_empty() {
             tokio::spawn(discovery::run(discovery::Setup { boot: router.boot(), ..beacons }, router.found()));
         }
-        let (names, zone) = watch::channel(names::zone(config, router.address()));
-        if let Some(options) = &config.names {
-            let ours = SocketAddr::new(router.address().into(), options.port);
-            for at in options.listen.iter().copied().chain([ours]) {
-                tokio::spawn(names::serve(at, Zones { own: zone.clone(), community: registered.clone() }));
-            }
-        }
         let mesh_alone = config.internet.is_some();
         let kernel = KernelRoutes::new(tun.index(), config.node.mtu, router.address(), mesh_alone);
         let kernel = kernel.map_err(|error| Failure::new(&error, error.next_step()));
@@ -218,6 +212,9 @@ fn run(
         let ready = kernel.and_then(|kernel| Ok((kernel, Sessions::start(config, keys.as_ref(), &guests, ports)?)));
         let ended = match ready {
             Ok((kernel, mut sessions)) => {
+                let (names, own) = watch::channel(names::zone(config, router.address()));
+                let zones = Zones { own, community: registered.clone(), upstream: None };
+                answer_names(config, router.address(), &sessions, zones);
                 let ended = serve(config, &router, (socket, signals), kernel, (&names, &mut sessions), closed).await;
                 sessions.stop();
                 ended.map_err(|failure| (failure, Started(true)))
@@ -227,6 +224,27 @@ fn run(
         router.stop().await;
         ended
     })
+}
+
+/// Begins to answer for names, where the owner says so.
+fn answer_names(config: &Config, address: Ipv6Addr, sessions: &Sessions<'_>, zones: Zones) {
+    let (Some(options), Some(home)) = (&config.names, Prefix::new(address, 48)) else { return };
+    let shown = Arc::clone(&sessions.shown);
+    let of_session = move || {
+        let internet = shown.lock().unwrap_or_else(PoisonError::into_inner).internet.clone();
+        let state = internet.as_ref().map(|state| state.lock().unwrap_or_else(PoisonError::into_inner));
+        state.map_or_else(Vec::new, |state| state.dns.clone())
+    };
+    let servers = match (&options.upstream[..], &config.internet) {
+        ([], None) => None,
+        ([], Some(_)) => Some(Servers::Session(Box::new(of_session))),
+        (written, _) => Some(Servers::Written(written.to_vec())),
+    };
+    let zones = Zones { upstream: servers.map(|servers| Arc::new(Upstream::new(home, servers))), ..zones };
+    let ours = SocketAddr::new(address.into(), options.port);
+    for at in options.listen.iter().copied().chain([ours]) {
+        tokio::spawn(names::serve(at, zones.clone()));
+    }
 }
 
 /// The UDP ports that links send from.

@@ -30,4 +30,5 @@ pub mod router;
 #[cfg(feature = "ledger-remote")]
 mod served;
 pub mod tun;
+mod upstream;
 mod worker;

@@ -3,14 +3,17 @@
 //!
 //! What is answered is decided by [`node::names`]. Here are the sockets, and bounds for what strangers may cost: questions are
 //! answered in small batches with pauses between them, and of TCP there are a few connections of a few seconds, the oldest of which
-//! makes room for another. Nobody on the Internet is answered, wherever this listens: see [`may_ask`].
+//! makes room for another. Nobody on the Internet is answered, wherever this listens: see [`may_ask`]. Names outside of the mesh are
+//! asked of others for the own household: see [`crate::upstream`].
 
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use node::names::{Names, QUESTION_LENGTH_MAX, denies};
+use node::upstream::Asked;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::watch;
@@ -19,6 +22,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::config::Config;
 use crate::router::Registered;
+use crate::upstream::Upstream;
 
 /// Questions answered before the others' turn, and the pause after so many: at most 6,400 a second.
 const BATCH: usize = 64;
@@ -38,12 +42,20 @@ pub(crate) struct Zones {
     pub(crate) own: watch::Receiver<Names>,
     /// Of the ledger.
     pub(crate) community: Registered,
+    /// Who asks others for all other names.
+    pub(crate) upstream: Option<Arc<Upstream>>,
 }
 
 impl Zones {
     fn answer(&self, question: &[u8]) -> Option<Vec<u8>> {
         let own = self.own.borrow().answer(question)?;
         if denies(&own) { self.community.answer(question) } else { Some(own) }
+    }
+
+    /// What is to be asked of others, and who does.
+    fn elsewhere(&self, from: IpAddr, question: &[u8]) -> Option<(Asked, Arc<Upstream>)> {
+        let upstream = self.upstream.as_ref().filter(|upstream| upstream.serves(from))?;
+        Some((Asked::read(question)?, Arc::clone(upstream)))
     }
 }
 
@@ -76,6 +88,7 @@ pub(crate) async fn serve(at: SocketAddr, names: Zones) {
         sleep(TRY_AGAIN).await;
     };
     tracing::info!(%at, "names are answered");
+    let udp = Arc::new(udp);
     tokio::join!(answer_datagrams(&udp, &names), answer_connections(&tcp, &names));
 }
 
@@ -83,7 +96,7 @@ async fn bind(at: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
     Ok((UdpSocket::bind(at).await?, TcpListener::bind(at).await?))
 }
 
-async fn answer_datagrams(socket: &UdpSocket, names: &Zones) {
+async fn answer_datagrams(socket: &Arc<UdpSocket>, names: &Zones) {
     let mut question = [0; QUESTION_LENGTH_MAX + 1];
     let mut batch = 0;
     loop {
@@ -108,8 +121,15 @@ async fn answer_datagrams(socket: &UdpSocket, names: &Zones) {
         if !may_ask(from.ip()) {
             continue;
         }
-        let answer = names.answer(&question[..len]);
-        if let Some(answer) = answer {
+        if let Some((asked, upstream)) = names.elsewhere(from.ip(), &question[..len]) {
+            let Some(place) = upstream.place() else { continue };
+            let socket = Arc::clone(socket);
+            tokio::spawn(async move {
+                let answer = upstream.ask(&asked, true).await;
+                let _full = socket.try_send_to(&answer, from);
+                drop(place);
+            });
+        } else if let Some(answer) = names.answer(&question[..len]) {
             // What has no room is asked again.
             let _full = socket.try_send_to(&answer, from);
         }
@@ -121,14 +141,14 @@ async fn answer_connections(listener: &TcpListener, names: &Zones) {
     loop {
         match listener.accept().await {
             Ok((_, from)) if !may_ask(from.ip()) => {}
-            Ok((stream, _)) => {
+            Ok((stream, from)) => {
                 places.retain(|place| !place.is_finished());
                 if places.len() >= CONNECTIONS_MAX
                     && let Some(oldest) = places.pop_front()
                 {
                     oldest.abort();
                 }
-                let answered = timeout(CONNECTION_TIME, answer_connection(stream, names.clone()));
+                let answered = timeout(CONNECTION_TIME, answer_connection(stream, from.ip(), names.clone()));
                 places.push_back(tokio::spawn(answered).abort_handle());
             }
             Err(_) => sleep(PAUSE).await,
@@ -151,7 +171,7 @@ fn may_ask(from: IpAddr) -> bool {
 }
 
 /// Each message stands after its length (RFC 1035, section 4.2.2).
-async fn answer_connection(mut stream: TcpStream, names: Zones) -> io::Result<()> {
+async fn answer_connection(mut stream: TcpStream, from: IpAddr, names: Zones) -> io::Result<()> {
     for _ in 0..QUESTIONS_MAX {
         let length = usize::from(timeout(IDLE_TIME, stream.read_u16()).await??);
         if length > QUESTION_LENGTH_MAX {
@@ -159,7 +179,13 @@ async fn answer_connection(mut stream: TcpStream, names: Zones) -> io::Result<()
         }
         let mut question = vec![0; length];
         stream.read_exact(&mut question).await?;
-        let answer = names.answer(&question);
+        let answer = match names.elsewhere(from, &question) {
+            Some((asked, upstream)) => match upstream.place() {
+                Some(_place) => Some(upstream.ask(&asked, false).await),
+                None => Some(asked.failed()),
+            },
+            None => names.answer(&question),
+        };
         let Some(answer) = answer else { return Ok(()) };
         let mut message = u16::try_from(answer.len()).unwrap_or(0).to_be_bytes().to_vec();
         message.extend(answer);
@@ -191,7 +217,7 @@ mod tests {
         let at = listener.local_addr().unwrap();
         let address = "fd53:bcf5:19d6::1".parse().unwrap();
         let (_names, own) = watch::channel(Names::new("roof", address));
-        let zone = Zones { own, community: Registered::new("roof", address) };
+        let zone = Zones { own, community: Registered::new("roof", address), upstream: None };
         let served = tokio::spawn(async move { answer_connections(&listener, &zone).await });
         let mut idle = Vec::new();
         for _ in 0..CONNECTIONS_MAX * 2 {

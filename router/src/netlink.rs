@@ -1057,7 +1057,9 @@ mod tests {
 
     #[test]
     fn a_route_that_was_claimed_is_released_and_a_network_here_is_not_claimed_of() {
-        if !in_own_namespace("netlink::tests::a_route_that_was_claimed_is_released_and_a_network_here_is_not_claimed_of") {
+        if !in_own_namespace(
+            "netlink::tests::a_route_that_was_claimed_is_released_and_a_network_here_is_not_claimed_of",
+        ) {
             return;
         }
         let mut netlink = Netlink::open().unwrap();

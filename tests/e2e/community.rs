@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!     internet --- gate --- hill --- school --- nat --- barn        hill founded the community and serves its ledger;
-//!                            |        |  \                          gate has the only way out;
-//!                           shop    mill  phone                     barn and mill are households, shop is put out later.
+//!                            |        |                 |           gate has the only way out;
+//!                           shop    mill             phone          barn and mill are households, shop is put out later.
 //! ```
 
 use std::fs;
@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::capture::{Capture, Captured};
 use crate::fallback::{block, carried_by};
-use crate::internet::{IPV4, Internet, NAME, NAME_SERVER, TEXT, holds, uses};
+use crate::internet::{IPV4, IPV6, Internet, NAME, NAME_SERVER, TEXT, holds, uses};
 use crate::lab::{Background, Host, Lab, here, now, secs, until};
 use crate::leaf::Phone;
 use crate::ledger::Ledger;
@@ -42,7 +42,7 @@ fn a_village_of_six_is_online_is_paid_and_talks_whatever_happens_to_it() {
     let (school_by_mill, _) = lab.cable(&in_school, &in_mill);
     let (school_by_nat, _) = lab.cable(&in_school, &nat);
     let (nat_by_barn, _) = lab.cable(&nat, &in_barn);
-    let (school_in_street, _) = lab.cable(&in_school, &in_street);
+    let (barn_in_street, _) = lab.cable(&in_barn, &in_street);
     translate(&nat, "cable5b");
     in_barn.must(&["ip", "route", "add", "default", "via", &nat_by_barn]);
     let internet = Internet::start(&mut lab);
@@ -120,24 +120,26 @@ fn a_village_of_six_is_online_is_paid_and_talks_whatever_happens_to_it() {
         is_sealed(&captured, &inside.octets());
     }
 
-    // A phone in the street has what `leaf add` prints and a stock WireGuard. It reads what the mill offers, by its name.
-    let config = school.config_file();
-    let leaf = ["leaf", "add", "phone", "--endpoint", &school_in_street, "--dns", &school.address, "--json"];
-    let leaf = here(&[&[text(&school.waybill)], &leaf[..], &["--config", text(&config)]].concat());
+    // A phone of that household is in the street, with what `leaf add` prints and a stock WireGuard. It reads what the mill offers, and
+    // the page on the Internet, both by their names. None of it is seen at the household's uplink but in links.
+    let phone = now();
+    let uplink = Capture::start(&lab, &barn.host, "cable6b", "(ip or ip6) and not udp port 51820");
+    let config = barn.config_file();
+    let leaf = ["leaf", "add", "phone", "--endpoint", &barn_in_street, "--internet", "--json"];
+    let leaf = here(&[&[text(&barn.waybill)], &leaf[..], &["--config", text(&config)]].concat());
     let leaf: Value = serde_json::from_str(&leaf).expect("JSON");
     let leaf = leaf["config"].as_str().expect("a config");
     let _phone = Phone::start(&lab, &in_street, leaf);
     let page = WebServer::start(&lab, &mill.host, &mill.address, 1_000_000);
     reachable(&in_street, &mill.address, secs(20));
     let resolver = leaf.lines().find_map(|line| line.strip_prefix("DNS = ")).expect("a resolver");
-    let url = "http://mill.mesh:8080/file";
-    let file = with_resolver(
-        &lab,
-        &in_street,
-        &format!("nameserver {resolver}"),
-        &["sh", "-c", &format!("curl -sf {url} | wc -c")],
-    );
-    assert_eq!(file, page.content.bytes.to_string());
+    let asks = |line: &str| with_resolver(&lab, &in_street, &format!("nameserver {resolver}"), &["sh", "-c", line]);
+    assert_eq!(asks("curl -sf http://mill.mesh:8080/file | wc -c"), page.content.bytes.to_string());
+    for version in ["-4", "-6"] {
+        let page = asks(&format!("curl {version} -sf --max-time 10 http://{NAME}/page"));
+        assert_eq!(page.lines().filter(|line| *line == TEXT).count(), 5000, "by IPv{version}");
+    }
+    let phone = phone.elapsed();
 
     // WireGuard stops passing at the mill.
     carried_by("wireguard", mill, school, secs(5));
@@ -166,6 +168,12 @@ fn a_village_of_six_is_online_is_paid_and_talks_whatever_happens_to_it() {
     // The gateway loses its power. The village has no Internet, and talks.
     village[1].kill();
     let [hill, _, school, barn, mill, shop] = &village;
+    for at in [IPV4.to_owned(), format!("[{IPV6}]")] {
+        let page = in_street.run(&["curl", "-sf", "--max-time", "0.5", &format!("http://{at}/page")]);
+        assert!(page.is_err(), "the page without a gateway");
+    }
+    let seen = uplink.end();
+    assert!(seen.packets.is_empty(), "in the clear: {:?}", seen.packets);
     let (ann, bob) = (Chat::start(&lab, barn, "ann"), Chat::start(&lab, mill, "bob"));
     let heard = ann.listen();
     let said = now();
@@ -191,8 +199,9 @@ fn a_village_of_six_is_online_is_paid_and_talks_whatever_happens_to_it() {
     reachable(&mill.host, &barn.address, secs(5));
 
     lab.figures(&format!(
-        "members after {joining:.1?}, the whole mesh after {whole:.1?}, their names in {called:.1?} more; QUIC {blocked:.1?} after \
-         WireGuard was blocked; paid {paid:?} base units; a chat's first message took {said:.1?}; put out, cut off after {out:.1?}; all in {:.1?}",
+        "members after {joining:.1?}, the whole mesh after {whole:.1?}, their names in {called:.1?} more; a phone had read a page of the \
+         Internet {phone:.1?} after it was let in; QUIC {blocked:.1?} after WireGuard was blocked; paid {paid:?} base units; a chat's first \
+         message took {said:.1?}; put out, cut off after {out:.1?}; all in {:.1?}",
         began.elapsed()
     ));
 }

@@ -49,7 +49,7 @@ impl Phone {
             let line = config.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_prefix('='));
             line.unwrap_or_else(|| panic!("no {name} in {config}")).trim().to_owned()
         };
-        let (address, mtu, allowed) = (field("Address"), field("MTU"), field("AllowedIPs"));
+        let (addresses, mtu, allowed) = (field("Address"), field("MTU"), field("AllowedIPs"));
         let ours = ["Address", "MTU", "DNS", "#"];
         let lines = config.lines().filter(|line| !ours.iter().any(|name| line.starts_with(name)));
         let file = lab.dir().join("phone.conf");
@@ -59,7 +59,10 @@ impl Phone {
         let wireguard = host.start(&lab.dir().join("phone.log"), &["wireguard-go", "--foreground", &device]);
         until("wireguard-go", secs(10), || if Path::new(&socket).exists() { Ok(()) } else { Err(wireguard.log()) });
         host.must(&["wg", "setconf", &device, text(&file)]);
-        host.must(&["ip", "-6", "address", "add", &address, "dev", &device, "nodad"]);
+        for address in addresses.split(", ") {
+            let more = if address.contains(':') { &["nodad"][..] } else { &[] };
+            host.must(&[&["ip", "address", "add", address, "dev", &device], more].concat());
+        }
         host.must(&["ip", "link", "set", &device, "mtu", &mtu, "up"]);
         for prefix in allowed.split(", ") {
             host.must(&["ip", "route", "add", prefix, "dev", &device]);

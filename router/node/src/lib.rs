@@ -14,6 +14,7 @@ mod drop;
 pub mod names;
 mod node;
 mod path_mtu;
+pub mod upstream;
 
 pub use babel::{LinkSensing, NeighbourView, Policy, Prefix, PrefixPair, Price, PriceWeight};
 pub use datapath::LinkId;

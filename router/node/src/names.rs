@@ -62,12 +62,12 @@ pub fn denies(answer: &[u8]) -> bool {
 type Record = (u16, Vec<u8>);
 
 /// A question, as far as it was read.
-struct Question<'a> {
-    labels: Vec<String>,
-    kind: u16,
-    class: u16,
+pub(crate) struct Question<'a> {
+    pub(crate) labels: Vec<String>,
+    pub(crate) kind: u16,
+    pub(crate) class: u16,
     /// As it was asked, for the answer to repeat.
-    bytes: &'a [u8],
+    pub(crate) bytes: &'a [u8],
 }
 
 impl Names {
@@ -194,7 +194,7 @@ fn labels(labels: &[&str]) -> Vec<u8> {
 
 impl<'a> Question<'a> {
     /// The first question behind the header; plain labels alone.
-    fn read(message: &'a [u8]) -> Option<Self> {
+    pub(crate) fn read(message: &'a [u8]) -> Option<Self> {
         let all = message.get(HEADER_LEN..)?;
         let (mut rest, mut labels) = (all, Vec::new());
         loop {

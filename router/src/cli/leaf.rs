@@ -36,7 +36,8 @@ const KEEPALIVE_S: u16 = 25;
 /// Where leaves that are led to the Internet get their IPv4 addresses from: 254 of a private range that few networks use.
 const IPV4_SUBNET: [u8; 3] = [172, 30, 87];
 /// What `--internet` comes to.
-const ALL_INSIDE: &str = "# All that the device sends goes into the tunnel, and to the Internet by this router's gateway.\n";
+const ALL_INSIDE: &str =
+    "# All that the device sends goes into the tunnel, and to the Internet by this router's gateway.\n";
 const NO_GATEWAY: &str = "# All that the device sends goes into the tunnel, but this router uses no gateway, so it reaches the mesh alone: add an \
                           [internet] table to the config file, and start the router again.\n";
 const NO_NAMES: &str = "# Nobody answers it for names: add a [names] table to the config file and start the router again, or say --dns ADDRESS.\n";
@@ -515,8 +516,7 @@ mod tests {
 
     #[test]
     fn who_sends_all_into_the_tunnel_gets_addresses_of_both_families_and_a_resolver_and_is_told_where_it_ends() {
-        let (place, here) =
-            (Place::new(""), Place::new("\n[names]\n\n[internet]\ngateways = [\"fd00::1\"]\n"));
+        let (place, here) = (Place::new(""), Place::new("\n[names]\n\n[internet]\ngateways = [\"fd00::1\"]\n"));
         let add = |place: &Place, name: &str, internet| {
             let (file, endpoint) = (place.file(), Some("192.0.2.1".to_owned()));
             add(&Add {

@@ -291,7 +291,9 @@ fn an_ipv4_address_is_one_leaf_s_and_no_router_s() {
         refused(&text(&leaf("tv", 2, "addresses = [\"fd00:1::2/128\"]"))),
         ["line 11, column 8: [[leaf]] ipv4: \"phone\" has this address already"]
     );
-    assert!(refused(&text(&leaf("old", 2, "babel = true"))).concat().contains("[[leaf]] ipv4: a leaf with babel = true"));
+    assert!(
+        refused(&text(&leaf("old", 2, "babel = true"))).concat().contains("[[leaf]] ipv4: a leaf with babel = true")
+    );
 }
 
 #[test]

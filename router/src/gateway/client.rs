@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use metering::{Identity, WireguardKey, mesh_address, mesh_prefix};
-use node::{LinkId, Prefix};
 use node::datapath::packet;
+use node::{LinkId, Prefix};
 
 use super::carry::{self, Answers, Running, Side};
 use super::choice::{Candidate, Choice, Quality};

@@ -289,7 +289,8 @@ impl Nat {
     pub(super) fn client(rules: &ClientRules<'_>, record: PathBuf) -> Result<Self, NatError> {
         let text = fs::read_to_string(&record).unwrap_or_default();
         let nat = Self::put(client_text(rules), Some(record))?;
-        let forwards = [rules.mesh, rules.tun].map(|device| format!("/proc/sys/net/ipv4/conf/{device}/forwarding").into());
+        let forwards =
+            [rules.mesh, rules.tun].map(|device| format!("/proc/sys/net/ipv4/conf/{device}/forwarding").into());
         Ok(Self { switches: read_switches(&text, &boot_id()), forwards: forwards.to_vec(), ..nat })
     }
 

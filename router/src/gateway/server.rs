@@ -19,7 +19,9 @@ use super::message::{Lease, Message, Why};
 use super::nat::{GatewayRules, Nat, own_resolver};
 use super::policy::{ANYBODY, Moment, Usage};
 use super::watch::{Watch, Watched, Ways};
-use super::{CLIENT_INSIDE, CONTROL_PORT, GATEWAY_INSIDE, IDLE, MayUse, OVERHEAD, PORT, SWITCHES, Verdict, inner_address};
+use super::{
+    CLIENT_INSIDE, CONTROL_PORT, GATEWAY_INSIDE, IDLE, MayUse, OVERHEAD, PORT, SWITCHES, Verdict, inner_address,
+};
 use crate::cli::Failure;
 use crate::config::{GatewayOptions, NodeOptions};
 use crate::control::{GatewayClient, GatewayState};

@@ -757,6 +757,16 @@ mod tests {
     const MTU: usize = 1420;
     const PATIENCE: Duration = Duration::from_secs(10);
 
+    #[test]
+    fn a_leaf_s_own_address_behind_us_is_none_to_reach_it_at() {
+        let fib = FibBuilder::default().lead_out([172, 30, 87, 1].into(), LinkId(0)).build(Vec::new());
+        for (at, is) in
+            [("172.30.87.1", true), ("::ffff:172.30.87.1", true), ("172.30.87.2", false), ("fd00::1", false)]
+        {
+            assert_eq!(leads_into_mesh(&fib, at.parse().unwrap()), is, "{at}");
+        }
+    }
+
     fn secret(byte: u8) -> [u8; 32] {
         [byte; 32]
     }

@@ -3,9 +3,12 @@
 use std::net::Ipv6Addr;
 
 use node::names::{Names, QUESTION_LENGTH_MAX, asked, denies};
+use node::upstream::{Asked, UDP_LENGTH_MAX};
 
 /// Eight addresses, or who answers for the zone and for how long a no holds.
 const MORE_MAX: usize = 8 * 28 + 40;
+/// A record that says how long an answer may be.
+const OPT_LEN: usize = 11;
 
 /// One message.
 ///
@@ -15,6 +18,7 @@ pub fn names(bytes: &[u8]) {
     let address = |last| Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last);
     let mut zone = Names::new("roof", address(1));
     assert!(zone.add("attic", &(2..9).map(address).collect::<Vec<_>>()));
+    elsewhere(bytes);
     let asked = asked(bytes);
     let Some(answer) = zone.answer(bytes) else { return };
     // What is denied was asked for by a name.
@@ -25,6 +29,26 @@ pub fn names(bytes: &[u8]) {
     assert_eq!(zone.answer(&answer), None, "two of them would answer each other for ever");
     let [code, answers] = [answer[3] & 0xf, answer[7]];
     assert!(code == 0 || answers == 0, "{answers} answers with code {code}");
+}
+
+/// A message is asked of others, and what comes back is any message.
+fn elsewhere(bytes: &[u8]) {
+    let (question, answer) = bytes.split_at(bytes.len() / 2);
+    for (question, answer) in [(bytes, bytes), (question, answer)] {
+        let Some(asked) = Asked::read(question) else { continue };
+        let sent = asked.numbered([7, 9]);
+        assert!(
+            sent.len() <= question.len() + OPT_LEN && asked.check([7, 9], &sent).is_none(),
+            "a question is no answer"
+        );
+        let mut whole = sent;
+        whole[2] |= 0x80;
+        whole.extend(answer);
+        assert!(asked.check([7, 9], &whole).is_some() && asked.check([7, 9], &asked.failed()).is_none());
+        let told = asked.answer(whole, true);
+        assert!(told.len() <= UDP_LENGTH_MAX && told[..2] == question[..2], "to another, or too long");
+        let _any = (asked.check([7, 9], answer), asked.answer(answer.to_vec(), true));
+    }
 }
 
 /// What stub resolvers ask, to begin with.

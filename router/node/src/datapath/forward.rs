@@ -268,12 +268,7 @@ impl Datapath {
     }
 
     /// IPv4 passes between the own side and leaves that it leads to the Internet.
-    fn decide_ipv4(
-        &self,
-        ingress: Port,
-        packet: &[u8],
-        received: &mut Tally,
-    ) -> Result<(Verdict, usize), DropReason> {
+    fn decide_ipv4(&self, ingress: Port, packet: &[u8], received: &mut Tally) -> Result<(Verdict, usize), DropReason> {
         if let Port::Link(link) = ingress
             && !self.fib.leads_out(link)
         {

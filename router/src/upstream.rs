@@ -1,0 +1,197 @@
+//! Names outside of the mesh, asked of name servers for the own household and its leaves, and for nobody else.
+//!
+//! What is asked and what counts as an answer is decided by [`node::upstream`]. Here is who may ask, whom to ask, and what that may
+//! cost: each question has a socket of its own, whose port nobody can guess and which hears one server alone, and of both there are
+//! a few at a time for a few seconds.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use node::Prefix;
+use node::upstream::{Asked, TCP_LENGTH_MAX, UDP_LENGTH_MAX};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+/// Name servers that are asked at most, how long each is waited for, and all of them.
+pub(crate) const SERVERS_MAX: usize = 3;
+const PATIENCE: Duration = Duration::from_millis(1500);
+const PATIENCE_IN_ALL: Duration = Duration::from_secs(4);
+/// Questions at a time. What is beyond them fails at once, and is asked again.
+const PLACES: usize = 64;
+/// Datagrams that are read while waiting for an answer.
+const STRAYS_MAX: usize = 16;
+const DNS_PORT: u16 = 53;
+
+/// Whom to ask.
+pub(crate) enum Servers {
+    /// Those that the owner wrote down.
+    Written(Vec<IpAddr>),
+    /// Those of the gateway in use, as this says.
+    Session(Box<dyn Fn() -> Vec<IpAddr> + Send + Sync>),
+}
+
+/// Asks for who may ask. See [`Upstream::place`].
+pub(crate) struct Upstream {
+    home: Prefix,
+    servers: Servers,
+    port: u16,
+    places: Arc<Semaphore>,
+}
+
+impl Upstream {
+    /// For whoever has an address of `home`, this router's own prefix.
+    pub(crate) fn new(home: Prefix, servers: Servers) -> Self {
+        Self { home, servers, port: DNS_PORT, places: Arc::new(Semaphore::new(PLACES)) }
+    }
+
+    /// Whether somebody there is of this household: this machine, its leaves and what has an address of its own prefix, and machines
+    /// with private IPv4 addresses, which the mesh does not carry. Others of the mesh ask their own routers.
+    pub(crate) fn serves(&self, from: IpAddr) -> bool {
+        match from.to_canonical() {
+            IpAddr::V4(ip) => ip.is_private() || ip.is_loopback(),
+            IpAddr::V6(ip) => self.home.contains(ip) || ip.is_loopback(),
+        }
+    }
+
+    /// A place for one question, if there is any.
+    pub(crate) fn place(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.places).try_acquire_owned().ok()
+    }
+
+    /// Asks, and says what whoever asked is to be told. To be called with a [`Upstream::place`].
+    pub(crate) async fn ask(&self, asked: &Asked, by_udp: bool) -> Vec<u8> {
+        let servers = match &self.servers {
+            Servers::Written(servers) => servers.clone(),
+            Servers::Session(servers) => servers(),
+        };
+        let answered = timeout(PATIENCE_IN_ALL, async {
+            for server in servers.into_iter().take(SERVERS_MAX) {
+                let at = SocketAddr::new(server, self.port);
+                if let Ok(Ok(answer)) = timeout(PATIENCE, converse(at, asked)).await {
+                    return Some(answer);
+                }
+            }
+            None
+        });
+        match answered.await {
+            Ok(Some(answer)) => asked.answer(answer, by_udp),
+            Ok(None) | Err(_) => asked.failed(),
+        }
+    }
+}
+
+/// By UDP, and by TCP what that cut off.
+async fn converse(at: SocketAddr, asked: &Asked) -> io::Result<Vec<u8>> {
+    let mut number = [0; 2];
+    getrandom::fill(&mut number)?;
+    let here: IpAddr = if at.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((here, 0)).await?;
+    socket.connect(at).await?;
+    socket.send(&asked.numbered(number)).await?;
+    let mut buffer = vec![0; UDP_LENGTH_MAX];
+    for _ in 0..STRAYS_MAX {
+        let len = socket.recv(&mut buffer).await?;
+        match asked.check(number, &buffer[..len]) {
+            Some(true) => {
+                buffer.truncate(len);
+                return Ok(buffer);
+            }
+            Some(false) => return by_tcp(at, asked, number).await,
+            None => {}
+        }
+    }
+    Err(io::ErrorKind::InvalidData.into())
+}
+
+async fn by_tcp(at: SocketAddr, asked: &Asked, number: [u8; 2]) -> io::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(at).await?;
+    let question = asked.numbered(number);
+    let len = u16::try_from(question.len()).unwrap_or(0).to_be_bytes();
+    stream.write_all(&[&len[..], &question].concat()).await?;
+    let len = usize::from(stream.read_u16().await?);
+    let mut answer = vec![0; Some(len).filter(|len| *len <= TCP_LENGTH_MAX).ok_or(io::ErrorKind::InvalidData)?];
+    stream.read_exact(&mut answer).await?;
+    if asked.check(number, &answer) == Some(true) { Ok(answer) } else { Err(io::ErrorKind::InvalidData.into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn upstream(servers: Vec<IpAddr>, port: u16) -> Upstream {
+        let home = Prefix::new("fd12:3456:789a::".parse().unwrap(), 48).unwrap();
+        Upstream { port, ..Upstream::new(home, Servers::Written(servers)) }
+    }
+
+    /// What is asked for the addresses of a name.
+    fn asked() -> Asked {
+        Asked::read(b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x03www\x07example\0\0\x1c\0\x01").unwrap()
+    }
+
+    #[test]
+    fn the_household_and_its_leaves_are_served_and_the_mesh_is_not() {
+        let upstream = upstream(Vec::new(), 53);
+        for (from, is) in [
+            ("fd12:3456:789a::1", true),
+            ("fd12:3456:789a:1eaf::1", true),
+            ("192.168.1.7", true),
+            ("::ffff:10.0.0.7", true),
+            ("127.0.0.1", true),
+            ("::1", true),
+            ("fd12:3456:789b::1", false),
+            ("fe80::1", false),
+            ("100.64.0.7", false),
+            ("169.254.0.7", false),
+            ("198.51.100.7", false),
+            ("2001:db8::7", false),
+        ] {
+            assert_eq!(upstream.serves(from.parse().unwrap()), is, "{from}");
+        }
+    }
+
+    /// A name server that first answers with what is no answer, then with one that is cut off, and by TCP with all of it.
+    #[tokio::test]
+    async fn strays_are_passed_over_and_what_is_cut_off_is_asked_for_by_tcp() {
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = tcp.local_addr().unwrap();
+        let udp = UdpSocket::bind(at).await.unwrap();
+        let served = tokio::spawn(async move {
+            let mut question = [0; 512];
+            let (len, from) = udp.recv_from(&mut question).await.unwrap();
+            let mut answer = question[..len].to_vec();
+            answer[0] ^= 1;
+            answer[2] = 0x81;
+            udp.send_to(&answer, from).await.unwrap();
+            answer[0] ^= 1;
+            answer[2] = 0x83;
+            udp.send_to(&answer, from).await.unwrap();
+            let (mut stream, _) = tcp.accept().await.unwrap();
+            let mut asked = vec![0; stream.read_u16().await.unwrap().into()];
+            stream.read_exact(&mut asked).await.unwrap();
+            asked[2] = 0x81;
+            asked.resize(700, 7);
+            stream.write_all(&[&700_u16.to_be_bytes()[..], &asked].concat()).await.unwrap();
+        });
+        // Before it stands one that nobody is at.
+        let upstream = upstream(vec!["127.0.0.9".parse().unwrap(), at.ip()], at.port());
+        let answer = upstream.ask(&asked(), false).await;
+        assert_eq!((answer.len(), &answer[..3]), (700, &[0x12, 0x34, 0x81][..]));
+        served.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn without_an_answer_it_fails_and_places_are_few() {
+        let upstream = upstream(Vec::new(), 53);
+        assert_eq!(upstream.ask(&asked(), true).await, asked().failed());
+        let places: Vec<_> = std::iter::from_fn(|| upstream.place()).collect();
+        assert_eq!(places.len(), PLACES);
+        drop(places);
+        assert!(upstream.place().is_some());
+    }
+}
