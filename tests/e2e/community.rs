@@ -79,11 +79,11 @@ fn a_village_of_six_is_online_is_paid_and_talks_whatever_happens_to_it() {
         "[gateway]\nuplink = \"{uplink}\"\ndns = [\"{NAME_SERVER}\"]\ncontact = \"abuse@gate.example\"\n\n[price]\nask = \"0.1\""
     );
     let gate = join("gate", &at_gate, &hill, &hill_by_gate, &[("[price]", &gateway)]);
-    let relay = "[names]\n\n[price]\nfee = \"0.05\"";
+    let relay = "[price]\nfee = \"0.05\"";
     let school = join("school", &in_school, &hill, &hill_by_school, &[("[price]", relay)]);
     let shop = join("shop", &in_shop, &hill, &hill_by_shop, &[]);
-    let mill = join("mill", &in_mill, &school, &school_by_mill, &[("[price]", "[names]\n\n[price]")]);
-    let household = format!("[names]\n\n[internet]\ngateways = [\"{}\"]\n\n[price]", gate.address);
+    let mill = join("mill", &in_mill, &school, &school_by_mill, &[]);
+    let household = format!("[internet]\ngateways = [\"{}\"]\n\n[price]", gate.address);
     let barn = join("barn", &in_barn, &school, &school_by_nat, &[("[price]", &household)]);
     let mut village = [hill, gate, school, barn, mill, shop];
     for router in &village {

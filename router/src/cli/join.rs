@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{self, Read};
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -9,6 +10,7 @@ use ledger_client::Name;
 use metering::NodeId;
 use metering::json::hex_text;
 use serde_json::json;
+use socket2::{Domain, Socket, Type};
 
 use super::Failure;
 use super::leaf::Held;
@@ -105,6 +107,7 @@ pub(super) fn join(arguments: &Join) -> Result<Joined, Failure> {
             "new": fresh,
             "ledger": invite.address.to_string(),
             "max": config.price.max.to_string(),
+            "names": config.names.is_some(),
             "running": runs,
         });
         format!("{object:#}\n")
@@ -114,6 +117,18 @@ pub(super) fn join(arguments: &Join) -> Result<Joined, Failure> {
             ("community", format!("{}, whose tokens are {}", genesis.community(), genesis.symbol())),
             ("router", format!("{}, {}", config.node.name, identity.node_id())),
             ("mesh address", identity.card().mesh_address().to_string()),
+            (
+                "names",
+                match &config.names {
+                    Some(_) => format!("NAME.mesh and others: ask {}", identity.card().mesh_address()),
+                    None => format!(
+                        "not answered: another program has port 53. Write `[names]` and `port = 1053`, and let that one ask \
+                     {}, port 1053, for `mesh` (dnsmasq: server=/mesh/{}#1053)",
+                        identity.card().mesh_address(),
+                        identity.card().mesh_address()
+                    ),
+                },
+            ),
             ("mesh name", called.map_or_else(|why| why, |name| format!("{name}.mesh, if nobody else has it"))),
             ("config", format!("{}{new}", path.display())),
             ("ledger", invite.address.to_string()),
@@ -203,7 +218,7 @@ fn write_config(arguments: &Join, path: &Path, invite: &Invite) -> Result<(), Fa
         "# A member of {community}, as `waybill join` wrote it. waybill.example.toml explains every option.\n\
          {node}\n[community]\nmembers_only = true\n\n\
          [ledger]\nurl = \"{url}\"\nkey = \"{key}\"\nfounding = \"{founding}\"\n\n\
-         [price]\nmax = \"{max}\"\nhop_worth = \"{hop_worth}\"\n{quic}",
+         [price]\nmax = \"{max}\"\nhop_worth = \"{hop_worth}\"\n{quic}{names}",
         community = invite.genesis.community().replace(char::is_control, " "),
         node = node_table(&name, &arguments.places)?,
         url = invite.address,
@@ -211,6 +226,7 @@ fn write_config(arguments: &Join, path: &Path, invite: &Invite) -> Result<(), Fa
         founding = hex_text(&invite.founding),
         hop_worth = invite.hop_worth,
         quic = quic_table(),
+        names = names_table(is_free(NAMES_PORT)),
     );
     text.push_str(&peer_tables(&invite.hosts, None, None));
     // What is wrong in it is said before anything is written.
@@ -248,6 +264,27 @@ fn peer_tables(hosts: &[Host], config: Option<&Config>, own: Option<NodeId>) -> 
 /// Links fall back to QUIC where WireGuard is blocked.
 pub(super) fn quic_table() -> &'static str {
     if cfg!(feature = "quic") { "\n[quic]\nlisten = \"[::]:443\"\n" } else { "" }
+}
+
+/// The port of name servers.
+pub(super) const NAMES_PORT: u16 = 53;
+/// An address that no machine has.
+const ANY_IN_MESH: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, NAMES_PORT);
+
+/// Names are answered where nobody else does so.
+pub(super) fn names_table(is_free: bool) -> &'static str {
+    if is_free { "\n[names]\n" } else { "" }
+}
+
+/// Whether a port can be had at an address that nobody else listens at; whoever listens at all of them, as dnsmasq may, leaves none.
+pub(super) fn is_free(port: u16) -> bool {
+    let bind = |kind| {
+        let socket = Socket::new(Domain::IPV6, kind, None)?;
+        socket.set_freebind_v6(true)?;
+        socket.bind(&SocketAddr::from((ANY_IN_MESH, port)).into())
+    };
+    let taken = |bound: io::Result<()>| bound.is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse);
+    ![Type::DGRAM, Type::STREAM].into_iter().any(|kind| taken(bind(kind)))
 }
 
 /// The table of a new config that says where this router has its things.
@@ -288,6 +325,18 @@ mod tests {
     use metering::{Identity, Seed};
 
     use super::*;
+
+    #[test]
+    fn names_are_answered_unless_another_program_has_the_port_of_all_addresses() {
+        for (at, free) in [(Ipv6Addr::UNSPECIFIED, false), (Ipv6Addr::LOCALHOST, true)] {
+            let other = std::net::UdpSocket::bind((at, 0)).unwrap();
+            assert_eq!(is_free(other.local_addr().unwrap().port()), free, "{at}");
+        }
+        for is_free in [true, false] {
+            let text = format!("[node]\nname = \"attic\"\n{}{}", quic_table(), names_table(is_free));
+            assert_eq!(Config::parse(Path::new("waybill.toml"), &text).unwrap().names.is_some(), is_free);
+        }
+    }
 
     #[test]
     fn an_invitation_s_neighbours_are_added_once_to_a_config_that_is_there_under_names_of_their_own() {

@@ -19,7 +19,7 @@ use super::place::{Opened, Place};
 use super::vouchers::fresh_secret;
 use super::{failure, seconds, with_sources};
 use crate::cli::Failure;
-use crate::cli::join::{Places, machine_name, node_table, quic_table, quoted};
+use crate::cli::join::{NAMES_PORT, Places, is_free, machine_name, names_table, node_table, quic_table, quoted};
 use crate::cli::table::{Side, Table, facts};
 use crate::config::{Amount, Config, Endpoint, LedgerPlace, QUIC_PORT};
 use crate::file;
@@ -280,10 +280,11 @@ fn found(arguments: &Create, files: &Files) -> Result<String, Failure> {
         text.push_str(&format!("endpoint = \"{endpoint}\"\n"));
     }
     text.push_str(&format!(
-        "\n[ledger]\npath = {}\nserve = \"{listen}\"\nserve_key = {}\n\n[price]\nask = \"{ask}\"\nmax = \"{max}\"\n{}",
+        "\n[ledger]\npath = {}\nserve = \"{listen}\"\nserve_key = {}\n\n[price]\nask = \"{ask}\"\nmax = \"{max}\"\n{}{}",
         absolute(&files.ledger)?,
         absolute(&files.ledger_key)?,
         quic_table(),
+        names_table(is_free(NAMES_PORT)),
     ));
     Config::parse(&files.config, &text)?;
     let clock = system_clock();
