@@ -483,9 +483,12 @@ fn first_resolver(text: &str) -> Option<IpAddr> {
 mod tests {
     use std::net::{Ipv4Addr, UdpSocket};
 
+    use node::datapath::packet::control_packet;
+
+    use super::super::server::addresses;
     use super::*;
     use crate::netlink::{Family, MAIN_TABLE, Netlink, in_own_namespace};
-    use crate::tun::Tun;
+    use crate::tun::{FRAME_MAX, Frame, Local, Tun};
 
     fn rules(dns: Option<IpAddr>) -> GatewayRules<'static> {
         let pool = "100.64.0.0/10".parse().unwrap();
@@ -536,6 +539,120 @@ mod tests {
         assert_ne!(without_counts(&table(1, 1).replace("100/", "1/")).0, before);
     }
 
+    fn household() -> ClientRules<'static> {
+        let home = Prefix::new("fd12:3456:789a::".parse().unwrap(), 48).unwrap();
+        ClientRules { tun: "waybill-net0", mesh: "waybill0", home, link_ports: &[51820, 443] }
+    }
+
+    /// UDP from a port to the same.
+    fn datagram(from: &str, to: &str, port: u16) -> Vec<u8> {
+        let (from, to): (IpAddr, IpAddr) = (from.parse().unwrap(), to.parse().unwrap());
+        match (from, to) {
+            (IpAddr::V6(from), IpAddr::V6(to)) => {
+                let mut packet = control_packet(from, to, port, b"hello");
+                packet[7] = 64;
+                packet
+            }
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                let mut header =
+                    [&[0x45, 0, 0, 32, 0, 1, 0, 0, 64, 17, 0, 0][..], &from.octets(), &to.octets()].concat();
+                let words = header.chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1]));
+                let sum: u32 = words.sum();
+                let checksum = !((sum & 0xffff) + (sum >> 16)) as u16;
+                header[10..12].copy_from_slice(&checksum.to_be_bytes());
+                [&header[..], &port.to_be_bytes(), &port.to_be_bytes(), &[0, 12, 0, 0], b"hell"].concat()
+            }
+            _ => panic!("two kinds of addresses"),
+        }
+    }
+
+    /// Where the next packet comes from and goes to.
+    fn next(local: &Local) -> Option<(String, String)> {
+        let mut frame = vec![0; FRAME_MAX];
+        match local.read(&mut frame) {
+            Ok(Frame::Packet(packet)) => addresses(packet).map(|(from, to)| (from.to_string(), to.to_string())),
+            _ => None,
+        }
+    }
+
+    /// The same, waited for.
+    fn come(local: &Local) -> (String, String) {
+        for _ in 0..5000 {
+            if let Some(packet) = next(local) {
+                return packet;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        panic!("nothing has come");
+    }
+
+    #[test]
+    fn what_a_leaf_sends_leaves_by_the_session_with_its_addresses_or_not_at_all_and_nobody_calls_it() {
+        if !in_own_namespace(
+            "gateway::nat::tests::what_a_leaf_sends_leaves_by_the_session_with_its_addresses_or_not_at_all_and_nobody_calls_it",
+        ) {
+            return;
+        }
+        if Command::new("nft").arg("--version").output().is_err() {
+            println!("skipped: there is no nft");
+            return;
+        }
+        let mut netlink = Netlink::open().unwrap();
+        let [mesh, session, lan] = ["waybill0", "waybill-net0", "lan0"].map(|name| {
+            let tun = Tun::create(name, 1340, false).unwrap();
+            netlink.set_up(tun.index(), 1340).unwrap();
+            tun
+        });
+        let leaf = [("172.30.87.1", 32), ("fd12:3456:789a:1eaf::1", 128)];
+        for (tun, address, len) in [
+            (&session, "100.64.3.4", 32),
+            (&session, "fc12::7", 128),
+            (&lan, "192.168.1.1", 24),
+            (&lan, "2001:db8:1::1", 64),
+        ] {
+            netlink.add_address(tun.index(), address.parse::<IpAddr>().unwrap(), len).unwrap();
+        }
+        for (address, len) in leaf {
+            netlink.claim_route(address.parse().unwrap(), len, mesh.index()).unwrap();
+        }
+        for family in Family::BOTH {
+            netlink.add_route_in(MAIN_TABLE, family.nowhere(), 0, session.index()).unwrap();
+        }
+        // As in a household whose kernel forwards anything.
+        fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let mut nat = Nat::client(&household(), directory.path().join("switches")).unwrap();
+        nat.forward_leaves().unwrap();
+        let [mut at_mesh, mut at_session, mut at_lan] = [&mesh, &session, &lan].map(|tun| tun.local().unwrap());
+        let send = |local: &mut Local, from: &str, to: &str, port| {
+            assert_eq!(local.write(std::iter::once(&datagram(from, to, port)[..])), 0);
+        };
+        for (leaf, leased, far, near, here) in [
+            (leaf[0].0, "100.64.3.4", "198.51.100.1", "192.168.1.7", "192.168.1.1"),
+            (leaf[1].0, "fc12::7", "2001:db8:9::1", "2001:db8:1::7", "2001:db8:1::1"),
+        ] {
+            let is = |from: &str, to: &str| (from.to_owned(), to.to_owned());
+            send(&mut at_mesh, leaf, near, 7);
+            send(&mut at_mesh, leaf, far, 9);
+            assert_eq!(come(&at_session), is(leased, far));
+            assert_eq!(next(&at_lan), None, "{leaf} to the LAN");
+            // Somebody calls, of the Internet and of the LAN, and of the mesh by IPv4.
+            send(&mut at_session, far, leased, 10);
+            send(&mut at_session, near, leaf, 9);
+            send(&mut at_lan, near, leaf, 9);
+            send(&mut at_session, far, leased, 9);
+            assert_eq!(come(&at_mesh), is(far, leaf), "the answer alone");
+            assert_eq!(next(&at_mesh), None);
+            let socket = UdpSocket::bind((here.parse::<IpAddr>().unwrap(), 11)).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            send(&mut at_mesh, leaf, here, 11);
+            send(&mut at_mesh, leaf, far, 9);
+            come(&at_session);
+            assert_eq!(socket.recv(&mut [0; 100]).is_ok(), leaf.contains(':'), "by IPv4 not this machine");
+        }
+        nat.end();
+    }
+
     /// Links that went by a session would be carried by themselves.
     #[test]
     fn what_the_links_send_does_not_go_by_a_session() {
@@ -561,7 +678,7 @@ mod tests {
                 socket.send_to(b"hello", (to, 9)).is_ok()
             })
         };
-        let nat = Nat::client("waybill-net0", &[51820, 443]).unwrap();
+        let nat = Nat::client(&household(), "no-switches".into()).unwrap();
         assert_eq!([51820, 443, 4000].map(sends), [[false; 2], [false; 2], [true; 2]]);
         nat.end();
         assert_eq!(sends(51820), [true; 2]);
@@ -626,8 +743,7 @@ mod tests {
         nft("table inet other { chain mine { type filter hook input priority 0; }; }").unwrap();
         assert!(!nat.look().unwrap().put_back, "what others do in tables of their own is theirs");
         nat.end();
-        let home = Prefix::new("fd12:3456:789a::".parse().unwrap(), 48).unwrap();
-        let rules = ClientRules { tun: "waybill-net0", mesh: "lo", home, link_ports: &[51820, 443] };
+        let rules = ClientRules { mesh: "lo", ..household() };
         let switches = || {
             ["ipv6/conf/all", "ipv4/conf/lo", "ipv4/conf/all"]
                 .map(|of| fs::read_to_string(format!("/proc/sys/net/{of}/forwarding")).unwrap().trim().to_owned())
