@@ -40,6 +40,8 @@ const ALL_INSIDE: &str =
     "# All that the device sends goes into the tunnel, and to the Internet by this router's gateway.\n";
 const NO_GATEWAY: &str = "# All that the device sends goes into the tunnel, but this router uses no gateway, so it reaches the mesh alone: add an \
                           [internet] table to the config file, and start the router again.\n";
+const IS_GATEWAY: &str = "# All that the device sends goes into the tunnel, but a router that is a gateway itself leads no leaf out, so it reaches the mesh \
+                          alone: let it in at another router, with an [internet] table.\n";
 const NO_NAMES: &str = "# Nobody answers it for names: add a [names] table to the config file and start the router again, or say --dns ADDRESS.\n";
 
 #[derive(Debug, Subcommand)]
@@ -192,7 +194,11 @@ fn add(arguments: &Add) -> Result<String, Failure> {
         None => shown.push_str("\n# Put the secret key that belongs to the public one into the first table.\n"),
     }
     if arguments.internet {
-        shown.push_str(if config.internet.is_some() { ALL_INSIDE } else { NO_GATEWAY });
+        shown.push_str(match (&config.internet, &config.gateway) {
+            (Some(_), _) => ALL_INSIDE,
+            (None, Some(_)) => IS_GATEWAY,
+            (None, None) => NO_GATEWAY,
+        });
         shown.push_str(if dns.is_some() { "" } else { NO_NAMES });
     }
     shown.push_str(&format!("# {}\n", told));
@@ -538,6 +544,8 @@ mod tests {
         let own = mesh_address(&Held::open(&here.path("w.toml")).unwrap().identity.wireguard_key());
         assert!(shown.contains("Address = 172.30.87.1/32, fd") && shown.contains(&format!("DNS = {own}\n")), "{shown}");
         assert!(shown.contains(ALL_INSIDE) && !shown.contains(NO_GATEWAY) && !shown.contains(NO_NAMES), "{shown}");
+        let gate = Place::new("\n[gateway]\n");
+        assert!(add(&gate, "phone", true).contains(IS_GATEWAY));
         let shown = add(&here, "tablet", false);
         assert!([ALL_INSIDE, "DNS", "172.30", "0.0.0.0/0"].iter().all(|text| !shown.contains(text)), "{shown}");
         assert!(add(&here, "laptop", true).contains("Address = 172.30.87.2/32, fd"));

@@ -566,13 +566,15 @@ mod tests {
         }
     }
 
-    /// Where the next packet comes from and goes to.
+    /// Where the next packet comes from and goes to, but for what the kernel says to its neighbours.
     fn next(local: &Local) -> Option<(String, String)> {
         let mut frame = vec![0; FRAME_MAX];
-        match local.read(&mut frame) {
-            Ok(Frame::Packet(packet)) => addresses(packet).map(|(from, to)| (from.to_string(), to.to_string())),
-            _ => None,
+        while let Ok(Frame::Packet(packet)) = local.read(&mut frame) {
+            if let Some((from, to)) = addresses(packet).filter(|(_, to)| !to.is_multicast()) {
+                return Some((from.to_string(), to.to_string()));
+            }
         }
+        None
     }
 
     /// The same, waited for.
