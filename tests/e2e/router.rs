@@ -146,6 +146,11 @@ impl Router {
         self.options.ask = ask;
     }
 
+    /// What others know it by.
+    pub(crate) fn card(&self) -> &str {
+        &self.card
+    }
+
     pub(crate) fn key_file(&self) -> PathBuf {
         self.dir.join("key")
     }
