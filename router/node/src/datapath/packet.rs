@@ -404,7 +404,9 @@ mod tests {
         let [mut first, mut later] = [over_ipv4(0, 1, 9), over_ipv4(0, 1, 9)];
         (first[6], later[7], later[23]) = (0x20, 9, 77);
         assert_eq!(flow_number(&first), flow_number(&later), "fragments have no ports");
-        assert_eq!((0..30).map(|len| flow_number(&vec![0x4f; len])).count(), 30);
+        for len in 0..30 {
+            let _any = flow_number(&vec![0x4f; len]);
+        }
     }
 
     #[test]

@@ -63,7 +63,7 @@ waybill_schema() {
 	gateway)
 		wb_table='[gateway]'
 		wb_schema='enabled:own network:own uplink:text tun:text ipv4_pool:text dns:list clients_max:number cap_day:text
-			cap_month:text client_cap_day:text client_cap_month:text hours:text contact:text'
+			cap_month:text client_cap_day:text client_cap_month:text hours:text contact:text refuse:list'
 		;;
 	internet)
 		wb_table='[internet]'
