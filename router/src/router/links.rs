@@ -253,7 +253,7 @@ impl Control {
 
     pub(super) fn place_connection(&mut self, _link: LinkId) {}
 
-    fn forget_connection(&self, _link: LinkId) {}
+    pub(super) fn forget_connection(&self, _link: LinkId) {}
 
     fn quic_name(&self, _link: LinkId, _known: &Known) -> Option<Endpoint> {
         None

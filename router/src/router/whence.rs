@@ -83,6 +83,7 @@ impl Shares {
     }
 
     /// Whether somebody from there may once more.
+    #[cfg(any(feature = "quic", test))]
     pub(super) fn has(&self, now: Instant, from: Whence) -> bool {
         self.next(now, from.line()).is_some()
     }
