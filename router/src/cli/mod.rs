@@ -139,7 +139,7 @@ enum Command {
     /// Phones and laptops with a stock WireGuard client, behind this router
     #[command(subcommand, disable_help_subcommand = true)]
     Leaf(Box<leaf::Command>),
-    /// Show how the machines of a LAN behind this router get addresses of the mesh; changes nothing
+    /// Show how the machines of a LAN here get addresses of the mesh; changes nothing
     #[command(after_help = "Example:\n  waybill lan br-lan\n\n\
                             The system's own router advertisement server tells them; what is printed is for radvd.")]
     Lan(lan::LanArguments),

@@ -43,6 +43,7 @@ Commands:
   redeem      Turn the receipts held into tokens
   close       End the channel to a neighbour that is paid, and take back what is left in it
   leaf        Phones and laptops with a stock WireGuard client, behind this router
+  lan         Show how the machines of a LAN here get addresses of the mesh; changes nothing
   names       Show the names inside the mesh that this router answers for, NAME.mesh
   wallet      Show the tokens of this router
   community   Found a community, and say who is in it
