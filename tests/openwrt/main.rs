@@ -392,6 +392,18 @@ fn a_change_of_neighbours_is_a_signal_and_a_change_of_anything_else_another_inst
     assert!(place.service("reload").status.success());
     assert!(!place.told().iter().any(|line| line.starts_with("signal")), "nothing has changed");
 
+    let gateway =
+        |cap: &str| format!("{ATTIC}config gateway 'gateway'\n\toption cap_day '{cap}'\n{PEER}'{}'\n", card());
+    place.settings(gateway("1 GiB").as_bytes());
+    assert!(place.service("reload").status.success());
+    let told = place.told();
+    assert_ne!(settings_of(&told), settings_of(&first), "a gateway where there was none");
+    place.settings(gateway("2 GiB").as_bytes());
+    assert!(place.service("reload").status.success());
+    let again = place.told();
+    assert_eq!(settings_of(&again), settings_of(&told), "what a gateway allows it allows at once");
+    assert_eq!(again.last().map(String::as_str), Some("signal waybill * HUP"));
+
     place.settings(format!("{ATTIC}\toption mtu '1400'\n{PEER}'{}'\n", card()).as_bytes());
     assert!(place.service("reload").status.success());
     let told = place.told();

@@ -41,7 +41,7 @@ waybill_schema() {
 		;;
 	names)
 		wb_table='[names]'
-		wb_schema='enabled:own port:number listen:list upstream:list'
+		wb_schema='enabled:own port:number listen:list'
 		;;
 	routing)
 		wb_table='[routing]'
@@ -63,7 +63,7 @@ waybill_schema() {
 	gateway)
 		wb_table='[gateway]'
 		wb_schema='enabled:own network:own uplink:text tun:text ipv4_pool:text dns:list clients_max:number cap_day:text
-			cap_month:text client_cap_day:text client_cap_month:text hours:text contact:text refuse:list'
+			cap_month:text client_cap_day:text client_cap_month:text hours:text refuse:list contact:text'
 		;;
 	internet)
 		wb_table='[internet]'
@@ -76,8 +76,7 @@ waybill_schema() {
 		;;
 	leaf)
 		wb_table='[[leaf]]'
-		wb_schema='enabled:own name:text wireguard_key:text addresses:list ipv4:text endpoint:text babel:truth
-			cost:number'
+		wb_schema='enabled:own name:text wireguard_key:text addresses:list endpoint:text babel:truth cost:number'
 		;;
 	*) return 1 ;;
 	esac
@@ -89,7 +88,8 @@ waybill_schema() {
 
 # Renders into the file $1. Returns 1 if an option is wrong; then the file is of no use. Besides, it says in variables:
 # wb_enabled (1: the daemon is to run), wb_tun, wb_key_file, wb_state_dir, wb_socket, wb_gateway, wb_internet and wb_ledger (1: there is
-# such a section), wb_networks (UCI networks it depends on) and wb_settings (a hash of all but neighbours and leaves).
+# such a section), wb_networks (UCI networks it depends on) and wb_settings (what is another where the daemon has to start anew:
+# a hash of all that it does not take in while it runs).
 waybill_render() {
 	local file="$1" mask
 
@@ -102,8 +102,8 @@ waybill_render() {
 
 	mask="$(umask)"
 	umask 077
-	rm -f "$file" "$file.map" "$file.links" "$file.links.map"
-	if ! touch "$file" "$file.map" "$file.links" "$file.links.map"; then
+	rm -f "$file" "$file.map" "$file.live" "$file.live.map"
+	if ! touch "$file" "$file.map" "$file.live" "$file.live.map"; then
 		umask "$mask"
 		waybill_wrong waybill "cannot write $file"
 		return 1
@@ -118,10 +118,10 @@ waybill_render() {
 	waybill_end
 	waybill_rest
 	wb_settings="$(md5sum "$file")"
-	wb_settings="${wb_settings%% *}"
-	cat "$file.links" >>"$file"
-	cat "$file.links.map" >>"$file.map"
-	rm -f "$file.links" "$file.links.map"
+	wb_settings="${wb_settings%% *}-$wb_gateway$wb_internet"
+	cat "$file.live" >>"$file"
+	cat "$file.live.map" >>"$file.map"
+	rm -f "$file.live" "$file.live.map"
 	umask "$mask"
 	waybill_utf8 "$file"
 	[ "$wb_failed" = 0 ]
@@ -343,10 +343,16 @@ waybill_end() {
 		;;
 	ledger) [ "$wb_on" = 0 ] || wb_ledger=1 ;;
 	interface) waybill_end_interface ;;
-	gateway) waybill_end_gateway ;;
-	internet) [ "$wb_on" = 0 ] || wb_internet=1 ;;
+	gateway)
+		to="$wb_file.live"
+		waybill_end_gateway
+		;;
+	internet)
+		to="$wb_file.live"
+		[ "$wb_on" = 0 ] || wb_internet=1
+		;;
 	peer | leaf)
-		to="$wb_file.links"
+		to="$wb_file.live"
 		# `config peer 'roof'` says the name already.
 		case "$wb_has" in
 		*' name '*) ;;
