@@ -41,7 +41,7 @@ waybill_schema() {
 		;;
 	names)
 		wb_table='[names]'
-		wb_schema='enabled:own port:number listen:list'
+		wb_schema='enabled:own port:number listen:list upstream:list'
 		;;
 	routing)
 		wb_table='[routing]'
@@ -76,7 +76,8 @@ waybill_schema() {
 		;;
 	leaf)
 		wb_table='[[leaf]]'
-		wb_schema='enabled:own name:text wireguard_key:text addresses:list endpoint:text babel:truth cost:number'
+		wb_schema='enabled:own name:text wireguard_key:text addresses:list ipv4:text endpoint:text babel:truth
+			cost:number'
 		;;
 	*) return 1 ;;
 	esac
