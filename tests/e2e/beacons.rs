@@ -48,10 +48,10 @@ fn routers_on_one_segment_find_each_other_and_no_liar_there_is_believed() {
     let test = "routers_on_one_segment_find_each_other_and_no_liar_there_is_believed";
     let Some(mut lab) = Lab::open(test, &["ping", "python3"]) else { return };
     let ledger = Ledger::create(&lab);
-    let mut routers = ["r1", "r2", "r3"].map(|name| Router::new(&mut lab, name));
-    ledger.add_members(&routers);
-    let mut late = [Router::new(&mut lab, "r4")];
-    ledger.add_members(&late);
+    let all = ["r1", "r2", "r3", "r4"].map(|name| Router::new(&mut lab, name));
+    ledger.add_members(&all);
+    let [r1, r2, r3, r4] = all;
+    let (mut routers, mut late) = ([r1, r2, r3], [r4]);
     let liar = lab.host("liar");
     let [a, b, c] = routers.each_ref().map(|router| &router.host);
     let devices = lab.segment(&[a, b, c, &late[0].host, &liar]);
