@@ -198,18 +198,8 @@ impl Sessions {
         tun: Tun,
         (state, prices): (&State, &Prices),
     ) -> Result<Self, NetlinkError> {
-        let known = |gateway: &Gateway| Known {
-            gateway: gateway.clone(),
-            quality: Quality::default(),
-            lease: None,
-            looked: None,
-            refused: None,
-            renewed: None,
-            sent: 0,
-            received: 0,
-        };
         Ok(Self {
-            known: options.gateways.iter().map(known).collect(),
+            known: options.gateways.iter().cloned().map(Known::new).collect(),
             choice: Choice::default(),
             current: None,
             since: None,
@@ -363,6 +353,19 @@ impl Sessions {
 }
 
 impl Known {
+    fn new(gateway: Gateway) -> Self {
+        Self {
+            gateway,
+            quality: Quality::default(),
+            lease: None,
+            looked: None,
+            refused: None,
+            renewed: None,
+            sent: 0,
+            received: 0,
+        }
+    }
+
     /// Looks at what a gateway gives, which is a stranger: it must not take addresses over that mean something else here. Name
     /// servers that do not fit are left out. What routes there are is asked when the lease is another, and now and then.
     fn check(
@@ -603,16 +606,7 @@ mod tests {
     }
 
     fn known() -> Known {
-        Known {
-            gateway: Gateway { name: "roof".to_owned(), address: "fd12::7".parse().unwrap(), key: None },
-            quality: Quality::default(),
-            lease: None,
-            looked: None,
-            refused: None,
-            renewed: None,
-            sent: 0,
-            received: 0,
-        }
+        Known::new(Gateway { name: "roof".to_owned(), address: "fd12::7".parse().unwrap(), key: None })
     }
 
     #[test]

@@ -238,6 +238,23 @@ mod tests {
         String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
     }
 
+    fn ip(line: &str) {
+        assert_eq!(run(&format!("ip {line}")), "", "{line}");
+    }
+
+    /// A cable to a provider that shares addresses.
+    fn uplink() {
+        for line in [
+            "link add up0 type veth peer name up1",
+            "link set up1 up",
+            "link set up0 up",
+            "link set lo up",
+            "address add 100.64.0.9/24 dev up0",
+        ] {
+            ip(line);
+        }
+    }
+
     /// What the kernel would do with a packet.
     fn way(to: &str, more: &str) -> String {
         run(&format!("ip route get {to}{more}")).replace("No route to host", "unreachable")
@@ -251,13 +268,8 @@ mod tests {
         {
             return;
         }
-        let ip = |line: &str| assert_eq!(run(&format!("ip {line}")), "", "{line}");
+        uplink();
         for line in [
-            "link add up0 type veth peer name up1",
-            "link set up1 up",
-            "link set up0 up",
-            "link set lo up",
-            "address add 100.64.0.9/24 dev up0",
             "route add default via 100.64.0.1",
             "rule add priority 100 fwmark 0x100/0x3f00 lookup 99",
             "rule add priority 150 iif up0 lookup main suppress_prefixlength 7",
@@ -308,12 +320,8 @@ mod tests {
         ) {
             return;
         }
+        uplink();
         for line in [
-            "link add up0 type veth peer name up1",
-            "link set up1 up",
-            "link set up0 up",
-            "link set lo up",
-            "address add 100.64.0.9/24 dev up0",
             "-6 address add 2001:db8:1::9/64 dev up0 nodad",
             // As a hostile server of addresses gives them: more specific than any default route.
             "route add 0.0.0.0/1 via 100.64.0.1",
@@ -322,7 +330,7 @@ mod tests {
             "-6 route add 2000::/3 via 2001:db8:1::1",
             "-6 route add default via 2001:db8:1::1",
         ] {
-            assert_eq!(run(&format!("ip {line}")), "", "{line}");
+            ip(line);
         }
         let before = run("ip rule") + &run("ip -6 rule");
         let closed = || FAR.iter().all(|far| way(far, "").contains("unreachable"));

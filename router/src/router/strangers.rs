@@ -260,7 +260,9 @@ impl Control {
         if self.links.values().any(|known| known.wireguard_key() == Some(card.wireguard())) {
             return;
         }
-        if quic.is_some() && self.has_tls_key(card) {
+        // A beacon is signed with the card's TLS key.
+        let kind = if self.quic_listen.is_some() { LinkKind::Auto } else { LinkKind::Wireguard };
+        if kind == LinkKind::Auto && self.has_tls_key(card) {
             return;
         }
         let from = Some(Whence::of(*wireguard));
@@ -268,8 +270,6 @@ impl Control {
             return;
         }
         let Some(link) = self.free_link() else { return };
-        // A beacon is signed with the card's TLS key.
-        let kind = if self.quic_listen.is_some() { LinkKind::Auto } else { LinkKind::Wireguard };
         self.known(link).from = from;
         self.meet(now, link, card, kind, [Some(*wireguard), *quic]);
         let (key, endpoint) = (card.wireguard(), Some(*wireguard));
