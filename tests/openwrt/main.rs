@@ -508,6 +508,54 @@ fn what_stands_in_for_uci_says_what_uci_says() {
     }
 }
 
+/// What `waybill-join` would change in the settings, given a config file that `waybill join` has written. `in_community`: the router
+/// was in one already.
+fn imported(config: &str, in_community: bool) -> Vec<String> {
+    let place = Place::new();
+    fs::write(place.path("config.toml"), config).expect("a file");
+    let output = place.shell(&format!(
+        "uci() {{
+             case \"$*\" in
+             '-q show waybill') printf '%s\\n' waybill.node=node \"waybill.node.name='attic'\" waybill.roof=peer \"waybill.roof.card='card-of-roof'\" ;;
+             '-q get waybill.node.name') echo attic ;;
+             'add waybill peer') echo cfg01 ;;
+             'set '*) printf '%s\\n' \"${{2#waybill.}}\" ;;
+             *) return 1 ;;
+             esac
+         }}
+         sed -n '/^value_of() {{/,/^}}/p; /^import() {{/,/^}}/p' $IPKG_INSTROOT/usr/libexec/waybill-join >functions
+         . ./functions
+         wb_ledger={}
+         import config.toml",
+        u8::from(in_community)
+    ));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text").lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn an_invitation_brings_a_community_and_a_second_one_neighbours_and_nothing_else() {
+    if !can_run() {
+        return;
+    }
+    let peer = |name: &str| {
+        format!("[[peer]]\nname = \"{name}\"\ncard = \"card-of-{name}\"\nendpoint = \"{name}.example:51820\"\n")
+    };
+    let first = "[node]\nname = \"other\"\nkey_file = \"/tmp/key\"\n\n[ledger]\nurl = \"https://a.example\"\n\n[community]\nmembers_only = true\n\n";
+    let came = imported(&[first, &peer("mill")].concat(), false);
+    let mill = ["cfg01.name=mill", "cfg01.card=card-of-mill", "cfg01.endpoint=mill.example:51820"];
+    let community =
+        ["ledger=ledger", "ledger.url=https://a.example", "community=community", "community.members_only=1"];
+    assert_eq!(came, [&community[..], &mill, &["node.enabled=1"]].concat());
+
+    // All that such a router may have, and roof, which is known.
+    let all = fs::read_to_string(root().join("tests/openwrt/good/all.toml")).expect("a file of the corpus");
+    let (before, _) = all.split_once("[[peer]]").expect("neighbours come last");
+    let leaf = "[[leaf]]\nname = \"phone\"\naddresses = [\"fd00::1/128\"]\n\n";
+    let came = imported(&[before, &peer("roof"), leaf, &peer("mill")].concat(), true);
+    assert_eq!(came, [&mill[..], &["node.enabled=1"]].concat());
+}
+
 #[test]
 fn scripts_and_data_files_are_well_formed() {
     let all = files(&root().join("openwrt/waybill/files"));

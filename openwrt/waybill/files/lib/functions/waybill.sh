@@ -262,6 +262,17 @@ waybill_unknown() {
 waybill_text() {
 	waybill_quote "$wb_section.$1" "$2" || return 0
 	case "$wb_type.$1" in
+	node.key_file | node.state_dir | node.control_socket)
+		# They become mounts of the jail, where a blank would begin another.
+		case "$2" in
+		/*[!A-Za-z0-9._/-]* | *..* | [!/]*)
+			waybill_wrong "$wb_section.$1" "\"$(waybill_shown "$2")\" is no path of letters, digits, dots, hyphens and slashes"
+			return 0
+			;;
+		esac
+		;;
+	esac
+	case "$wb_type.$1" in
 	node.tun) wb_tun="$2" ;;
 	node.key_file) wb_key_file="$2" ;;
 	node.state_dir) wb_state_dir="$2" ;;
@@ -376,7 +387,7 @@ waybill_end_interface() {
 	elif [ -n "$wb_network" ]; then
 		wb_device_name="$wb_section.network"
 		waybill_device_of "$wb_device_name" "$wb_network" || return 0
-		# One that is not there yet begins to count when it comes up: see /etc/hotplug.d/iface.
+		# One that is not there yet begins to count when it comes up: see service_triggers in the init script.
 		[ -n "$wb_device" ] || return 0
 	elif [ -z "$wb_device" ]; then
 		waybill_wrong "$wb_section" 'name it by network (a section of /etc/config/network) or by device (such as eth1)'
