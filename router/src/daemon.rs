@@ -181,7 +181,7 @@ fn run(
             wireguard: config.wireguard.listen,
             quic: config.quic.as_ref().map(|quic| quic.listen),
             routing: config.routing,
-            links: links(config, config.internet.is_some()),
+            links: links(config, false),
             money,
             ledger,
             local,
@@ -215,6 +215,9 @@ fn run(
                 let (names, own) = watch::channel(names::zone(config, router.address()));
                 let zones = Zones { own, community: registered.clone(), upstream: None };
                 answer_names(config, router.address(), &sessions, zones);
+                if config.leaves.iter().any(|leaf| leaf.ipv4.is_some()) {
+                    router.reload(links(config, sessions.internet.is_some())).await;
+                }
                 let ended = serve(config, &router, (socket, signals), kernel, (&names, &mut sessions), closed).await;
                 sessions.stop();
                 ended.map_err(|failure| (failure, Started(true)))
@@ -286,8 +289,16 @@ impl<'a> Sessions<'a> {
         Ok(sessions)
     }
 
-    /// Starts what the file wants and does not run.
+    /// Starts what the file wants and does not run, and shows what runs.
     fn begin(&mut self, config: &Config) -> Result<(), Failure> {
+        let begun = self.try_begin(config);
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.gateway = self.gateway.as_ref().map(gateway::Server::state);
+        shown.internet = self.internet.as_ref().map(gateway::Client::state);
+        begun
+    }
+
+    fn try_begin(&mut self, config: &Config) -> Result<(), Failure> {
         let Some(identity) = self.keys else { return Ok(()) };
         if let (None, Some(options)) = (&self.gateway, &config.gateway) {
             let may_use = may_use(config, identity.node_id(), self.guests);
@@ -296,15 +307,13 @@ impl<'a> Sessions<'a> {
         if let (None, Some(options)) = (&self.internet, &config.internet) {
             self.internet = Some(gateway::Client::start(options, identity, &config.node, &self.ports)?);
         }
-        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        shown.gateway = self.gateway.as_ref().map(gateway::Server::state);
-        shown.internet = self.internet.as_ref().map(gateway::Client::state);
         Ok(())
     }
 
     /// Makes them as the file has them by now; `running` is what they follow. What the kernel has to know makes them begin
-    /// anew; the way out stays closed meanwhile. Whether there are such tables at all is for the next start.
-    fn change(&mut self, running: &mut Config, config: &Config) -> Result<(), Failure> {
+    /// anew; the way out stays closed meanwhile. Whether there are such tables at all is for the next start. What does not work is said,
+    /// and what was there begins once more.
+    fn change(&mut self, running: &mut Config, config: &Config) -> Result<(), String> {
         let before = running.clone();
         running.peers.clone_from(&config.peers);
         if let (Some(old), Some(new)) = (&mut running.gateway, &config.gateway) {
@@ -326,10 +335,13 @@ impl<'a> Sessions<'a> {
         if let (Some(gateway), Some(options), Some(identity)) = (&self.gateway, &running.gateway, self.keys) {
             gateway.change(options.clone(), may_use(running, identity.node_id(), self.guests));
         }
-        self.begin(running).inspect_err(|_| {
+        self.begin(running).map_err(|failure| {
             *running = before;
-            if let Err(failure) = self.begin(running) {
-                tracing::error!("sessions do not run: {failure}");
+            match self.begin(running) {
+                Ok(()) => format!("the sessions go on as they were: {failure}"),
+                Err(worse) => {
+                    format!("the sessions do not run, neither by the file nor as they were: {failure}; {worse}")
+                }
             }
         })
     }
@@ -551,10 +563,15 @@ async fn reload(
         }
     };
     names.send_replace(names::zone(&config, router.address()));
-    router.reload(links(&config, running.internet.is_some())).await;
-    if let Err(failure) = sessions.change(running, &config) {
-        tracing::error!("the sessions are kept as they were: {failure}");
-        let cause = format!("the sessions are kept as they were: {failure}");
+    // Leaves are not led out while the sessions begin anew: there are no rules for what they send meanwhile.
+    let stays = running.internet == config.internet;
+    router.reload(links(&config, stays && sessions.internet.is_some())).await;
+    let changed = sessions.change(running, &config);
+    if !stays {
+        router.reload(links(&config, sessions.internet.is_some())).await;
+    }
+    if let Err(cause) = changed {
+        tracing::error!("{cause}");
         return absent(&cause, "correct the file, and reload again");
     }
     let at_next_start = differences(running, &config);

@@ -200,7 +200,9 @@ fn said(FoundRule { family, priority, of, leads }: &FoundRule) -> String {
         Leads::Rule(target) => format!("rule {target}, past those of the sessions"),
     };
     format!(
-        "another program's routing rule {priority} (`{ip} rule`) leads {of} to {leads}: those leave in the clear; stop what          makes it (mwan3 and pbr make such rules), take it away with `{ip} rule del priority {priority}`, or make it          again with a priority above {DEFAULT}"
+        "another program's routing rule {priority} (`{ip} rule`) leads {of} to {leads}: those leave in the clear; \
+         stop what makes it (mwan3 and pbr make such rules), take it away with `{ip} rule del priority {priority}`, or make \
+         it again with a priority above {DEFAULT}"
     )
 }
 

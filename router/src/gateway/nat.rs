@@ -191,7 +191,8 @@ pub(super) struct ClientRules<'a> {
 /// The client's table: what its LAN sends leaves with the lease's addresses, TCP fits, and nobody calls from there: a
 /// gateway is a stranger. The links themselves, which send from these ports, do not go by a session: one of them carries it.
 /// What a leaf sends out of the mesh leaves by a session and by nothing else, and nobody out there calls it; by IPv4 it reaches
-/// neither this machine nor the LAN.
+/// neither this machine nor the LAN. As the kernel forwards for leaves, whoever is beside the uplink could send into the mesh from an
+/// address of this household: what goes there has come from where its address is.
 fn client_text(rules: &ClientRules<'_>) -> String {
     let ClientRules { tun, mesh, home, link_ports } = rules;
     let ports: Vec<String> = link_ports.iter().map(u16::to_string).collect();
@@ -212,6 +213,7 @@ fn client_text(rules: &ClientRules<'_>) -> String {
          iifname \"{mesh}\" oifname != \"{tun}\" meta nfproto ipv4 drop\n  \
          iifname \"{mesh}\" oifname != \"{tun}\" ip6 saddr {home} ip6 daddr != fc00::/7 drop\n  \
          oifname \"{mesh}\" meta nfproto ipv4 drop\n  \
+         oifname \"{mesh}\" ip6 saddr fc00::/7 fib saddr . iif oif missing drop\n  \
          oifname \"{mesh}\" ip6 daddr {home} ip6 saddr != fc00::/7 ct state != {{ established, related }} drop\n }}\n \
          chain leave {{ type nat hook postrouting priority srcnat; policy accept;\n  \
          oifname \"{tun}\" masquerade\n }}\n}}\n"
@@ -362,9 +364,12 @@ impl Nat {
         };
         match set() {
             Ok(Some(was)) => {
-                tracing::info!(switch = %path.display(), %was, value, "set, until the gateway stops");
-                self.switches.push((path, was));
-                self.keep();
+                // Whoever turned it off again says nothing of how it stood at first.
+                if !self.switches.iter().any(|(known, _)| *known == path) {
+                    tracing::info!(switch = %path.display(), %was, value, "set, until the router stops");
+                    self.switches.push((path, was));
+                    self.keep();
+                }
                 Ok(())
             }
             Ok(None) => Ok(()),
@@ -611,6 +616,7 @@ mod tests {
             (&session, "fc12::7", 128),
             (&lan, "192.168.1.1", 24),
             (&lan, "2001:db8:1::1", 64),
+            (&lan, "fd12:3456:789a:1::1", 64),
         ] {
             netlink.add_address(tun.index(), address.parse::<IpAddr>().unwrap(), len).unwrap();
         }
@@ -652,6 +658,11 @@ mod tests {
             come(&at_session);
             assert_eq!(socket.recv(&mut [0; 100]).is_ok(), leaf.contains(':'), "by IPv4 not this machine");
         }
+        // A machine of the LAN may, by an address of the mesh, and nobody there by one that is elsewhere.
+        send(&mut at_lan, "fd12:3456:789a:5::1", leaf[1].0, 9);
+        send(&mut at_lan, "fd12:3456:789a:1::7", leaf[1].0, 9);
+        assert_eq!(come(&at_mesh).0, "fd12:3456:789a:1::7");
+        assert_eq!(next(&at_mesh), None);
         nat.end();
     }
 
@@ -756,7 +767,10 @@ mod tests {
         nat.forwards.pop(); // That device is not there.
         nat.forward_leaves().unwrap();
         nat.forward_leaves().unwrap();
+        fs::write("/proc/sys/net/ipv4/conf/lo/forwarding", "0").unwrap();
+        nat.forward_leaves().unwrap();
         assert_eq!(switches(), ["1", "1", "0"], "IPv4 between these two devices alone");
+        assert_eq!(nat.switches.iter().filter(|(path, _)| path.ends_with("conf/lo/forwarding")).count(), 1);
         drop(nat); // It crashes, and is there again.
         Nat::client(&rules, record).unwrap().end();
         assert_eq!((listed(), switches()), (others, ["0", "0", "0"].map(str::to_owned)));

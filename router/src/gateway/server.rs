@@ -207,7 +207,7 @@ struct Standing {
 struct Client {
     key: WireguardKey,
     who: Who,
-    /// It has caps of its own. Nobody without makes it lose its place.
+    /// It has caps of its own. While it speaks and is served, nobody without makes it lose its place.
     is_known: bool,
     ipv4: Ipv4Addr,
     ipv6: Ipv6Addr,

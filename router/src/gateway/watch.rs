@@ -140,16 +140,19 @@ impl Watch {
 }
 
 fn run(mut nat: Nat, mut ways: Option<Ways>, watched: &Watched, ordered: &Receiver<()>) -> Nat {
-    let mut said = false;
+    let (mut said, mut said_of_leaves, mut leaves) = (false, false, false);
     loop {
         match ordered.recv_timeout(INTERVAL) {
-            Ok(()) => {
-                if let Err(error) = nat.forward_leaves() {
-                    tracing::warn!(%error, next = error.next_step(), "leaves are not led to the Internet");
-                }
-            }
+            Ok(()) => leaves = true,
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
+        }
+        // Others turn it off again.
+        if leaves
+            && let Err(error) = nat.forward_leaves()
+            && !std::mem::replace(&mut said_of_leaves, true)
+        {
+            tracing::warn!(%error, next = error.next_step(), "leaves are not led to the Internet");
         }
         match nat.look() {
             Ok(looked) => {
