@@ -24,7 +24,7 @@ pub use ledger_core::checkpoint;
 pub use ledger_core::enrolment::Code;
 pub use ledger_core::fact::Fact;
 pub use ledger_core::membership::Membership;
-pub use ledger_core::name::{Holder, Name, NameError, Named};
+pub use ledger_core::name::{Holder, Name, NameError, Named, keeps};
 pub use ledger_core::note::Note;
 pub use ledger_core::registry::Registration;
 pub use ledger_core::role::Role;

@@ -122,7 +122,10 @@ async fn answer_datagrams(socket: &Arc<UdpSocket>, names: &Zones) {
             continue;
         }
         if let Some((asked, upstream)) = names.elsewhere(from.ip(), &question[..len]) {
-            let Some(place) = upstream.place() else { continue };
+            let Some(place) = upstream.place() else {
+                let _full = socket.try_send_to(&asked.failed(), from);
+                continue;
+            };
             let socket = Arc::clone(socket);
             tokio::spawn(async move {
                 let answer = upstream.ask(&asked, true).await;

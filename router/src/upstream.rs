@@ -92,15 +92,16 @@ async fn converse(at: SocketAddr, asked: &Asked) -> io::Result<Vec<u8>> {
     let socket = UdpSocket::bind((here, 0)).await?;
     socket.connect(at).await?;
     socket.send(&asked.numbered(number)).await?;
-    let mut buffer = vec![0; UDP_LENGTH_MAX];
+    // What is longer is cut by the kernel, which does not tell.
+    let mut buffer = vec![0; UDP_LENGTH_MAX + 1];
     for _ in 0..STRAYS_MAX {
         let len = socket.recv(&mut buffer).await?;
         match asked.check(number, &buffer[..len]) {
-            Some(true) => {
+            Some(true) if len <= UDP_LENGTH_MAX => {
                 buffer.truncate(len);
                 return Ok(buffer);
             }
-            Some(false) => return by_tcp(at, asked, number).await,
+            Some(_) => return by_tcp(at, asked, number).await,
             None => {}
         }
     }

@@ -120,7 +120,13 @@ pub(super) fn join(arguments: &Join) -> Result<Joined, Failure> {
             (
                 "names",
                 match &config.names {
-                    Some(_) => format!("NAME.mesh and others: ask {}", identity.card().mesh_address()),
+                    Some(names) => {
+                        let leads_on = config.internet.is_some() || !names.upstream.is_empty();
+                        let others = if leads_on { " and others" } else { "" };
+                        let at = identity.card().mesh_address();
+                        format!("NAME.mesh{others}: ask {at}, port {}", names.port)
+                    }
+                    None if !fresh => "not answered: the config has no [names]".to_owned(),
                     None => format!(
                         "not answered: another program has port 53. Write `[names]` and `port = 1053`, and let that one ask \
                      {}, port 1053, for `mesh` (dnsmasq: server=/mesh/{}#1053)",

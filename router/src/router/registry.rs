@@ -198,7 +198,10 @@ impl Registry {
     }
 
     fn take(&mut self, name: Name, holder: Option<Holder>) {
-        self.seen.insert(name);
+        // What nobody has is not of this round: whoever asks for such names would end it.
+        if holder.is_some() {
+            self.seen.insert(name);
+        }
         match holder {
             Some(holder) if self.known.len() < KEPT_MAX || self.known.contains_key(&name) => {
                 self.known.insert(name, holder);
@@ -526,6 +529,7 @@ mod tests {
             }
         }
         assert!(asked <= WANTED_MAX * 6, "{asked} in ten seconds");
+        assert!(registry.seen.is_empty(), "none of them counts as one of this round");
         assert!(registry.absent.len() <= ABSENT_MAX && registry.known.is_empty());
     }
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use ledger_client::{Command, Holder, Membership, Name, Named, Refusal, UnixTime, system_clock};
+use ledger_client::{Command, Holder, Membership, Name, Named, Refusal, UnixTime, keeps, system_clock};
 use metering::{Identity, NodeId};
 use serde_json::{Value, json};
 
@@ -194,7 +194,8 @@ impl Line {
         match (self.holds(), self.membership.is_some_and(|membership| membership.revoked)) {
             (true, _) => "yes",
             (false, true) => "put out: whoever claims it has it",
-            (false, false) => "ended: kept for 30 days",
+            (false, false) if keeps(self.membership, self.now) => "ended: kept for 30 days",
+            (false, false) => "ended long ago: whoever claims it has it",
         }
     }
 
