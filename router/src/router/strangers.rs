@@ -226,13 +226,13 @@ impl Control {
             return;
         }
         if let Some(link) = self.link_to(account) {
+            let may_go_by_quic = self.quic_listen.is_some() && !self.has_tls_key(card);
             let Some(known) = self.links.get_mut(&link) else { return };
             let silent = known.last_heard.is_none_or(|at| now.saturating_duration_since(at) >= known.silence());
             let is_it = known.peer.as_ref().is_some_and(|peer| peer.card == *card);
             // It called us by WireGuard, which proves that key alone, and the beacon has proven the other.
             if is_it
-                && let (Origin::Met(_), Some(peer), true) =
-                    (known.origin, known.peer.as_mut(), self.quic_listen.is_some())
+                && let (Origin::Met(_), Some(peer), true) = (known.origin, known.peer.as_mut(), may_go_by_quic)
                 && peer.link == LinkKind::Wireguard
             {
                 (peer.link, peer.quic_endpoint) = (LinkKind::Auto, quic.map(Endpoint::Address));
@@ -334,7 +334,8 @@ impl Control {
         }
         known.name.clone_from(&name);
         known.origin = Origin::Met(None);
-        known.met = Some(now);
+        // It shows its card once more, to be admitted.
+        (known.met, known.waits) = (Some(now), None);
         known.resolved = at;
         known.access = Some(state);
         known.peer = Some(config::Peer {
