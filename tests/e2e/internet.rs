@@ -291,10 +291,15 @@ fn a_household_whose_cap_is_reached_goes_on_by_another_gateway_and_finds_the_fir
     join(&mut lab, &mut house, &mut large, BY_ROUTES);
     let _internet = Internet::behind(&mut lab, &mut [&mut small, &mut large]);
     house.options.tables.push("[internet]\ngateways = [\"small\", \"large\"]\n".to_owned());
-    for router in [&mut small, &mut large, &mut house] {
-        router.start();
-    }
+    // Whichever has answered first would be used.
+    [&mut small, &mut house].into_iter().for_each(Router::start);
     until("the first gateway in use", secs(40), || uses(&house, "small"));
+    large.start();
+    until("the other gateway's answers", secs(40), || {
+        let state = house.show("internet")?;
+        if state["gateways"][1]["answers"] == true { Ok(()) } else { Err(format!("{state}")) }
+    });
+    uses(&house, "small").expect("it is the first in the list, and no worse");
     let cap = |house: &Router| {
         let state = house.show("internet")?;
         let small = &state["gateways"][0];
