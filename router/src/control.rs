@@ -449,6 +449,22 @@ pub struct Neighbour {
     /// Whether it was met, and stands in no config.
     #[serde(default)]
     pub met: bool,
+    /// The wires and radios it was found on, the one in use first; empty unless there are several.
+    #[serde(default)]
+    pub ways: Vec<Way>,
+}
+
+/// One of several wires or radios that lead to a neighbour.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Way {
+    /// Where its packets go by it.
+    pub endpoint: String,
+    /// Whether the link goes by it at present.
+    pub in_use: bool,
+    /// The shortest of the last round trips, in microseconds; `None`: it does not answer.
+    pub rtt_us: Option<u64>,
+    /// Of a thousand questions, how many were not answered lately.
+    pub lost_per_mille: u16,
 }
 
 /// Whether packets pass over a link.

@@ -22,6 +22,7 @@
 //! The TUN is read even while links are full: in its ring of 500 packets a call would wait behind a download, here both take
 //! turns.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -45,6 +46,7 @@ use node::datapath::packet::take_over_ecn;
 use node::datapath::{
     Batch, Datapath, Fib, MAX_LINKS, Meters, Port, QUEUE_ROOM, QUEUES_MAX, Sender, Split, Tally, Verdict, Waiting,
 };
+use node::ways::WayView;
 use node::{DropReason, Drops, LinkId};
 
 use crate::link::LinkStatus;
@@ -105,6 +107,8 @@ pub(crate) enum ToWorker {
     Meet { peer: PeerConfig, from: SocketAddr, datagram: Vec<u8> },
     /// Call a WireGuard peer there, once; where the owner wrote that it is stays as it was.
     Call { link: LinkId, at: SocketAddr },
+    /// A WireGuard peer is there, too, as it says itself.
+    Way { link: LinkId, at: SocketAddr },
     /// Make a new WireGuard session with a peer that has fallen silent.
     Renew(LinkId),
     /// Forget a WireGuard peer.
@@ -140,6 +144,8 @@ pub(crate) struct Shared {
     #[cfg(feature = "quic")]
     quic_status: Mutex<Vec<LinkStatus>>,
     status: Mutex<Vec<LinkStatus>>,
+    /// The ways of those links that have several.
+    ways: Mutex<BTreeMap<LinkId, Vec<WayView>>>,
     /// How often each link was given to a neighbour, as the first worker knows.
     turns: [AtomicU32; MAX_LINKS],
     stop: AtomicBool,
@@ -158,6 +164,7 @@ impl Shared {
             #[cfg(feature = "quic")]
             quic_status: Mutex::new(vec![LinkStatus::default(); MAX_LINKS]),
             status: Mutex::new(vec![LinkStatus::default(); MAX_LINKS]),
+            ways: Mutex::default(),
             turns: [const { AtomicU32::new(0) }; MAX_LINKS],
             stop: AtomicBool::new(false),
         }
@@ -180,6 +187,12 @@ impl Shared {
     /// How a link's WireGuard session stands.
     pub(crate) fn wireguard_status(&self, link: LinkId) -> LinkStatus {
         row(&self.status, link)
+    }
+
+    /// The ways of a link, if it has several and WireGuard carries it.
+    pub(crate) fn ways(&self, link: LinkId) -> Vec<WayView> {
+        let ways = self.ways.lock().unwrap_or_else(PoisonError::into_inner);
+        ways.get(&link).filter(|_| !self.by_quic(link)).cloned().unwrap_or_default()
     }
 
     fn turn(&self, link: LinkId) -> u32 {
@@ -567,6 +580,7 @@ impl Worker {
         self.strangers = self.strangers.map(|_| STRANGERS_BUDGET);
         if self.requests.is_some() {
             self.wireguard.handle_timers(now, self.datapath.fib());
+            *self.shared.ways.lock().unwrap_or_else(PoisonError::into_inner) = self.wireguard.ways().collect();
             let mut table = self.shared.status.lock().unwrap_or_else(PoisonError::into_inner);
             for (link, status) in self.wireguard.statuses() {
                 if let Some(row) = table.get_mut(link.index()) {
@@ -624,7 +638,7 @@ impl Worker {
         }
         let datagram_len = datagram.len();
         let bytes = &self.train[datagram.clone()];
-        let opened = self.wireguard.open(self.datapath.fib(), received.from, bytes, batch.spare());
+        let opened = self.wireguard.open(now, self.datapath.fib(), received.from, bytes, batch.spare());
         match opened {
             Opened::Packet(link, len) => {
                 self.charge(link, kind, datagram_len);
@@ -759,13 +773,14 @@ impl Worker {
                     self.transmit(now, link, Sender::Control, std::iter::once(&packet[..]));
                 }
                 Ok(ToWorker::Probe { link, packet, .. }) => self.wireguard.probe(link, &packet),
-                Ok(ToWorker::SetPeer(peer)) => self.wireguard.set_peer(&peer),
+                Ok(ToWorker::SetPeer(peer)) => self.wireguard.set_peer(now, &peer),
                 Ok(ToWorker::Renew(link)) => self.wireguard.renew(link),
+                Ok(ToWorker::Way { link, at }) => self.wireguard.add_way(now, link, at),
                 Ok(ToWorker::Call { link, at }) => self.wireguard.call(link, at),
                 Ok(ToWorker::Meet { peer, from, datagram }) => {
-                    self.wireguard.set_peer(&peer);
+                    self.wireguard.set_peer(now, &peer);
                     // The answer is sent by what opens it.
-                    self.wireguard.open(self.datapath.fib(), from, &datagram, &mut self.train);
+                    self.wireguard.open(now, self.datapath.fib(), from, &datagram, &mut self.train);
                 }
                 Ok(ToWorker::RemovePeer(link)) => {
                     self.wireguard.remove_peer(link);

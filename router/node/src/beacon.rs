@@ -48,7 +48,7 @@ const SHOW_EACH: Duration = Duration::from_secs(2);
 const LOST_AFTER: Duration = Duration::from_secs(18);
 /// How long a lost sender's count is remembered. One that has lost its journal counts from the beginning.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(120);
-/// A sender is told of this often, which is how often it is called at most.
+/// A sender is told of this often on each of its ways, which is how often it is called there at most.
 const TELL_EACH: Duration = Duration::from_secs(5);
 /// Senders remembered, and interfaces of one on which it is heard.
 const SENDERS_MAX: usize = 128;
@@ -240,7 +240,7 @@ pub struct Found {
 /// What became known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A neighbour is there. Told again every few seconds as long as it is.
+    /// A neighbour is there. Told again every few seconds as long as it is, of each way it is heard on.
     Found(Box<Found>),
     /// A neighbour is heard no more. A link to it may work all the same.
     Lost(NodeId),
@@ -297,7 +297,6 @@ struct Sender {
     ways: Vec<Way>,
     heard: Instant,
     beacons: u32,
-    told: Option<Instant>,
     lost: bool,
 }
 
@@ -308,6 +307,7 @@ struct Way {
     address: Ipv6Addr,
     count: u64,
     heard: Instant,
+    told: Instant,
 }
 
 /// All beacons of one node, sent and heard. Give it the interfaces, then what is heard on them, and the time when
@@ -500,11 +500,13 @@ impl Beacons {
         sender.lost = false;
         sender.heard = now;
         sender.beacons = sender.beacons.saturating_add(1);
-        sender.take_way(Way { interface, address: beacon.source, count: beacon.count, heard: now });
-        if !is_new && sender.told.is_some_and(|told| now < told + TELL_EACH) {
+        let told = sender.way(interface, beacon.source).map(|way| way.told);
+        let is_told = !is_new && told.is_some_and(|told| now < told + TELL_EACH);
+        let told = told.filter(|_| is_told).unwrap_or(now);
+        sender.take_way(Way { interface, address: beacon.source, count: beacon.count, heard: now, told });
+        if is_told {
             return;
         }
-        sender.told = Some(now);
         let found = Found {
             card: sender.card,
             community: beacon.community,
@@ -537,16 +539,19 @@ impl Interface {
 impl Sender {
     fn new(now: Instant, card: NodeCard, seen: NodeCard<Unverified>) -> Self {
         let budget = Bucket::new(now, KNOWN_BUDGET);
-        Self { card, seen, budget, suspect: budget, ways: Vec::new(), heard: now, beacons: 0, told: None, lost: false }
+        Self { card, seen, budget, suspect: budget, ways: Vec::new(), heard: now, beacons: 0, lost: false }
     }
 
     /// Where it was heard before, later than the last one there; elsewhere, later than the last one at all, but for disorder.
     fn is_newer(&self, interface: u32, address: Ipv6Addr, count: u64) -> bool {
-        let same = |way: &&Way| way.interface == interface && way.address == address;
-        match self.ways.iter().find(same) {
+        match self.way(interface, address) {
             Some(way) => count > way.count,
             None => self.ways.iter().all(|way| count.saturating_add(DISORDER) > way.count),
         }
+    }
+
+    fn way(&self, interface: u32, address: Ipv6Addr) -> Option<&Way> {
+        self.ways.iter().find(|way| way.interface == interface && way.address == address)
     }
 
     /// Its card has been checked before. Who is charged is known only afterwards: the sender, if it has signed; else the interface.
@@ -557,7 +562,7 @@ impl Sender {
         beacon: &Beacon,
         forged: &mut Bucket,
     ) -> Result<NodeCard, Ignored> {
-        let at_home = || self.ways.iter().any(|way| way.interface == interface && way.address == beacon.source);
+        let at_home = || self.way(interface, beacon.source).is_some();
         if !self.budget.has(now) || !(forged.has(now) || at_home() && self.suspect.take(now)) {
             return Err(Ignored::Busy);
         }

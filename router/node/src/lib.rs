@@ -15,6 +15,7 @@ pub mod names;
 mod node;
 mod path_mtu;
 pub mod upstream;
+pub mod ways;
 
 pub use babel::{LinkSensing, NeighbourView, Policy, Prefix, PrefixPair, Price, PriceWeight};
 pub use datapath::LinkId;

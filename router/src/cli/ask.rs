@@ -175,6 +175,14 @@ fn neighbours(neighbours: &[Neighbour]) -> String {
                 .map_or_else(|| "never".to_owned(), |seconds| format!("{} ago", span(Duration::from_secs(seconds)))),
             or_dash(neighbour.endpoint.clone()),
         ]);
+        let mut row: [String; 9] = Default::default();
+        for way in neighbour.ways.iter().filter(|way| !way.in_use) {
+            row[2] = "or by".to_owned();
+            row[6] = or_dash(way.rtt_us.map(round_trip));
+            row[7] = format!("{} % lost", way.lost_per_mille.div_ceil(10));
+            row[8].clone_from(&way.endpoint);
+            table.row(row.clone());
+        }
     }
     table.render()
 }

@@ -221,11 +221,11 @@ impl Carrier {
             return;
         }
         let fib = Fib::default();
-        let mut opened = self.wireguard.open(&fib, from, datagram, self.pile.spare(datagram.len()));
+        let mut opened = self.wireguard.open(now, &fib, from, datagram, self.pile.spare(datagram.len()));
         if let Opened::Stranger(key) = opened {
             let Some(link) = self.side.stranger(now, key) else { return };
-            self.wireguard.set_peer(&PeerConfig { link, key, endpoint: None, tells_congestion: false });
-            opened = self.wireguard.open(&fib, from, datagram, self.pile.spare(datagram.len()));
+            self.wireguard.set_peer(now, &PeerConfig { link, key, endpoint: None, tells_congestion: false });
+            opened = self.wireguard.open(now, &fib, from, datagram, self.pile.spare(datagram.len()));
         }
         if let Opened::Packet(link, len) = opened {
             let packet = &self.pile.spare(len)[..len];

@@ -522,7 +522,7 @@ impl Side for Sessions {
             };
             if !wireguard.has_peer(link) {
                 let peer = PeerConfig { link, key, endpoint: Some(endpoint), tells_congestion: false };
-                wireguard.set_peer(&peer);
+                wireguard.set_peer(now, &peer);
             }
             if due && known.quality.is_silent(now) {
                 wireguard.renew(link);

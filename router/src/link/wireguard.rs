@@ -3,11 +3,12 @@
 //! [`WireGuard::open`] turns a datagram into an IP packet of a known link, [`WireGuard::carry`] IP packets into trains of
 //! datagrams, [`WireGuard::handle_timers`] keeps sessions alive. On the wire it is plain WireGuard: the other end may be
 //! the kernel or any client. Endpoints follow authenticated packets (roaming), never unauthenticated ones, and never into the
-//! mesh: a link that is reached over links would carry its own packets for ever.
+//! mesh: a link that is reached over links would carry its own packets for ever. A neighbour that is found on several wires is sent
+//! to on the best of them ([`node::ways`]).
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,10 +19,13 @@ use boringtun::noise::handshake::parse_handshake_anon;
 use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Packet, Tunn, TunnResult};
 use metering::identity::WireguardKey;
-use metering::mesh_address;
+use metering::{link_local, mesh_address};
 use mio::net::UdpSocket;
-use node::datapath::packet::{Class, Ecn, is_control};
+use node::datapath::packet::{
+    Class, ControlDatagram, Ecn, IPV6_HEADER_LEN, UDP_HEADER_LEN, control_packet, is_control, parse_control,
+};
 use node::datapath::{Fib, MAX_LINKS, NextHop, Tally};
+use node::ways::{WAY_MESSAGE_LEN, WAYS_PORT, WayView, Ways};
 use node::{DropReason, LinkId};
 use x25519_dalek::{PublicKey, StaticSecret};
 
@@ -51,6 +55,8 @@ const STRANGERS_PER_SECOND: u32 = 64;
 const RETRY: Duration = Duration::from_secs(5);
 /// What a way could not carry is tried again this often: ways change, and anybody can pretend that an MTU is small.
 const WAYS_KNOWN_FOR: Duration = Duration::from_secs(60);
+/// Length of a packet about a link's ways.
+const WAY_PACKET_LEN: usize = IPV6_HEADER_LEN + UDP_HEADER_LEN + WAY_MESSAGE_LEN;
 /// What waits in a link's socket should leave it within this time: long enough to keep the link busy until the worker
 /// comes by, short enough that a call does not suffer.
 const EXIT_TIME: Duration = Duration::from_millis(10);
@@ -76,7 +82,10 @@ pub struct PeerConfig {
 struct Peer {
     tunn: Tunn,
     key: WireguardKey,
+    /// Where it is sent to: of several ways, the one in use.
     endpoint: Option<SocketAddr>,
+    /// While there are several.
+    ways: Option<Box<Ways>>,
     /// As the owner wrote it.
     configured: Option<SocketAddr>,
     tells_congestion: bool,
@@ -111,6 +120,8 @@ struct Peers {
     over_mesh: Option<u16>,
     secret: StaticSecret,
     public: PublicKey,
+    /// Ours inside the links.
+    address: Ipv6Addr,
     limiter: Arc<RateLimiter>,
     links: Box<[Mutex<Option<Peer>>]>,
     by_key: Mutex<HashMap<[u8; 32], LinkId>>,
@@ -123,6 +134,7 @@ impl Peers {
         Self {
             over_mesh,
             limiter: Arc::new(RateLimiter::new(&public, HANDSHAKES_PER_SECOND)),
+            address: link_local(&WireguardKey(public.to_bytes())),
             secret,
             public,
             links: (0..links).map(|_| Mutex::new(None)).collect(),
@@ -230,10 +242,13 @@ impl WireGuard {
     }
 
     /// Adds a peer, or changes the endpoint of one that is there.
-    pub(crate) fn set_peer(&mut self, config: &PeerConfig) {
+    pub(crate) fn set_peer(&mut self, now: Instant, config: &PeerConfig) {
         let Some(mut known) = self.peers.lock(config.link) else { return };
         match &mut *known {
             Some(peer) if peer.key == config.key => {
+                if let (Some(ways), Some(at)) = (&mut peer.ways, config.endpoint) {
+                    ways.take(now, at);
+                }
                 peer.endpoint = config.endpoint.or(peer.endpoint);
                 peer.configured = config.endpoint;
                 peer.tells_congestion = config.tells_congestion;
@@ -251,6 +266,7 @@ impl WireGuard {
                     tunn,
                     key: config.key,
                     endpoint: config.endpoint,
+                    ways: None,
                     configured: config.endpoint,
                     tells_congestion: config.tells_congestion,
                     attempted: None,
@@ -303,6 +319,15 @@ impl WireGuard {
         }
     }
 
+    /// The peer is found there, too: another way if it has a session by one.
+    pub(crate) fn add_way(&mut self, now: Instant, link: LinkId, at: SocketAddr) {
+        let mut known = self.peers.lock(link);
+        let Some(peer) = known.as_deref_mut().and_then(Option::as_mut) else { return };
+        if peer.tunn.time_since_last_handshake().is_some() {
+            peer.add_way(now, at);
+        }
+    }
+
     pub(crate) fn has_peer(&self, link: LinkId) -> bool {
         self.peers.lock(link).is_some_and(|known| known.is_some())
     }
@@ -321,7 +346,14 @@ impl WireGuard {
 
     /// Opens a datagram. `slot` must be at least as long as the datagram. Answers of the protocol are sent at once. What
     /// comes from where `fib` leads into the mesh is of no link, unless the owner wrote that it is.
-    pub(crate) fn open(&mut self, fib: &Fib, from: SocketAddr, datagram: &[u8], slot: &mut [u8]) -> Opened {
+    pub(crate) fn open(
+        &mut self,
+        now: Instant,
+        fib: &Fib,
+        from: SocketAddr,
+        datagram: &[u8],
+        slot: &mut [u8],
+    ) -> Opened {
         let mut cookie = [0; COOKIE_REPLY_LEN];
         let peers = &self.peers;
         let link = match peers.limiter.verify_packet(Some(from.ip()), datagram, &mut cookie) {
@@ -366,7 +398,18 @@ impl WireGuard {
         }
         let opened = match peer.tunn.decapsulate(Some(from.ip()), datagram, slot) {
             TunnResult::WriteToTunnelV6(packet, _) | TunnResult::WriteToTunnelV4(packet, _) => {
-                Opened::Packet(link, packet.len())
+                let len = packet.len();
+                if peer.tells_congestion
+                    && peers.over_mesh.is_none()
+                    && len == WAY_PACKET_LEN
+                    && let Some(message) = about_ways(&slot[..len], &link_local(&peer.key))
+                {
+                    peer.heard(datagram);
+                    peer.handle_way_message(now, from, &message);
+                    peer.tell_ways(now, &self.socket, &mut self.train.buffer, &peers.address);
+                    return Opened::Alive(link);
+                }
+                Opened::Packet(link, len)
             }
             TunnResult::WriteToNetwork(answer) if answer.len() == COOKIE_REPLY_LEN => {
                 self.socket.send_one(from, answer);
@@ -387,10 +430,12 @@ impl WireGuard {
             TunnResult::Done => Opened::Alive(link),
             TunnResult::Err(_) => return Opened::Nothing,
         };
-        peer.endpoint = Some(from);
-        peer.heard += 1;
-        peer.answered += u64::from(datagram.starts_with(&HANDSHAKE_RESPONSE));
-        peer.data += u64::from(datagram.starts_with(&TRANSPORT_DATA));
+        peer.heard(datagram);
+        match &mut peer.ways {
+            Some(ways) => ways.handle_heard(now, from),
+            None => peer.endpoint = Some(from),
+        }
+        peer.follow_ways();
         opened
     }
 
@@ -490,7 +535,7 @@ impl WireGuard {
             let mut known = link.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(peer) = known.as_mut() else { continue };
             if peer.endpoint != peer.configured && peer.endpoint.is_some_and(|at| leads_into_mesh(fib, at.ip())) {
-                peer.endpoint = peer.configured;
+                (peer.endpoint, peer.ways) = (peer.configured, None);
             }
             if forget_ways {
                 peer.uncut = None;
@@ -503,12 +548,21 @@ impl WireGuard {
                 (TunnResult::Err(WireGuardError::ConnectionExpired), _) => peer.attempted = None,
                 _ => {}
             }
+            peer.look_at_ways(now, &self.socket, &mut self.train.buffer, &self.peers.address);
             if peer.tunn.time_since_last_handshake().is_none() {
                 initiate(peer, &self.socket, &mut self.train.buffer, now);
             } else if peer.unreachable {
                 keep_alive(peer, &self.socket, &mut self.train.buffer);
             }
         }
+    }
+
+    /// The ways of each link that has several.
+    pub(crate) fn ways(&self) -> impl Iterator<Item = (LinkId, Vec<WayView>)> {
+        (0..).map(LinkId).zip(&self.peers.links).filter_map(|(link, known)| {
+            let known = known.lock().unwrap_or_else(PoisonError::into_inner);
+            Some((link, known.as_ref()?.ways.as_ref()?.views().collect()))
+        })
     }
 
     /// How every WireGuard link stands.
@@ -526,6 +580,66 @@ impl WireGuard {
 }
 
 impl Peer {
+    /// An authentic datagram of it came.
+    fn heard(&mut self, datagram: &[u8]) {
+        self.heard += 1;
+        self.answered += u64::from(datagram.starts_with(&HANDSHAKE_RESPONSE));
+        self.data += u64::from(datagram.starts_with(&TRANSPORT_DATA));
+    }
+
+    fn add_way(&mut self, now: Instant, at: SocketAddr) {
+        let Some(endpoint) = self.endpoint else { return };
+        if self.ways.is_some() || at != endpoint {
+            self.ways.get_or_insert_with(|| Box::new(Ways::new(now, endpoint))).handle_found(now, at);
+        }
+    }
+
+    /// A question that comes from elsewhere than where it is sent to shows another way.
+    fn handle_way_message(&mut self, now: Instant, from: SocketAddr, message: &[u8]) {
+        let endpoint = *self.endpoint.get_or_insert(from);
+        let ways = self.ways.get_or_insert_with(|| Box::new(Ways::new(now, endpoint)));
+        // What another version may say is left alone.
+        let _foreign = ways.handle_message(now, from, message);
+        self.follow_ways();
+    }
+
+    fn follow_ways(&mut self) {
+        if let Some(in_use) = self.ways.as_ref().map(|ways| ways.in_use())
+            && self.endpoint != Some(in_use)
+        {
+            (self.endpoint, self.unreachable) = (Some(in_use), false);
+        }
+    }
+
+    fn look_at_ways(&mut self, now: Instant, socket: &TrainSocket, buffer: &mut [u8], ours: &Ipv6Addr) {
+        let Some(ways) = &mut self.ways else { return };
+        if self.tunn.time_since_last_handshake().is_none() {
+            return;
+        }
+        if let Some(endpoint) = self.endpoint.filter(|_| self.unreachable) {
+            ways.handle_reach(now, endpoint, false);
+        }
+        ways.handle_timeout(now);
+        self.tell_ways(now, socket, buffer, ours);
+        self.ways.take_if(|ways| ways.is_one());
+    }
+
+    /// Sends what there is to say about the ways, each by its own, past what waits.
+    fn tell_ways(&mut self, now: Instant, socket: &TrainSocket, buffer: &mut [u8], ours: &Ipv6Addr) {
+        let Some(ways) = &mut self.ways else { return };
+        let theirs = link_local(&self.key);
+        while let Some((to, message)) = ways.poll_transmit() {
+            let packet = control_packet(*ours, theirs, WAYS_PORT, &message);
+            let TunnResult::WriteToNetwork(datagram) = self.tunn.encapsulate(&packet, buffer) else { continue };
+            match socket.send_one(to, datagram) {
+                Sent::Taken => ways.handle_reach(now, to, true),
+                Sent::Unreachable => ways.handle_reach(now, to, false),
+                Sent::Full | Sent::Refused | Sent::Uncut(_) => {}
+            }
+        }
+        self.follow_ways();
+    }
+
     /// A full queue says nothing about the way.
     fn note(&mut self, sent: Sent) {
         match sent {
@@ -693,6 +807,12 @@ fn forget_key(by_key: &mut HashMap<[u8; 32], LinkId>, key: WireguardKey, link: L
     }
 }
 
+/// The message about the link's ways, if a packet of this neighbour is one. Whoever it is for: the session says that.
+fn about_ways(packet: &[u8], theirs: &Ipv6Addr) -> Option<[u8; WAY_MESSAGE_LEN]> {
+    let ControlDatagram { source, source_port, port, payload, .. } = parse_control(packet).ok()?;
+    payload.try_into().ok().filter(|_| (source, source_port, port) == (*theirs, WAYS_PORT, WAYS_PORT))
+}
+
 /// Where whoever has this key is in the mesh.
 fn at_home(key: &WireguardKey, port: u16) -> SocketAddr {
     SocketAddr::new(mesh_address(key).into(), port)
@@ -728,13 +848,17 @@ fn keep_alive(peer: &mut Peer, socket: &TrainSocket, message: &mut [u8]) {
 }
 
 /// Starts a handshake with a peer whose endpoint is known, at most every [`RETRY`]. Where it sent from last comes first, and
-/// then where the owner wrote that it is.
+/// then where the owner wrote that it is; of several ways, one after another.
 fn initiate(peer: &mut Peer, socket: &TrainSocket, message: &mut [u8], now: Instant) {
     if peer.attempted.is_some_and(|at| now.saturating_duration_since(at) < RETRY) {
         return;
     }
     if peer.attempted.is_some() {
         peer.endpoint = peer.configured.or(peer.endpoint);
+        if let Some(ways) = &mut peer.ways {
+            ways.handle_silence();
+            peer.endpoint = Some(ways.in_use());
+        }
     }
     let Some(endpoint) = peer.endpoint else { return };
     peer.attempted = Some(now);
@@ -785,8 +909,11 @@ mod tests {
     fn pair() -> (WireGuard, WireGuard) {
         let (mut a, mut b) = (node(1), node(2));
         let endpoint = b.local_addr().ok();
-        a.set_peer(&PeerConfig { link: LinkId(3), key: key(2), endpoint, tells_congestion: true });
-        b.set_peer(&PeerConfig { link: LinkId(5), key: key(1), endpoint: None, tells_congestion: true });
+        a.set_peer(Instant::now(), &PeerConfig { link: LinkId(3), key: key(2), endpoint, tells_congestion: true });
+        b.set_peer(
+            Instant::now(),
+            &PeerConfig { link: LinkId(5), key: key(1), endpoint: None, tells_congestion: true },
+        );
         (a, b)
     }
 
@@ -796,7 +923,9 @@ mod tests {
         let mut packets = Vec::new();
         while let Ok(received) = node.receive(&mut train) {
             for datagram in train[..received.len].chunks(received.stride) {
-                if let Opened::Packet(link, len) = node.open(&Fib::default(), received.from, datagram, &mut slot) {
+                if let Opened::Packet(link, len) =
+                    node.open(Instant::now(), &Fib::default(), received.from, datagram, &mut slot)
+                {
                     packets.push((link, slot[..len].to_vec()));
                 }
             }
@@ -842,7 +971,7 @@ mod tests {
 
     /// Over a mesh of one machine's loopback: what is asked here is what becomes of a datagram, not the way it takes.
     fn over_mesh(byte: u8) -> WireGuard {
-        let loopback = SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, 0));
+        let loopback = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
         WireGuard::bind_over_mesh(secret(byte), loopback, MTU + 80, true, 4, Instant::now()).expect("a socket")
     }
 
@@ -871,7 +1000,7 @@ mod tests {
         let mut gateway = over_mesh(2);
         let mut slot = vec![0; 2048];
         let home = at_home(&key(1), 0);
-        let mut opens = |message: &[u8], from| gateway.open(&Fib::default(), from, message, &mut slot);
+        let mut opens = |message: &[u8], from| gateway.open(Instant::now(), &Fib::default(), from, message, &mut slot);
         let honest = first_message(1, 2);
         assert_eq!(opens(&honest, home), Opened::Stranger(key(1)));
         let moved = SocketAddr::new(home.ip(), 9);
@@ -885,7 +1014,7 @@ mod tests {
         let looked = (0..2 * STRANGERS_PER_SECOND).filter(|_| opens(&honest, home) != Opened::Nothing).count();
         assert_eq!(looked as u32, STRANGERS_PER_SECOND - 2, "no more than these in a second");
         gateway.handle_timers(Instant::now() + Duration::from_secs(1), &Fib::default());
-        assert_eq!(gateway.open(&Fib::default(), home, &honest, &mut slot), Opened::Stranger(key(1)));
+        assert_eq!(gateway.open(Instant::now(), &Fib::default(), home, &honest, &mut slot), Opened::Stranger(key(1)));
     }
 
     /// A relay may send on what it carries from wherever it likes.
@@ -899,8 +1028,8 @@ mod tests {
             endpoint: Some(endpoint),
             tells_congestion: false,
         };
-        client.set_peer(&peer(2, there));
-        gateway.set_peer(&peer(1, here));
+        client.set_peer(Instant::now(), &peer(2, there));
+        gateway.set_peer(Instant::now(), &peer(1, here));
         let mut slot = vec![0; 2048];
         let mut tunn = Tunn::new(secret(1).into(), key(2).0.into(), None, None, 0, None);
         let mut message = [0; MESSAGE_LEN_MAX];
@@ -908,8 +1037,8 @@ mod tests {
             panic!("a handshake can always begin")
         };
         let elsewhere = SocketAddr::new(here.ip(), 4000);
-        assert_eq!(gateway.open(&Fib::default(), elsewhere, call, &mut slot), Opened::Nothing);
-        assert_eq!(gateway.open(&Fib::default(), here, call, &mut slot), Opened::Alive(LinkId(0)));
+        assert_eq!(gateway.open(Instant::now(), &Fib::default(), elsewhere, call, &mut slot), Opened::Nothing);
+        assert_eq!(gateway.open(Instant::now(), &Fib::default(), here, call, &mut slot), Opened::Alive(LinkId(0)));
         let endpoint = |of: &WireGuard| of.statuses().next().and_then(|(_, status)| status.endpoint);
         assert_eq!((endpoint(&gateway), endpoint(&client)), (Some(here), Some(there)));
     }
@@ -947,8 +1076,8 @@ mod tests {
     fn a_key_that_moves_to_another_link_is_known_there_after_the_old_one_is_gone() {
         let mut a = node(1);
         let peer = |link| PeerConfig { link: LinkId(link), key: key(2), endpoint: None, tells_congestion: true };
-        a.set_peer(&peer(3));
-        a.set_peer(&peer(4));
+        a.set_peer(Instant::now(), &peer(3));
+        a.set_peer(Instant::now(), &peer(4));
         a.remove_peer(LinkId(3));
         assert_eq!(a.peers.by_key().get(&key(2).0), Some(&LinkId(4)));
         a.remove_peer(LinkId(4));
@@ -1033,20 +1162,19 @@ mod tests {
             if let Some(index) = datagram.get_mut(4..8).filter(|_| rng.bool()) {
                 index.copy_from_slice(&(5_u32 << 8).to_le_bytes());
             }
-            assert_eq!(b.open(&Fib::default(), stranger, &datagram, &mut slot), Opened::Nothing);
+            assert_eq!(b.open(Instant::now(), &Fib::default(), stranger, &datagram, &mut slot), Opened::Nothing);
         }
         let mut unknown = node(7);
-        unknown.set_peer(&PeerConfig {
-            link: LinkId(0),
-            key: key(2),
-            endpoint: b.local_addr().ok(),
-            tells_congestion: true,
-        });
+        unknown.set_peer(
+            Instant::now(),
+            &PeerConfig { link: LinkId(0), key: key(2), endpoint: b.local_addr().ok(), tells_congestion: true },
+        );
         unknown.handle_timers(Instant::now(), &Fib::default());
         until(&mut a, &mut b, |_, b| {
             let mut datagram = vec![0; 2048];
             b.receive(&mut datagram).is_ok_and(|got| {
-                b.open(&Fib::default(), got.from, &datagram[..got.len], &mut slot) == Opened::Stranger(key(7))
+                b.open(Instant::now(), &Fib::default(), got.from, &datagram[..got.len], &mut slot)
+                    == Opened::Stranger(key(7))
             })
         });
         assert_eq!(b.statuses().next().expect("one peer").1.endpoint, endpoint);
@@ -1079,7 +1207,7 @@ mod tests {
                 len = b.receive(&mut train).map_or(0, |received| received.len);
                 len > 0
             });
-            let taken = b.open(&fib, from, &train[..len], &mut slot) == Opened::Packet(LinkId(5), 100);
+            let taken = b.open(Instant::now(), &fib, from, &train[..len], &mut slot) == Opened::Packet(LinkId(5), 100);
             let learnt = b.statuses().next().is_some_and(|(_, status)| status.endpoint == Some(from));
             assert_eq!(taken, learnt, "{from}");
             learnt
@@ -1098,7 +1226,7 @@ mod tests {
         b.handle_timers(Instant::now(), &fib_by_then);
         assert_eq!(b.statuses().next().and_then(|(_, status)| status.endpoint), None);
         let endpoint = "[fd0a::1]:51820".parse().ok();
-        b.set_peer(&PeerConfig { link: LinkId(5), key: key(1), endpoint, tells_congestion: true });
+        b.set_peer(Instant::now(), &PeerConfig { link: LinkId(5), key: key(1), endpoint, tells_congestion: true });
         for from in ["10.0.0.1:51820", "[fd0a::1]:51820"] {
             assert!(learns(&mut a, &mut b, from), "{from}");
         }
@@ -1120,7 +1248,7 @@ mod tests {
         let mut cookie = [0; COOKIE_REPLY_LEN];
         let forged = forger.verify_packet(Some(stranger.ip()), &call, &mut cookie);
         let Err(TunnResult::WriteToNetwork(cookie)) = forged else { panic!("a limit of nothing asks for a cookie") };
-        assert_eq!(a.open(&Fib::default(), stranger, cookie, &mut slot), Opened::Nothing);
+        assert_eq!(a.open(Instant::now(), &Fib::default(), stranger, cookie, &mut slot), Opened::Nothing);
         assert_eq!(a.statuses().next().and_then(|(_, status)| status.endpoint), b.local_addr().ok());
     }
 
@@ -1164,7 +1292,7 @@ mod tests {
             now += Duration::from_millis(1100);
             b.handle_timers(now, &Fib::default());
             for _ in 0..2 * HANDSHAKES_PER_SECOND {
-                b.open(&Fib::default(), stranger, &recorded, &mut slot);
+                b.open(Instant::now(), &Fib::default(), stranger, &recorded, &mut slot);
             }
             let mut known = a.peers.lock(LinkId(3)).expect("a link");
             let peer = known.as_mut().expect("the peer at b");
@@ -1180,10 +1308,10 @@ mod tests {
             while !answered {
                 assert!(Instant::now() < deadline, "no answer");
                 while let Ok(received) = b.receive(&mut datagram) {
-                    b.open(&Fib::default(), received.from, &datagram[..received.len], &mut slot);
+                    b.open(Instant::now(), &Fib::default(), received.from, &datagram[..received.len], &mut slot);
                 }
                 while let Ok(received) = a.receive(&mut datagram) {
-                    a.open(&Fib::default(), received.from, &datagram[..received.len], &mut slot);
+                    a.open(Instant::now(), &Fib::default(), received.from, &datagram[..received.len], &mut slot);
                     answered = true;
                 }
                 std::thread::yield_now();

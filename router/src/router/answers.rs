@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use ledger_client::{Error, Ledger, Phase};
 use metering::{ChannelId, NodeId, Receipt, Role, Snapshot, Tokens};
+use node::ways::WayView;
 use node::{Access, DropReason, LinkId, PrefixPair};
 use tokio::sync::oneshot;
 
@@ -15,7 +16,7 @@ use super::{Control, Known};
 use crate::config;
 use crate::control::{
     Direction, KeptBy, KeptLine, LinkState, Meter, Meters, Neighbour, ReceiptLine, Receipts, Refusal, Request,
-    Response, Route, Routes, Status, TermsLine, Unit, Wallet, WalletChannel, Why, WhyDay,
+    Response, Route, Routes, Status, TermsLine, Unit, Wallet, WalletChannel, Way, Why, WhyDay,
 };
 use crate::journal::{Day, Journal, Record, Totals};
 
@@ -127,6 +128,7 @@ impl Control {
                 admitted,
                 visitor: known.access.is_some_and(|(access, _)| access == Access::Visitor),
                 met: known.origin != Origin::Written,
+                ways: self.shared.ways(*link).iter().map(way).collect(),
             }
         });
         lines.collect()
@@ -483,6 +485,15 @@ fn wallet(
 
 fn whole_micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn way(view: &WayView) -> Way {
+    Way {
+        endpoint: view.at.to_string(),
+        in_use: view.in_use,
+        rtt_us: view.round_trip.map(whole_micros),
+        lost_per_mille: view.lost_per_mille,
+    }
 }
 
 #[cfg(test)]

@@ -219,7 +219,7 @@ impl Control {
         self.remove_link(now, link);
     }
 
-    /// A neighbour was found. One that is there already is looked for where it was found, if it is silent where it was.
+    /// A neighbour was found. One that is there already has one more way, or is looked for there, if it is silent where it was.
     pub(super) fn handle_found_neighbour(&mut self, now: Instant, Found { card, wireguard, quic }: &Found) {
         let account = card.account();
         if account == self.node.id() || !self.members.matter() {
@@ -238,6 +238,9 @@ impl Control {
                 (peer.link, peer.quic_endpoint) = (LinkKind::Auto, quic.map(Endpoint::Address));
                 self.tell_node(now, link);
                 return self.place_connection(link);
+            }
+            if is_it && known.status.up && known.kind() != LinkKind::Quic {
+                self.inbox.send(ToWorker::Way { link, at: *wireguard });
             }
             if is_it && silent && known.status.endpoint != Some(*wireguard) && known.kind() != LinkKind::Quic {
                 if known.origin == Origin::Written {

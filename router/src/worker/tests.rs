@@ -71,8 +71,11 @@ impl Relay {
             let (mut theirs, key) = wireguard(number, 1);
             let mut theirs = theirs.remove(0);
             let link = LinkId(u32::from(number));
-            theirs.set_peer(&PeerConfig { link: LinkId(0), key: our_key, endpoint, tells_congestion: true });
-            ours[0].set_peer(&PeerConfig { link, key, endpoint: None, tells_congestion: true });
+            theirs.set_peer(
+                clock(),
+                &PeerConfig { link: LinkId(0), key: our_key, endpoint, tells_congestion: true },
+            );
+            ours[0].set_peer(clock(), &PeerConfig { link, key, endpoint: None, tells_congestion: true });
             let address = Ipv6Addr::new(0xfd00 + u16::from(number), 0, 0, 0, 0, 0, 0, 1);
             Neighbour { wireguard: theirs, link, address }
         });
@@ -138,7 +141,8 @@ impl Neighbour {
         let (mut train, mut slot, mut packets) = (vec![0; RECEIVE_MAX], vec![0; 2048], Vec::new());
         while let Ok(received) = self.wireguard.receive(&mut train) {
             for datagram in train[..received.len].chunks(received.stride) {
-                if let Opened::Packet(_, len) = self.wireguard.open(&Fib::default(), received.from, datagram, &mut slot)
+                if let Opened::Packet(_, len) =
+                    self.wireguard.open(clock(), &Fib::default(), received.from, datagram, &mut slot)
                 {
                     packets.push(slot[..len].to_vec());
                 }

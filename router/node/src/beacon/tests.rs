@@ -288,7 +288,8 @@ fn a_sender_with_two_cables_is_heard_on_both() {
     assert_eq!(us.hear(now, ETH, address(2), &on_eth), Ok(()));
     let account = identity(2).node_id();
     assert_eq!(us.senders[&account].ways.len(), 2);
-    while us.poll_event().is_some() {}
+    let on: Vec<u32> = found(&mut us).iter().map(|found| found.interface).collect();
+    assert_eq!(on, [RADIO, ETH], "each way is told of");
     // The first cable is pulled: the other's beacons say where it is.
     let later = now + secs(6);
     let on_radio = beacon(&mut other, later, RADIO);

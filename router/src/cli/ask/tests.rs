@@ -4,7 +4,7 @@ use metering::{Bytes, ChannelId, NodeId, Tokens};
 
 use super::*;
 use crate::control::{
-    KeptBy, KeptLine, Meter, ReceiptLine, Redeemed, Refusal, Route, TermsLine, Unit, WalletChannel, WhyDay,
+    KeptBy, KeptLine, Meter, ReceiptLine, Redeemed, Refusal, Route, TermsLine, Unit, WalletChannel, Way, WhyDay,
 };
 
 fn way() -> Unit {
@@ -94,6 +94,9 @@ fn neighbours_are_listed_with_what_is_known_of_them() {
         admitted: true,
         visitor: false,
         met: false,
+        ways: [("[2001:db8::2]:51820", true, Some(12_000), 0), ("[fe80::2%3]:51820", false, Some(31_000), 15)]
+            .map(|(at, in_use, rtt_us, lost_per_mille)| Way { endpoint: at.to_owned(), in_use, rtt_us, lost_per_mille })
+            .into(),
     };
     let barn = Neighbour {
         name: "old-barn".to_owned(),
@@ -110,14 +113,17 @@ fn neighbours_are_listed_with_what_is_known_of_them() {
         admitted: false,
         visitor: false,
         met: true,
+        ways: Vec::new(),
     };
     let (link, carrier) = ("auto".to_owned(), "quic".to_owned());
-    let stranger = Neighbour { name: "new".to_owned(), admitted: false, link, carrier, ..roof.clone() };
+    let ways = Vec::new();
+    let stranger = Neighbour { name: "new".to_owned(), admitted: false, link, carrier, ways, ..roof.clone() };
     let leaf = Neighbour { name: "phone".to_owned(), id: NodeId([0; 20]), role: "leaf".to_owned(), ..barn.clone() };
     assert_eq!(
         neighbours(&[roof, barn, stranger, leaf]),
         "NAME      ACCOUNT      LINK         STATE             ROLE        COST      RTT    HEARD  ENDPOINT
-roof      0x2222…2222  wireguard    up                provider      96  12.3 ms  2 s ago  [2001:db8::2]:51820
+roof      0x2222…2222  wireguard    up                provider      96  12.3 ms    2 s ago  [2001:db8::2]:51820
+                       or by                                            31.0 ms   2 % lost  [fe80::2%3]:51820
 old-barn  0x3333…3333  quic         connecting        subscriber     -        -    never  -
 new       0x2222…2222  quic (auto)  up, not admitted  provider      96  12.3 ms  2 s ago  [2001:db8::2]:51820
 phone     -            quic         connecting        leaf           -        -    never  -
