@@ -121,12 +121,12 @@ fn neighbours_are_listed_with_what_is_known_of_them() {
     let leaf = Neighbour { name: "phone".to_owned(), id: NodeId([0; 20]), role: "leaf".to_owned(), ..barn.clone() };
     assert_eq!(
         neighbours(&[roof, barn, stranger, leaf]),
-        "NAME      ACCOUNT      LINK         STATE             ROLE        COST      RTT    HEARD  ENDPOINT
-roof      0x2222…2222  wireguard    up                provider      96  12.3 ms    2 s ago  [2001:db8::2]:51820
-                       or by                                            31.0 ms   2 % lost  [fe80::2%3]:51820
-old-barn  0x3333…3333  quic         connecting        subscriber     -        -    never  -
-new       0x2222…2222  quic (auto)  up, not admitted  provider      96  12.3 ms  2 s ago  [2001:db8::2]:51820
-phone     -            quic         connecting        leaf           -        -    never  -
+        "NAME      ACCOUNT      LINK         STATE             ROLE        COST      RTT     HEARD  ENDPOINT
+roof      0x2222…2222  wireguard    up                provider      96  12.3 ms   2 s ago  [2001:db8::2]:51820
+                       or by                                            31.0 ms  2 % lost  [fe80::2%3]:51820
+old-barn  0x3333…3333  quic         connecting        subscriber     -        -     never  -
+new       0x2222…2222  quic (auto)  up, not admitted  provider      96  12.3 ms   2 s ago  [2001:db8::2]:51820
+phone     -            quic         connecting        leaf           -        -     never  -
 "
     );
 }
