@@ -941,7 +941,7 @@ impl Control {
             if status.up && silent && due && !self.shared.by_quic(*link) {
                 known.renewed = Some(now);
                 self.node.handle_link_silent(now, *link);
-                self.inbox.send(ToWorker::Renew(*link));
+                self.inbox.send(ToWorker::Renew { link: *link, starves: true });
             }
         }
         self.tell_endpoints();

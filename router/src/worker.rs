@@ -107,10 +107,12 @@ pub(crate) enum ToWorker {
     Meet { peer: PeerConfig, from: SocketAddr, datagram: Vec<u8> },
     /// Call a WireGuard peer there, once; where the owner wrote that it is stays as it was.
     Call { link: LinkId, at: SocketAddr },
-    /// A WireGuard peer is there, too, as it says itself.
-    Way { link: LinkId, at: SocketAddr },
-    /// Make a new WireGuard session with a peer that has fallen silent.
-    Renew(LinkId),
+    /// The WireGuard peer with this key is there, too, as it says itself.
+    Way { link: LinkId, key: WireguardKey, at: SocketAddr },
+    /// Nobody knows where a WireGuard peer is besides where it sends from.
+    ForgetWays(LinkId),
+    /// Make a new WireGuard session with a peer that has fallen silent, by another way if it starves: if its data does not come.
+    Renew { link: LinkId, starves: bool },
     /// Forget a WireGuard peer.
     RemovePeer(LinkId),
 }
@@ -774,8 +776,9 @@ impl Worker {
                 }
                 Ok(ToWorker::Probe { link, packet, .. }) => self.wireguard.probe(link, &packet),
                 Ok(ToWorker::SetPeer(peer)) => self.wireguard.set_peer(now, &peer),
-                Ok(ToWorker::Renew(link)) => self.wireguard.renew(link),
-                Ok(ToWorker::Way { link, at }) => self.wireguard.add_way(now, link, at),
+                Ok(ToWorker::Renew { link, starves }) => self.wireguard.renew(now, link, starves),
+                Ok(ToWorker::Way { link, key, at }) => self.wireguard.add_way(now, link, &key, at),
+                Ok(ToWorker::ForgetWays(link)) => self.wireguard.forget_ways(link),
                 Ok(ToWorker::Call { link, at }) => self.wireguard.call(link, at),
                 Ok(ToWorker::Meet { peer, from, datagram }) => {
                     self.wireguard.set_peer(now, &peer);

@@ -35,6 +35,8 @@ pub(crate) struct PathMtu {
     /// The link's own MTU.
     max: usize,
     found: Option<usize>,
+    /// The least of all ways there were: a new one may have as little.
+    least: Option<usize>,
     round: u16,
     /// The longest that was answered in this round.
     best: Option<usize>,
@@ -53,7 +55,8 @@ pub struct NoMessage;
 impl PathMtu {
     /// A first round begins at once.
     pub(crate) fn new(now: Instant, max: usize) -> Self {
-        let mut path = Self { max, found: None, round: 0, best: None, tries: None, due: now, outbox: Vec::new() };
+        let mut path =
+            Self { max, found: None, least: None, round: 0, best: None, tries: None, due: now, outbox: Vec::new() };
         path.handle_way_changed(now);
         path
     }
@@ -63,8 +66,14 @@ impl PathMtu {
         self.found.unwrap_or(self.max)
     }
 
-    /// The way may be another one: it is tried again.
+    /// The way may be another one: it is tried again. If one before had less room, no more is taken for granted until this one has
+    /// answered, which takes one round trip: links may change to and fro between two ways.
     pub(crate) fn handle_way_changed(&mut self, now: Instant) {
+        self.found = self.least.or(self.found);
+        self.begin_round(now);
+    }
+
+    fn begin_round(&mut self, now: Instant) {
         self.round = self.round.wrapping_add(1);
         (self.best, self.tries, self.due) = (None, Some(TRIES), now);
         self.handle_timeout(now);
@@ -87,12 +96,13 @@ impl PathMtu {
                 let lengths = LENGTHS.into_iter().filter(|len| *len < self.max).chain([self.max]).filter(worth);
                 self.outbox.extend(lengths.map(|len| (probe(self.round, len), true)));
             }
-            None => self.handle_way_changed(now),
+            None => self.begin_round(now),
         }
     }
 
     fn end_round(&mut self, now: Instant) {
         self.found = self.best.or(self.found);
+        self.least = self.least.or(self.found).min(self.found);
         (self.tries, self.due) = (None, now + AGAIN_AFTER);
     }
 
@@ -195,6 +205,27 @@ mod tests {
             way.run(1, || false);
             assert_eq!(way.mtus(), [1420; 2], "more again");
         }
+    }
+
+    #[test]
+    fn of_two_ways_the_one_with_less_room_is_thought_of_at_each_change() {
+        let mut way = Way::new(1500);
+        way.run(5, || false);
+        for room in [1400, 1500, 1400, 1500] {
+            way.room = room;
+            way.ends.iter_mut().for_each(|end| end.handle_way_changed(way.now));
+            let before = way.mtus();
+            way.run(5, || false);
+            assert_eq!(way.mtus(), [room.min(1420); 2]);
+            // The first time nobody can know.
+            assert!(before == [1400; 2] || room == 1400 && before == [1420; 2], "{before:?}");
+            way.run(620, || false);
+        }
+        way.room = 1400;
+        way.ends.iter_mut().for_each(|end| end.handle_way_changed(way.now));
+        assert_eq!(way.mtus(), [1400; 2], "at once");
+        way.run(620, || false);
+        assert_eq!(way.mtus(), [1400; 2]);
     }
 
     #[test]

@@ -2,15 +2,17 @@
 //!
 //! A link stays one: one session, one account, one Babel interface. Which address its datagrams are sent to is decided here, by
 //! each end for itself. Where only one way is known nothing is sent. Else each way is tried now and then by a message that the
-//! neighbour answers on the same way: a way whose last three were not answered is left at once if another one answers, and one that
-//! is clearly better for some seconds, by its shortest round trip and by what it loses, is taken. Who leaves a dead way says so, and
-//! the neighbour follows: what one end's questions do not come back from, the other's do not either.
+//! neighbour answers on the same way: a way that falls silent is left for one that answers, and one that is clearly better for some
+//! seconds, by its shortest round trip and by what it loses, is taken. Who leaves a way that has died says so by the one it takes, and
+//! the neighbour follows, if that one has answered it as well. Answers do not say that data passes: where none does for some seconds
+//! the caller says so, and the way is left alone for a while, and for longer each time. Each change makes the next wait longer, too,
+//! as what is measured depends on what is sent.
 //!
 //! Messages are UDP datagrams inside the link, of five bytes: 1 for a question, 3 for one on a way that was taken because another
-//! died, or 2 for the answer to either; and its number, 32 bits, big-endian.
-//! They are sealed as all that a link carries, so an answer was made by the neighbour; where it comes from is where the way leads.
-//! Ways are heard of by beacons, or by a question that comes over one. One that leads nowhere costs a message every two seconds, for
-//! a minute after it was last heard of.
+//! died, or 2 for the answer to either; and its number, 32 bits, big-endian. They are sealed as all that a link carries, so an
+//! answer was made by the neighbour; where it comes from is where the way leads. Ways are heard of by beacons, by a question that
+//! comes over a wire, or by whatever else of the neighbour comes from elsewhere; none is taken before it has answered, unless none
+//! that is known does. Whoever never answers, as it knows nothing of this, is sent to where it sends from.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -30,10 +32,12 @@ const WAYS_MAX: usize = 6;
 const IN_USE_EACH: Duration = Duration::from_millis(500);
 const OTHERS_EACH: Duration = Duration::from_secs(2);
 const QUICK_EACH: Duration = Duration::from_millis(200);
-/// How long an answer is waited for: twice the longest of the last ones took, within these.
-const PATIENCE: (Duration, Duration) = (Duration::from_millis(300), Duration::from_secs(1));
-/// So many in a row unanswered: the way is dead. A radio that loses a fifth of them there or back does so every half minute, and
-/// then the other one is no worse a choice.
+/// How long an answer is waited for: twice the longest of the last ones took, within these; and where there was none yet.
+const PATIENCE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(3));
+const FIRST_PATIENCE: Duration = Duration::from_secs(1);
+/// An answer that comes later than that is no loss all the same, within this time.
+const LATE: Duration = Duration::from_secs(5);
+/// So many in a row unanswered: the way is dead. Of one that loses much anyway, more.
 const DEAD: u32 = 3;
 /// For so long it is said that a way was left because it died, and so often at most that is believed.
 const NEED: Duration = Duration::from_secs(2);
@@ -41,8 +45,8 @@ const NEED: Duration = Duration::from_secs(2);
 const FRESH: Duration = Duration::from_millis(2500);
 /// What is known of a way counts after so many answers and losses.
 const KNOWN: u32 = 8;
-/// Round trips remembered: half a minute of another way's.
-const ROUND_TRIPS: usize = 16;
+/// Round trips remembered: a minute of another way's.
+const ROUND_TRIPS: usize = 32;
 /// What a way costs besides its round trip: below that, nobody notices a difference.
 const FLOOR: Duration = Duration::from_millis(2);
 /// A loss of one in eight is as bad as twice the round trip. One or two more than were seen may be chance: that is said against the
@@ -52,10 +56,14 @@ const CHANCE: u32 = 2;
 /// Another way is better if it costs less than so much of this one, for so long.
 const BETTER: (u32, u32) = (7, 10);
 const BETTER_FOR: Duration = Duration::from_secs(5);
-/// After a change the link stays where it is for so long, unless the way dies: what is measured depends on what is sent.
+/// After a change the link stays where it is for so long, unless the way dies, and twice as long if it has just changed before; and
+/// so long is a way left alone on which no data came.
 const STAYS: Duration = Duration::from_secs(30);
+const STAYS_MAX: Duration = Duration::from_secs(1800);
 /// A way that has not answered and was not heard of for so long is forgotten.
 const FORGOTTEN: Duration = Duration::from_secs(60);
+/// Questions answered between two calls of [`Ways::handle_timeout`]: twice what a neighbour asks.
+const ANSWERS_MAX: usize = 2 * WAYS_MAX;
 
 /// What a message to send says, and to which address.
 pub type Message = (SocketAddr, [u8; WAY_MESSAGE_LEN]);
@@ -84,12 +92,18 @@ pub struct WayView {
 pub struct Ways {
     /// The first is in use.
     ways: Vec<Way>,
+    /// The one that the owner wrote down: it is never forgotten.
+    written: Option<SocketAddr>,
     number: u32,
-    /// When the link last went to another, and when because one had died.
+    /// When the link last went to another, when because one had died, and for how long it stays.
     moved: Option<Instant>,
     fled: Option<Instant>,
+    stays: Duration,
     /// Which one is better, and since when.
     better: Option<(SocketAddr, Instant)>,
+    /// There is no session: the first way that brings something is taken.
+    is_lost: bool,
+    answers: usize,
     outbox: VecDeque<Message>,
 }
 
@@ -98,16 +112,28 @@ struct Way {
     at: SocketAddr,
     /// When it was last heard of, or answered.
     alive: Instant,
-    /// What was asked and is not answered yet.
-    asked: VecDeque<(u32, Instant)>,
+    /// What was asked lately and is not answered.
+    asked: VecDeque<Asked>,
     asked_at: Option<Instant>,
     answered: Option<Instant>,
     round_trips: VecDeque<Duration>,
-    /// The last 64 questions, the newest lowest: 1 is lost; and how many are known of.
+    /// The last 64 questions, the newest lowest: 1 is lost; how many there were in all, and are known of.
     lost: u64,
+    noted: u64,
     known: u32,
     /// The system has no way there.
     unreachable: bool,
+    /// No data came by it: it is left alone until then, and the next time for so long.
+    barred: Option<Instant>,
+    bar: Duration,
+}
+
+#[derive(Debug)]
+struct Asked {
+    number: u32,
+    at: Instant,
+    /// Which of all it is, once it counts as lost.
+    lost: Option<u64>,
 }
 
 impl Way {
@@ -120,8 +146,11 @@ impl Way {
             answered: None,
             round_trips: VecDeque::new(),
             lost: 0,
+            noted: 0,
             known: 0,
             unreachable: false,
+            barred: None,
+            bar: STAYS,
         }
     }
 
@@ -130,18 +159,54 @@ impl Way {
         self.lost.trailing_ones().min(self.known)
     }
 
+    /// More in a row than chance would have it, by what it lost before.
+    fn is_dead(&self) -> bool {
+        let missed = self.missed();
+        let before = (self.lost_of_known() - missed) * LOSS_WEIGHT / (self.known - missed).max(1);
+        missed >= DEAD + before
+    }
+
     fn note(&mut self, lost: bool) {
         self.lost = self.lost << 1 | u64::from(lost);
+        self.noted += 1;
         self.known = (self.known + 1).min(u64::BITS);
     }
 
-    fn patience(&self) -> Duration {
-        let longest = self.round_trips.iter().max().copied().unwrap_or_default();
-        (longest * 2).clamp(PATIENCE.0, PATIENCE.1)
+    /// Counts what was not answered in time, and forgets what will not be.
+    fn wait(&mut self, now: Instant) {
+        let longest = self.round_trips.iter().max().copied();
+        let patience = longest.map_or(FIRST_PATIENCE, |longest| (longest * 2).clamp(PATIENCE.0, PATIENCE.1));
+        let age = |asked: &Asked| now.saturating_duration_since(asked.at);
+        while let Some(index) = self.asked.iter().position(|asked| asked.lost.is_none() && age(asked) >= patience) {
+            self.note(true);
+            self.asked[index].lost = Some(self.noted);
+        }
+        self.asked.retain(|asked| age(asked) < LATE);
     }
 
-    fn is_fresh(&self, now: Instant) -> bool {
-        !self.unreachable && self.answered.is_some_and(|at| now.saturating_duration_since(at) < FRESH)
+    /// Whether that was asked.
+    fn handle_answer(&mut self, now: Instant, number: u32) -> bool {
+        let index = self.asked.iter().position(|asked| asked.number == number);
+        let Some(asked) = index.and_then(|index| self.asked.remove(index)) else { return false };
+        if self.round_trips.len() >= ROUND_TRIPS {
+            self.round_trips.pop_front();
+        }
+        self.round_trips.push_back(now.saturating_duration_since(asked.at));
+        (self.answered, self.alive, self.unreachable) = (Some(now), now, false);
+        match asked.lost {
+            Some(noted) => {
+                let bit = u32::try_from(self.noted - noted).ok().and_then(|ago| 1_u64.checked_shl(ago));
+                self.lost &= !bit.unwrap_or(0);
+            }
+            None => self.note(false),
+        }
+        true
+    }
+
+    /// Whether the link may go by it.
+    fn works(&self, now: Instant) -> bool {
+        let is_fresh = self.answered.is_some_and(|at| now.saturating_duration_since(at) < FRESH);
+        is_fresh && !self.unreachable && self.missed() == 0 && self.barred.is_none_or(|until| now >= until)
     }
 
     fn lost_of_known(&self) -> u32 {
@@ -158,16 +223,30 @@ impl Way {
 }
 
 impl Ways {
-    /// Those of a link that goes by this one.
+    /// Those of a link that goes by this one, of which the owner may have written one down.
     #[must_use]
-    pub fn new(now: Instant, in_use: SocketAddr) -> Self {
-        Self {
+    pub fn new(now: Instant, in_use: SocketAddr, written: Option<SocketAddr>) -> Self {
+        let mut ways = Self {
             ways: vec![Way::new(now, in_use)],
+            written: None,
             number: 0,
             moved: None,
             fled: None,
+            stays: STAYS,
             better: None,
+            is_lost: false,
+            answers: ANSWERS_MAX,
             outbox: VecDeque::new(),
+        };
+        ways.handle_written(now, written);
+        ways
+    }
+
+    /// The owner wrote this one down, or none.
+    pub fn handle_written(&mut self, now: Instant, written: Option<SocketAddr>) {
+        self.written = written;
+        if let Some(at) = written {
+            self.handle_found(now, at);
         }
     }
 
@@ -177,34 +256,45 @@ impl Ways {
         self.ways[0].at
     }
 
+    /// All of them, the one in use first.
+    pub fn all(&self) -> impl Iterator<Item = SocketAddr> {
+        self.ways.iter().map(|way| way.at)
+    }
+
     /// Whether there is but one.
     #[must_use]
     pub fn is_one(&self) -> bool {
         self.ways.len() == 1
     }
 
-    /// Somebody trustworthy says that the neighbour is there. Where there are too many ways, the one in use stays, and what was
-    /// silent longest goes.
+    /// Somebody trustworthy says that the neighbour is there. Where there are too many ways, the one in use stays, the one that the
+    /// owner wrote, and of the others not what was silent longest.
     pub fn handle_found(&mut self, now: Instant, at: SocketAddr) {
         if let Some(way) = self.ways.iter_mut().find(|way| way.at == at) {
             way.alive = now;
             return;
         }
         if self.ways.len() >= WAYS_MAX {
-            let others = self.ways.iter().enumerate().skip(1);
+            let others = self.ways.iter().enumerate().skip(1).filter(|(_, way)| Some(way.at) != self.written);
             let oldest = others.min_by_key(|(_, way)| (way.answered, way.alive)).map(|(index, _)| index);
             self.ways.remove(oldest.unwrap_or(1));
         }
         self.ways.push(Way::new(now, at));
     }
 
-    /// Something of the neighbour came from there. It roams if the way in use is in doubt.
+    /// Something of the neighbour came from there. Another port of one address is the same way, as NAT has changed its mind. Else
+    /// it is one more to be asked; it is taken at once where nothing is known to work.
     pub fn handle_heard(&mut self, now: Instant, from: SocketAddr) {
-        if self.ways.iter().any(|way| way.at == from) {
-            return;
+        if self.ways.iter().all(|way| way.at != from) {
+            let same = |way: &&mut Way| Some(way.at) != self.written && without_port(way.at) == without_port(from);
+            match self.ways.iter_mut().find(same) {
+                Some(way) => way.at = from,
+                None => self.handle_found(now, from),
+            }
         }
-        self.handle_found(now, from);
-        if self.ways[0].missed() > 0 {
+        let current = &self.ways[0];
+        if self.is_lost || current.answered.is_none() || current.is_dead() {
+            self.is_lost = false;
             self.take(now, from);
         }
     }
@@ -214,14 +304,31 @@ impl Ways {
         self.handle_found(now, at);
         if let Some(index) = self.ways.iter().position(|way| way.at == at).filter(|index| *index > 0) {
             self.ways.swap(0, index);
+            let just_moved = self.moved.is_some_and(|moved| now.saturating_duration_since(moved) < self.stays * 2);
+            self.stays = if just_moved { STAYS_MAX.min(self.stays * 2) } else { STAYS };
             (self.moved, self.better) = (Some(now), None);
         }
     }
 
-    /// Nothing comes by any of them: the next is tried, in turn.
-    pub fn handle_silence(&mut self) {
-        self.ways.rotate_left(1);
-        self.better = None;
+    fn flee(&mut self, now: Instant, to: SocketAddr) {
+        self.take(now, to);
+        self.fled = Some(now);
+        // It is told at once.
+        self.ways[0].asked_at = None;
+    }
+
+    /// There is no session any more.
+    pub fn handle_lost(&mut self) {
+        self.is_lost = true;
+    }
+
+    /// Nothing but answers came for some seconds: another way is taken, and this one left alone for a while.
+    pub fn handle_starved(&mut self, now: Instant) {
+        let Some(best) = self.best(now) else { return };
+        let way = &mut self.ways[0];
+        way.barred = Some(now + way.bar);
+        way.bar = STAYS_MAX.min(way.bar * 2);
+        self.flee(now, best);
     }
 
     /// The system has a way there, or none.
@@ -230,6 +337,15 @@ impl Ways {
             way.unreachable = !reachable;
         }
         self.choose(now);
+    }
+
+    /// Forgets those that may not be used; false if there is none left.
+    pub fn retain(&mut self, may: impl Fn(SocketAddr) -> bool) -> bool {
+        if self.ways.iter().any(|way| may(way.at)) {
+            self.ways.retain(|way| may(way.at));
+            return true;
+        }
+        false
     }
 
     /// A message of the neighbour, and where it came from.
@@ -241,66 +357,60 @@ impl Ways {
         let number = u32::from_be_bytes([a, b, c, d]);
         match kind {
             QUESTION | QUESTION_IN_NEED => {
+                let Some(left) = self.answers.checked_sub(1) else { return Ok(()) };
+                self.answers = left;
                 // One end may have ears where the other's beacons are not heard.
                 if is_on_a_wire(from) {
                     self.handle_found(now, from);
                 }
                 let rests = self.moved.is_some_and(|moved| now.saturating_duration_since(moved) < NEED);
-                let leads = self.ways.iter().any(|way| way.at == from && way.answered.is_some() && !way.unreachable);
-                if kind == QUESTION_IN_NEED && leads && !rests {
+                let leads = |way: &Way| way.at == from && way.answered.is_some() && !way.unreachable;
+                if kind == QUESTION_IN_NEED && !rests && self.ways.iter().any(leads) {
                     self.take(now, from);
                 }
-                if self.outbox.len() < 4 * WAYS_MAX {
-                    self.outbox.push_back((from, message(ANSWER, number)));
-                }
+                self.outbox.push_back((from, message(ANSWER, number)));
             }
             ANSWER => {
-                let Some(way) = self.ways.iter_mut().find(|way| way.at == from) else { return Ok(()) };
-                let Some(index) = way.asked.iter().position(|(asked, _)| *asked == number) else { return Ok(()) };
-                let Some((_, asked)) = way.asked.remove(index) else { return Ok(()) };
-                if way.round_trips.len() >= ROUND_TRIPS {
-                    way.round_trips.pop_front();
+                let way = self.ways.iter_mut().find(|way| way.at == from);
+                if way.is_some_and(|way| way.handle_answer(now, number)) {
+                    self.choose(now);
                 }
-                way.round_trips.push_back(now.saturating_duration_since(asked));
-                (way.answered, way.alive, way.unreachable) = (Some(now), now, false);
-                way.note(false);
-                self.choose(now);
             }
             _ => return Err(NoWayMessage),
         }
         Ok(())
     }
 
-    /// Asks what is due, and chooses. Harmless to call early.
+    /// Forgets what was not heard of for long.
+    pub fn forget(&mut self, now: Instant) {
+        let (in_use, written) = (self.in_use(), self.written);
+        let stays = |way: &Way| way.at == in_use || Some(way.at) == written;
+        self.ways.retain(|way| stays(way) || now.saturating_duration_since(way.alive) < FORGOTTEN);
+    }
+
+    /// Asks what is due, and chooses: while there is a session. Harmless to call early.
     pub fn handle_timeout(&mut self, now: Instant) {
-        for way in &mut self.ways {
-            let patience = way.patience();
-            while way.asked.front().is_some_and(|(_, asked)| now.saturating_duration_since(*asked) >= patience) {
-                way.asked.pop_front();
-                way.note(true);
-            }
-        }
+        self.answers = ANSWERS_MAX;
+        self.forget(now);
+        self.ways.iter_mut().for_each(|way| way.wait(now));
         self.choose(now);
-        let mut index = 0;
-        self.ways.retain(|way| {
-            index += 1;
-            index == 1 || now.saturating_duration_since(way.alive) < FORGOTTEN
-        });
         if self.is_one() {
             return;
         }
         let in_need = self.fled.is_some_and(|fled| now.saturating_duration_since(fled) < NEED);
-        let in_doubt = in_need || self.ways[0].missed() > 0;
+        // Where no way ever answers, nobody is there to be asked in a hurry.
+        let answers = self.ways.iter().any(|way| way.answered.is_some());
+        let in_doubt = in_need || answers && self.ways[0].missed() > 0;
         for (index, way) in self.ways.iter_mut().enumerate() {
             let each = match index {
                 _ if in_doubt || way.known < KNOWN => QUICK_EACH,
-                0 => IN_USE_EACH,
+                0 if answers => IN_USE_EACH,
                 _ => OTHERS_EACH,
             };
             if way.asked_at.is_none_or(|at| now.saturating_duration_since(at) >= each) {
                 self.number = self.number.wrapping_add(1);
                 way.asked_at = Some(now);
-                way.asked.push_back((self.number, now));
+                way.asked.push_back(Asked { number: self.number, at: now, lost: None });
                 let kind = if in_need && index == 0 { QUESTION_IN_NEED } else { QUESTION };
                 self.outbox.push_back((way.at, message(kind, self.number)));
             }
@@ -317,35 +427,34 @@ impl Ways {
         self.ways.iter().enumerate().map(|(index, way)| WayView {
             at: way.at,
             in_use: index == 0,
-            round_trip: way.round_trips.iter().min().copied().filter(|_| way.missed() < DEAD && !way.unreachable),
+            round_trip: way.round_trips.iter().min().copied().filter(|_| !way.is_dead() && !way.unreachable),
             lost_per_mille: u16::try_from(1000 * way.lost_of_known() / way.known.max(1)).unwrap_or(1000),
         })
     }
 
+    /// The best of those that are not in use, if one works.
+    fn best(&self, now: Instant) -> Option<SocketAddr> {
+        let others = self.ways.iter().skip(1).filter(|way| way.works(now));
+        others.min_by_key(|way| (way.cost(CHANCE).is_none(), way.cost(CHANCE))).map(|way| way.at)
+    }
+
     fn choose(&mut self, now: Instant) {
-        let (current, others) = self.ways.split_at(1);
-        let current = &current[0];
-        let works = |way: &&Way| way.is_fresh(now) && way.missed() == 0;
-        let cheapest = |way: &&Way| (way.cost(CHANCE).is_none(), way.cost(CHANCE));
-        let best = others.iter().filter(works).min_by_key(cheapest);
-        let Some(best) = best else {
+        let Some(at) = self.best(now) else {
             self.better = None;
             return;
         };
-        let at = best.at;
-        if current.unreachable || current.missed() >= DEAD {
-            self.take(now, at);
-            self.fled = Some(now);
-            self.ways[0].asked_at = None;
-            return;
+        let current = &self.ways[0];
+        if current.unreachable || current.is_dead() {
+            return self.flee(now, at);
         }
-        let is_better = match (current.cost(0), best.cost(CHANCE)) {
+        let other = self.ways.iter().find(|way| way.at == at).and_then(|way| way.cost(CHANCE));
+        let is_better = match (current.cost(0), other) {
             (Some(cost), Some(other)) => other * BETTER.1 < cost * BETTER.0,
             _ => false,
         };
         let since = self.better.filter(|(better, _)| *better == at).map_or(now, |(_, since)| since);
         self.better = is_better.then_some((at, since));
-        let rests = self.moved.is_some_and(|moved| now.saturating_duration_since(moved) < STAYS);
+        let rests = self.moved.is_some_and(|moved| now.saturating_duration_since(moved) < self.stays);
         if is_better && !rests && now.saturating_duration_since(since) >= BETTER_FOR {
             self.take(now, at);
         }
@@ -362,12 +471,19 @@ fn is_on_a_wire(at: SocketAddr) -> bool {
     matches!(at.ip(), IpAddr::V6(ip) if ip.is_unicast_link_local())
 }
 
+fn without_port(mut at: SocketAddr) -> SocketAddr {
+    at.set_port(0);
+    at
+}
+
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "a test's clock starts now")]
 mod tests {
     use super::*;
 
-    const TICK: Duration = Duration::from_millis(50);
+    /// As often as the worker comes by, and what passes the wires meanwhile.
+    const TICK: Duration = Duration::from_millis(250);
+    const STEP: Duration = Duration::from_millis(1);
 
     fn at(number: u8) -> SocketAddr {
         format!("[fe80::{number}%{number}]:51820").parse().unwrap()
@@ -382,6 +498,9 @@ mod tests {
         back: Vec<(Instant, Message)>,
         rng: fastrand::Rng,
         asked: usize,
+        ticked: Instant,
+        /// What the way in use takes longer, of each: much is sent.
+        queue: Option<[Duration; 2]>,
     }
 
     impl World {
@@ -389,9 +508,18 @@ mod tests {
             let now = Instant::now();
             let wires: Vec<_> =
                 (1..).zip(wires).map(|(number, (ms, lost))| (at(number), Duration::from_millis(*ms), *lost)).collect();
-            let mut ways = Ways::new(now, wires[0].0);
+            let mut ways = Ways::new(now, wires[0].0, None);
             wires.iter().for_each(|(at, _, _)| ways.handle_found(now, *at));
-            Self { ways, now, wires, back: Vec::new(), rng: fastrand::Rng::with_seed(7), asked: 0 }
+            Self {
+                ways,
+                now,
+                ticked: now,
+                wires,
+                back: Vec::new(),
+                rng: fastrand::Rng::with_seed(7),
+                asked: 0,
+                queue: None,
+            }
         }
 
         /// Runs for so long, or until the link goes by this way. How long it took.
@@ -411,23 +539,30 @@ mod tests {
         }
 
         fn step(&mut self) {
-            self.now += TICK;
-            for (wire, _, _) in &self.wires {
-                self.ways.handle_found(self.now, *wire);
-            }
+            self.now += STEP;
             let now = self.now;
             let (due, later) = std::mem::take(&mut self.back).into_iter().partition(|(at, _)| *at <= now);
             self.back = later;
             for (_, (from, message)) in due as Vec<(Instant, Message)> {
                 self.ways.handle_message(now, from, &message).unwrap();
             }
+            if now < self.ticked + TICK {
+                return;
+            }
+            self.ticked = now;
+            for (wire, _, _) in &self.wires {
+                self.ways.handle_found(now, *wire);
+            }
             self.ways.handle_timeout(now);
             while let Some((to, bytes)) = self.ways.poll_transmit() {
                 self.asked += 1;
-                let Some((_, takes, lost)) = self.wires.iter().find(|(at, _, _)| *at == to) else { continue };
-                if self.rng.u8(0..100) >= *lost {
+                let Some(index) = self.wires.iter().position(|(at, _, _)| *at == to) else { continue };
+                let (_, takes, lost) = self.wires[index];
+                let queue =
+                    self.queue.filter(|_| to == self.ways.in_use()).map_or(Duration::ZERO, |queue| queue[index]);
+                if self.rng.u8(0..100) >= lost {
                     let [_, a, b, c, d] = bytes;
-                    self.back.push((now + *takes, (to, [ANSWER, a, b, c, d])));
+                    self.back.push((now + takes + queue, (to, [ANSWER, a, b, c, d])));
                 }
             }
         }
@@ -447,8 +582,8 @@ mod tests {
         let mut world = World::new(&[(300, 0), (10, 0)]);
         let took = world.until(2, SECOND * 60);
         assert!(took > BETTER_FOR && took < SECOND * 10, "{took:?}");
-        // The clock of this test goes by 50 ms: what is shorter looks so long.
-        for wires in [[(250, 0), (200, 0)], [(100, 0), (100, 3)], [(1, 0), (1, 0)]] {
+        for wires in [[(250, 0), (200, 0)], [(100, 0), (100, 3)], [(1, 0), (1, 0)], [(3, 0), (1, 0)], [(2, 2), (2, 1)]]
+        {
             let mut world = World::new(&wires);
             world.run(SECOND * 200);
             assert_eq!(world.ways.in_use(), at(1), "{wires:?}");
@@ -465,18 +600,114 @@ mod tests {
     }
 
     #[test]
-    fn a_way_that_dies_is_left_within_a_second_and_a_half_whichever_way_it_dies() {
-        for seed in 0..50 {
-            let mut world = World::new(&[(50, 0), (50, 0)]);
-            world.run(SECOND * 10 + TICK * seed);
+    fn a_way_that_dies_is_left_within_two_seconds_whichever_way_it_dies() {
+        let (mut longest, mut all) = (Duration::ZERO, Duration::ZERO);
+        for seed in 0..200 {
+            let mut world = World::new(&[(5, 0), (80, 0)]);
+            world.run(SECOND * 10 + STEP * 7 * seed);
             world.wires[0].2 = 100;
             let took = world.until(2, SECOND * 60);
-            assert!(took <= SECOND * 3 / 2, "{took:?}");
+            (longest, all) = (longest.max(took), all + took);
         }
+        assert!(longest < SECOND * 2 && all / 200 < SECOND * 3 / 2, "{longest:?}, {:?} in the mean", all / 200);
         let mut world = World::new(&[(50, 0), (50, 0)]);
         world.run(SECOND * 10);
         world.ways.handle_reach(world.now, at(1), false);
         assert_eq!(world.ways.in_use(), at(2), "at once where the system says so");
+    }
+
+    #[test]
+    fn slow_ways_are_measured_too_and_late_answers_are_no_losses() {
+        let mut world = World::new(&[(700, 0), (900, 0)]);
+        world.run(SECOND * 60);
+        assert_eq!(world.ways.in_use(), at(1));
+        let views: Vec<WayView> = world.ways.views().collect();
+        assert!(views.iter().all(|view| view.lost_per_mille == 0 && view.round_trip.is_some()), "{views:?}");
+        world.wires[0].2 = 100;
+        assert!(world.until(2, SECOND * 60) < SECOND * 8);
+    }
+
+    #[test]
+    fn what_fills_the_way_in_use_does_not_drive_the_link_about() {
+        let ms = Duration::from_millis;
+        for (queue, most) in [([40, 150], 12), ([15, 150], 12), ([700, 700], 12), ([2000, 2000], 12)] {
+            let mut world = World::new(&[(2, 0), (10, 0)]);
+            world.queue = Some(queue.map(ms));
+            assert!(moves(&mut world, SECOND * 3600) <= most, "{queue:?}");
+        }
+        // Radios that lose much, both alike.
+        for (lost, most) in [(10, 12), (20, 40), (36, 60)] {
+            let mut world = World::new(&[(2, lost), (2, lost)]);
+            let moves = moves(&mut world, SECOND * 3600);
+            assert!(moves <= most, "{moves} moves in an hour where {lost} % are lost");
+        }
+    }
+
+    fn moves(world: &mut World, time: Duration) -> usize {
+        let (end, mut moves, mut before) = (world.now + time, 0, world.ways.in_use());
+        while world.now < end {
+            world.step();
+            if std::mem::replace(&mut before, world.ways.in_use()) != world.ways.in_use() {
+                moves += 1;
+            }
+        }
+        moves
+    }
+
+    #[test]
+    fn a_way_that_answers_and_carries_nothing_is_left_alone_for_longer_each_time() {
+        let mut world = World::new(&[(1, 0), (100, 0)]);
+        let mut stayed = Vec::new();
+        for _ in 0..4 {
+            world.run(SECOND * 10);
+            assert_eq!(world.ways.in_use(), at(1));
+            world.ways.handle_starved(world.now);
+            assert_eq!(world.ways.in_use(), at(2), "at once");
+            stayed.push(world.until(1, SECOND * 7200));
+        }
+        assert!(stayed.windows(2).all(|two| two[1] >= two[0] * 3 / 2), "{stayed:?}");
+        // Where there is no other, nothing is to be gained.
+        let mut world = World::new(&[(1, 0), (100, 100)]);
+        world.run(SECOND * 10);
+        world.ways.handle_starved(world.now);
+        assert_eq!(world.ways.in_use(), at(1));
+    }
+
+    #[test]
+    fn whoever_never_answers_is_sent_to_where_it_sends_from() {
+        let mut world = World::new(&[(1, 100), (1, 100)]);
+        world.run(SECOND * 100);
+        for number in [2, 1, 2, 1] {
+            world.ways.handle_heard(world.now, at(number));
+            assert_eq!(world.ways.in_use(), at(number));
+        }
+        let before = world.asked;
+        world.run(SECOND * 100);
+        assert!(world.asked - before <= 101, "{}", world.asked - before);
+    }
+
+    #[test]
+    fn what_the_owner_wrote_is_never_forgotten_and_the_first_to_answer_after_a_lost_session_is_taken() {
+        let written: SocketAddr = "203.0.113.1:51820".parse().unwrap();
+        let mut world = World::new(&[(1, 0), (1, 0)]);
+        world.ways.handle_written(world.now, Some(written));
+        for number in 3..100 {
+            world.ways.handle_found(world.now, at(number));
+        }
+        world.run(SECOND * 1000);
+        assert_eq!(world.ways.all().filter(|at| *at == written).count(), 1);
+        world.ways.handle_heard(world.now, written);
+        assert_eq!(world.ways.in_use(), at(1));
+        world.ways.handle_lost();
+        world.ways.handle_heard(world.now, written);
+        assert_eq!(world.ways.in_use(), written);
+        // Its NAT gives it another port; the one that was written stays.
+        let (far, farther) = ("[2001:db8::7]:7".parse().unwrap(), "[2001:db8::7]:8".parse().unwrap());
+        world.ways.handle_heard(world.now, far);
+        let ways = world.ways.all().count();
+        world.ways.handle_heard(world.now, farther);
+        assert_eq!(world.ways.all().count(), ways);
+        assert!(world.ways.all().any(|at| at == farther) && world.ways.all().all(|at| at != far));
     }
 
     #[test]
@@ -517,7 +748,7 @@ mod tests {
             assert!(world.until(2, SECOND * 10) < SECOND * 2);
             world.wires[0].2 = 0;
             let took = world.until(1, SECOND * 200);
-            assert!(took >= SECOND * 25 && took < SECOND * 100, "{took:?}");
+            assert!(took >= SECOND * 25 && took < SECOND * 600, "{took:?}");
         }
     }
 
@@ -558,7 +789,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_is_in_doubt_follows_what_it_hears_from_elsewhere() {
+    fn what_comes_from_elsewhere_is_followed_where_nothing_else_works() {
         let mut world = World::new(&[(50, 0), (50, 100)]);
         world.run(SECOND * 10);
         world.ways.handle_heard(world.now, at(9));
@@ -583,6 +814,6 @@ mod tests {
             world.ways.handle_message(world.now, "192.0.2.1:1".parse().unwrap(), &message(QUESTION, number)).unwrap();
         }
         assert_eq!(world.ways.views().count(), 2, "a question from elsewhere than a wire is answered and no more");
-        assert!(std::iter::from_fn(|| world.ways.poll_transmit()).count() <= 4 * WAYS_MAX);
+        assert_eq!(std::iter::from_fn(|| world.ways.poll_transmit()).count(), ANSWERS_MAX);
     }
 }

@@ -525,7 +525,7 @@ impl Side for Sessions {
                 wireguard.set_peer(now, &peer);
             }
             if due && known.quality.is_silent(now) {
-                wireguard.renew(link);
+                wireguard.renew(now, link, false);
                 known.renewed = Some(now);
             }
             if let Some(sequence) = known.quality.question(now, self.current == Some(place), busy) {

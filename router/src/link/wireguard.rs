@@ -4,7 +4,7 @@
 //! datagrams, [`WireGuard::handle_timers`] keeps sessions alive. On the wire it is plain WireGuard: the other end may be
 //! the kernel or any client. Endpoints follow authenticated packets (roaming), never unauthenticated ones, and never into the
 //! mesh: a link that is reached over links would carry its own packets for ever. A neighbour that is found on several wires is sent
-//! to on the best of them ([`node::ways`]).
+//! to on the best of them, and follows nothing else while one of them works ([`node::ways`]).
 
 use std::collections::HashMap;
 use std::io;
@@ -82,6 +82,8 @@ pub struct PeerConfig {
 struct Peer {
     tunn: Tunn,
     key: WireguardKey,
+    /// Its address inside the link.
+    address: Ipv6Addr,
     /// Where it is sent to: of several ways, the one in use.
     endpoint: Option<SocketAddr>,
     /// While there are several.
@@ -90,6 +92,8 @@ struct Peer {
     configured: Option<SocketAddr>,
     tells_congestion: bool,
     attempted: Option<Instant>,
+    /// Of its datagrams, in bytes.
+    longest: usize,
     /// `None` on kernels that allow no second socket of an address.
     exit: Option<Exit>,
     /// The system knows no way to the endpoint: the cable is out, the route is gone.
@@ -246,10 +250,11 @@ impl WireGuard {
         let Some(mut known) = self.peers.lock(config.link) else { return };
         match &mut *known {
             Some(peer) if peer.key == config.key => {
-                if let (Some(ways), Some(at)) = (&mut peer.ways, config.endpoint) {
-                    ways.take(now, at);
+                if let Some(ways) = &mut peer.ways {
+                    ways.handle_written(now, config.endpoint);
+                    ways.take(now, config.endpoint.unwrap_or(ways.in_use()));
                 }
-                peer.endpoint = config.endpoint.or(peer.endpoint);
+                peer.go_by(config.endpoint, &self.socket);
                 peer.configured = config.endpoint;
                 peer.tells_congestion = config.tells_congestion;
             }
@@ -265,11 +270,13 @@ impl WireGuard {
                 let peer = Peer {
                     tunn,
                     key: config.key,
+                    address: link_local(&config.key),
                     endpoint: config.endpoint,
                     ways: None,
                     configured: config.endpoint,
                     tells_congestion: config.tells_congestion,
                     attempted: None,
+                    longest: self.packet_len_max + OVERHEAD,
                     exit: (self.peers.over_mesh.is_none())
                         .then(|| Exit::new(&self.socket, self.packet_len_max + OVERHEAD))
                         .flatten(),
@@ -297,9 +304,17 @@ impl WireGuard {
 
     /// Starts a handshake with a peer whose endpoint is known, beside the session there is, and whether or not another is under way:
     /// that one's first message may be lost, and boringtun would repeat it only after `REKEY_TIMEOUT`, 5 s.
-    pub(crate) fn renew(&mut self, link: LinkId) {
+    ///
+    /// Where it `starves`, as no data came for long, it goes by another way first, if one answers.
+    pub(crate) fn renew(&mut self, now: Instant, link: LinkId, starves: bool) {
         let Some(mut known) = self.peers.lock(link) else { return };
         let Some(peer) = known.as_mut() else { return };
+        if let (Some(ways), Some(_)) = (&mut peer.ways, peer.tunn.time_since_last_handshake()) {
+            if starves {
+                ways.handle_starved(now);
+            }
+            peer.tell_ways(now, &self.socket, &mut self.train.buffer, &self.peers.address);
+        }
         let (Some(endpoint), TunnResult::WriteToNetwork(datagram)) =
             (peer.endpoint, peer.tunn.format_handshake_initiation(&mut self.train.buffer, true))
         else {
@@ -319,12 +334,20 @@ impl WireGuard {
         }
     }
 
-    /// The peer is found there, too: another way if it has a session by one.
-    pub(crate) fn add_way(&mut self, now: Instant, link: LinkId, at: SocketAddr) {
+    /// The peer with this key is found there, too: another way if it has a session by one.
+    pub(crate) fn add_way(&mut self, now: Instant, link: LinkId, key: &WireguardKey, at: SocketAddr) {
         let mut known = self.peers.lock(link);
-        let Some(peer) = known.as_deref_mut().and_then(Option::as_mut) else { return };
-        if peer.tunn.time_since_last_handshake().is_some() {
+        let peer = known.as_deref_mut().and_then(Option::as_mut).filter(|peer| peer.key == *key);
+        if let Some(peer) = peer.filter(|peer| peer.tunn.time_since_last_handshake().is_some()) {
             peer.add_way(now, at);
+        }
+    }
+
+    /// Whoever said where the peer is had no right to: it is where it sends from, and nowhere else.
+    pub(crate) fn forget_ways(&mut self, link: LinkId) {
+        let mut known = self.peers.lock(link);
+        if let Some(peer) = known.as_deref_mut().and_then(Option::as_mut) {
+            peer.ways = None;
         }
     }
 
@@ -401,10 +424,9 @@ impl WireGuard {
                 let len = packet.len();
                 if peer.tells_congestion
                     && peers.over_mesh.is_none()
-                    && len == WAY_PACKET_LEN
-                    && let Some(message) = about_ways(&slot[..len], &link_local(&peer.key))
+                    && let Some(message) = about_ways(&slot[..len], &peer.address)
                 {
-                    peer.heard(datagram);
+                    // It is not counted as data: that passes only where data does.
                     peer.handle_way_message(now, from, &message);
                     peer.tell_ways(now, &self.socket, &mut self.train.buffer, &peers.address);
                     return Opened::Alive(link);
@@ -430,12 +452,16 @@ impl WireGuard {
             TunnResult::Done => Opened::Alive(link),
             TunnResult::Err(_) => return Opened::Nothing,
         };
-        peer.heard(datagram);
+        peer.heard += 1;
+        peer.answered += u64::from(datagram.starts_with(&HANDSHAKE_RESPONSE));
+        peer.data += u64::from(datagram.starts_with(&TRANSPORT_DATA));
         match &mut peer.ways {
-            Some(ways) => ways.handle_heard(now, from),
+            Some(ways) => {
+                ways.handle_heard(now, from);
+                peer.follow_ways(&self.socket);
+            }
             None => peer.endpoint = Some(from),
         }
-        peer.follow_ways();
         opened
     }
 
@@ -534,9 +560,7 @@ impl WireGuard {
         for link in &self.peers.links {
             let mut known = link.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(peer) = known.as_mut() else { continue };
-            if peer.endpoint != peer.configured && peer.endpoint.is_some_and(|at| leads_into_mesh(fib, at.ip())) {
-                (peer.endpoint, peer.ways) = (peer.configured, None);
-            }
+            peer.drop_ways(fib);
             if forget_ways {
                 peer.uncut = None;
             }
@@ -580,56 +604,69 @@ impl WireGuard {
 }
 
 impl Peer {
-    /// An authentic datagram of it came.
-    fn heard(&mut self, datagram: &[u8]) {
-        self.heard += 1;
-        self.answered += u64::from(datagram.starts_with(&HANDSHAKE_RESPONSE));
-        self.data += u64::from(datagram.starts_with(&TRANSPORT_DATA));
-    }
-
     fn add_way(&mut self, now: Instant, at: SocketAddr) {
         let Some(endpoint) = self.endpoint else { return };
         if self.ways.is_some() || at != endpoint {
-            self.ways.get_or_insert_with(|| Box::new(Ways::new(now, endpoint))).handle_found(now, at);
+            let written = self.configured;
+            self.ways.get_or_insert_with(|| Box::new(Ways::new(now, endpoint, written))).handle_found(now, at);
         }
     }
 
     /// A question that comes from elsewhere than where it is sent to shows another way.
     fn handle_way_message(&mut self, now: Instant, from: SocketAddr, message: &[u8]) {
         let endpoint = *self.endpoint.get_or_insert(from);
-        let ways = self.ways.get_or_insert_with(|| Box::new(Ways::new(now, endpoint)));
+        let written = self.configured;
+        let ways = self.ways.get_or_insert_with(|| Box::new(Ways::new(now, endpoint, written)));
         // What another version may say is left alone.
         let _foreign = ways.handle_message(now, from, message);
-        self.follow_ways();
     }
 
-    fn follow_ways(&mut self) {
-        if let Some(in_use) = self.ways.as_ref().map(|ways| ways.in_use())
-            && self.endpoint != Some(in_use)
-        {
-            (self.endpoint, self.unreachable) = (Some(in_use), false);
+    fn follow_ways(&mut self, shared: &TrainSocket) {
+        self.go_by(self.ways.as_ref().map(|ways| ways.in_use()), shared);
+    }
+
+    /// It is sent to there from now on. What waits in the socket for another way is no hindrance to this one.
+    fn go_by(&mut self, endpoint: Option<SocketAddr>, shared: &TrainSocket) {
+        let Some(endpoint) = endpoint.filter(|to| self.endpoint != Some(*to)) else { return };
+        (self.endpoint, self.unreachable) = (Some(endpoint), false);
+        if self.exit.is_some() {
+            self.exit = Exit::new(shared, self.longest);
+        }
+    }
+
+    /// Ways that lead into the mesh are none.
+    fn drop_ways(&mut self, fib: &Fib) {
+        let may = |at: SocketAddr| self.configured == Some(at) || !leads_into_mesh(fib, at.ip());
+        if let Some(ways) = &mut self.ways {
+            if !ways.retain(may) {
+                self.ways = None;
+            }
+        } else if self.endpoint.is_some_and(|at| !may(at)) {
+            self.endpoint = self.configured;
         }
     }
 
     fn look_at_ways(&mut self, now: Instant, socket: &TrainSocket, buffer: &mut [u8], ours: &Ipv6Addr) {
         let Some(ways) = &mut self.ways else { return };
         if self.tunn.time_since_last_handshake().is_none() {
-            return;
+            ways.handle_lost();
+            ways.forget(now);
+        } else {
+            if let Some(endpoint) = self.endpoint.filter(|_| self.unreachable) {
+                ways.handle_reach(now, endpoint, false);
+            }
+            ways.handle_timeout(now);
+            self.tell_ways(now, socket, buffer, ours);
         }
-        if let Some(endpoint) = self.endpoint.filter(|_| self.unreachable) {
-            ways.handle_reach(now, endpoint, false);
-        }
-        ways.handle_timeout(now);
-        self.tell_ways(now, socket, buffer, ours);
+        self.follow_ways(socket);
         self.ways.take_if(|ways| ways.is_one());
     }
 
     /// Sends what there is to say about the ways, each by its own, past what waits.
     fn tell_ways(&mut self, now: Instant, socket: &TrainSocket, buffer: &mut [u8], ours: &Ipv6Addr) {
         let Some(ways) = &mut self.ways else { return };
-        let theirs = link_local(&self.key);
         while let Some((to, message)) = ways.poll_transmit() {
-            let packet = control_packet(*ours, theirs, WAYS_PORT, &message);
+            let packet = control_packet(*ours, self.address, WAYS_PORT, &message);
             let TunnResult::WriteToNetwork(datagram) = self.tunn.encapsulate(&packet, buffer) else { continue };
             match socket.send_one(to, datagram) {
                 Sent::Taken => ways.handle_reach(now, to, true),
@@ -637,7 +674,7 @@ impl Peer {
                 Sent::Full | Sent::Refused | Sent::Uncut(_) => {}
             }
         }
-        self.follow_ways();
+        self.follow_ways(socket);
     }
 
     /// A full queue says nothing about the way.
@@ -809,6 +846,10 @@ fn forget_key(by_key: &mut HashMap<[u8; 32], LinkId>, key: WireguardKey, link: L
 
 /// The message about the link's ways, if a packet of this neighbour is one. Whoever it is for: the session says that.
 fn about_ways(packet: &[u8], theirs: &Ipv6Addr) -> Option<[u8; WAY_MESSAGE_LEN]> {
+    let ports = packet.get(IPV6_HEADER_LEN..IPV6_HEADER_LEN + 4)?;
+    if packet.len() != WAY_PACKET_LEN || *ports != [WAYS_PORT.to_be_bytes(), WAYS_PORT.to_be_bytes()].concat() {
+        return None;
+    }
     let ControlDatagram { source, source_port, port, payload, .. } = parse_control(packet).ok()?;
     payload.try_into().ok().filter(|_| (source, source_port, port) == (*theirs, WAYS_PORT, WAYS_PORT))
 }
@@ -848,22 +889,22 @@ fn keep_alive(peer: &mut Peer, socket: &TrainSocket, message: &mut [u8]) {
 }
 
 /// Starts a handshake with a peer whose endpoint is known, at most every [`RETRY`]. Where it sent from last comes first, and
-/// then where the owner wrote that it is; of several ways, one after another.
+/// then where the owner wrote that it is; by all ways at once where there are several, and whichever brings the answer is taken.
 fn initiate(peer: &mut Peer, socket: &TrainSocket, message: &mut [u8], now: Instant) {
     if peer.attempted.is_some_and(|at| now.saturating_duration_since(at) < RETRY) {
         return;
     }
-    if peer.attempted.is_some() {
+    if peer.attempted.is_some() && peer.ways.is_none() {
         peer.endpoint = peer.configured.or(peer.endpoint);
-        if let Some(ways) = &mut peer.ways {
-            ways.handle_silence();
-            peer.endpoint = Some(ways.in_use());
-        }
     }
     let Some(endpoint) = peer.endpoint else { return };
     peer.attempted = Some(now);
     if let TunnResult::WriteToNetwork(datagram) = peer.tunn.format_handshake_initiation(message, true) {
         peer.unreachable = socket.send_one(endpoint, datagram) == Sent::Unreachable;
+        let others = peer.ways.iter().flat_map(|ways| ways.all()).filter(|at| *at != endpoint);
+        others.for_each(|at| {
+            let _whichever = socket.send_one(at, datagram);
+        });
     }
 }
 
@@ -1054,13 +1095,13 @@ mod tests {
             status(b).data > 0
         });
         let mut lost = false;
-        a.renew(LinkId(3));
+        a.renew(Instant::now(), LinkId(3), false);
         until(&mut a, &mut b, |_, b| {
             lost |= b.receive(&mut vec![0; RECEIVE_MAX]).is_ok();
             lost
         });
         let (ours, theirs) = (status(&a), status(&b));
-        a.renew(LinkId(3));
+        a.renew(Instant::now(), LinkId(3), false);
         // No timer runs that would repeat it.
         let deadline = Instant::now() + PATIENCE;
         while status(&b).data == theirs.data {

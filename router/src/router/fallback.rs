@@ -284,7 +284,7 @@ impl Control {
                 tracing::info!(node = %self.name, neighbour = %known.name, carrier, "a link goes by another way");
             }
             if wish.handshake {
-                self.inbox.send(ToWorker::Renew(*link));
+                self.inbox.send(ToWorker::Renew { link: *link, starves: false });
             }
             let dial = known.quic_resolved.filter(|_| wish.dial);
             if dial != known.dialled && dial.is_some() {

@@ -240,7 +240,8 @@ impl Control {
                 return self.place_connection(link);
             }
             if is_it && known.status.up && known.kind() != LinkKind::Quic {
-                self.inbox.send(ToWorker::Way { link, at: *wireguard });
+                let (key, at) = (card.wireguard(), *wireguard);
+                self.inbox.send(ToWorker::Way { link, key, at });
             }
             if is_it && silent && known.status.endpoint != Some(*wireguard) && known.kind() != LinkKind::Quic {
                 if known.origin == Origin::Written {
@@ -254,7 +255,7 @@ impl Control {
                     }
                     let (key, endpoint) = (card.wireguard(), Some(*wireguard));
                     self.inbox.set(ToWorker::SetPeer(PeerConfig { link, key, endpoint, tells_congestion: true }));
-                    self.inbox.send(ToWorker::Renew(link));
+                    self.inbox.send(ToWorker::Renew { link, starves: false });
                 }
             }
             return;
@@ -277,7 +278,7 @@ impl Control {
         self.meet(now, link, card, kind, [Some(*wireguard), *quic]);
         let (key, endpoint) = (card.wireguard(), Some(*wireguard));
         self.inbox.set(ToWorker::SetPeer(PeerConfig { link, key, endpoint, tells_congestion: true }));
-        self.inbox.send(ToWorker::Renew(link));
+        self.inbox.send(ToWorker::Renew { link, starves: false });
     }
 
     /// Somebody's card is not good. What it says is the neighbour's choice, so it is told of those alone whom the owner wrote down.
@@ -300,6 +301,7 @@ impl Control {
         };
         tracing::debug!(node = %self.name, neighbour = %self.name_of(link), "a beacon named another's key");
         self.forget_connection(link);
+        self.inbox.set(ToWorker::ForgetWays(link));
         self.links.remove(&link);
         let proven = Proven::Wireguard(key);
         self.node.handle_link(now, link, Peer::Stranger { proven }, self.mtu);

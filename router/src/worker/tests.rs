@@ -71,10 +71,7 @@ impl Relay {
             let (mut theirs, key) = wireguard(number, 1);
             let mut theirs = theirs.remove(0);
             let link = LinkId(u32::from(number));
-            theirs.set_peer(
-                clock(),
-                &PeerConfig { link: LinkId(0), key: our_key, endpoint, tells_congestion: true },
-            );
+            theirs.set_peer(clock(), &PeerConfig { link: LinkId(0), key: our_key, endpoint, tells_congestion: true });
             ours[0].set_peer(clock(), &PeerConfig { link, key, endpoint: None, tells_congestion: true });
             let address = Ipv6Addr::new(0xfd00 + u16::from(number), 0, 0, 0, 0, 0, 0, 1);
             Neighbour { wireguard: theirs, link, address }
