@@ -166,6 +166,11 @@ waybill_begin() {
 
 	waybill_end
 	[ -n "$1" ] || return 0
+	# For the page of the first start, and not for the daemon.
+	if [ "$1" = setup ]; then
+		wb_type=
+		return 0
+	fi
 	wb_type="$1" wb_section="waybill.$2" wb_named="$2" wb_has=' ' wb_on=1 wb_text= wb_map=
 	if ! waybill_schema "$1"; then
 		waybill_wrong "$wb_section" "there are no sections of type $(waybill_shown "$1")"
