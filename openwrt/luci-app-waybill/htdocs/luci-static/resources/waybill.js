@@ -64,7 +64,7 @@ return baseclass.extend({
 	},
 
 	/* What a node may be called, as the router checks it. */
-	isName: function(text) { return /^[A-Za-z0-9][A-Za-z0-9-]{0,62}$/.test(text); },
+	isName: function(text) { return /^[A-Za-z0-9][A-Za-z0-9-]{0,62}$/.test(text) && !text.startsWith('0x'); },
 
 	/* What may be an invitation; whether it is one the router finds out. */
 	isInvitation: function(text) { return text.length <= 4096 && /^[A-Za-z0-9_:\/#.-]+$/.test(text); },

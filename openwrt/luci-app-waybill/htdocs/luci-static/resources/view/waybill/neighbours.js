@@ -96,11 +96,11 @@ return view.extend({
 
 	render: function(answers) {
 		const place = node('div');
-		const prices = {};
+		const prices = Object.create(null);
 		let unit = null;
 
 		const show = function(answer, earnings) {
-			const meters = {};
+			const meters = Object.create(null);
 
 			if (earnings.meters && earnings.meters.meters) {
 				unit = earnings.meters.unit;

@@ -287,6 +287,9 @@ function setup_done(args) {
 	if (args.policy == 'price' && (type(args.price) != 'string' || !match(args.price, /^[0-9]{1,9}(\.[0-9]{1,6})?$/)))
 		return { error: 'a price is a number of tokens, such as 0.05' };
 
+	if (args.policy == 'price' && !first(uci, 'ledger')['.name'])
+		return { error: 'without a community nobody can pay: join one first, or carry for free' };
+
 	if (is_unsaved(uci))
 		return { error: UNSAVED };
 
