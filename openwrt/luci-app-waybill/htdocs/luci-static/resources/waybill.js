@@ -162,11 +162,11 @@ return baseclass.extend({
 			}));
 	},
 
-	/* A link to another page of these, by the last part of its path. */
+	/* A way to another page of these, by the last part of its path. */
 	link: function(page, text) {
 		const path = page === 'setup' ? 'admin/waybill-setup' : 'admin/waybill/' + page;
 
-		return node('a', { 'href': L.url.apply(L, path.split('/')) }, text);
+		return node('p', {}, node('a', { 'class': 'btn', 'href': L.url.apply(L, path.split('/')) }, text));
 	},
 
 	/* Says what came of something that was asked for. */

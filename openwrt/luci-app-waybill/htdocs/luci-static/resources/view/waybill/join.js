@@ -37,7 +37,7 @@ return view.extend({
 					[ _('Address in the mesh'), node('code', {}, answer.mesh_address) ],
 					[ _('Most that is paid per GiB'), answer.max + ' ' + answer.symbol ]
 				]),
-				this.wait = node('p', { 'class': 'spinning' }, _('Waiting for the ledger to take this router in…'))
+				this.wait = node('div', { 'class': 'spinning' }, _('Waiting for the ledger to take this router in…'))
 			]);
 		}.bind(this));
 	},

@@ -130,7 +130,7 @@ return view.extend({
 
 		return node('div', {},
 			node('h2', {}, _('Neighbours')),
-			node('p', {}, _('Bytes are billed bytes since the start. A neighbour that does not pay costs no more than the last but one column says.')),
+			node('p', {}, _('Bytes are billed bytes since the start. If a neighbour does not pay, no more is lost than stands beside it.')),
 			place);
 	},
 

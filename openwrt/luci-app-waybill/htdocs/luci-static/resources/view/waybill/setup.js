@@ -87,12 +87,16 @@ return view.extend({
 	},
 
 	done: function() {
+		/* The menu that the browser remembers has this page in it. */
+		if (ui.menu && ui.menu.flushCache)
+			ui.menu.flushCache();
+
 		const state = node('p', { 'class': 'spinning' }, _('Waiting for the ledger to take this router in…'));
 
 		waybill.show(this.page, [
 			node('h2', {}, _('Done')),
 			this.preset.joined ? state : node('p', {}, _('Until it joins a community, this router takes no part in a mesh.')),
-			node('p', {}, waybill.link(this.preset.joined ? 'status' : 'join', this.preset.joined ? _('See how this router is') : _('Join a community')))
+			waybill.link(this.preset.joined ? 'status' : 'join', this.preset.joined ? _('See how this router is') : _('Join a community'))
 		]);
 
 		if (this.preset.joined)

@@ -32,8 +32,9 @@ return view.extend({
 			notes.push(status.enabled
 				? waybill.note('danger', _('Waybill does not run'), status.error,
 					_('If it does not run in half a minute, the system log says why.'))
-				: waybill.note('info', _('Waybill is switched off'), _('Joining a community switches it on.'),
+				: status.setup ? node('div') : waybill.note('info', _('Waybill is switched off'), _('Joining a community switches it on.'),
 					waybill.link('join', _('Join a community'))));
+
 			return notes;
 		}
 

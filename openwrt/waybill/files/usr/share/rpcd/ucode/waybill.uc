@@ -3,7 +3,7 @@
 // The ubus object `waybill`, for LuCI: what the running daemon says, joining, redeeming, phones, and the first start. What comes in is
 // checked before it is near a command line; an invitation is never on one, where others on this router would see it.
 
-import { access, open, popen, unlink } from 'fs';
+import { access, glob, open, popen, unlink } from 'fs';
 import { cursor } from 'uci';
 
 const PROG = '/usr/bin/waybill';
@@ -315,7 +315,14 @@ function setup_done(args) {
 	for (let preset in presets)
 		uci.delete('waybill', preset);
 
-	return uci.commit('waybill') ? reload() : { error: 'the settings could not be written; is the flash full?' };
+	if (!uci.commit('waybill'))
+		return { error: 'the settings could not be written; is the flash full?' };
+
+	// LuCI remembers its menu, and would go on beginning with the page of the first start.
+	for (let path in glob('/tmp/luci-indexcache.*'))
+		unlink(path);
+
+	return reload();
 }
 
 const methods = {
