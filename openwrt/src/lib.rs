@@ -14,6 +14,7 @@ pub mod elf;
 pub mod feed;
 pub mod ipk;
 pub mod keys;
+pub mod lmo;
 pub mod manifest;
 pub mod package;
 mod scripts;

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::lmo;
 use crate::package::{File, Package};
 use crate::scripts::Scripts;
 use crate::tar::PATH_MAX;
@@ -44,6 +45,8 @@ pub struct Manifest {
     /// Directories that are there even if nothing is in them, with their modes, such as `"0700"`.
     #[serde(default)]
     pub directories: BTreeMap<String, String>,
+    /// What LuCI calls the catalogue of `po/LANGUAGE/NAME.po`, if the package has pages in several languages.
+    pub translations: Option<String>,
     /// What is packed: the same files under several names, each with a program of its own.
     #[serde(rename = "variant")]
     pub variants: Vec<Variant>,
@@ -160,6 +163,19 @@ impl Manifest {
                 let mode = self.mode(&path);
                 files.insert(path, File { mode, content });
             })?;
+        }
+        if let Some(name) = &self.translations {
+            read_tree(&directory.join("po"), "", &mut |path, content| {
+                if let Some(language) = path.strip_suffix(&format!("/{name}.po")) {
+                    let place = format!("usr/lib/lua/luci/i18n/{name}.{language}.lmo");
+                    files.insert(place, File { mode: 0o644, content });
+                }
+            })?;
+            for (path, file) in files.iter_mut().filter(|(path, _)| path.ends_with(".lmo")) {
+                file.content = lmo::compile(&String::from_utf8_lossy(&file.content)).map_err(|error| {
+                    ManifestError::Manifest { path: directory.join("po").join(path), what: error.to_string() }
+                })?;
+            }
         }
         if let (Some(path), Some(content)) = (&self.program, program) {
             files.insert(path.trim_start_matches('/').to_owned(), File { mode: 0o755, content });

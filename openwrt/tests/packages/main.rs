@@ -658,3 +658,34 @@ fn the_makefile_installs_what_the_builder_packs() {
         assert_eq!(theirs, ours, "{package}");
     }
 }
+
+/// What LuCI's parts may take of a router's flash, in bytes, packed.
+const PAGES_MAX: usize = 60_000;
+
+#[test]
+fn the_pages_of_luci_fit_and_bring_their_translation() {
+    let built = Built::new();
+    built.succeeds(&["keys", "keys"]);
+    let packages = of_the_project(".");
+    let packages = packages.to_str().expect("UTF-8");
+    built.succeeds(&["feed", "--arch", "x86_64", "--packages", packages, "--keys", "keys", "--out", "feed"]);
+    let name = |end: &str| format!("feed/luci-app-waybill{end}");
+    let version = format!("{}-r1", env!("CARGO_PKG_VERSION"));
+    let ipk = name(&format!("_{version}_all.ipk"));
+    for file in [ipk.clone(), name(&format!("-{version}.apk"))] {
+        let size = built.read(&file).len();
+        assert!(size <= PAGES_MAX, "{file} has {size} bytes");
+    }
+    fs::create_dir(built.path("unpacked")).expect("a directory");
+    built.run("tar", &["-xzf", &ipk, "-C", "unpacked"]);
+    let list = built.run("tar", &["-tzf", "unpacked/data.tar.gz"]);
+    for path in [
+        "./usr/lib/lua/luci/i18n/waybill.de.lmo",
+        "./usr/share/luci/menu.d/luci-app-waybill.json",
+        "./usr/share/rpcd/acl.d/luci-app-waybill.json",
+        "./www/luci-static/resources/view/waybill/setup.js",
+    ] {
+        assert!(list.lines().any(|line| line == path), "{path}: {list}");
+    }
+    assert!(!list.contains(".po"), "{list}");
+}

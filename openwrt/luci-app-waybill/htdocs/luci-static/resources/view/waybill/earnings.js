@@ -47,7 +47,8 @@ return view.extend({
 		const held = Object.create(null);
 
 		(receipts.receipts || []).forEach(function(each) {
-			const sums = held[each.neighbour] || (held[each.neighbour] = { earned: [], rest: [], spent: [] });
+			const other = each.direction === 'we_pay' ? each.channel.payee : each.channel.payer;
+			const sums = held[other] || (held[other] = { earned: [], rest: [], spent: [] });
 
 			if (each.direction === 'we_pay') {
 				sums.spent.push(each.amount);
@@ -61,7 +62,7 @@ return view.extend({
 		return waybill.table([
 			_('Neighbour'), _('Signed for us'), _('Of that not redeemed'), _('Signed by us'), _('Owed to us'), _('Owed by us'), ''
 		], meters.meters.map(function(each) {
-			const sums = held[each.neighbour] || { earned: [], rest: [], spent: [] };
+			const sums = held[each.id] || { earned: [], rest: [], spent: [] };
 			const rest = waybill.sum(sums.rest);
 
 			return [

@@ -173,7 +173,7 @@ function field(section, tab, each) {
 
 	if (Array.isArray(each.as)) {
 		option.value('', _('%s (as usual)').format(each.fallback));
-		each.as.filter(function(word) { return word !== each.fallback; }).forEach(function(word) { option.value(word, word); });
+		each.as.forEach(function(word) { option.value(word, word); });
 	}
 	else if (each.as === network) {
 		option.value('', _('none'));
