@@ -49,6 +49,7 @@ const tabs = function() {
 			{ name: 'control_socket', as: 'path', title: _('Control socket'), fallback: '/var/run/waybill/control.sock' }
 		] },
 		{ kind: 'policy', title: _('Prices'), help: _('In whole tokens, such as 0.25. Either the one or the other is asked, not both.'), options: [
+			{ name: 'enabled', as: flag, title: _('In use'), is_on: true },
 			{ name: 'ask', as: 'tokens', title: _('Asked per GiB'), help: _('0 carries for free.'), fallback: '0' },
 			{ name: 'fee', as: 'tokens', title: _('Asked on top of what the way out costs'), help: _('Per GiB, in place of the above.') },
 			{ name: 'max', as: 'tokens', title: _('Paid per GiB at most'), help: _('0 pays nobody. Ways that cost more are not taken.'), fallback: '0' },
@@ -144,6 +145,14 @@ const tabs = function() {
 	];
 };
 
+/* Whether a section is there and not in use: what is in it may be unfinished. */
+function isOff(section, tab, id) {
+	const shown = section.formvalue ? section.formvalue(id, 'enabled') : null;
+	const value = shown === null || shown === undefined ? uci.get('waybill', id, 'enabled') : shown;
+
+	return tab.kind !== 'node' && value !== null && value !== undefined && ON.indexOf(value) < 0;
+}
+
 /* One line above, as a field. */
 function field(section, tab, each) {
 	const widget = each.as === flag ? form.Flag : each.as === list ? form.DynamicList
@@ -184,6 +193,9 @@ function field(section, tab, each) {
 	}
 
 	option.validate = function(id, value) {
+		if (isOff(section, tab, id))
+			return true;
+
 		if (!value)
 			return each.name === 'name' && tab.many && /^(cfg[0-9a-f]{6}|new.*)$/.test(id) ? check.name[1] : true;
 
