@@ -142,6 +142,7 @@ fn each_page_of_the_menu_is_there_and_the_first_start_comes_first_while_it_is_pe
     assert_eq!(pages, there);
     let setup = &menu["admin/waybill-setup"];
     assert_eq!(setup["order"], 1, "LuCI's own first page has 10");
+    assert_eq!(setup["depends"]["acl"], json!(["luci-app-waybill-owner"]), "who may only look begins elsewhere");
     assert_eq!(setup["depends"]["uci"], json!({ "waybill": { "@setup": { "pending": "1" } } }));
 }
 
@@ -229,7 +230,7 @@ fn tests(answers: &Value) -> Vec<Value> {
         json!({ "name": "setup-later", "page": "setup", "answers": { "setup": open }, "steps": [{ "choose": "free" }, { "press": "Finish" }] }),
         json!({ "name": "setup-refused", "page": "setup", "answers": { "setup": open, "join": { "error": "this invitation is used up" } },
             "steps": [{ "field": 1, "words": "waybill-invite1:abc" }, { "press": "Finish" }] }),
-        json!({ "name": "setup-viewer", "page": "setup", "owner": false, "answers": { "setup": 6 } }),
+        json!({ "name": "setup-viewer", "page": "setup", "owner": false, "answers": { "setup": "denied" } }),
         json!({ "name": "setup-hostile", "page": "setup", "answers": evil }),
         json!({ "name": "phones", "page": "phones", "steps": [
             { "field": 0, "words": "bob" }, { "field": 1, "words": "roof.example.org" }, { "press": "Let it in" }, { "press": "Done" },

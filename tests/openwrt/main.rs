@@ -560,7 +560,7 @@ fn an_invitation_brings_a_community_and_a_second_one_neighbours_and_nothing_else
 
 #[test]
 fn scripts_and_data_files_are_well_formed() {
-    let all = files(&root().join("openwrt/waybill/files"));
+    let all = ["openwrt/waybill/files", "openwrt/luci-app-waybill/root"].map(|tree| files(&root().join(tree))).concat();
     let mut shell = vec![root().join("tests/openwrt/functions.sh")];
     for path in &all {
         let text = fs::read_to_string(path).expect("text");
@@ -573,7 +573,7 @@ fn scripts_and_data_files_are_well_formed() {
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         }
     }
-    assert!(shell.len() >= 7, "{shell:?}");
+    assert!(shell.len() >= 9, "{shell:?}");
     for path in &shell {
         if can_run() {
             let output = Command::new("busybox").args(["ash", "-n"]).arg(path).output().expect("busybox runs");

@@ -84,6 +84,9 @@ const runtime = {
 				/* Copied: a page keeps nothing of ours. */
 				const answer = current.answers[declared.method];
 
+				if (answer === 'denied')
+					return Promise.reject(new Error('RPC call to waybill/' + declared.method + ' failed with error -32002: Access denied'));
+
 				return answer === undefined ? Promise.reject(new Error('no answer to ' + declared.method)) : Promise.resolve(JSON.parse(JSON.stringify(answer)));
 			};
 		}

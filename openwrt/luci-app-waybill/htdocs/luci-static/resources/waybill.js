@@ -35,7 +35,11 @@ function ask(method, params, values) {
 
 		/* What ubus calls 6. */
 		return { error: answer === 6 ? _('You may look at this router, and not change it.') : _('The router did not answer.') };
-	}, function() {
+	}, function(error) {
+		/* What uhttpd says of what is not allowed. */
+		if (/denied/i.test(error && error.message))
+			return { error: _('You may look at this router, and not change it.') };
+
 		return { error: _('The router did not answer. Is the package waybill installed, and rpcd running?') };
 	});
 }
@@ -126,7 +130,11 @@ return baseclass.extend({
 	},
 
 	date: function(seconds) {
-		return seconds ? new Date(seconds * 1000).toLocaleString(undefined, { dateStyle: 'medium', timeStyle: 'short' }) : '–';
+		/* In the language of the page, if the browser knows it by that name. */
+		const language = (document.documentElement.lang || '').replace('_', '-');
+		const known = /^[A-Za-z]{2,3}(-[A-Za-z0-9]+)?$/.test(language) ? language : undefined;
+
+		return seconds ? new Date(seconds * 1000).toLocaleString(known, { dateStyle: 'medium', timeStyle: 'short' }) : '–';
 	},
 
 	/* A table; each line is a list of texts or nodes. */

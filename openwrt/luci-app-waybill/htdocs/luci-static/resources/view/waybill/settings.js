@@ -160,7 +160,8 @@ function field(section, tab, each) {
 	const option = section.option(widget, each.name, each.title, each.help);
 	const rule = check[each.as === list ? each.of : each.as];
 
-	option.modalonly = each.modal || false;
+	/* Not `false`, which is for the table alone. */
+	option.modalonly = each.modal;
 	option.placeholder = each.fallback;
 
 	if (each.as === flag) {
