@@ -558,6 +558,64 @@ fn an_invitation_brings_a_community_and_a_second_one_neighbours_and_nothing_else
     assert_eq!(came, [&mill[..], &["node.enabled=1"]].concat());
 }
 
+/// What `waybill-leaf` says, and what it does to the settings. `unsaved`: what somebody has changed and not committed.
+fn let_in(arguments: &str, unsaved: &str) -> (Output, String) {
+    let place = Place::new();
+    place.settings(format!("{ATTIC}\toption key_file '{}/key'\n", place.path("etc")).as_bytes());
+    let output = place.shell(&format!(
+        "uci() {{
+             case \"$*\" in
+             'export waybill') cat \"$EXPORT\" ;;
+             '-q changes waybill') printf '%s' '{unsaved}' ;;
+             'add waybill leaf') echo cfg01 ;;
+             'set '* | 'add_list '* | 'commit '* | 'revert '*) printf '%s\\n' \"$*\" >>told ;;
+             *) return 1 ;;
+             esac
+         }}
+         . $IPKG_INSTROOT/lib/functions/waybill.sh
+         mkdir etc && $WAYBILL_PROG key --file etc/key >/dev/null
+         sed 's|^\\. /lib/.*||; s|^/etc/init.d/waybill reload|true|' $IPKG_INSTROOT/usr/libexec/waybill-leaf >leaf
+         set -- {arguments}
+         . ./leaf"
+    ));
+    (output, fs::read_to_string(place.path("told")).unwrap_or_default())
+}
+
+#[test]
+fn a_phone_is_let_in_by_the_settings_and_its_secret_is_kept_nowhere() {
+    if !can_run() {
+        return;
+    }
+    let (output, told) = let_in("anna --endpoint roof.example.org --internet", "");
+    let said = String::from_utf8(output.stdout).expect("text");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let (answer, picture) = said.split_at(said.find("<svg").expect("a picture of the config"));
+    let answer: serde_json::Value = serde_json::from_str(answer).expect("what the program says");
+    let of = |key: &str| answer[key].as_str().unwrap_or_else(|| panic!("{key}: {answer}")).to_owned();
+    assert_eq!(
+        told.lines().collect::<Vec<_>>(),
+        [
+            "set waybill.cfg01.name=anna".to_owned(),
+            format!("set waybill.cfg01.wireguard_key={}", of("wireguard_key")),
+            format!("add_list waybill.cfg01.addresses={}/128", of("address")),
+            format!("set waybill.cfg01.ipv4={}", of("ipv4")),
+            "commit waybill".to_owned(),
+        ]
+    );
+    assert!(of("config").contains("PrivateKey = ") && picture.trim_end().ends_with("</svg>"), "{answer}");
+
+    for (arguments, unsaved, why) in [
+        ("attic --endpoint 192.0.2.1", "", "\"attic\" is taken in /etc/config/waybill"),
+        ("anna --endpoint 192.0.2.1", "waybill.node.name=x", "there are unsaved changes of waybill"),
+        ("", "", "how is it called?"),
+    ] {
+        let (output, told) = let_in(arguments, unsaved);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.starts_with(why), "{arguments}: {said}");
+        assert_eq!(told, "", "{arguments}");
+    }
+}
+
 #[test]
 fn scripts_and_data_files_are_well_formed() {
     let all = ["openwrt/waybill/files", "openwrt/luci-app-waybill/root"].map(|tree| files(&root().join(tree))).concat();
