@@ -151,7 +151,8 @@ mod tests {
 
     #[test]
     fn what_is_no_catalogue_is_refused_with_its_line() {
-        for (po, line) in [("msgstr \"a\"", 1), ("msgid \"a\"\nmsgid_plural \"b\"", 2), ("\"a\"", 1), ("\nmsgid a", 2)] {
+        for (po, line) in [("msgstr \"a\"", 1), ("msgid \"a\"\nmsgid_plural \"b\"", 2), ("\"a\"", 1), ("\nmsgid a", 2)]
+        {
             assert_eq!(compile(po).expect_err(po).line, line, "{po}");
         }
     }

@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 
 use serde_json::{Value, json};
 
-use super::{Place, can_run, corpus, files, root, statements};
+use super::{Place, can_run, corpus, files, let_in, root, statements};
 
 /// What a neighbour may call itself, if nothing stopped it.
 const HOSTILE: &str = "<img src=x onerror=\"document.title='owned'\">";
@@ -149,7 +149,9 @@ fn each_page_of_the_menu_is_there_and_the_first_start_comes_first_while_it_is_pe
 #[test]
 fn nothing_that_a_page_shows_is_taken_for_markup_or_run() {
     for (name, source) in sources() {
-        for word in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "rawhtml", "eval(", "new Function", "`"] {
+        for word in
+            ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "rawhtml", "eval(", "new Function", "`"]
+        {
             assert!(!source.contains(word) || (word == "`" && !source.contains("${")), "{name}: {word}");
         }
         // LuCI's E takes a text that is in no list for markup: only `node` calls it, with a list.
@@ -182,7 +184,9 @@ fn settings(uci: &[u8]) -> Vec<Value> {
 /// The same answers of a router whose neighbours chose their names with care.
 fn hostile(answers: &Value) -> Value {
     match answers {
-        Value::String(text) => json!(text.replace("roof", HOSTILE).replace("Hilltop", HOSTILE).replace("anna", HOSTILE)),
+        Value::String(text) => {
+            json!(text.replace("roof", HOSTILE).replace("Hilltop", HOSTILE).replace("anna", HOSTILE))
+        }
         Value::Array(list) => list.iter().map(hostile).collect(),
         Value::Object(fields) => fields.iter().map(|(key, value)| (key.clone(), hostile(value))).collect(),
         Value::Null | Value::Bool(_) | Value::Number(_) => answers.clone(),
@@ -286,10 +290,26 @@ fn shown() -> Option<&'static BTreeMap<String, String>> {
     shown
 }
 
+/// A QR code that the program has drawn, and what stands in it.
+fn phone() -> Option<&'static (String, String)> {
+    static PHONE: OnceLock<Option<(String, String)>> = OnceLock::new();
+    let draw = || {
+        let (output, _) = let_in("anna --endpoint roof.example.org", "");
+        let said = String::from_utf8(output.stdout).expect("text");
+        let (answer, picture) = said.split_at(said.find("<svg").expect("a picture of the config"));
+        let answer: Value = serde_json::from_str(answer).expect("what the program says");
+        (picture.to_owned(), answer["config"].as_str().expect("a config").to_owned())
+    };
+    PHONE.get_or_init(|| can_run().then(draw)).as_ref()
+}
+
 fn browse() -> Option<BTreeMap<String, String>> {
     let here = root().join("tests/openwrt/luci");
     let answers = parsed(&here.join("answers.json"));
-    let tests = tests(&answers);
+    let mut tests = tests(&answers);
+    if let Some((picture, _)) = phone() {
+        tests.push(json!({ "name": "picture", "svg": picture }));
+    }
     let names: Vec<&str> = tests.iter().filter_map(|test| test["name"].as_str()).collect();
     let translation = catalogue(&app().join("po/de/waybill.po"));
     let data = json!({ "sources": sources(), "answers": answers, "tests": tests, "translation": translation });
@@ -352,7 +372,15 @@ fn the_overview_says_how_the_router_is_and_what_to_do() {
     );
     assert_shows(
         "status-waits",
-        &["the ledger is away", "no link of 1 is up", "no gateway of 2 serves", "far: closed", "look here", "waybill.node.mtu", "12 is out of bounds"],
+        &[
+            "the ledger is away",
+            "no link of 1 is up",
+            "no gateway of 2 serves",
+            "far: closed",
+            "look here",
+            "waybill.node.mtu",
+            "12 is out of bounds",
+        ],
         &[],
     );
     assert_shows("status-hostile", &["&lt;img src=x"], &[]);
@@ -362,18 +390,35 @@ fn the_overview_says_how_the_router_is_and_what_to_do() {
 fn neighbours_are_shown_with_what_passes_what_it_costs_and_what_can_be_lost() {
     assert_shows(
         "neighbours",
-        &["roof", "WireGuard, it pays us", "0.7 ms", "0.25 WAY", "32.5 MiB", "0.093756 WAY", "with this neighbour you can lose at most", "2026-11-28"],
+        &[
+            "roof",
+            "WireGuard, it pays us",
+            "0.7 ms",
+            "0.25 WAY",
+            "32.5 MiB",
+            "0.093756 WAY",
+            "with this neighbour you can lose at most",
+            "2026-11-28",
+        ],
         &[],
     );
     // The neighbour is asked about by its account, whatever its name is.
-    assert_shows("neighbours-hostile", &["{\"account\":\"0xa09cBd48280d5B18176B8D027AbC099bDa2D781F\"}", "&lt;img src=x"], &[]);
+    assert_shows(
+        "neighbours-hostile",
+        &["{\"account\":\"0xa09cBd48280d5B18176B8D027AbC099bDa2D781F\"}", "&lt;img src=x"],
+        &[],
+    );
 }
 
 #[test]
 fn amounts_are_exact_and_redeemed_by_who_may() {
     assert_shows(
         "earnings",
-        &["0.015755 WAY", "Redeemed: 0.015759 WAY", "\"method\":\"redeem\",\"values\":{\"account\":\"0xa09cBd48280d5B18176B8D027AbC099bDa2D781F\"}"],
+        &[
+            "0.015755 WAY",
+            "Redeemed: 0.015759 WAY",
+            "\"method\":\"redeem\",\"values\":{\"account\":\"0xa09cBd48280d5B18176B8D027AbC099bDa2D781F\"}",
+        ],
         &[],
     );
     assert_shows("earnings-rich", &["9007199254740993.000001 WAY"], &[]);
@@ -401,7 +446,11 @@ fn the_first_start_asks_what_is_missing_and_does_one_after_the_other() {
     );
     assert_shows("setup-mistakes", &["A name has 1 to 63", "8 characters", "not the same"], &["\"method\":"]);
     // A router that has a password is not asked for one, and one without an invitation joins later.
-    assert_shows("setup-later", &["\"policy\":\"free\"", "takes no part in a mesh"], &["\"password\"", "\"method\":\"join\"", "The same again"]);
+    assert_shows(
+        "setup-later",
+        &["\"policy\":\"free\"", "takes no part in a mesh"],
+        &["\"password\"", "\"method\":\"join\"", "The same again"],
+    );
     // What is refused is said, and the page stays.
     assert_shows("setup-refused", &["this invitation is used up", "Finish"], &["\"method\":\"setup_done\""]);
     assert_shows("setup-viewer", &["You may look at this router, and not change it."], &["Finish"]);
@@ -413,10 +462,20 @@ fn a_phone_gets_its_config_once_and_can_be_removed() {
     assert_shows("phones", &["fde6:d975:b311:1eaf::1/128", "Remove this phone?"], &["PrivateKey"]);
     assert_shows(
         "phones-given",
-        &["data:image/svg+xml;base64,", "PrivateKey = ", "{\"name\":\"bob\",\"endpoint\":\"roof.example.org\"".split(",\"e").next().unwrap_or_default()],
+        &[
+            "data:image/svg+xml;base64,",
+            "PrivateKey = ",
+            "{\"name\":\"bob\",\"endpoint\":\"roof.example.org\"".split(",\"e").next().unwrap_or_default(),
+        ],
         &[],
     );
     assert_shows("phones-hostile", &["&lt;img src=x"], &[]);
+}
+
+#[test]
+fn a_qr_code_is_read_out_of_a_picture_without_the_browsers_help() {
+    let Some((_, text)) = phone() else { return };
+    assert_shows("picture", &["<p>none</p>", &format!("<pre>{text}</pre>")], &[]);
 }
 
 /// What a page has of each section, and what was refused on it.
@@ -439,7 +498,14 @@ fn the_settings_have_all_options_and_agree_on_what_is_right() {
     let mut expected = BTreeSet::new();
     for section in settings(BROKEN.as_bytes()) {
         let name = section[".name"].as_str().expect("a name").to_owned();
-        expected.extend(section.as_object().expect("options").keys().filter(|key| !key.starts_with('.')).map(|key| format!("{name}.{key}")));
+        expected.extend(
+            section
+                .as_object()
+                .expect("options")
+                .keys()
+                .filter(|key| !key.starts_with('.'))
+                .map(|key| format!("{name}.{key}")),
+        );
         // A neighbour that has no name.
         if section[".type"] == "peer" {
             expected.insert(format!("{name}.name"));

@@ -273,8 +273,33 @@ const run = function(test) {
 	});
 };
 
+/* A QR code on a table, askew and with a stain on it, and a table without one. */
+const scan = function(test) {
+	const qr = load('waybill.qr', {}), image = new Image(), place = E('article', { 'id': test.name });
+
+	main.appendChild(place);
+
+	return new Promise(function(done, failed) {
+		image.onload = done;
+		image.onerror = failed;
+		image.src = 'data:image/svg+xml;base64,' + btoa(test.svg);
+	}).then(function() {
+		const canvas = E('canvas', { 'width': 700, 'height': 600 }), drawn = canvas.getContext('2d');
+		const picture = function() { return drawn.getImageData(0, 0, canvas.width, canvas.height); };
+
+		drawn.fillStyle = '#a98';
+		drawn.fillRect(0, 0, canvas.width, canvas.height);
+		place.appendChild(E('p', {}, [ qr.read(picture()) === null ? 'none' : 'something' ]));
+		drawn.setTransform(0.9, 0.35, -0.3, 0.95, 190, 30);
+		drawn.drawImage(image, 0, 0, 400, 400);
+		drawn.fillStyle = '#553';
+		drawn.fillRect(200, 180, 25, 12);
+		place.appendChild(E('pre', {}, [ '' + qr.read(picture()) ]));
+	});
+};
+
 data.tests.reduce(function(before, test) {
-	return before.then(function() { return run(test); }).catch(function(error) { wrong(test.name + ': ' + error.stack); });
+	return before.then(function() { return test.svg ? scan(test) : run(test); }).catch(function(error) { wrong(test.name + ': ' + error.stack); });
 }, Promise.resolve()).then(function() {
 	main.appendChild(E('p', { 'id': 'done' }, [ 'done' ]));
 });

@@ -1,12 +1,13 @@
 'use strict';
 'require baseclass';
 'require waybill';
+'require waybill.qr as qr';
 
 const node = waybill.node;
 
 /*
- * The field for an invitation: pasted, or read from a QR code by the camera or out of a picture. Browsers lend the camera, and some of
- * them their reader of QR codes, to pages of HTTPS alone. Without, it is said what to do.
+ * The field for an invitation: pasted, or read from a QR code by the camera or out of a picture. Browsers lend the camera to pages of
+ * HTTPS alone; over plain HTTP, a phone's own camera app takes the picture.
  */
 
 /* How often a second a picture of the camera is looked at. */
@@ -15,15 +16,27 @@ const LOOKS_PER_S = 4;
 /* A picture is no larger than this where it is read, in pixels: enough for any code that fills a quarter of it. */
 const PICTURE_MAX = 1600;
 
-function reader() {
-	return 'BarcodeDetector' in window ? new window.BarcodeDetector({ formats: [ 'qr_code' ] }) : null;
+/* What a picture or a video shows, no larger than needed. */
+function pixels(source, width, height) {
+	const scale = Math.min(1, PICTURE_MAX / Math.max(width, height));
+	const canvas = node('canvas', { 'width': Math.max(1, Math.round(width * scale)), 'height': Math.max(1, Math.round(height * scale)) });
+	const drawn = canvas.getContext('2d');
+
+	drawn.drawImage(source, 0, 0, canvas.width, canvas.height);
+
+	return drawn.getImageData(0, 0, canvas.width, canvas.height);
 }
 
-/* The text of the first QR code in a picture, a video or a canvas; null if there is none. */
-function read(source) {
-	return reader().detect(source).then(function(found) {
-		return found.length ? found[0].rawValue : null;
-	});
+/* The text of the QR code in a picture or a video; null if there is none. The browser's own reader, where there is one, is better. */
+function read(source, width, height) {
+	const own = function() { return qr.read(pixels(source, width, height)); };
+
+	if (!('BarcodeDetector' in window))
+		return Promise.resolve().then(own);
+
+	return Promise.resolve().then(function() {
+		return new window.BarcodeDetector({ formats: [ 'qr_code' ] }).detect(source);
+	}).then(function(found) { return found.length ? found[0].rawValue : own(); }, own);
 }
 
 /* What stands in a code may be a link that ends with the invitation. */
@@ -68,7 +81,7 @@ return baseclass.extend({
 			if (!video.isConnected)
 				return stop();
 
-			read(video).then(function(found) {
+			read(video, video.videoWidth, video.videoHeight).then(function(found) {
 				if (found !== null) {
 					stop();
 					take(found);
@@ -100,36 +113,39 @@ return baseclass.extend({
 			if (!picture.files.length)
 				return;
 
-			createImageBitmap(picture.files[0]).then(function(whole) {
-				const scale = Math.min(1, PICTURE_MAX / Math.max(whole.width, whole.height));
+			const image = new Image(), place = URL.createObjectURL(picture.files[0]);
 
-				return createImageBitmap(whole, { resizeWidth: Math.round(whole.width * scale), resizeHeight: Math.round(whole.height * scale) });
-			}).then(read).then(function(found) {
-				if (found !== null)
-					take(found);
-				else
-					say(_('There is no QR code in this picture that can be read. Take it again from straight above, with the code filling it.'));
-			}, function() { say(_('This file is no picture.')); });
+			say(_('Looking for the code…'));
+			image.onload = function() {
+				read(image, image.naturalWidth, image.naturalHeight).then(function(found) {
+					if (found !== null)
+						take(found);
+					else
+						say(_('There is no QR code in this picture that can be read. Take it again from straight above, with the code filling it.'));
+				}).finally(function() { URL.revokeObjectURL(place); });
+			};
+			image.onerror = function() {
+				URL.revokeObjectURL(place);
+				say(_('This file is no picture.'));
+			};
+			image.src = place;
 			picture.value = '';
 		});
 
 		const buttons = [];
 
-		if (reader()) {
-			if (navigator.mediaDevices && navigator.mediaDevices.getUserMedia)
-				buttons.push(node('button', { 'class': 'btn', 'click': film, 'disabled': disabled }, _('Scan by camera')), ' ');
+		if (navigator.mediaDevices && navigator.mediaDevices.getUserMedia)
+			buttons.push(node('button', { 'class': 'btn', 'click': film, 'disabled': disabled }, _('Scan by camera')), ' ');
 
-			buttons.push(node('button', { 'class': 'btn', 'disabled': disabled, 'click': function(event) {
-				event.preventDefault();
-				picture.click();
-			} }, _('Read a picture')), picture);
-		}
+		buttons.push(node('button', { 'class': 'btn', 'disabled': disabled, 'click': function(event) {
+			event.preventDefault();
+			picture.click();
+		} }, _('Read a picture of a QR code')), picture);
 
 		return {
 			node: node('div', {}, text, node('p', {}, buttons), video, said,
-				reader() ? null : node('p', {}, node('em', {}, window.isSecureContext
-					? _('This browser reads no QR codes. Point the camera app of a phone at the code, copy the text it shows, and paste it here.')
-					: _('Over plain HTTP browsers read no QR codes. Point the camera app of a phone at the code, copy the text it shows, and paste it here.')))),
+				window.isSecureContext ? null : node('p', {}, node('em', {},
+					_('A phone asks whether to take the picture by its camera.')))),
 			value: function() { return clean(text.value); },
 			input: text
 		};
