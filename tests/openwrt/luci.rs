@@ -522,7 +522,7 @@ fn the_settings_have_all_options_and_agree_on_what_is_right() {
         let schema = String::from_utf8(Place::new().shell(&script).stdout).expect("text");
         let widget = |option: &str| match option.split_once(':').unwrap_or_else(|| panic!("{option}")) {
             ("enabled", _) => "enabled:truth".to_owned(),
-            (name, "list" | "truth") => option.replace(name, name),
+            (_, "list" | "truth") => option.to_owned(),
             (name, _) => format!("{name}:text"),
         };
         let known: BTreeSet<String> = schema.split_whitespace().map(widget).collect();
