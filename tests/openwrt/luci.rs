@@ -399,6 +399,8 @@ fn neighbours_are_shown_with_what_passes_what_it_costs_and_what_can_be_lost() {
             "0.093756 WAY",
             "with this neighbour you can lose at most",
             "2026-11-28",
+            "[fe80::1%eth1]:51820: 0.7 ms, lost: 0.3 %",
+            "[fe80::2%phy0-mesh0]:51820 does not answer",
         ],
         &[],
     );

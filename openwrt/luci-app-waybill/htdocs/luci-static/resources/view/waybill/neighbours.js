@@ -32,6 +32,16 @@ return view.extend({
 		return '%s, %s'.format(carriers[each.carrier] || each.carrier, roles[each.role] || each.role);
 	},
 
+	/* The wires and radios that lead to it, where there are several: the one in use stands first. */
+	ways: function(each) {
+		return (each.ways || []).map(function(way) {
+			const text = way.rtt_us === null ? _('%s does not answer').format(way.endpoint)
+				: _('%s: %s ms, lost: %s').format(way.endpoint, (way.rtt_us / 1000).toFixed(1), (way.lost_per_mille / 10).toFixed(1) + ' %');
+
+			return node('div', {}, node('small', {}, way.in_use ? node('strong', {}, text) : text));
+		});
+	},
+
 	/* The share that did not arrive, by the counts of both ends; the other end's are some seconds old. */
 	loss: function(meter) {
 		const percent = function(sent, arrived) {
@@ -81,7 +91,7 @@ return view.extend({
 
 			return [
 				node('div', {}, node('strong', {}, each.name), each.met ? node('div', {}, node('small', {}, _('met, in no settings'))) : null),
-				this.kind(each),
+				node('div', {}, this.kind(each), this.ways(each)),
 				this.state(each),
 				each.rtt_us === null ? '–' : (each.rtt_us / 1000).toFixed(1) + ' ms',
 				this.loss(meter),
