@@ -3,9 +3,9 @@
 //! Both are plain files without a password, in the forms that `usign` and `openssl` read, in a directory that nobody else may
 //! look into. Who has them installs what it likes on every router that trusts the feed.
 
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
@@ -37,6 +37,12 @@ pub enum KeysError {
     Exist {
         /// The file in the way.
         path: PathBuf,
+    },
+    /// The directory is a link: whoever may change that could have the keys elsewhere.
+    #[error("{} is a link: name the directory itself", .directory.display())]
+    Link {
+        /// The link.
+        directory: PathBuf,
     },
     /// Nobody made any.
     #[error("no keys in {}: make them once with `cargo run -p openwrt-pack -- keys {}`", .directory.display(), .directory.display())]
@@ -91,22 +97,28 @@ impl Keys {
         }
     }
 
-    /// Writes them into a directory, which is made for its owner alone; so are the secret ones.
+    /// Writes them into a directory, which is made for its owner alone; so are the secret ones. One that is there is closed to
+    /// everybody else. Nothing is written through a link, and nothing is overwritten.
     ///
     /// # Errors
-    /// [`KeysError::Exist`] if one is there, [`KeysError::File`].
+    /// [`KeysError::Exist`] if one of the files is there, or a link in its place; [`KeysError::Link`] if the directory is a link;
+    /// [`KeysError::File`].
     pub fn write(&self, directory: &Path) -> Result<(), KeysError> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)
-            .map_err(|source| KeysError::File { path: directory.to_owned(), source })?;
-        for name in [USIGN_SECRET, APK_SECRET] {
+        let cannot = |source| KeysError::File { path: directory.to_owned(), source };
+        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(cannot)?;
+        // By its own name: a slash at the end would lead through a link.
+        let own_name: PathBuf = directory.components().collect();
+        if fs::symlink_metadata(own_name).map_err(cannot)?.is_symlink() {
+            return Err(KeysError::Link { directory: directory.to_owned() });
+        }
+        for name in [USIGN_SECRET, APK_SECRET, USIGN_PUBLIC, APK_PUBLIC] {
             let path = directory.join(name);
-            if path.exists() {
+            // A link to nowhere is something, too.
+            if fs::symlink_metadata(&path).is_ok() {
                 return Err(KeysError::Exist { path });
             }
         }
+        fs::set_permissions(directory, Permissions::from_mode(0o700)).map_err(cannot)?;
         create(&directory.join(USIGN_SECRET), 0o600, &self.usign.secret_file())?;
         create(&directory.join(APK_SECRET), 0o600, &self.apk.secret_file())?;
         create(&directory.join(USIGN_PUBLIC), 0o644, &self.usign.public_file())?;
@@ -142,8 +154,7 @@ fn read(directory: &Path, name: &str) -> Result<String, KeysError> {
 fn create(path: &Path, mode: u32, content: &str) -> Result<(), KeysError> {
     OpenOptions::new()
         .write(true)
-        .create(true)
-        .truncate(true)
+        .create_new(true)
         .mode(mode)
         .open(path)
         .and_then(|mut file| file.write_all(content.as_bytes()).and_then(|()| file.sync_all()))

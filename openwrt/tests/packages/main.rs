@@ -5,7 +5,7 @@
 mod reader;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::ErrorKind;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -453,7 +453,7 @@ const DATABASE_OF_APK: (usize, &str) = (2192, "b4426f630e0830bcb1ca3fbc87af15bee
 fn the_same_input_gives_the_same_bytes() {
     let built = Built::with_feed();
     for path in ["packages/waybill/files/etc/init.d/waybill", "packages/waybill/files/etc/config/waybill"] {
-        fs::set_permissions(built.path(path), fs::Permissions::from_mode(0o640)).expect("modes are set");
+        fs::set_permissions(built.path(path), Permissions::from_mode(0o640)).expect("modes are set");
     }
     built.feed("again");
     let names = |directory: &str| {
@@ -498,6 +498,29 @@ fn keys_are_made_once_for_their_owner_alone() {
     let broken =
         built.fails(&["feed", "--arch", "x86_64", "--packages", "packages", "--keys", "keys", "--out", "feed"]);
     assert!(broken.contains("usign.sec is no key of a feed"), "{broken}");
+}
+
+#[test]
+fn keys_go_through_no_link_and_into_no_directory_that_others_may_open() {
+    let built = Built::new();
+    let closed = |name: &str| fs::metadata(built.path(name)).expect("it is there").permissions().mode() & 0o777;
+    fs::create_dir(built.path("open")).expect("a directory");
+    fs::set_permissions(built.path("open"), Permissions::from_mode(0o775)).expect("its mode");
+    built.succeeds(&["keys", "open"]);
+    assert_eq!(closed("open"), 0o700);
+
+    fs::create_dir(built.path("elsewhere")).expect("a directory");
+    symlink(built.path("elsewhere"), built.path("link")).expect("a link");
+    for name in ["link", "link/"] {
+        assert!(built.fails(&["keys", name]).contains("is a link: name the directory itself"), "{name}");
+    }
+    for name in ["usign.sec", "apk.pem", "usign.pub", "apk.pub.pem"] {
+        let directory = format!("keys-{name}");
+        fs::create_dir(built.path(&directory)).expect("a directory");
+        symlink(built.path("elsewhere").join(name), built.path(&directory).join(name)).expect("a link to nowhere yet");
+        assert!(built.fails(&["keys", &directory]).contains("is there already"), "{name}");
+    }
+    assert_eq!(fs::read_dir(built.path("elsewhere")).expect("a directory").count(), 0, "nothing was written there");
 }
 
 #[test]
