@@ -616,10 +616,382 @@ fn a_phone_is_let_in_by_the_settings_and_its_secret_is_kept_nowhere() {
     }
 }
 
+/// Settings as `functions.sh` and `uci.sh` have them, a line for each section and each option, and what scripts make of them.
+struct Settings {
+    place: Place,
+}
+
+/// What every router has before Waybill comes.
+const ROUTER: &str = "network.lan=interface\nnetwork.lan.proto=static\nnetwork.wan=interface\nnetwork.wan.proto=dhcp\n\
+     firewall.lan=zone\nfirewall.lan.name=lan\nfirewall.wan=zone\nfirewall.wan.name=wan\n";
+
+impl Settings {
+    fn new(lines: &str) -> Self {
+        let place = Place::new();
+        for name in ["uci", "uci.saved"] {
+            fs::write(place.path(name), lines).expect("settings");
+        }
+        fs::create_dir_all(place.path("config")).expect("a directory");
+        for name in ["firewall", "waybill"] {
+            fs::write(place.path(&format!("config/{name}")), "").expect("a file");
+        }
+        Self { place }
+    }
+
+    /// Runs a script where `uci` has a memory and /lib/functions.sh is what the tests have.
+    fn run(&self, script: &str) -> Output {
+        let tests = root().join("tests/openwrt");
+        let path = |name: &str| self.place.path(name);
+        let functions = format!(
+            "UCI={}\n. {}/functions.sh\n. {}/uci.sh\nubus() {{ echo \"ubus $*\" >>{}; }}\n",
+            path("uci"),
+            tests.display(),
+            tests.display(),
+            path("log")
+        );
+        fs::write(path("root/lib/functions.sh"), functions).expect("a file");
+        self.place.shell(&format!(". $IPKG_INSTROOT/lib/functions.sh\n{script}"))
+    }
+
+    /// Runs a file of the package, or of an image, as the router would; its absolute paths are in the place.
+    fn script(&self, path: &str, before: &str, arguments: &str) -> Output {
+        let text = fs::read_to_string(root().join("openwrt").join(path)).expect("a script");
+        let moved = [
+            ("/etc/config/", self.place.path("config/")),
+            ("/etc/waybill/", self.place.path("etc/")),
+            ("/usr/share/waybill-preset", self.place.path("preset")),
+            ("/usr/libexec/waybill-preset", "preset".to_owned()),
+            ("/etc/init.d/waybill", "initd".to_owned()),
+            ("/var/run/waybill", self.place.path("run")),
+            (". /lib/", ". $IPKG_INSTROOT/lib/".to_owned()),
+        ];
+        let text = moved.iter().fold(text, |text, (from, to)| text.replace(from, to));
+        fs::write(self.place.path("script"), text).expect("a script");
+        self.run(&format!(
+            "initd() {{ echo \"service $*\" >>{}; }}\n{before}\nset -- {arguments}\n. ./script",
+            self.place.path("log")
+        ))
+    }
+
+    fn succeeds(&self, path: &str, before: &str, arguments: &str) {
+        let output = self.script(path, before, arguments);
+        assert!(output.status.success(), "{path}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// What is saved, a line for each section and each option.
+    fn lines(&self) -> BTreeSet<String> {
+        let saved = fs::read_to_string(self.place.path("uci.saved")).expect("settings");
+        let now = fs::read_to_string(self.place.path("uci")).expect("settings");
+        let set = |text: &str| text.lines().map(str::to_owned).collect::<BTreeSet<_>>();
+        assert_eq!(set(&now), set(&saved), "nothing is left unsaved");
+        set(&saved)
+    }
+
+    fn has(&self, line: &str) -> bool {
+        self.lines().contains(line)
+    }
+}
+
+const DEFAULTS: &str = "waybill/files/etc/uci-defaults/80-waybill";
+
+#[test]
+fn the_first_boot_makes_a_network_a_zone_and_rules_and_the_second_nothing() {
+    if !can_run() {
+        return;
+    }
+    let settings = Settings::new(ROUTER);
+    settings.succeeds(DEFAULTS, "", "");
+    let lines = settings.lines();
+    for line in [
+        "waybill.node.enabled=0",
+        "network.mesh.proto=waybill",
+        "firewall.waybill_mesh.name=mesh",
+        "firewall.waybill_mesh.+network=mesh",
+        "firewall.waybill_mesh.input=REJECT",
+        "firewall.waybill_lan_mesh.dest=mesh",
+        "firewall.waybill_links.src=*",
+        "firewall.waybill_links.dest_port=51820 443",
+        "firewall.waybill_names.enabled=0",
+        "firewall.waybill_clients.+device=waybill-gw0",
+        "firewall.waybill_mesh_out.dest=meshout",
+    ] {
+        assert!(lines.contains(line), "{line} is not in {lines:#?}");
+    }
+    // Nothing leads from the mesh to the LAN.
+    assert!(!lines.iter().any(|line| line.ends_with(".dest=lan")), "{lines:#?}");
+    settings.succeeds(DEFAULTS, "", "");
+    assert_eq!(settings.lines(), lines);
+    // What people changed stays.
+    assert!(settings.run("uci set firewall.waybill_names.enabled=1\nuci commit firewall").status.success());
+    settings.succeeds(DEFAULTS, "", "");
+    assert!(settings.has("firewall.waybill_names.enabled=1"));
+}
+
+#[test]
+fn what_others_called_mesh_is_left_alone_and_waybill_has_its_own_beside_it() {
+    if !can_run() {
+        return;
+    }
+    // A mesh of another kind: its network and its zone.
+    let others = format!(
+        "{ROUTER}network.mesh=interface\nnetwork.mesh.proto=batadv\nfirewall.z=zone\nfirewall.z.name=mesh\n\
+         firewall.z.+network=mesh\n"
+    );
+    let settings = Settings::new(&others);
+    settings.succeeds(DEFAULTS, "", "");
+    let lines = settings.lines();
+    for line in others.lines().chain([
+        "network.waybill.proto=waybill",
+        "firewall.waybill_mesh.name=waybill",
+        "firewall.waybill_mesh.+network=waybill",
+        "firewall.waybill_ledger.src=waybill",
+        "firewall.waybill_lan_mesh.dest=waybill",
+        "firewall.waybill_mesh_out.src=waybill",
+        "firewall.waybill_links.src=*",
+        "firewall.waybill_clients.name=meshclients",
+    ]) {
+        assert!(lines.contains(line), "{line} is not in {lines:#?}");
+    }
+    settings.succeeds(DEFAULTS, "", "");
+    assert_eq!(settings.lines(), lines);
+
+    // A network with our protocol under a name that somebody chose, and no name left for a zone.
+    let taken = format!(
+        "{ROUTER}network.hill=interface\nnetwork.hill.proto=waybill\nfirewall.a=zone\nfirewall.a.name=mesh\n\
+         firewall.b=zone\nfirewall.b.name=waybill\nfirewall.c=zone\nfirewall.c.name=meshclients\n"
+    );
+    let settings = Settings::new(&taken);
+    settings.succeeds(DEFAULTS, "", "");
+    let lines = settings.lines();
+    assert!(
+        lines.contains("firewall.waybill_links.src=*") && lines.contains("firewall.waybill_out.name=meshout"),
+        "{lines:#?}"
+    );
+    for line in &lines {
+        let ours = [
+            "network.mesh",
+            "network.waybill",
+            "firewall.waybill_mesh",
+            "firewall.waybill_clients",
+            "firewall.waybill_ping",
+        ];
+        assert!(!ours.iter().any(|name| line.starts_with(name)), "{line}");
+    }
+}
+
+const WISHES: &str = "community Höhe & 'Tal'\ninvitation waybill-invite1:abc\nlanguage pt-br\ncountry DE\nssid Hügel \"netz\"\npassword let me in\n";
+const RADIOS: &str = "wireless.radio0=wifi-device\nwireless.radio0.disabled=1\nwireless.default_radio0=wifi-iface\n\
+     wireless.default_radio0.device=radio0\nwireless.default_radio0.ssid=OpenWrt\nwireless.default_radio0.encryption=none\n\
+     wireless.radio1=wifi-device\nwireless.radio1.country=AT\nwireless.mine=wifi-iface\nwireless.mine.device=radio1\n\
+     wireless.mine.ssid=mine\n";
+
+fn preset(lines: &str, wishes: &str) -> Settings {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let settings = Settings::new(lines);
+    fs::create_dir(settings.place.path("preset")).expect("a directory");
+    let shadow = settings.place.path("preset/shadow");
+    fs::write(&shadow, wishes).expect("the wishes");
+    fs::set_permissions(shadow, fs::Permissions::from_mode(0o600)).expect("their mode");
+    settings
+}
+
+const PRESET: &str = "preset/usr/libexec/waybill-preset";
+
+#[test]
+fn a_new_router_begins_with_what_its_community_wants() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    if !can_run() {
+        return;
+    }
+    let settings = preset(&format!("{ROUTER}{RADIOS}luci.main=core\nluci.main.lang=auto\n"), WISHES);
+    settings.succeeds(PRESET, "", "");
+    let lines = settings.lines();
+    for line in [
+        "waybill.setup=setup",
+        "waybill.setup.pending=1",
+        "waybill.setup.community=Höhe & 'Tal'",
+        "waybill.setup.invitation=waybill-invite1:abc",
+        "waybill.setup.language=pt-br",
+        "luci.main.lang=pt_br",
+        "wireless.radio0.country=DE",
+        "wireless.radio1.country=AT",
+        "wireless.default_radio0.ssid=Hügel \"netz\"",
+        "wireless.default_radio0.encryption=psk2",
+        "wireless.default_radio0.key=let me in",
+        "wireless.mine.ssid=mine",
+    ] {
+        assert!(lines.contains(line), "{line} is not in {lines:#?}");
+    }
+    assert!(!lines.iter().any(|line| line.ends_with(".disabled=1")), "{lines:#?}");
+    let mode = |name: &str| fs::metadata(settings.place.path(name)).expect("it is there").permissions().mode() & 0o777;
+    assert_eq!(mode("config/waybill"), 0o600, "the invitation is in it");
+    // What is left is for radios that come later, and no invitation.
+    assert_eq!(mode("preset/shadow"), 0o600);
+    let left = fs::read_to_string(settings.place.path("preset/shadow")).expect("what is left");
+    assert_eq!(left, "country DE\nssid Hügel \"netz\"\npassword let me in\n");
+
+    // A radio comes.
+    let hotplug = "preset/etc/hotplug.d/ieee80211/20-waybill-preset";
+    let late = "wireless.radio2=wifi-device\nwireless.late=wifi-iface\nwireless.late.device=radio2\nwireless.late.ssid=OpenWrt\n";
+    for name in ["uci", "uci.saved"] {
+        let path = settings.place.path(name);
+        fs::write(&path, fs::read_to_string(&path).expect("settings") + late).expect("settings");
+    }
+    settings.succeeds(PRESET, "", "wireless");
+    assert!(settings.has("wireless.late.ssid=Hügel \"netz\"") && settings.has("wireless.radio2.country=DE"));
+    let log = || fs::read_to_string(settings.place.path("log")).expect("what was called");
+    assert_eq!(log(), "ubus -t 5 call network reload\n");
+    for action in ["remove", "add"] {
+        settings.succeeds(hotplug, &format!("preset() {{ ubus preset \"$@\"; }}\nACTION={action}"), "");
+    }
+    assert_eq!(log(), "ubus -t 5 call network reload\nubus preset wireless\n");
+
+    // With a key it is not new: the next image, or the next boot, changes nothing, and the password goes.
+    let before = settings.lines();
+    fs::create_dir_all(settings.place.path("etc")).expect("a directory");
+    fs::write(settings.place.path("etc/key"), "").expect("a key");
+    fs::write(settings.place.path("preset/shadow"), WISHES.replace("Hügel", "Tal")).expect("the wishes");
+    settings.succeeds(PRESET, "", "");
+    assert_eq!(settings.lines(), before);
+    assert!(!Path::new(&settings.place.path("preset/shadow")).exists());
+    settings.succeeds(PRESET, "", "");
+}
+
+#[test]
+fn without_wishes_the_page_of_the_first_setup_is_all_and_the_daemon_does_not_mind_it() {
+    if !can_run() {
+        return;
+    }
+    let settings = preset(&format!("{ROUTER}{RADIOS}waybill.node=node\nwaybill.node.enabled=0\n"), "");
+    let before = settings.lines();
+    settings.succeeds(PRESET, "", "");
+    let lines = settings.lines();
+    let new: Vec<_> = lines.difference(&before).map(String::as_str).collect();
+    assert_eq!(new, ["waybill.setup.pending=1", "waybill.setup=setup"]);
+    assert!(!Path::new(&settings.place.path("preset/shadow")).exists(), "nothing is left to do");
+
+    let (text, said) = settings.place.render(
+        b"config setup 'setup'\n\toption pending '1'\n\toption invitation 'waybill-invite1:abc'\n\tlist odd 'x'\n\
+          config node 'node'\n\toption name 'attic'\n",
+    );
+    assert_eq!(said, "");
+    assert!(!text.contains("setup") && !text.contains("pending") && !text.contains("invite"), "{text}");
+}
+
+#[test]
+fn an_invitation_takes_a_router_into_a_community_and_a_wrong_one_changes_nothing() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    if !can_run() {
+        return;
+    }
+    let join = "waybill/files/usr/libexec/waybill-join";
+    let settings = Settings::new(&format!("{ROUTER}waybill.node=node\nwaybill.node.enabled=0\n"));
+    let path = |name: &str| settings.place.path(name);
+    let before = settings.lines();
+    for wrong in ["", "hello", "waybill-invite1:AAAA"] {
+        fs::write(path("code"), wrong).expect("a file");
+        let output = settings.script(join, "exec <code", "attic");
+        assert!(!output.status.success(), "{wrong}");
+        assert!(!output.stderr.is_empty(), "{wrong}");
+        assert_eq!(settings.lines(), before, "{wrong}");
+    }
+    assert!(!Path::new(&path("log")).exists(), "the service was left alone");
+
+    // Of a real community. Where the program cannot keep a ledger this ends here.
+    let places = |command: &mut Command, of: &str| {
+        _ = command.args(["--directory", &path(of), "--state", &path(of), "--socket", &path("no-socket")]);
+    };
+    let mut create = Command::new(waybill());
+    create.args(["community", "create", "Hilltop", "--name", "roof", "--endpoint", "192.0.2.1:51820"]);
+    places(&mut create, "roof");
+    if !create.output().expect("the program runs").status.success() {
+        println!("skipped in part: this program founds no community");
+        return;
+    }
+    let invite =
+        Command::new(waybill()).args(["invite", "--config", &path("roof/waybill.toml")]).output().expect("it runs");
+    assert!(invite.status.success(), "{}", String::from_utf8_lossy(&invite.stderr));
+    fs::write(path("code"), &invite.stdout).expect("a file");
+    let output = settings.script(join, "exec <code", "attic");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(said["community"], "Hilltop");
+    assert_eq!(said["config"], path("config/waybill"));
+    let lines = settings.lines();
+    for line in
+        ["waybill.node.enabled=1", "waybill.node.name=attic", "waybill.ledger=ledger", "waybill.community=community"]
+    {
+        assert!(lines.contains(line), "{line} is not in {lines:#?}");
+    }
+    assert!(lines.iter().any(|line| line.ends_with(".endpoint=192.0.2.1:51820")), "{lines:#?}");
+    assert!(!lines.iter().any(|line| line.contains("waybill-invite1")), "the code is in no settings");
+    for name in ["etc/key", "etc/state/enrolment"] {
+        let mode = fs::metadata(path(name)).unwrap_or_else(|error| panic!("{name}: {error}")).permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{name}");
+    }
+    let log = fs::read_to_string(path("log")).expect("what was called");
+    assert_eq!(log, "service enabled\nservice reload\n");
+    assert_eq!(
+        fs::read_dir(path("run"))
+            .expect("a directory")
+            .filter_map(Result::ok)
+            .filter(|entry| entry.path().is_dir())
+            .count(),
+        0
+    );
+
+    // Unsaved changes are somebody's.
+    assert!(settings.run("uci set waybill.node.mtu=1400").status.success());
+    let output = settings.script(join, "exec <code", "attic");
+    assert!(String::from_utf8_lossy(&output.stderr).starts_with("there are unsaved changes of waybill"));
+}
+
+#[test]
+fn netifd_is_told_when_the_daemons_device_comes_and_goes_and_of_no_other() {
+    if !can_run() {
+        return;
+    }
+    let settings = Settings::new(&format!("{ROUTER}network.mesh=interface\nnetwork.mesh.proto=waybill\n"));
+    let hotplug = "waybill/files/etc/hotplug.d/net/80-waybill";
+    fs::create_dir_all(settings.place.path("run")).expect("a directory");
+    fs::create_dir_all(settings.place.path("root/lib/netifd")).expect("a directory");
+    // Of netifd: what the protocol's handler says to it.
+    let netifd = format!(
+        "say() {{ echo \"$*\" >>{}; }}\nproto_init_update() {{ say init \"$@\"; }}\nproto_add_ipv6_address() {{ say address \"$@\"; }}\n\
+         proto_add_ipv6_prefix() {{ say prefix \"$@\"; }}\nproto_send_update() {{ say send \"$@\"; }}\n",
+        settings.place.path("netifd")
+    );
+    fs::write(settings.place.path("root/lib/netifd/netifd-proto.sh"), netifd).expect("a file");
+    let foreach = "config_get() { eval \"$1=\\$(uci -q get network.$2.$3)\"; }\n\
+         config_foreach() { for section in lan wan mesh; do $1 $section; done; }\nconfig_load() { :; }\n";
+    let told = |before: &str| {
+        let path = settings.place.path("netifd");
+        _ = fs::remove_file(&path);
+        settings.succeeds(hotplug, &format!("{foreach}{before}"), "");
+        fs::read_to_string(path).unwrap_or_default()
+    };
+    assert_eq!(told("ACTION=add INTERFACE=lo"), "", "no daemon has been here");
+    fs::write(settings.place.path("run/tun"), "lo\n").expect("a file");
+    fs::write(settings.place.path("run/address"), "fd01:2:3::9\n").expect("a file");
+    assert_eq!(told("ACTION=add INTERFACE=eth0"), "");
+    assert_eq!(told("ACTION=change INTERFACE=lo"), "");
+    // `lo` is a device that every machine has.
+    assert_eq!(
+        told("ACTION=add INTERFACE=lo"),
+        "init lo 1 1\naddress fd01:2:3::9 128\nprefix fd01:2:3:8000::/49\nsend mesh\n"
+    );
+    fs::write(settings.place.path("run/tun"), "nosuchdevice\n").expect("a file");
+    assert_eq!(told("ACTION=remove INTERFACE=nosuchdevice"), "init * 0\nsend mesh\n");
+}
+
 #[test]
 fn scripts_and_data_files_are_well_formed() {
-    let all = ["openwrt/waybill/files", "openwrt/luci-app-waybill/root"].map(|tree| files(&root().join(tree))).concat();
-    let mut shell = vec![root().join("tests/openwrt/functions.sh")];
+    let trees = ["openwrt/waybill/files", "openwrt/preset", "openwrt/luci-app-waybill/root"];
+    let all = trees.map(|tree| files(&root().join(tree))).concat();
+    let mut shell = vec![root().join("tests/openwrt/functions.sh"), root().join("tests/openwrt/uci.sh")];
     for path in &all {
         let text = fs::read_to_string(path).expect("text");
         if text.starts_with("#!/bin/sh") || text.contains("# shellcheck shell=") {

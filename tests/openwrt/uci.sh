@@ -101,3 +101,12 @@ uci_lines() {
 			exit sections == 0
 		}' "$UCI"
 }
+
+# Of functions.sh, by what is set here.
+config_load() {
+	uci export "$1" >"$EXPORT"
+	CONFIG_SECTION=
+	# shellcheck source=/dev/null
+	. "$EXPORT"
+	${CONFIG_SECTION:+config_cb}
+}
