@@ -456,6 +456,9 @@ fn key_and_config_file_are_for_nobody_else_to_read_and_state_without_a_ledger_is
     }
     let place = Place::new();
     place.settings(ATTIC.as_bytes());
+    // As a restored backup leaves it.
+    fs::create_dir(place.path("etc")).expect("a directory");
+    fs::set_permissions(place.path("etc"), fs::Permissions::from_mode(0o755)).expect("its mode");
     assert!(place.service("start").status.success());
     for (path, mode) in
         [("etc/key", 0o600), ("run/waybill.toml", 0o600), ("run", 0o700), ("etc", 0o700), ("run/state", 0o700)]
@@ -632,7 +635,7 @@ impl Settings {
             fs::write(place.path(name), lines).expect("settings");
         }
         fs::create_dir_all(place.path("config")).expect("a directory");
-        for name in ["firewall", "waybill"] {
+        for name in ["firewall", "waybill", "wireless"] {
             fs::write(place.path(&format!("config/{name}")), "").expect("a file");
         }
         Self { place }
@@ -827,6 +830,7 @@ fn a_new_router_begins_with_what_its_community_wants() {
     assert!(!lines.iter().any(|line| line.ends_with(".disabled=1")), "{lines:#?}");
     let mode = |name: &str| fs::metadata(settings.place.path(name)).expect("it is there").permissions().mode() & 0o777;
     assert_eq!(mode("config/waybill"), 0o600, "the invitation is in it");
+    assert_eq!(mode("config/wireless"), 0o600, "the password is in it");
     // What is left is for radios that come later, and no invitation.
     assert_eq!(mode("preset/shadow"), 0o600);
     let left = fs::read_to_string(settings.place.path("preset/shadow")).expect("what is left");
@@ -888,7 +892,9 @@ fn an_invitation_takes_a_router_into_a_community_and_a_wrong_one_changes_nothing
         return;
     }
     let join = "waybill/files/usr/libexec/waybill-join";
-    let settings = Settings::new(&format!("{ROUTER}waybill.node=node\nwaybill.node.enabled=0\n"));
+    let settings = Settings::new(&format!(
+        "{ROUTER}waybill.node=node\nwaybill.node.enabled=0\nwaybill.setup=setup\nwaybill.setup.invitation=waybill-invite1:x\n"
+    ));
     let path = |name: &str| settings.place.path(name);
     let before = settings.lines();
     for wrong in ["", "hello", "waybill-invite1:AAAA"] {
