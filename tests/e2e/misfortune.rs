@@ -83,7 +83,7 @@ fn a_full_disk_stops_neither_packets_nor_payment() {
     let (fillers, carried) = thread::scope(|scope| {
         let download = scope.spawn(|| {
             while wanting.load(Ordering::Relaxed) {
-                web.fetch(&r1.host, &["--limit-rate", "10M"]).expect("a download");
+                web.fetch(&r1.host, &["--limit-rate", "20M"]).expect("a download");
             }
         });
         thread::sleep(secs(1));
@@ -153,7 +153,7 @@ fn a_full_disk_stops_neither_packets_nor_payment() {
 }
 
 /// Intervals of ten seconds under full disks.
-const FULL_TICKS: u32 = 5;
+const FULL_TICKS: u32 = 3;
 
 #[test]
 fn a_disk_that_fails_is_reported_bounds_credit_and_lets_pings_pass() {
