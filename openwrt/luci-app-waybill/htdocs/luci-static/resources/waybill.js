@@ -188,7 +188,8 @@ return baseclass.extend({
 			place.removeChild(place.firstChild);
 
 		[].concat(content).forEach(function(each) {
-			place.appendChild(each);
+			if (each != null)
+				place.appendChild(each);
 		});
 	}
 });

@@ -109,12 +109,16 @@ return view.extend({
 	},
 
 	show: function(earnings) {
-		waybill.show(this.place, [ this.wallet(earnings.wallet || {}), this.neighbours(earnings.meters || {}, earnings.receipts || {}) ]);
+		const meters = earnings.meters || {};
+
+		/* Where nothing runs, it is said once. */
+		waybill.show(this.place, [ meters.error ? null : this.wallet(earnings.wallet || {}), this.neighbours(meters, earnings.receipts || {}) ]);
 	},
 
 	render: function(answers) {
 		const now = new Date().toISOString().slice(0, 7);
-		const month = node('div', {}, this.month(answers[1]));
+		const idle = (answers[0].meters || {}).error;
+		const month = node('div', {}, idle && answers[1].error === idle ? '' : this.month(answers[1]));
 		const choice = node('input', { 'type': 'month', 'class': 'cbi-input-text', 'value': answers[1].month || now, 'max': now });
 
 		this.readonly = !L.hasViewPermission() || null;
