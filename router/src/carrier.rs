@@ -2,11 +2,10 @@
 
 use std::io;
 
-use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
-use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::LinkFlags;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
+
+use crate::netlink::is_loss;
 
 /// `RTNLGRP_LINK` of `linux/rtnetlink.h`.
 const LINK_GROUP: u32 = 1;
@@ -42,15 +41,6 @@ impl Carrier {
         }
         lost
     }
-}
-
-fn is_loss(message: &[u8]) -> bool {
-    let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(message) else { return false };
-    let NetlinkPayload::InnerMessage(message) = message.payload else { return false };
-    if let RouteNetlinkMessage::NewLink(link) = &message {
-        return !link.header.flags.contains(LinkFlags::LowerUp);
-    }
-    matches!(message, RouteNetlinkMessage::DelLink(_))
 }
 
 #[cfg(test)]

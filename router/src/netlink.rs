@@ -8,19 +8,6 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use netlink_packet_core::{
-    ErrorBuffer, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REPLACE, NLM_F_REQUEST, NLMSG_DONE,
-    NLMSG_ERROR, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-};
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
-use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkMessage, LinkMessageBuffer,
-};
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMessageBuffer, RouteProtocol, RouteScope, RouteType,
-};
-use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage, RuleMessageBuffer, RulePortRange};
-use netlink_packet_route::{AddressFamily, IpProtocol, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use socket2::SockRef;
@@ -42,13 +29,29 @@ const DUMP_ATTEMPTS: usize = 8;
 /// Routes of one family that are read at most.
 const FOUND_ROUTES_MAX: usize = 100_000;
 
-/// Attributes of a route in the kernel's answer (`linux/rtnetlink.h`).
+/// What a message is about (`linux/rtnetlink.h`).
+const NEW_LINK: u16 = libc::RTM_NEWLINK;
+const DELETE_LINK: u16 = libc::RTM_DELLINK;
+/// Bytes of a message before what it is about, and of a link's own header.
+const HEADER_LEN: usize = 16;
+const LINK_HEADER_LEN: usize = 16;
+/// The kernel numbers attributes with the lower bits: the others say how they are written.
+const ATTRIBUTE_MASK: u16 = 0x3fff;
+const NO_SCOPE: u8 = libc::RT_SCOPE_NOWHERE;
+/// How an interface chooses addresses by itself, and that it does not (`linux/if_link.h`).
+const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
+const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
+/// How a rule leads on (`linux/fib_rules.h`).
+const TO_TABLE: u8 = 1;
+const GOTO: u8 = 2;
+
+/// Attributes of a route (`linux/rtnetlink.h`).
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const RTA_PRIORITY: u16 = 6;
 const RTA_TABLE: u16 = 15;
-/// Attributes of a rule in the kernel's answer (`linux/fib_rules.h`).
+/// Attributes of a rule (`linux/fib_rules.h`).
 const FRA_DST: u16 = 1;
 const FRA_SRC: u16 = 2;
 const FRA_IIFNAME: u16 = 3;
@@ -63,6 +66,8 @@ const FRA_L3MDEV: u16 = 19;
 const FRA_UID_RANGE: u16 = 20;
 const FRA_PROTOCOL: u16 = 21;
 const FRA_IP_PROTO: u16 = 22;
+const FRA_SPORT_RANGE: u16 = 23;
+const FRA_DPORT_RANGE: u16 = 24;
 /// Flags of a rule: it is for all other packets; the rule it leads to is not there.
 const FIB_RULE_INVERT: u32 = 2;
 const FIB_RULE_UNRESOLVED: u32 = 4;
@@ -86,6 +91,12 @@ const LOCAL_TABLE: u8 = 255;
 pub const DEFAULT_LEN_MAX: u8 = 7;
 /// A request that adds, and replaces nothing.
 const EXCLUSIVELY: u16 = libc::NLM_F_EXCL as u16;
+const CREATE: u16 = libc::NLM_F_CREATE as u16;
+const REPLACE: u16 = libc::NLM_F_REPLACE as u16;
+const ACKNOWLEDGE: u16 = libc::NLM_F_ACK as u16;
+const LIST: u16 = libc::NLM_F_DUMP as u16;
+/// The tables changed while they were listed.
+const INTERRUPTED: u16 = libc::NLM_F_DUMP_INTR as u16;
 
 /// A routing rule: which table is asked for what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -147,41 +158,42 @@ impl Family {
 }
 
 impl Rule {
-    fn message(self) -> RuleMessage {
-        let mut message = RuleMessage::default();
-        let port = |port| RulePortRange { start: port, end: port };
-        let attributes = &mut message.attributes;
-        attributes.push(RuleAttribute::Priority(self.priority));
-        attributes.push(RuleAttribute::Protocol(RouteProtocol::from(ROUTE_PROTOCOL)));
-        let family = match self.of {
-            Selector::All(family) => family,
-            Selector::To(to, transport, asked) => {
-                message.header.dst_len = if to.is_ipv4() { 32 } else { 128 };
-                let transport = if transport == Transport::Udp { IpProtocol::Udp } else { IpProtocol::Tcp };
-                attributes.push(RuleAttribute::Destination(to));
-                attributes.push(RuleAttribute::IpProtocol(transport));
-                attributes.push(RuleAttribute::DestinationPortRange(port(asked)));
-                if to.is_ipv4() { Family::V4 } else { Family::V6 }
-            }
-            Selector::Own(family, from) | Selector::From(family, from) => {
-                if matches!(self.of, Selector::Own(..)) {
-                    attributes.push(RuleAttribute::Iifname("lo".to_owned()));
-                }
-                attributes.push(RuleAttribute::IpProtocol(IpProtocol::Udp));
-                attributes.push(RuleAttribute::SourcePortRange(port(from)));
-                family
-            }
+    fn message(self, kind: u16) -> Message {
+        let (family, to) = match self.of {
+            Selector::All(family) | Selector::Own(family, _) | Selector::From(family, _) => (family, None),
+            Selector::To(to, ..) => (if to.is_ipv4() { Family::V4 } else { Family::V6 }, Some(to)),
         };
-        attributes.extend(self.without.map(|len| RuleAttribute::SuppressPrefixLen(len.into())));
-        message.header.family = address_family(family);
-        message.header.table = self.table;
-        message.header.action = RuleAction::ToTable;
+        let header =
+            About { prefix_len: to.map_or(0, full_len), table: self.table, kind: TO_TABLE, ..About::of(family) };
+        let mut message = our_rule(kind, header, self.priority);
+        let udp = |transport| if transport == Transport::Udp { libc::IPPROTO_UDP } else { libc::IPPROTO_TCP };
+        let mut port = |of: u16, transport, port: u16| {
+            message.push(FRA_IP_PROTO, &[udp(transport) as u8]);
+            // From this one to this one.
+            message.push(of, &[port.to_ne_bytes(), port.to_ne_bytes()].concat());
+        };
+        match self.of {
+            Selector::All(_) => {}
+            Selector::To(to, transport, asked) => {
+                port(FRA_DPORT_RANGE, transport, asked);
+                message.push_address(FRA_DST, to);
+            }
+            Selector::From(_, from) => port(FRA_SPORT_RANGE, Transport::Udp, from),
+            Selector::Own(_, from) => {
+                port(FRA_SPORT_RANGE, Transport::Udp, from);
+                message.push(FRA_IIFNAME, b"lo\0");
+            }
+        }
+        if let Some(len) = self.without {
+            message.push_number(FRA_SUPPRESS_PREFIXLEN, len.into());
+        }
         message
     }
 }
 
-fn address_family(family: Family) -> AddressFamily {
-    if family == Family::V4 { AddressFamily::Inet } else { AddressFamily::Inet6 }
+/// How long the prefix is that is one address.
+fn full_len(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
 }
 
 /// A routing rule that somebody else made, and that leads somewhere.
@@ -367,11 +379,11 @@ impl Netlink {
 
     /// The index of the interface `name`.
     pub fn link_index(&mut self, name: &str) -> Result<u32, NetlinkError> {
-        let mut message = LinkMessage::default();
-        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        let mut message = link(libc::RTM_GETLINK, 0, 0);
+        message.push(libc::IFLA_IFNAME, &[name.as_bytes(), &[0]].concat());
         let mut index = None;
-        let asked = self.request(RouteNetlinkMessage::GetLink(message), 0, |payload| {
-            index = LinkMessageBuffer::new_checked(payload).ok().map(|link| link.link_index());
+        let asked = self.request(message, 0, |payload| {
+            index = payload.first_chunk::<LINK_HEADER_LEN>().and_then(|header| number(&header[4..8]));
         });
         // ERANGE is the kernel's answer to a name that is too long to be one.
         let missing = || NetlinkError::NoSuchInterface { name: name.to_owned() };
@@ -387,18 +399,14 @@ impl Netlink {
     /// Gives an interface its MTU in bytes and brings it up, without any address of the kernel's own choosing: a
     /// link-local address on the TUN would answer in our place, and its router solicitations would be read as freight.
     pub fn set_up(&mut self, index: u32, mtu: u32) -> Result<(), NetlinkError> {
-        let mut settings = link(index);
-        settings.attributes.push(LinkAttribute::Mtu(mtu));
-        settings.attributes.push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![
-            AfSpecInet6::AddrGenMode(In6AddrGenMode::None),
-        ])]));
-        self.acknowledged(RouteNetlinkMessage::SetLink(settings), 0)
+        let mut settings = link(libc::RTM_SETLINK, index, 0);
+        settings.push_number(libc::IFLA_MTU, mtu);
+        let none = attribute(IFLA_INET6_ADDR_GEN_MODE, &[IN6_ADDR_GEN_MODE_NONE]);
+        settings.push(libc::IFLA_AF_SPEC, &attribute(libc::AF_INET6 as u16, &none));
+        self.acknowledged(settings, 0)
             .map_err(|failure| failure.during(format!("set up interface {index} with an MTU of {mtu}")))?;
         // In one message with the rest, the kernel would bring the interface up first and choose an address.
-        let mut up = link(index);
-        up.header.flags = LinkFlags::Up;
-        up.header.change_mask = LinkFlags::Up;
-        self.acknowledged(RouteNetlinkMessage::SetLink(up), 0)
+        self.acknowledged(link(libc::RTM_SETLINK, index, libc::IFF_UP as u32), 0)
             .map_err(|failure| failure.during(format!("bring interface {index} up")))
     }
 
@@ -407,18 +415,14 @@ impl Netlink {
     /// it are accepted some milliseconds later, for the kernel leaves its own route to a work queue.
     pub fn add_address(&mut self, index: u32, address: impl Into<IpAddr>, prefix_len: u8) -> Result<(), NetlinkError> {
         let address = address.into();
-        let mut message = address_message(index, address, prefix_len);
-        if address.is_ipv6() {
-            message.header.flags = AddressHeaderFlags::Nodad;
-            message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
-        }
-        self.acknowledged(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE)
+        let message = address_message(libc::RTM_NEWADDR, index, address, prefix_len);
+        self.acknowledged(message, CREATE | REPLACE)
             .map_err(|failure| failure.during(format!("add {address}/{prefix_len} to interface {index}")))
     }
 
     /// Takes an address from an interface; one that is not there is no error.
     pub fn delete_address(&mut self, index: u32, address: IpAddr, prefix_len: u8) -> Result<(), NetlinkError> {
-        match self.acknowledged(RouteNetlinkMessage::DelAddress(address_message(index, address, prefix_len)), 0) {
+        match self.acknowledged(address_message(libc::RTM_DELADDR, index, address, prefix_len), 0) {
             Err(Failure::Errno(e)) if matches!(e.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::ENODEV)) => Ok(()),
             done => done.map_err(|failure| failure.during(format!("take {address} from interface {index}"))),
         }
@@ -432,7 +436,7 @@ impl Netlink {
         prefix_len: u8,
         index: u32,
     ) -> Result<(), NetlinkError> {
-        self.new_route(route_in(table, destination, prefix_len, index), NLM_F_REPLACE)
+        self.new_route(route_in(NEW, table, destination, prefix_len, index), REPLACE)
             .map_err(|failure| failure.during(format!("route {destination}/{prefix_len} to interface {index}")))
     }
 
@@ -451,7 +455,7 @@ impl Netlink {
         if let Some(other) = others.iter().find(in_the_way) {
             return Err(taken(format!("{}/{}", other.destination, other.prefix_len)));
         }
-        match self.new_route(route_in(MAIN_TABLE, destination, prefix_len, index), EXCLUSIVELY) {
+        match self.new_route(route_in(NEW, MAIN_TABLE, destination, prefix_len, index), EXCLUSIVELY) {
             Err(Failure::Errno(e)) if e.raw_os_error() == Some(libc::EEXIST) => Err(taken("the same".to_owned())),
             done => done.map_err(|failure| failure.during(format!("route {destination}/{prefix_len} to {index}"))),
         }
@@ -459,8 +463,7 @@ impl Netlink {
 
     /// Takes back what [`Netlink::claim_route`] did. A route that is not there is no error.
     pub fn release_route(&mut self, destination: IpAddr, prefix_len: u8, index: u32) -> Result<(), NetlinkError> {
-        let message = route_in(MAIN_TABLE, destination, prefix_len, index);
-        match self.acknowledged(RouteNetlinkMessage::DelRoute(message), 0) {
+        match self.acknowledged(route_in(DELETE, MAIN_TABLE, destination, prefix_len, index), 0) {
             Err(Failure::Errno(e)) if matches!(e.raw_os_error(), Some(libc::ESRCH | libc::ENODEV | libc::ENOENT)) => {
                 Ok(())
             }
@@ -471,28 +474,26 @@ impl Netlink {
     /// Makes whatever no other route of a table leads anywhere unreachable: programs are told at once.
     pub fn close_table(&mut self, table: u8) -> Result<(), NetlinkError> {
         Family::BOTH.into_iter().try_for_each(|family| {
-            self.new_route(unreachable(table, family), NLM_F_REPLACE)
+            self.new_route(unreachable(NEW, table, family), REPLACE)
                 .map_err(|failure| failure.during(format!("close table {table}")))
         })
     }
 
     /// Takes back what [`Netlink::close_table`] did.
     pub fn open_table(&mut self, table: u8) -> Result<(), NetlinkError> {
-        Family::BOTH.into_iter().try_for_each(|family| {
-            match self.acknowledged(RouteNetlinkMessage::DelRoute(unreachable(table, family)), 0) {
-                Err(Failure::Errno(e)) if matches!(e.raw_os_error(), Some(libc::ESRCH | libc::ENOENT)) => Ok(()),
-                done => done.map_err(|failure| failure.during(format!("open table {table}"))),
-            }
+        Family::BOTH.into_iter().try_for_each(|family| match self.acknowledged(unreachable(DELETE, table, family), 0) {
+            Err(Failure::Errno(e)) if matches!(e.raw_os_error(), Some(libc::ESRCH | libc::ENOENT)) => Ok(()),
+            done => done.map_err(|failure| failure.during(format!("open table {table}"))),
         })
     }
 
-    fn new_route(&mut self, message: RouteMessage, flags: u16) -> Result<(), Failure> {
-        self.acknowledged(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | flags)
+    fn new_route(&mut self, message: Message, flags: u16) -> Result<(), Failure> {
+        self.acknowledged(message, CREATE | flags)
     }
 
     /// Adds a rule that says which table is asked, before the system's own rules. One that is there already stays.
     pub fn add_rule(&mut self, rule: Rule) -> Result<(), NetlinkError> {
-        match self.acknowledged(RouteNetlinkMessage::NewRule(rule.message()), NLM_F_CREATE | EXCLUSIVELY) {
+        match self.acknowledged(rule.message(libc::RTM_NEWRULE), CREATE | EXCLUSIVELY) {
             Err(Failure::Errno(e)) if e.raw_os_error() == Some(libc::EEXIST) => Ok(()),
             done => done.map_err(|failure| failure.during("add a routing rule".to_owned())),
         }
@@ -500,16 +501,13 @@ impl Netlink {
 
     /// Takes back what [`Netlink::add_rule`] did. False: there was no such rule.
     pub fn delete_rule(&mut self, rule: Rule) -> Result<bool, NetlinkError> {
-        self.delete_rule_message(rule.message())
+        self.delete_rule_message(rule.message(libc::RTM_DELRULE))
     }
 
     /// Takes away all rules of ours of this priority, whatever they say: a crash leaves them behind.
     pub fn delete_rules(&mut self, priority: u32) -> Result<(), NetlinkError> {
-        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let mut message = RuleMessage::default();
-            message.header.family = family;
-            message.attributes.push(RuleAttribute::Priority(priority));
-            message.attributes.push(RuleAttribute::Protocol(RouteProtocol::from(ROUTE_PROTOCOL)));
+        for family in Family::BOTH {
+            let message = our_rule(libc::RTM_DELRULE, About::of(family), priority);
             for _ in 0..RULES_MAX {
                 if !self.delete_rule_message(message.clone())? {
                     break;
@@ -523,10 +521,8 @@ impl Netlink {
     pub fn has_rules(&mut self, priority: u32) -> Result<bool, NetlinkError> {
         let mut found = false;
         for family in Family::BOTH {
-            let mut message = RuleMessage::default();
-            message.header.family = address_family(family);
             let each = |payload: &[u8]| found |= is_our_rule(payload, priority);
-            self.request(RouteNetlinkMessage::GetRule(message), NLM_F_DUMP, each)
+            self.request(Message::about(libc::RTM_GETRULE, About::of(family)), LIST, each)
                 .map_err(|failure| failure.during("list the routing rules".to_owned()))?;
         }
         Ok(found)
@@ -536,13 +532,11 @@ impl Netlink {
     pub fn found_rules(&mut self, priority: u32) -> Result<Vec<FoundRule>, NetlinkError> {
         let mut rules = Vec::new();
         for family in Family::BOTH {
-            let mut message = RuleMessage::default();
-            message.header.family = address_family(family);
             let each = |payload: &[u8]| {
                 let rule = found_rule(payload, family).filter(|rule| rule.priority <= priority);
                 rules.extend(rule.filter(|_| rules.len() < RULES_MAX));
             };
-            self.request(RouteNetlinkMessage::GetRule(message), NLM_F_DUMP, each)
+            self.request(Message::about(libc::RTM_GETRULE, About::of(family)), LIST, each)
                 .map_err(|failure| failure.during("list the routing rules".to_owned()))?;
         }
         Ok(rules)
@@ -558,8 +552,8 @@ impl Netlink {
         Ok(found)
     }
 
-    fn delete_rule_message(&mut self, message: RuleMessage) -> Result<bool, NetlinkError> {
-        match self.acknowledged(RouteNetlinkMessage::DelRule(message), 0) {
+    fn delete_rule_message(&mut self, message: Message) -> Result<bool, NetlinkError> {
+        match self.acknowledged(message, 0) {
             Ok(()) => Ok(true),
             Err(Failure::Errno(e)) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::EAFNOSUPPORT)) => Ok(false),
             Err(failure) => Err(failure.during("take a routing rule away".to_owned())),
@@ -575,10 +569,8 @@ impl Netlink {
         index: u32,
         metric: u32,
     ) -> Result<(), NetlinkError> {
-        let mut message = route(destination, prefix_len, index, metric);
-        message.header.scope = RouteScope::Universe;
-        message.header.kind = RouteType::Unicast;
-        self.acknowledged(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE)
+        let header = About { kind: libc::RTN_UNICAST, ..our_route_header(destination.into(), prefix_len) };
+        self.acknowledged(route(NEW, header, destination.into(), index, metric), CREATE | REPLACE)
             .map_err(|failure| failure.during(format!("route {destination}/{prefix_len} to interface {index}")))
     }
 
@@ -591,9 +583,8 @@ impl Netlink {
         index: u32,
         metric: u32,
     ) -> Result<(), NetlinkError> {
-        let mut message = route(destination, prefix_len, index, metric);
-        message.header.scope = RouteScope::NoWhere;
-        match self.acknowledged(RouteNetlinkMessage::DelRoute(message), 0) {
+        let header = About { scope: NO_SCOPE, ..our_route_header(destination.into(), prefix_len) };
+        match self.acknowledged(route(DELETE, header, destination.into(), index, metric), 0) {
             Err(Failure::Errno(e)) if matches!(e.raw_os_error(), Some(libc::ESRCH | libc::ENODEV | libc::ENOENT)) => {
                 Ok(())
             }
@@ -619,10 +610,9 @@ impl Netlink {
     fn dump<T>(&mut self, family: Family, read: impl Fn(&[u8]) -> Option<T>) -> Result<Vec<T>, NetlinkError> {
         let action = || "list the routes".to_owned();
         for _ in 0..DUMP_ATTEMPTS {
-            let mut message = RouteMessage::default();
-            message.header.address_family = address_family(family);
+            let message = Message::about(libc::RTM_GETROUTE, About::of(family));
             let (mut routes, mut too_many) = (Vec::new(), false);
-            let listed = self.request(RouteNetlinkMessage::GetRoute(message), NLM_F_DUMP, |payload| {
+            let listed = self.request(message, LIST, |payload| {
                 too_many |= routes.len() >= FOUND_ROUTES_MAX;
                 routes.extend(read(payload).filter(|_| !too_many));
             });
@@ -639,26 +629,14 @@ impl Netlink {
         Err(Failure::Interrupted.during(action()))
     }
 
-    fn acknowledged(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<(), Failure> {
-        self.request(message, flags | NLM_F_ACK, |_| {})
+    fn acknowledged(&mut self, message: Message, flags: u16) -> Result<(), Failure> {
+        self.request(message, flags | ACKNOWLEDGE, |_| {})
     }
 
     /// Sends one request and hands each answering message's payload to `each`, until the kernel has said it all.
-    fn request(
-        &mut self,
-        message: RouteNetlinkMessage,
-        flags: u16,
-        mut each: impl FnMut(&[u8]),
-    ) -> Result<(), Failure> {
+    fn request(&mut self, message: Message, flags: u16, mut each: impl FnMut(&[u8])) -> Result<(), Failure> {
         self.sequence = self.sequence.wrapping_add(1);
-        let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | flags;
-        header.sequence_number = self.sequence;
-        let mut packet = NetlinkMessage::new(header, NetlinkPayload::from(message));
-        packet.finalize();
-        let mut bytes = vec![0; packet.buffer_len()];
-        packet.serialize(&mut bytes);
-        self.socket.send(&bytes, 0).map_err(Failure::Exchange)?;
+        self.socket.send(&message.bytes(flags, self.sequence), 0).map_err(Failure::Exchange)?;
 
         let mut buffer = vec![0; ANSWER_MAX];
         let mut interrupted = false;
@@ -673,58 +651,168 @@ impl Netlink {
     }
 }
 
-fn link(index: u32) -> LinkMessage {
-    let mut message = LinkMessage::default();
-    message.header.index = index;
+const NEW: u16 = libc::RTM_NEWROUTE;
+const DELETE: u16 = libc::RTM_DELROUTE;
+
+/// A request: its kind, and what comes behind the header of all messages.
+#[derive(Clone, Debug)]
+struct Message {
+    kind: u16,
+    payload: Vec<u8>,
+}
+
+impl Message {
+    fn about(kind: u16, header: About) -> Self {
+        Self { kind, payload: header.bytes().to_vec() }
+    }
+
+    fn push(&mut self, kind: u16, value: &[u8]) {
+        self.payload.extend_from_slice(&attribute(kind, value));
+    }
+
+    fn push_number(&mut self, kind: u16, value: u32) {
+        self.push(kind, &value.to_ne_bytes());
+    }
+
+    fn push_address(&mut self, kind: u16, address: IpAddr) {
+        match address {
+            IpAddr::V4(address) => self.push(kind, &address.octets()),
+            IpAddr::V6(address) => self.push(kind, &address.octets()),
+        }
+    }
+
+    /// As it is sent (`struct nlmsghdr`); from the port that the kernel knows us by.
+    fn bytes(&self, flags: u16, sequence: u32) -> Vec<u8> {
+        let len = (HEADER_LEN + self.payload.len()) as u32;
+        let flags = libc::NLM_F_REQUEST as u16 | flags;
+        let mut bytes = len.to_ne_bytes().to_vec();
+        bytes.extend_from_slice(&self.kind.to_ne_bytes());
+        bytes.extend_from_slice(&flags.to_ne_bytes());
+        bytes.extend_from_slice(&sequence.to_ne_bytes());
+        bytes.extend_from_slice(&0_u32.to_ne_bytes());
+        bytes.extend_from_slice(&self.payload);
+        bytes
+    }
+}
+
+/// An attribute with its length and kind before it, filled up to four bytes. All of ours are short.
+fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let mut bytes = (4 + value.len() as u16).to_ne_bytes().to_vec();
+    bytes.extend_from_slice(&kind.to_ne_bytes());
+    bytes.extend_from_slice(value);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+/// What a route or a rule says before its attributes: `struct rtmsg`, which `struct fib_rule_hdr` is like.
+#[derive(Clone, Copy, Debug, Default)]
+struct About {
+    family: u8,
+    /// Of the destination.
+    prefix_len: u8,
+    source_len: u8,
+    table: u8,
+    /// Who made a route.
+    protocol: u8,
+    scope: u8,
+    /// Of a route its type, of a rule its action.
+    kind: u8,
+    flags: u32,
+}
+
+impl About {
+    fn of(family: Family) -> Self {
+        let family = if family == Family::V4 { libc::AF_INET } else { libc::AF_INET6 };
+        Self { family: family as u8, ..Self::default() }
+    }
+
+    fn bytes(self) -> [u8; 12] {
+        let Self { family, prefix_len, source_len, table, protocol, scope, kind, flags } = self;
+        let [a, b, c, d] = flags.to_ne_bytes();
+        [family, prefix_len, source_len, 0, table, protocol, scope, kind, a, b, c, d]
+    }
+
+    /// What it is and its attributes, in an answer.
+    fn read(payload: &[u8]) -> Option<(Self, Attributes<'_>)> {
+        let (header, rest) = payload.split_first_chunk::<12>()?;
+        let [family, prefix_len, source_len, _, table, protocol, scope, kind, flags @ ..] = *header;
+        let flags = u32::from_ne_bytes(flags);
+        Some((Self { family, prefix_len, source_len, table, protocol, scope, kind, flags }, Attributes(rest)))
+    }
+}
+
+/// The attributes of an answer, each with its kind; they end where one of them cannot be read.
+#[derive(Clone, Copy, Debug)]
+struct Attributes<'a>(&'a [u8]);
+
+impl<'a> Iterator for Attributes<'a> {
+    type Item = (u16, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let [a, b, c, d] = *self.0.first_chunk::<4>()?;
+        let len = usize::from(u16::from_ne_bytes([a, b]));
+        let value = self.0.get(4..len)?;
+        self.0 = self.0.get(len.next_multiple_of(4)..).unwrap_or_default();
+        Some((u16::from_ne_bytes([c, d]) & ATTRIBUTE_MASK, value))
+    }
+}
+
+/// A message about an interface (`struct ifinfomsg`) that sets these of its flags.
+fn link(kind: u16, index: u32, flags: u32) -> Message {
+    let payload = [0, index, flags, flags].map(u32::to_ne_bytes).concat();
+    Message { kind, payload }
+}
+
+/// One about an address (`struct ifaddrmsg`). Nobody else has it: it is not looked for.
+fn address_message(kind: u16, index: u32, address: IpAddr, prefix_len: u8) -> Message {
+    let (family, flags) = if address.is_ipv4() { (libc::AF_INET, 0) } else { (libc::AF_INET6, libc::IFA_F_NODAD) };
+    let mut payload = vec![family as u8, prefix_len, flags as u8, 0];
+    payload.extend_from_slice(&index.to_ne_bytes());
+    let mut message = Message { kind, payload };
+    message.push_address(libc::IFA_ADDRESS, address);
+    message.push_address(libc::IFA_LOCAL, address);
     message
 }
 
-fn address_message(index: u32, address: IpAddr, prefix_len: u8) -> AddressMessage {
-    let mut message = AddressMessage::default();
-    message.header.family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    message.header.prefix_len = prefix_len;
-    message.header.index = index;
-    message.attributes.push(AddressAttribute::Address(address));
-    message.attributes.push(AddressAttribute::Local(address));
+/// A rule of ours.
+fn our_rule(kind: u16, header: About, priority: u32) -> Message {
+    let mut message = Message::about(kind, header);
+    message.push_number(FRA_PRIORITY, priority);
+    message.push(FRA_PROTOCOL, &[ROUTE_PROTOCOL]);
     message
+}
+
+/// A route of ours in the main table.
+fn our_route_header(destination: IpAddr, prefix_len: u8) -> About {
+    let family = if destination.is_ipv4() { Family::V4 } else { Family::V6 };
+    About { prefix_len, table: MAIN_TABLE, protocol: ROUTE_PROTOCOL, ..About::of(family) }
 }
 
 /// A route of either family, in a table of one's choice, with the kernel's usual metric.
-fn route_in(table: u8, destination: IpAddr, prefix_len: u8, index: u32) -> RouteMessage {
-    let mut message = match destination {
-        IpAddr::V6(destination) => route(destination, prefix_len, index, 0),
-        IpAddr::V4(destination) => {
-            let mut message = route(Ipv6Addr::UNSPECIFIED, prefix_len, index, 0);
-            message.header.address_family = AddressFamily::Inet;
-            message.attributes[0] = RouteAttribute::Destination(RouteAddress::Inet(destination));
-            message
-        }
-    };
-    message.header.table = table;
-    message.header.scope = if destination.is_ipv4() { RouteScope::Link } else { RouteScope::Universe };
-    message.header.kind = RouteType::Unicast;
-    message
+fn route_in(kind: u16, table: u8, destination: IpAddr, prefix_len: u8, index: u32) -> Message {
+    let scope = if destination.is_ipv4() { libc::RT_SCOPE_LINK } else { libc::RT_SCOPE_UNIVERSE };
+    let header = About { table, scope, kind: libc::RTN_UNICAST, ..our_route_header(destination, prefix_len) };
+    route(kind, header, destination, index, 0)
 }
 
-fn route(destination: Ipv6Addr, prefix_len: u8, index: u32, metric: u32) -> RouteMessage {
-    let mut message = RouteMessage::default();
-    message.header.address_family = AddressFamily::Inet6;
-    message.header.destination_prefix_length = prefix_len;
-    message.header.table = RouteHeader::RT_TABLE_MAIN;
-    message.header.protocol = RouteProtocol::from(ROUTE_PROTOCOL);
-    message.attributes.push(RouteAttribute::Destination(RouteAddress::Inet6(masked(destination, prefix_len))));
-    message.attributes.push(RouteAttribute::Oif(index));
-    message.attributes.push(RouteAttribute::Priority(metric));
+fn route(kind: u16, header: About, destination: IpAddr, index: u32, metric: u32) -> Message {
+    let mut message = Message::about(kind, header);
+    let destination = match destination {
+        IpAddr::V6(destination) => masked(destination, header.prefix_len).into(),
+        IpAddr::V4(_) => destination,
+    };
+    message.push_address(RTA_DST, destination);
+    message.push_number(RTA_OIF, index);
+    message.push_number(RTA_PRIORITY, metric);
     message
 }
 
 /// A default route that leads nowhere, behind all others.
-fn unreachable(table: u8, family: Family) -> RouteMessage {
-    let mut message = route_in(table, family.nowhere(), 0, 0);
-    message.header.kind = RouteType::Unreachable;
-    message.header.scope = RouteScope::Universe;
-    message.attributes.retain(|attribute| matches!(attribute, RouteAttribute::Destination(_)));
-    message.attributes.push(RouteAttribute::Priority(u32::MAX));
+fn unreachable(kind: u16, table: u8, family: Family) -> Message {
+    let header = About { table, kind: libc::RTN_UNREACHABLE, ..our_route_header(family.nowhere(), 0) };
+    let mut message = Message::about(kind, header);
+    message.push_address(RTA_DST, family.nowhere());
+    message.push_number(RTA_PRIORITY, u32::MAX);
     message
 }
 
@@ -737,15 +825,14 @@ fn masked(address: Ipv6Addr, prefix_len: u8) -> Ipv6Addr {
 
 /// One route of a listing, if it is ours and leads into this interface.
 fn our_route(payload: &[u8], index: u32) -> Option<KernelRoute> {
-    let message = RouteMessageBuffer::new_checked(payload).ok()?;
-    if message.protocol() != ROUTE_PROTOCOL || message.table() != RouteHeader::RT_TABLE_MAIN {
+    let (header, attributes) = About::read(payload)?;
+    if header.protocol != ROUTE_PROTOCOL || header.table != MAIN_TABLE {
         return None;
     }
-    let mut route =
-        KernelRoute { destination: Ipv6Addr::UNSPECIFIED, prefix_len: message.destination_prefix_length(), metric: 0 };
+    let mut route = KernelRoute { destination: Ipv6Addr::UNSPECIFIED, prefix_len: header.prefix_len, metric: 0 };
     let mut leads_here = false;
-    for attribute in message.attributes().map_while(Result::ok) {
-        match (attribute.kind(), attribute.value()) {
+    for attribute in attributes {
+        match attribute {
             (RTA_DST, value) => route.destination = Ipv6Addr::from(<[u8; 16]>::try_from(value).ok()?),
             (RTA_OIF, value) => leads_here = u32::from_ne_bytes(value.try_into().ok()?) == index,
             (RTA_PRIORITY, value) => route.metric = u32::from_ne_bytes(value.try_into().ok()?),
@@ -757,19 +844,17 @@ fn our_route(payload: &[u8], index: u32) -> Option<KernelRoute> {
 
 /// Any route of a listing that leads somewhere, or to this machine itself.
 fn found_route(payload: &[u8]) -> Option<FoundRoute> {
-    let message = RouteMessageBuffer::new_checked(payload).ok()?;
-    let (table, kind) = (message.table(), message.kind());
-    let local = kind == u8::from(RouteType::Local) || kind == u8::from(RouteType::Anycast);
-    let passes = kind != u8::from(RouteType::Broadcast) && kind != u8::from(RouteType::Multicast);
+    let (About { family, prefix_len, table, kind, .. }, attributes) = About::read(payload)?;
+    let local = matches!(kind, libc::RTN_LOCAL | libc::RTN_ANYCAST);
+    let passes = !matches!(kind, libc::RTN_BROADCAST | libc::RTN_MULTICAST);
     if !(table == MAIN_TABLE && passes || table == LOCAL_TABLE && local) {
         return None;
     }
-    let is_ipv4 = message.address_family() == u8::from(AddressFamily::Inet);
+    let is_ipv4 = i32::from(family) == libc::AF_INET;
     let destination = if is_ipv4 { Family::V4.nowhere() } else { Family::V6.nowhere() };
-    let prefix_len = message.destination_prefix_length();
     let mut route = FoundRoute { destination, prefix_len, interface: None, gateway: None, local };
-    for attribute in message.attributes().map_while(Result::ok) {
-        match (attribute.kind(), attribute.value()) {
+    for attribute in attributes {
+        match attribute {
             (RTA_DST, value) => route.destination = address(value)?,
             (RTA_GATEWAY, value) => route.gateway = address(value),
             (RTA_OIF, value) => route.interface = Some(u32::from_ne_bytes(value.try_into().ok()?)),
@@ -781,34 +866,31 @@ fn found_route(payload: &[u8]) -> Option<FoundRoute> {
 
 /// The table and the length of a default route that leads somewhere.
 fn default_route(payload: &[u8]) -> Option<(u32, u8)> {
-    let message = RouteMessageBuffer::new_checked(payload).ok()?;
-    let mut attributes = message.attributes().map_while(Result::ok);
-    let table = attributes.find(|attribute| attribute.kind() == RTA_TABLE).and_then(|one| number(one.value()));
-    let len = message.destination_prefix_length();
-    let leads = message.kind() == u8::from(RouteType::Unicast) && len <= DEFAULT_LEN_MAX;
-    leads.then_some((table.unwrap_or(message.table().into()), len))
+    let (header, mut attributes) = About::read(payload)?;
+    let table = attributes.find(|(kind, _)| *kind == RTA_TABLE).and_then(|(_, value)| number(value));
+    let leads = header.kind == libc::RTN_UNICAST && header.prefix_len <= DEFAULT_LEN_MAX;
+    leads.then_some((table.unwrap_or(header.table.into()), header.prefix_len))
 }
 
 /// A rule of a listing that is not ours and leads somewhere.
 fn found_rule(payload: &[u8], family: Family) -> Option<FoundRule> {
-    let message = RuleMessageBuffer::new_checked(payload).ok()?;
-    let (mut priority, mut table, mut without, mut target) = (0, message.table().into(), None, None);
+    let (header, attributes) = About::read(payload)?;
+    let (mut priority, mut table, mut without, mut target) = (0, header.table.into(), None, None);
     let (mut of, mut of_device, mut mark) = (String::new(), false, None);
-    if message.flags() & FIB_RULE_INVERT != 0 {
+    if header.flags & FIB_RULE_INVERT != 0 {
         of.push_str(" not");
     }
-    for attribute in message.attributes().map_while(Result::ok) {
-        let value = attribute.value();
+    for (kind, value) in attributes {
         let name = || String::from_utf8_lossy(value.strip_suffix(&[0]).unwrap_or(value)).into_owned();
-        match attribute.kind() {
+        match kind {
             FRA_PROTOCOL if value == [ROUTE_PROTOCOL] => return None,
             FRA_PRIORITY => priority = number(value)?,
             FRA_TABLE => table = number(value)?,
             FRA_SUPPRESS_PREFIXLEN => without = number(value).filter(|len| *len != u32::MAX),
             FRA_GOTO => target = number(value),
             FRA_L3MDEV => of_device = value != [0],
-            FRA_SRC => of.push_str(&format!(" from {}/{}", address(value)?, message.src_len())),
-            FRA_DST => of.push_str(&format!(" to {}/{}", address(value)?, message.dst_len())),
+            FRA_SRC => of.push_str(&format!(" from {}/{}", address(value)?, header.source_len)),
+            FRA_DST => of.push_str(&format!(" to {}/{}", address(value)?, header.prefix_len)),
             FRA_IIFNAME => of.push_str(&format!(" iif {}", name())),
             FRA_OIFNAME => of.push_str(&format!(" oif {}", name())),
             FRA_FWMARK => mark = number(value),
@@ -822,10 +904,10 @@ fn found_rule(payload: &[u8], family: Family) -> Option<FoundRule> {
             _ => {}
         }
     }
-    let leads = match (RuleAction::from(message.action()), target) {
-        (RuleAction::Goto, Some(target)) if message.flags() & FIB_RULE_UNRESOLVED == 0 => Leads::Rule(target),
-        (RuleAction::ToTable, _) if of_device => Leads::OfDevice,
-        (RuleAction::ToTable, _) if table != u32::from(LOCAL_TABLE) => Leads::Table { table, without },
+    let leads = match (header.kind, target) {
+        (GOTO, Some(target)) if header.flags & FIB_RULE_UNRESOLVED == 0 => Leads::Rule(target),
+        (TO_TABLE, _) if of_device => Leads::OfDevice,
+        (TO_TABLE, _) if table != u32::from(LOCAL_TABLE) => Leads::Table { table, without },
         _ => return None,
     };
     Some(FoundRule { family, priority, of: of.trim_start().to_owned(), leads })
@@ -842,12 +924,9 @@ fn address(value: &[u8]) -> Option<IpAddr> {
 
 /// Whether a rule of a listing is ours, and of this priority.
 fn is_our_rule(payload: &[u8], priority: u32) -> bool {
-    let Ok(message) = RuleMessageBuffer::new_checked(payload) else { return false };
+    let Some((_, attributes)) = About::read(payload) else { return false };
     let wanted = [(FRA_PRIORITY, &priority.to_ne_bytes()[..]), (FRA_PROTOCOL, &[ROUTE_PROTOCOL])];
-    let has = |kind, value: &[u8]| {
-        message.attributes().map_while(Result::ok).any(|other| other.kind() == kind && other.value() == value)
-    };
-    wanted.into_iter().all(|(kind, value)| has(kind, value))
+    wanted.into_iter().all(|wanted| { attributes }.any(|other| other == wanted))
 }
 
 /// Why a request failed, before it is known by name what it was for.
@@ -889,31 +968,58 @@ fn read_answer(
 ) -> Result<Progress, Failure> {
     let unreadable = || Failure::Exchange(io::Error::new(io::ErrorKind::InvalidData, "an answer that is none"));
     while !datagram.is_empty() {
-        let message = NetlinkBuffer::new_checked(datagram).map_err(|_| unreadable())?;
-        let len = (message.length() as usize).next_multiple_of(4).min(datagram.len());
-        datagram = &datagram[len..];
-        if message.sequence_number() != sequence {
+        let (message, rest) = Answer::first(datagram).ok_or_else(unreadable)?;
+        datagram = rest;
+        if message.sequence != sequence {
             continue;
         }
-        *interrupted |= message.flags() & NLM_F_DUMP_INTR != 0;
-        match message.message_type() {
-            NLMSG_DONE => return Ok(Progress::Done),
-            NLMSG_ERROR => {
-                let answer = ErrorBuffer::new_checked(message.payload()).map_err(|_| unreadable())?;
-                return match answer.code() {
-                    None => Ok(Progress::Done),
-                    Some(code) => {
-                        Err(Failure::Errno(io::Error::from_raw_os_error(code.get().checked_abs().unwrap_or(i32::MAX))))
-                    }
+        *interrupted |= message.flags & INTERRUPTED != 0;
+        match i32::from(message.kind) {
+            libc::NLMSG_DONE => return Ok(Progress::Done),
+            libc::NLMSG_ERROR => {
+                let code = message.payload.first_chunk().copied().map(i32::from_ne_bytes).ok_or_else(unreadable)?;
+                return match code {
+                    0 => Ok(Progress::Done),
+                    code => Err(Failure::Errno(io::Error::from_raw_os_error(code.checked_abs().unwrap_or(i32::MAX)))),
                 };
             }
-            _ => each(message.payload()),
+            _ => each(message.payload),
         }
-        if flags & (NLM_F_DUMP | NLM_F_ACK) == 0 {
+        if flags & (LIST | ACKNOWLEDGE) == 0 {
             return Ok(Progress::Done);
         }
     }
     Ok(Progress::More)
+}
+
+/// One message of the kernel.
+struct Answer<'a> {
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    payload: &'a [u8],
+}
+
+impl<'a> Answer<'a> {
+    /// The first one of a datagram, and what comes behind it.
+    fn first(datagram: &'a [u8]) -> Option<(Self, &'a [u8])> {
+        let header = datagram.first_chunk::<HEADER_LEN>()?;
+        let [l0, l1, l2, l3, k0, k1, f0, f1, s0, s1, s2, s3, ..] = *header;
+        let len = usize::try_from(u32::from_ne_bytes([l0, l1, l2, l3])).ok()?;
+        let payload = datagram.get(HEADER_LEN..len)?;
+        let rest = datagram.get(len.next_multiple_of(4)..).unwrap_or_default();
+        let kind = u16::from_ne_bytes([k0, k1]);
+        let (flags, sequence) = (u16::from_ne_bytes([f0, f1]), u32::from_ne_bytes([s0, s1, s2, s3]));
+        Some((Self { kind, flags, sequence, payload }, rest))
+    }
+}
+
+/// Whether the kernel says of itself that an interface cannot carry anything, or is gone.
+pub(crate) fn is_loss(message: &[u8]) -> bool {
+    let Some((message, _)) = Answer::first(message) else { return false };
+    let Some(header) = message.payload.first_chunk::<LINK_HEADER_LEN>() else { return false };
+    let flags = number(&header[8..12]).unwrap_or(0);
+    message.kind == DELETE_LINK || message.kind == NEW_LINK && flags & libc::IFF_LOWER_UP as u32 == 0
 }
 
 /// For tests that change the kernel's tables: runs the test `name` (its full path) again in a network namespace of its
@@ -993,7 +1099,7 @@ mod tests {
                 assert_eq!(our_route(payload, 1), None);
                 let _ = (found_rule(payload, Family::V4), default_route(payload));
             };
-            let _ = read_answer(&datagram, 7, NLM_F_DUMP, &mut false, &mut each);
+            let _ = read_answer(&datagram, 7, LIST, &mut false, &mut each);
         }
     }
 
