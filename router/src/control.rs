@@ -14,6 +14,7 @@
 //! [`Unit`]. Bytes, packets and seconds are numbers.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::{self, DirBuilder, Permissions};
 use std::future::Future;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -25,7 +26,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use metering::{Bytes, ChannelId, NodeId, Tokens};
-use serde::{Deserialize, Serialize};
+use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
@@ -98,7 +100,7 @@ pub enum Request {
 }
 
 /// What a daemon answers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "answer", content = "value", rename_all = "snake_case")]
 pub enum Response {
     /// To [`Request::Status`].
@@ -131,6 +133,54 @@ pub enum Response {
     Done,
     /// To any request: it was not done.
     Failed(Refusal),
+}
+
+/// Its name comes first, as daemons write it. Derived code would read the value before the name as well, and be twice as long.
+impl<'de> Deserialize<'de> for Response {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(ReadResponse)
+    }
+}
+
+struct ReadResponse;
+
+impl<'de> Visitor<'de> for ReadResponse {
+    type Value = Response;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an answer, its name first")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Response, A::Error> {
+        use Response as R;
+        let name = match map.next_entry::<String, String>()? {
+            Some((key, name)) if key == "answer" => name,
+            Some(_) | None => return Err(A::Error::custom("an answer has its name first")),
+        };
+        if name != "done" && map.next_key::<String>()?.as_deref() != Some("value") {
+            return Err(A::Error::missing_field("value"));
+        }
+        let response = match &*name {
+            "status" => R::Status(map.next_value()?),
+            "neighbours" => R::Neighbours(map.next_value()?),
+            "routes" => R::Routes(map.next_value()?),
+            "meters" => R::Meters(map.next_value()?),
+            "why" => R::Why(map.next_value()?),
+            "statement" => R::Statement(map.next_value()?),
+            "receipts" => R::Receipts(map.next_value()?),
+            "redeemed" => R::Redeemed(map.next_value()?),
+            "closed" => R::Closed(map.next_value()?),
+            "wallet" => R::Wallet(map.next_value()?),
+            "gateway" => R::Gateway(map.next_value()?),
+            "internet" => R::Internet(map.next_value()?),
+            "reloaded" => R::Reloaded(map.next_value()?),
+            "done" => R::Done,
+            "failed" => R::Failed(map.next_value()?),
+            _ => return Err(A::Error::custom(format_args!("no answer is called `{name}`"))),
+        };
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(response)
+    }
 }
 
 /// The file was read again, and is in effect but for this.

@@ -207,3 +207,52 @@ fn a_silent_or_absent_or_foreign_daemon_is_named() {
     fs::write(&path, "").unwrap();
     assert!(fails(&path).starts_with("error: no waybill is running at SOCKET\n"));
 }
+
+/// All answers with their names; the compiler misses those that are forgotten here.
+macro_rules! names {
+    ($($variant:ident $name:literal,)*) => {
+        const NAMES: &[&str] = &[$($name),*];
+        fn name(response: &Response) -> &'static str {
+            match response {
+                $(Response::$variant { .. } => $name,)*
+            }
+        }
+    };
+}
+names! {
+    Status "status", Neighbours "neighbours", Routes "routes", Meters "meters", Why "why", Statement "statement",
+    Receipts "receipts", Redeemed "redeemed", Closed "closed", Wallet "wallet", Gateway "gateway", Internet "internet",
+    Reloaded "reloaded", Done "done", Failed "failed",
+}
+
+#[test]
+fn every_answer_is_read_by_its_name() {
+    let read = |json: &str| serde_json::from_str::<Response>(json).map_err(|error| error.to_string());
+    for name in NAMES.iter().filter(|name| **name != "done") {
+        let refused = read(&format!("{{\"answer\":\"{name}\",\"value\":0}}")).unwrap_err();
+        assert!(!refused.contains("is called"), "{name}: {refused}");
+        assert!(read(&format!("{{\"answer\":\"{name}\"}}")).unwrap_err().contains("value"), "{name}");
+    }
+    let refusal = Refusal { cause: "c".to_owned(), next: None };
+    let all = [
+        Response::Neighbours(Vec::new()),
+        Response::Wallet(wallet()),
+        Response::Gateway(Box::default()),
+        Response::Internet(Box::default()),
+        Response::Reloaded(Reloaded::default()),
+        Response::Done,
+        Response::Failed(refusal),
+    ];
+    for response in all {
+        let json = serde_json::to_string(&response).unwrap();
+        assert!(json.starts_with(&format!("{{\"answer\":\"{}\"", name(&response))), "{json}");
+        // What a later daemon adds is passed over.
+        let longer = format!("{},\"more\":[1,{{}}]}}", json.strip_suffix('}').unwrap());
+        assert_eq!((read(&json), read(&longer)), (Ok(response.clone()), Ok(response)));
+    }
+    for none in
+        ["{}", "[]", "{\"value\":[],\"answer\":\"neighbours\"}", "{\"answer\":\"tea\",\"value\":0}", "{\"answer\":1}"]
+    {
+        assert!(read(none).is_err(), "{none}");
+    }
+}
