@@ -7,6 +7,7 @@ use std::io::{self, ErrorKind, IoSlice};
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::sync::OnceLock;
 
 use libc::c_int;
 use mio::net::UdpSocket;
@@ -99,13 +100,15 @@ impl TrainSocket {
         let nobody = if is_v6 { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
         let damages = is_damaging(&kernel_release());
         // A kernel that does not know the option would send a train as one long datagram. Zero changes nothing.
-        let cuts = offloads && !damages && set_option(&socket, libc::SOL_UDP, libc::UDP_SEGMENT, 0).is_ok();
+        let keeps = offloads && keeps_trains();
+        let cuts = keeps && !damages && set_option(&socket, libc::SOL_UDP, libc::UDP_SEGMENT, 0).is_ok();
         if offloads && !cuts {
+            let damages = damages || !keeps;
             let why = if damages { "damages datagrams that are sent together" } else { "cuts no trains apart" };
             tracing::warn!("this kernel {why}: each datagram is sent alone");
         }
         let unspecified = SocketAddr::new(nobody, 0).into();
-        let bound = Self { socket, unspecified, is_v6, cuts, joins: offloads, receivers: 1 };
+        let bound = Self { socket, unspecified, is_v6, cuts, joins: keeps, receivers: 1 };
         bound.ask_for_more();
         Ok(bound)
     }
@@ -276,12 +279,12 @@ impl TrainSocket {
                 if to.is_ipv4() { (libc::IPPROTO_IP, libc::IP_TOS) } else { (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) };
             control.push(level, kind, &c_int::from(class.bits()).to_ne_bytes());
         }
-        let to = SockAddr::from(match to {
+        let address = SockAddr::from(match to {
             SocketAddr::V4(v4) if self.is_v6 => SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port()),
             SocketAddr::V4(_) | SocketAddr::V6(_) => to,
         });
         let buffers = [IoSlice::new(bytes)];
-        let message = MsgHdr::new().with_addr(&to).with_buffers(&buffers);
+        let message = MsgHdr::new().with_addr(&address).with_buffers(&buffers);
         let message = if control.len == 0 { message } else { message.with_control(&control.bytes.0[..control.len]) };
         let Err(error) = SockRef::from(&self.socket).sendmsg(&message, 0) else { return Sent::Taken };
         match (error.kind(), error.raw_os_error(), stride) {
@@ -293,9 +296,32 @@ impl TrainSocket {
             (_, Some(libc::EIO), Some(_)) => Sent::Uncut(0),
             // Longer than the way's MTU; alone they are sent in fragments.
             (_, Some(libc::EINVAL | libc::EMSGSIZE), Some(stride)) => Sent::Uncut(stride),
+            // An old kernel knows no class that comes with a datagram, and qemu hands on one that it has not turned around.
+            (_, Some(libc::EINVAL), None) if class != Class::default() => {
+                self.send_message(to, bytes, None, Class::default())
+            }
             _ => Sent::Refused,
         }
     }
+}
+
+/// Whether two datagrams that are sent to this machine itself as a train arrive as two. What stands for a kernel (qemu for a program
+/// of another processor, a sandbox) may take all options and then hand on lengths that it should have turned around. Where that cannot
+/// be found out, the kernel is taken at its word.
+pub(crate) fn keeps_trains() -> bool {
+    static KEEPS: OnceLock<bool> = OnceLock::new();
+    *KEEPS.get_or_init(|| try_train().unwrap_or(true))
+}
+
+fn try_train() -> io::Result<bool> {
+    let socket = UdpSocket::from_std(bind((Ipv4Addr::LOCALHOST, 0).into())?.into());
+    let (to, unspecified) = (socket.local_addr()?, SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)).into());
+    let alone = TrainSocket { socket, unspecified, is_v6: false, cuts: true, joins: true, receivers: 1 };
+    alone.ask_for_more();
+    if alone.send_message(to, &[1, 2], Some(1), Class::default()) != Sent::Taken {
+        return Err(ErrorKind::Unsupported.into());
+    }
+    alone.receive(&mut vec![0; RECEIVE_MAX]).map(|received| received.stride == 1)
 }
 
 /// An IPv4 address in IPv6's clothes as what it is. A link-local one keeps the number of its interface, for without it nobody
@@ -472,6 +498,11 @@ mod tests {
     /// Datagrams of 1,200 bytes that differ, and a short one.
     fn train(count: usize) -> Vec<u8> {
         (0..count * 1200 + 7).map(|at| (at / 1200 + at % 251) as u8).collect()
+    }
+
+    #[test]
+    fn a_real_kernel_keeps_trains() {
+        assert!(try_train().expect("loopback and its options"));
     }
 
     #[test]

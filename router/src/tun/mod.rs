@@ -13,6 +13,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
+use crate::link::train::keeps_trains;
+
 /// Where Linux offers TUN devices (kernel documentation, networking/tuntap).
 const TUN_DEVICE: &str = "/dev/net/tun";
 
@@ -123,7 +125,8 @@ impl Tun {
     /// Creates the device `name` with an MTU of `mtu` bytes, down and without addresses. With `offloads`, it carries many
     /// packets at once where the kernel can.
     pub fn create(name: &str, mtu: u16, offloads: bool) -> Result<Self, TunError> {
-        Self::create_at(Path::new(TUN_DEVICE), name, mtu, offloads)
+        // What does not turn around lengths of datagrams does not turn around those of frames.
+        Self::create_at(Path::new(TUN_DEVICE), name, mtu, offloads && keeps_trains())
     }
 
     /// The same for a device that carries IPv4 beside IPv6: the kernel cuts all UDP itself, as frames are taken apart for

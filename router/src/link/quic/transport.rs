@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use quinn::congestion::{Controller, ControllerFactory};
 use quinn::{AckFrequencyConfig, Connection, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
+use crate::link::train::keeps_trains;
+
 /// Keeps NAT bindings open and notices a dead neighbour while nothing else is sent.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
@@ -76,6 +78,7 @@ fn settings(link_mtu: u32) -> TransportConfig {
     let mut acks = AckFrequencyConfig::default();
     acks.ack_eliciting_threshold(PACKETS_PER_ACK.into());
     let mut transport = TransportConfig::default();
+    transport.enable_segmentation_offload(keeps_trains());
     transport
         .keep_alive_interval(Some(KEEP_ALIVE))
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_TIMEOUT_MS))))
