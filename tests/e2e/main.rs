@@ -37,6 +37,7 @@ mod misfortune;
 mod names;
 mod path_mtu;
 mod people;
+mod processors;
 mod queues;
 mod quic;
 mod refusals;
