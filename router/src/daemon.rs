@@ -157,6 +157,7 @@ fn run(
     #[cfg(feature = "ledger-serve")]
     let _hosted = hosted(config)?;
     let money = money(config, ledger.as_deref())?;
+    let unit = (money.unit.clone(), money.domain);
     let tun = Tun::create(&config.node.tun, config.node.mtu, config.node.offloads)
         .map_err(|error| Failure::new(&error, error.next_step()))?;
     let local = tun.local().map_err(|error| Failure::new(error, ""))?;
@@ -216,9 +217,10 @@ fn run(
                 let zones = Zones { own, community: registered.clone(), upstream: None };
                 answer_names(config, router.address(), &sessions, zones);
                 if config.leaves.iter().any(|leaf| leaf.ipv4.is_some()) {
-                    router.reload(links(config, sessions.internet.is_some())).await;
+                    router.reload(links(config, sessions.internet.is_some()), None).await;
                 }
-                let ended = serve(config, &router, (socket, signals), kernel, (&names, &mut sessions), closed).await;
+                let ended =
+                    serve(config, &router, (socket, signals), kernel, (&names, &mut sessions, &unit), closed).await;
                 sessions.stop();
                 ended.map_err(|failure| (failure, Started(true)))
             }
@@ -440,7 +442,7 @@ async fn serve(
     router: &Router,
     (socket, signals): (&ControlSocket, &mut Signals),
     mut kernel: KernelRoutes,
-    (names, sessions): (&watch::Sender<Names>, &mut Sessions<'_>),
+    (names, sessions, unit): (&watch::Sender<Names>, &mut Sessions<'_>, &(Unit, LedgerDomain)),
     mut closed: Option<&mut Closed>,
 ) -> Result<(), Failure> {
     let mut running = config.clone();
@@ -494,11 +496,11 @@ async fn serve(
             _ = signals.terminate.recv() => break,
             _ = signals.interrupt.recv() => break,
             _ = signals.hangup.recv() => {
-                let _logged = reload(&mut running, router, names, sessions).await;
+                let _logged = reload(&mut running, router, (names, sessions, unit)).await;
                 follow(&mut kernel, sessions, &fib.borrow_and_update().clone(), &endpoints.borrow().clone());
             }
             Some(Order { stop, done }) = ordered.recv() => {
-                let answer = if stop { Response::Done } else { reload(&mut running, router, names, sessions).await };
+                let answer = if stop { Response::Done } else { reload(&mut running, router, (names, sessions, unit)).await };
                 follow(&mut kernel, sessions, &fib.borrow_and_update().clone(), &endpoints.borrow().clone());
                 // Whoever asked may have gone.
                 let _gone = done.send(answer);
@@ -551,11 +553,15 @@ fn follow(kernel: &mut KernelRoutes, sessions: &Sessions<'_>, fib: &Arc<Fib>, en
 async fn reload(
     running: &mut Config,
     router: &Router,
-    names: &watch::Sender<Names>,
-    sessions: &mut Sessions<'_>,
+    (names, sessions, (unit, domain)): (&watch::Sender<Names>, &mut Sessions<'_>, &(Unit, LedgerDomain)),
 ) -> Response {
-    let config = match read_again(running) {
-        Ok(config) => config,
+    let read = read_again(running).and_then(|config| {
+        let mut priced = running.clone();
+        priced.price.clone_from(&config.price);
+        Ok((money_in(&priced, unit.clone(), *domain)?, config))
+    });
+    let (money, config) = match read {
+        Ok(read) => read,
         Err(failure) => {
             tracing::error!("the configuration is kept as it was: {failure}");
             let cause = format!("the configuration is kept as it was: {failure}");
@@ -565,10 +571,11 @@ async fn reload(
     names.send_replace(names::zone(&config, router.address()));
     // Leaves are not led out while the sessions begin anew: there are no rules for what they send meanwhile.
     let stays = running.internet == config.internet;
-    router.reload(links(&config, stays && sessions.internet.is_some())).await;
+    router.reload(links(&config, stays && sessions.internet.is_some()), Some(money)).await;
+    running.price.clone_from(&config.price);
     let changed = sessions.change(running, &config);
     if !stays {
-        router.reload(links(&config, sessions.internet.is_some())).await;
+        router.reload(links(&config, sessions.internet.is_some()), None).await;
     }
     if let Err(cause) = changed {
         tracing::error!("{cause}");
@@ -715,6 +722,11 @@ fn money(config: &Config, ledger: Option<&dyn Ledger>) -> Result<Money, Failure>
             LedgerDomain { chain_id: 0, contract: NodeId([0; 20]) },
         ),
     };
+    money_in(config, unit, domain)
+}
+
+/// The amounts of the file in base units of a ledger's token.
+fn money_in(config: &Config, unit: Unit, domain: LedgerDomain) -> Result<Money, Failure> {
     let tokens = |option: &str, amount: &Amount| -> Result<Tokens, Failure> {
         amount
             .in_base_units(unit.decimals)

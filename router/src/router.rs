@@ -281,7 +281,7 @@ type LedgerDesk = Desk<Box<dyn Ledger>>;
 /// A running router. [`Router::stop`] ends it in order, [`Router::kill`] as a power cut would.
 pub struct Router {
     requests: mpsc::Sender<Asked>,
-    reloads: mpsc::Sender<(Links, oneshot::Sender<()>)>,
+    reloads: mpsc::Sender<((Links, Option<Money>), oneshot::Sender<()>)>,
     found: mpsc::Sender<Found>,
     fib: watch::Receiver<Arc<Fib>>,
     endpoints: watch::Receiver<BTreeSet<IpAddr>>,
@@ -502,11 +502,12 @@ impl Router {
         self.asker().ask(request).await
     }
 
-    /// Takes other neighbours and leaves, and returns when it has; links that did not change go on.
-    pub async fn reload(&self, links: Links) {
+    /// Takes other neighbours and leaves, and other prices and budgets where there are any, and returns when it has; links that
+    /// did not change go on.
+    pub async fn reload(&self, links: Links, money: Option<Money>) {
         let (done, taken) = oneshot::channel();
         // The control task is gone only when the router is stopping.
-        if self.reloads.send((links, done)).await.is_ok() {
+        if self.reloads.send(((links, money), done)).await.is_ok() {
             let _stopping = taken.await;
         }
     }
@@ -590,7 +591,7 @@ impl Asker {
 struct Inputs {
     from_worker: mpsc::Receiver<FromWorker>,
     asked: mpsc::Receiver<Asked>,
-    reloaded: mpsc::Receiver<(Links, oneshot::Sender<()>)>,
+    reloaded: mpsc::Receiver<((Links, Option<Money>), oneshot::Sender<()>)>,
     found: mpsc::Receiver<Found>,
     finished: mpsc::Receiver<Done>,
     stopping: watch::Receiver<bool>,
@@ -867,8 +868,8 @@ impl Control {
                 Some(message) = inputs.from_worker.recv() => self.handle_worker(clock(), message),
                 Some(done) = inputs.finished.recv() => self.handle_done(clock(), done),
                 Some((request, answer)) = inputs.asked.recv() => self.handle_request(clock(), request, answer),
-                Some((links, done)) = inputs.reloaded.recv() => {
-                    self.handle_reload(clock(), links);
+                Some(((links, money), done)) = inputs.reloaded.recv() => {
+                    self.handle_reload(clock(), links, money);
                     // Whoever asked may have gone.
                     let _gone = done.send(());
                 }
@@ -1045,9 +1046,6 @@ impl Control {
     /// Compares what was spent, and what is owed, with what may be. It is overdrawn by what the provider has not reported yet
     /// at most, an eighth of a window.
     fn look_at_budget(&mut self, now: Instant) {
-        if self.money.budget == BudgetLimits::default() {
-            return;
-        }
         self.look_at_history();
         let owed = self.node.links().filter_map(|view| view.settlement).map(|snapshot| snapshot.owed_by_us);
         let (today, spent) = self.history.spent_today();

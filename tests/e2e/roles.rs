@@ -56,6 +56,17 @@ fn a_house_pays_the_cheaper_relay_then_the_other_and_nobody_when_its_budget_is_u
     let other = settled(house, dear);
     assert!(other.amount >= price(FILE, 200_000), "{other:?}");
 
+    // The relay's owner changes the file, and changes it back; nobody starts anything again.
+    for (from, to, pays) in [("\"0.10\"", "\"0.11\"", "0.21"), ("\"0.11\"", "\"0.10\"", "0.20")] {
+        let before = std::fs::read_to_string(dear.config_file()).expect("a config file");
+        let after = before.replace(&format!("fee = {from}"), &format!("fee = {to}"));
+        assert_ne!(before, after);
+        std::fs::write(dear.config_file(), after).expect("room for a config file");
+        let waits = dear.show("reload").expect("it reads the file");
+        assert_eq!(waits["at_next_start"].as_array().map(Vec::len), Some(0), "{waits}");
+        agreed(house, dear, pays);
+    }
+
     // What today has come to, and a little more.
     house.stop();
     let used = paid.amount + other.amount;

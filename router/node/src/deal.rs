@@ -85,6 +85,17 @@ impl Asking {
         self.current
     }
 
+    /// The owner has other prices: what is asked changes with them at once. `upstream`: what our way out costs us, if there is
+    /// one; without, what it did is still counted.
+    pub(crate) fn follow(&mut self, now: Instant, old: &Prices, new: &Prices, upstream: Option<Price>) {
+        let before = self.current.get();
+        *self = Self::new(new);
+        if let (Some(old), Some(new)) = (old.fee, new.fee) {
+            self.current = Price::new(before.saturating_sub(old.get()).saturating_add(new.get()));
+        }
+        self.look(now, new, upstream, false);
+    }
+
     /// Our way out costs us `upstream`, if there is one. While nobody pays, nobody minds another price.
     pub(crate) fn look(&mut self, now: Instant, prices: &Prices, upstream: Option<Price>, somebody_pays: bool) {
         let (Some(fee), Some(upstream)) = (prices.fee, upstream) else {
@@ -310,6 +321,25 @@ mod tests {
             loss_allowance_ppm: 0,
             seq: 1,
         }
+    }
+
+    #[test]
+    fn what_is_asked_follows_the_owner_at_once() {
+        let now = Story::new().now;
+        let fee = |fee| Prices { fee: Some(Price::new(fee)), ..Prices::default() };
+        let offer = Offer { price_up: Price::new(7), price_down: Price::new(7), ..Offer::FREE };
+        let fixed = Prices { offer, ..Prices::default() };
+        let mut asking = Asking::new(&fee(5));
+        asking.look(now, &fee(5), Some(Price::new(10)), false);
+        assert_eq!(asking.current(), Price::new(15));
+        asking.follow(now, &fee(5), &fee(6), None);
+        assert_eq!(asking.current(), Price::new(16), "the way out costs what it did");
+        asking.look(now, &fee(6), Some(Price::new(10)), true);
+        assert_eq!(asking.current(), Price::new(16));
+        asking.follow(now, &fee(6), &fixed, Some(Price::new(10)));
+        assert_eq!(asking.current(), Price::new(7));
+        asking.follow(now, &fixed, &fee(3), Some(Price::new(10)));
+        assert_eq!(asking.current(), Price::new(13), "nothing is sold for less than it costs");
     }
 
     #[test]

@@ -780,6 +780,17 @@ impl Node {
         }
     }
 
+    /// The owner has other prices: terms and routes follow. What neighbours are to us is told with [`Node::handle_link`].
+    pub fn handle_prices(&mut self, now: Instant, policy: Policy, prices: Prices) {
+        let upstream = self.speaker.selected(way_out()).map(|route| price_of(&route));
+        self.asking.follow(now, &self.config.prices, &prices, upstream);
+        (self.config.policy, self.config.prices) = (policy, prices);
+        let price_max = if self.spends { policy.price_max } else { babel::Price::ZERO };
+        self.speaker.handle_policy(now, Policy { price_max, ..policy });
+        self.deal(now);
+        self.settle(now);
+    }
+
     /// Whether ways that cost money may be taken. What was carried until now is paid in any case.
     pub fn handle_spending(&mut self, now: Instant, allowed: bool) {
         if self.spends == allowed {
@@ -814,7 +825,7 @@ impl Node {
     /// Decides what neighbours are to us, and at which price, and tells settlement, routing and the shell.
     fn deal(&mut self, now: Instant) {
         let out = self.speaker.selected(way_out());
-        let upstream = out.as_ref().map(|route| Price::new(route.price.map_or(0, babel::Price::get).into()));
+        let upstream = out.as_ref().map(price_of);
         let over = out.and_then(|route| route.neighbour).map(|(interface, _)| LinkId(interface.0));
         let costs = upstream.is_some_and(|price| price > Price::FREE);
         let somebody_pays = self.links.values().any(Link::is_paid_for);
@@ -1299,6 +1310,11 @@ fn prefix_of(key: &WireguardKey) -> Prefix {
 /// Everybody: where a route to it leads, the mesh ends.
 fn way_out() -> PrefixPair {
     Prefix::new(Ipv6Addr::UNSPECIFIED, 0).expect("0 is a length").into()
+}
+
+/// What a way costs us; who tells no price asks none.
+fn price_of(route: &RouteView) -> Price {
+    Price::new(route.price.map_or(0, babel::Price::get).into())
 }
 
 /// A router-id for this run of the router: the start of its account and the count of its starts. New at each start, so

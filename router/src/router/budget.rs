@@ -58,6 +58,11 @@ impl Budget {
         Self { limits, earlier, today: (today, Tokens::ZERO), told: None }
     }
 
+    /// The owner has other limits, for which what was spent until now counts.
+    pub(super) const fn set(&mut self, limits: BudgetLimits) {
+        self.limits = limits;
+    }
+
     /// This day has come to so much, what is owed included. What is new about it; and whether ways that cost money may be
     /// taken is what [`Budget::allows`] says from here on.
     pub(super) fn look(&mut self, today: u32, spent: Tokens) -> Option<News> {
@@ -126,6 +131,23 @@ mod tests {
     fn budget(day: Option<u128>, month: Option<u128>, days: &[(u32, u128)]) -> Budget {
         let limits = BudgetLimits { day: day.map(tokens), month: month.map(tokens) };
         Budget::new(limits, TODAY, days.iter().map(|(day, spent)| (*day, tokens(*spent))))
+    }
+
+    #[test]
+    fn other_limits_count_from_what_was_spent() {
+        let limits = |day| BudgetLimits { day, month: None };
+        let mut budget = Budget::new(limits(Some(tokens(100))), 20_000, std::iter::empty());
+        assert_eq!(budget.look(20_000, tokens(100)), Some(News::Used(Span::Day)));
+        budget.set(limits(Some(tokens(200))));
+        assert_eq!((budget.look(20_000, tokens(100)), budget.allows()), (Some(News::Renewed), true));
+        budget.set(limits(Some(tokens(50))));
+        assert_eq!((budget.look(20_000, tokens(100)), budget.allows()), (Some(News::Used(Span::Day)), false));
+        budget.set(limits(None));
+        assert_eq!((budget.look(20_000, tokens(100)), budget.allows()), (Some(News::Renewed), true));
+        // What is spent without a limit counts for one that comes later.
+        assert_eq!(budget.look(20_001, tokens(30)), None);
+        budget.set(BudgetLimits { day: None, month: Some(tokens(130)) });
+        assert_eq!(budget.look(20_001, tokens(30)), Some(News::Used(Span::Month)));
     }
 
     /// Computed with Python's `datetime`.

@@ -12,7 +12,7 @@ use node::{Access, Deal, LinkId, LinkMeasure, LinkSensing, Peer};
 use tokio::sync::mpsc;
 
 use super::strangers::Origin;
-use super::{Control, Done, Known, Links, clock};
+use super::{Control, Done, Known, Links, Money, clock};
 use crate::config::{self, Endpoint, LinkKind, Role};
 use crate::link::wireguard::PeerConfig;
 use crate::look_up::LookUps;
@@ -224,8 +224,14 @@ impl Control {
     }
 
     /// Takes another configuration while running.
-    pub(super) fn handle_reload(&mut self, now: Instant, links: Links) {
+    pub(super) fn handle_reload(&mut self, now: Instant, links: Links, money: Option<Money>) {
         self.members.look_for_code(now);
+        if let Some(money) = money.filter(|money| *money != self.money) {
+            self.node.handle_prices(now, money.policy(), money.prices());
+            self.budget.set(money.budget);
+            self.money = money;
+            self.look_at_budget(now);
+        }
         self.registry.look_for_claim(now);
         self.set_links(now, links);
         tracing::info!(node = %self.name, links = self.links.len(), "configuration read again");
