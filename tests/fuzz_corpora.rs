@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use sim::fuzz::{
     babel_state, babel_tlv, beacon, beacon_examples, control, control_examples, exchange, ledger_entry, ledger_json,
-    ledger_note, ledger_paper, ledger_rules, metering_wire, names, names_examples,
+    ledger_note, ledger_paper, ledger_rules, metering_wire, names, names_examples, session, session_examples,
 };
 
 /// Mutated inputs per seed and target: a few seconds. Plays cost more than packets, and those with signatures most.
@@ -165,6 +165,19 @@ fn whoever_asks_for_names_gets_one_short_answer() {
     for mut rng in rngs() {
         for _ in 0..MUTANTS {
             names(&mutant(&mut rng, &asked));
+        }
+    }
+}
+
+/// What a gateway and a household say to each other inside a session, either of which may mean harm.
+#[test]
+fn neither_end_of_a_session_harms_the_other() {
+    let mut said = session_examples();
+    said.extend(corpus("session.txt"));
+    said.iter().for_each(|bytes| session(bytes));
+    for mut rng in rngs() {
+        for _ in 0..MUTANTS {
+            session(&mutant(&mut rng, &said));
         }
     }
 }

@@ -5,6 +5,7 @@ mod beacon;
 mod control;
 mod ledger;
 mod names;
+mod session;
 mod settlement;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ pub use beacon::{beacon, beacon_examples};
 pub use control::{control, control_examples};
 pub use ledger::{ledger_entry, ledger_json, ledger_note, ledger_paper, ledger_rules};
 pub use names::{names, names_examples};
+pub use session::{session, session_examples};
 pub use settlement::{exchange, metering_wire};
 
 use crate::pair::start;

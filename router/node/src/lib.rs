@@ -14,6 +14,7 @@ mod drop;
 pub mod names;
 mod node;
 mod path_mtu;
+pub mod session;
 pub mod upstream;
 pub mod ways;
 

@@ -14,7 +14,6 @@ use super::carry::{self, Answers, Running, Side};
 use super::choice::{Candidate, Choice, Quality};
 use super::closed::{lead_names, put_names};
 use super::forbidden::Forbidden;
-use super::message::{Lease, Message};
 use super::nat::{ClientRules, Nat};
 use super::server::{KEY_ANSWER, KEY_QUESTION, addresses};
 use super::watch::{Watch, Watched};
@@ -28,6 +27,7 @@ use crate::look_up::RESOLVERS_HEAD;
 use crate::netlink::{DEFAULT_LEN_MAX, Family, FoundRoute, Netlink, NetlinkError};
 use crate::tun::{MTU_MIN, Tun};
 use crate::worker::packet_len_max;
+use node::session::{Lease, Message};
 
 /// Packets passed so lately that the gateway's death would be felt.
 const BUSY: Duration = Duration::from_secs(10);

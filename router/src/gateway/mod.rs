@@ -12,7 +12,7 @@
 //!
 //! The session is carried by the link code ([`crate::link::wireguard`]) over a UDP socket at the node's own mesh address;
 //! what it sends are ordinary packets of the mesh, metered and paid as all others. A client needs no configuration at
-//! the gateway: its address in the mesh proves its key. Inside, both sides talk by [`message`]s on link-local UDP; the
+//! the gateway: its address in the mesh proves its key. Inside, both sides talk by [messages](node::session) on link-local UDP; the
 //! answer is a lease, and how long it takes says how good the gateway is.
 //!
 //! [`leases`], [`policy`], [`forbidden`] and [`choice`] decide and touch nothing; [`server`] and [`client`] are threads of their
@@ -25,7 +25,6 @@ mod client;
 mod closed;
 mod forbidden;
 mod leases;
-mod message;
 mod nat;
 mod policy;
 mod server;
@@ -39,14 +38,14 @@ use metering::{NodeId, WireguardKey};
 pub use client::{Client, Gateway};
 pub(crate) use closed::Closed;
 pub use leases::Pool;
-pub(crate) use message::{CONTACT_LEN_MAX, REFUSE_MAX};
 pub use nat::NatError;
+pub(crate) use node::session::{CONTACT_LEN_MAX, REFUSE_MAX};
 pub use policy::{Caps, Hours, NotCarried};
 pub use server::Server;
 
 /// The UDP port of sessions, at the mesh addresses of both ends.
 pub(crate) const PORT: u16 = 51821;
-/// The link-local UDP port of [`message`]s inside a session.
+/// The link-local UDP port of [messages](node::session::Message) inside a session.
 const CONTROL_PORT: u16 = 6699;
 /// What a session adds to a packet: the headers of IPv6, UDP and WireGuard's transport data.
 pub(crate) const OVERHEAD: u16 = 40 + 8 + 32;

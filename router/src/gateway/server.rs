@@ -15,7 +15,7 @@ use node::{LinkId, Prefix};
 use super::carry::{self, Answers, Running, Side};
 use super::forbidden::Forbidden;
 use super::leases::Leases;
-use super::message::{Lease, Message, Why};
+use node::session::{Lease, Message, Why};
 use super::nat::{GatewayRules, Nat, own_resolver};
 use super::policy::{ANYBODY, Moment, Usage};
 use super::watch::{Watch, Watched, Ways};

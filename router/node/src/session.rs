@@ -1,4 +1,4 @@
-//! What both ends of a session say to each other: deterministic CBOR (RFC 8949, section 4.2.1), each an array that
+//! What both ends of a session with a gateway say to each other: deterministic CBOR (RFC 8949, section 4.2.1), each an array that
 //! begins with the version and the kind. UDP, link-local, inside the session.
 //!
 //! A client asks again and again: each answer is the whole lease, so that losing one is harmless, and how long it takes
@@ -12,21 +12,27 @@ use minicbor::{Decoder, Encoder};
 /// The first item of each.
 const VERSION: u8 = 1;
 /// The longest message there is.
-pub(super) const MESSAGE_LEN_MAX: usize = 1024;
+pub const MESSAGE_LEN_MAX: usize = 1024;
 /// Name servers in a lease at most.
-pub(super) const DNS_MAX: usize = 4;
+pub const DNS_MAX: usize = 4;
 /// The longest contact, bytes.
-pub(crate) const CONTACT_LEN_MAX: usize = 200;
+pub const CONTACT_LEN_MAX: usize = 200;
 
 /// What is not carried, in a lease: so many at most, and the longest of each, bytes.
-pub(crate) const REFUSE_MAX: usize = 16;
+pub const REFUSE_MAX: usize = 16;
 const REFUSE_LEN_MAX: usize = 64;
 /// All of it, so that the message is no longer than one may be. What is more is not told.
 const REFUSE_TOLD_MAX: usize = 512;
 
+/// What makes the rest of a line be shown from right to left, or ends the line (UAX 9).
+const TURNS: [char; 14] = [
+    '\u{61c}', '\u{200e}', '\u{200f}', '\u{2028}', '\u{2029}', '\u{202a}', '\u{202b}', '\u{202c}', '\u{202d}',
+    '\u{202e}', '\u{2066}', '\u{2067}', '\u{2068}', '\u{2069}',
+];
+
 /// One message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Message {
+pub enum Message {
     /// Client to gateway: may I, and how?
     Ask {
         /// The answer repeats it.
@@ -38,33 +44,39 @@ pub(super) enum Message {
     Lease {
         /// Of the question.
         sequence: u64,
+        /// What the client has from now on.
         lease: Lease,
     },
     /// You may not, at present.
     Refused {
         /// Of the question.
         sequence: u64,
+        /// The reason.
         why: Why,
+        /// Whom to ask about it.
         contact: String,
     },
 }
 
 /// What a client has of a gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Lease {
-    pub(super) ipv4: Ipv4Addr,
-    pub(super) ipv6: Ipv6Addr,
-    pub(super) dns: Vec<IpAddr>,
+pub struct Lease {
+    /// The client's address inside.
+    pub ipv4: Ipv4Addr,
+    /// The same of IPv6.
+    pub ipv6: Ipv6Addr,
+    /// Name servers to ask through the session, at most [`DNS_MAX`].
+    pub dns: Vec<IpAddr>,
     /// The longest packet inside, bytes.
-    pub(super) mtu: u16,
+    pub mtu: u16,
     /// Bytes left of the caps.
-    pub(super) left: Option<u64>,
+    pub left: Option<u64>,
     /// When the gateway serves, in minutes of the day, UTC.
-    pub(super) hours: Option<(u16, u16)>,
+    pub hours: Option<(u16, u16)>,
     /// Whom to tell of abuse.
-    pub(super) contact: String,
+    pub contact: String,
     /// What is not carried, for people.
-    pub(super) refuse: Vec<String>,
+    pub refuse: Vec<String>,
 }
 
 impl Lease {
@@ -81,7 +93,7 @@ impl Lease {
 
 /// Why a gateway does not serve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Why {
+pub enum Why {
     /// Not at this hour.
     Closed,
     /// So much has been carried.
@@ -106,7 +118,8 @@ impl Why {
     }
 
     /// For people.
-    pub(super) fn text(self) -> &'static str {
+    #[must_use]
+    pub fn text(self) -> &'static str {
         match self {
             Self::Closed => "it is closed at this hour",
             Self::CapReached => "the cap is reached",
@@ -135,15 +148,23 @@ const REFUSED: u8 = 2;
 
 impl Message {
     /// The one encoding.
-    pub(super) fn encode(&self) -> Vec<u8> {
+    ///
+    /// # Panics
+    /// Never: a vector takes every write.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
         let mut to = Encoder::new(Vec::new());
         self.write(&mut to).expect("a vector takes every write");
         to.into_writer()
     }
 
-    /// Reads a message; `None` if it is none, or not in its one encoding.
-    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
-        let message = read(&mut Decoder::new(bytes)).ok().filter(|_| bytes.len() <= MESSAGE_LEN_MAX)?;
+    /// Reads a message; `None` if it is none, too long, or not in its one encoding.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() > MESSAGE_LEN_MAX {
+            return None;
+        }
+        let message = read(&mut Decoder::new(bytes)).ok()?;
         (message.encode() == bytes).then_some(message)
     }
 
@@ -249,8 +270,8 @@ fn octets<const N: usize>(bytes: &[u8]) -> Result<[u8; N], Error> {
 
 fn line(from: &mut Decoder<'_>, most: usize) -> Result<String, Error> {
     let text = from.str()?;
-    // It is shown to people: nothing in it may move their cursor.
-    if text.len() > most || text.chars().any(char::is_control) {
+    // It is shown to people: nothing in it may move their cursor, nor turn what they read around.
+    if text.len() > most || text.chars().any(|c| c.is_control() || TURNS.contains(&c)) {
         return Err(Error::message("too long, or not one line"));
     }
     Ok(text.to_owned())
@@ -347,5 +368,7 @@ mod tests {
         assert_eq!(Message::decode(&long.encode()), None);
         let colourful = Message::Refused { sequence: 1, why: Why::Full, contact: "\u{1b}[2J".to_owned() };
         assert_eq!(Message::decode(&colourful.encode()), None);
+        let turned = Message::Refused { sequence: 1, why: Why::Full, contact: "us\u{202e}gro.elpmaxe".to_owned() };
+        assert_eq!(Message::decode(&turned.encode()), None);
     }
 }
