@@ -22,7 +22,7 @@ use self::reader::{Reader, Span, Spans, Table, integer, list, text, truth};
 use crate::cli::Failure;
 use crate::gateway::{self, Caps, Gateway, Hours, NotCarried, Pool};
 use crate::identity::plain;
-use crate::upstream::SERVERS_MAX;
+use crate::upstream::{DNS_PORT, SERVERS_MAX};
 
 pub use self::reader::Mistake;
 pub use self::value::{Amount, AmountError, Endpoint, parse_bytes, parse_duration, parse_prefix};
@@ -564,6 +564,7 @@ impl From<ConfigError> for Failure {
 struct Places {
     text: String,
     internet: Option<Span>,
+    names: Option<Span>,
     peers: Vec<Spans>,
     leaves: Vec<Spans>,
 }
@@ -614,6 +615,7 @@ impl Config {
         let node = read_node(&mut reader, node);
         let wireguard = read_wireguard(&mut reader, wireguard);
         let quic = quic.map(|table| read_quic(&mut reader, table, wireguard.as_ref()));
+        let names_place = names.as_ref().map(Table::start);
         let names = names.map(|table| read_names(&mut reader, table));
         let routing = read_routing(&mut reader, routing);
         let price = read_price(&mut reader, price, has_ledger);
@@ -650,6 +652,7 @@ impl Config {
                 places: Places {
                     text: text.to_owned(),
                     internet: internet_place,
+                    names: names_place,
                     peers: peer_places,
                     leaves: leaf_places,
                 },
@@ -710,6 +713,11 @@ impl Config {
             for problem in foreign_addresses(&leaf.addresses, &own_key) {
                 reader.mistake(spans.of("addresses"), format!("[[leaf]] addresses: {problem}"));
             }
+        }
+        let asks_itself =
+            |names: &&NamesOptions| names.port == DNS_PORT && names.upstream.contains(&mesh_address(&own_key).into());
+        if let (Some(_), Some(at)) = (self.names.as_ref().filter(asks_itself), &self.places.names) {
+            reader.mistake(at, "[names] upstream: this router's own address is among them, and it would ask itself");
         }
         let mistakes = reader.finish();
         if mistakes.is_empty() { Ok(()) } else { Err(ConfigError::Refused { path: self.path.clone(), mistakes }) }
@@ -824,6 +832,16 @@ fn read_names(reader: &mut Reader<'_>, mut table: Table<'_>) -> Option<NamesOpti
     }
     if upstream.len() > SERVERS_MAX {
         reader.mistake(spans.of("upstream"), "[names] upstream: there are more than 3");
+    }
+    let answers = |server: &&IpAddr| {
+        let own = |at: &SocketAddr| at.ip() == **server || at.ip().is_unspecified() && server.is_loopback();
+        server.is_unspecified() || listen.iter().any(|at| at.port() == DNS_PORT && own(at))
+    };
+    if let Some(server) = upstream.iter().find(answers) {
+        reader.mistake(
+            spans.of("upstream"),
+            format!("[names] upstream: {server} is this router, which would ask itself"),
+        );
     }
     Some(NamesOptions { port: port?, listen, upstream })
 }

@@ -49,7 +49,7 @@ use crate::names::{self, Zones};
 use crate::netlink::{Netlink, NetlinkError};
 use crate::router::{BudgetLimits, Guests, Links, Money, Registered, Router, Setup, StartError, WORKERS_MAX};
 use crate::tun::Tun;
-use crate::upstream::{Servers, Upstream};
+use crate::upstream::{DNS_PORT, Servers, Upstream};
 #[cfg(feature = "ledger-remote")]
 use crate::{config::ServedPlace, served::served};
 
@@ -153,6 +153,7 @@ fn run(
     mut closed: Option<&mut Closed>,
 ) -> Result<(), (Failure, Started)> {
     let Some(ledger) = runtime.block_on(opened_ledger(config, &identity, signals))? else { return Ok(()) };
+    asks_others(config)?;
     let open = ledger_services(config, &identity);
     #[cfg(feature = "ledger-serve")]
     let _hosted = hosted(config)?;
@@ -214,7 +215,8 @@ fn run(
         let ended = match ready {
             Ok((kernel, mut sessions)) => {
                 let (names, own) = watch::channel(names::zone(config, router.address()));
-                let zones = Zones { own, community: registered.clone(), upstream: None };
+                let (community, outside) = (registered.clone(), Arc::default());
+                let zones = Zones { own, community, upstream: None, outside };
                 answer_names(config, router.address(), &sessions, zones);
                 if config.leaves.iter().any(|leaf| leaf.ipv4.is_some()) {
                     router.reload(links(config, sessions.internet.is_some()), None).await;
@@ -240,16 +242,34 @@ fn answer_names(config: &Config, address: Ipv6Addr, sessions: &Sessions<'_>, zon
         let state = internet.as_ref().map(|state| state.lock().unwrap_or_else(PoisonError::into_inner));
         state.map_or_else(Vec::new, |state| state.dns.clone())
     };
+    // A gateway's household asks whom its clients ask.
+    let of_gateway = config.gateway.as_ref().map_or_else(Vec::new, |gateway| gateway.dns.clone());
     let servers = match (&options.upstream[..], &config.internet) {
-        ([], None) => None,
+        ([], None) if of_gateway.is_empty() => None,
+        ([], None) => Some(Servers::Written(of_gateway)),
         ([], Some(_)) => Some(Servers::Session(Box::new(of_session))),
         (written, _) => Some(Servers::Written(written.to_vec())),
     };
     let zones = Zones { upstream: servers.map(|servers| Arc::new(Upstream::new(home, servers))), ..zones };
+    tokio::spawn(names::look_outside(Arc::clone(&zones.outside)));
     let ours = SocketAddr::new(address.into(), options.port);
     for at in options.listen.iter().copied().chain([ours]) {
         tokio::spawn(names::serve(at, zones.clone()));
     }
+}
+
+/// Checks that no name server to be asked is this router itself, at an address that it has by whichever interface.
+fn asks_others(config: &Config) -> Result<(), Failure> {
+    let Some(options) = &config.names else { return Ok(()) };
+    let everywhere = options.listen.iter().any(|at| at.ip().is_unspecified() && at.port() == DNS_PORT);
+    // Nothing but an own address can be bound to.
+    let is_own = |server: &&IpAddr| everywhere && UdpSocket::bind((**server, 0)).is_ok();
+    options.upstream.iter().find(is_own).map_or(Ok(()), |server| {
+        Err(Failure::new(
+            format!("[names] upstream: {server} is this router, which would ask itself"),
+            "name another server, or let names be answered at fewer addresses with `listen`",
+        ))
+    })
 }
 
 /// The UDP ports that links send from.
@@ -614,7 +634,8 @@ fn read_again(running: &Config) -> Result<Config, Failure> {
     Ok(config)
 }
 
-/// Leaves are led to the Internet by the sessions that run, or not at all: without them it would be in the clear.
+/// Leaves are led to the Internet by the sessions that run, or by the gateway that this router is, or not at all: without them it
+/// would be in the clear.
 fn links(config: &Config, sessions: bool) -> Links {
     let mut leaves = config.leaves.clone();
     for leaf in leaves.iter_mut().filter(|_| !sessions) {

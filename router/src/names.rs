@@ -3,13 +3,14 @@
 //!
 //! What is answered is decided by [`node::names`]. Here are the sockets, and bounds for what strangers may cost: questions are
 //! answered in small batches with pauses between them, and of TCP there are a few connections of a few seconds, the oldest of which
-//! makes room for another. Nobody on the Internet is answered, wherever this listens: see [`may_ask`]. Names outside of the mesh are
+//! makes room for another. Nobody on the Internet is answered, wherever this listens: see [`may_ask`], nor whoever else is reached by
+//! the way there: see [`Outside`]. Names outside of the mesh are
 //! asked of others for the own household: see [`crate::upstream`].
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use node::names::{Names, QUESTION_LENGTH_MAX, denies};
@@ -21,6 +22,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::config::Config;
+use crate::netlink::{DEFAULT_LEN_MAX, FoundRoute, Netlink};
 use crate::router::Registered;
 use crate::upstream::Upstream;
 
@@ -29,6 +31,8 @@ const BATCH: usize = 64;
 const PAUSE: Duration = Duration::from_millis(10);
 /// How often an address that cannot be had is tried again: it may come later, or another program may end.
 const TRY_AGAIN: Duration = Duration::from_secs(10);
+/// How often it is looked by which interfaces the Internet is reached.
+const LOOK_EACH: Duration = Duration::from_secs(5);
 /// TCP connections of one address at a time, how long each may take and say nothing, and questions on it.
 const CONNECTIONS_MAX: usize = 8;
 const CONNECTION_TIME: Duration = Duration::from_secs(5);
@@ -44,12 +48,65 @@ pub(crate) struct Zones {
     pub(crate) community: Registered,
     /// Who asks others for all other names.
     pub(crate) upstream: Option<Arc<Upstream>>,
+    /// Who is none of the house.
+    pub(crate) outside: Arc<RwLock<Outside>>,
+}
+
+/// Who is reached by an interface that leads to the Internet: a provider's network has private addresses, too, and is not the
+/// house. Where names are answered at that interface's own address, its owner meant it: the house has one network for both.
+#[derive(Debug, Default)]
+pub(crate) struct Outside {
+    routes: Vec<FoundRoute>,
+    interfaces: BTreeSet<u32>,
+}
+
+impl Outside {
+    /// By the routes of this machine.
+    fn new(routes: Vec<FoundRoute>) -> Self {
+        let leads_out = |route: &&FoundRoute| route.prefix_len <= DEFAULT_LEN_MAX && !route.local;
+        let interfaces = routes.iter().filter(leads_out).filter_map(|route| route.interface).collect();
+        Self { routes, interfaces }
+    }
+
+    /// Whether whoever asks from there what is answered at this address is outside.
+    fn holds(&self, from: SocketAddr, at: IpAddr) -> bool {
+        let by = |interface: Option<u32>| interface.is_some_and(|interface| self.interfaces.contains(&interface));
+        let own = |route: &&FoundRoute| route.local && route.destination == at;
+        if self.routes.iter().filter(own).any(|route| by(route.interface)) {
+            return false;
+        }
+        match from {
+            SocketAddr::V6(from) if from.ip().is_unicast_link_local() => by(Some(from.scope_id())),
+            SocketAddr::V4(_) | SocketAddr::V6(_) => {
+                let from = from.ip().to_canonical();
+                let ways = self.routes.iter().filter(|route| route.holds(from));
+                ways.max_by_key(|route| (route.prefix_len, route.local))
+                    .is_some_and(|way| !way.local && by(way.interface))
+            }
+        }
+    }
+}
+
+/// Looks now and then who is outside, for ever.
+pub(crate) async fn look_outside(outside: Arc<RwLock<Outside>>) {
+    loop {
+        match Netlink::open().and_then(|mut netlink| netlink.found_routes()) {
+            Ok(routes) => *outside.write().unwrap_or_else(PoisonError::into_inner) = Outside::new(routes),
+            Err(error) => tracing::debug!(%error, "who is outside stays as it was"),
+        }
+        sleep(LOOK_EACH).await;
+    }
 }
 
 impl Zones {
-    fn answer(&self, question: &[u8]) -> Option<Vec<u8>> {
+    /// Whether somebody is answered at this address.
+    fn may_ask(&self, from: SocketAddr, at: IpAddr) -> bool {
+        may_ask(from.ip()) && !self.outside.read().unwrap_or_else(PoisonError::into_inner).holds(from, at)
+    }
+
+    fn answer(&self, from: IpAddr, question: &[u8]) -> Option<Vec<u8>> {
         let own = self.own.borrow().answer(question)?;
-        if denies(&own) { self.community.answer(question) } else { Some(own) }
+        if denies(&own) { self.community.answer(from, question) } else { Some(own) }
     }
 
     /// What is to be asked of others, and who does.
@@ -89,14 +146,14 @@ pub(crate) async fn serve(at: SocketAddr, names: Zones) {
     };
     tracing::info!(%at, "names are answered");
     let udp = Arc::new(udp);
-    tokio::join!(answer_datagrams(&udp, &names), answer_connections(&tcp, &names));
+    tokio::join!(answer_datagrams(&udp, &names, at.ip()), answer_connections(&tcp, &names, at.ip()));
 }
 
 async fn bind(at: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
     Ok((UdpSocket::bind(at).await?, TcpListener::bind(at).await?))
 }
 
-async fn answer_datagrams(socket: &Arc<UdpSocket>, names: &Zones) {
+async fn answer_datagrams(socket: &Arc<UdpSocket>, names: &Zones, at: IpAddr) {
     let mut question = [0; QUESTION_LENGTH_MAX + 1];
     let mut batch = 0;
     loop {
@@ -118,11 +175,15 @@ async fn answer_datagrams(socket: &Arc<UdpSocket>, names: &Zones) {
             }
         };
         batch += 1;
-        if !may_ask(from.ip()) {
+        if !names.may_ask(from, at) {
             continue;
         }
         if let Some((asked, upstream)) = names.elsewhere(from.ip(), &question[..len]) {
-            let Some(place) = upstream.place() else {
+            if let Some(answer) = upstream.known(&asked, true) {
+                let _full = socket.try_send_to(&answer, from);
+                continue;
+            }
+            let Some(place) = upstream.place(from.ip()) else {
                 let _full = socket.try_send_to(&asked.failed(), from);
                 continue;
             };
@@ -132,18 +193,18 @@ async fn answer_datagrams(socket: &Arc<UdpSocket>, names: &Zones) {
                 let _full = socket.try_send_to(&answer, from);
                 drop(place);
             });
-        } else if let Some(answer) = names.answer(&question[..len]) {
+        } else if let Some(answer) = names.answer(from.ip(), &question[..len]) {
             // What has no room is asked again.
             let _full = socket.try_send_to(&answer, from);
         }
     }
 }
 
-async fn answer_connections(listener: &TcpListener, names: &Zones) {
+async fn answer_connections(listener: &TcpListener, names: &Zones, at: IpAddr) {
     let mut places: VecDeque<AbortHandle> = VecDeque::new();
     loop {
         match listener.accept().await {
-            Ok((_, from)) if !may_ask(from.ip()) => {}
+            Ok((_, from)) if !names.may_ask(from, at) => {}
             Ok((stream, from)) => {
                 places.retain(|place| !place.is_finished());
                 if places.len() >= CONNECTIONS_MAX
@@ -183,11 +244,12 @@ async fn answer_connection(mut stream: TcpStream, from: IpAddr, names: Zones) ->
         let mut question = vec![0; length];
         stream.read_exact(&mut question).await?;
         let answer = match names.elsewhere(from, &question) {
-            Some((asked, upstream)) => match upstream.place() {
-                Some(_place) => Some(upstream.ask(&asked, false).await),
-                None => Some(asked.failed()),
-            },
-            None => names.answer(&question),
+            Some((asked, upstream)) => Some(match (upstream.known(&asked, false), upstream.place(from)) {
+                (Some(known), _) => known,
+                (None, Some(_place)) => upstream.ask(&asked, false).await,
+                (None, None) => asked.failed(),
+            }),
+            None => names.answer(from, &question),
         };
         let Some(answer) = answer else { return Ok(()) };
         let mut message = u16::try_from(answer.len()).unwrap_or(0).to_be_bytes().to_vec();
@@ -214,14 +276,44 @@ mod tests {
         }
     }
 
+    #[test]
+    fn whoever_is_reached_by_the_way_to_the_internet_is_not_of_the_house() {
+        let route = |text: &str, interface, local| {
+            let (destination, len) = text.split_once('/').unwrap();
+            let (destination, prefix_len) = (destination.parse().unwrap(), len.parse().unwrap());
+            FoundRoute { destination, prefix_len, interface: Some(interface), gateway: None, local }
+        };
+        let (wan, lan, mesh) = (2, 3, 4);
+        let outside = Outside::new(vec![
+            route("0.0.0.0/0", wan, false),
+            route("192.168.100.0/24", wan, false),
+            route("192.168.100.2/32", wan, true),
+            route("192.168.1.0/24", lan, false),
+            route("192.168.1.1/32", lan, true),
+            route("fd01::/48", mesh, false),
+            route("127.0.0.0/8", 1, true),
+        ]);
+        let holds = |from: &str, at: &str| outside.holds(from.parse().unwrap(), at.parse().unwrap());
+        let all = "0.0.0.0";
+        for from in ["192.168.100.7:9", "10.1.2.3:9", "100.64.0.7:9", "[::ffff:192.168.100.7]:9", "[fe80::7%2]:9"] {
+            assert!(holds(from, all) && holds(from, "192.168.1.1"), "{from}");
+            assert!(!holds(from, "192.168.100.2"), "{from}: the owner says so");
+        }
+        for from in ["192.168.1.7:9", "192.168.1.1:9", "192.168.100.2:9", "127.0.0.1:9", "[fd01::7]:9", "[fe80::7%3]:9"]
+        {
+            assert!(!holds(from, all), "{from}");
+        }
+        assert!(!Outside::default().holds("10.1.2.3:9".parse().unwrap(), all.parse().unwrap()), "no way out at all");
+    }
+
     #[tokio::test]
     async fn idle_clients_do_not_keep_others_from_asking_by_tcp() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let at = listener.local_addr().unwrap();
         let address = "fd53:bcf5:19d6::1".parse().unwrap();
         let (_names, own) = watch::channel(Names::new("roof", address));
-        let zone = Zones { own, community: Registered::new("roof", address), upstream: None };
-        let served = tokio::spawn(async move { answer_connections(&listener, &zone).await });
+        let zone = Zones { own, community: Registered::new("roof", address), upstream: None, outside: Arc::default() };
+        let served = tokio::spawn(async move { answer_connections(&listener, &zone, at.ip()).await });
         let mut idle = Vec::new();
         for _ in 0..CONNECTIONS_MAX * 2 {
             idle.push(TcpStream::connect(at).await.unwrap());

@@ -278,10 +278,13 @@ pub enum StartError {
 type Asked = (Request, oneshot::Sender<Response>);
 type LedgerDesk = Desk<Box<dyn Ledger>>;
 
+/// Other neighbours and leaves, other prices where there are any, and whom to tell when they are taken.
+type Reload = (Links, Option<Money>, oneshot::Sender<()>);
+
 /// A running router. [`Router::stop`] ends it in order, [`Router::kill`] as a power cut would.
 pub struct Router {
     requests: mpsc::Sender<Asked>,
-    reloads: mpsc::Sender<((Links, Option<Money>), oneshot::Sender<()>)>,
+    reloads: mpsc::Sender<Reload>,
     found: mpsc::Sender<Found>,
     fib: watch::Receiver<Arc<Fib>>,
     endpoints: watch::Receiver<BTreeSet<IpAddr>>,
@@ -507,7 +510,7 @@ impl Router {
     pub async fn reload(&self, links: Links, money: Option<Money>) {
         let (done, taken) = oneshot::channel();
         // The control task is gone only when the router is stopping.
-        if self.reloads.send(((links, money), done)).await.is_ok() {
+        if self.reloads.send((links, money, done)).await.is_ok() {
             let _stopping = taken.await;
         }
     }
@@ -591,7 +594,7 @@ impl Asker {
 struct Inputs {
     from_worker: mpsc::Receiver<FromWorker>,
     asked: mpsc::Receiver<Asked>,
-    reloaded: mpsc::Receiver<((Links, Option<Money>), oneshot::Sender<()>)>,
+    reloaded: mpsc::Receiver<Reload>,
     found: mpsc::Receiver<Found>,
     finished: mpsc::Receiver<Done>,
     stopping: watch::Receiver<bool>,
@@ -868,7 +871,7 @@ impl Control {
                 Some(message) = inputs.from_worker.recv() => self.handle_worker(clock(), message),
                 Some(done) = inputs.finished.recv() => self.handle_done(clock(), done),
                 Some((request, answer)) = inputs.asked.recv() => self.handle_request(clock(), request, answer),
-                Some(((links, money), done)) = inputs.reloaded.recv() => {
+                Some((links, money, done)) = inputs.reloaded.recv() => {
                     self.handle_reload(clock(), links, money);
                     // Whoever asked may have gone.
                     let _gone = done.send(());

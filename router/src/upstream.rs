@@ -1,19 +1,19 @@
 //! Names outside of the mesh, asked of name servers for the own household and its leaves, and for nobody else.
 //!
-//! What is asked and what counts as an answer is decided by [`node::upstream`]. Here is who may ask, whom to ask, and what that may
-//! cost: each question has a socket of its own, whose port nobody can guess and which hears one server alone, and of both there are
-//! a few at a time for a few seconds.
+//! What is asked, what counts as an answer and how long it holds is decided by [`node::upstream`]. Here is who may ask, whom to ask,
+//! and what that may cost: each question has a socket of its own, whose port nobody can guess and which hears one server alone, and
+//! of both there are a few at a time for a few seconds. One who asks has no more of them than it leaves for others.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use node::Prefix;
-use node::upstream::{Asked, TCP_LENGTH_MAX, UDP_LENGTH_MAX};
+use node::upstream::{Asked, Cache, TCP_LENGTH_MAX, UDP_LENGTH_MAX};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 /// Name servers that are asked at most, how long each is waited for, and all of them.
@@ -24,7 +24,8 @@ const PATIENCE_IN_ALL: Duration = Duration::from_secs(4);
 const PLACES: usize = 64;
 /// Datagrams that are read while waiting for an answer.
 const STRAYS_MAX: usize = 16;
-const DNS_PORT: u16 = 53;
+/// Where name servers are asked.
+pub(crate) const DNS_PORT: u16 = 53;
 
 /// Whom to ask.
 pub(crate) enum Servers {
@@ -39,13 +40,33 @@ pub(crate) struct Upstream {
     home: Prefix,
     servers: Servers,
     port: u16,
-    places: Arc<Semaphore>,
+    /// Whose questions are under way.
+    places: Mutex<BTreeMap<IpAddr, usize>>,
+    cache: Mutex<Cache>,
+}
+
+/// Room for one question, until it is dropped.
+pub(crate) struct Place {
+    upstream: Arc<Upstream>,
+    of: IpAddr,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut places = self.upstream.places.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(held) = places.get_mut(&self.of) {
+            *held -= 1;
+            if *held == 0 {
+                places.remove(&self.of);
+            }
+        }
+    }
 }
 
 impl Upstream {
     /// For whoever has an address of `home`, this router's own prefix.
     pub(crate) fn new(home: Prefix, servers: Servers) -> Self {
-        Self { home, servers, port: DNS_PORT, places: Arc::new(Semaphore::new(PLACES)) }
+        Self { home, servers, port: DNS_PORT, places: Mutex::default(), cache: Mutex::default() }
     }
 
     /// Whether somebody there is of this household: this machine, its leaves and what has an address of its own prefix, and machines
@@ -57,9 +78,21 @@ impl Upstream {
         }
     }
 
-    /// A place for one question, if there is any.
-    pub(crate) fn place(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.places).try_acquire_owned().ok()
+    /// A place for one question of somebody's, if there is any: one has half of them at most, and a second half of the rest.
+    pub(crate) fn place(self: &Arc<Self>, from: IpAddr) -> Option<Place> {
+        let of = from.to_canonical();
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = PLACES - places.values().sum::<usize>();
+        if places.get(&of).is_some_and(|held| *held >= free) || free == 0 {
+            return None;
+        }
+        *places.entry(of).or_default() += 1;
+        Some(Place { upstream: Arc::clone(self), of })
+    }
+
+    /// What whoever asked is to be told, where an answer is known that still holds.
+    pub(crate) fn known(&self, asked: &Asked, by_udp: bool) -> Option<Vec<u8>> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner).answer(moment(), asked, by_udp)
     }
 
     /// Asks, and says what whoever asked is to be told. To be called with a [`Upstream::place`].
@@ -78,10 +111,18 @@ impl Upstream {
             None
         });
         match answered.await {
-            Ok(Some(answer)) => asked.answer(answer, by_udp),
+            Ok(Some(answer)) => {
+                self.cache.lock().unwrap_or_else(PoisonError::into_inner).keep(moment(), asked, &answer);
+                asked.answer(answer, by_udp)
+            }
             Ok(None) | Err(_) => asked.failed(),
         }
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the shell's clock, for how long answers hold")]
+fn moment() -> Instant {
+    Instant::now()
 }
 
 /// By UDP, and by TCP what that cut off.
@@ -187,12 +228,43 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_an_answer_it_fails_and_places_are_few() {
-        let upstream = upstream(Vec::new(), 53);
+    async fn without_an_answer_it_fails_and_places_are_few_and_shared() {
+        let upstream = Arc::new(upstream(Vec::new(), 53));
         assert_eq!(upstream.ask(&asked(), true).await, asked().failed());
-        let places: Vec<_> = std::iter::from_fn(|| upstream.place()).collect();
-        assert_eq!(places.len(), PLACES);
-        drop(places);
-        assert!(upstream.place().is_some());
+        assert_eq!(upstream.known(&asked(), true), None, "a failure is not kept");
+        let [phone, other]: [IpAddr; 2] = ["192.168.1.7", "192.168.1.8"].map(|at| at.parse().unwrap());
+        let all_of = |from: IpAddr| std::iter::from_fn(|| upstream.place(from)).collect::<Vec<_>>();
+        let greedy = all_of(phone);
+        assert_eq!(greedy.len(), PLACES / 2);
+        assert!(upstream.place("::ffff:192.168.1.7".parse().unwrap()).is_none(), "the same phone");
+        assert_eq!(all_of(other).len(), PLACES / 4, "and they are given back");
+        let others: Vec<_> = (0..=255).flat_map(|last| all_of(Ipv4Addr::new(192, 168, 2, last).into())).collect();
+        assert_eq!(greedy.len() + others.len(), PLACES);
+        assert!(upstream.place(other).is_none());
+        drop(others);
+        assert!(all_of(phone).is_empty(), "it has its half");
+        drop(greedy);
+        assert_eq!(all_of(phone).len(), PLACES / 2);
+    }
+
+    /// A name server that answers one question, and never again.
+    #[tokio::test]
+    async fn what_was_answered_is_told_again_without_asking() {
+        let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let at = udp.local_addr().unwrap();
+        let served = tokio::spawn(async move {
+            let mut question = [0; 512];
+            let (len, from) = udp.recv_from(&mut question).await.unwrap();
+            let mut answer = question[..len].to_vec();
+            (answer[2], answer[7]) = (0x81, 1);
+            answer.extend(b"\xc0\x0c\0\x1c\0\x01\0\0\x01\0\0\x10\x20\x01\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\x07");
+            udp.send_to(&answer, from).await.unwrap();
+        });
+        let upstream = upstream(vec![at.ip()], at.port());
+        assert_eq!(upstream.known(&asked(), true), None);
+        let answer = upstream.ask(&asked(), true).await;
+        served.await.unwrap();
+        let known = upstream.known(&asked(), true).unwrap();
+        assert_eq!((known.len(), &known[..12], known.last()), (answer.len(), &answer[..12], Some(&7)));
     }
 }

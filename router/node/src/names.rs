@@ -1,7 +1,8 @@
 //! Names inside the mesh: what a small authoritative DNS server for `mesh.` answers (RFC 1035, RFC 2308, RFC 3596).
 //!
-//! `NAME.mesh` is a node or a leaf, and has its IPv6 addresses; what stands before it (`www.NAME.mesh`) is the same machine. Anything
-//! else in the zone does not exist, and other zones are refused. A question is one name of plain labels: nothing is
+//! `NAME.mesh` is a node or a leaf, and has its IPv6 addresses; what stands before it (`www.NAME.mesh`) is the same machine. Back from
+//! an address to its name lead the zones of unique local addresses (RFC 4193, RFC 6303), which nobody on the Internet has. Anything
+//! else in these zones does not exist, and other zones are refused. A question is one name of plain labels: nothing is
 //! decompressed, followed or asked of others, and an answer is at most a few hundred bytes.
 
 use std::collections::BTreeMap;
@@ -10,8 +11,10 @@ use std::net::Ipv6Addr;
 /// The longest question that is read.
 pub const QUESTION_LENGTH_MAX: usize = 512;
 
-/// The one zone there is.
+/// The zone of names.
 const ZONE: &str = "mesh";
+/// Zones for the way back, last label first, down to `fc` and `fd`.
+const BACK: [&str; 3] = ["arpa", "ip6", "f"];
 /// How long an answer may be kept, in seconds, be it yes or no: names come and go with a reload.
 const TTL_S: u32 = 60;
 /// Names, and addresses of each, that are kept.
@@ -27,6 +30,7 @@ const ANY: u16 = 255;
 /// Types of records (RFC 1035, section 3.2.2; RFC 3596).
 const NS: u16 = 2;
 const SOA: u16 = 6;
+const PTR: u16 = 12;
 const AAAA: u16 = 28;
 
 /// Answers (RFC 1035, section 4.1.1).
@@ -42,6 +46,8 @@ pub struct Names {
     /// Who answers.
     server: String,
     known: BTreeMap<String, Vec<Ipv6Addr>>,
+    /// Whose an address is; of several names, the first that was added.
+    back: BTreeMap<Ipv6Addr, String>,
 }
 
 /// The name in front of the zone that a message asks for, in small letters, if it asks for one.
@@ -74,7 +80,7 @@ impl Names {
     /// The zone of a server with this name and address.
     #[must_use]
     pub fn new(server: &str, address: Ipv6Addr) -> Self {
-        let mut names = Self { server: server.to_ascii_lowercase(), known: BTreeMap::new() };
+        let mut names = Self { server: server.to_ascii_lowercase(), known: BTreeMap::new(), back: BTreeMap::new() };
         names.add(server, &[address]);
         names
     }
@@ -86,7 +92,11 @@ impl Names {
         if !fits || self.known.len() >= NAMES_MAX || self.known.contains_key(&name) {
             return false;
         }
-        self.known.insert(name, addresses.iter().copied().take(ADDRESSES_MAX).collect());
+        let addresses: Vec<Ipv6Addr> = addresses.iter().copied().take(ADDRESSES_MAX).collect();
+        for address in &addresses {
+            self.back.entry(*address).or_insert_with(|| name.clone());
+        }
+        self.known.insert(name, addresses);
         true
     }
 
@@ -105,38 +115,57 @@ impl Names {
         }
         let opcode = header[2] >> 3 & 0xf;
         if opcode != 0 {
-            return Some(self.reply(&header, NOT_IMPLEMENTED, None));
+            return Some(self.reply(&header, NOT_IMPLEMENTED, &[], None));
         }
         let counts: Vec<u16> = header[4..].chunks_exact(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]])).collect();
         // One question; a record beside it may say how long an answer may be (RFC 6891), and all of ours are short.
         let question = if counts[..3] == [1, 0, 0] { Question::read(message) } else { None };
-        let Some(question) = question else { return Some(self.reply(&header, MALFORMED, None)) };
+        let Some(question) = question else { return Some(self.reply(&header, MALFORMED, &[], None)) };
         Some(self.answer_question(&header, &question))
     }
 
     fn answer_question(&self, header: &[u8; HEADER_LEN], question: &Question<'_>) -> Vec<u8> {
-        let is_ours = question.labels.last().is_some_and(|last| last == ZONE);
-        if !is_ours || ![CLASS_IN, ANY].contains(&question.class) {
-            return self.reply(header, REFUSED, Some((question, &[])));
+        let of_zone = question.labels.last().is_some_and(|last| last == ZONE);
+        if ![CLASS_IN, ANY].contains(&question.class) {
+            return self.reply(header, REFUSED, &[], Some((question, &[])));
         }
         let asks = |kind: u16| question.kind == kind || question.kind == ANY;
+        if !of_zone {
+            let Some((zone, span)) = back(&question.labels) else {
+                return self.reply(header, REFUSED, &[], Some((question, &[])));
+            };
+            let below = span.and_then(|(first, last)| Some((first == last, self.back.range(first..=last).next()?.1)));
+            let (code, records) = match below {
+                _ if question.labels.len() == zone.len() && asks(SOA) => (NO_ERROR, vec![(SOA, self.soa())]),
+                Some((true, name)) if asks(PTR) => (NO_ERROR, vec![(PTR, labels(&[name, ZONE]))]),
+                None if question.labels.len() > zone.len() => (NO_SUCH_NAME, Vec::new()),
+                Some(_) | None => (NO_ERROR, Vec::new()),
+            };
+            return self.reply(header, code, &zone, Some((question, &records)));
+        }
         let Some(name) = question.labels.len().checked_sub(2).and_then(|index| question.labels.get(index)) else {
             let soa = if asks(SOA) { vec![(SOA, self.soa())] } else { Vec::new() };
             let ns = if asks(NS) { vec![(NS, self.server_name())] } else { Vec::new() };
-            return self.reply(header, NO_ERROR, Some((question, &[soa, ns].concat())));
+            return self.reply(header, NO_ERROR, &[ZONE], Some((question, &[soa, ns].concat())));
         };
         let Some(addresses) = self.known.get(name) else {
-            return self.reply(header, NO_SUCH_NAME, Some((question, &[])));
+            return self.reply(header, NO_SUCH_NAME, &[ZONE], Some((question, &[])));
         };
         let records: Vec<Record> = match asks(AAAA) {
             true => addresses.iter().map(|address| (AAAA, address.octets().to_vec())).collect(),
             false => Vec::new(),
         };
-        self.reply(header, NO_ERROR, Some((question, &records)))
+        self.reply(header, NO_ERROR, &[ZONE], Some((question, &records)))
     }
 
     /// A message; where there are no records, with what says how long that is so (RFC 2308).
-    fn reply(&self, header: &[u8; HEADER_LEN], code: u8, answer: Option<(&Question<'_>, &[Record])>) -> Vec<u8> {
+    fn reply(
+        &self,
+        header: &[u8; HEADER_LEN],
+        code: u8,
+        zone: &[&str],
+        answer: Option<(&Question<'_>, &[Record])>,
+    ) -> Vec<u8> {
         let of_zone = code == NO_ERROR || code == NO_SUCH_NAME;
         let authoritative = if of_zone { 0x04 } else { 0 };
         // What was asked, and whether others should be, stays as it was.
@@ -153,7 +182,7 @@ impl Names {
             push_record(&mut message, &QUESTION_NAME, *kind, data);
         }
         if negative {
-            push_record(&mut message, &labels(&[ZONE]), SOA, &self.soa());
+            push_record(&mut message, &labels(zone), SOA, &self.soa());
         }
         message
     }
@@ -170,6 +199,28 @@ impl Names {
         }
         data
     }
+}
+
+/// The zone of unique local addresses that a name for the way back is in, and the first and the last address that stand below it;
+/// `None`: what no address can be.
+#[expect(clippy::type_complexity, reason = "one place makes it and one takes it apart")]
+fn back(labels: &[String]) -> Option<([&'static str; 4], Option<(Ipv6Addr, Ipv6Addr)>)> {
+    let mut nibbles = labels.iter().rev().map(String::as_str);
+    if !BACK.iter().all(|label| nibbles.next() == Some(label)) {
+        return None;
+    }
+    let (half, start) = match nibbles.next()? {
+        "c" => ("c", 0xfc_u128 << 120),
+        "d" => ("d", 0xfd << 120),
+        _ => return None,
+    };
+    let span = nibbles.try_fold((start, 120_u32), |(first, shift), label| {
+        let digit = u128::from_str_radix(label, 16).ok().filter(|_| label.len() == 1)?;
+        let shift = shift.checked_sub(4)?;
+        Some((first | digit << shift, shift))
+    });
+    let span = span.map(|(first, shift)| (first.into(), (first | ((1 << shift) - 1)).into()));
+    Some(([half, "f", "ip6", "arpa"], span))
 }
 
 fn push_record(message: &mut Vec<u8>, name: &[u8], kind: u16, data: &[u8]) {
@@ -296,6 +347,46 @@ mod tests {
         }
     }
 
+    fn back_from(address: &str) -> String {
+        let octets = address.parse::<Ipv6Addr>().unwrap().octets();
+        let nibbles = octets.iter().rev().map(|octet| format!("{:x}.{:x}.", octet & 0xf, octet >> 4));
+        nibbles.collect::<String>() + "ip6.arpa"
+    }
+
+    #[test]
+    fn an_address_of_the_mesh_leads_back_to_its_name_and_others_of_its_kind_to_none() {
+        let (code, answers, authorities, message) = ask(&back_from("fd00::3"), PTR);
+        assert_eq!((code, answers, authorities, message[2] & 0x04), (NO_ERROR, 1, 0, 0x04));
+        assert!(message.ends_with(&labels(&["attic", ZONE])));
+        assert_eq!(ask(&back_from("fd00::1"), ANY).1, 1);
+        assert_eq!(ask(&back_from("fd00::1").to_uppercase(), PTR).1, 1);
+        let no_type = ask(&back_from("fd00::3"), AAAA);
+        assert_eq!((no_type.0, no_type.1, no_type.2), (NO_ERROR, 0, 1));
+        for nobody in ["fd00::4", "fd12:3456:789a::1", "fc00::3", "fc12::7"] {
+            let (code, answers, authorities, message) = ask(&back_from(nobody), PTR);
+            assert_eq!((code, answers, authorities), (NO_SUCH_NAME, 0, 1), "{nobody}");
+            assert!(denies(&message) && asked(&question(&back_from(nobody), PTR)).is_none());
+        }
+        // Above an address there is something, and below it there is nothing.
+        let address = back_from("fd00::3");
+        for above in [&address[2..], &address[40..], "0.d.f.ip6.arpa", "d.f.ip6.arpa"] {
+            assert_eq!((ask(above, PTR).0, ask(above, PTR).2), (NO_ERROR, 1), "{above}");
+        }
+        for nothing in [
+            &format!("1.{address}")[..],
+            &format!("x.{address}"),
+            "10.d.f.ip6.arpa",
+            "+.d.f.ip6.arpa",
+            "1.d.f.ip6.arpa",
+        ] {
+            assert_eq!(ask(nothing, PTR).0, NO_SUCH_NAME, "{nothing}");
+        }
+        assert_eq!(ask("d.f.ip6.arpa", SOA).1, 1);
+        for other in ["8.b.d.0.1.0.0.2.ip6.arpa", "f.ip6.arpa", "e.f.ip6.arpa", "ip6.arpa", "7.2.0.192.in-addr.arpa"] {
+            assert_eq!(ask(other, PTR).0, REFUSED, "{other}");
+        }
+    }
+
     #[test]
     fn a_name_is_taken_once() {
         let mut names = zone();
@@ -331,7 +422,8 @@ mod tests {
         // Anything at all, from a fixed seed.
         let mut random = fastrand::Rng::with_seed(5);
         for _ in 0..200_000 {
-            let mut message = question(["attic.mesh", "mesh", "x.org"][random.usize(0..3)], random.u16(0..40));
+            let name = ["attic.mesh", "mesh", "x.org", "1.0.d.f.ip6.arpa"][random.usize(0..4)];
+            let mut message = question(name, random.u16(0..40));
             for _ in 0..random.usize(0..6) {
                 let at = random.usize(0..message.len());
                 message[at] = random.u8(..);

@@ -3,7 +3,10 @@
 //!
 //! [`Asked::read`] takes a question that is to be asked elsewhere; [`Asked::numbered`] is what to send, [`Asked::check`] looks at
 //! what came back, and [`Asked::answer`] is what whoever asked is told. Of the question nothing is passed on but the name, its type
-//! and whether signatures are wished for: not who asked.
+//! and whether signatures are wished for: not who asked. [`Cache`] keeps answers for as long as they say that they hold.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use crate::names::{QUESTION_LENGTH_MAX, Question};
 
@@ -26,6 +29,15 @@ const ABOUT_SIGNATURES: u8 = 0x30;
 const RECURSION_DESIRED: u8 = 0x01;
 const CUT_OFF: u8 = 0x02;
 const FAILED: u8 = 2;
+const SOA: u16 = 6;
+const NO_SUCH_NAME: u8 = 3;
+/// Answers that are kept, the longest of them, and how long one is kept at most: longer than most say, and no longer than a mistake
+/// may last.
+const KEPT_MAX: usize = 256;
+const KEPT_LENGTH_MAX: usize = 2048;
+const KEPT_SECONDS_MAX: u32 = 3600;
+/// That there is no such thing is kept for less (RFC 2308, section 5, lets it be three hours).
+const DENIED_SECONDS_MAX: u32 = 300;
 /// Zones that no name server out there has (RFC 6761, RFC 6762, RFC 7686), and ours.
 const NOWHERE: [&str; 5] = ["mesh", "local", "localhost", "invalid", "onion"];
 
@@ -117,6 +129,13 @@ impl Asked {
         self.put_question(answer)
     }
 
+    /// What makes it the same question: all that is sent, in small letters.
+    fn key(&self) -> Vec<u8> {
+        let mut key = self.message.clone();
+        key[HEADER_LEN..self.name_end].make_ascii_lowercase();
+        key
+    }
+
     /// With the number and the letters it was asked with.
     fn put_question(&self, mut answer: Vec<u8>) -> Vec<u8> {
         if let (Some(number), Some(question)) = (answer.get(..2), self.message.get(HEADER_LEN..self.end))
@@ -127,6 +146,127 @@ impl Asked {
             answer[HEADER_LEN..self.end].copy_from_slice(question);
         }
         answer
+    }
+}
+
+/// Answers, kept for as long as they say that they hold, for the same question from anybody of the household: yes and no (RFC 1035,
+/// section 7.4; RFC 2308). Bounded in number and bytes; the one that ends soonest makes room.
+#[derive(Debug, Default)]
+pub struct Cache {
+    kept: BTreeMap<Vec<u8>, Kept>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    answer: Vec<u8>,
+    since: Instant,
+    until: Instant,
+}
+
+impl Cache {
+    /// What is known of a question, as [`Asked::answer`] says it to whoever asked: what it says of time has passed by then.
+    #[must_use]
+    pub fn answer(&self, now: Instant, asked: &Asked, by_udp: bool) -> Option<Vec<u8>> {
+        let kept = self.kept.get(&asked.key()).filter(|kept| now < kept.until)?;
+        let passed = u32::try_from(now.saturating_duration_since(kept.since).as_secs()).unwrap_or(u32::MAX);
+        let mut answer = kept.answer.clone();
+        let places: Vec<(usize, u32)> =
+            records(&answer, asked.end)?.iter().map(|record| (record.ttl_at, record.ttl)).collect();
+        for (at, ttl) in places {
+            answer[at..at + 4].copy_from_slice(&ttl.saturating_sub(passed).to_be_bytes());
+        }
+        Some(asked.answer(answer, by_udp))
+    }
+
+    /// Keeps an answer that [`Asked::check`] found right and whole, if it says that it may be kept.
+    pub fn keep(&mut self, now: Instant, asked: &Asked, answer: &[u8]) {
+        let Some(seconds) = keeps(answer, asked.end).filter(|seconds| *seconds > 0) else { return };
+        let key = asked.key();
+        if self.kept.len() >= KEPT_MAX && !self.kept.contains_key(&key) {
+            self.kept.retain(|_, kept| now < kept.until);
+        }
+        if self.kept.len() >= KEPT_MAX
+            && !self.kept.contains_key(&key)
+            && let Some(first) = self.kept.iter().min_by_key(|(_, kept)| kept.until).map(|(key, _)| key.clone())
+        {
+            self.kept.remove(&first);
+        }
+        let until = now + Duration::from_secs(seconds.into());
+        self.kept.insert(key, Kept { answer: answer.to_vec(), since: now, until });
+    }
+
+    /// How many answers are kept.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// Whether none is.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.kept.is_empty()
+    }
+}
+
+/// A record of an answer, as far as it says how long it holds.
+struct Record {
+    ttl_at: usize,
+    ttl: u32,
+    /// Of who answers for the zone: how long a no holds (RFC 2308, section 4).
+    minimum: Option<u32>,
+}
+
+/// For how many seconds an answer may be kept; `None`: it may not.
+fn keeps(answer: &[u8], question_end: usize) -> Option<u32> {
+    let header: [u8; HEADER_LEN] = *answer.first_chunk()?;
+    let (code, is_cut) = (header[3] & 0xf, header[2] & CUT_OFF != 0);
+    if answer.len() > KEPT_LENGTH_MAX || is_cut || ![0, NO_SUCH_NAME].contains(&code) {
+        return None;
+    }
+    let records = records(answer, question_end)?;
+    let least = records.iter().map(|record| record.ttl).min()?;
+    // Without one who says for how long, a no is not kept.
+    let no_longer = records.iter().filter_map(|record| record.minimum).min();
+    let is_no = code == NO_SUCH_NAME || header[6..8] == [0, 0];
+    Some(match (is_no, no_longer) {
+        (true, no_longer) => no_longer?.min(least).min(DENIED_SECONDS_MAX),
+        // An alias of what there is not.
+        (false, Some(no_longer)) => no_longer.min(least).min(DENIED_SECONDS_MAX),
+        (false, None) => least.min(KEPT_SECONDS_MAX),
+    })
+}
+
+/// All records behind the question but the one that says more about the message. `None`: they are not what the header says.
+fn records(answer: &[u8], question_end: usize) -> Option<Vec<Record>> {
+    let counts =
+        answer.get(6..HEADER_LEN)?.chunks_exact(2).map(|pair| usize::from(u16::from_be_bytes([pair[0], pair[1]])));
+    let (mut at, mut records) = (question_end, Vec::new());
+    for _ in 0..counts.sum() {
+        at = name_end(answer, at)?;
+        let [a, b, _, _, ttl @ .., c, d] = *answer.get(at..)?.first_chunk::<10>()?;
+        let (kind, ttl_at, ttl) = (u16::from_be_bytes([a, b]), at + 4, u32::from_be_bytes(ttl));
+        at += 10;
+        let data = answer.get(at..at + usize::from(u16::from_be_bytes([c, d])))?;
+        at += data.len();
+        if kind != u16::from(OPT[2]) {
+            let minimum = data.last_chunk().filter(|_| kind == SOA).map(|last| u32::from_be_bytes(*last));
+            // With the highest bit it is none (RFC 2181, section 8).
+            records.push(Record { ttl_at, ttl: if ttl >> 31 == 0 { ttl } else { 0 }, minimum });
+        }
+    }
+    (at == answer.len()).then_some(records)
+}
+
+/// Where the name at a place ends, which may end in another's.
+fn name_end(message: &[u8], mut at: usize) -> Option<usize> {
+    loop {
+        let length = usize::from(*message.get(at)?);
+        match length {
+            0 => return Some(at + 1),
+            1..=63 => at += 1 + length,
+            0xc0.. => return Some(at + 2),
+            _ => return None,
+        }
     }
 }
 
@@ -250,6 +390,110 @@ mod tests {
         }
     }
 
+    /// What is said of `www.example.org`: a code, and records of a type with so many seconds and this data, in answers and authorities.
+    fn said(asked: &Asked, code: u8, answers: &[(u16, u32, &[u8])], authorities: &[(u16, u32, &[u8])]) -> Vec<u8> {
+        let mut message = asked.numbered([7, 9]);
+        message.truncate(asked.end);
+        let count = |records: &[(u16, u32, &[u8])]| u8::try_from(records.len()).unwrap();
+        (message[2], message[3], message[7], message[9], message[11]) =
+            (0x81, 0x80 | code, count(answers), count(authorities), 1);
+        for (kind, ttl, data) in [answers, authorities].concat() {
+            message.extend([0xc0, 0x0c]);
+            message.extend(kind.to_be_bytes());
+            message.extend([0, 1]);
+            message.extend(ttl.to_be_bytes());
+            message.extend(u16::try_from(data.len()).unwrap().to_be_bytes());
+            message.extend(data);
+        }
+        message.extend([0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0]);
+        message
+    }
+
+    /// Who answers for a zone, and how long a no holds.
+    fn soa(minimum: u32) -> Vec<u8> {
+        let mut data = vec![0, 0];
+        for number in [1, 3600, 600, 86_400, minimum] {
+            data.extend(u32::to_be_bytes(number));
+        }
+        data
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a test's clock starts now")]
+    fn start() -> Instant {
+        Instant::now()
+    }
+
+    #[test]
+    fn an_answer_is_kept_as_long_as_it_says_and_says_less_and_less() {
+        let (now, mut cache) = (start(), Cache::default());
+        let after = |seconds| now + Duration::from_secs(seconds);
+        let asked = Asked::read(&question("www.example.org", AAAA, &opt(4096))).unwrap();
+        let right = said(&asked, 0, &[(5, 90, &[0]), (AAAA, 60, &[9; 16])], &[]);
+        cache.keep(now, &asked, &right);
+        // Others ask with other letters and numbers.
+        let mut again = question("WWW.example.org", AAAA, &opt(1232));
+        again[0] = 0x77;
+        let again = Asked::read(&again).unwrap();
+        let told = cache.answer(after(25), &again, true).unwrap();
+        assert_eq!(told[..2], [0x77, 0x34]);
+        assert_eq!(told[HEADER_LEN..][..4], *b"\x03WWW");
+        let ttls: Vec<u32> = records(&told, again.end).unwrap().iter().map(|record| record.ttl).collect();
+        assert_eq!((ttls, told.len()), (vec![65, 35], right.len()));
+        assert!(cache.answer(after(59), &again, true).is_some() && cache.answer(after(60), &again, true).is_none());
+        // Other questions are others: another type, and no wish for signatures.
+        for other in [question("www.example.org", 1, &opt(4096)), question("www.example.org", AAAA, &[])] {
+            assert_eq!(cache.answer(now, &Asked::read(&other).unwrap(), true), None);
+        }
+    }
+
+    #[test]
+    fn a_no_is_kept_as_long_as_its_zone_says_and_what_says_nothing_not_at_all() {
+        let now = start();
+        let asked = Asked::read(&question("www.example.org", AAAA, &[])).unwrap();
+        let kept = |answer: &[u8]| {
+            let mut cache = Cache::default();
+            cache.keep(now, &asked, answer);
+            (0..4000).find(|seconds| cache.answer(now + Duration::from_secs(*seconds), &asked, true).is_none()).unwrap()
+        };
+        let address: (u16, u32, &[u8]) = (AAAA, 7200, &[9; 16]);
+        let (long, short) = (soa(900), soa(40));
+        for (why, answer, seconds) in [
+            ("a day", said(&asked, 0, &[address], &[]), 3600),
+            ("no such name", said(&asked, 3, &[], &[(SOA, 60, &short)]), 40),
+            ("the zone's own time is shorter", said(&asked, 3, &[], &[(SOA, 30, &short)]), 30),
+            ("no such type", said(&asked, 0, &[], &[(SOA, 900, &long)]), 300),
+            ("an alias of nothing", said(&asked, 0, &[(5, 900, &[0])], &[(SOA, 900, &short)]), 40),
+            ("nobody says how long", said(&asked, 3, &[], &[]), 0),
+            ("nor here", said(&asked, 3, &[], &[(2, 60, &[0])]), 0),
+            ("not at all", said(&asked, 0, &[(AAAA, 0, &[9; 16]), address], &[]), 0),
+            ("less than nothing", said(&asked, 0, &[(AAAA, 1 << 31, &[9; 16])], &[]), 0),
+            ("a failure", said(&asked, FAILED, &[], &[(SOA, 60, &short)]), 0),
+            ("refused", said(&asked, 5, &[], &[(SOA, 60, &short)]), 0),
+            ("something follows", [said(&asked, 0, &[address], &[]), vec![0]].concat(), 0),
+            ("too long", said(&asked, 0, &[address, (16, 60, &[7; KEPT_LENGTH_MAX])], &[]), 0),
+        ] {
+            assert_eq!(kept(&answer), seconds, "{why}");
+            // What is cut anywhere is not kept, and not read either.
+            assert!((asked.end..answer.len()).all(|len| seconds == 0 || kept(&answer[..len]) == 0), "{why}");
+        }
+        let mut cut = said(&asked, 0, &[address], &[]);
+        cut[2] |= CUT_OFF;
+        assert_eq!(kept(&cut), 0, "cut off");
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_and_what_ends_soonest_makes_room() {
+        let (now, mut cache) = (start(), Cache::default());
+        let asked = |n: u32| Asked::read(&question(&format!("x{n}.example.org"), AAAA, &[])).unwrap();
+        for n in 0..2000 {
+            let asked = asked(n);
+            cache.keep(now, &asked, &said(&asked, 0, &[(AAAA, 60 + n, &[9; 16])], &[]));
+            assert!(cache.len() <= KEPT_MAX);
+        }
+        let known = |n: u32| cache.answer(now, &asked(n), true).is_some();
+        assert!(known(1999) && known(1999 - 255) && !known(1999 - 256) && !cache.is_empty());
+    }
+
     #[test]
     fn hostile_messages_are_survived() {
         let mut rng = fastrand::Rng::with_seed(9);
@@ -267,6 +511,9 @@ mod tests {
             }
             answer.truncate(rng.usize(0..=answer.len()));
             let _any = asked.check([1, 2], &answer);
+            let mut cache = Cache::default();
+            cache.keep(start(), &asked, &answer);
+            let _any = cache.answer(start(), &asked, true);
             assert!(asked.answer(answer, true).len() <= UDP_LENGTH_MAX);
         }
     }

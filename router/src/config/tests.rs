@@ -376,11 +376,43 @@ fn a_small_build_refuses_the_tables_it_cannot_honour() {
 }
 
 #[test]
+fn a_name_server_that_is_this_router_is_refused() {
+    let names = |listen: &str, upstream: &str| {
+        parse(&format!(
+            "[node]\nname = \"a\"\n[names]\nlisten = [\"{listen}\"]\nupstream = [\"9.9.9.9\", \"{upstream}\"]\n"
+        ))
+    };
+    for (listen, upstream) in [
+        ("192.168.1.1:53", "192.168.1.1"),
+        ("0.0.0.0:53", "127.0.0.1"),
+        ("[::]:53", "::1"),
+        ("127.0.0.1:5353", "0.0.0.0"),
+    ] {
+        let refused = names(listen, upstream).unwrap_err();
+        let problem = format!("line 5, column 12: [names] upstream: {upstream} is this router, which would ask itself");
+        assert_eq!(refused, [problem]);
+    }
+    for (listen, upstream) in
+        [("192.168.1.1:5353", "192.168.1.1"), ("192.168.1.1:53", "127.0.0.1"), ("[::]:5353", "::1")]
+    {
+        assert_eq!(names(listen, upstream).unwrap().names.unwrap().upstream.len(), 2, "{listen} {upstream}");
+    }
+}
+
+#[test]
 fn own_keys_and_foreign_addresses_are_refused_once_the_key_is_known() {
     let own = identity(1);
     let refused = |text: &str| mistakes(parse(text).unwrap().check_identity(&own).unwrap_err());
     let peer = format!("[node]\nname = \"a\"\n[[peer]]\nname = \"b\"\ncard = \"{}\"\n", card(1));
     assert_eq!(refused(&peer), ["line 5, column 8: [[peer]] card: this is this router's own card"]);
+
+    let itself = mesh_address(&own.wireguard_key());
+    let names = |names: &str| format!("[node]\nname = \"a\"\n[names]\nupstream = [\"9.9.9.9\", \"{itself}\"]\n{names}");
+    assert_eq!(
+        refused(&names("")),
+        ["line 3, column 2: [names] upstream: this router's own address is among them, and it would ask itself"]
+    );
+    parse(&names("port = 5353")).unwrap().check_identity(&own).unwrap();
 
     let (home, _) = mesh_prefix(&own.wireguard_key());
     let leaf = format!(

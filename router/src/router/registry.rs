@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -34,7 +34,8 @@ const ABSENT_TIME: Duration = Duration::from_secs(60);
 const ABSENT_MAX: usize = 256;
 /// Names kept: one less than are answered for, as the own is among those.
 const KEPT_MAX: usize = 4095;
-/// Names that wait to be looked for, all of which are asked for at once.
+/// Names that wait to be looked for, all of which are asked for at once. One who asks has half of them at most, a second half of
+/// the rest; and half are the household's own.
 const WANTED_MAX: usize = 8;
 /// The file with what the ledger last said, and the longest that is read.
 const NAMES: &str = "names.json";
@@ -46,34 +47,60 @@ pub(crate) const CLAIM: &str = "name";
 #[derive(Clone, Debug)]
 pub struct Registered {
     zone: watch::Sender<Names>,
-    wanted: Arc<Mutex<BTreeSet<Name>>>,
+    /// This router's own prefix.
+    home: u64,
+    /// Who asked for it first.
+    wanted: Arc<Mutex<BTreeMap<Name, Asker>>>,
+}
+
+/// Somebody who asks: a machine of the household, or a whole node of the mesh, which has a /48 of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asker {
+    Household(IpAddr),
+    Mesh(u64),
+}
+
+/// The first 48 bits.
+fn prefix(address: Ipv6Addr) -> u64 {
+    let [a, b, c, ..] = address.segments();
+    u64::from(a) << 32 | u64::from(b) << 16 | u64::from(c)
 }
 
 impl Registered {
     /// Of a router with this name and address; nothing else is known yet.
     #[must_use]
     pub fn new(server: &str, address: Ipv6Addr) -> Self {
-        Self { zone: watch::Sender::new(Names::new(server, address)), wanted: Arc::default() }
+        Self { zone: watch::Sender::new(Names::new(server, address)), home: prefix(address), wanted: Arc::default() }
     }
 
-    /// The answer to a question, by what the ledger said; what it denies is looked for.
+    /// The answer to somebody's question, by what the ledger said; what it denies is looked for.
     #[must_use]
-    pub fn answer(&self, question: &[u8]) -> Option<Vec<u8>> {
+    pub fn answer(&self, from: IpAddr, question: &[u8]) -> Option<Vec<u8>> {
         let answer = self.zone.borrow().answer(question)?;
         let asked = || node::names::asked(question)?.parse().ok();
         if node::names::denies(&answer)
             && let Some(name) = asked()
         {
+            let asker = match from.to_canonical() {
+                IpAddr::V6(ip) if ip.is_unique_local() && prefix(ip) != self.home => Asker::Mesh(prefix(ip)),
+                ip @ (IpAddr::V4(_) | IpAddr::V6(_)) => Asker::Household(ip),
+            };
             let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
-            if wanted.len() < WANTED_MAX {
-                wanted.insert(name);
+            let held = |is: &dyn Fn(&Asker) -> bool| wanted.values().filter(|other| is(other)).count();
+            let may = match asker {
+                Asker::Household(_) => true,
+                Asker::Mesh(_) => held(&|other| matches!(other, Asker::Mesh(_))) < WANTED_MAX / 2,
+            };
+            if may && held(&|other| *other == asker) < WANTED_MAX - wanted.len() {
+                wanted.entry(name).or_insert(asker);
             }
         }
         Some(answer)
     }
 
     fn take_wanted(&self) -> BTreeSet<Name> {
-        std::mem::take(&mut self.wanted.lock().unwrap_or_else(PoisonError::into_inner))
+        let wanted = std::mem::take(&mut *self.wanted.lock().unwrap_or_else(PoisonError::into_inner));
+        wanted.into_keys().collect()
     }
 }
 
@@ -452,7 +479,7 @@ mod tests {
     }
 
     fn answers(shared: &Registered, text: &str) -> bool {
-        let answer = shared.answer(&question(text)).unwrap();
+        let answer = shared.answer(IpAddr::from([192, 168, 1, 7]), &question(text)).unwrap();
         let is_it = answer.ends_with(&mesh_address(&WireguardKey(KEY)).octets());
         assert_eq!(is_it, !node::names::denies(&answer));
         is_it
@@ -511,6 +538,28 @@ mod tests {
         assert!(registry.question(now + LOOK_EACH, true, KEY).is_none(), "nobody had it");
         assert!(!answers(&shared, "wpad"));
         assert!(matches!(registry.question(now + ABSENT_TIME, true, KEY), Some(Question::Names(_))));
+    }
+
+    #[test]
+    fn one_who_asks_much_leaves_room_for_others_and_the_mesh_for_the_household() {
+        let (shared, count) = (shared(), std::cell::Cell::new(0_u32));
+        let asks = |from: &str, times: u32| {
+            for _ in 0..times {
+                count.set(count.get() + 1);
+                let answer = shared.answer(from.parse().unwrap(), &question(&format!("x{}", count.get()))).unwrap();
+                assert!(node::names::denies(&answer));
+            }
+            shared.wanted.lock().unwrap().len()
+        };
+        assert_eq!(asks("fd01::1", 10), 4, "a node of the mesh");
+        assert_eq!(asks("fd01:0:0:7::1", 1), 4, "the same node");
+        assert_eq!(asks("fd02::1", 10), 4, "and all of them");
+        assert_eq!(asks("192.168.1.7", 10), 6);
+        assert_eq!(asks("fd00::7", 10), 7, "another machine of the house");
+        assert_eq!(asks("::ffff:192.168.1.7", 10), 7);
+        assert_eq!(asks("fe80::7", 10), 8);
+        assert_eq!(shared.take_wanted().len(), WANTED_MAX);
+        assert_eq!(asks("192.168.1.7", 10), 4);
     }
 
     #[test]
