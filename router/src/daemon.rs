@@ -219,7 +219,7 @@ fn run(
                 let zones = Zones { own, community, upstream: None, outside };
                 answer_names(config, router.address(), &sessions, zones);
                 if config.leaves.iter().any(|leaf| leaf.ipv4.is_some()) {
-                    router.reload(links(config, sessions.internet.is_some()), None).await;
+                    router.reload(links(config, sessions.lead(config)), None).await;
                 }
                 let ended =
                     serve(config, &router, (socket, signals), kernel, (&names, &mut sessions, &unit), closed).await;
@@ -295,6 +295,8 @@ struct Sessions<'a> {
     /// Those that the links send from.
     ports: Vec<u16>,
     gateway: Option<gateway::Server>,
+    /// Of the gateway before.
+    left: gateway::Left,
     internet: Option<gateway::Client>,
     shown: Arc<Mutex<Shown>>,
 }
@@ -306,7 +308,15 @@ impl<'a> Sessions<'a> {
         guests: &'a Arc<Guests>,
         ports: Vec<u16>,
     ) -> Result<Self, Failure> {
-        let mut sessions = Self { keys, guests, ports, gateway: None, internet: None, shown: Arc::default() };
+        let mut sessions = Self {
+            keys,
+            guests,
+            ports,
+            gateway: None,
+            left: gateway::Left::default(),
+            internet: None,
+            shown: Arc::default(),
+        };
         sessions.begin(config)?;
         Ok(sessions)
     }
@@ -324,7 +334,7 @@ impl<'a> Sessions<'a> {
         let Some(identity) = self.keys else { return Ok(()) };
         if let (None, Some(options)) = (&self.gateway, &config.gateway) {
             let may_use = may_use(config, identity.node_id(), self.guests);
-            self.gateway = Some(gateway::Server::start(options, identity, &config.node, may_use)?);
+            self.gateway = Some(gateway::Server::start(options, identity, &config.node, may_use, &self.left)?);
         }
         if let (None, Some(options)) = (&self.internet, &config.internet) {
             self.internet = Some(gateway::Client::start(options, identity, &config.node, &self.ports)?);
@@ -342,7 +352,7 @@ impl<'a> Sessions<'a> {
             if !old.is_in_kernel_as(new)
                 && let Some(gateway) = self.gateway.take()
             {
-                gateway.stop();
+                self.left = gateway.stop();
             }
             old.clone_from(new);
         }
@@ -368,9 +378,21 @@ impl<'a> Sessions<'a> {
         })
     }
 
+    /// Tells a gateway which leaves of the file it leads out. Whether any are, by these sessions or by it.
+    fn lead(&self, config: &Config) -> bool {
+        let Some(gateway) =
+            self.gateway.as_ref().filter(|_| config.gateway.as_ref().is_some_and(|own| own.uplink.is_some()))
+        else {
+            return self.internet.is_some();
+        };
+        let led = config.leaves.iter().filter(|leaf| leaf.ipv4.is_some());
+        gateway.lead(led.flat_map(|leaf| leaf.addresses.iter().copied()).collect());
+        true
+    }
+
     fn stop(self) {
         if let Some(gateway) = self.gateway {
-            gateway.stop();
+            let _left = gateway.stop();
         }
         if let Some(internet) = self.internet {
             internet.stop();
@@ -590,12 +612,17 @@ async fn reload(
     };
     names.send_replace(names::zone(&config, router.address()));
     // Leaves are not led out while the sessions begin anew: there are no rules for what they send meanwhile.
-    let stays = running.internet == config.internet;
-    router.reload(links(&config, stays && sessions.internet.is_some()), Some(money)).await;
+    let same_gateway = match (&running.gateway, &config.gateway) {
+        (Some(old), Some(new)) => old.is_in_kernel_as(new),
+        (None, None) => true,
+        (Some(_), None) | (None, Some(_)) => false,
+    };
+    let stays = same_gateway && running.internet == config.internet;
+    router.reload(links(&config, stays && sessions.lead(&config)), Some(money)).await;
     running.price.clone_from(&config.price);
     let changed = sessions.change(running, &config);
     if !stays {
-        router.reload(links(&config, sessions.internet.is_some()), None).await;
+        router.reload(links(&config, sessions.lead(&config)), None).await;
     }
     if let Err(cause) = changed {
         tracing::error!("{cause}");

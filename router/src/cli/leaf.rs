@@ -40,8 +40,8 @@ const ALL_INSIDE: &str =
     "# All that the device sends goes into the tunnel, and to the Internet by this router's gateway.\n";
 const NO_GATEWAY: &str = "# All that the device sends goes into the tunnel, but this router uses no gateway, so it reaches the mesh alone: add an \
                           [internet] table to the config file, and start the router again.\n";
-const IS_GATEWAY: &str = "# All that the device sends goes into the tunnel, but a router that is a gateway itself leads no leaf out, so it reaches the mesh \
-                          alone: let it in at another router, with an [internet] table.\n";
+const NO_UPLINK: &str = "# All that the device sends goes into the tunnel, but this gateway leads no leaf out without an uplink, so it reaches the mesh \
+                         alone: name the interface in `uplink` of [gateway], and start the router again.\n";
 const NO_NAMES: &str = "# Nobody answers it for names: add a [names] table to the config file and start the router again, or say --dns ADDRESS.\n";
 
 #[derive(Debug, Subcommand)]
@@ -52,7 +52,7 @@ pub(super) enum Command {
                             waybill leaf add phone --endpoint roof.example.org --internet\n\n\
                             The phone's secret key is shown this once and kept nowhere. Without --internet only the mesh \
                             is reached through the tunnel; with it, all that the phone sends takes the way of this \
-                            router's household, by the gateways of [internet].")]
+                            router's household: by the gateways of [internet], or by the uplink of [gateway].")]
     Add(Add),
     /// Show the leaves of this router
     #[command(after_help = "Example:\n  waybill leaf list")]
@@ -76,7 +76,7 @@ pub(super) struct Add {
     #[arg(long, value_name = "KEY")]
     public_key: Option<WireguardKey>,
     /// Send all of the leaf's traffic into the tunnel, not only what is for the mesh: it reaches the Internet by the gateways of
-    /// this router's [internet] table, and has an IPv4 address for that
+    /// this router's [internet] table or its own uplink, where it is a gateway, and has an IPv4 address for that
     #[arg(long)]
     internet: bool,
     /// The resolver the leaf asks for names; this router, with --internet and a [names] table
@@ -196,7 +196,8 @@ fn add(arguments: &Add) -> Result<String, Failure> {
     if arguments.internet {
         shown.push_str(match (&config.internet, &config.gateway) {
             (Some(_), _) => ALL_INSIDE,
-            (None, Some(_)) => IS_GATEWAY,
+            (None, Some(gateway)) if gateway.uplink.is_some() => ALL_INSIDE,
+            (None, Some(_)) => NO_UPLINK,
             (None, None) => NO_GATEWAY,
         });
         shown.push_str(if dns.is_some() { "" } else { NO_NAMES });
@@ -545,7 +546,7 @@ mod tests {
         assert!(shown.contains("Address = 172.30.87.1/32, fd") && shown.contains(&format!("DNS = {own}\n")), "{shown}");
         assert!(shown.contains(ALL_INSIDE) && !shown.contains(NO_GATEWAY) && !shown.contains(NO_NAMES), "{shown}");
         let gate = Place::new("\n[gateway]\n");
-        assert!(add(&gate, "phone", true).contains(IS_GATEWAY));
+        assert!(add(&gate, "phone", true).contains(NO_UPLINK));
         let shown = add(&here, "tablet", false);
         assert!([ALL_INSIDE, "DNS", "172.30", "0.0.0.0/0"].iter().all(|text| !shown.contains(text)), "{shown}");
         assert!(add(&here, "laptop", true).contains("Address = 172.30.87.2/32, fd"));

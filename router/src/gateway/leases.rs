@@ -80,7 +80,7 @@ const RESTING_MAX: usize = 65_536;
 
 /// Who has which address, and who had it: what was begun from an address may get answers for as long as the kernel remembers,
 /// and those are not for whoever has it next. Its old owner may have it again at once.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Leases {
     pool: Pool,
     /// How long an address rests.
@@ -89,7 +89,7 @@ pub(super) struct Leases {
     resting: VecDeque<(Instant, Ipv4Addr)>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Holder {
     key: WireguardKey,
     /// It is not given back.
@@ -101,6 +101,15 @@ struct Holder {
 impl Leases {
     pub(super) fn new(pool: Pool, rest: Duration) -> Self {
         Self { pool, rest, by_address: BTreeMap::new(), resting: VecDeque::new() }
+    }
+
+    /// For a gateway that begins anew: those of its addresses that it has in this pool, too, are as they were.
+    pub(super) fn again(mut self, pool: Pool, rest: Duration) -> Self {
+        let has = |address: &Ipv4Addr| u32::from(*address) & !Pool::host_mask(pool.len) == pool.network;
+        let is_given = |address: &Ipv4Addr| has(address) && ![pool.network(), pool.gateway()].contains(address);
+        self.by_address.retain(|address, _| is_given(address));
+        self.resting.retain(|(_, address)| is_given(address));
+        Self { pool, rest, ..self }
     }
 
     /// The address of a client; the same until it is given back. `None` when all are taken, or rest.
@@ -133,6 +142,11 @@ impl Leases {
                 self.by_address.remove(&first);
             }
         }
+    }
+
+    /// How long an address rests.
+    pub(super) const fn rest(&self) -> Duration {
+        self.rest
     }
 
     /// How many rest.
@@ -219,6 +233,21 @@ mod tests {
         leases.release(now + REST / 2, given[8], false);
         assert_eq!(leases.lease(now + REST / 2, &key(1001)), None, "what was begun from it before is not forgotten");
         assert_eq!(leases.lease(now + REST, &key(1001)), Some(given[8]));
+    }
+
+    #[test]
+    fn a_gateway_that_begins_anew_knows_which_addresses_rest() {
+        let (mut leases, now) = (leases("10.9.0.0/16"), clock());
+        let address = leases.lease(now, &key(1)).unwrap();
+        leases.release(now, address, true);
+        let [a, b, c, _] = address.octets();
+        let within: Pool = pool(&format!("{a}.{b}.{c}.0/24"));
+        let mut again = leases.again(within, REST);
+        assert_eq!(again.resting(), 1);
+        let given: Vec<Ipv4Addr> = (2..=300).filter_map(|number| again.lease(now, &key(number))).collect();
+        assert_eq!((given.len(), given.contains(&address)), (252, false), "it rests still");
+        assert_eq!(again.lease(now, &key(1)), Some(address), "but for its owner");
+        assert_eq!(again.again(pool("10.8.0.0/16"), REST).resting(), 0, "others are nobody's");
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub use leases::Pool;
 pub use nat::NatError;
 pub(crate) use node::session::{CONTACT_LEN_MAX, REFUSE_MAX};
 pub use policy::{Caps, Hours, NotCarried};
-pub use server::Server;
+pub use server::{Left, Server};
 
 /// The UDP port of sessions, at the mesh addresses of both ends.
 pub(crate) const PORT: u16 = 51821;

@@ -18,6 +18,8 @@ use crate::file;
 
 /// The table's family and name.
 const TABLE: &str = "inet waybill";
+/// The set of the addresses of a gateway's own leaves.
+const LEAVES: &str = "leaves";
 /// Questions of one client to the name server in a second.
 const DNS_RATE: u32 = 100;
 /// Flows that one client may have at once: as a large household has at its busiest. A kernel that keeps few in all gives each
@@ -93,7 +95,8 @@ pub(super) struct GatewayRules<'a> {
 impl GatewayRules<'_> {
     /// The table. What it says, line by line: clients may ask the name server and nobody else on this machine; they
     /// leave by the uplink only, not into the mesh, to each other or to the gateway's own network; nobody calls them. Who has
-    /// no session does not leave by the uplink at all.
+    /// no session does not leave by the uplink at all, but this router's own leaves: those in the set, and IPv4, of which nothing but
+    /// what these send comes from the mesh's TUN. They are let where clients are, by an uplink alone, and nobody calls them.
     /// `flows`: each client may have so many at once, and all together [`OF_ALL`] times as many, whatever keys they make;
     /// not every kernel can count them.
     fn text(&self, flows: Option<u64>) -> String {
@@ -120,9 +123,7 @@ impl GatewayRules<'_> {
         let gateway = pool.gateway();
         let refused = |what: &NotCarried| {
             let condition = what.condition();
-            format!(
-                "  iifname \"{tun}\" {condition}counter name \"not_carried\" reject with icmpx type admin-prohibited\n"
-            )
+            format!("  {condition}counter name \"not_carried\" reject with icmpx type admin-prohibited\n")
         };
         let refuse: String = refuse.iter().map(refused).collect();
         let announced: Vec<String> = announced.iter().map(Prefix::to_string).collect();
@@ -135,8 +136,13 @@ impl GatewayRules<'_> {
             Some(uplink) => format!("  iifname \"{mesh}\" oifname \"{uplink}\" drop\n"),
             None => format!("  iifname \"{mesh}\" ip6 daddr 2000::/3 drop\n"),
         };
-        let uplink =
-            uplink.map_or_else(String::new, |uplink| format!("  iifname \"{tun}\" oifname != \"{uplink}\" drop\n"));
+        let (leaves, uplink) = match uplink {
+            Some(uplink) => (
+                format!("  oifname != \"{uplink}\" drop\n"),
+                format!("  iifname \"{tun}\" oifname != \"{uplink}\" drop\n"),
+            ),
+            None => ("  drop\n".to_owned(), String::new()),
+        };
         let (redirect, asked) = match dns {
             Some(server @ IpAddr::V4(_)) => (
                 format!(
@@ -153,26 +159,38 @@ impl GatewayRules<'_> {
         format!(
             "table {TABLE} {{\n{flows} \
              counter not_carried {{ packets 0 bytes 0 }}\n \
+             set {LEAVES} {{ type ipv6_addr; flags interval; auto-merge; }}\n \
              set asked {{ type ipv4_addr; size 4096; flags dynamic,timeout; timeout 10s; }}\n \
              chain questions {{ type nat hook prerouting priority dstnat; policy accept;\n{redirect} }}\n \
              chain own {{ type filter hook input priority filter; policy accept;\n  \
              iifname \"{tun}\" ct state established,related accept\n  \
              iifname \"{tun}\" icmp type echo-request accept\n\
              {asked}  \
-             iifname \"{tun}\" drop\n{at_home} }}\n \
+             iifname \"{tun}\" drop\n  \
+             iifname \"{mesh}\" meta nfproto ipv4 drop\n{at_home} }}\n \
+             chain refused {{\n{refuse} }}\n \
+             chain special {{\n  \
+             ip daddr {{ {v4} }} drop\n  \
+             ip6 daddr {{ {v6} }} drop\n }}\n \
+             chain lead {{\n  jump refused\n{leaves}  jump special\n  accept\n }}\n \
              chain pass {{ type filter hook forward priority filter; policy accept;\n  \
              iifname \"{tun}\" tcp flags syn / syn,rst tcp option maxseg size set rt mtu\n  \
              oifname \"{tun}\" tcp flags syn / syn,rst tcp option maxseg size set rt mtu\n  \
              oifname \"{tun}\" ct state established,related accept\n  \
              oifname \"{tun}\" drop\n\
              {asked}  \
-             iifname \"{tun}\" oifname \"{mesh}\" drop\n\
-             {refuse}\
+             iifname \"{tun}\" oifname \"{mesh}\" drop\n  \
+             iifname \"{tun}\" jump refused\n  \
+             iifname \"{mesh}\" meta nfproto ipv4 jump lead\n  \
+             iifname \"{mesh}\" ip6 saddr @{LEAVES} ip6 daddr != fc00::/7 jump lead\n  \
+             oifname \"{mesh}\" meta nfproto ipv4 ct state != {{ established, related }} drop\n  \
+             oifname \"{mesh}\" ip6 daddr @{LEAVES} ip6 saddr != fc00::/7 ct state != {{ established, related }} drop\n\
              {uplink}{without_session}{at_home}  \
-             iifname \"{tun}\" ip daddr {{ {v4} }} drop\n  \
-             iifname \"{tun}\" ip6 daddr {{ {v6} }} drop\n }}\n \
+             iifname \"{tun}\" jump special\n }}\n \
              chain leave {{ type nat hook postrouting priority srcnat; policy accept;\n  \
-             iifname \"{tun}\" masquerade\n }}\n}}\n"
+             iifname \"{tun}\" masquerade\n  \
+             iifname \"{mesh}\" meta nfproto ipv4 masquerade\n  \
+             iifname \"{mesh}\" ip6 saddr @{LEAVES} ip6 daddr != fc00::/7 masquerade\n }}\n}}\n"
         )
     }
 }
@@ -225,6 +243,8 @@ pub(super) struct Nat {
     /// The table, and how the kernel lists it.
     table: String,
     listed: String,
+    /// A gateway's own leaves that it leads out.
+    leaves: Vec<Prefix>,
     /// What was counted before the table was put back, and by the table since.
     before: Counts,
     counts: Counts,
@@ -303,7 +323,8 @@ impl Nat {
         })?;
         let (before, counts) = (Counts::default(), Counts::default());
         let (forwards, switches) = (Vec::new(), Vec::new());
-        Ok(Self { table, listed, before, counts, said: false, forwards, switches, record })
+        let leaves = Vec::new();
+        Ok(Self { table, listed, leaves, before, counts, said: false, forwards, switches, record })
     }
 
     /// Looks whether the table is as it was written, and puts it back if not.
@@ -316,7 +337,7 @@ impl Nat {
             Err(error @ NatError::NoProgram { .. }) => return Err(error),
             Ok(_) | Err(_) => {}
         }
-        replace(&self.table)?;
+        replace(&(self.table.clone() + &elements(&self.leaves)))?;
         if !std::mem::replace(&mut self.said, true) {
             tracing::warn!(
                 "another program changed the table `{TABLE}`, or flushed all: it is put back, now and from here on"
@@ -325,6 +346,15 @@ impl Nat {
         (self.listed, _) = list()?;
         self.before = self.before.plus(std::mem::take(&mut self.counts));
         Ok(Looked { counts: self.before, put_back: true })
+    }
+
+    /// Has a gateway's own leaves led out, these and no others.
+    pub(super) fn lead(&mut self, leaves: Vec<Prefix>) -> Result<(), NatError> {
+        if self.leaves != leaves {
+            nft(&format!("flush set {TABLE} {LEAVES}\n{}", elements(&leaves)))?;
+            self.leaves = leaves;
+        }
+        Ok(())
     }
 
     /// Lets a household's kernel forward what leaves send and get.
@@ -444,6 +474,16 @@ fn without_counts(listed: &str) -> (String, Counts) {
         before = if bare.is_empty() { before } else { bare };
     }
     (text, counts)
+}
+
+/// The command that puts leaves into their set.
+fn elements(leaves: &[Prefix]) -> String {
+    let leaves: Vec<String> = leaves.iter().map(Prefix::to_string).collect();
+    if leaves.is_empty() {
+        String::new()
+    } else {
+        format!("add element {TABLE} {LEAVES} {{ {} }}\n", leaves.join(", "))
+    }
 }
 
 /// One transaction: an old table goes and the new one is there, or nothing has changed.
@@ -663,6 +703,94 @@ mod tests {
         send(&mut at_lan, "fd12:3456:789a:1::7", leaf[1].0, 9);
         assert_eq!(come(&at_mesh).0, "fd12:3456:789a:1::7");
         assert_eq!(next(&at_mesh), None);
+        nat.end();
+    }
+
+    #[test]
+    fn a_gateway_s_own_leaves_leave_by_its_uplink_where_its_clients_may_go_and_nobody_calls_them() {
+        if !in_own_namespace(
+            "gateway::nat::tests::a_gateway_s_own_leaves_leave_by_its_uplink_where_its_clients_may_go_and_nobody_calls_them",
+        ) {
+            return;
+        }
+        if Command::new("nft").arg("--version").output().is_err() {
+            println!("skipped: there is no nft");
+            return;
+        }
+        let mut netlink = Netlink::open().unwrap();
+        let [mesh, _gw, lan, uplink] = ["waybill0", "waybill-gw0", "lan0", "eth0"].map(|name| {
+            let tun = Tun::create(name, 1340, false).unwrap();
+            netlink.set_up(tun.index(), 1340).unwrap();
+            tun
+        });
+        let leaf = [("172.30.87.1", 32), ("fd12:3456:789a:1eaf::1", 128)];
+        for (tun, address, len) in [
+            (&uplink, "192.0.2.2", 24),
+            (&uplink, "2001:db8:2::2", 64),
+            (&lan, "192.168.1.1", 24),
+            (&lan, "2001:db8:1::1", 64),
+        ] {
+            netlink.add_address(tun.index(), address.parse::<IpAddr>().unwrap(), len).unwrap();
+        }
+        for (address, len) in leaf.into_iter().chain([("fd12:3456:789a:1eaf::2", 128)]) {
+            netlink.claim_route(address.parse().unwrap(), len, mesh.index()).unwrap();
+        }
+        for family in Family::BOTH {
+            netlink.add_route_in(MAIN_TABLE, family.nowhere(), 0, uplink.index()).unwrap();
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let refuse = ["udp/25".parse().unwrap()];
+        let rules = GatewayRules { refuse: &refuse, ..rules(None) };
+        let mut nat = Nat::gateway(&rules, directory.path().join("switches")).unwrap();
+        let [mut at_mesh, mut at_lan, mut at_uplink] = [&mesh, &lan, &uplink].map(|tun| tun.local().unwrap());
+        let send = |local: &mut Local, from: &str, to: &str, port| {
+            assert_eq!(local.write(std::iter::once(&datagram(from, to, port)[..])), 0);
+        };
+        let is = |from: &str, to: &str| (from.to_owned(), to.to_owned());
+        let (far, far6) = ("198.51.100.1", "2001:db8:9::1");
+        // By IPv6 it is led out once it is one of those that are.
+        send(&mut at_mesh, leaf[1].0, far6, 8);
+        send(&mut at_mesh, leaf[0].0, far, 8);
+        assert_eq!(come(&at_uplink), is("192.0.2.2", far));
+        assert_eq!(next(&at_uplink), None);
+        let led = vec![Prefix::new(leaf[1].0.parse().unwrap(), 128).unwrap()];
+        nat.lead(led.clone()).unwrap();
+        assert!(!nat.look().unwrap().put_back, "that is no change by others");
+        for flushed in [false, true] {
+            if flushed {
+                nft("flush ruleset").unwrap();
+                assert!(nat.look().unwrap().put_back);
+            }
+            for (leaf, own, far, near, special) in [
+                (leaf[0].0, "192.0.2.2", far, "192.168.1.7", "10.1.2.3"),
+                (leaf[1].0, "2001:db8:2::2", far6, "2001:db8:1::7", "64:ff9b::a01:203"),
+            ] {
+                send(&mut at_mesh, leaf, special, 7);
+                send(&mut at_mesh, leaf, far, 25);
+                send(&mut at_mesh, leaf, near, 7);
+                send(&mut at_mesh, leaf, far, 9);
+                assert_eq!(come(&at_uplink), is(own, far), "neither special addresses nor what is refused");
+                assert_eq!((next(&at_uplink), next(&at_lan)), (None, None), "{leaf}");
+                assert_eq!(come(&at_mesh).1, leaf, "it is told that it is refused");
+                send(&mut at_uplink, far, leaf, 9);
+                send(&mut at_lan, near, leaf, 9);
+                send(&mut at_uplink, far, own, 9);
+                assert_eq!(come(&at_mesh), is(far, leaf), "the answer alone");
+                assert_eq!(next(&at_mesh), None);
+            }
+            // Another of this router's leaves, and others of the mesh, are not led out.
+            for other in ["fd12:3456:789a:1eaf::2", "fd99::1"] {
+                send(&mut at_mesh, other, far6, 9);
+            }
+            send(&mut at_mesh, leaf[1].0, far6, 9);
+            assert_eq!(come(&at_uplink), is("2001:db8:2::2", far6));
+            assert_eq!(next(&at_uplink), None);
+        }
+        nat.lead(Vec::new()).unwrap();
+        send(&mut at_mesh, leaf[1].0, far6, 12);
+        send(&mut at_mesh, leaf[0].0, far, 12);
+        assert_eq!(come(&at_uplink), is("192.0.2.2", far));
+        assert_eq!(next(&at_uplink), None);
         nat.end();
     }
 

@@ -15,7 +15,6 @@ use node::{LinkId, Prefix};
 use super::carry::{self, Answers, Running, Side};
 use super::forbidden::Forbidden;
 use super::leases::Leases;
-use node::session::{Lease, Message, Why};
 use super::nat::{GatewayRules, Nat, own_resolver};
 use super::policy::{ANYBODY, Moment, Usage};
 use super::watch::{Watch, Watched, Ways};
@@ -31,6 +30,7 @@ use crate::netlink::{Netlink, NetlinkError};
 use crate::router::{civil, unix_seconds};
 use crate::tun::Tun;
 use crate::worker::packet_len_max;
+use node::session::{Lease, Message, Why};
 
 /// A client that was silent for so long makes room for another when all places are taken; and so does one that is refused for
 /// a while, however much it says.
@@ -41,6 +41,8 @@ const REFUSED_MAKES_ROOM: Duration = Duration::from_secs(10);
 const WAITING_MAX: usize = 32;
 const WAITS: Duration = Duration::from_secs(10);
 const WAITS_LEAST: Duration = Duration::from_secs(2);
+/// Sessions of one account at a time: its router, one that takes its place, and two more. Keys are free, also a member's.
+const OF_ONE_MAX: usize = 4;
 /// An address that was given back rests until the kernel has forgotten what was begun from it; where that is not known, as
 /// long as it remembers an idle TCP connection by itself.
 const REMEMBERS: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established";
@@ -64,13 +66,19 @@ pub struct Server {
     watch: Watch,
     state: Arc<Mutex<GatewayState>>,
     changes: Changes,
+    left: Left,
 }
+
+/// What one gateway leaves for the next: which addresses rest.
+#[derive(Clone, Debug, Default)]
+pub struct Left(Arc<Mutex<Option<Leases>>>);
 
 /// What the owner has changed, until the thread of the sessions takes it in.
 type Changes = Arc<Mutex<Option<(GatewayOptions, MayUse)>>>;
 
 impl Server {
-    /// Starts serving, at the node's own mesh address, which its TUN has to have already.
+    /// Starts serving, at the node's own mesh address, which its TUN has to have already. `before`: what [`Server::stop`] of the
+    /// one before it left, if there was one.
     ///
     /// # Errors
     /// What the system refuses, with the next step; nothing is left then.
@@ -79,6 +87,7 @@ impl Server {
         identity: &Identity,
         node: &NodeOptions,
         may_use: MayUse,
+        before: &Left,
     ) -> Result<Self, Failure> {
         let mtu = node.mtu - OVERHEAD;
         let tun = Tun::create_for_both_families(&options.tun, mtu, node.offloads)
@@ -136,9 +145,11 @@ impl Server {
         table.watched = Watched::new(forbidden);
         let watch = Watch::start(nat, Some(ways), Arc::clone(&table.watched)).map_err(no_session)?;
         (table.may_use, table.tun) = (may_use, Some(tun));
+        table.goes_on(before);
+        let left = table.left.clone();
         let changes = Arc::clone(&table.changes);
         match carry::start("gateway", wireguard, local, mtu.into(), Box::new(table)) {
-            Ok(running) => Ok(Self { running, watch, state, changes }),
+            Ok(running) => Ok(Self { running, watch, state, changes, left }),
             Err(error) => {
                 watch.stop();
                 Err(no_session(error))
@@ -156,10 +167,17 @@ impl Server {
         *self.changes.lock().unwrap_or_else(PoisonError::into_inner) = Some((options, may_use));
     }
 
-    /// Ends all sessions and takes back what was set in the kernel. Blocks for as long as that takes.
-    pub fn stop(self) {
+    /// Has this router's own leaves with these addresses led out by the uplink, as clients are; counted against nobody.
+    pub(crate) fn lead(&self, leaves: Vec<Prefix>) {
+        self.watch.lead(leaves);
+    }
+
+    /// Ends all sessions and takes back what was set in the kernel. Blocks for as long as that takes. What is left is for the next
+    /// one.
+    pub fn stop(self) -> Left {
         self.running.stop();
         self.watch.stop();
+        self.left
     }
 }
 
@@ -267,6 +285,7 @@ struct Table {
     forget: Vec<LinkId>,
     may_use: MayUse,
     changes: Changes,
+    left: Left,
     /// The device exists as long as this.
     tun: Option<Tun>,
 }
@@ -306,7 +325,16 @@ impl Table {
             options,
             may_use: Box::new(|_, _| Verdict::Anybody),
             changes: Arc::default(),
+            left: Left::default(),
             tun: None,
+        }
+    }
+
+    /// Takes what another gateway of this router left. Where this one does not come to run, it is left for the next.
+    fn goes_on(&mut self, before: &Left) {
+        self.left = before.clone();
+        if let Some(leases) = before.0.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+            self.leases = leases.again(self.options.ipv4_pool, self.leases.rest());
         }
     }
 
@@ -333,8 +361,7 @@ impl Table {
     fn admit(&mut self, now: Instant, link: LinkId) -> bool {
         let Some((key, who)) = self.waiting.get(&link).map(|waiting| (waiting.key, waiting.who)) else { return false };
         let standing = self.standing(&key, who.account, moment().minute);
-        let welcome = standing.why.is_none() && matches!(standing.verdict, Verdict::Known(_));
-        let Some(ipv4) = self.room(now, &key, welcome) else {
+        let Some(ipv4) = self.room(now, &key, &standing) else {
             if let Some(waiting) = self.waiting.get_mut(&link)
                 && !std::mem::replace(&mut waiting.turned_away, true)
             {
@@ -369,7 +396,19 @@ impl Table {
     }
 
     /// Takes an address for one more client, if there is a place and an address: a free one, or that of whoever makes room.
-    fn room(&mut self, now: Instant, key: &WireguardKey, welcome: bool) -> Option<Ipv4Addr> {
+    fn room(&mut self, now: Instant, key: &WireguardKey, standing: &Standing) -> Option<Ipv4Addr> {
+        let welcome = standing.why.is_none() && matches!(standing.verdict, Verdict::Known(_));
+        let mut same = Vec::new();
+        if let Verdict::Known(account) = standing.verdict {
+            same = self.of_account(account);
+        }
+        if same.len() >= OF_ONE_MAX {
+            // One that is silent makes room for another of its own.
+            let goes =
+                same.into_iter().find(|link| self.client(*link).is_some_and(|client| client.makes_room(now, false)))?;
+            self.remove(now, goes);
+            self.forget.push(goes);
+        }
         let has_place = self.clients.iter().flatten().count() < self.options.clients_max.into();
         if let Some(ipv4) = has_place.then(|| self.leases.lease(now, key)).flatten() {
             return Some(ipv4);
@@ -383,6 +422,16 @@ impl Table {
         self.remove(now, link);
         self.forget.push(link);
         self.leases.lease(now, key)
+    }
+
+    /// The sessions of an account that has caps of its own, by when they began.
+    fn of_account(&self, account: NodeId) -> Vec<LinkId> {
+        let all = (0..).map(LinkId).zip(&self.clients).filter_map(|(link, client)| Some((link, client.as_ref()?)));
+        let is_its = |client: &Client| (self.may_use)(&client.key, client.who.account) == Verdict::Known(account);
+        let mut same: Vec<(Instant, LinkId)> =
+            all.filter(|(_, client)| is_its(client)).map(|(link, client)| (client.since, link)).collect();
+        same.sort_unstable();
+        same.into_iter().map(|(_, link)| link).collect()
     }
 
     fn remove(&mut self, now: Instant, link: LinkId) {
@@ -481,6 +530,7 @@ impl Table {
             self.waiting.remove(&link);
             self.forget.push(link);
         }
+        self.look_at_accounts(now);
         let mut shown = Vec::new();
         for link in (0..self.clients.len() as u32).map(LinkId) {
             self.count(link);
@@ -527,6 +577,26 @@ impl Table {
             rules_put_back: self.watched.put_back(),
             clients: shown,
         };
+    }
+
+    /// Whose account is known only since its card was shown may have more sessions than one may: the latest of them end.
+    fn look_at_accounts(&mut self, now: Instant) {
+        let mut of: BTreeMap<NodeId, Vec<(Instant, LinkId)>> = BTreeMap::new();
+        for (link, client) in (0..).map(LinkId).zip(&self.clients) {
+            if let Some(client) = client
+                && let Verdict::Known(account) = (self.may_use)(&client.key, client.who.account)
+            {
+                of.entry(account).or_default().push((client.since, link));
+            }
+        }
+        for mut same in of.into_values().filter(|same| same.len() > OF_ONE_MAX) {
+            same.sort_unstable();
+            for (_, link) in same.drain(OF_ONE_MAX..) {
+                self.turned_away += 1;
+                self.remove(now, link);
+                self.forget.push(link);
+            }
+        }
     }
 
     /// Writes down what was used, when it is time and there is something to write.
@@ -615,10 +685,12 @@ impl Side for Table {
     }
 
     fn end(&mut self) {
+        let now = carry::clock();
         for link in (0..self.clients.len() as u32).map(LinkId) {
-            self.count(link);
+            self.remove(now, link);
         }
-        self.write(carry::clock(), true);
+        self.write(now, true);
+        *self.left.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.leases.clone());
     }
 }
 
@@ -919,6 +991,63 @@ mod tests {
         let refused = Message::Refused { sequence: 9, why: Why::NotWelcome, contact: "us".to_owned() };
         assert_eq!(asks(&mut table, now, second), Some(refused));
         assert_eq!(table.state.lock().unwrap().contact.as_deref(), Some("us"));
+    }
+
+    #[test]
+    fn one_member_has_four_places_however_many_keys_it_makes() {
+        let (mut table, _directory) = table(16, Caps::default());
+        let (one, other) = (NodeId([1; 20]), NodeId([2; 20]));
+        // Of the first, keys from ten to nineteen; what nobody knows, until its card is shown, is refused.
+        table.may_use = Box::new(move |key, shown| match key.0[0] {
+            10..20 => Verdict::Known(one),
+            20..30 => Verdict::Known(other),
+            _ => shown.map_or(Verdict::Refused, Verdict::Known),
+        });
+        let mut now = carry::clock();
+        let clients = |table: &Table| table.clients.iter().flatten().count();
+        let links: Vec<LinkId> = (10..14).map(|number| joins(&mut table, now, number)).collect();
+        let fifth = joins(&mut table, now, 14);
+        assert!(table.client(fifth).is_none());
+        assert_eq!(
+            asks(&mut table, now, fifth),
+            Some(Message::Refused { sequence: 9, why: Why::Full, contact: "abuse@example.org".to_owned() })
+        );
+        let others = joins(&mut table, now, 20);
+        assert!(table.client(others).is_some() && clients(&table) == 5, "another member has its own");
+        // One that is silent makes room.
+        now += MAKES_ROOM;
+        for link in links.iter().skip(1) {
+            assert!(asks(&mut table, now, *link).is_some());
+        }
+        let sixth = joins(&mut table, now, 15);
+        assert!(table.client(sixth).is_some() && table.client(links[0]).is_none());
+        // Whose it is is known only once they are clients.
+        let late: Vec<LinkId> = (30..36).map(|number| joins(&mut table, now, number)).collect();
+        assert_eq!(clients(&table), 11);
+        for link in &late {
+            table.client(*link).unwrap().who.account = Some(other);
+        }
+        table.look(now);
+        assert_eq!(clients(&table), 8);
+        assert!(table.client(others).is_some(), "the latest end");
+    }
+
+    #[test]
+    fn a_gateway_that_begins_anew_gives_nobody_an_address_that_rests() {
+        let (mut first, directory) = table(300, Caps::default());
+        first.options.ipv4_pool = "10.9.8.0/24".parse().unwrap();
+        first.leases = Leases::new(first.options.ipv4_pool, Duration::from_secs(7200));
+        let now = carry::clock();
+        let link = joins(&mut first, now, 1);
+        let used = first.client(link).unwrap().ipv4;
+        assert!(first.arrived(now, link, &packet(inner_address(&key(1)), OUT), &mut Answers::new()));
+        first.end();
+        let left = first.left.clone();
+        let mut again = Table::new(first.options.clone(), key(0), None, 1340, directory.path(), &Arc::default());
+        again.goes_on(&left);
+        let given: Vec<_> = (2..=255).filter_map(|number| again.leases.lease(now, &key(number))).collect();
+        assert_eq!((given.len(), given.contains(&used)), (252, false));
+        assert_eq!(again.leases.lease(now, &key(1)), Some(used), "its owner has it again");
     }
 
     /// A first message can be recorded and sent again by anybody: its owner does not answer what comes of it.

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use portable_atomic::{AtomicU64, Ordering};
 
+use node::Prefix;
+
 use super::Pool;
 use super::forbidden::Forbidden;
 use super::nat::Nat;
@@ -105,11 +107,19 @@ fn clash(routes: &[FoundRoute], pool: Pool, tun: u32) -> Option<String> {
     ))
 }
 
+/// Whom to lead out.
+enum Lead {
+    /// A household's leaves, by its sessions.
+    Household,
+    /// A gateway's own, by its uplink.
+    Own(Vec<Prefix>),
+}
+
 /// A thread that runs until [`Watch::stop`].
 pub(super) struct Watch {
     thread: JoinHandle<Nat>,
-    /// Says that leaves are to be led out; dropped, that this ends.
-    orders: Sender<()>,
+    /// Says which leaves are to be led out; dropped, that this ends.
+    orders: Sender<Lead>,
     told: AtomicBool,
 }
 
@@ -124,7 +134,18 @@ impl Watch {
 
     /// Lets the kernel forward for leaves, from now on.
     pub(super) fn lead_leaves_out(&self) {
-        if !self.told.swap(true, Ordering::Relaxed) && self.orders.send(()).is_err() {
+        if !self.told.swap(true, Ordering::Relaxed) {
+            self.order(Lead::Household);
+        }
+    }
+
+    /// Has a gateway's own leaves led out, these and no others.
+    pub(super) fn lead(&self, leaves: Vec<Prefix>) {
+        self.order(Lead::Own(leaves));
+    }
+
+    fn order(&self, lead: Lead) {
+        if self.orders.send(lead).is_err() {
             tracing::error!("the thread that looks after the kernel's rules had panicked");
         }
     }
@@ -139,17 +160,23 @@ impl Watch {
     }
 }
 
-fn run(mut nat: Nat, mut ways: Option<Ways>, watched: &Watched, ordered: &Receiver<()>) -> Nat {
+fn run(mut nat: Nat, mut ways: Option<Ways>, watched: &Watched, ordered: &Receiver<Lead>) -> Nat {
     let (mut said, mut said_of_leaves, mut leaves) = (false, false, false);
+    let mut own = None;
     loop {
         match ordered.recv_timeout(INTERVAL) {
-            Ok(()) => leaves = true,
+            Ok(Lead::Household) => leaves = true,
+            Ok(Lead::Own(prefixes)) => own = Some(prefixes),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
         }
         // Others turn it off again.
-        if leaves
-            && let Err(error) = nat.forward_leaves()
+        let led = match &own {
+            Some(own) => nat.lead(own.clone()),
+            None if leaves => nat.forward_leaves(),
+            None => Ok(()),
+        };
+        if let Err(error) = led
             && !std::mem::replace(&mut said_of_leaves, true)
         {
             tracing::warn!(%error, next = error.next_step(), "leaves are not led to the Internet");
