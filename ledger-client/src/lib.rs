@@ -13,7 +13,7 @@ pub mod witness;
 
 use std::error::Error as StdError;
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use metering::{ChannelId, Close, LedgerDomain, NodeId, Receipt, Tokens};
 use thiserror::Error;
@@ -90,6 +90,12 @@ pub trait Ledger: Send {
     /// not answered by then is [`Error::Unavailable`], as if it were away; one in a file of this machine keeps nobody waiting.
     fn within(&mut self, limit: Duration) {
         let _nobody_waits = limit;
+    }
+
+    /// What the clock of whoever serves the ledger said when it last answered, in seconds since 1970, and when that was; `None`: it
+    /// has not, or the ledger is a file of this machine and has its clock.
+    fn told_time(&self) -> Option<(u64, Instant)> {
+        None
     }
 
     /// What an account holds: nothing, where it was never heard of.

@@ -25,7 +25,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ledger_core::checkpoint::{View, origin, records};
 use ledger_core::enrolment::Code;
@@ -512,6 +512,10 @@ impl Ledger for Remote {
 
     fn within(&mut self, limit: Duration) {
         self.client.within(limit);
+    }
+
+    fn told_time(&self) -> Option<(u64, Instant)> {
+        self.client.told_time()
     }
 
     fn balance(&mut self, account: NodeId) -> Result<Tokens, Error> {

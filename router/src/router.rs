@@ -15,6 +15,7 @@
 
 mod answers;
 mod budget;
+mod clock;
 mod closing;
 #[cfg(feature = "quic")]
 mod fallback;
@@ -362,6 +363,7 @@ impl Router {
         let notice_s = setup.ledger.as_ref().map_or(0, |ledger| ledger.genesis().close_notice_s());
         let keeping = Keeping::new(now, notice_s, journal.kept().copied());
         let found = setup.ledger.as_ref().and_then(|ledger| ledger.found());
+        let clock_look = clock::Look::open(now, &setup.state_dir);
         let members = Members::open(now, setup.identity.node_id(), &setup.state_dir, setup.members_only);
         members.remind(&setup.guests);
         let server = (setup.name.clone(), address);
@@ -411,6 +413,7 @@ impl Router {
             standings_paid_until: now,
             history,
             history_at: now + HISTORY_INTERVAL,
+            clock_look,
             budget,
             keeping,
             witness,
@@ -849,6 +852,7 @@ struct Control {
     standings_paid_until: Instant,
     history: History,
     history_at: Instant,
+    clock_look: clock::Look,
     budget: Budget,
     keeping: Keeping,
     witness: Witness,
@@ -969,6 +973,7 @@ impl Control {
         self.look_at_budget(now);
         self.look_at_kept(now);
         self.look_at_checkpoints(now);
+        self.look_at_clock(now);
         self.look_at_members(now);
         self.look_at_registry(now);
         if now >= self.channels_at {

@@ -15,7 +15,7 @@ use std::time::Duration;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::header::{CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER, USER_AGENT};
+use hyper::header::{CONTENT_TYPE, DATE, HOST, HeaderValue, RETRY_AFTER, USER_AGENT};
 use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
@@ -209,6 +209,8 @@ pub struct Client {
     resting: Option<(Instant, Duration)>,
     /// When all that is asked has to be answered, and how long that was.
     bound: Option<(Instant, Duration)>,
+    /// What the server's clock said, in seconds since 1970, and when.
+    told_time: Option<(u64, std::time::Instant)>,
 }
 
 /// Whoever drops it may be among tasks itself, as a router is that does not start: nothing is waited for.
@@ -233,13 +235,29 @@ impl Client {
             ClientError::Strange { address: address.clone(), why }
         })?;
         let tls = address.tls.then(|| (TlsConnector::from(Arc::new(tls)), name));
-        Ok(Self { address, tls, patience, runtime: Some(runtime), connection: None, resting: None, bound: None })
+        Ok(Self {
+            address,
+            tls,
+            patience,
+            runtime: Some(runtime),
+            connection: None,
+            resting: None,
+            bound: None,
+            told_time: None,
+        })
     }
 
     /// Where it asks.
     #[must_use]
     pub const fn address(&self) -> &Address {
         &self.address
+    }
+
+    /// What the clock of the server said when it last answered, in seconds since 1970, and when that was. `None`: it has not, or has
+    /// not proven who it is.
+    #[must_use]
+    pub const fn told_time(&self) -> Option<(u64, std::time::Instant)> {
+        self.told_time
     }
 
     /// Bounds how long all questions from now on may take together, until this is called again.
@@ -345,9 +363,13 @@ impl Client {
             Err(_) => return Err(ClientError::Silent { address: address.clone(), patience }),
         };
         *connection = Some(kept);
+        // Only a server that has proven who it is.
+        if let (Some(date), Some(_)) = (answer.date, tls) {
+            self.told_time = Some((date, Instant::now().into_std()));
+        }
         match answer {
             Answer { status: StatusCode::OK, body, .. } => Ok(body),
-            Answer { status, body, retry_after } => {
+            Answer { status, body, retry_after, .. } => {
                 let Ok(problem) = serde_json::from_slice::<Problem>(&body) else {
                     return Err(self.strange(format!("it answers {status}")));
                 };
@@ -367,7 +389,28 @@ impl fmt::Debug for Client {
 struct Answer {
     status: StatusCode,
     retry_after: Option<Duration>,
+    /// Seconds since 1970.
+    date: Option<u64>,
     body: Bytes,
+}
+
+/// A moment as servers write it, such as `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110, section 5.6.7), in seconds since 1970.
+fn seconds_of(date: &str) -> Option<u64> {
+    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let mut words = date.split_once(", ")?.1.split(' ');
+    let day: u64 = words.next()?.parse().ok().filter(|day| (1..=31).contains(day))?;
+    let name = words.next()?;
+    let month = MONTHS.iter().position(|month| *month == name)? as u64;
+    let year = words.next()?.parse().ok().filter(|year| (1970..=9999).contains(year))?;
+    let mut clock = words.next()?.split(':').map(|part| part.parse::<u64>().ok().filter(|part| *part <= 60));
+    let (hour, minute, second) = (clock.next()??, clock.next()??, clock.next()??);
+    if clock.next().is_some() || hour > 23 || words.next()? != "GMT" {
+        return None;
+    }
+    // Days since 0000-03-01, so that a leap day ends a year.
+    let (years, month): (u64, u64) = if month < 2 { (year - 1, month + 10) } else { (year, month - 2) };
+    let days: u64 = years * 365 + years / 4 - years / 100 + years / 400 + (153 * month + 2) / 5 + day - 1;
+    Some((days.checked_sub(719_468)? * 24 + hour) * 3600 + minute * 60 + second)
 }
 
 async fn dial(
@@ -414,13 +457,41 @@ async fn exchange(
     let answer = connection.send_request(question).await.map_err(io::Error::other)?;
     let status = answer.status();
     let seconds = answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+    let date = answer.headers().get(DATE).and_then(|value| seconds_of(value.to_str().ok()?));
     let body = Limited::new(answer.into_body(), MAX_ANSWER_BYTES).collect().await.map_err(io::Error::other)?;
-    Ok((connection, Answer { status, retry_after: seconds.map(Duration::from_secs), body: body.to_bytes() }))
+    Ok((connection, Answer { status, retry_after: seconds.map(Duration::from_secs), date, body: body.to_bytes() }))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Computed with Python's `email.utils`.
+    #[test]
+    fn a_server_s_date_is_read_and_what_is_none_is_not() {
+        for (date, seconds) in [
+            ("Sun, 06 Nov 1994 08:49:37 GMT", 784_111_777),
+            ("Thu, 01 Jan 1970 00:00:00 GMT", 0),
+            ("Tue, 29 Feb 2028 23:59:59 GMT", 1_835_481_599),
+            ("Sat, 28 Nov 2026 16:09:53 GMT", 1_795_882_193),
+        ] {
+            assert_eq!(seconds_of(date), Some(seconds), "{date}");
+        }
+        for none in [
+            "",
+            "Sun, 06 Nov 1994",
+            "Sun, 06 Nov 1994 08:49:37",
+            "Sun, 06 Nov 1994 08:49:37 UTC",
+            "Sun, 06 Nov 1994 08:49 GMT",
+            "Sun, 06 Nov 1994 24:49:37 GMT",
+            "Sun, 06 Nov 99999999999 08:49:37 GMT",
+            "Sun, 32 Nov 1994 08:49:37 GMT",
+            "Wed, 31 Dec 1969 23:59:59 GMT",
+            "Sunday, 06-Nov-94 08:49:37 GMT",
+        ] {
+            assert_eq!(seconds_of(none), None, "{none}");
+        }
+    }
 
     #[test]
     fn it_may_be_dropped_among_tasks() {

@@ -91,7 +91,7 @@ impl Control {
             membership: self.members.state(),
             gateway: None,
             internet: None,
-            warnings: self.warnings.iter().cloned().collect(),
+            warnings: super::clock::wrong().into_iter().chain(self.warnings.iter().cloned()).collect(),
         }
     }
 

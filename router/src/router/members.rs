@@ -2,8 +2,8 @@
 //! while the ledger is away.
 //!
 //! A router that is no member itself bars nobody whom its owner wrote down: it needs a way to the ledger. It becomes one by the code
-//! that lies in its state directory, as soon as the ledger can be reached. Times are the system's clock: one that is years off bars
-//! members, or lets in those whose membership has ended.
+//! that lies in its state directory, as soon as the ledger can be reached. Times are as [`super::clock`] knows them, so that a
+//! clock that is years off bars no members, nor lets those in whose membership has ended.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -19,7 +19,7 @@ use portable_atomic::{AtomicU64, Ordering};
 use serde::{Deserialize, Serialize};
 
 use super::strangers::Origin;
-use super::{Control, Done, Known, history};
+use super::{Control, Done, Known};
 use crate::control::MembershipState;
 use crate::file;
 
@@ -99,7 +99,7 @@ impl Guests {
         }
         let guest = all.entry(account).or_default();
         guest.turn = self.turn.fetch_add(1, Ordering::Relaxed) + 1;
-        let now = UnixTime::from_seconds(history::unix_seconds());
+        let now = UnixTime::from_seconds(super::clock::seconds());
         guest.membership.is_some_and(|membership| membership.holds_at(now))
     }
 
@@ -200,7 +200,7 @@ impl Members {
     }
 
     fn holds(&self, account: NodeId) -> bool {
-        let now = UnixTime::from_seconds(history::unix_seconds());
+        let now = UnixTime::from_seconds(super::clock::seconds());
         self.known.get(&account).is_some_and(|membership| membership.holds_at(now))
     }
 
@@ -275,7 +275,7 @@ impl Members {
 /// Asked of the ledger in one job, so that a code is not used for what is there already.
 fn ask(ledger: &mut dyn Ledger, us: NodeId, accounts: &[NodeId], code: Option<&Code>) -> Result<Told, Error> {
     let mut said = ledger.memberships(accounts)?;
-    let now = UnixTime::from_seconds(history::unix_seconds());
+    let now = UnixTime::from_seconds(super::clock::seconds());
     let soon = now.after(u32::try_from(ENDS_SOON_S).unwrap_or(u32::MAX));
     let member = |said: &[Option<Membership>]| {
         let ours = accounts.iter().zip(said).find(|(account, _)| **account == us);
@@ -401,7 +401,7 @@ impl Control {
         let (is, until) = (self.members.holds(self.members.us), self.members.until());
         if is {
             self.members.waits = None;
-            let left = until.seconds().saturating_sub(history::unix_seconds());
+            let left = until.seconds().saturating_sub(super::clock::seconds());
             if !was {
                 tracing::info!(node = %self.name, until = %until.utc(), "this router is a member of the community");
             }
@@ -461,6 +461,7 @@ pub(super) fn read(path: &Path, len_max: u64) -> Option<Vec<u8>> {
 mod tests {
     use ledger_client::Refusal;
 
+    use super::super::history;
     use super::super::stub::Stub;
     use super::*;
 

@@ -191,7 +191,7 @@ impl Registry {
     /// Has those answered whose holders are members.
     fn tell(&self) {
         let Some(shared) = &self.shared else { return };
-        let now = UnixTime::from_seconds(history::unix_seconds());
+        let now = UnixTime::from_seconds(super::clock::seconds());
         let (server, address) = &self.server;
         let mut zone = Names::new(server, *address);
         for (name, holder) in &self.known {

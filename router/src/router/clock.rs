@@ -1,0 +1,174 @@
+//! What time it is, where memberships hang on it: a router without a battery clock begins at the time of its firmware, or years off.
+//!
+//! The ledger's clock counts, as memberships end by it: what it said when it last answered, and what has passed since by a clock
+//! that nobody sets. The system's own is as good where the two agree. Before the ledger has answered, it is no earlier than what the
+//! ledger said before the last start, which is kept on disk. What the ledger says later counts, also where that is less: a ledger
+//! whose clock was wrong once bars nobody for good.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::{Control, Done, history, members};
+use crate::file;
+
+/// By how much the system's clock may differ from the ledger's.
+const TOLERANCE_S: u64 = 3600;
+/// How often it is looked what the ledger said, and how often that is written down.
+const LOOK_EACH: Duration = Duration::from_secs(20);
+const WRITE_EACH_S: u64 = 6 * 3600;
+/// The file, in the state directory, and the longest that is read.
+const FILE: &str = "ledger-clock";
+const FILE_LEN_MAX: u64 = 32;
+
+/// The process has one clock, and one truth about it.
+static KNOWN: Mutex<Known> = Mutex::new(Known { before: 0, told: None, written: 0 });
+
+fn known() -> MutexGuard<'static, Known> {
+    KNOWN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Seconds since 1970-01-01, UTC, as memberships count them.
+pub(super) fn seconds() -> u64 {
+    known().seconds(history::unix_seconds(), super::clock())
+}
+
+/// What is wrong with the system's clock, for people.
+pub(super) fn wrong() -> Option<String> {
+    let (system, truth) = (history::unix_seconds(), seconds());
+    (system.abs_diff(truth) > TOLERANCE_S).then(|| {
+        let [system, truth] = [system, truth].map(history::moment);
+        format!(
+            "this machine's clock says {system}, and the ledger's {truth} or later (UTC): memberships go by the ledger's; set the \
+             clock, as days and hours go by this machine's"
+        )
+    })
+}
+
+/// What is known of the ledger's clock.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    /// What it said before this start.
+    before: u64,
+    /// What it said last, and when.
+    told: Option<(u64, Instant)>,
+    /// What is on disk.
+    written: u64,
+}
+
+impl Known {
+    fn seconds(&self, system: u64, now: Instant) -> u64 {
+        match self.told {
+            Some((told, at)) => {
+                let by_ledger = told.saturating_add(now.saturating_duration_since(at).as_secs());
+                if system.abs_diff(by_ledger) <= TOLERANCE_S { system } else { by_ledger }
+            }
+            None => system.max(self.before),
+        }
+    }
+
+    /// Takes what the ledger's clock said. What is to be written down, if anything is.
+    fn take(&mut self, told: (u64, Instant)) -> Option<u64> {
+        self.told = Some(told);
+        if told.0.abs_diff(self.written) < WRITE_EACH_S {
+            return None;
+        }
+        self.written = told.0;
+        Some(told.0)
+    }
+}
+
+fn read(directory: &Path) -> Option<u64> {
+    let text = String::from_utf8(members::read(&directory.join(FILE), FILE_LEN_MAX)?).ok()?;
+    text.trim().parse().ok()
+}
+
+/// When it is looked next, and where the file is.
+pub(super) struct Look {
+    at: Instant,
+    directory: PathBuf,
+}
+
+impl Look {
+    /// Reads what the ledger said before this start.
+    pub(super) fn open(now: Instant, directory: &Path) -> Self {
+        let before = read(directory).unwrap_or(0);
+        let mut known = known();
+        (known.before, known.written) = (before, before);
+        Self { at: now, directory: directory.to_owned() }
+    }
+}
+
+impl Control {
+    /// Takes in what the ledger's clock said in its last answer, and writes it down now and then.
+    pub(super) fn look_at_clock(&mut self, now: Instant) {
+        let (Some(desk), true) = (&self.ledger, now >= self.clock_look.at) else { return };
+        self.clock_look.at = now + LOOK_EACH;
+        let (told, journal) = (desk.ask(|ledger| ledger.told_time()), self.journal.clone());
+        let path = self.clock_look.directory.join(FILE);
+        let written = async move {
+            let news = told.await.ok().flatten().and_then(|told| known().take(told));
+            match news {
+                Some(seconds) => {
+                    journal.ask(move |_| file::replace(&path, seconds.to_string().as_bytes(), 0o600)).await.ok()
+                }
+                None => None,
+            }
+        };
+        self.spawn(written, |written| match written {
+            Some(Err(error)) => Some(Done::Warning(format!("cannot write what the ledger's clock said: {error}"))),
+            Some(Ok(())) | None => None,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_795_000_000;
+    const FIRMWARE: u64 = 1_700_000_000;
+
+    fn known() -> Known {
+        Known { before: 0, told: None, written: 0 }
+    }
+
+    #[test]
+    fn before_the_ledger_has_answered_it_is_no_earlier_than_it_was() {
+        let moment = super::super::clock();
+        assert_eq!(known().seconds(FIRMWARE, moment), FIRMWARE, "nothing else is known");
+        let known = Known { before: NOW, ..known() };
+        assert_eq!(known.seconds(FIRMWARE, moment), NOW);
+        assert_eq!(known.seconds(NOW + 99, moment), NOW + 99);
+    }
+
+    #[test]
+    fn once_the_ledger_has_answered_a_clock_far_off_on_either_side_does_not_count() {
+        let (moment, hour) = (super::super::clock(), 3600);
+        let known = Known { before: NOW * 2, told: Some((NOW, moment)), ..known() };
+        let later = moment + Duration::from_secs(10 * hour);
+        for wrong in [0, FIRMWARE, NOW + 8 * hour, NOW * 2, u64::MAX] {
+            assert_eq!(known.seconds(wrong, later), NOW + 10 * hour, "{wrong}");
+        }
+        for near in [NOW + 9 * hour, NOW + 10 * hour + 7, NOW + 11 * hour] {
+            assert_eq!(known.seconds(near, later), near);
+        }
+    }
+
+    #[test]
+    fn it_is_written_seldom_and_read_again_and_a_wrong_one_goes() {
+        let (moment, directory) = (super::super::clock(), tempfile::tempdir().unwrap());
+        let mut known = known();
+        assert_eq!(known.take((NOW, moment)), Some(NOW));
+        assert_eq!(known.take((NOW + WRITE_EACH_S - 1, moment)), None);
+        assert_eq!(known.take((NOW + WRITE_EACH_S, moment)), Some(NOW + WRITE_EACH_S));
+        assert_eq!(known.take((NOW - 999_999, moment)), Some(NOW - 999_999), "it had been wrong");
+        assert_eq!(read(directory.path()), None);
+        for (text, is) in
+            [("1795000000", Some(NOW)), ("", None), ("soon", None), ("-1", None), ("99999999999999999999999", None)]
+        {
+            file::replace(&directory.path().join(FILE), text.as_bytes(), 0o600).unwrap();
+            assert_eq!(read(directory.path()), is, "{text}");
+        }
+    }
+}
