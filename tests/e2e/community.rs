@@ -47,6 +47,8 @@ fn a_village_of_six_is_online_is_paid_and_talks_whatever_happens_to_it() {
     in_barn.must(&["ip", "route", "add", "default", "via", &nat_by_barn]);
     let internet = Internet::start(&mut lab);
     let uplink = internet.way_out(&mut lab, &at_gate);
+    let visitor = lab.host("visitor");
+    let (gate_by_visitor, _) = lab.cable(&at_gate, &visitor);
 
     // One founds it, and asks five hundredths of a token per GiB on top of what the way out costs.
     let endpoint = format!("{hill_by_school}:51820");
@@ -124,12 +126,15 @@ fn a_village_of_six_is_online_is_paid_and_talks_whatever_happens_to_it() {
     // the page on the Internet, both by their names. None of it is seen at the household's uplink but in links.
     let phone = now();
     let uplink = Capture::start(&lab, &barn.host, "cable6b", "(ip or ip6) and not udp port 51820");
-    let config = barn.config_file();
-    let leaf = ["leaf", "add", "phone", "--endpoint", &barn_in_street, "--internet", "--json"];
-    let leaf = here(&[&[text(&barn.waybill)], &leaf[..], &["--config", text(&config)]].concat());
-    let leaf: Value = serde_json::from_str(&leaf).expect("JSON");
-    let leaf = leaf["config"].as_str().expect("a config");
-    let _phone = Phone::start(&lab, &in_street, leaf);
+    let let_in = |router: &Router, endpoint: &str| {
+        let config = router.config_file();
+        let leaf = ["leaf", "add", "phone", "--endpoint", endpoint, "--internet", "--json"];
+        let leaf = here(&[&[text(&router.waybill)], &leaf[..], &["--config", text(&config)]].concat());
+        let leaf: Value = serde_json::from_str(&leaf).expect("JSON");
+        leaf["config"].as_str().expect("a config").to_owned()
+    };
+    let leaf = let_in(barn, &barn_in_street);
+    let _phone = Phone::start(&lab, &in_street, &leaf);
     let page = WebServer::start(&lab, &mill.host, &mill.address, 1_000_000);
     reachable(&in_street, &mill.address, secs(20));
     let resolver = leaf.lines().find_map(|line| line.strip_prefix("DNS = ")).expect("a resolver");
@@ -140,6 +145,17 @@ fn a_village_of_six_is_online_is_paid_and_talks_whatever_happens_to_it() {
         assert_eq!(page.lines().filter(|line| *line == TEXT).count(), 5000, "by IPv{version}");
     }
     let phone = phone.elapsed();
+
+    // And so does a phone of the gateway's own household.
+    let leaf = let_in(gate, &gate_by_visitor);
+    let _visitor = Phone::start(&lab, &visitor, &leaf);
+    reachable(&visitor, &mill.address, secs(20));
+    let resolver = leaf.lines().find_map(|line| line.strip_prefix("DNS = ")).expect("a resolver");
+    for version in ["-4", "-6"] {
+        let read = ["curl", version, "-sf", "--max-time", "10", &format!("http://{NAME}/page")];
+        let page = with_resolver(&lab, &visitor, &format!("nameserver {resolver}"), &read);
+        assert_eq!(page.lines().filter(|line| *line == TEXT).count(), 5000, "by IPv{version}");
+    }
 
     // WireGuard stops passing at the mill.
     carried_by("wireguard", mill, school, secs(5));

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
 
@@ -36,6 +37,9 @@ fn image(shown: &str) -> Vec<u8> {
     image
 }
 
+/// How many phones there were.
+static PHONES: AtomicU32 = AtomicU32::new(0);
+
 /// A stock WireGuard client on a machine, set up as `wg-quick` does it.
 pub(crate) struct Phone {
     _wireguard: Background,
@@ -52,11 +56,13 @@ impl Phone {
         let (addresses, mtu, allowed) = (field("Address"), field("MTU"), field("AllowedIPs"));
         let ours = ["Address", "MTU", "DNS", "#"];
         let lines = config.lines().filter(|line| !ours.iter().any(|name| line.starts_with(name)));
-        let file = lab.dir().join("phone.conf");
+        // Their sockets are in one folder, whatever machine each is on.
+        let number = PHONES.fetch_add(1, Ordering::Relaxed);
+        let device = format!("phone{}_{}", std::process::id(), number % 10);
+        let file = lab.dir().join(format!("{device}.conf"));
         crate::router::write_private(&file, lines.collect::<Vec<_>>().join("\n").as_bytes(), 0o600);
-        let device = format!("phone{}", std::process::id());
         let socket = format!("/var/run/wireguard/{device}.sock");
-        let wireguard = host.start(&lab.dir().join("phone.log"), &["wireguard-go", "--foreground", &device]);
+        let wireguard = host.start(&lab.dir().join(format!("{device}.log")), &["wireguard-go", "--foreground", &device]);
         until("wireguard-go", secs(10), || if Path::new(&socket).exists() { Ok(()) } else { Err(wireguard.log()) });
         host.must(&["wg", "setconf", &device, text(&file)]);
         for address in addresses.split(", ") {
