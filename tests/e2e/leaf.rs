@@ -62,7 +62,8 @@ impl Phone {
         let file = lab.dir().join(format!("{device}.conf"));
         crate::router::write_private(&file, lines.collect::<Vec<_>>().join("\n").as_bytes(), 0o600);
         let socket = format!("/var/run/wireguard/{device}.sock");
-        let wireguard = host.start(&lab.dir().join(format!("{device}.log")), &["wireguard-go", "--foreground", &device]);
+        let wireguard =
+            host.start(&lab.dir().join(format!("{device}.log")), &["wireguard-go", "--foreground", &device]);
         until("wireguard-go", secs(10), || if Path::new(&socket).exists() { Ok(()) } else { Err(wireguard.log()) });
         host.must(&["wg", "setconf", &device, text(&file)]);
         for address in addresses.split(", ") {
