@@ -243,7 +243,12 @@ fn answer_names(config: &Config, address: Ipv6Addr, sessions: &Sessions<'_>, zon
         state.map_or_else(Vec::new, |state| state.dns.clone())
     };
     // A gateway's household asks whom its clients ask.
-    let of_gateway = config.gateway.as_ref().map_or_else(Vec::new, |gateway| gateway.dns.clone());
+    let mut of_gateway = config.gateway.as_ref().map_or_else(Vec::new, |gateway| match &gateway.dns[..] {
+        [] => gateway::own_resolver().into_iter().collect(),
+        written => written.to_vec(),
+    });
+    // Who answers there is this router itself.
+    of_gateway.retain(|server| options.listen.iter().all(|at| at.ip() != *server || at.port() != DNS_PORT));
     let servers = match (&options.upstream[..], &config.internet) {
         ([], None) if of_gateway.is_empty() => None,
         ([], None) => Some(Servers::Written(of_gateway)),
@@ -598,11 +603,14 @@ async fn reload(
     (names, sessions, (unit, domain)): (&watch::Sender<Names>, &mut Sessions<'_>, &(Unit, LedgerDomain)),
 ) -> Response {
     let read = read_again(running).and_then(|config| {
+        // Prices are of the ledger that is in use: those of another one wait for the next start, as it does.
         let mut priced = running.clone();
-        priced.price.clone_from(&config.price);
-        Ok((money_in(&priced, unit.clone(), *domain)?, config))
+        if running.ledger == config.ledger {
+            priced.price.clone_from(&config.price);
+        }
+        Ok((money_in(&priced, unit.clone(), *domain)?, priced.price, config))
     });
-    let (money, config) = match read {
+    let (money, price, config) = match read {
         Ok(read) => read,
         Err(failure) => {
             tracing::error!("the configuration is kept as it was: {failure}");
@@ -619,7 +627,7 @@ async fn reload(
     };
     let stays = same_gateway && running.internet == config.internet;
     router.reload(links(&config, stays && sessions.lead(&config)), Some(money)).await;
-    running.price.clone_from(&config.price);
+    running.price = price;
     let changed = sessions.change(running, &config);
     if !stays {
         router.reload(links(&config, sessions.lead(&config)), None).await;

@@ -975,8 +975,9 @@ fn read_answer(
         }
         *interrupted |= message.flags & INTERRUPTED != 0;
         match i32::from(message.kind) {
-            libc::NLMSG_DONE => return Ok(Progress::Done),
-            libc::NLMSG_ERROR => {
+            // What could not be listed to its end says so here; where there was no listing nothing stands behind it.
+            libc::NLMSG_DONE if message.payload.len() < 4 => return Ok(Progress::Done),
+            libc::NLMSG_DONE | libc::NLMSG_ERROR => {
                 let code = message.payload.first_chunk().copied().map(i32::from_ne_bytes).ok_or_else(unreadable)?;
                 return match code {
                     0 => Ok(Progress::Done),

@@ -42,7 +42,24 @@ pub(crate) struct Upstream {
     port: u16,
     /// Whose questions are under way.
     places: Mutex<BTreeMap<IpAddr, usize>>,
-    cache: Mutex<Cache>,
+    cache: Mutex<Known>,
+}
+
+/// What was answered, and by which servers: what a gateway's say is forgotten with it.
+#[derive(Default)]
+struct Known {
+    by: Vec<IpAddr>,
+    cache: Cache,
+}
+
+impl Known {
+    /// The cache, while these are asked.
+    fn of(&mut self, servers: &[IpAddr]) -> &mut Cache {
+        if self.by != servers {
+            *self = Self { by: servers.to_vec(), cache: Cache::default() };
+        }
+        &mut self.cache
+    }
 }
 
 /// Room for one question, until it is dropped.
@@ -92,18 +109,23 @@ impl Upstream {
 
     /// What whoever asked is to be told, where an answer is known that still holds.
     pub(crate) fn known(&self, asked: &Asked, by_udp: bool) -> Option<Vec<u8>> {
-        self.cache.lock().unwrap_or_else(PoisonError::into_inner).answer(moment(), asked, by_udp)
+        let servers = self.servers();
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner).of(&servers).answer(moment(), asked, by_udp)
+    }
+
+    fn servers(&self) -> Vec<IpAddr> {
+        match &self.servers {
+            Servers::Written(servers) => servers.clone(),
+            Servers::Session(servers) => servers(),
+        }
     }
 
     /// Asks, and says what whoever asked is to be told. To be called with a [`Upstream::place`].
     pub(crate) async fn ask(&self, asked: &Asked, by_udp: bool) -> Vec<u8> {
-        let servers = match &self.servers {
-            Servers::Written(servers) => servers.clone(),
-            Servers::Session(servers) => servers(),
-        };
+        let servers = self.servers();
         let answered = timeout(PATIENCE_IN_ALL, async {
-            for server in servers.into_iter().take(SERVERS_MAX) {
-                let at = SocketAddr::new(server, self.port);
+            for server in servers.iter().take(SERVERS_MAX) {
+                let at = SocketAddr::new(*server, self.port);
                 if let Ok(Ok(answer)) = timeout(PATIENCE, converse(at, asked)).await {
                     return Some(answer);
                 }
@@ -112,7 +134,11 @@ impl Upstream {
         });
         match answered.await {
             Ok(Some(answer)) => {
-                self.cache.lock().unwrap_or_else(PoisonError::into_inner).keep(moment(), asked, &answer);
+                // Not where others are asked by now.
+                if self.servers() == servers {
+                    let mut known = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+                    known.of(&servers).keep(moment(), asked, &answer);
+                }
                 asked.answer(answer, by_udp)
             }
             Ok(None) | Err(_) => asked.failed(),

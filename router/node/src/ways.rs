@@ -32,7 +32,7 @@ const WAYS_MAX: usize = 6;
 const IN_USE_EACH: Duration = Duration::from_millis(500);
 const OTHERS_EACH: Duration = Duration::from_secs(2);
 const QUICK_EACH: Duration = Duration::from_millis(200);
-/// How long an answer is waited for: twice the longest of the last ones took, within these; and where there was none yet.
+/// How long an answer is waited for: twice as long as is usual, within these; and where there was none yet.
 const PATIENCE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(3));
 const FIRST_PATIENCE: Duration = Duration::from_secs(1);
 /// An answer that comes later than that is no loss all the same, within this time.
@@ -172,10 +172,16 @@ impl Way {
         self.known = (self.known + 1).min(u64::BITS);
     }
 
+    /// The round trip in the middle of those that are remembered: one that took long says little of the next.
+    fn usual(&self) -> Option<Duration> {
+        let mut all: Vec<Duration> = self.round_trips.iter().copied().collect();
+        all.sort_unstable();
+        all.get(all.len() / 2).copied()
+    }
+
     /// Counts what was not answered in time, and forgets what will not be.
     fn wait(&mut self, now: Instant) {
-        let longest = self.round_trips.iter().max().copied();
-        let patience = longest.map_or(FIRST_PATIENCE, |longest| (longest * 2).clamp(PATIENCE.0, PATIENCE.1));
+        let patience = self.usual().map_or(FIRST_PATIENCE, |usual| (usual * 2).clamp(PATIENCE.0, PATIENCE.1));
         let age = |asked: &Asked| now.saturating_duration_since(asked.at);
         while let Some(index) = self.asked.iter().position(|asked| asked.lost.is_none() && age(asked) >= patience) {
             self.note(true);
@@ -359,9 +365,11 @@ impl Ways {
             QUESTION | QUESTION_IN_NEED => {
                 let Some(left) = self.answers.checked_sub(1) else { return Ok(()) };
                 self.answers = left;
-                // One end may have ears where the other's beacons are not heard.
+                // One end may have ears where the other's beacons are not heard. Nobody is told anything elsewhere than there.
                 if is_on_a_wire(from) {
                     self.handle_found(now, from);
+                } else if self.ways.iter().all(|way| way.at != from) {
+                    return Ok(());
                 }
                 let rests = self.moved.is_some_and(|moved| now.saturating_duration_since(moved) < NEED);
                 let leads = |way: &Way| way.at == from && way.answered.is_some() && !way.unreachable;
@@ -625,6 +633,17 @@ mod tests {
         assert!(views.iter().all(|view| view.lost_per_mille == 0 && view.round_trip.is_some()), "{views:?}");
         world.wires[0].2 = 100;
         assert!(world.until(2, SECOND * 60) < SECOND * 8);
+        // One that was slow once is not waited for longer from then on.
+        let mut world = World::new(&[(5, 0), (5, 0)]);
+        world.run(SECOND * 10);
+        world.wires[0].1 = Duration::from_millis(1500);
+        world.run(SECOND);
+        world.wires[0].1 = Duration::from_millis(5);
+        world.run(SECOND * 40);
+        let by = world.ways.in_use();
+        world.wires.iter_mut().filter(|(at, ..)| *at == by).for_each(|wire| wire.2 = 100);
+        let other = if by == at(1) { 2 } else { 1 };
+        assert!(world.until(other, SECOND * 60) < SECOND * 2);
     }
 
     #[test]
@@ -813,7 +832,13 @@ mod tests {
         for number in 0..1000 {
             world.ways.handle_message(world.now, "192.0.2.1:1".parse().unwrap(), &message(QUESTION, number)).unwrap();
         }
-        assert_eq!(world.ways.views().count(), 2, "a question from elsewhere than a wire is answered and no more");
+        assert_eq!(world.ways.views().count(), 2);
+        assert_eq!(std::iter::from_fn(|| world.ways.poll_transmit()).count(), 0, "nobody is told anything elsewhere");
+        world.ways.handle_timeout(world.now);
+        while world.ways.poll_transmit().is_some() {}
+        for number in 0..1000 {
+            world.ways.handle_message(world.now, at(2), &message(QUESTION, number)).unwrap();
+        }
         assert_eq!(std::iter::from_fn(|| world.ways.poll_transmit()).count(), ANSWERS_MAX);
     }
 }

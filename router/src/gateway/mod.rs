@@ -39,6 +39,7 @@ pub use client::{Client, Gateway};
 pub(crate) use closed::Closed;
 pub use leases::Pool;
 pub use nat::NatError;
+pub(crate) use nat::own_resolver;
 pub(crate) use node::session::{CONTACT_LEN_MAX, REFUSE_MAX};
 pub use policy::{Caps, Hours, NotCarried};
 pub use server::{Left, Server};

@@ -95,7 +95,8 @@ pub(super) struct GatewayRules<'a> {
 impl GatewayRules<'_> {
     /// The table. What it says, line by line: clients may ask the name server and nobody else on this machine; they
     /// leave by the uplink only, not into the mesh, to each other or to the gateway's own network; nobody calls them. Who has
-    /// no session does not leave by the uplink at all, but this router's own leaves: those in the set, and IPv4, of which nothing but
+    /// no session does not leave by the uplink at all, and nothing but answers comes from there into the mesh; but this router's own
+    /// leaves do: those in the set, and IPv4, of which nothing but
     /// what these send comes from the mesh's TUN. They are let where clients are, by an uplink alone, and nobody calls them.
     /// `flows`: each client may have so many at once, and all together [`OF_ALL`] times as many, whatever keys they make;
     /// not every kernel can count them.
@@ -132,10 +133,16 @@ impl GatewayRules<'_> {
             "  iifname \"{mesh}\" ip6 daddr != {{ {} }} ct state != {{ established, related }} drop\n",
             announced.join(", ")
         );
+        let announced = announced.join(", ");
         let without_session = match uplink {
-            Some(uplink) => format!("  iifname \"{mesh}\" oifname \"{uplink}\" drop\n"),
+            Some(uplink) => format!(
+                "  iifname \"{mesh}\" oifname \"{uplink}\" drop\n  \
+                 iifname \"{uplink}\" oifname \"{mesh}\" ct state != {{ established, related }} drop\n"
+            ),
             None => format!("  iifname \"{mesh}\" ip6 daddr 2000::/3 drop\n"),
         };
+        // Whoever is beside this router may send from whichever address: what is announced as ours has to come from where it is.
+        let into_mesh = format!("  oifname \"{mesh}\" ip6 saddr {{ {announced} }} fib saddr . iif oif missing drop\n");
         let (leaves, uplink) = match uplink {
             Some(uplink) => (
                 format!("  oifname != \"{uplink}\" drop\n"),
@@ -185,7 +192,7 @@ impl GatewayRules<'_> {
              iifname \"{mesh}\" ip6 saddr @{LEAVES} ip6 daddr != fc00::/7 jump lead\n  \
              oifname \"{mesh}\" meta nfproto ipv4 ct state != {{ established, related }} drop\n  \
              oifname \"{mesh}\" ip6 daddr @{LEAVES} ip6 saddr != fc00::/7 ct state != {{ established, related }} drop\n\
-             {uplink}{without_session}{at_home}  \
+             {uplink}{without_session}{into_mesh}{at_home}  \
              iifname \"{tun}\" jump special\n }}\n \
              chain leave {{ type nat hook postrouting priority srcnat; policy accept;\n  \
              iifname \"{tun}\" masquerade\n  \
@@ -514,7 +521,7 @@ fn run_nft(arguments: &[&str], commands: &str) -> Result<String, NatError> {
 }
 
 /// The first name server of this machine that others can be sent to; IPv4, as the inner address is.
-pub(super) fn own_resolver() -> Option<IpAddr> {
+pub(crate) fn own_resolver() -> Option<IpAddr> {
     first_resolver(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default())
 }
 
@@ -774,6 +781,13 @@ mod tests {
                 assert_eq!(come(&at_mesh).1, leaf, "it is told that it is refused");
                 send(&mut at_uplink, far, leaf, 9);
                 send(&mut at_lan, near, leaf, 9);
+                if leaf.contains(':') {
+                    // Neither as somebody of the mesh, nor as one of this household, nor as anybody else.
+                    for from in ["fd99::1", "fd12:3456:789a:1eaf::7", far] {
+                        send(&mut at_uplink, from, "fd12:3456:789a:1eaf::2", 9);
+                        send(&mut at_uplink, from, leaf, 10);
+                    }
+                }
                 send(&mut at_uplink, far, own, 9);
                 assert_eq!(come(&at_mesh), is(far, leaf), "the answer alone");
                 assert_eq!(next(&at_mesh), None);

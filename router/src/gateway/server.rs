@@ -41,6 +41,8 @@ const REFUSED_MAKES_ROOM: Duration = Duration::from_secs(10);
 const WAITING_MAX: usize = 32;
 const WAITS: Duration = Duration::from_secs(10);
 const WAITS_LEAST: Duration = Duration::from_secs(2);
+/// How often a place is looked for, for one that waits.
+const TRY_EACH: Duration = Duration::from_millis(250);
 /// Sessions of one account at a time: its router, one that takes its place, and two more. Keys are free, also a member's.
 const OF_ONE_MAX: usize = 4;
 /// An address that was given back rests until the kernel has forgotten what was begun from it; where that is not known, as
@@ -186,8 +188,19 @@ struct Waiting {
     key: WireguardKey,
     who: Who,
     since: Instant,
-    /// It has sent something, and found no place.
+    /// It has sent something, and found no place; and when a place was looked for last: that costs more than a packet.
     turned_away: bool,
+    tried: Option<Instant>,
+}
+
+impl Waiting {
+    fn may_try(&mut self, now: Instant) -> bool {
+        let may = self.tried.is_none_or(|at| now.saturating_duration_since(at) >= TRY_EACH);
+        if may {
+            self.tried = Some(now);
+        }
+        may
+    }
 }
 
 /// Who somebody has shown to be.
@@ -618,7 +631,7 @@ impl Side for Table {
         let asked = packet::is_control(packet).then(|| packet::parse_control(packet).ok()).flatten();
         let asked = asked.filter(|datagram| datagram.port == CONTROL_PORT);
         let sequence = asked.and_then(|datagram| self.asked(now, link, datagram.payload));
-        if self.waiting.contains_key(&link) {
+        if self.waiting.get_mut(&link).is_some_and(|waiting| waiting.may_try(now)) {
             self.admit(now, link);
         }
         if let Some(client) = self.client(link) {
@@ -665,7 +678,7 @@ impl Side for Table {
             return None;
         };
         self.forget.retain(|gone| *gone != link);
-        self.waiting.insert(link, Waiting { key, who: Who::default(), since: now, turned_away: false });
+        self.waiting.insert(link, Waiting { key, who: Who::default(), since: now, turned_away: false, tried: None });
         Some(link)
     }
 

@@ -1,9 +1,10 @@
 //! What time it is, where memberships hang on it: a router without a battery clock begins at the time of its firmware, or years off.
 //!
-//! The ledger's clock counts, as memberships end by it: what it said when it last answered, and what has passed since by a clock
-//! that nobody sets. The system's own is as good where the two agree. Before the ledger has answered, it is no earlier than what the
-//! ledger said before the last start, which is kept on disk. What the ledger says later counts, also where that is less: a ledger
-//! whose clock was wrong once bars nobody for good.
+//! A clock that the kernel says is kept right (by NTP) counts, whatever anybody says. Where none is, the ledger's does, as memberships
+//! end by it: what it said when it last answered, and what has passed since by a clock that nobody sets. The system's own is as good
+//! where the two agree. Before the ledger has answered, it is no earlier than what the ledger said before the last start, which is
+//! kept on disk. What the ledger says later counts, also where that is less: a ledger whose clock was wrong once bars nobody for good,
+//! and one whose clock begins years ago itself says nothing. A ledger says it over TLS alone.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,6 +13,8 @@ use std::time::{Duration, Instant};
 use super::{Control, Done, history, members};
 use crate::file;
 
+/// No clock that is before this was ever right: 2025-12-01.
+const NOT_BEFORE: u64 = 1_764_547_200;
 /// By how much the system's clock may differ from the ledger's.
 const TOLERANCE_S: u64 = 3600;
 /// How often it is looked what the ledger said, and how often that is written down.
@@ -30,7 +33,18 @@ fn known() -> MutexGuard<'static, Known> {
 
 /// Seconds since 1970-01-01, UTC, as memberships count them.
 pub(super) fn seconds() -> u64 {
-    known().seconds(history::unix_seconds(), super::clock())
+    known().seconds((history::unix_seconds(), is_kept()), super::clock())
+}
+
+/// Whether the kernel's clock is kept right by somebody, as it says.
+fn is_kept() -> bool {
+    #[expect(unsafe_code, reason = "the standard library does not know how good the clock is")]
+    // SAFETY: all zeros is a `timex` that changes nothing, and the kernel writes one.
+    let (said, timex) = unsafe {
+        let mut timex: libc::timex = std::mem::zeroed();
+        (libc::adjtimex(&raw mut timex), timex)
+    };
+    said >= 0 && said != libc::TIME_ERROR && timex.status & libc::STA_UNSYNC == 0
 }
 
 /// What is wrong with the system's clock, for people.
@@ -57,8 +71,10 @@ struct Known {
 }
 
 impl Known {
-    fn seconds(&self, system: u64, now: Instant) -> u64 {
+    /// By the system's clock, and whether that is kept right.
+    fn seconds(&self, (system, is_kept): (u64, bool), now: Instant) -> u64 {
         match self.told {
+            _ if is_kept => system,
             Some((told, at)) => {
                 let by_ledger = told.saturating_add(now.saturating_duration_since(at).as_secs());
                 if system.abs_diff(by_ledger) <= TOLERANCE_S { system } else { by_ledger }
@@ -69,6 +85,9 @@ impl Known {
 
     /// Takes what the ledger's clock said. What is to be written down, if anything is.
     fn take(&mut self, told: (u64, Instant)) -> Option<u64> {
+        if told.0 < NOT_BEFORE {
+            return None;
+        }
         self.told = Some(told);
         if told.0.abs_diff(self.written) < WRITE_EACH_S {
             return None;
@@ -136,10 +155,11 @@ mod tests {
     #[test]
     fn before_the_ledger_has_answered_it_is_no_earlier_than_it_was() {
         let moment = super::super::clock();
-        assert_eq!(known().seconds(FIRMWARE, moment), FIRMWARE, "nothing else is known");
+        assert_eq!(known().seconds((FIRMWARE, false), moment), FIRMWARE, "nothing else is known");
         let known = Known { before: NOW, ..known() };
-        assert_eq!(known.seconds(FIRMWARE, moment), NOW);
-        assert_eq!(known.seconds(NOW + 99, moment), NOW + 99);
+        assert_eq!(known.seconds((FIRMWARE, false), moment), NOW);
+        assert_eq!(known.seconds((NOW + 99, false), moment), NOW + 99);
+        assert_eq!(known.seconds((NOW - 99, true), moment), NOW - 99, "NTP says so");
     }
 
     #[test]
@@ -148,10 +168,11 @@ mod tests {
         let known = Known { before: NOW * 2, told: Some((NOW, moment)), ..known() };
         let later = moment + Duration::from_secs(10 * hour);
         for wrong in [0, FIRMWARE, NOW + 8 * hour, NOW * 2, u64::MAX] {
-            assert_eq!(known.seconds(wrong, later), NOW + 10 * hour, "{wrong}");
+            assert_eq!(known.seconds((wrong, false), later), NOW + 10 * hour, "{wrong}");
+            assert_eq!(known.seconds((wrong, true), later), wrong, "a ledger's clock changes none that is kept");
         }
         for near in [NOW + 9 * hour, NOW + 10 * hour + 7, NOW + 11 * hour] {
-            assert_eq!(known.seconds(near, later), near);
+            assert_eq!(known.seconds((near, false), later), near);
         }
     }
 
@@ -163,6 +184,8 @@ mod tests {
         assert_eq!(known.take((NOW + WRITE_EACH_S - 1, moment)), None);
         assert_eq!(known.take((NOW + WRITE_EACH_S, moment)), Some(NOW + WRITE_EACH_S));
         assert_eq!(known.take((NOW - 999_999, moment)), Some(NOW - 999_999), "it had been wrong");
+        assert_eq!(known.take((FIRMWARE, moment)), None, "the ledger's machine has no clock itself");
+        assert_eq!(known.told, Some((NOW - 999_999, moment)));
         assert_eq!(read(directory.path()), None);
         for (text, is) in
             [("1795000000", Some(NOW)), ("", None), ("soon", None), ("-1", None), ("99999999999999999999999", None)]
