@@ -7,6 +7,7 @@
 //! The program under test is `$WAYBILL`, else the one built beside these tests.
 
 mod luci;
+mod object;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

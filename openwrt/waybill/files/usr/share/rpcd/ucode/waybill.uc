@@ -1,28 +1,59 @@
 'use strict';
 
 // The ubus object `waybill`, for LuCI: what the running daemon says, joining, redeeming, phones, and the first start. What comes in is
-// checked before it is near a command line; an invitation is never on one, where others on this router would see it.
+// checked before it is near a command line, and every word of one is quoted; an invitation or a password is never on one, where others
+// on this router would see it. There are no patterns here: what ^, $, . and [^...] make of line breaks depends on the age of ucode.
 
-import { access, glob, open, popen, unlink } from 'fs';
+import { access, glob, mkdir, open, popen, unlink } from 'fs';
 import { cursor } from 'uci';
 
 const PROG = '/usr/bin/waybill';
+const INIT = '/etc/init.d/waybill';
 const RUN = '/var/run/waybill';
+const SHADOW = '/etc/shadow';
 // An invitation that fits a QR code has 2,953 characters.
 const CODE_MAX = 4096;
 const ANSWER_MAX = 4 * 1024 * 1024;
 // uhttpd adds the session to what a browser sends, and rpcd refuses what a method does not name.
 const SESSION = { ubus_rpc_session: 'session' };
-const NAME = /^[A-Za-z0-9][A-Za-z0-9-]{0,62}$/;
-const BAD_NAME = 'a name has 1 to 63 letters, digits and hyphens';
+const DIGITS = '0123456789';
+const HEX = DIGITS + 'ABCDEFabcdef';
+const LETTERS = DIGITS + 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz';
+const BAD_NAME = 'a name has 1 to 63 letters, digits and hyphens, and does not begin with a hyphen or 0x';
 const UNSAVED = 'there are unsaved changes of waybill: apply or revert them first';
 
-// Runs a command line of our own making. `out` is what it printed, `ok` whether it did what it should.
-function run(command) {
-	const pipe = popen(command, 'r');
+// Whether a text has characters of `known` alone, `least` to `most` of them.
+function made_of(text, known, least, most) {
+	if (type(text) != 'string' || length(text) < least || length(text) > most)
+		return false;
+
+	for (let at = 0; at < length(text); at++)
+		if (index(known, substr(text, at, 1)) < 0)
+			return false;
+
+	return true;
+}
+
+function is_name(text) {
+	return made_of(text, LETTERS + '-', 1, 63) && index(text, '-') != 0 && index(text, '0x') != 0;
+}
+
+// A word for a command line, as it is, whatever is in it.
+function shellquote(word) {
+	return `'${replace(`${word}`, "'", "'\\''")}'`;
+}
+
+// These words as a command line.
+function line(words) {
+	return join(' ', map(words, shellquote));
+}
+
+// Runs a command of these words, with a file as its input if one is named. `out` is what it printed, `ok` whether it did what it should.
+function run(words, input) {
+	const pipe = popen(`${line(words)} <${shellquote(input ?? '/dev/null')} 2>&1`, 'r');
 
 	if (!pipe)
-		return { ok: false, out: `cannot run ${PROG}` };
+		return { ok: false, out: `cannot run ${words[0]}` };
 
 	const out = pipe.read(ANSWER_MAX) ?? '';
 
@@ -31,7 +62,9 @@ function run(command) {
 
 // What to do next is said for the command line: the cause is enough here.
 function failed(text) {
-	return { error: trim(replace(split(trim(text), '\n')[0] ?? '', /^error: /, '')) };
+	const cause = split(trim(text), '\n')[0] ?? '';
+
+	return { error: trim(index(cause, 'error: ') == 0 ? substr(cause, 7) : cause) };
 }
 
 function socket_path() {
@@ -42,13 +75,11 @@ function socket_path() {
 		path ??= section.control_socket;
 	});
 
-	return match(path ?? '', /^\/[A-Za-z0-9._\/-]+$/) ? path : `${RUN}/control.sock`;
+	return made_of(path, LETTERS + '._/-', 2, 100) && index(path, '/') == 0 ? path : `${RUN}/control.sock`;
 }
 
-// The daemon's answer to `command`, a constant of this file with arguments that were checked.
-function ask(command) {
-	const said = run(`${PROG} ${command} --json --socket ${socket_path()} 2>&1`);
-
+// The program's answer to these words, once it has been read.
+function answered(said) {
 	if (!said.ok)
 		return failed(said.out);
 
@@ -63,18 +94,29 @@ function ask(command) {
 	}
 }
 
+// The words that ask the daemon something.
+function question(words) {
+	return [ PROG, ...words, '--json', '--socket', socket_path() ];
+}
+
+function ask(words) {
+	return answered(run(question(words)));
+}
+
 // The mistakes in /etc/config/waybill: which option, and what is wrong with it.
 function mistakes() {
-	const said = run('/etc/init.d/waybill check 2>&1');
+	const said = run([ INIT, 'check' ]);
 	const found = [];
 
 	if (said.ok)
 		return found;
 
-	for (let line in split(trim(said.out), '\n')) {
-		const parts = match(line, /^(waybill[^ ]*): (.*)$/);
+	for (let text in split(trim(said.out), '\n')) {
+		const end = index(text, ': ');
+		const option = substr(text, 0, max(end, 0));
+		const is_ours = index(option, 'waybill') == 0 && index(option, ' ') < 0;
 
-		push(found, parts ? { option: parts[1], problem: parts[2] } : { option: 'waybill', problem: line });
+		push(found, is_ours ? { option, problem: substr(text, end + 2) } : { option: 'waybill', problem: text });
 	}
 
 	return found;
@@ -98,13 +140,13 @@ function first(uci, kind) {
 
 // Has the service take in what was committed.
 function reload() {
-	const said = run('/etc/init.d/waybill reload 2>&1');
+	const said = run([ INIT, 'reload' ]);
 
 	return said.ok ? { done: true } : failed(said.out);
 }
 
-function is_unsaved(uci) {
-	return length(uci.changes('waybill')?.waybill ?? []) > 0;
+function is_unsaved(uci, config) {
+	return length(uci.changes(config)?.[config] ?? []) > 0;
 }
 
 // Takes the image's invitation out of the settings: it has done what it is for.
@@ -118,26 +160,25 @@ function forget_invitation() {
 	}
 }
 
-function join(code, name) {
+function take_in(code, name) {
 	const is_preset = is_none(code);
 
 	// Nobody has to see the invitation that came with the image.
 	if (is_preset)
 		code = first(cursor(), 'setup').invitation;
 
-	if (type(code) != 'string' || !match(code, /^[A-Za-z0-9_:\/#.-]+$/) || length(code) > CODE_MAX)
+	if (!made_of(code, LETTERS + '_:/#.-', 1, CODE_MAX))
 		return { error: 'this is no invitation' };
 
-	if (!is_none(name) && (type(name) != 'string' || !match(name, NAME)))
+	if (!is_none(name) && !is_name(name))
 		return { error: BAD_NAME };
 
-	const pipe = popen(`umask 077; mkdir -p ${RUN}; mktemp -p ${RUN}`, 'r');
-	const path = trim(pipe?.read('all') ?? '');
+	mkdir(RUN, 0o700);
 
-	pipe?.close();
-
-	// mktemp has made it, mode 0600.
-	const file = match(path, /^\/var\/run\/waybill\/tmp\.[A-Za-z0-9]+$/) ? open(path, 'w') : null;
+	// mktemp makes it, mode 0600.
+	const made = run([ 'mktemp', '-p', RUN ]);
+	const path = trim(made.out);
+	const file = made.ok ? open(path, 'w') : null;
 
 	if (!file)
 		return { error: 'cannot write to memory' };
@@ -145,7 +186,7 @@ function join(code, name) {
 	file.write(`${code}\n`);
 	file.close();
 
-	const said = run(`/usr/libexec/waybill-join ${name ?? ''} <${path} 2>&1`);
+	const said = run([ '/usr/libexec/waybill-join', ...(is_none(name) ? [] : [ name ]) ], path);
 
 	unlink(path);
 
@@ -163,60 +204,15 @@ function join(code, name) {
 	}
 }
 
-// An account's argument for a command line, with a blank before it; null if it is none.
-function account(text) {
-	if (is_none(text))
-		return '';
-
-	return (type(text) == 'string' && match(text, /^0x[0-9A-Fa-f]{40}$/)) ? ` ${text}` : null;
-}
-
-function leaf_add(args) {
-	let command = '/usr/libexec/waybill-leaf';
-
-	if (type(args.name) != 'string' || !match(args.name, NAME))
-		return { error: BAD_NAME };
-
-	command += ` ${args.name}`;
-
-	if (!is_none(args.endpoint)) {
-		if (!match(args.endpoint, /^[A-Za-z0-9[][]A-Za-z0-9.:-]{0,260}$/))
-			return { error: 'the address has to be a host name or an IP address, and a port if it is another than usual' };
-
-		command += ` --endpoint '${args.endpoint}'`;
-	}
-
-	if (!is_none(args.dns)) {
-		if (!match(args.dns, /^[0-9A-Fa-f:][0-9A-Fa-f.:]{1,45}$/))
-			return { error: 'the name server has to be an IP address' };
-
-		command += ` --dns ${args.dns}`;
-	}
-
-	if (args.internet)
-		command += ' --internet';
-
-	const said = run(`${command} 2>&1`);
-
-	if (!said.ok)
-		return failed(said.out);
-
-	// The answer of the program, and the picture behind it.
-	const parts = match(said.out, /^(\{.*\})[ \n]*(<svg.*)?$/s);
-
-	try {
-		return { ...json(parts[1]), qr: parts[2] ?? '' };
-	}
-	catch (e) {
-		return failed(said.out);
-	}
+function is_account(text) {
+	return made_of(text, HEX + 'x', 42, 42) && index(text, '0x') == 0 && index(substr(text, 2), 'x') < 0;
 }
 
 function leaf_remove(name) {
 	const uci = cursor();
 	let found = null;
 
-	if (is_unsaved(uci))
+	if (is_unsaved(uci, 'waybill'))
 		return { error: UNSAVED };
 
 	uci.foreach('waybill', 'leaf', (section) => {
@@ -232,14 +228,61 @@ function leaf_remove(name) {
 	return uci.commit('waybill') ? reload() : { error: 'the settings could not be written; is the flash full?' };
 }
 
+function leaf_add(args) {
+	const words = [ '/usr/libexec/waybill-leaf', args.name ];
+
+	if (!is_name(args.name))
+		return { error: BAD_NAME };
+
+	if (!is_none(args.endpoint)) {
+		if (!made_of(args.endpoint, LETTERS + '[].:-', 1, 261) || index(LETTERS + '[', substr(args.endpoint, 0, 1)) < 0)
+			return { error: 'the address has to be a host name or an IP address, and a port if it is another than usual' };
+
+		push(words, '--endpoint', args.endpoint);
+	}
+
+	if (!is_none(args.dns)) {
+		if (!made_of(args.dns, HEX + ':.', 2, 46) || index(args.dns, '.') == 0)
+			return { error: 'the name server has to be an IP address' };
+
+		push(words, '--dns', args.dns);
+	}
+
+	if (args.internet)
+		push(words, '--internet');
+
+	const said = run(words);
+
+	if (!said.ok)
+		return failed(said.out);
+
+	// The answer of the program, and the picture behind it.
+	const begin = index(said.out, '{');
+	const picture = index(said.out, '<svg');
+	const end = picture < 0 ? length(said.out) : picture;
+
+	try {
+		return { ...json(substr(said.out, begin, end - begin)), qr: substr(said.out, end) };
+	}
+	catch (e) {
+		// Its secret key was in the answer and nowhere else: nobody can use this one.
+		leaf_remove(args.name);
+
+		return { error: 'the config of the phone could not be read, so it was not let in' };
+	}
+}
+
 // Whether root has a password: without one, whoever is on the LAN is root.
 function has_password() {
-	const file = open('/etc/shadow', 'r');
+	const file = open(SHADOW, 'r');
 	let found = true;
 
-	for (let line = file?.read('line'); line; line = file.read('line'))
-		if (match(line, /^root:/))
-			found = !match(line, /^root::/);
+	for (let text = file?.read('line'); text; text = file.read('line')) {
+		const fields = split(text, ':');
+
+		if (fields[0] == 'root')
+			found = length(fields[1]) > 0;
+	}
 
 	file?.close();
 
@@ -252,7 +295,7 @@ function hostname() {
 
 	file?.close();
 
-	return match(name, NAME) ? name : 'router';
+	return is_name(name) ? name : 'router';
 }
 
 // What the page of the first start begins with. The invitation stays here.
@@ -274,23 +317,29 @@ function setup() {
 	};
 }
 
+function is_price(text) {
+	const parts = type(text) == 'string' ? split(text, '.') : [];
+
+	return length(parts) in [ 1, 2 ] && made_of(parts[0], DIGITS, 1, 9) && made_of(parts[1] ?? '0', DIGITS, 1, 6);
+}
+
 // Ends the first start: name and policy go into the settings, and what the image brought goes out of them.
 function setup_done(args) {
 	const uci = cursor();
 
-	if (type(args.name) != 'string' || !match(args.name, NAME))
+	if (!is_name(args.name))
 		return { error: BAD_NAME };
 
 	if (!(args.policy in [ 'own', 'price', 'free' ]))
 		return { error: 'the policy is own, price or free' };
 
-	if (args.policy == 'price' && (type(args.price) != 'string' || !match(args.price, /^[0-9]{1,9}(\.[0-9]{1,6})?$/)))
+	if (args.policy == 'price' && (!is_price(args.price)))
 		return { error: 'a price is a number of tokens, such as 0.05' };
 
 	if (args.policy == 'price' && !first(uci, 'ledger')['.name'])
 		return { error: 'without a community nobody can pay: join one first, or carry for free' };
 
-	if (is_unsaved(uci))
+	if (is_unsaved(uci, 'waybill'))
 		return { error: UNSAVED };
 
 	// What others pay beyond what the way out costs this router itself: nothing, a price of the owner's; or nothing at all.
@@ -325,12 +374,16 @@ function setup_done(args) {
 	return reload();
 }
 
+function is_month(text) {
+	return made_of(text, DIGITS + '-', 7, 7) && index(text, '-') == 4 && made_of(substr(text, 5), DIGITS, 2, 2);
+}
+
 const methods = {
 	// How the daemon is, and what is wrong with its settings, whether it runs or not.
 	status: {
 		args: SESSION,
 		call: () => {
-			const status = ask('status');
+			const status = ask([ 'status' ]);
 			const uci = cursor();
 			const here = {
 				enabled: first(uci, 'node').enabled in [ '1', 'on', 'true', 'yes', 'enabled' ],
@@ -367,7 +420,7 @@ const methods = {
 	neighbours: {
 		args: SESSION,
 		call: () => {
-			const answer = ask('neighbours');
+			const answer = ask([ 'neighbours' ]);
 
 			return answer.error ? answer : { neighbours: answer.list ?? answer.neighbours ?? [] };
 		}
@@ -375,13 +428,13 @@ const methods = {
 
 	routes: {
 		args: SESSION,
-		call: () => ask('routes')
+		call: () => ask([ 'routes' ])
 	},
 
 	// What was earned and what is owed: what is held on the ledger, the receipts, and the counts with each neighbour.
 	earnings: {
 		args: SESSION,
-		call: () => ({ wallet: ask('wallet'), receipts: ask('receipts'), meters: ask('meters') })
+		call: () => ({ wallet: ask([ 'wallet' ]), receipts: ask([ 'receipts' ]), meters: ask([ 'meters' ]) })
 	},
 
 	statement: {
@@ -390,36 +443,36 @@ const methods = {
 			const month = request.args?.month;
 
 			if (month == null || month == '')
-				return ask('statement');
+				return ask([ 'statement' ]);
 
-			return match(month, /^[0-9]{4}-[0-9]{2}$/) ? ask(`statement --month ${month}`) : { error: 'a month is written 2026-11' };
+			return is_month(month) ? ask([ 'statement', '--month', month ]) : { error: 'a month is written 2026-11' };
 		}
 	},
 
 	gateway: {
 		args: SESSION,
-		call: () => ask('gateway')
+		call: () => ask([ 'gateway' ])
 	},
 
 	internet: {
 		args: SESSION,
-		call: () => ask('internet')
+		call: () => ask([ 'internet' ])
 	},
 
 	// What each day with a neighbour came to, and the terms: by its account, since its name is of its own making.
 	why: {
 		args: { account: 'account', ...SESSION },
 		call: (request) => {
-			const who = account(request.args?.account);
+			const who = request.args?.account;
 
-			return who ? ask(`why${who}`) : { error: 'this is no account' };
+			return is_account(who) ? ask([ 'why', who ]) : { error: 'this is no account' };
 		}
 	},
 
 	leaves: {
 		args: SESSION,
 		call: () => {
-			const said = run(`${PROG} leaf list --config ${RUN}/waybill.toml --json 2>&1`);
+			const said = run([ PROG, 'leaf', 'list', '--config', `${RUN}/waybill.toml`, '--json' ]);
 
 			try {
 				return said.ok ? { leaves: json(said.out) } : failed(said.out);
@@ -433,15 +486,18 @@ const methods = {
 	// An empty code is the one that came with the image.
 	join: {
 		args: { code: 'code', name: 'name', ...SESSION },
-		call: (request) => join(request.args?.code, request.args?.name)
+		call: (request) => take_in(request.args?.code, request.args?.name)
 	},
 
 	redeem: {
 		args: { account: 'account', ...SESSION },
 		call: (request) => {
-			const who = account(request.args?.account);
+			const who = request.args?.account;
 
-			return who == null ? { error: 'this is no account' } : ask(`redeem${who}`);
+			if (is_none(who))
+				return ask([ 'redeem' ]);
+
+			return is_account(who) ? ask([ 'redeem', who ]) : { error: 'this is no account' };
 		}
 	},
 

@@ -1,0 +1,285 @@
+//! The ubus object of `openwrt/waybill/files/usr/share/rpcd/ucode/waybill.uc`.
+//!
+//! It runs in the real ucode, `$UCODE` or the one in the path, where there is one: it has to do the same in those of before and of
+//! after March 2026, which have it otherwise about line breaks in patterns. Programs that it runs are one that writes down its words.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use super::root;
+
+const PATH: &str = "openwrt/waybill/files/usr/share/rpcd/ucode/waybill.uc";
+
+fn source() -> String {
+    fs::read_to_string(root().join(PATH)).expect("the object")
+}
+
+/// A router of files: settings, programs that only say what they were told to, and the object between them.
+struct Router {
+    dir: tempfile::TempDir,
+}
+
+/// Programs of a router, and what they are called in a [`Router`].
+const PROGRAMS: [(&str, &str); 6] = [
+    ("/usr/bin/waybill", "waybill"),
+    ("/etc/init.d/waybill", "init"),
+    ("/usr/libexec/waybill-join", "waybill-join"),
+    ("/usr/libexec/waybill-leaf", "waybill-leaf"),
+    ("/bin/busybox", "busybox"),
+    ("/sbin/wifi", "wifi"),
+];
+
+impl Router {
+    fn new(settings: &str) -> Option<Self> {
+        let ucode = std::env::var_os("UCODE").unwrap_or_else(|| "ucode".into());
+        if Command::new(ucode).args(["-e", ""]).output().is_err() {
+            println!("skipped: no ucode");
+            return None;
+        }
+        let router = Self { dir: tempfile::tempdir().expect("a temporary directory") };
+        for directory in ["run", "config", "delta", "says"] {
+            fs::create_dir(router.path(directory)).expect("a directory");
+        }
+        router.write("config/waybill", settings);
+        router.write("config/wireless", "");
+        router.write("shadow", "root:x:0:0:99999:7:::\n");
+        let mut object = source();
+        for (path, name) in PROGRAMS {
+            router.write(name, &format!(
+                "#!/bin/sh\ncd '{}'\n{{ printf '{name}'; printf ' [%s]' \"$@\"; echo; }} >>told\n[ ! -e says/{name}.sh ] || . says/{name}.sh\n",
+                router.dir.path().display()
+            ));
+            fs::set_permissions(router.path(name), fs::Permissions::from_mode(0o755)).expect("a program");
+            object = object.replace(&format!("'{path}'"), &format!("'{}'", router.path(name).display()));
+        }
+        for (path, name) in [("/var/run/waybill", "run"), ("/etc/shadow", "shadow")] {
+            object = object.replace(path, &router.path(name).display().to_string());
+        }
+        let (config, delta) = (router.path("config"), router.path("delta"));
+        object = object.replace("cursor()", &format!("cursor('{}', '{}')", config.display(), delta.display()));
+        router.write("object.uc", &object);
+        router.write(
+            "driver.uc",
+            "let object = loadfile(ARGV[0])();\n\
+             for (let each in json(ARGV[1])) printf('%J\\n', object.waybill[each[0]].call({ args: each[1] }));\n",
+        );
+        Some(router)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).expect("a file");
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap_or_default()
+    }
+
+    /// What the object says to each of these, in one go.
+    fn calls(&self, calls: &Value) -> Vec<Value> {
+        let ucode = std::env::var_os("UCODE").unwrap_or_else(|| "ucode".into());
+        let output = Command::new(ucode)
+            .arg(self.path("driver.uc"))
+            .arg(self.path("object.uc"))
+            .arg(calls.to_string())
+            .current_dir(self.dir.path())
+            .output()
+            .expect("ucode runs");
+        let (said, why) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success() && why.is_empty(), "{said}{why}");
+        said.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"))).collect()
+    }
+
+    fn call(&self, method: &str, args: &Value) -> Value {
+        self.calls(&json!([[method, args]])).pop().expect("an answer")
+    }
+
+    /// What the programs were told since this was last asked.
+    fn told(&self) -> String {
+        let told = self.read("told");
+        _ = fs::remove_file(self.path("told"));
+        told
+    }
+}
+
+const ACCOUNT: &str = "0xa09cBd48280d5B18176B8D027AbC099bDa2D781F";
+
+/// Each argument that is a text, with a value that is right.
+fn arguments() -> Vec<(&'static str, &'static str, Value)> {
+    let leaf = json!({ "name": "anna", "endpoint": "[2001:db8::1]:51820", "dns": "9.9.9.9" });
+    let done = json!({ "name": "attic", "policy": "price", "price": "0.05" });
+    vec![
+        ("statement", "month", json!({ "month": "2026-11" })),
+        ("why", "account", json!({ "account": ACCOUNT })),
+        ("redeem", "account", json!({ "account": ACCOUNT })),
+        ("join", "code", json!({ "code": "waybill-invite1:abc_-", "name": "attic" })),
+        ("join", "name", json!({ "code": "waybill-invite1:abc_-", "name": "attic" })),
+        ("leaf_add", "name", leaf.clone()),
+        ("leaf_add", "endpoint", leaf.clone()),
+        ("leaf_add", "dns", leaf),
+        ("leaf_remove", "name", json!({ "name": "anna" })),
+        ("setup_done", "name", done.clone()),
+        ("setup_done", "policy", done.clone()),
+        ("setup_done", "price", done),
+    ]
+}
+
+#[test]
+fn no_argument_of_a_caller_is_run_or_reaches_a_program_with_anything_beside_it() {
+    let Some(router) = Router::new("config setup 'setup'\n\toption pending '1'\nconfig ledger 'ledger'\n") else {
+        return;
+    };
+    let marker = router.path("marker").display().to_string();
+    let mut calls = Vec::new();
+    for (method, name, args) in arguments() {
+        let good = args[name].as_str().expect("a text");
+        let first = &good[..1];
+        for bad in [
+            format!("{good}\ntouch {marker} #"),
+            format!("{good}\n'; touch {marker}; : '"),
+            format!("touch {marker}\n{good}"),
+            format!("{good}\n"),
+            format!("\n{good}"),
+            format!("{good}\r"),
+            format!("{good}\u{7f}"),
+            format!("{first}\n'; touch {marker}; : '"),
+            format!("'; touch {marker}; : '"),
+            format!("$(touch {marker})"),
+            format!("{good} {good}"),
+            format!("--{good}"),
+            "\n".to_owned(),
+            "-".to_owned(),
+        ] {
+            // An invitation is no word of a command line, and the program looks at it.
+            if (method, name) == ("join", "code") && bad.starts_with('-') {
+                continue;
+            }
+            let mut args = args.clone();
+            args[name] = json!(bad);
+            calls.push(json!([method, args]));
+        }
+        for bad in [json!(7), json!([good]), json!({ "a": good }), json!(true)] {
+            let mut args = args.clone();
+            args[name] = bad;
+            calls.push(json!([method, args]));
+        }
+    }
+    let answers = router.calls(&json!(calls));
+    for (call, answer) in calls.iter().zip(&answers) {
+        assert!(answer["error"].is_string(), "{call}: {answer}");
+    }
+    assert_eq!(router.told(), "", "nothing was run");
+    assert!(!router.path("marker").exists());
+}
+
+#[test]
+fn the_socket_in_the_settings_is_no_command() {
+    for socket in ["/x\ntouch marker #", "/x; touch marker", "x\n/y", "/x'; touch marker; : '"] {
+        let quoted = socket.replace('\'', "'\\''");
+        let Some(router) = Router::new(&format!("config node 'node'\n\toption control_socket '{quoted}'\n")) else {
+            return;
+        };
+        router.call("routes", &json!({}));
+        assert!(!router.path("marker").exists(), "{socket}");
+        assert!(!router.told().contains("touch"), "{socket}");
+    }
+}
+
+#[test]
+fn what_is_right_reaches_the_programs_word_for_word() {
+    let Some(router) = Router::new("") else { return };
+    router.write("says/waybill-join.sh", "cat >code; echo '{}'");
+    let socket = router.path("run/control.sock").display().to_string();
+    router.call("statement", &json!({ "month": "2026-11" }));
+    assert_eq!(router.told(), format!("waybill [statement] [--month] [2026-11] [--json] [--socket] [{socket}]\n"));
+    router.call("why", &json!({ "account": ACCOUNT }));
+    assert_eq!(router.told(), format!("waybill [why] [{ACCOUNT}] [--json] [--socket] [{socket}]\n"));
+    assert_eq!(router.call("join", &json!({ "code": "waybill-invite1:abc", "name": "attic" })), json!({}));
+    assert_eq!(router.told(), "waybill-join [attic]\n");
+    assert_eq!(router.read("code"), "waybill-invite1:abc\n");
+    assert_eq!(fs::read_dir(router.path("run")).expect("a directory").count(), 0, "the invitation is gone");
+    for name in ["0xabc", "-a", "a_b", &"a".repeat(64)] {
+        assert!(
+            router.call("join", &json!({ "code": "waybill-invite1:abc", "name": name }))["error"].is_string(),
+            "{name}"
+        );
+    }
+}
+
+/// What `uci` has of a file that the real libuci wrote.
+fn has_leaf(router: &Router) -> bool {
+    router.read("config/waybill").contains("config leaf")
+}
+
+#[test]
+fn a_phone_gets_its_config_of_many_lines_and_one_whose_config_is_lost_is_not_let_in() {
+    let Some(router) = Router::new("config leaf\n\toption name 'anna'\n") else { return };
+    router.write(
+        "says/waybill-leaf.sh",
+        "printf '{\\n  \"name\": \"anna\",\\n  \"config\": \"a\\\\nb\"\\n}\\n<svg>\\n<path/>\\n</svg>\\n'",
+    );
+    let args = json!({ "name": "anna", "endpoint": "roof.example.org:51820", "internet": true, "dns": "fd00::1" });
+    let answer = router.call("leaf_add", &args);
+    assert_eq!(answer, json!({ "name": "anna", "config": "a\nb", "qr": "<svg>\n<path/>\n</svg>\n" }));
+    assert_eq!(
+        router.told(),
+        "waybill-leaf [anna] [--endpoint] [roof.example.org:51820] [--dns] [fd00::1] [--internet]\n"
+    );
+    assert!(has_leaf(&router));
+    // Without a picture it is as good.
+    router.write("says/waybill-leaf.sh", "echo '{ \"name\": \"anna\" }'");
+    assert_eq!(router.call("leaf_add", &args), json!({ "name": "anna", "qr": "" }));
+    // What failed let nobody in, and takes nobody out.
+    router.write("says/waybill-leaf.sh", "echo 'error: there is an anna'; exit 1");
+    assert_eq!(router.call("leaf_add", &args), json!({ "error": "there is an anna" }));
+    assert!(has_leaf(&router));
+    router.write("says/waybill-leaf.sh", "echo '{ \"name\": \"an'");
+    assert!(router.call("leaf_add", &args)["error"].is_string());
+    assert!(!has_leaf(&router), "nobody has its key");
+}
+
+#[test]
+fn mistakes_are_said_with_their_option() {
+    let Some(router) = Router::new("") else { return };
+    router.write("says/init.sh", "printf 'waybill.node.mtu: 12: no\\nwaybill is: no\\nwhat\\n'; exit 1");
+    let expected = json!({ "mistakes": [
+        { "option": "waybill.node.mtu", "problem": "12: no" },
+        { "option": "waybill", "problem": "waybill is: no" },
+        { "option": "waybill", "problem": "what" },
+    ] });
+    assert_eq!(router.call("check", &json!({})), expected);
+}
+
+#[test]
+fn every_word_of_a_command_line_is_quoted_and_no_pattern_tells_good_from_bad() {
+    let object = source();
+    let lines: Vec<&str> = object.lines().map(str::trim).filter(|line| !line.starts_with("//")).collect();
+    for line in &lines {
+        for word in ["match(", "regexp(", "wildcard(", "=~", ", /", "(/", " /^", "system(", "exec("] {
+            assert!(!line.contains(word), "{line}");
+        }
+        if line.starts_with("import") {
+            continue;
+        }
+        // A command is a list of words, and a line is made of one at a single place.
+        for (begin, after) in [("popen(", "`${line("), ("run(", "["), ("ask(", "[")] {
+            let defined = format!("function {begin}");
+            for part in line.split(begin).skip(1).filter(|_| !line.contains(&defined)) {
+                let is_list = part.starts_with(after) || part.starts_with("words") || part.starts_with("question(");
+                assert!(is_list, "{line}");
+            }
+        }
+        if line.contains("popen(") {
+            let unquoted = line.replace("${line(words)}", "").replace("${shellquote(input ?? '/dev/null')}", "");
+            assert!(!unquoted.contains("${"), "{line}");
+        }
+    }
+    assert!(object.contains("return join(' ', map(words, shellquote));"));
+}
