@@ -108,7 +108,7 @@ fn what_the_pages_ask_they_may_ask_and_what_changes_something_is_the_owners() {
         assert!(object.contains(&format!("\n\t{method}: {{\n")), "{method} is no method");
     }
     for acl in [&of_pages, &of_daemon] {
-        let changes = ["join", "leaf_add", "leaf_remove", "redeem", "setup", "setup_done"];
+        let changes = ["join", "leaf_add", "leaf_remove", "redeem", "setup", "setup_done", "setup_password"];
         assert_eq!(rights(acl, "write"), changes.map(str::to_owned).into());
         assert!(rights(acl, "read").is_disjoint(&rights(acl, "write")));
         // The invitation that came with an image is in the settings.
@@ -119,10 +119,28 @@ fn what_the_pages_ask_they_may_ask_and_what_changes_something_is_the_owners() {
     // Others than `waybill` are asked by name, each of them where it is allowed.
     for (name, source) in &sources {
         for other in quoted_after(source, "object: ") {
-            assert!(other == "waybill" || (other == "luci" && name == "view/waybill/setup.js"), "{name}: {other}");
+            assert_eq!(other, "waybill", "{name}");
         }
     }
-    assert_eq!(of_pages["luci-app-waybill"]["write"]["ubus"]["luci"], json!(["setPassword"]));
+    // Who sets the router up is its owner, and nobody here may become root by setting its password as LuCI does.
+    for (name, group) in of_pages.as_object().expect("groups") {
+        for kind in ["read", "write"] {
+            let Some(ubus) = group[kind]["ubus"].as_object() else { continue };
+            assert_eq!(ubus.keys().collect::<Vec<_>>(), ["waybill"], "{name}");
+            let methods = ubus["waybill"].as_array().expect("methods");
+            let of_owner =
+                methods.iter().any(|method| method.as_str().is_some_and(|method| method.starts_with("setup")));
+            assert_eq!(of_owner, name == "luci-app-waybill-owner", "{name}");
+        }
+    }
+}
+
+#[test]
+fn the_pages_are_installed_while_the_feed_is_there() {
+    let readme = text(&root().join("openwrt/README.md"));
+    let (before, after) = readme.split_once("sed -i '\\,file:///tmp/feed,d'").expect("the feed is taken out again");
+    assert!(before.contains("\nopkg install waybill luci-app-waybill\n"));
+    assert!(!after.contains("opkg install") && !after.contains("apk add"), "there is no feed any more");
 }
 
 #[test]
@@ -440,7 +458,7 @@ fn the_first_start_asks_what_is_missing_and_does_one_after_the_other() {
     assert_shows(
         "setup",
         &[
-            "{\"object\":\"luci\",\"method\":\"setPassword\",\"values\":{\"username\":\"root\",\"password\":\"correct horse\"}}",
+            "{\"object\":\"waybill\",\"method\":\"setup_password\",\"values\":{\"password\":\"correct horse\"}}",
             "{\"object\":\"waybill\",\"method\":\"join\",\"values\":{\"code\":\"\",\"name\":\"attic\"}}",
             "{\"object\":\"waybill\",\"method\":\"setup_done\",\"values\":{\"name\":\"attic\",\"policy\":\"price\",\"price\":\"0.07\"}}",
         ],

@@ -78,9 +78,6 @@ const runtime = {
 				(declared.params || []).forEach(function(name, at) { sent[name] = values[at]; });
 				current.sent.push({ object: declared.object, method: declared.method, values: sent });
 
-				if (declared.object === 'luci')
-					return Promise.resolve(true);
-
 				/* Copied: a page keeps nothing of ours. */
 				const answer = current.answers[declared.method];
 

@@ -63,6 +63,7 @@ return baseclass.extend({
 	},
 	leafRemove: function(name) { return ask('leaf_remove', [ 'name' ], [ name ]); },
 	setup: function() { return ask('setup'); },
+	setupPassword: function(password) { return ask('setup_password', [ 'password' ], [ password ]); },
 	setupDone: function(name, policy, price) {
 		return ask('setup_done', [ 'name', 'policy', 'price' ], [ name, policy, price ]);
 	},

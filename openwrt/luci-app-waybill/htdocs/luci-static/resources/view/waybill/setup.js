@@ -1,13 +1,11 @@
 'use strict';
 'require view';
 'require poll';
-'require rpc';
 'require ui';
 'require waybill';
 'require waybill.invitation as invitation';
 
 const node = waybill.node;
-const setPassword = rpc.declare({ object: 'luci', method: 'setPassword', params: [ 'username', 'password' ], expect: { result: false } });
 
 /* As short as a word that people write down may be. */
 const PASSWORD_MIN = 8;
@@ -66,11 +64,8 @@ return view.extend({
 			return waybill.tell('warning', mistake);
 
 		return Promise.resolve().then(function() {
-			return this.preset.password ? true : setPassword('root', values.password);
-		}.bind(this)).then(function(is_set) {
-			if (!is_set)
-				throw new Error(_('The password could not be set.'));
-
+			return this.preset.password ? null : waybill.setupPassword(values.password).then(must);
+		}.bind(this)).then(function() {
 			this.preset.password = true;
 
 			return is_joining && !this.preset.joined ? waybill.join(values.code, values.name).then(must) : null;

@@ -10,6 +10,9 @@ import { cursor } from 'uci';
 const PROG = '/usr/bin/waybill';
 const INIT = '/etc/init.d/waybill';
 const RUN = '/var/run/waybill';
+// As short as a word that people write down may be.
+const PASSWORD_MIN = 8;
+const PASSWORD_MAX = 120;
 const SHADOW = '/etc/shadow';
 // An invitation that fits a QR code has 2,953 characters.
 const CODE_MAX = 4096;
@@ -20,6 +23,7 @@ const DIGITS = '0123456789';
 const HEX = DIGITS + 'ABCDEFabcdef';
 const LETTERS = DIGITS + 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz';
 const BAD_NAME = 'a name has 1 to 63 letters, digits and hyphens, and does not begin with a hyphen or 0x';
+const NOT_PENDING = 'this router is set up already';
 const UNSAVED = 'there are unsaved changes of waybill: apply or revert them first';
 
 // Whether a text has characters of `known` alone, `least` to `most` of them.
@@ -317,6 +321,47 @@ function setup() {
 	};
 }
 
+// Sets root's password at the first start, and never another time: who may do this is not yet somebody who may be root.
+function setup_password(password) {
+	if (first(cursor(), 'setup').pending != '1')
+		return { error: NOT_PENDING };
+
+	if (has_password())
+		return { error: 'root has a password already' };
+
+	if (type(password) != 'string' || length(password) < PASSWORD_MIN || length(password) > PASSWORD_MAX)
+		return { error: `a password has ${PASSWORD_MIN} to ${PASSWORD_MAX} characters` };
+
+	for (let at = 0; at < length(password); at++)
+		if (ord(password, at) < 32 || ord(password, at) == 127)
+			return { error: 'a password has no line breaks or control characters' };
+
+	const pipe = popen(`${line([ '/bin/busybox', 'passwd', 'root' ])} >/dev/null 2>&1`, 'w');
+
+	// An older passwd takes all that is there as the first of the two.
+	pipe?.write(`${password}\n`);
+	pipe?.flush();
+	sleep(1000);
+	pipe?.write(`${password}\n`);
+	pipe?.close();
+
+	return has_password() ? { done: true } : { error: 'the password could not be set' };
+}
+
+// Switches the radios on that an image left off, since root had no password then. False if that could not be written.
+function radios_on(uci, radios) {
+	let changed = false;
+
+	for (let radio in radios) {
+		if (uci.get('wireless', radio) == 'wifi-device') {
+			uci.delete('wireless', radio, 'disabled');
+			changed = true;
+		}
+	}
+
+	return !changed || uci.commit('wireless');
+}
+
 function is_price(text) {
 	const parts = type(text) == 'string' ? split(text, '.') : [];
 
@@ -326,6 +371,13 @@ function is_price(text) {
 // Ends the first start: name and policy go into the settings, and what the image brought goes out of them.
 function setup_done(args) {
 	const uci = cursor();
+
+	if (first(uci, 'setup').pending != '1')
+		return { error: NOT_PENDING };
+
+	// From here on others may reach this router by its radios.
+	if (!has_password())
+		return { error: 'root has no password yet: set one first' };
 
 	if (!is_name(args.name))
 		return { error: BAD_NAME };
@@ -341,6 +393,12 @@ function setup_done(args) {
 
 	if (is_unsaved(uci, 'waybill'))
 		return { error: UNSAVED };
+
+	const listed = first(uci, 'setup').radios ?? [];
+	const radios = type(listed) == 'array' ? listed : split(listed, ' ');
+
+	if (length(radios) && is_unsaved(uci, 'wireless'))
+		return { error: 'there are unsaved changes of wireless: apply or revert them first' };
 
 	// What others pay beyond what the way out costs this router itself: nothing, a price of the owner's; or nothing at all.
 	const policy = first(uci, 'policy')['.name'] ?? 'policy';
@@ -364,8 +422,27 @@ function setup_done(args) {
 	for (let preset in presets)
 		uci.delete('waybill', preset);
 
-	if (!uci.commit('waybill'))
+	// As they would be: what is wrong with them is said, and nothing is changed.
+	uci.save('waybill');
+
+	const wrong = mistakes();
+
+	if (length(wrong)) {
+		uci.revert('waybill');
+
+		return { error: `${wrong[0].option}: ${wrong[0].problem}` };
+	}
+
+	// The radios first: their list is gone with the rest.
+	if (!radios_on(uci, radios) || !uci.commit('waybill')) {
+		uci.revert('waybill');
+		uci.revert('wireless');
+
 		return { error: 'the settings could not be written; is the flash full?' };
+	}
+
+	if (length(radios))
+		run([ '/sbin/wifi', 'reload' ]);
 
 	// LuCI remembers its menu, and would go on beginning with the page of the first start.
 	for (let path in glob('/tmp/luci-indexcache.*'))
@@ -515,6 +592,11 @@ const methods = {
 	setup: {
 		args: SESSION,
 		call: () => setup()
+	},
+
+	setup_password: {
+		args: { password: 'password', ...SESSION },
+		call: (request) => setup_password(request.args?.password)
 	},
 
 	setup_done: {
