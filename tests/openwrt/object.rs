@@ -10,7 +10,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::root;
+use super::{can_run, root};
 
 const PATH: &str = "openwrt/waybill/files/usr/share/rpcd/ucode/waybill.uc";
 
@@ -358,4 +358,24 @@ fn every_word_of_a_command_line_is_quoted_and_no_pattern_tells_good_from_bad() {
         }
     }
     assert!(object.contains("return join(' ', map(words, shellquote));"));
+}
+
+#[test]
+fn a_new_object_is_read_on_a_router_and_in_an_image_nothing_is_told_to_anybody() {
+    if !can_run() {
+        return;
+    }
+    for (image, status, expected) in [("", 0, "-HUP rpcd\n"), ("", 1, "-HUP rpcd\n"), ("/image", 0, "")] {
+        let place = tempfile::tempdir().expect("a temporary directory");
+        let script = root().join("openwrt/waybill/scripts/postinst");
+        let command = format!("killall() {{ echo \"$*\" >>told; return {status}; }}\nset -e\n. '{}'", script.display());
+        let output = Command::new("busybox")
+            .args(["ash", "-c", &command])
+            .env("IPKG_INSTROOT", image)
+            .current_dir(place.path())
+            .output()
+            .expect("busybox runs");
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(fs::read_to_string(place.path().join("told")).unwrap_or_default(), expected);
+    }
 }
