@@ -211,6 +211,17 @@ fn hostile(answers: &Value) -> Value {
     }
 }
 
+/// Eighteen neighbours.
+fn many(answers: &Value) -> Value {
+    let one = &answers["neighbours"]["neighbours"][0];
+    let named = |number: usize| {
+        let mut one = one.clone();
+        one["id"] = json!(format!("0x{number:040}"));
+        one
+    };
+    json!({ "neighbours": (0..18).map(named).collect::<Vec<_>>() })
+}
+
 fn tests(answers: &Value) -> Vec<Value> {
     let evil = hostile(answers);
     let mut rich = answers["earnings"].clone();
@@ -222,6 +233,8 @@ fn tests(answers: &Value) -> Vec<Value> {
     let wrong = json!([{ "option": "waybill.node.mtu", "problem": "12 is out of bounds" }]);
     let open = json!({ "pending": true, "community": "", "invitation": false, "joined": false, "name": "attic", "password": true,
         "ask": "", "fee": "" });
+    let away = json!({ "error": "no waybill is running" });
+    let turns = json!({ "turns": [away, away, away, away, away, away, away, away, answers["why"]] });
     let mut all = vec![
         json!({ "name": "status", "page": "status" }),
         json!({ "name": "status-german", "page": "status", "german": true }),
@@ -230,6 +243,9 @@ fn tests(answers: &Value) -> Vec<Value> {
         json!({ "name": "status-waits", "page": "status", "answers": { "status": waits, "check": { "mistakes": wrong } } }),
         json!({ "name": "neighbours", "page": "neighbours", "steps": [{ "press": "Days" }] }),
         json!({ "name": "neighbours-hostile", "page": "neighbours", "answers": evil, "steps": [{ "press": "Days" }] }),
+        json!({ "name": "neighbours-many", "page": "neighbours", "answers": { "neighbours": many(answers), "why": turns }, "steps": [
+            { "round": true }, { "round": true },
+        ] }),
         json!({ "name": "earnings", "page": "earnings", "steps": [{ "press": "Redeem" }] }),
         json!({ "name": "earnings-rich", "page": "earnings", "answers": { "earnings": rich } }),
         json!({ "name": "earnings-hostile", "page": "earnings", "answers": evil, "steps": [{ "press": "Redeem all" }] }),
@@ -422,6 +438,16 @@ fn neighbours_are_shown_with_what_passes_what_it_costs_and_what_can_be_lost() {
         ],
         &[],
     );
+    // Of many a few are asked about at a time, each in its turn, and an answer that failed is not kept.
+    if let Some(shown) = shown() {
+        let page = &shown["neighbours-many"];
+        assert_eq!(page.matches("\"method\":\"why\"").count(), 24);
+        for number in 0..18 {
+            let times = page.matches(&format!("{{\"account\":\"0x{number:040}\"}}")).count();
+            assert_eq!(times, if number < 6 { 2 } else { 1 }, "{number}");
+        }
+        assert_eq!(page.matches("0.25 WAY").count(), 16, "{page}");
+    }
     // The neighbour is asked about by its account, whatever its name is.
     assert_shows(
         "neighbours-hostile",

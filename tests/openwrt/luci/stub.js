@@ -79,7 +79,11 @@ const runtime = {
 				current.sent.push({ object: declared.object, method: declared.method, values: sent });
 
 				/* Copied: a page keeps nothing of ours. */
-				const answer = current.answers[declared.method];
+				let answer = current.answers[declared.method];
+
+				/* One after the other, and the last again and again. */
+				if (answer && answer.turns)
+					answer = answer.turns.length > 1 ? answer.turns.shift() : answer.turns[0];
 
 				if (answer === 'denied')
 					return Promise.reject(new Error('RPC call to waybill/' + declared.method + ' failed with error -32002: Access denied'));
@@ -260,6 +264,9 @@ const run = function(test) {
 	}).then(function() {
 		return (test.steps || []).reduce(function(before, step) {
 			return before.then(function() {
+				if (step.round)
+					return Promise.all(current.polled.map(function(ask) { return ask(); }));
+
 				return step.press ? press(step.press) : step.choose ? place.querySelector('[value=' + step.choose + ']').click() : type(step.field, step.words);
 			});
 		}, Promise.resolve());

@@ -6,8 +6,8 @@
 
 const node = waybill.node;
 
-/* For so many the price is asked, one by one: each question starts a program on the router. */
-const PRICES_MAX = 16;
+/* For so many the price is asked in a round, one by one: each question starts a program on the router. All have their turn. */
+const PRICES_AT_ONCE = 8;
 
 /* Whom this router is linked to, what passes, at what price, and what can be lost. */
 return view.extend({
@@ -107,7 +107,8 @@ return view.extend({
 	render: function(answers) {
 		const place = node('div');
 		const prices = Object.create(null);
-		let unit = null;
+		const asked = Object.create(null);
+		let unit = null, round = 0;
 
 		const show = function(answer, earnings) {
 			const meters = Object.create(null);
@@ -123,9 +124,17 @@ return view.extend({
 			], this.lines(answer.neighbours, meters, prices, unit), _('Nobody yet. Join a community, or write neighbours into the settings.')));
 		}.bind(this);
 		const askPrices = function(answer) {
-			return (answer.neighbours || []).slice(0, PRICES_MAX).reduce(function(before, each) {
+			const longest = (answer.neighbours || []).slice().sort(function(one, other) {
+				return (asked[one.id] || 0) - (asked[other.id] || 0);
+			});
+
+			round++;
+
+			return longest.slice(0, PRICES_AT_ONCE).reduce(function(before, each) {
 				return before.then(function() {
-					return each.id in prices ? null : waybill.why(each.id).then(function(why) { prices[each.id] = why; });
+					asked[each.id] = round;
+
+					return waybill.why(each.id).then(function(why) { prices[each.id] = why.error ? null : why; });
 				});
 			}, Promise.resolve());
 		};
