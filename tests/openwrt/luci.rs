@@ -108,7 +108,8 @@ fn what_the_pages_ask_they_may_ask_and_what_changes_something_is_the_owners() {
         assert!(object.contains(&format!("\n\t{method}: {{\n")), "{method} is no method");
     }
     for acl in [&of_pages, &of_daemon] {
-        let changes = ["join", "leaf_add", "leaf_remove", "redeem", "setup", "setup_done", "setup_password"];
+        let changes =
+            ["join", "leaf_add", "leaf_remove", "redeem", "redeemed", "setup", "setup_done", "setup_password"];
         assert_eq!(rights(acl, "write"), changes.map(str::to_owned).into());
         assert!(rights(acl, "read").is_disjoint(&rights(acl, "write")));
         // The invitation that came with an image is in the settings.
@@ -235,6 +236,8 @@ fn tests(answers: &Value) -> Vec<Value> {
         "ask": "", "fee": "" });
     let away = json!({ "error": "no waybill is running" });
     let turns = json!({ "turns": [away, away, away, away, away, away, away, away, answers["why"]] });
+    let running = json!({ "running": true });
+    let slow = json!({ "turns": [running, answers["redeemed"]] });
     let mut all = vec![
         json!({ "name": "status", "page": "status" }),
         json!({ "name": "status-german", "page": "status", "german": true }),
@@ -246,7 +249,8 @@ fn tests(answers: &Value) -> Vec<Value> {
         json!({ "name": "neighbours-many", "page": "neighbours", "answers": { "neighbours": many(answers), "why": turns }, "steps": [
             { "round": true }, { "round": true },
         ] }),
-        json!({ "name": "earnings", "page": "earnings", "steps": [{ "press": "Redeem" }] }),
+        json!({ "name": "earnings", "page": "earnings", "answers": { "redeemed": slow }, "steps": [{ "press": "Redeem" }] }),
+        json!({ "name": "earnings-twice", "page": "earnings", "answers": { "redeem": running }, "steps": [{ "press": "Redeem" }] }),
         json!({ "name": "earnings-rich", "page": "earnings", "answers": { "earnings": rich } }),
         json!({ "name": "earnings-hostile", "page": "earnings", "answers": evil, "steps": [{ "press": "Redeem all" }] }),
         json!({ "name": "earnings-viewer", "page": "earnings", "owner": false }),
@@ -467,6 +471,12 @@ fn amounts_are_exact_and_redeemed_by_who_may() {
         ],
         &[],
     );
+    // A ledger that takes its time is waited for.
+    if let Some(shown) = shown() {
+        assert_eq!(shown["earnings"].matches("Redeemed: ").count(), 1);
+        assert!(!shown["earnings"].contains("under way"));
+    }
+    assert_shows("earnings-twice", &["Redeeming was still under way", "Redeemed: 0.015759 WAY"], &[]);
     assert_shows("earnings-rich", &["9007199254740993.000001 WAY"], &[]);
     assert_shows("earnings-viewer", &["disabled"], &[]);
     assert_shows("earnings-hostile", &["&lt;img src=x", "{\"account\":\"\"}"], &[]);

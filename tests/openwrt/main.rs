@@ -1039,7 +1039,7 @@ fn who_may_ask_may_ask_what_there_is() {
         list.into_iter().filter_map(|name| name.as_str().map(str::to_owned)).collect::<Vec<_>>()
     };
     let (read, write) = (allowed("read"), allowed("write"));
-    let changes = ["join", "redeem", "leaf_add", "leaf_remove", "setup", "setup_password", "setup_done"];
+    let changes = ["join", "redeem", "redeemed", "leaf_add", "leaf_remove", "setup", "setup_password", "setup_done"];
     assert_eq!(write, changes, "what changes something, or shows what only its owner may see");
     let all: BTreeSet<&str> = read.iter().chain(&write).map(String::as_str).collect();
     assert_eq!(all, methods);

@@ -321,6 +321,35 @@ fn roots_password_is_set_here_at_the_first_start_alone_and_where_there_is_none()
 }
 
 #[test]
+fn redeeming_is_not_waited_for_and_goes_on_once_at_a_time() {
+    let Some(router) = Router::new("") else { return };
+    let args = json!({ "account": ACCOUNT });
+    let ended = || {
+        for _ in 0..200 {
+            let answer = router.call("redeemed", &json!({}));
+            if answer != json!({ "running": true }) {
+                return answer;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        panic!("it does not end");
+    };
+    router.write("says/waybill.sh", "while [ ! -e go ]; do sleep 0.05; done; printf '{\\n \"redeemed\": []\\n}\\n'");
+    assert_eq!(router.call("redeem", &args), json!({ "started": true }));
+    assert_eq!(router.call("redeem", &json!({})), json!({ "running": true }));
+    assert_eq!(router.call("redeemed", &json!({})), json!({ "running": true }));
+    router.write("go", "");
+    assert_eq!(ended(), json!({ "redeemed": [] }));
+    let socket = router.path("run/control.sock").display().to_string();
+    assert_eq!(router.told(), format!("waybill [redeem] [{ACCOUNT}] [--json] [--socket] [{socket}]\n"));
+    // What went wrong is said, and the next can begin.
+    router.write("says/waybill.sh", "echo 'error: the ledger is away' >&2; exit 1");
+    assert_eq!(router.call("redeem", &json!({ "account": "" })), json!({ "started": true }));
+    assert_eq!(ended(), json!({ "error": "the ledger is away" }));
+    assert_eq!(router.told(), format!("waybill [redeem] [--json] [--socket] [{socket}]\n"));
+}
+
+#[test]
 fn mistakes_are_said_with_their_option() {
     let Some(router) = Router::new("") else { return };
     router.write("says/init.sh", "printf 'waybill.node.mtu: 12: no\\nwaybill is: no\\nwhat\\n'; exit 1");
@@ -344,7 +373,7 @@ fn every_word_of_a_command_line_is_quoted_and_no_pattern_tells_good_from_bad() {
             continue;
         }
         // A command is a list of words, and a line is made of one at a single place.
-        for (begin, after) in [("popen(", "`${line("), ("run(", "["), ("ask(", "[")] {
+        for (begin, after) in [("popen(", "`"), ("run(", "["), ("ask(", "[")] {
             let defined = format!("function {begin}");
             for part in line.split(begin).skip(1).filter(|_| !line.contains(&defined)) {
                 let is_list = part.starts_with(after) || part.starts_with("words") || part.starts_with("question(");

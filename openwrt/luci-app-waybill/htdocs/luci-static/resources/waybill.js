@@ -58,6 +58,7 @@ return baseclass.extend({
 	leaves: function() { return ask('leaves'); },
 	join: function(code, name) { return ask('join', [ 'code', 'name' ], [ code, name ]); },
 	redeem: function(account) { return ask('redeem', [ 'account' ], [ account || '' ]); },
+	redeemed: function() { return ask('redeemed'); },
 	leafAdd: function(name, endpoint, internet, dns) {
 		return ask('leaf_add', [ 'name', 'endpoint', 'internet', 'dns' ], [ name, endpoint, internet, dns ]);
 	},

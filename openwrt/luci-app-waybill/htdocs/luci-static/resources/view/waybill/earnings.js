@@ -17,6 +17,22 @@ return view.extend({
 			if (answer.error)
 				return waybill.tell('danger', answer.error);
 
+			if (answer.running)
+				waybill.tell('info', _('Redeeming was still under way, and is not begun again.'));
+
+			return this.watch();
+		}.bind(this));
+	},
+
+	/* The ledger may take a minute, and the router answers no page meanwhile if it waits for that: so this page does. */
+	watch: function() {
+		return waybill.redeemed().then(function(answer) {
+			if (answer.error)
+				return waybill.tell('danger', answer.error);
+
+			if (answer.running)
+				return new Promise(function(done) { window.setTimeout(done, 1000); }).then(this.watch.bind(this));
+
 			const paid = waybill.sum(answer.redeemed.map(function(each) { return each.paid; }));
 
 			waybill.tell('info', answer.redeemed.length

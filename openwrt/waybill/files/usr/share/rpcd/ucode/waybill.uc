@@ -4,12 +4,15 @@
 // checked before it is near a command line, and every word of one is quoted; an invitation or a password is never on one, where others
 // on this router would see it. There are no patterns here: what ^, $, . and [^...] make of line breaks depends on the age of ucode.
 
-import { access, glob, mkdir, open, popen, unlink } from 'fs';
+import { glob, mkdir, open, popen, unlink } from 'fs';
 import { cursor } from 'uci';
 
 const PROG = '/usr/bin/waybill';
 const INIT = '/etc/init.d/waybill';
 const RUN = '/var/run/waybill';
+const REDEEM_PID = `${RUN}/redeem.pid`;
+const REDEEM_SAID = `${RUN}/redeem.said`;
+const REDEEM_STATUS = `${RUN}/redeem.status`;
 // As short as a word that people write down may be.
 const PASSWORD_MIN = 8;
 const PASSWORD_MAX = 120;
@@ -40,6 +43,15 @@ function made_of(text, known, least, most) {
 
 function is_name(text) {
 	return made_of(text, LETTERS + '-', 1, 63) && index(text, '-') != 0 && index(text, '0x') != 0;
+}
+
+function is_account(text) {
+	return made_of(text, HEX + 'x', 42, 42) && index(text, '0x') == 0 && index(substr(text, 2), 'x') < 0;
+}
+
+// Whether an argument was left out: callers of ubus cannot send none.
+function is_none(value) {
+	return value == null || value == '';
 }
 
 // A word for a command line, as it is, whatever is in it.
@@ -107,6 +119,64 @@ function ask(words) {
 	return answered(run(question(words)));
 }
 
+// What is in a file, or nothing.
+function content(path) {
+	const file = open(path, 'r');
+	const text = file?.read('all');
+
+	file?.close();
+
+	return text ?? '';
+}
+
+// Whether the ledger is still asked: the shell that waits for that has these words in its command line.
+function is_redeeming() {
+	const pid = trim(content(REDEEM_PID));
+
+	return made_of(pid, DIGITS, 1, 10) && index(content(`/proc/${pid}/cmdline`), REDEEM_SAID) >= 0;
+}
+
+// Begins to redeem, and does not wait: a ledger may take a minute, and rpcd does nothing else meanwhile.
+function redeem(account) {
+	if (!is_none(account) && !is_account(account))
+		return { error: 'this is no account' };
+
+	if (is_redeeming())
+		return { running: true };
+
+	mkdir(RUN, 0o700);
+	unlink(REDEEM_STATUS);
+
+	const words = question([ 'redeem', ...(is_none(account) ? [] : [ account ]) ]);
+	const pipe = popen(`{ ${line(words)} >${shellquote(REDEEM_SAID)} 2>&1; echo $? >${shellquote(REDEEM_STATUS)}; } </dev/null >/dev/null 2>&1 & echo $!`, 'r');
+	const pid = trim(pipe?.read('line') ?? '');
+
+	pipe?.close();
+
+	const file = open(REDEEM_PID, 'w');
+
+	if (!file || !made_of(pid, DIGITS, 1, 10))
+		return { error: 'cannot write to memory' };
+
+	file.write(`${pid}\n`);
+	file.close();
+
+	return { started: true };
+}
+
+// What came of that.
+function redeemed() {
+	if (is_redeeming())
+		return { running: true };
+
+	const status = trim(content(REDEEM_STATUS));
+
+	if (status == '')
+		return { error: 'it ended before anything was redeemed' };
+
+	return answered({ ok: status == '0', out: content(REDEEM_SAID) });
+}
+
 // The mistakes in /etc/config/waybill: which option, and what is wrong with it.
 function mistakes() {
 	const said = run([ INIT, 'check' ]);
@@ -124,11 +194,6 @@ function mistakes() {
 	}
 
 	return found;
-}
-
-// Whether an argument was left out: callers of ubus cannot send none.
-function is_none(value) {
-	return value == null || value == '';
 }
 
 // The first section of this type, or an empty one.
@@ -206,10 +271,6 @@ function take_in(code, name) {
 	catch (e) {
 		return failed(said.out);
 	}
-}
-
-function is_account(text) {
-	return made_of(text, HEX + 'x', 42, 42) && index(text, '0x') == 0 && index(substr(text, 2), 'x') < 0;
 }
 
 function leaf_remove(name) {
@@ -294,10 +355,7 @@ function has_password() {
 }
 
 function hostname() {
-	const file = open('/proc/sys/kernel/hostname', 'r');
-	const name = trim(file?.read('all') ?? '');
-
-	file?.close();
+	const name = trim(content('/proc/sys/kernel/hostname'));
 
 	return is_name(name) ? name : 'router';
 }
@@ -480,13 +538,8 @@ const methods = {
 	key: {
 		args: SESSION,
 		call: () => {
-			const file = access(`${RUN}/key.json`) ? open(`${RUN}/key.json`, 'r') : null;
-			const text = file?.read('all');
-
-			file?.close();
-
 			try {
-				return json(text);
+				return json(content(`${RUN}/key.json`));
 			}
 			catch (e) {
 				return { error: 'there is no key yet: it is made when the service is started' };
@@ -568,14 +621,12 @@ const methods = {
 
 	redeem: {
 		args: { account: 'account', ...SESSION },
-		call: (request) => {
-			const who = request.args?.account;
+		call: (request) => redeem(request.args?.account)
+	},
 
-			if (is_none(who))
-				return ask([ 'redeem' ]);
-
-			return is_account(who) ? ask([ 'redeem', who ]) : { error: 'this is no account' };
-		}
+	redeemed: {
+		args: SESSION,
+		call: () => redeemed()
 	},
 
 	// The config of the phone, with its secret key, is in the answer, and nowhere else.
