@@ -148,7 +148,8 @@ function redeem(account) {
 	unlink(REDEEM_STATUS);
 
 	const words = question([ 'redeem', ...(is_none(account) ? [] : [ account ]) ]);
-	const pipe = popen(`{ ${line(words)} >${shellquote(REDEEM_SAID)} 2>&1; echo $? >${shellquote(REDEEM_STATUS)}; } </dev/null >/dev/null 2>&1 & echo $!`, 'r');
+	const told = `>${shellquote(REDEEM_SAID)} 2>&1; echo $? >${shellquote(REDEEM_STATUS)}`;
+	const pipe = popen(`{ ${line(words)} ${told}; } </dev/null >/dev/null 2>&1 & echo $!`, 'r');
 	const pid = trim(pipe?.read('line') ?? '');
 
 	pipe?.close();
