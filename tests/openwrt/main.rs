@@ -663,6 +663,7 @@ impl Settings {
         let moved = [
             ("/etc/config/", self.place.path("config/")),
             ("/etc/waybill/", self.place.path("etc/")),
+            ("/etc/shadow", self.place.path("passwords")),
             ("/usr/share/waybill-preset", self.place.path("preset")),
             ("/usr/libexec/waybill-preset", "preset".to_owned()),
             ("/etc/init.d/waybill", "initd".to_owned()),
@@ -797,6 +798,7 @@ fn preset(lines: &str, wishes: &str) -> Settings {
     let shadow = settings.place.path("preset/shadow");
     fs::write(&shadow, wishes).expect("the wishes");
     fs::set_permissions(shadow, fs::Permissions::from_mode(0o600)).expect("their mode");
+    fs::write(settings.place.path("passwords"), "root:$5$abc:0:0:99999:7:::\ndaemon:*:0:0:99999:7:::\n").expect("passwords");
     settings
 }
 
@@ -862,6 +864,59 @@ fn a_new_router_begins_with_what_its_community_wants() {
     assert_eq!(settings.lines(), before);
     assert!(!Path::new(&settings.place.path("preset/shadow")).exists());
     settings.succeeds(PRESET, "", "");
+}
+
+#[test]
+fn radios_stay_off_until_root_has_a_password() {
+    if !can_run() {
+        return;
+    }
+    let settings = preset(&format!("{ROUTER}{RADIOS}"), WISHES);
+    let passwords = settings.place.path("passwords");
+    fs::write(&passwords, "root::0:0:99999:7:::\ndaemon:*:0:0:99999:7:::\n").expect("passwords");
+    // A radio may be there before the first boot gets to its own.
+    settings.succeeds(PRESET, "", "wireless");
+    settings.succeeds(PRESET, "", "");
+    let late = "wireless.radio2=wifi-device\nwireless.late=wifi-iface\nwireless.late.device=radio2\nwireless.late.ssid=OpenWrt\n";
+    for name in ["uci", "uci.saved"] {
+        let path = settings.place.path(name);
+        fs::write(&path, fs::read_to_string(&path).expect("settings") + late).expect("settings");
+    }
+    settings.succeeds(PRESET, "", "wireless");
+    let lines = settings.lines();
+    for line in [
+        "waybill.setup.pending=1",
+        "waybill.setup.invitation=waybill-invite1:abc",
+        "waybill.setup.+radios=radio0",
+        "waybill.setup.+radios=radio2",
+        "wireless.radio0.disabled=1",
+        "wireless.radio2.disabled=1",
+        "wireless.default_radio0.key=let me in",
+        "wireless.late.key=let me in",
+    ] {
+        assert!(lines.contains(line), "{line} is not in {lines:#?}");
+    }
+    assert_eq!(lines.iter().filter(|line| line.contains(".disabled=") || line.contains("radios=")).count(), 4);
+
+    // By hand, where there is no page: not without a password, and with one those radios and no others.
+    let wifi = format!("wifi() {{ echo \"wifi $*\" >>{}; }}", settings.place.path("log"));
+    let output = settings.script(PRESET, &wifi, "on");
+    assert!(String::from_utf8_lossy(&output.stderr).starts_with("root has no password yet"), "{output:?}");
+    assert_eq!(settings.lines(), lines);
+    fs::write(&passwords, "root:$5$abc:0:0:99999:7:::\n").expect("passwords");
+    settings.succeeds(PRESET, &wifi, "on");
+    let now = settings.lines();
+    let gone: Vec<_> = lines.difference(&now).map(String::as_str).collect();
+    assert_eq!(
+        gone,
+        [
+            "waybill.setup.+radios=radio0",
+            "waybill.setup.+radios=radio2",
+            "wireless.radio0.disabled=1",
+            "wireless.radio2.disabled=1",
+        ]
+    );
+    assert!(fs::read_to_string(settings.place.path("log")).expect("what was called").ends_with("wifi reload\n"));
 }
 
 #[test]

@@ -20,6 +20,7 @@ image:
 		echo " * opkg_install_cmd: Cannot install package no-such-thing."; exit 1; }
 	@[ -z "$(findstring no-such-apk,$(PACKAGES))" ] || { echo "ERROR: unable to select packages:"; \
 		echo "  no-such-apk (no such package):"; echo "    required by: world[no-such-apk]"; exit 1; }
+	@[ ! -e no-luci-ssl ] || [ -z "$(findstring luci-ssl,$(PACKAGES))" ] || { echo " * opkg_install_cmd: Cannot install package luci-ssl."; exit 1; }
 	@[ -z "$(findstring broken,$(PACKAGES))" ] || { echo "something is broken"; exit 1; }
 	@[ -z "$(findstring large,$(PACKAGES))" ] || { echo "WARNING: Image file x.bin is too big: 9 > 8"; }
 	@mkdir -p build_dir/target-toy/root-toy; cp -fpR '$(FILES)'/. build_dir/target-toy/root-toy/
@@ -299,11 +300,18 @@ fn without_secrets_an_image_is_for_all_and_pages_come_where_the_feed_has_them() 
     recipe.succeeds("--builder apk --profile toy_two --feed pages --out out --language pt-br", &[]);
     assert_eq!(
         recipe.text("out/told.txt"),
-        "profile toy_two\npackages waybill luci luci-app-waybill luci-i18n-base-pt-br\n"
+        "profile toy_two\npackages waybill luci luci-ssl luci-app-waybill luci-i18n-base-pt-br\n"
     );
     assert_eq!(recipe.inside("out/files.archive", "./usr/share/waybill-preset/shadow"), "language pt-br\n");
     assert_eq!(recipe.mode("out/toy-squashfs-sysupgrade.bin"), 0o644);
     assert_eq!(recipe.text("work/log"), "");
+    fs::remove_dir_all(recipe.path("out")).expect("the image");
+
+    // Not every builder has pages by HTTPS.
+    recipe.put("opkg/no-luci-ssl", "");
+    let said = recipe.succeeds("--builder opkg --profile toy_two --feed pages --out out", &[]);
+    assert!(said.contains("the builder has no luci-ssl"), "{said}");
+    assert_eq!(recipe.text("out/told.txt"), "profile toy_two\npackages waybill luci luci-app-waybill\n");
     fs::remove_dir_all(recipe.path("out")).expect("the image");
 
     // The community's name is the invitation's, unless it is said.
