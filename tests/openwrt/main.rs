@@ -647,7 +647,8 @@ impl Settings {
         let tests = root().join("tests/openwrt");
         let path = |name: &str| self.place.path(name);
         let functions = format!(
-            "UCI={}\n. {}/functions.sh\n. {}/uci.sh\nubus() {{ echo \"ubus $*\" >>{}; }}\n",
+            "UCI={}\n. {}/functions.sh\n. {}/uci.sh\nubus() {{ echo \"ubus $*\" >>{}; \
+             ! command -v answer >/dev/null || answer \"$@\"; }}\n",
             path("uci"),
             tests.display(),
             tests.display(),
@@ -667,15 +668,18 @@ impl Settings {
             ("/usr/share/waybill-preset", self.place.path("preset")),
             ("/usr/libexec/waybill-preset", "preset".to_owned()),
             ("/etc/init.d/waybill", "initd".to_owned()),
+            ("/etc/init.d/network", "network".to_owned()),
+            ("/etc/init.d/firewall", "firewall".to_owned()),
             ("/var/run/waybill", self.place.path("run")),
             (". /lib/", ". $IPKG_INSTROOT/lib/".to_owned()),
         ];
         let text = moved.iter().fold(text, |text, (from, to)| text.replace(from, to));
         fs::write(self.place.path("script"), text).expect("a script");
-        self.run(&format!(
-            "initd() {{ echo \"service $*\" >>{}; }}\n{before}\nset -- {arguments}\n. ./script",
-            self.place.path("log")
-        ))
+        let log = self.place.path("log");
+        let services: String = [("initd", "service"), ("network", "network"), ("firewall", "firewall")]
+            .map(|(name, said)| format!("{name}() {{ echo \"{said} $*\" >>{log}; }}\n"))
+            .concat();
+        self.run(&format!("{services}{before}\nset -- {arguments}\n. ./script"))
     }
 
     fn succeeds(&self, path: &str, before: &str, arguments: &str) {
@@ -977,8 +981,17 @@ fn an_invitation_takes_a_router_into_a_community_and_a_wrong_one_changes_nothing
         Command::new(waybill()).args(["invite", "--config", &path("roof/waybill.toml")]).output().expect("it runs");
     assert!(invite.status.success(), "{}", String::from_utf8_lossy(&invite.stderr));
     fs::write(path("code"), &invite.stdout).expect("a file");
-    let output = settings.script(join, "exec <code", "attic");
+    // netifd's word of what it has: nothing of ours, which was installed just now; and what its reload makes of it.
+    let netifd = |protocols: &str| {
+        format!(
+            "exec <code\nanswer() {{ case \"$5\" in dump) printf '{{\\n\"proto\": \"static\"\\n'; \
+             ! grep -q ^network log || printf '\"proto\": \"waybill\"\\n' ;; \
+             get_proto_handlers) echo '{protocols}' ;; *) return 1 ;; esac; }}"
+        )
+    };
+    let output = settings.script(join, &netifd("\"waybill\": {"), "attic");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
     let said: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(said["community"], "Hilltop");
     assert_eq!(said["config"], path("config/waybill"));
@@ -994,8 +1007,20 @@ fn an_invitation_takes_a_router_into_a_community_and_a_wrong_one_changes_nothing
         let mode = fs::metadata(path(name)).unwrap_or_else(|error| panic!("{name}: {error}")).permissions().mode();
         assert_eq!(mode & 0o077, 0, "{name}");
     }
-    let log = fs::read_to_string(path("log")).expect("what was called");
-    assert_eq!(log, "service enabled\nservice reload\n");
+    let log = || {
+        let log = fs::read_to_string(path("log")).expect("what was called");
+        log.lines().filter(|line| !line.starts_with("ubus")).map(|line| format!("{line}\n")).collect::<String>()
+    };
+    let first = log();
+    assert_eq!(first, "service enabled\nservice reload\nnetwork reload\nfirewall reload\n");
+    // What is in force is left alone; a netifd that has not looked for protocols since is no secret.
+    let again = settings.script(join, &netifd(""), "");
+    assert!(again.status.success() && again.stderr.is_empty(), "{}", String::from_utf8_lossy(&again.stderr));
+    assert_eq!(log(), format!("{first}service enabled\nservice reload\n"));
+    fs::write(path("log"), "").expect("a file");
+    let again = settings.script(join, &format!("{}\nnetwork() {{ :; }}", netifd("\"dhcp\": {")), "");
+    assert!(again.status.success());
+    assert!(String::from_utf8_lossy(&again.stderr).contains("service network restart"), "{again:?}");
     assert_eq!(
         fs::read_dir(path("run"))
             .expect("a directory")
