@@ -321,6 +321,17 @@ fn without_secrets_an_image_is_for_all_and_pages_come_where_the_feed_has_them() 
 }
 
 #[test]
+fn a_builder_named_by_a_link_stays_as_it_is_too() {
+    let Some(recipe) = Recipe::new() else { return };
+    std::os::unix::fs::symlink("opkg", recipe.path("link")).expect("a link");
+    let before = recipe.text("opkg/repositories.conf");
+    recipe.succeeds(&plain("link"), &["--invitation", "invitation.txt"]);
+    assert!(!recipe.path("opkg/build_dir").exists());
+    assert_eq!(fs::read_dir(recipe.path("opkg/keys")).expect("keys").count(), 1);
+    assert_eq!(recipe.text("opkg/repositories.conf"), before);
+}
+
+#[test]
 fn what_is_wrong_is_said_and_nothing_is_left() {
     let Some(recipe) = Recipe::new() else { return };
     recipe.put("bad.txt", "waybill-invite1:nothing_of_ours_but_of_its_form_and_quite_long_enough_for_one_0123456789\n");
