@@ -1018,9 +1018,12 @@ fn an_invitation_takes_a_router_into_a_community_and_a_wrong_one_changes_nothing
     assert!(again.status.success() && again.stderr.is_empty(), "{}", String::from_utf8_lossy(&again.stderr));
     assert_eq!(log(), format!("{first}service enabled\nservice reload\n"));
     fs::write(path("log"), "").expect("a file");
-    let again = settings.script(join, &format!("{}\nnetwork() {{ :; }}", netifd("\"dhcp\": {")), "");
-    assert!(again.status.success());
-    assert!(String::from_utf8_lossy(&again.stderr).contains("service network restart"), "{again:?}");
+    for (by, told) in [("SSH_CONNECTION='192.0.2.1 9 192.0.2.2 22'", true), ("SSH_CONNECTION=", false)] {
+        let before = format!("{by}\nnetwork() {{ :; }}\n{}", netifd("\"dhcp\": {"));
+        let again = settings.script(join, &before, "");
+        assert!(again.status.success());
+        assert_eq!(String::from_utf8_lossy(&again.stderr).contains("service network restart"), told, "{again:?}");
+    }
     assert_eq!(
         fs::read_dir(path("run"))
             .expect("a directory")
