@@ -20,8 +20,12 @@ struct Place {
 }
 
 /// Paths of a router, and where they are in a [`Place`].
-const MOVED: [(&str, &str); 3] =
-    [("/var/run/waybill", "run"), ("/etc/waybill", "etc"), ("/etc/capabilities", "capabilities")];
+const MOVED: [(&str, &str); 4] = [
+    ("/var/run/waybill", "run"),
+    ("/etc/waybill", "etc"),
+    ("/etc/capabilities", "capabilities"),
+    ("/sbin/ujail", "ujail"),
+];
 
 impl Place {
     fn new() -> Self {
@@ -470,6 +474,44 @@ fn key_and_config_file_are_for_nobody_else_to_read_and_state_without_a_ledger_is
     }
     let address = fs::read_to_string(place.path("run/address")).expect("the mesh address");
     assert!(address.starts_with("fd"), "{address}");
+}
+
+#[test]
+fn files_of_the_ledger_are_in_the_jail() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    if !can_run() {
+        return;
+    }
+    let place = Place::new();
+    fs::write(place.path("ujail"), "").expect("a jail");
+    fs::set_permissions(place.path("ujail"), fs::Permissions::from_mode(0o755)).expect("its mode");
+    let mounts = |settings: &str, enabled: &str| {
+        place.settings(format!("{ATTIC}config ledger 'ledger'\n\toption enabled '{enabled}'\n{settings}").as_bytes());
+        // Whether this program has a ledger of its own is not what is tried here.
+        let output = place.shell(
+            ". $IPKG_INSTROOT/etc/init.d/waybill\nwaybill_check() { :; }\nmake_places() { :; }\nstart_service",
+        );
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        place.told().into_iter().filter(|line| line.starts_with("mount")).collect::<Vec<_>>()
+    };
+    for name in ["authorities.pem", "serve.key"] {
+        fs::write(place.path(name), "").expect("a file");
+    }
+    let (authorities, key) = (place.path("authorities.pem"), place.path("serve.key"));
+    let settings = format!(
+        "\toption path '/mnt/usb/hill/community.ledger'\n\toption authorities '{authorities}'\n\toption serve_key '{key}'\n"
+    );
+    let told = mounts(&settings, "1");
+    for mount in ["mount_rw /mnt/usb/hill".to_owned(), format!("mount {authorities}"), format!("mount {key}")] {
+        assert!(told.contains(&mount), "{mount} is not in {told:?}");
+    }
+    let without = mounts(&settings, "0");
+    assert!(!without.iter().any(|line| line.contains("usb") || line.contains("serve.key")), "{without:?}");
+    // What is with the router's own key, or among the authorities of all, is there already.
+    let within = "\toption path '/etc/waybill/hill.ledger'\n\toption authorities '/etc/ssl/certs/ca-certificates.crt'\n";
+    let within = mounts(&within.replace("/etc/waybill", &place.path("etc")), "1");
+    assert!(!within.iter().any(|line| line.contains("hill") || line.ends_with(".crt")), "{within:?}");
 }
 
 #[test]

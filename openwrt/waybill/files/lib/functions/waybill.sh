@@ -90,12 +90,14 @@ waybill_schema() {
 # Renders into the file $1. Returns 1 if an option is wrong; then the file is of no use. Besides, it says in variables:
 # wb_enabled (1: the daemon is to run), wb_tun, wb_key_file, wb_state_dir, wb_socket, wb_gateway, wb_internet and wb_ledger (1: there is
 # such a section), wb_networks (UCI networks it depends on) and wb_settings (what is another where the daemon has to start anew:
-# a hash of all that it does not take in while it runs).
+# a hash of all that it does not take in while it runs); wb_ledger_dir (where the ledger's file is, if it is here), wb_authorities and
+# wb_serve_key (files that the daemon reads).
 waybill_render() {
 	local file="$1" mask
 
 	wb_failed=0 wb_enabled=0
 	wb_tun=waybill0 wb_key_file=/etc/waybill/key wb_state_dir= wb_socket=$WAYBILL_RUN/control.sock
+	wb_ledger_dir= wb_authorities= wb_serve_key=
 	wb_gateway=0 wb_internet=0 wb_ledger=0 wb_networks= wb_node_text= wb_node_map= wb_node_has=' ' wb_node=waybill.node
 	wb_type= wb_section= wb_list= wb_devices= wb_devices_map=
 	wb_n_node=0 wb_n_wireguard=0 wb_n_quic=0 wb_n_interface=0 wb_n_names=0 wb_n_routing=0 wb_n_policy=0 wb_n_ledger=0
@@ -267,7 +269,7 @@ waybill_unknown() {
 waybill_text() {
 	waybill_quote "$wb_section.$1" "$2" || return 0
 	case "$wb_type.$1" in
-	node.key_file | node.state_dir | node.control_socket)
+	node.key_file | node.state_dir | node.control_socket | ledger.path | ledger.authorities | ledger.serve_key)
 		# They become mounts of the jail, where a blank would begin another.
 		case "$2" in
 		/*[!A-Za-z0-9._/-]* | *..* | [!/]*)
@@ -282,6 +284,15 @@ waybill_text() {
 	node.key_file) wb_key_file="$2" ;;
 	node.state_dir) wb_state_dir="$2" ;;
 	node.control_socket) wb_socket="$2" ;;
+	ledger.path)
+		if [ -z "${2%/*}" ]; then
+			waybill_wrong "$wb_section.$1" 'put it into a directory: all beside it is open to the daemon'
+			return 0
+		fi
+		wb_ledger_dir="${2%/*}"
+		;;
+	ledger.authorities) wb_authorities="$2" ;;
+	ledger.serve_key) wb_serve_key="$2" ;;
 	esac
 	waybill_line "$1 = $wb_quoted" "$wb_section.$1"
 }
@@ -358,7 +369,13 @@ waybill_end() {
 		# What it lacks depends on the others. It is the daemon as a whole that is switched off here.
 		wb_node_text="$wb_text" wb_node_map="$wb_map" wb_node_has="$wb_has" wb_node="$wb_section" wb_text=
 		;;
-	ledger) [ "$wb_on" = 0 ] || wb_ledger=1 ;;
+	ledger)
+		if [ "$wb_on" = 1 ]; then
+			wb_ledger=1
+		else
+			wb_ledger_dir= wb_authorities= wb_serve_key=
+		fi
+		;;
 	interface) waybill_end_interface ;;
 	gateway)
 		to="$wb_file.live"
