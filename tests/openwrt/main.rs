@@ -883,7 +883,7 @@ fn a_new_router_begins_with_what_its_community_wants() {
     // What is left is for radios that come later, and no invitation.
     assert_eq!(mode("preset/shadow"), 0o600);
     let left = fs::read_to_string(settings.place.path("preset/shadow")).expect("what is left");
-    assert_eq!(left, "country DE\nssid Hügel \"netz\"\npassword let me in\n");
+    assert_eq!(left, "country DE\nssid Hügel \"netz\"\nsecured 1\n", "the password is in the settings");
 
     // A radio comes.
     let hotplug = "preset/etc/hotplug.d/ieee80211/20-waybill-preset";
@@ -894,6 +894,7 @@ fn a_new_router_begins_with_what_its_community_wants() {
     }
     settings.succeeds(PRESET, "", "wireless");
     assert!(settings.has("wireless.late.ssid=Hügel \"netz\"") && settings.has("wireless.radio2.country=DE"));
+    assert!(settings.has("wireless.late.key=let me in") && settings.has("wireless.late.encryption=psk2"));
     let log = || fs::read_to_string(settings.place.path("log")).expect("what was called");
     assert_eq!(log(), "ubus -t 5 call network reload\n");
     for action in ["remove", "add"] {
@@ -910,6 +911,45 @@ fn a_new_router_begins_with_what_its_community_wants() {
     assert_eq!(settings.lines(), before);
     assert!(!Path::new(&settings.place.path("preset/shadow")).exists());
     settings.succeeds(PRESET, "", "");
+}
+
+#[test]
+fn the_password_of_radios_leaves_the_wishes_with_the_first_radio_and_a_full_flash_loses_nothing() {
+    if !can_run() {
+        return;
+    }
+    let add = |settings: &Settings, lines: &str| {
+        for name in ["uci", "uci.saved"] {
+            let path = settings.place.path(name);
+            fs::write(&path, fs::read_to_string(&path).expect("settings") + lines).expect("settings");
+        }
+    };
+    let radio = |name: &str| {
+        format!("wireless.{name}=wifi-device\nwireless.i{name}=wifi-iface\nwireless.i{name}.device={name}\nwireless.i{name}.ssid=OpenWrt\n")
+    };
+    // No radio yet.
+    let settings = preset(ROUTER, WISHES);
+    let wishes = || fs::read_to_string(settings.place.path("preset/shadow")).expect("the wishes");
+    settings.succeeds(PRESET, "", "");
+    assert_eq!(wishes(), "country DE\nssid Hügel \"netz\"\npassword let me in\n");
+    add(&settings, &radio("r0"));
+    settings.succeeds(PRESET, "", "wireless");
+    assert!(settings.has("wireless.ir0.key=let me in"));
+    assert_eq!(wishes(), "country DE\nssid Hügel \"netz\"\nsecured 1\n");
+    // Somebody has called that one otherwise: the password is gone, and the next is no network for all.
+    assert!(settings.run("uci set wireless.ir0.ssid=mine\nuci commit wireless").status.success());
+    add(&settings, &radio("r1"));
+    settings.succeeds(PRESET, "", "wireless");
+    assert!(settings.has("wireless.ir1.ssid=OpenWrt") && !settings.has("wireless.ir1.encryption=none"));
+
+    // Nothing more can be written.
+    let settings = preset(ROUTER, WISHES);
+    let full = "rm() { case $2 in *.left) ;; *) command rm \"$@\" ;; esac; }";
+    std::os::unix::fs::symlink("/dev/full", settings.place.path("preset/shadow.left")).expect("a link");
+    settings.succeeds(PRESET, full, "");
+    let shadow = settings.place.path("preset/shadow");
+    assert!(!Path::new(&shadow).is_symlink(), "what was not written took the place of the wishes");
+    assert_eq!(fs::read_to_string(shadow).expect("the wishes"), WISHES);
 }
 
 #[test]
