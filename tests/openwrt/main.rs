@@ -489,9 +489,8 @@ fn files_of_the_ledger_are_in_the_jail() {
     let mounts = |settings: &str, enabled: &str| {
         place.settings(format!("{ATTIC}config ledger 'ledger'\n\toption enabled '{enabled}'\n{settings}").as_bytes());
         // Whether this program has a ledger of its own is not what is tried here.
-        let output = place.shell(
-            ". $IPKG_INSTROOT/etc/init.d/waybill\nwaybill_check() { :; }\nmake_places() { :; }\nstart_service",
-        );
+        let output = place
+            .shell(". $IPKG_INSTROOT/etc/init.d/waybill\nwaybill_check() { :; }\nmake_places() { :; }\nstart_service");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         place.told().into_iter().filter(|line| line.starts_with("mount")).collect::<Vec<_>>()
     };
@@ -509,7 +508,8 @@ fn files_of_the_ledger_are_in_the_jail() {
     let without = mounts(&settings, "0");
     assert!(!without.iter().any(|line| line.contains("usb") || line.contains("serve.key")), "{without:?}");
     // What is with the router's own key, or among the authorities of all, is there already.
-    let within = "\toption path '/etc/waybill/hill.ledger'\n\toption authorities '/etc/ssl/certs/ca-certificates.crt'\n";
+    let within =
+        "\toption path '/etc/waybill/hill.ledger'\n\toption authorities '/etc/ssl/certs/ca-certificates.crt'\n";
     let within = mounts(&within.replace("/etc/waybill", &place.path("etc")), "1");
     assert!(!within.iter().any(|line| line.contains("hill") || line.ends_with(".crt")), "{within:?}");
 }
@@ -844,7 +844,8 @@ fn preset(lines: &str, wishes: &str) -> Settings {
     let shadow = settings.place.path("preset/shadow");
     fs::write(&shadow, wishes).expect("the wishes");
     fs::set_permissions(shadow, fs::Permissions::from_mode(0o600)).expect("their mode");
-    fs::write(settings.place.path("passwords"), "root:$5$abc:0:0:99999:7:::\ndaemon:*:0:0:99999:7:::\n").expect("passwords");
+    fs::write(settings.place.path("passwords"), "root:$5$abc:0:0:99999:7:::\ndaemon:*:0:0:99999:7:::\n")
+        .expect("passwords");
     settings
 }
 
@@ -925,7 +926,9 @@ fn the_password_of_radios_leaves_the_wishes_with_the_first_radio_and_a_full_flas
         }
     };
     let radio = |name: &str| {
-        format!("wireless.{name}=wifi-device\nwireless.i{name}=wifi-iface\nwireless.i{name}.device={name}\nwireless.i{name}.ssid=OpenWrt\n")
+        format!(
+            "wireless.{name}=wifi-device\nwireless.i{name}=wifi-iface\nwireless.i{name}.device={name}\nwireless.i{name}.ssid=OpenWrt\n"
+        )
     };
     // No radio yet.
     let settings = preset(ROUTER, WISHES);

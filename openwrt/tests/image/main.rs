@@ -24,6 +24,7 @@ image:
 	@[ -z "$(findstring broken,$(PACKAGES))" ] || { echo "something is broken"; exit 1; }
 	@[ -z "$(findstring large,$(PACKAGES))" ] || { echo "WARNING: Image file x.bin is too big: 9 > 8"; }
 	@mkdir -p build_dir/target-toy/root-toy; cp -fpR '$(FILES)'/. build_dir/target-toy/root-toy/
+	@[ -z "$(findstring elsewhere,$(PACKAGES))" ] || mv build_dir/target-toy/root-toy build_dir/target-toy/toy
 	@[ -z "$(findstring leaky,$(PACKAGES))" ] || chmod -R a+r build_dir/target-toy/root-toy
 	@echo 'profile $(PROFILE)' >'$(BIN_DIR)/told.txt'; echo 'packages $(PACKAGES)' >>'$(BIN_DIR)/told.txt'
 	@tar -C '$(FILES)' -cf '$(BIN_DIR)/files.archive' .; tar -cf '$(BIN_DIR)/builder.archive' keys repositories*
@@ -380,6 +381,11 @@ fn what_is_wrong_is_said_and_nothing_is_left() {
             "--builder opkg --profile toy_one --package leaky",
             "the builder made what is secret in the image readable for all",
         ),
+        (
+            "--builder opkg --profile toy_one --package elsewhere",
+            "what the builder put into the image is not where it is looked for",
+        ),
+        ("--builder opkg --profile toy_one --builder-key password.txt", "--builder-key is for a version alone"),
         ("--builder opkg --profile toy_one --package waybill-full", "feed has no package called waybill-full"),
         ("--builder apk --profile toy_one --invitation bad.txt", "bad.txt holds no invitation: it is no invitation"),
         ("--builder apk --profile toy_one --invitation short.txt", "short.txt holds no invitation"),
@@ -445,7 +451,13 @@ fn a_builder_of_a_version_is_downloaded_once_and_used_only_if_it_is_what_the_lis
 
     list(&sum);
     let said = recipe.succeeds(&arguments, &[]);
-    assert!(said.contains("Who signed it is not known: --builder-key FILE"), "{said}");
+    let manifest = recipe.text("out/waybill-image.txt");
+    for words in [
+        format!("\nverified: the builder has the sha256 of the list, {sum}\n"),
+        format!("\nNOT verified: who made the list; it is as {mirror} has it. --builder-key FILE"),
+    ] {
+        assert!(said.contains(&words) && manifest.contains(&words), "{said}");
+    }
     assert!(recipe.text("out/waybill-image.txt").contains(&format!("builder: 24.10.5 for toy/generic, sha256 {sum}")));
     fs::remove_dir_all(recipe.path("out")).expect("the image");
     // What was downloaded is checked again.
@@ -456,6 +468,16 @@ fn a_builder_of_a_version_is_downloaded_once_and_used_only_if_it_is_what_the_lis
     fs::write(&downloaded, "something else").expect("the archive");
     assert!(recipe.fails(&arguments, &[]).contains("is not what the list says"));
     assert!(!downloaded.exists());
+
+    // An archive of one's own is checked against nothing, and that is said, with what one can compare.
+    let mine = recipe.path("mine.tar.zst");
+    let status = Command::new("tar").arg("-C").arg(recipe.place.path()).arg("-cf").arg(&mine).arg(name).status();
+    assert!(status.expect("tar runs").success());
+    let said = recipe.succeeds(&plain("mine.tar.zst"), &[]);
+    let sum = hex::encode(Sha256::digest(fs::read(&mine).expect("the archive")));
+    assert!(said.contains("\nNOT verified: whether mine.tar.zst is OpenWrt's"), "{said}");
+    assert!(said.contains(&format!("\nits sha256 is {sum}: compare that")), "{said}");
+    fs::remove_dir_all(recipe.path("out")).expect("the image");
 
     // With a key the list has to be signed.
     recipe.put(
