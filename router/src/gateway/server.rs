@@ -486,11 +486,15 @@ impl Table {
     /// Reads a question and looks at the card that is shown with it.
     fn asked(&mut self, now: Instant, link: LinkId, payload: &[u8]) -> Option<u64> {
         let Message::Ask { sequence, card } = Message::decode(payload)? else { return None };
-        let waits = self.waiting.get_mut(&link).map(|waiting| (&mut waiting.who, waiting.key));
+        let mut none = None;
+        let waits = self.waiting.get_mut(&link).map(|waiting| (&mut waiting.who, waiting.key, &mut waiting.tried));
         let client = self.clients.get_mut(link.index()).and_then(Option::as_mut);
-        let (who, key) = waits.or(client.map(|client| (&mut client.who, client.key)))?;
+        let (who, key, tried) = waits.or(client.map(|client| (&mut client.who, client.key, &mut none)))?;
         if let Some(card) = card {
+            let before = who.account;
             who.take_card(now, key, &card);
+            // Whoever has just shown who it is does not wait for that.
+            *tried = tried.filter(|_| who.account == before);
         }
         Some(sequence)
     }
@@ -1159,12 +1163,18 @@ mod tests {
         assert!(table.arrived(now, third, &packet(inner_address(&key(3)), OUT), &mut Answers::new()));
         let sixth = table.stranger(now, key(6)).unwrap();
         assert!(matches!(asks(&mut table, now, sixth), Some(Message::Refused { why: Why::Full, .. })));
+        // A place is not looked for with each packet.
+        for (later, tried) in [(1, now), (249, now), (250, now + TRY_EACH)] {
+            let later = now + Duration::from_millis(later);
+            table.arrived(later, sixth, &packet(inner_address(&key(6)), OUT), &mut Answers::new());
+            assert_eq!(table.waiting[&sixth].tried, Some(tried));
+        }
         let link = table.stranger(now, member.wireguard_key()).unwrap();
         assert!(matches!(asks(&mut table, now, link), Some(Message::Refused { why: Why::Full, .. })), "no card yet");
         let ask = Message::Ask { sequence: 1, card: Some(member.card().encode()) }.encode();
         let ask = packet::control_packet(CLIENT_INSIDE, GATEWAY_INSIDE, CONTROL_PORT, &ask);
         table.arrived(now, link, &ask, &mut Answers::new());
-        assert!(table.client(link).is_some_and(|client| client.is_known), "it shows its card and has a place");
+        assert!(table.client(link).is_some_and(|client| client.is_known), "it shows its card and has a place, at once");
         assert_eq!(table.clients.iter().flatten().count(), 2);
         // Nobody unknown takes that one away.
         for number in 20..25 {
