@@ -62,6 +62,8 @@ const WAY_PACKET_LEN: usize = IPV6_HEADER_LEN + UDP_HEADER_LEN + WAY_MESSAGE_LEN
 const EXIT_TIME: Duration = Duration::from_millis(10);
 /// Bounds of what may wait there, in bytes: for 10 Mbit/s, and for more than a gigabit.
 const EXIT_ROOM: RangeInclusive<usize> = 12_000..=256 << 10;
+/// One is made anew for another way no more often than this.
+const EXIT_LASTS: Duration = Duration::from_secs(1);
 /// How often `Tunn` timers run. It rounds to seconds; a quarter keeps retries prompt.
 pub(crate) const TIMER_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -116,6 +118,8 @@ struct Exit {
     /// Never narrower.
     narrowest: usize,
     full_since: Option<Instant>,
+    /// When it was made.
+    made: Instant,
 }
 
 /// The peers of all workers.
@@ -254,7 +258,7 @@ impl WireGuard {
                     ways.handle_written(now, config.endpoint);
                     ways.take(now, config.endpoint.unwrap_or(ways.in_use()));
                 }
-                peer.go_by(config.endpoint, &self.socket);
+                peer.go_by(now, config.endpoint, &self.socket);
                 peer.configured = config.endpoint;
                 peer.tells_congestion = config.tells_congestion;
             }
@@ -278,7 +282,7 @@ impl WireGuard {
                     attempted: None,
                     longest: self.packet_len_max + OVERHEAD,
                     exit: (self.peers.over_mesh.is_none())
-                        .then(|| Exit::new(&self.socket, self.packet_len_max + OVERHEAD))
+                        .then(|| Exit::new(now, &self.socket, self.packet_len_max + OVERHEAD))
                         .flatten(),
                     unreachable: false,
                     heard: 0,
@@ -458,7 +462,7 @@ impl WireGuard {
         match &mut peer.ways {
             Some(ways) => {
                 ways.handle_heard(now, from);
-                peer.follow_ways(&self.socket);
+                peer.follow_ways(now, &self.socket);
             }
             None => peer.endpoint = Some(from),
         }
@@ -621,16 +625,17 @@ impl Peer {
         let _foreign = ways.handle_message(now, from, message);
     }
 
-    fn follow_ways(&mut self, shared: &TrainSocket) {
-        self.go_by(self.ways.as_ref().map(|ways| ways.in_use()), shared);
+    fn follow_ways(&mut self, now: Instant, shared: &TrainSocket) {
+        self.go_by(now, self.ways.as_ref().map(|ways| ways.in_use()), shared);
     }
 
-    /// It is sent to there from now on. What waits in the socket for another way is no hindrance to this one.
-    fn go_by(&mut self, endpoint: Option<SocketAddr>, shared: &TrainSocket) {
+    /// It is sent to there from now on. What waits in the socket for another way is no hindrance to this one; but a neighbour that
+    /// moves all the time is not worth a socket each time.
+    fn go_by(&mut self, now: Instant, endpoint: Option<SocketAddr>, shared: &TrainSocket) {
         let Some(endpoint) = endpoint.filter(|to| self.endpoint != Some(*to)) else { return };
         (self.endpoint, self.unreachable) = (Some(endpoint), false);
-        if self.exit.is_some() {
-            self.exit = Exit::new(shared, self.longest);
+        if self.exit.as_ref().is_some_and(|exit| now.saturating_duration_since(exit.made) >= EXIT_LASTS) {
+            self.exit = Exit::new(now, shared, self.longest);
         }
     }
 
@@ -658,7 +663,7 @@ impl Peer {
             ways.handle_timeout(now);
             self.tell_ways(now, socket, buffer, ours);
         }
-        self.follow_ways(socket);
+        self.follow_ways(now, socket);
         self.ways.take_if(|ways| ways.is_one());
     }
 
@@ -674,7 +679,7 @@ impl Peer {
                 Sent::Full | Sent::Refused | Sent::Uncut(_) => {}
             }
         }
-        self.follow_ways(socket);
+        self.follow_ways(now, socket);
     }
 
     /// A full queue says nothing about the way.
@@ -732,13 +737,13 @@ impl Peer {
 
 impl Exit {
     /// For datagrams of at most `longest` bytes.
-    fn new(shared: &TrainSocket, longest: usize) -> Option<Self> {
+    fn new(now: Instant, shared: &TrainSocket, longest: usize) -> Option<Self> {
         let socket = shared.exit().inspect_err(|error| tracing::info!(%error, "all links share one socket")).ok()?;
         let room = *EXIT_ROOM.end() / 2;
         socket.set_room(room);
         // In a narrower one the kernel refuses for ever what it has to send in fragments.
         let narrowest = longest.clamp(*EXIT_ROOM.start(), room);
-        Some(Self { socket, room, narrowest, full_since: None })
+        Some(Self { socket, room, narrowest, full_since: None, made: now })
     }
 
     fn handle_room(&mut self, now: Instant) -> usize {
@@ -846,11 +851,9 @@ fn forget_key(by_key: &mut HashMap<[u8; 32], LinkId>, key: WireguardKey, link: L
 
 /// The message about the link's ways, if a packet of this neighbour is one. Whoever it is for: the session says that.
 fn about_ways(packet: &[u8], theirs: &Ipv6Addr) -> Option<[u8; WAY_MESSAGE_LEN]> {
-    let ports = packet.get(IPV6_HEADER_LEN..IPV6_HEADER_LEN + 4)?;
-    if packet.len() != WAY_PACKET_LEN || *ports != [WAYS_PORT.to_be_bytes(), WAYS_PORT.to_be_bytes()].concat() {
-        return None;
-    }
-    let ControlDatagram { source, source_port, port, payload, .. } = parse_control(packet).ok()?;
+    // Nearly all packets are told apart by this alone.
+    let may_be = packet.len() == WAY_PACKET_LEN && packet[IPV6_HEADER_LEN..].starts_with(&WAYS_PORT.to_be_bytes());
+    let ControlDatagram { source, source_port, port, payload, .. } = may_be.then(|| parse_control(packet).ok())??;
     payload.try_into().ok().filter(|_| (source, source_port, port) == (*theirs, WAYS_PORT, WAYS_PORT))
 }
 
@@ -978,6 +981,25 @@ mod tests {
     fn sends(node: &mut WireGuard, link: u32, packets: &[Vec<u8>]) {
         let carried = node.carry(Instant::now(), LinkId(link), packets.iter().map(Vec::as_slice));
         assert_eq!((carried.sent.packets(), carried.lost), (packets.len() as u64, [None; 3]));
+    }
+
+    #[test]
+    fn what_waits_for_one_way_does_not_hinder_another_and_who_moves_all_the_time_costs_no_sockets() {
+        let mut a = node(1);
+        let (start, link) = (Instant::now(), LinkId(3));
+        let at = |port: u16| Some(SocketAddr::from(([127, 0, 0, 1], port)));
+        let mut sets = |port, ms| {
+            let now = start + Duration::from_millis(ms);
+            a.set_peer(now, &PeerConfig { link, key: key(2), endpoint: at(port), tells_congestion: true });
+            let known = a.peers.lock(link).unwrap();
+            known.as_ref().unwrap().exit.as_ref().unwrap().made
+        };
+        assert_eq!(sets(1, 0), start);
+        for port in 2..100 {
+            assert_eq!(sets(port, 999), start, "too soon");
+        }
+        assert_eq!(sets(99, 1500), start, "the same way");
+        assert_eq!(sets(100, 1500), start + Duration::from_millis(1500));
     }
 
     /// Lets both work until `done`, or fails when patience ends.
@@ -1127,7 +1149,7 @@ mod tests {
 
     #[test]
     fn a_slow_way_narrows_the_socket_and_a_fast_one_widens_it_within_bounds() {
-        let exit = |longest| Exit::new(&node(1).socket, longest).expect("a second socket");
+        let exit = |longest| Exit::new(Instant::now(), &node(1).socket, longest).expect("a second socket");
         let mut now = Instant::now();
         for (longest, narrowest) in [(1500, *EXIT_ROOM.start()), (65_000, 65_000)] {
             let mut exit = exit(longest);
