@@ -604,7 +604,8 @@ fn an_invitation_brings_a_community_and_a_second_one_neighbours_and_nothing_else
     assert_eq!(came, [&mill[..], &["node.enabled=1"]].concat());
 }
 
-/// What `waybill-leaf` says, and what it does to the settings. `unsaved`: what somebody has changed and not committed.
+/// What `waybill-leaf` says, and what it does to the settings, where the daemon cannot be told. `unsaved`: what somebody has changed
+/// and not committed.
 fn let_in(arguments: &str, unsaved: &str) -> (Output, String) {
     let place = Place::new();
     place.settings(format!("{ATTIC}\toption key_file '{}/key'\n", place.path("etc")).as_bytes());
@@ -618,9 +619,10 @@ fn let_in(arguments: &str, unsaved: &str) -> (Output, String) {
              *) return 1 ;;
              esac
          }}
+         logger() {{ :; }}
          . $IPKG_INSTROOT/lib/functions/waybill.sh
          mkdir etc && $WAYBILL_PROG key --file etc/key >/dev/null
-         sed 's|^\\. /lib/.*||; s|^/etc/init.d/waybill reload|true|' $IPKG_INSTROOT/usr/libexec/waybill-leaf >leaf
+         sed 's|^\\. /lib/.*||; s|^/etc/init.d/waybill reload|{{ echo down; false; }}|' $IPKG_INSTROOT/usr/libexec/waybill-leaf >leaf
          set -- {arguments}
          . ./leaf"
     ));
