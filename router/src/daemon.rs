@@ -242,18 +242,19 @@ fn answer_names(config: &Config, address: Ipv6Addr, sessions: &Sessions<'_>, zon
         let state = internet.as_ref().map(|state| state.lock().unwrap_or_else(PoisonError::into_inner));
         state.map_or_else(Vec::new, |state| state.dns.clone())
     };
-    // A gateway's household asks whom its clients ask.
-    let mut of_gateway = config.gateway.as_ref().map_or_else(Vec::new, |gateway| match &gateway.dns[..] {
-        [] => gateway::own_resolver().into_iter().collect(),
-        written => written.to_vec(),
-    });
-    // Who answers there is this router itself.
-    of_gateway.retain(|server| options.listen.iter().all(|at| at.ip() != *server || at.port() != DNS_PORT));
-    let servers = match (&options.upstream[..], &config.internet) {
-        ([], None) if of_gateway.is_empty() => None,
-        ([], None) => Some(Servers::Written(of_gateway)),
-        ([], Some(_)) => Some(Servers::Session(Box::new(of_session))),
-        (written, _) => Some(Servers::Written(written.to_vec())),
+    // What answers there is this router itself.
+    let listen = options.listen.clone();
+    let is_another = move |server: &IpAddr| listen.iter().all(|at| at.ip() != *server || at.port() != DNS_PORT);
+    let servers = match (&options.upstream[..], &config.internet, &config.gateway) {
+        ([], Some(_), _) => Some(Servers::Session(Box::new(of_session))),
+        // A gateway's household asks whom its clients ask.
+        ([], None, Some(gateway)) if gateway.dns.is_empty() => {
+            let own = move || gateway::own_resolver().filter(&is_another).into_iter().collect();
+            Some(Servers::Session(Box::new(own)))
+        }
+        ([], None, Some(gateway)) => Some(Servers::Written(gateway.dns.iter().copied().filter(is_another).collect())),
+        ([], None, None) => None,
+        (written, ..) => Some(Servers::Written(written.to_vec())),
     };
     let zones = Zones { upstream: servers.map(|servers| Arc::new(Upstream::new(home, servers))), ..zones };
     tokio::spawn(names::look_outside(Arc::clone(&zones.outside)));

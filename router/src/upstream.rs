@@ -31,7 +31,7 @@ pub(crate) const DNS_PORT: u16 = 53;
 pub(crate) enum Servers {
     /// Those that the owner wrote down.
     Written(Vec<IpAddr>),
-    /// Those of the gateway in use, as this says.
+    /// Those that this says each time: of the gateway in use, or of this machine's own resolver.
     Session(Box<dyn Fn() -> Vec<IpAddr> + Send + Sync>),
 }
 
