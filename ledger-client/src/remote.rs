@@ -21,7 +21,6 @@ mod compare;
 mod look;
 mod proven;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -43,7 +42,7 @@ use ledger_http::trust;
 use ledger_http::wire::{
     About, ChannelRecord, Channels, Done, Entries, Growth, Inclusion, MAX_BATCH, MAX_PAGE, NumberedBytes, Outcome,
 };
-use metering::{AccountKey, ChannelId, Close, NodeId, Receipt, TlsKey, Tokens, Unverified};
+use metering::{AccountKey, ChannelId, Close, NodeId, Receipt, SortedMap, SortedSet, TlsKey, Tokens, Unverified};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error as ThisError;
@@ -92,7 +91,7 @@ pub struct Remote {
     kept: Kept,
     signer: Option<(NodeId, AccountKey)>,
     /// How often in a row the ledger gave no answer of what somebody else was shown, by who that is.
-    silent: BTreeMap<String, u32>,
+    silent: SortedMap<String, u32>,
 }
 
 /// What became of an order that was given up.
@@ -226,7 +225,7 @@ impl Remote {
             }
             None => unseen,
         };
-        Ok(Self { client, genesis, view, kept, signer: None, silent: BTreeMap::new() })
+        Ok(Self { client, genesis, view, kept, signer: None, silent: SortedMap::new() })
     }
 
     /// The same, acting in the name of this key's account.
@@ -366,7 +365,7 @@ impl Remote {
     fn look_for_refused(&mut self, account: NodeId, used: u64) -> Result<(), Error> {
         let refused: Vec<Order<Unverified>> = self.kept.read_json(REFUSED)?.unwrap_or_default();
         let over = |order: &&Order<Unverified>| order.account() == account && order.seal().sequence <= used;
-        let numbers: BTreeSet<u64> = refused.iter().filter(over).map(|order| order.seal().sequence).collect();
+        let numbers: SortedSet<u64> = refused.iter().filter(over).map(|order| order.seal().sequence).collect();
         if numbers.is_empty() {
             return Ok(());
         }

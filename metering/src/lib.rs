@@ -16,6 +16,7 @@ pub mod identity;
 pub mod json;
 pub mod meter;
 pub mod receipt;
+pub mod sorted;
 pub mod terms;
 pub mod units;
 pub mod watch;
@@ -31,6 +32,7 @@ pub use identity::{AccountKey, Identity, NodeCard, NodeId, Seed, Signature, TlsK
 pub use identity::{link_local, mesh_address, mesh_prefix};
 pub use meter::Counts;
 pub use receipt::{ChannelId, LedgerDomain, Receipt};
+pub use sorted::{SortedMap, SortedSet};
 pub use terms::{Offer, Role, Terms};
 pub use units::{Bytes, Price, Tokens, billed_length};
 

@@ -8,7 +8,7 @@
 //! A keeper learns what the payer has paid, which the ledger shows everybody when the receipt is redeemed. By saying that
 //! it keeps what it does not keep it takes a better keeper's place: that is why several are asked.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use thiserror::Error;
 use crate::allowance::Allowance;
 use crate::cbor::{DecodeError, Statement, Writer, decode_statement, encode_statement};
 use crate::identity::SignatureError;
-use crate::{ChannelId, LedgerDomain, NodeId, Receipt, Tokens, Unverified};
+use crate::{ChannelId, LedgerDomain, NodeId, Receipt, SortedMap, Tokens, Unverified};
 
 /// The link-local UDP port of the watch.
 pub const PORT: u16 = 6700;
@@ -107,8 +107,8 @@ pub struct Watch {
     us: NodeId,
     peer: NodeId,
     domain: LedgerDomain,
-    ours: BTreeMap<ChannelId, Ours>,
-    theirs: BTreeMap<ChannelId, Theirs>,
+    ours: SortedMap<ChannelId, Ours>,
+    theirs: SortedMap<ChannelId, Theirs>,
     /// What signatures may be checked for the neighbour. What is not is sent again.
     checks: Allowance,
     met_at: Option<Instant>,
@@ -156,8 +156,8 @@ impl Watch {
             us,
             peer,
             domain,
-            ours: BTreeMap::new(),
-            theirs: BTreeMap::new(),
+            ours: SortedMap::new(),
+            theirs: SortedMap::new(),
             checks: Allowance::new(CHECKS_MAX, CHECK_INTERVAL, now),
             met_at: None,
             meet_at: None,
@@ -458,7 +458,7 @@ mod tests {
         now: Instant,
         payee: Watch,
         keeper: Watch,
-        disk: BTreeMap<ChannelId, Receipt>,
+        disk: SortedMap<ChannelId, Receipt>,
         waiting: Vec<Receipt>,
         found: Vec<Receipt>,
         sent: usize,

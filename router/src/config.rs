@@ -7,14 +7,13 @@
 mod reader;
 mod value;
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use metering::{Bytes, Identity, NodeCard, NodeId, WireguardKey, mesh_address, mesh_prefix};
+use metering::{Bytes, Identity, NodeCard, NodeId, SortedMap, WireguardKey, mesh_address, mesh_prefix};
 use node::{LinkSensing, Prefix};
 use thiserror::Error;
 
@@ -970,7 +969,7 @@ fn read_internet(
     let spans = reader.refuse_unknown(table);
     check_session_mtu(reader, "[internet]", &start, node);
     let gateways = gateways?;
-    let distinct: std::collections::BTreeSet<Ipv6Addr> = gateways.iter().map(|gateway| gateway.address).collect();
+    let distinct: metering::SortedSet<Ipv6Addr> = gateways.iter().map(|gateway| gateway.address).collect();
     if !(1..=8).contains(&gateways.len()) || distinct.len() < gateways.len() {
         reader.mistake(spans.of("gateways"), "[internet] gateways: give 1 to 8 gateways, each once");
     }
@@ -1112,7 +1111,7 @@ fn private_ipv4(text: &str) -> Result<Ipv4Addr, &'static str> {
 }
 
 fn check_names(reader: &mut Reader<'_>, node: Option<&NodeOptions>, peers: &[(Peer, Spans)], leaves: &[(Leaf, Spans)]) {
-    let mut taken: BTreeMap<&str, &str> = node.map(|node| (node.name.as_str(), "this router")).into_iter().collect();
+    let mut taken: SortedMap<&str, &str> = node.map(|node| (node.name.as_str(), "this router")).into_iter().collect();
     let peers = peers.iter().map(|(peer, spans)| (peer.name.as_str(), "[[peer]]", "another peer", spans));
     let leaves = leaves.iter().map(|(leaf, spans)| (leaf.name.as_str(), "[[leaf]]", "another leaf", spans));
     for (name, heading, what, spans) in peers.chain(leaves) {
@@ -1124,8 +1123,8 @@ fn check_names(reader: &mut Reader<'_>, node: Option<&NodeOptions>, peers: &[(Pe
 }
 
 fn check_keys(reader: &mut Reader<'_>, peers: &[(Peer, Spans)], leaves: &[(Leaf, Spans)]) {
-    let mut accounts: BTreeMap<NodeId, &str> = BTreeMap::new();
-    let mut keys: BTreeMap<[u8; 32], &str> = BTreeMap::new();
+    let mut accounts: SortedMap<NodeId, &str> = SortedMap::new();
+    let mut keys: SortedMap<[u8; 32], &str> = SortedMap::new();
     for (peer, spans) in peers {
         let same = accounts.get(&peer.card.account()).or_else(|| keys.get(&peer.card.wireguard().0));
         if let Some(other) = same {
@@ -1150,7 +1149,7 @@ fn check_leaf_addresses(reader: &mut Reader<'_>, leaves: &[(Leaf, Spans)]) {
     for (leaf, spans) in leaves {
         all.extend(leaf.addresses.iter().map(|prefix| (*prefix, leaf.name.as_str(), spans.of("addresses"))));
     }
-    let mut ipv4: BTreeMap<Ipv4Addr, &str> = BTreeMap::new();
+    let mut ipv4: SortedMap<Ipv4Addr, &str> = SortedMap::new();
     for (leaf, spans) in leaves {
         if let Some(owner) = leaf.ipv4.and_then(|address| ipv4.insert(address, &leaf.name)) {
             reader.mistake(spans.of("ipv4"), format!("[[leaf]] ipv4: \"{owner}\" has this address already"));

@@ -11,7 +11,6 @@
 //! kernel route. A default route is not put into the kernel; the Internet is reached through a gateway session
 //! ([`crate::gateway`]), whose thread this starts and stops.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,7 +21,7 @@ use ledger_client::Ledger;
 use ledger_client::Remote;
 #[cfg(feature = "ledger-host")]
 use ledger_client::{Embedded, system_clock};
-use metering::{Identity, LedgerDomain, Limits, NodeId, Offer, Price, Tokens, WireguardKey};
+use metering::{Identity, LedgerDomain, Limits, NodeId, Offer, Price, SortedMap, SortedSet, Tokens, WireguardKey};
 use node::Prefix;
 use node::beacon::Community;
 use node::datapath::{Fib, NextHop, Service};
@@ -409,7 +408,7 @@ impl<'a> Sessions<'a> {
 /// Who may use the gateway, and whose caps are its own: neighbours that the owner wrote down, and members of a community where
 /// only those are carried for. Where that is no condition, anybody may.
 fn may_use(config: &Config, us: NodeId, guests: &Arc<Guests>) -> gateway::MayUse {
-    let written: BTreeMap<WireguardKey, NodeId> =
+    let written: SortedMap<WireguardKey, NodeId> =
         config.peers.iter().map(|peer| (peer.card.wireguard(), peer.card.account())).collect();
     let (members_only, guests) = (config.community.members_only, Arc::clone(guests));
     // As with links: a router that is no member itself bars nobody its owner wrote down.
@@ -587,7 +586,7 @@ async fn serve(
 }
 
 /// Brings the kernel to the table. Sessions that began anew are told of leaves, too.
-fn follow(kernel: &mut KernelRoutes, sessions: &Sessions<'_>, fib: &Arc<Fib>, endpoints: &BTreeSet<IpAddr>) {
+fn follow(kernel: &mut KernelRoutes, sessions: &Sessions<'_>, fib: &Arc<Fib>, endpoints: &SortedSet<IpAddr>) {
     kernel.follow(fib, endpoints);
     if kernel.follow_leaves(fib)
         && let Some(internet) = &sessions.internet
@@ -868,12 +867,12 @@ struct KernelRoutes {
     index: u32,
     /// Where the Internet is reached by sessions, whoever announces a part of it does not get its packets.
     mesh_alone: bool,
-    installed: BTreeSet<Prefix>,
+    installed: SortedSet<Prefix>,
     /// Left out, since a neighbour is reached through them.
-    refused: BTreeSet<Prefix>,
+    refused: SortedSet<Prefix>,
     /// IPv4 addresses of leaves, and those that mean something else here.
-    leaves: BTreeSet<Ipv4Addr>,
-    leaves_refused: BTreeSet<Ipv4Addr>,
+    leaves: SortedSet<Ipv4Addr>,
+    leaves_refused: SortedSet<Ipv4Addr>,
 }
 
 impl KernelRoutes {
@@ -885,21 +884,21 @@ impl KernelRoutes {
             netlink,
             index,
             mesh_alone,
-            installed: BTreeSet::new(),
-            refused: BTreeSet::new(),
-            leaves: BTreeSet::new(),
-            leaves_refused: BTreeSet::new(),
+            installed: SortedSet::new(),
+            refused: SortedSet::new(),
+            leaves: SortedSet::new(),
+            leaves_refused: SortedSet::new(),
         })
     }
 
     /// Brings the kernel's routes to the table's. What the kernel refuses is tried again with the next table. A prefix
     /// with a neighbour's endpoint in it is left out: the link's own packets would be led into the mesh, and the link
     /// would die of it.
-    fn follow(&mut self, fib: &Arc<Fib>, endpoints: &BTreeSet<IpAddr>) {
+    fn follow(&mut self, fib: &Arc<Fib>, endpoints: &SortedSet<IpAddr>) {
         let takes = |prefix: Prefix| prefix.len() > 0 && (!self.mesh_alone || is_of_the_mesh(prefix));
         let over_links =
             fib.routes().filter(|(prefix, next_hop)| matches!(next_hop, NextHop::Link(_)) && takes(*prefix));
-        let (refused, wanted): (BTreeSet<Prefix>, BTreeSet<Prefix>) =
+        let (refused, wanted): (SortedSet<Prefix>, SortedSet<Prefix>) =
             over_links.map(|(prefix, _)| prefix).partition(|prefix| holds_any_of(*prefix, endpoints));
         for prefix in refused.difference(&self.refused) {
             tracing::warn!(%prefix, "no kernel route into the mesh: a neighbour is reached through this prefix");
@@ -926,7 +925,7 @@ impl KernelRoutes {
     /// Brings the kernel's routes to leaves by IPv4 to the table's; an address that is somebody else's here gets none. Whether
     /// there is any leaf to be led out.
     fn follow_leaves(&mut self, fib: &Arc<Fib>) -> bool {
-        let wanted: BTreeSet<Ipv4Addr> = fib.leaves_ipv4().collect();
+        let wanted: SortedSet<Ipv4Addr> = fib.leaves_ipv4().collect();
         for address in self.leaves.difference(&wanted).copied().collect::<Vec<_>>() {
             match self.netlink.release_route(address.into(), 32, self.index) {
                 Ok(()) => {
@@ -957,7 +956,7 @@ fn is_of_the_mesh(prefix: Prefix) -> bool {
     prefix.len() >= 8 && prefix.addr().octets()[0] == 0xfd
 }
 
-fn holds_any_of(prefix: Prefix, addresses: &BTreeSet<IpAddr>) -> bool {
+fn holds_any_of(prefix: Prefix, addresses: &SortedSet<IpAddr>) -> bool {
     addresses.iter().any(|address| matches!(address, IpAddr::V6(address) if prefix.contains(*address)))
 }
 

@@ -9,12 +9,11 @@
 //! not come over this one link (its hop limit is not 255), or does not begin as a beacon does, the kernel drops by a filter; what is
 //! left is read in small batches with pauses between them, and the rest of a flood stays in a small buffer of the kernel.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::time::{Duration, Instant};
 
-use metering::Identity;
+use metering::{Identity, SortedMap};
 use node::beacon::{Beacons, Community, Event, FIRST_BYTES, GROUP, Ignored, LENGTH, PORT};
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 use tokio::net::UdpSocket;
@@ -60,9 +59,9 @@ struct Ear {
 pub(crate) async fn run(setup: Setup, found: mpsc::Sender<Found>) {
     let Setup { interfaces, identity, community, ports, boot } = setup;
     let mut beacons = Beacons::new(identity, community, ports, boot, fastrand::u64(..));
-    let mut ears = BTreeMap::new();
-    let mut refused = BTreeMap::new();
-    let mut ignored: BTreeMap<Ignored, u64> = BTreeMap::new();
+    let mut ears = SortedMap::new();
+    let mut refused = SortedMap::new();
+    let mut ignored: SortedMap<Ignored, u64> = SortedMap::new();
     let (mut look_at, mut tell_at) = (clock(), clock() + TELL_IGNORED);
     while !found.is_closed() {
         let now = clock();
@@ -94,7 +93,7 @@ pub(crate) async fn run(setup: Setup, found: mpsc::Sender<Found>) {
 }
 
 /// Until there is something to read from one of them.
-async fn readable(ears: &BTreeMap<u32, Ear>) {
+async fn readable(ears: &SortedMap<u32, Ear>) {
     std::future::poll_fn(|context| {
         let ready = ears.values().any(|ear| ear.hears.poll_recv_ready(context).is_ready());
         if ready { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
@@ -103,7 +102,7 @@ async fn readable(ears: &BTreeMap<u32, Ear>) {
 }
 
 /// Hears a batch on one interface, and returns how many datagrams that were.
-fn hear(index: u32, ear: &Ear, beacons: &mut Beacons, ignored: &mut BTreeMap<Ignored, u64>) -> usize {
+fn hear(index: u32, ear: &Ear, beacons: &mut Beacons, ignored: &mut SortedMap<Ignored, u64>) -> usize {
     let mut buffer = [0; LENGTH_MAX + 1];
     let now = clock();
     for read in 0..BATCH {
@@ -123,7 +122,7 @@ fn hear(index: u32, ear: &Ear, beacons: &mut Beacons, ignored: &mut BTreeMap<Ign
 const LENGTH_MAX: usize = *LENGTH.end();
 
 /// Sends what is to be sent, and tells what became known. What has no room is sent and told again in a few seconds.
-fn drain(beacons: &mut Beacons, ears: &BTreeMap<u32, Ear>, found: &mpsc::Sender<Found>) {
+fn drain(beacons: &mut Beacons, ears: &SortedMap<u32, Ear>, found: &mpsc::Sender<Found>) {
     while let Some((index, bytes)) = beacons.poll_transmit() {
         if let Some(ear) = ears.get(&index) {
             let to = SocketAddrV6::new(GROUP, PORT, 0, index);
@@ -152,9 +151,9 @@ fn drain(beacons: &mut Beacons, ears: &BTreeMap<u32, Ear>, found: &mpsc::Sender<
 fn look(
     now: Instant,
     wanted: &[String],
-    ears: &mut BTreeMap<u32, Ear>,
+    ears: &mut SortedMap<u32, Ear>,
     beacons: &mut Beacons,
-    refused: &mut BTreeMap<String, String>,
+    refused: &mut SortedMap<String, String>,
 ) {
     let listed = std::fs::read_to_string(ADDRESSES).unwrap_or_default();
     let mut there = link_locals(&listed);
@@ -200,8 +199,8 @@ fn look(
 }
 
 /// Interfaces by index, with their names and usable link-local addresses, as the kernel lists them.
-fn link_locals(listed: &str) -> BTreeMap<u32, (String, Vec<Ipv6Addr>)> {
-    let mut found: BTreeMap<u32, (String, Vec<Ipv6Addr>)> = BTreeMap::new();
+fn link_locals(listed: &str) -> SortedMap<u32, (String, Vec<Ipv6Addr>)> {
+    let mut found: SortedMap<u32, (String, Vec<Ipv6Addr>)> = SortedMap::new();
     for line in listed.lines() {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let &[address, index, _, _, flags, name] = fields.as_slice() else { continue };

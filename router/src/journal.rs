@@ -17,13 +17,12 @@ mod reserve;
 mod state;
 mod store;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use metering::{Bytes, ChannelId, LedgerDomain, NodeId, Receipt, Standing, Tokens};
+use metering::{Bytes, ChannelId, LedgerDomain, NodeId, Receipt, SortedMap, SortedSet, Standing, Tokens};
 use rusqlite::Connection;
 
 pub use day::Day;
@@ -350,7 +349,7 @@ impl Journal {
     /// nobody.
     pub fn commit(&mut self, records: &[Record]) -> Result<(), JournalError> {
         let mut next = self.state.clone();
-        let mut rows = BTreeMap::new();
+        let mut rows = SortedMap::new();
         for record in records {
             if next.learn(record) {
                 let row = next.row(record);
@@ -403,8 +402,8 @@ impl Journal {
     #[must_use]
     pub fn old_channels(&self, newest: usize) -> Vec<ChannelId> {
         let State { ceilings, held, redeemed, .. } = &self.state;
-        let all: BTreeSet<ChannelId> = ceilings.keys().chain(held.keys()).chain(redeemed.keys()).copied().collect();
-        let mut seen: BTreeMap<(NodeId, NodeId), usize> = BTreeMap::new();
+        let all: SortedSet<ChannelId> = ceilings.keys().chain(held.keys()).chain(redeemed.keys()).copied().collect();
+        let mut seen: SortedMap<(NodeId, NodeId), usize> = SortedMap::new();
         let is_old = |channel: &ChannelId| {
             let seen = seen.entry((channel.payer, channel.payee)).or_default();
             *seen += 1;
@@ -503,7 +502,7 @@ impl Journal {
         self.state.boot
     }
 
-    fn write_anchor(&mut self, boot: u64, ceilings: BTreeMap<ChannelId, Tokens>) -> Result<(), JournalError> {
+    fn write_anchor(&mut self, boot: u64, ceilings: SortedMap<ChannelId, Tokens>) -> Result<(), JournalError> {
         let anchor = Anchor { domain: self.domain, boot, ceilings };
         self.with_spare_room(|journal| {
             journal.anchors.write(&anchor).map_err(|(path, source)| io_error("write", &path, source))
@@ -805,12 +804,12 @@ mod tests {
         assert!(journal.totals().all(|(peer, totals)| before.totals.get(&peer) == Some(&totals)));
     }
 
-    fn files_of(directory: &Path) -> BTreeMap<OsString, Vec<u8>> {
+    fn files_of(directory: &Path) -> SortedMap<OsString, Vec<u8>> {
         let entries = fs::read_dir(directory).unwrap().map(Result::unwrap);
         entries.map(|entry| (entry.file_name(), fs::read(entry.path()).unwrap())).collect()
     }
 
-    fn put_files(directory: &Path, files: &BTreeMap<OsString, Vec<u8>>) {
+    fn put_files(directory: &Path, files: &SortedMap<OsString, Vec<u8>>) {
         for entry in fs::read_dir(directory).unwrap() {
             fs::remove_file(entry.unwrap().path()).unwrap();
         }

@@ -7,12 +7,13 @@
 //! the way there: see [`Outside`]. Names outside of the mesh are
 //! asked of others for the own household: see [`crate::upstream`].
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use metering::SortedSet;
 use node::names::{Names, QUESTION_LENGTH_MAX, denies};
 use node::upstream::Asked;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -57,7 +58,7 @@ pub(crate) struct Zones {
 #[derive(Debug, Default)]
 pub(crate) struct Outside {
     routes: Vec<FoundRoute>,
-    interfaces: BTreeSet<u32>,
+    interfaces: SortedSet<u32>,
 }
 
 impl Outside {

@@ -32,7 +32,7 @@ mod stub;
 mod whence;
 mod witness;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
@@ -44,7 +44,7 @@ use ledger_client::{Channel, Comparison, Ledger, Note};
 use metering::exchange;
 use metering::{
     ChannelId, ChannelState, Counts, Identity, LedgerDomain, Limits, NodeId, Offer, Price, Receipt, Restored, Snapshot,
-    Standing, Tokens,
+    SortedMap, SortedSet, Standing, Tokens,
 };
 use node::admission::Proven;
 use node::datapath::{Fib, LinkCount, MAX_LINKS, Service};
@@ -288,7 +288,7 @@ pub struct Router {
     reloads: mpsc::Sender<Reload>,
     found: mpsc::Sender<Found>,
     fib: watch::Receiver<Arc<Fib>>,
-    endpoints: watch::Receiver<BTreeSet<IpAddr>>,
+    endpoints: watch::Receiver<SortedSet<IpAddr>>,
     stop: watch::Sender<bool>,
     control: tokio::task::JoinHandle<()>,
     worker: WorkerHandle,
@@ -377,7 +377,7 @@ impl Router {
         let (found_sender, found) = mpsc::channel(FOUND_QUEUE);
         let (done, finished) = mpsc::channel(QUEUE);
         let (fib_sender, fib) = watch::channel(Arc::clone(node.fib()));
-        let (endpoints_sender, endpoints) = watch::channel(BTreeSet::new());
+        let (endpoints_sender, endpoints) = watch::channel(SortedSet::new());
         let (stop, stopping) = watch::channel(false);
         let mut control = Control {
             name: setup.name,
@@ -393,7 +393,7 @@ impl Router {
             #[cfg(feature = "quic")]
             hello_interval: setup.routing.hello_interval,
             money: setup.money,
-            links: BTreeMap::new(),
+            links: SortedMap::new(),
             turns: 0,
             totals,
             journal,
@@ -405,7 +405,7 @@ impl Router {
             warnings: VecDeque::new(),
             redemptions: Vec::new(),
             closings: Vec::new(),
-            retired: BTreeMap::new(),
+            retired: SortedMap::new(),
             resolve_at: now,
             totals_at: now + TOTALS_INTERVAL,
             standings,
@@ -489,7 +489,7 @@ impl Router {
     }
 
     /// Where neighbours are reached below the mesh, as it changes: packets to there must not be sent into the mesh.
-    pub fn endpoints(&self) -> watch::Receiver<BTreeSet<IpAddr>> {
+    pub fn endpoints(&self) -> watch::Receiver<SortedSet<IpAddr>> {
         self.endpoints.clone()
     }
 
@@ -680,7 +680,7 @@ enum Done {
     },
     /// The channels that paid us before this start, which found no journal.
     Doubtful {
-        channels: BTreeSet<ChannelId>,
+        channels: SortedSet<ChannelId>,
     },
     /// How the channels stand that are watched for neighbours, and why not all were looked at.
     Watched {
@@ -826,10 +826,10 @@ struct Control {
     #[cfg(feature = "quic")]
     hello_interval: Duration,
     money: Money,
-    links: BTreeMap<LinkId, Known>,
+    links: SortedMap<LinkId, Known>,
     turns: u32,
     /// Billed bytes per neighbour in all earlier runs.
-    totals: BTreeMap<NodeId, Totals>,
+    totals: SortedMap<NodeId, Totals>,
     journal: Desk<Journal>,
     ledger: Option<LedgerDesk>,
     ledger_reachable: Option<bool>,
@@ -837,16 +837,16 @@ struct Control {
     guests: Arc<Guests>,
     done: mpsc::Sender<Done>,
     fib: watch::Sender<Arc<Fib>>,
-    endpoints: watch::Sender<BTreeSet<IpAddr>>,
+    endpoints: watch::Sender<SortedSet<IpAddr>>,
     warnings: VecDeque<String>,
     redemptions: Vec<Redemption>,
     closings: Vec<Closing>,
     /// Links that QUIC carried, and when they were removed: what came over them may still be on its way to the worker.
-    retired: BTreeMap<LinkId, Instant>,
+    retired: SortedMap<LinkId, Instant>,
     resolve_at: Instant,
     totals_at: Instant,
     /// How those who pay us stood when that was last handed to the journal.
-    standings: BTreeMap<NodeId, Standing>,
+    standings: SortedMap<NodeId, Standing>,
     standings_at: Instant,
     /// Until when what was written of debts would have lasted, at one write each [`STANDINGS_INTERVAL`].
     standings_paid_until: Instant,
@@ -1088,7 +1088,7 @@ impl Control {
     }
 
     fn tell_endpoints(&self) {
-        let endpoints: BTreeSet<IpAddr> = self.links.values().flat_map(Known::below).collect();
+        let endpoints: SortedSet<IpAddr> = self.links.values().flat_map(Known::below).collect();
         self.endpoints.send_if_modified(|known| {
             let changed = *known != endpoints;
             *known = endpoints;

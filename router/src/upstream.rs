@@ -4,12 +4,12 @@
 //! and what that may cost: each question has a socket of its own, whose port nobody can guess and which hears one server alone, and
 //! of both there are a few at a time for a few seconds. One who asks has no more of them than it leaves for others.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use metering::SortedMap;
 use node::Prefix;
 use node::upstream::{Asked, Cache, TCP_LENGTH_MAX, UDP_LENGTH_MAX};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -41,7 +41,7 @@ pub(crate) struct Upstream {
     servers: Servers,
     port: u16,
     /// Whose questions are under way.
-    places: Mutex<BTreeMap<IpAddr, usize>>,
+    places: Mutex<SortedMap<IpAddr, usize>>,
     cache: Mutex<Known>,
 }
 

@@ -22,7 +22,6 @@
 //! The TUN is read even while links are full: in its ring of 500 packets a call would wait behind a download, here both take
 //! turns.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -37,7 +36,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 #[cfg(feature = "quic")]
 use arc_swap::ArcSwapOption;
-use metering::WireguardKey;
+use metering::{SortedMap, WireguardKey};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 #[cfg(feature = "quic")]
@@ -147,7 +146,7 @@ pub(crate) struct Shared {
     quic_status: Mutex<Vec<LinkStatus>>,
     status: Mutex<Vec<LinkStatus>>,
     /// The ways of those links that have several.
-    ways: Mutex<BTreeMap<LinkId, Vec<WayView>>>,
+    ways: Mutex<SortedMap<LinkId, Vec<WayView>>>,
     /// How often each link was given to a neighbour, as the first worker knows.
     turns: [AtomicU32; MAX_LINKS],
     stop: AtomicBool,

@@ -20,11 +20,11 @@
 //! a flood in its name from elsewhere costs it nothing but new ways, and one from its own address, which on most wires takes more
 //! than a program, its being heard while it lasts; its links go on.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
-use metering::{DecodeError, Identity, NodeCard, NodeId, Unverified};
+use metering::{DecodeError, Identity, NodeCard, NodeId, SortedMap, Unverified};
 use minicbor::{Decoder, Encoder};
 use thiserror::Error;
 
@@ -320,8 +320,8 @@ pub struct Beacons {
     quic: Option<u16>,
     count: u64,
     chance: u64,
-    interfaces: BTreeMap<u32, Interface>,
-    senders: BTreeMap<NodeId, Sender>,
+    interfaces: SortedMap<u32, Interface>,
+    senders: SortedMap<NodeId, Sender>,
     outbox: VecDeque<(u32, Vec<u8>)>,
     events: VecDeque<Event>,
 }
@@ -343,8 +343,8 @@ impl Beacons {
             quic,
             count: boot << 32,
             chance: seed | 1,
-            interfaces: BTreeMap::new(),
-            senders: BTreeMap::new(),
+            interfaces: SortedMap::new(),
+            senders: SortedMap::new(),
             outbox: VecDeque::new(),
             events: VecDeque::new(),
         }

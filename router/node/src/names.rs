@@ -5,8 +5,9 @@
 //! else in these zones does not exist, and other zones are refused. A question is one name of plain labels: nothing is
 //! decompressed, followed or asked of others, and an answer is at most a few hundred bytes.
 
-use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
+
+use metering::SortedMap;
 
 /// The longest question that is read.
 pub const QUESTION_LENGTH_MAX: usize = 512;
@@ -45,9 +46,9 @@ const REFUSED: u8 = 5;
 pub struct Names {
     /// Who answers.
     server: String,
-    known: BTreeMap<String, Vec<Ipv6Addr>>,
+    known: SortedMap<String, Vec<Ipv6Addr>>,
     /// Whose an address is; of several names, the first that was added.
-    back: BTreeMap<Ipv6Addr, String>,
+    back: SortedMap<Ipv6Addr, String>,
 }
 
 /// The name in front of the zone that a message asks for, in small letters, if it asks for one.
@@ -80,7 +81,7 @@ impl Names {
     /// The zone of a server with this name and address.
     #[must_use]
     pub fn new(server: &str, address: Ipv6Addr) -> Self {
-        let mut names = Self { server: server.to_ascii_lowercase(), known: BTreeMap::new(), back: BTreeMap::new() };
+        let mut names = Self { server: server.to_ascii_lowercase(), known: SortedMap::new(), back: SortedMap::new() };
         names.add(server, &[address]);
         names
     }

@@ -1,6 +1,6 @@
 //! The control core of one node.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,8 +16,8 @@ use metering::wire::PORT as SETTLEMENT_PORT;
 use metering::witness::{PORT as WITNESS_PORT, Witnessing};
 use metering::{
     AccountKey, Bytes, ChannelId, ChannelState, Counts, Credit, Exchange, Identity, LedgerDomain, NodeCard, NodeId,
-    Price, Receipt, Restored, Role, Setup, Side, Snapshot, Terms, Tokens, WireguardKey, link_local, mesh_address,
-    mesh_prefix, watch,
+    Price, Receipt, Restored, Role, Setup, Side, Snapshot, SortedMap, SortedSet, Terms, Tokens, WireguardKey,
+    link_local, mesh_address, mesh_prefix, watch,
 };
 use thiserror::Error;
 
@@ -294,7 +294,8 @@ pub struct Node {
     ours: Ipv6Addr,
     own: Vec<Prefix>,
     speaker: Speaker,
-    links: BTreeMap<LinkId, Link>,
+    links: SortedMap<LinkId, Link>,
+    /// As many as the mesh has prefixes.
     routes: BTreeMap<Prefix, Option<LinkId>>,
     /// Whether the table, or only the links in it, differ from the last [`Event::Fib`].
     routes_changed: bool,
@@ -442,7 +443,7 @@ impl Node {
     pub fn new(now: Instant, identity: &Identity, config: Config) -> Self {
         let key = identity.wireguard_key();
         let (prefix, len) = mesh_prefix(&key);
-        let mut own: BTreeSet<Prefix> = config.announce.iter().copied().collect();
+        let mut own: SortedSet<Prefix> = config.announce.iter().copied().collect();
         own.extend(Prefix::new(prefix, len));
         let router_id = router_id(identity.node_id(), config.boot);
         // The mesh carries plain IPv6, and whoever announces a route must carry its packets.
@@ -459,7 +460,7 @@ impl Node {
             ours: link_local(&key),
             own: own.into_iter().collect(),
             speaker,
-            links: BTreeMap::new(),
+            links: SortedMap::new(),
             routes: BTreeMap::new(),
             routes_changed: true,
             entries: Vec::new(),
@@ -918,7 +919,7 @@ impl Node {
 
     /// Says what a few neighbours are to keep: our providers first, who are nearer to the ledger than we are.
     fn tell_watches(&mut self, now: Instant) {
-        let mut copies: BTreeMap<ChannelId, Receipt> = BTreeMap::new();
+        let mut copies: SortedMap<ChannelId, Receipt> = SortedMap::new();
         let newest = self.links.values().filter_map(|known| known.exchange.as_ref()?.unredeemed());
         for receipt in self.unredeemed.iter().chain(newest) {
             let copy = copies.entry(receipt.channel()).or_insert(*receipt);

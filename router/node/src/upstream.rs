@@ -5,8 +5,9 @@
 //! what came back, and [`Asked::answer`] is what whoever asked is told. Of the question nothing is passed on but the name, its type
 //! and whether signatures are wished for: not who asked. [`Cache`] keeps answers for as long as they say that they hold.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
+
+use metering::SortedMap;
 
 use crate::names::{QUESTION_LENGTH_MAX, Question};
 
@@ -153,7 +154,7 @@ impl Asked {
 /// section 7.4; RFC 2308). Bounded in number and bytes; the one that ends soonest makes room.
 #[derive(Debug, Default)]
 pub struct Cache {
-    kept: BTreeMap<Vec<u8>, Kept>,
+    kept: SortedMap<Vec<u8>, Kept>,
 }
 
 #[derive(Debug)]

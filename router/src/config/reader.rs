@@ -1,10 +1,10 @@
 //! Reads a TOML file option by option and collects every mistake with its line and column.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 
+use metering::SortedMap;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -42,7 +42,7 @@ pub(super) struct Table<'a> {
 #[derive(Clone, Debug)]
 pub(super) struct Spans {
     table: Span,
-    values: BTreeMap<&'static str, Span>,
+    values: SortedMap<&'static str, Span>,
 }
 
 impl Spans {
@@ -65,7 +65,7 @@ impl<'a> Table<'a> {
     }
 
     fn new(heading: &'static str, span: Span, entries: DeTable<'a>) -> Self {
-        Self { heading, spans: Spans { table: span, values: BTreeMap::new() }, entries: entries.into_iter().collect() }
+        Self { heading, spans: Spans { table: span, values: SortedMap::new() }, entries: entries.into_iter().collect() }
     }
 
     /// Whether the file has an option here that nobody has taken yet, whatever it says.

@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use metering::Seed;
 
 use super::*;

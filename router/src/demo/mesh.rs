@@ -1,6 +1,5 @@
 //! The demo's mesh: nodes, links, hosts and ledger.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::net::{Ipv6Addr, SocketAddr};
@@ -13,7 +12,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use ledger_client::{Embedded, Genesis, Ledger, Totals, UnixTime, Verdict, fresh_nonce, system_clock};
-use metering::{Bytes, ChannelId, Identity, Limits, NodeCard, NodeId, Offer, Price, Seed, Tokens, mesh_prefix};
+use metering::{
+    Bytes, ChannelId, Identity, Limits, NodeCard, NodeId, Offer, Price, Seed, SortedMap, Tokens, mesh_prefix,
+};
 use node::datapath::NextHop;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Runtime;
@@ -119,7 +120,7 @@ struct Node {
     /// The host's end of the node's own side, until a host takes it.
     wire: Option<UnixDatagram>,
     /// What earlier runs had carried.
-    before: BTreeMap<Name, Carried>,
+    before: SortedMap<Name, Carried>,
 }
 
 /// A node's runtime. Dropping it is a power cut: its tasks end wherever they are.
@@ -143,7 +144,7 @@ impl Deref for Power {
 
 /// Nodes, links, ledger, and the directory they live in.
 pub(super) struct Mesh {
-    nodes: BTreeMap<Name, Node>,
+    nodes: SortedMap<Name, Node>,
     pub(super) links: Vec<Link>,
     pub(super) file: File,
     ledger: Embedded,
@@ -177,7 +178,7 @@ impl Mesh {
         );
         let identity = |name: Name| Identity::new(&Seed::from_bytes(derive(options.seed, &name.to_string())));
         let names = [Name::Gateway].into_iter().chain(relays).chain(households.iter().copied());
-        let nodes: BTreeMap<Name, Node> = names.map(|name| (name, Node::new(identity(name)))).collect();
+        let nodes: SortedMap<Name, Node> = names.map(|name| (name, Node::new(identity(name)))).collect();
         let treasurer = Identity::new(&Seed::from_bytes(derive(options.seed, "treasurer")));
         let mut ledger = found_ledger(&directory.0, &treasurer)?;
         for node in nodes.iter().filter(|(name, _)| **name != Name::Gateway).map(|(_, node)| node) {
@@ -411,7 +412,7 @@ impl Mesh {
     }
 
     /// What a node carried with each neighbour, over all its runs.
-    pub(super) async fn carried(&self, name: Name) -> BTreeMap<Name, Carried> {
+    pub(super) async fn carried(&self, name: Name) -> SortedMap<Name, Carried> {
         let mut all = self.nodes[&name].before.clone();
         let meters = self.meters(name).await;
         for other in self.links.iter().filter_map(|link| link.other(name)) {
@@ -490,7 +491,7 @@ impl Mesh {
 
 impl Node {
     fn new(identity: Identity) -> Self {
-        Self { identity, router: None, power: None, wireguard: None, quic: None, wire: None, before: BTreeMap::new() }
+        Self { identity, router: None, power: None, wireguard: None, quic: None, wire: None, before: SortedMap::new() }
     }
 }
 

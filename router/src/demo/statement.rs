@@ -1,10 +1,9 @@
 //! What the demo shows: a table while it runs, and at the end a statement that can be checked by hand.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use ledger_client::Totals;
-use metering::{Bytes, NodeId, Tokens};
+use metering::{Bytes, NodeId, SortedMap, Tokens};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -17,7 +16,7 @@ use crate::control::Direction;
 /// The table while it runs; remembers the last one for the rates.
 #[derive(Default)]
 pub(super) struct Live {
-    last: BTreeMap<Name, (Instant, u64)>,
+    last: SortedMap<Name, (Instant, u64)>,
 }
 
 impl Live {
@@ -55,7 +54,7 @@ impl Live {
 }
 
 /// Whom a node carries for: its subscribers.
-fn carried_for(mesh: &Mesh, name: Name, carried: &BTreeMap<Name, Carried>) -> String {
+fn carried_for(mesh: &Mesh, name: Name, carried: &SortedMap<Name, Carried>) -> String {
     let subscribers = mesh.links.iter().filter(|link| link.provider == name).map(|link| link.subscriber);
     let each = subscribers.map(|subscriber| {
         let bytes = carried.get(&subscriber).map_or(0, |carried| carried.bytes);
@@ -116,9 +115,9 @@ impl Statement {
         elapsed: Duration,
     ) -> Result<Self, Failure> {
         let names: Vec<Name> = mesh.names().collect();
-        let ids: BTreeMap<NodeId, Name> = names.iter().map(|name| (mesh.id(*name), *name)).collect();
-        let (mut nodes, mut receipts, mut paid) = (Vec::new(), Receipts::default(), BTreeMap::new());
-        let mut carried = BTreeMap::new();
+        let ids: SortedMap<NodeId, Name> = names.iter().map(|name| (mesh.id(*name), *name)).collect();
+        let (mut nodes, mut receipts, mut paid) = (Vec::new(), Receipts::default(), SortedMap::new());
+        let mut carried = SortedMap::new();
         for name in &names {
             let id = mesh.id(*name);
             let (mut earned, mut spent, mut locked) = (Tokens::ZERO, Tokens::ZERO, Tokens::ZERO);

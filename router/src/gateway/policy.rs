@@ -1,12 +1,11 @@
 //! What the gateway's owner allows: hours, caps on bytes, and what is not carried.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use metering::WireguardKey;
+use metering::{SortedMap, WireguardKey};
 
 /// Clients whose use is remembered. Beyond them, whoever used least this month is forgotten.
 const CLIENTS_MAX: usize = 4096;
@@ -198,12 +197,12 @@ pub(super) struct Usage {
     day: u32,
     month: u32,
     all: Used,
-    clients: BTreeMap<[u8; 32], Used>,
+    clients: SortedMap<[u8; 32], Used>,
 }
 
 impl Usage {
     pub(super) fn new(now: Moment) -> Self {
-        Self { day: now.day, month: now.month, all: Used::default(), clients: BTreeMap::new() }
+        Self { day: now.day, month: now.month, all: Used::default(), clients: SortedMap::new() }
     }
 
     /// A new day or month begins with nothing used. The clock may have been set back: what is counted stays.
@@ -256,7 +255,7 @@ impl Usage {
         let mut next = || head.next()?.parse::<u64>().ok();
         let (day, month) = (u32::try_from(next()?).ok()?, u32::try_from(next()?).ok()?);
         let all = Used { day: next()?, month: next()? };
-        let mut clients = BTreeMap::new();
+        let mut clients = SortedMap::new();
         for line in lines.take(CLIENTS_MAX) {
             let mut words = line.split(' ');
             let key: [u8; 32] = hex::decode(words.next()?).ok()?.try_into().ok()?;

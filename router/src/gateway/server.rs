@@ -1,6 +1,6 @@
 //! The gateway's side: who has a session, with which addresses, and how much it may use.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use metering::{Identity, NodeCard, NodeId, WireguardKey};
+use metering::{Identity, NodeCard, NodeId, SortedMap, WireguardKey};
 use node::datapath::packet;
 use node::{LinkId, Prefix};
 
@@ -281,7 +281,7 @@ struct Table {
     mtu: u16,
     /// A place for each client, and for those that wait.
     clients: Vec<Option<Client>>,
-    waiting: BTreeMap<LinkId, Waiting>,
+    waiting: SortedMap<LinkId, Waiting>,
     by_address: HashMap<IpAddr, LinkId>,
     leases: Leases,
     usage: Usage,
@@ -323,7 +323,7 @@ impl Table {
             dns: resolver.map(|_| options.ipv4_pool.gateway().into()).into_iter().collect(),
             mtu,
             clients: (0..usize::from(options.clients_max) + WAITING_MAX).map(|_| None).collect(),
-            waiting: BTreeMap::new(),
+            waiting: SortedMap::new(),
             by_address: HashMap::new(),
             leases: Leases::new(options.ipv4_pool, Duration::from_secs(rest.unwrap_or(REMEMBERS_USUALLY_S))),
             written: (now, usage.clone()),
@@ -598,7 +598,7 @@ impl Table {
 
     /// Whose account is known only since its card was shown may have more sessions than one may: the latest of them end.
     fn look_at_accounts(&mut self, now: Instant) {
-        let mut of: BTreeMap<NodeId, Vec<(Instant, LinkId)>> = BTreeMap::new();
+        let mut of: SortedMap<NodeId, Vec<(Instant, LinkId)>> = SortedMap::new();
         for (link, client) in (0..).map(LinkId).zip(&self.clients) {
             if let Some(client) = client
                 && let Verdict::Known(account) = (self.may_use)(&client.key, client.who.account)

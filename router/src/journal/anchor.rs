@@ -7,13 +7,12 @@
 //! The layout, integers big-endian: magic (16 bytes), generation (8), boot counter (8), chain id (8), contract (20),
 //! number of ceilings (4), then for each payer (20), payee (20), nonce (8), amount (12); SHA-256 of all that (32).
 
-use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use metering::{ChannelId, LedgerDomain, NodeId, Tokens};
+use metering::{ChannelId, LedgerDomain, NodeId, SortedMap, Tokens};
 use sha2::{Digest, Sha256};
 
 use super::CHANNELS_MAX;
@@ -31,7 +30,7 @@ const ANCHOR_LEN_MAX: usize = HEADER_LEN + CHANNELS_MAX * CEILING_LEN + DIGEST_L
 pub(super) struct Anchor {
     pub(super) domain: LedgerDomain,
     pub(super) boot: u64,
-    pub(super) ceilings: BTreeMap<ChannelId, Tokens>,
+    pub(super) ceilings: SortedMap<ChannelId, Tokens>,
 }
 
 /// The two files, and which of them is to be written next.
@@ -134,7 +133,7 @@ impl Anchor {
         if count > CHANNELS_MAX || count.checked_mul(CEILING_LEN)? != rest.len() {
             return None;
         }
-        let mut ceilings = BTreeMap::new();
+        let mut ceilings = SortedMap::new();
         for _ in 0..count {
             let channel = channel_from_bytes(take(&mut rest)?);
             ceilings.insert(channel, Tokens::from_be_bytes12(*take(&mut rest)?));

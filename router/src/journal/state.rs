@@ -1,9 +1,8 @@
 //! What a journal knows, and the rows it is written down in.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use metering::{Bytes, ChannelId, LedgerDomain, NodeId, Receipt, Standing, Tokens, Unverified};
+use metering::{Bytes, ChannelId, LedgerDomain, NodeId, Receipt, SortedMap, Standing, Tokens, Unverified};
 use sha2::{Digest, Sha256};
 
 use super::anchor::Anchor;
@@ -50,16 +49,16 @@ pub(super) struct State {
     pub(super) version: u16,
     pub(super) boot: u64,
     pub(super) seqno: Option<u16>,
-    pub(super) ceilings: BTreeMap<ChannelId, Tokens>,
-    pub(super) held: BTreeMap<ChannelId, Receipt>,
-    pub(super) redeemed: BTreeMap<ChannelId, Tokens>,
-    pub(super) totals: BTreeMap<NodeId, Totals>,
+    pub(super) ceilings: SortedMap<ChannelId, Tokens>,
+    pub(super) held: SortedMap<ChannelId, Receipt>,
+    pub(super) redeemed: SortedMap<ChannelId, Tokens>,
+    pub(super) totals: SortedMap<NodeId, Totals>,
     /// By payer and payee, the newest between them: a payer can open as many as it likes.
-    pub(super) channels: BTreeMap<(NodeId, NodeId), (u64, KnownChannel)>,
+    pub(super) channels: SortedMap<(NodeId, NodeId), (u64, KnownChannel)>,
     /// Shared, for it is large, and a commit copies the rest.
-    pub(super) days: Arc<BTreeMap<(u32, NodeId), Day>>,
-    pub(super) standings: BTreeMap<NodeId, Standing>,
-    pub(super) kept: BTreeMap<ChannelId, Receipt>,
+    pub(super) days: Arc<SortedMap<(u32, NodeId), Day>>,
+    pub(super) standings: SortedMap<NodeId, Standing>,
+    pub(super) kept: SortedMap<ChannelId, Receipt>,
 }
 
 impl State {
@@ -251,7 +250,7 @@ fn read_receipt(key: &[u8], value: &[u8], domain: &LedgerDomain) -> Option<Recei
 }
 
 /// The higher receipt of a channel counts.
-fn take(receipts: &mut BTreeMap<ChannelId, Receipt>, receipt: Receipt) -> bool {
+fn take(receipts: &mut SortedMap<ChannelId, Receipt>, receipt: Receipt) -> bool {
     let is_news = receipts.get(&receipt.channel()).is_none_or(|known| receipt.amount() > known.amount());
     if is_news {
         receipts.insert(receipt.channel(), receipt);
@@ -259,7 +258,7 @@ fn take(receipts: &mut BTreeMap<ChannelId, Receipt>, receipt: Receipt) -> bool {
     is_news
 }
 
-fn raise(amounts: &mut BTreeMap<ChannelId, Tokens>, channel: ChannelId, amount: Tokens) -> bool {
+fn raise(amounts: &mut SortedMap<ChannelId, Tokens>, channel: ChannelId, amount: Tokens) -> bool {
     let is_news = amounts.get(&channel).is_none_or(|known| amount > *known);
     if is_news {
         amounts.insert(channel, amount);

@@ -20,7 +20,6 @@
 mod tls;
 mod transport;
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
@@ -33,6 +32,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
+use metering::SortedMap;
 use metering::identity::TlsKey;
 use portable_atomic::{AtomicU64, Ordering::Relaxed};
 use quinn::{
@@ -261,7 +261,7 @@ pub struct QuicLinks {
     parts: Parts,
 }
 
-type Table = BTreeMap<LinkId, Arc<Link>>;
+type Table = SortedMap<LinkId, Arc<Link>>;
 
 /// Who dials us and is no peer.
 #[derive(Default)]
@@ -515,7 +515,7 @@ impl std::fmt::Debug for QuicLinks {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let links = self.links.load();
         (f.debug_struct("QuicLinks").field("local_addr", &self.local_addr))
-            .field("links", &links.keys())
+            .field("links", &links.keys().collect::<Vec<_>>())
             .finish_non_exhaustive()
     }
 }

@@ -1,10 +1,9 @@
 //! What the router answers when asked: status, tables, redemption.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use ledger_client::{Error, Ledger, Phase};
-use metering::{ChannelId, NodeId, Receipt, Role, Snapshot, Tokens};
+use metering::{ChannelId, NodeId, Receipt, Role, Snapshot, SortedMap, Tokens};
 use node::ways::WayView;
 use node::{Access, DropReason, LinkId, PrefixPair};
 use tokio::sync::oneshot;
@@ -100,9 +99,9 @@ impl Control {
         let is_cut_off = Known::is_cut_off;
         #[cfg(not(feature = "quic"))]
         let is_cut_off = |_: &Known| false;
-        let views: BTreeMap<LinkId, node::LinkView> = self.node.links().map(|view| (view.link, view)).collect();
+        let views: SortedMap<LinkId, node::LinkView> = self.node.links().map(|view| (view.link, view)).collect();
         let heard = self.node.neighbours().filter(|view| view.cost.is_finite());
-        let heard: BTreeMap<u32, node::NeighbourView> = heard.map(|view| (view.interface.0, view)).collect();
+        let heard: SortedMap<u32, node::NeighbourView> = heard.map(|view| (view.interface.0, view)).collect();
         let lines = self.links.iter().map(|(link, known)| {
             let view = views.get(link);
             let admitted = view.is_some_and(|view| view.admitted && view.up);
@@ -277,7 +276,7 @@ impl Control {
         let names = self.names();
         let unit = self.money.unit.clone();
         let us = self.node.id();
-        let mut lines: BTreeMap<ChannelId, ReceiptLine> = BTreeMap::new();
+        let mut lines: SortedMap<ChannelId, ReceiptLine> = SortedMap::new();
         for snapshot in self.node.links().filter_map(|link| link.settlement) {
             let Some(channel) = snapshot.channel else { continue };
             let direction = if channel.payer == us { Direction::WePay } else { Direction::WeArePaid };
@@ -293,7 +292,7 @@ impl Control {
             };
             lines.insert(channel, line);
         }
-        let mut kept: BTreeMap<ChannelId, Vec<KeptBy>> = BTreeMap::new();
+        let mut kept: SortedMap<ChannelId, Vec<KeptBy>> = SortedMap::new();
         for (link, channel, amount) in self.node.kept() {
             kept.entry(channel).or_default().push(KeptBy { neighbour: self.name_of(link), amount });
         }
@@ -360,7 +359,7 @@ impl Control {
         }
     }
 
-    fn names(&self) -> BTreeMap<NodeId, String> {
+    fn names(&self) -> SortedMap<NodeId, String> {
         self.links.values().filter_map(Known::named).collect()
     }
 }
@@ -402,7 +401,7 @@ fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
-pub(super) fn name_in(names: &BTreeMap<NodeId, String>, id: NodeId) -> String {
+pub(super) fn name_in(names: &SortedMap<NodeId, String>, id: NodeId) -> String {
     names.get(&id).cloned().unwrap_or_else(|| id.to_string())
 }
 
@@ -410,8 +409,8 @@ pub(super) fn name_in(names: &BTreeMap<NodeId, String>, id: NodeId) -> String {
 fn with_journal(
     journal: &mut Journal,
     us: NodeId,
-    names: &BTreeMap<NodeId, String>,
-    mut lines: BTreeMap<ChannelId, ReceiptLine>,
+    names: &SortedMap<NodeId, String>,
+    mut lines: SortedMap<ChannelId, ReceiptLine>,
 ) -> Vec<ReceiptLine> {
     let held = journal.held().map(|receipt| (receipt.channel(), receipt.amount()));
     for (channel, durable) in held.chain(journal.ceilings()) {
@@ -445,7 +444,7 @@ fn wallet(
     ledger: &mut Box<dyn Ledger>,
     us: NodeId,
     unit: Unit,
-    names: &BTreeMap<NodeId, String>,
+    names: &SortedMap<NodeId, String>,
     signed: &[(ChannelId, Tokens)],
 ) -> Result<Wallet, Error> {
     let balance = ledger.balance(us)?;

@@ -1,9 +1,7 @@
 //! What may be spent: a sum for each day and one for each month, UTC. When it is used, ways that cost money are not taken
 //! until the next day or month begins; what was carried before that is paid.
 
-use std::collections::BTreeMap;
-
-use metering::Tokens;
+use metering::{SortedMap, Tokens};
 
 use super::history::{DAYS_KEPT, civil};
 
@@ -42,7 +40,7 @@ const DAYS_MAX: usize = DAYS_KEPT as usize;
 pub(super) struct Budget {
     limits: BudgetLimits,
     /// Other days, and what each came to: a clock that is set may lead to another month.
-    earlier: BTreeMap<u32, Tokens>,
+    earlier: SortedMap<u32, Tokens>,
     today: (u32, Tokens),
     told: Option<News>,
 }
@@ -50,7 +48,7 @@ pub(super) struct Budget {
 impl Budget {
     /// Goes on from what other days came to.
     pub(super) fn new(limits: BudgetLimits, today: u32, days: impl Iterator<Item = (u32, Tokens)>) -> Self {
-        let mut earlier = BTreeMap::new();
+        let mut earlier = SortedMap::new();
         for (day, spent) in days.filter(|(day, _)| *day != today) {
             let sum: &mut Tokens = earlier.entry(day).or_default();
             *sum = sum.saturating_add(spent);

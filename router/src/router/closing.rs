@@ -1,11 +1,10 @@
 //! How channels end that we pay on: by agreement at the owner's word; by notice where the payee does not answer, or where a
 //! channel has not been used for a month. What a notice gives back is taken when it is over.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use ledger_client::{Channel, Error, Ledger, Phase, UnixTime};
-use metering::{ChannelId, Close, NodeId, Role, Tokens};
+use metering::{ChannelId, Close, NodeId, Role, SortedSet, Tokens};
 use node::LinkId;
 use tokio::sync::oneshot;
 
@@ -69,7 +68,7 @@ impl Control {
     /// Goes on with the channels whose owner waits.
     pub(super) fn look_at_closings(&mut self, now: Instant) {
         let unsettled = self.node.links().filter(|view| view.settlement.is_some_and(|known| !known.settled));
-        let owing: BTreeSet<LinkId> = unsettled.map(|view| view.link).collect();
+        let owing: SortedSet<LinkId> = unsettled.map(|view| view.link).collect();
         let mut late = Vec::new();
         for closing in std::mem::take(&mut self.closings) {
             let mut closing = closing;
@@ -170,12 +169,12 @@ impl Control {
         let Some(desk) = self.ledger.clone() else { return };
         let (us, today) = (self.node.id(), history::today());
         // Whoever is configured may be back tomorrow, whatever the clock says.
-        let in_use: BTreeSet<NodeId> = self.links.values().filter_map(|known| Some(known.named()?.0)).collect();
+        let in_use: SortedSet<NodeId> = self.links.values().filter_map(|known| Some(known.named()?.0)).collect();
         let known = self.journal.ask(move |journal| used_since(journal, today.saturating_sub(UNUSED_DAYS)));
         self.spawn(
             async move {
                 let mut used = known.await.map_err(|error| error.to_string())?;
-                used.iter_mut().for_each(|used| used.extend(&in_use));
+                used.iter_mut().for_each(|used| used.extend(in_use.iter().copied()));
                 let all = desk.ask_later(move |ledger| ledger.channels_of(us)).await;
                 let mut all = all.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
                 all.retain(|(id, _)| id.payer == us);
@@ -220,7 +219,7 @@ impl Control {
 }
 
 /// With whom anything was agreed since a day. `None`: the journal does not reach back that far.
-fn used_since(journal: &Journal, first: u32) -> Option<BTreeSet<NodeId>> {
+fn used_since(journal: &Journal, first: u32) -> Option<SortedSet<NodeId>> {
     let (oldest, ..) = journal.days().next()?;
     let since = journal.days().filter(|(day, ..)| *day >= first);
     (oldest < first).then(|| since.map(|(_, peer, _)| peer).collect())
@@ -247,7 +246,7 @@ fn end_unused(
     ledger: &mut Box<dyn Ledger>,
     id: ChannelId,
     phase: Phase,
-    used: Option<&BTreeSet<NodeId>>,
+    used: Option<&SortedSet<NodeId>>,
 ) -> Result<Option<(ChannelId, Ending)>, Error> {
     match phase {
         Phase::Open if used.is_some_and(|used| !used.contains(&id.payee)) => match ledger.start_close(id) {
@@ -287,7 +286,7 @@ mod tests {
     fn all_ended(
         ledger: &mut Box<dyn Ledger>,
         us: NodeId,
-        used: Option<&BTreeSet<NodeId>>,
+        used: Option<&SortedSet<NodeId>>,
     ) -> Vec<(ChannelId, Ending)> {
         let all = ledger.channels_of(us).expect("it is there").into_iter().filter(|(id, _)| id.payer == us);
         all.filter_map(|(id, channel)| end_unused(ledger, id, channel.phase, used).expect("it is there")).collect()
@@ -312,7 +311,7 @@ mod tests {
         // Theirs to end, not ours.
         open(unused).open_channel(us_id, tokens(10)).unwrap();
         assert!(all_ended(&mut ledger, us_id, None).is_empty(), "a young journal cannot tell");
-        let used = BTreeSet::from([USED]);
+        let used = SortedSet::from([USED]);
         let ended = all_ended(&mut ledger, us_id, Some(&used));
         assert!(matches!(&ended[..], [(id, Ending::Notice(_))] if id.payee == unused_id));
         // What its owner closed comes back however young the journal is.
@@ -332,6 +331,6 @@ mod tests {
         journal.commit(&[Record::Day { day: 100, peer: USED, line }]).unwrap();
         assert_eq!(used_since(&journal, 100), None);
         journal.commit(&[Record::Day { day: 99, peer: UNUSED, line }]).unwrap();
-        assert_eq!(used_since(&journal, 100), Some(BTreeSet::from([USED])));
+        assert_eq!(used_since(&journal, 100), Some(SortedSet::from([USED])));
     }
 }

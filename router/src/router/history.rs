@@ -1,10 +1,9 @@
 //! What each day with each neighbour came to, from the sums that settlement keeps: for people who ask what they pay for,
 //! and for what they may spend. Money never rests on it; what a power cut takes is what the last minutes counted.
 
-use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-use metering::{NodeId, Snapshot, Tokens};
+use metering::{NodeId, Snapshot, SortedMap, Tokens};
 
 use crate::journal::{Day, Record};
 
@@ -19,25 +18,25 @@ const KEPT_MAX: usize = 4;
 pub(super) struct History {
     day: u32,
     /// What this day has come to, with each neighbour.
-    today: BTreeMap<NodeId, Day>,
+    today: SortedMap<NodeId, Day>,
     /// Other days that a clock which is set may lead to: the journal's newest, and those there were since the start. A line
     /// is written as a whole, so whoever forgot what a day had come to would take it away.
-    kept: BTreeMap<u32, BTreeMap<NodeId, Day>>,
+    kept: SortedMap<u32, SortedMap<NodeId, Day>>,
     /// What the sums of each neighbour were when they were last looked at.
-    seen: BTreeMap<NodeId, Day>,
+    seen: SortedMap<NodeId, Day>,
 }
 
 impl History {
     /// Goes on where the journal ends.
     pub(super) fn new(day: u32, known: impl Iterator<Item = (u32, NodeId, Day)>) -> Self {
-        let mut kept: BTreeMap<u32, BTreeMap<NodeId, Day>> = BTreeMap::new();
+        let mut kept: SortedMap<u32, SortedMap<NodeId, Day>> = SortedMap::new();
         for (known, peer, line) in known {
             // Oldest first: of the days other than this one, the newest stays.
             kept.retain(|kept, _| *kept == day || *kept == known);
             kept.entry(known).or_default().insert(peer, line);
         }
         let today = kept.remove(&day).unwrap_or_default();
-        Self { day, today, kept, seen: BTreeMap::new() }
+        Self { day, today, kept, seen: SortedMap::new() }
     }
 
     /// Adds what came on top since the last call. A clock that is set back a little does not open yesterday again.

@@ -2,12 +2,11 @@
 //! and they do not answer it; and what neighbours had kept for us.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use ledger_client::{Error, Ledger, Phase};
 use metering::watch::{self, COPY_INTERVAL, KEPT_MAX as KEPT_EACH};
-use metering::{ChannelId, NodeId, Receipt, Role, Tokens};
+use metering::{ChannelId, NodeId, Receipt, Role, SortedMap, SortedSet, Tokens};
 use node::LinkId;
 
 use super::money::{is_worthless, one_by_one, usable};
@@ -38,7 +37,7 @@ const CHANNELS_REMEMBERED: usize = 8;
 
 /// What is kept for neighbours, and what they had kept for us.
 pub(super) struct Keeping {
-    kept: BTreeMap<ChannelId, Kept>,
+    kept: SortedMap<ChannelId, Kept>,
     look_at: Instant,
     interval: Duration,
     /// The ledger has been asked, and not answered yet.
@@ -46,14 +45,14 @@ pub(super) struct Keeping {
     /// The last channel that was looked at: a slow ledger does not come to all in one round.
     looked_at: Option<ChannelId>,
     rest_until: Instant,
-    found: BTreeMap<ChannelId, (LinkId, Receipt)>,
+    found: SortedMap<ChannelId, (LinkId, Receipt)>,
     found_at: Instant,
     /// Until when what was written of found receipts would have lasted, at one write each [`FOUND_INTERVAL`].
     found_paid_until: Instant,
     /// The ledger has been asked for what it has not paid, and not answered yet.
     looking_for_unredeemed: bool,
     /// Channels that paid us before a start without a journal, until then.
-    doubtful: Option<(BTreeSet<ChannelId>, Instant)>,
+    doubtful: Option<(SortedSet<ChannelId>, Instant)>,
 }
 
 struct Kept {
@@ -84,7 +83,7 @@ pub(super) struct Unredeemed {
     /// The dearest first, and no more than a neighbour keeps.
     pub(super) receipts: Vec<Receipt>,
     /// Whose channels are about to end.
-    pub(super) closing: BTreeSet<NodeId>,
+    pub(super) closing: SortedSet<NodeId>,
 }
 
 impl Keeping {
@@ -99,7 +98,7 @@ impl Keeping {
             looking: false,
             looked_at: None,
             rest_until: now,
-            found: BTreeMap::new(),
+            found: SortedMap::new(),
             found_at: now,
             found_paid_until: now,
             looking_for_unredeemed: false,
@@ -132,7 +131,7 @@ impl Keeping {
         let from = if theirs >= KEPT_EACH {
             payee
         } else if self.kept.len() > KEPT_IN_ALL {
-            let payees: BTreeSet<NodeId> = self.kept.keys().map(|channel| channel.payee).collect();
+            let payees: SortedSet<NodeId> = self.kept.keys().map(|channel| channel.payee).collect();
             let most = payees.into_iter().max_by_key(|payee| self.count_of(*payee)).unwrap_or(payee);
             // Only who has more than its share gives something up for others.
             if theirs < KEPT_LEAST { most } else { payee }
@@ -182,7 +181,7 @@ impl Keeping {
         self.doubtful.as_ref().is_some_and(|(channels, until)| now < *until && channels.contains(channel))
     }
 
-    pub(super) fn doubt(&mut self, now: Instant, channels: BTreeSet<ChannelId>) {
+    pub(super) fn doubt(&mut self, now: Instant, channels: SortedSet<ChannelId>) {
         self.doubtful = Some((channels, now + DOUBT));
     }
 }
@@ -634,7 +633,7 @@ mod tests {
         assert!(unredeemed.closing.is_empty());
         ledger.start_close(channel).unwrap();
         let unredeemed = unpaid_of(&mut ledger, &receipts);
-        assert_eq!(unredeemed.closing, BTreeSet::from([channel.payer]));
+        assert_eq!(unredeemed.closing, SortedSet::from([channel.payer]));
         let Some(first) = receipts.first() else { panic!("there are forty") };
         ledger.redeem(*first).unwrap();
         let unredeemed = unpaid_of(&mut ledger, &receipts);

@@ -1,11 +1,10 @@
 //! Which links a router has: given ids, told to worker, QUIC and node, and changed while running.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use metering::Side;
+use metering::{Side, SortedSet};
 use node::datapath::MAX_LINKS;
 use node::{Access, Deal, LinkId, LinkMeasure, LinkSensing, Peer};
 #[cfg(not(feature = "quic"))]
@@ -27,7 +26,7 @@ impl Control {
     /// Brings the links to what the configuration says. What did not change is not touched.
     pub(super) fn set_links(&mut self, now: Instant, links: Links) {
         self.forget_namesakes(now, &links);
-        let mut wanted = BTreeSet::new();
+        let mut wanted = SortedSet::new();
         for peer in links.peers {
             wanted.extend(self.set_peer(now, peer));
         }

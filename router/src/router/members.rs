@@ -5,7 +5,6 @@
 //! that lies in its state directory, as soon as the ledger can be reached. Times are as [`super::clock`] knows them, so that a
 //! clock that is years off bars no members, nor lets those in whose membership has ended.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ledger_client::{Code, Error, Ledger, Membership, UnixTime};
-use metering::NodeId;
+use metering::{NodeId, SortedMap, SortedSet};
 use node::{Access, LinkId};
 use portable_atomic::{AtomicU64, Ordering};
 use serde::{Deserialize, Serialize};
@@ -51,7 +50,7 @@ pub(super) struct Members {
     matter: bool,
     us: NodeId,
     directory: PathBuf,
-    known: BTreeMap<NodeId, Membership>,
+    known: SortedMap<NodeId, Membership>,
     look_at: Instant,
     ask_at: Instant,
     asked_at: Instant,
@@ -73,7 +72,7 @@ const GUEST_EACH: Duration = Duration::from_secs(300);
 /// router's control task finds out.
 #[derive(Debug, Default)]
 pub struct Guests {
-    all: Mutex<BTreeMap<NodeId, Guest>>,
+    all: Mutex<SortedMap<NodeId, Guest>>,
     turn: AtomicU64,
 }
 
@@ -86,7 +85,7 @@ struct Guest {
 }
 
 impl Guests {
-    fn all(&self) -> MutexGuard<'_, BTreeMap<NodeId, Guest>> {
+    fn all(&self) -> MutexGuard<'_, SortedMap<NodeId, Guest>> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -112,7 +111,7 @@ impl Guests {
     }
 
     /// What was known before a restart.
-    fn remember(&self, known: &BTreeMap<NodeId, Membership>) {
+    fn remember(&self, known: &SortedMap<NodeId, Membership>) {
         let guest = |membership: &Membership| Guest { membership: Some(*membership), ..Guest::default() };
         *self.all() = known.iter().map(|(account, membership)| (*account, guest(membership))).collect();
     }
@@ -247,7 +246,7 @@ impl Members {
     /// Takes what the ledger said. Whether anything changed.
     fn take(&mut self, of: Vec<(NodeId, Option<Membership>)>) -> bool {
         let before = self.known.clone();
-        let asked: BTreeSet<NodeId> = of.iter().map(|(account, _)| *account).collect();
+        let asked: SortedSet<NodeId> = of.iter().map(|(account, _)| *account).collect();
         for (account, membership) in of {
             match membership {
                 Some(membership) => self.known.insert(account, membership),
@@ -320,7 +319,7 @@ impl Control {
         let us = self.members.us;
         let peers = self.links.values().filter_map(|known| known.peer.as_ref());
         let guests = self.guests.due(now);
-        let accounts: BTreeSet<NodeId> = peers.map(|peer| peer.card.account()).chain([us]).chain(guests).collect();
+        let accounts: SortedSet<NodeId> = peers.map(|peer| peer.card.account()).chain([us]).chain(guests).collect();
         let accounts: Vec<NodeId> = accounts.into_iter().collect();
         let code = self.members.code.clone();
         let told = desk.ask(move |ledger| ask(ledger.as_mut(), us, &accounts, code.as_ref()));
@@ -433,7 +432,7 @@ impl Control {
     }
 }
 
-fn read_known(directory: &Path) -> BTreeMap<NodeId, Membership> {
+fn read_known(directory: &Path) -> SortedMap<NodeId, Membership> {
     let path = directory.join(MEMBERS);
     let lines: Option<Vec<Line>> = read(&path, FILE_LEN_MAX).and_then(|bytes| serde_json::from_slice(&bytes).ok());
     lines.unwrap_or_default().into_iter().take(KEPT_MAX).map(|line| (line.account, line.membership)).collect()

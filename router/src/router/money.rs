@@ -1,10 +1,9 @@
 //! Channels, receipts and redemption: between the node, the journal and the ledger.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use ledger_client::{Channel, Error, Ledger, Phase, Refusal as Forbidden};
-use metering::{ChannelId, ChannelState, NodeId, Receipt, Restored, Role, Tokens};
+use metering::{ChannelId, ChannelState, NodeId, Receipt, Restored, Role, SortedMap, SortedSet, Tokens};
 use node::LinkId;
 use tokio::sync::oneshot;
 
@@ -95,7 +94,7 @@ impl Control {
     pub(super) fn hold(&mut self, link: LinkId, receipt: Receipt) {
         let settled = self.node.links().filter_map(|view| Some((view.link, view.settlement?)));
         let waiting = settled.filter(|(other, known)| *other != link && known.signed > known.held);
-        let links: BTreeMap<ChannelId, LinkId> =
+        let links: SortedMap<ChannelId, LinkId> =
             waiting.filter_map(|(link, known)| Some((known.channel?, link))).collect();
         let others = self.node.held().filter_map(|other| Some((*links.get(&other.channel())?, other)));
         let held: Vec<(LinkId, Receipt)> = [(link, receipt)].into_iter().chain(others).collect();
@@ -194,7 +193,7 @@ impl Control {
     /// Redeems for whoever waits and is settled with: nothing owed, every receipt on disk. Who does not sign in time
     /// is redeemed from with what is there.
     pub(super) fn redeem_settled(&mut self, now: Instant) {
-        let unsettled: BTreeSet<NodeId> = self
+        let unsettled: SortedSet<NodeId> = self
             .node
             .links()
             .filter_map(|link| link.settlement)

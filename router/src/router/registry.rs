@@ -4,7 +4,6 @@
 //! serves the ledger gives it to nobody else's node. What is asked for and not known is looked for at once, a few names at a time. The
 //! name that `waybill join` wants for this router lies in the state directory until the ledger has answered.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
@@ -12,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ledger_client::{Error, Ledger, Membership, Name, Named, Refusal, UnixTime};
-use metering::NodeId;
+use metering::{NodeId, SortedMap, SortedSet};
 use node::names::Names;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -50,7 +49,7 @@ pub struct Registered {
     /// This router's own prefix.
     home: u64,
     /// Who asked for it first.
-    wanted: Arc<Mutex<BTreeMap<Name, Asker>>>,
+    wanted: Arc<Mutex<SortedMap<Name, Asker>>>,
 }
 
 /// Somebody who asks: a machine of the household, or a whole node of the mesh, which has a /48 of addresses.
@@ -98,7 +97,7 @@ impl Registered {
         Some(answer)
     }
 
-    fn take_wanted(&self) -> BTreeSet<Name> {
+    fn take_wanted(&self) -> SortedSet<Name> {
         let wanted = std::mem::take(&mut *self.wanted.lock().unwrap_or_else(PoisonError::into_inner));
         wanted.into_keys().collect()
     }
@@ -126,13 +125,13 @@ pub(super) struct Registry {
     shared: Option<Registered>,
     server: (String, Ipv6Addr),
     directory: PathBuf,
-    known: BTreeMap<Name, Holder>,
+    known: SortedMap<Name, Holder>,
     /// As the file has it.
-    written: BTreeMap<Name, Holder>,
+    written: SortedMap<Name, Holder>,
     /// Those that this round has come to, and the last of them.
-    seen: BTreeSet<Name>,
+    seen: SortedSet<Name>,
     after: Option<Name>,
-    absent: BTreeMap<Name, Instant>,
+    absent: SortedMap<Name, Instant>,
     page_at: Instant,
     look_at: Instant,
     tell_at: Instant,
@@ -145,7 +144,7 @@ pub(super) struct Registry {
 /// What is asked of the ledger.
 enum Question {
     Page(Option<Name>),
-    Names(BTreeSet<Name>),
+    Names(SortedSet<Name>),
     Claim(Name, [u8; 32]),
 }
 
@@ -162,16 +161,16 @@ pub(super) enum Told {
 impl Registry {
     /// Reads what was known before. What does not read is asked for again.
     pub(super) fn open(now: Instant, shared: Option<Registered>, server: (String, Ipv6Addr), directory: &Path) -> Self {
-        let known = if shared.is_some() { read_known(directory) } else { BTreeMap::new() };
+        let known = if shared.is_some() { read_known(directory) } else { SortedMap::new() };
         let registry = Self {
             shared,
             server,
             directory: directory.to_owned(),
             written: known.clone(),
             known,
-            seen: BTreeSet::new(),
+            seen: SortedSet::new(),
             after: None,
-            absent: BTreeMap::new(),
+            absent: SortedMap::new(),
             page_at: now,
             look_at: now,
             tell_at: now + TELL_EACH,
@@ -311,7 +310,7 @@ fn standing(
     named: Vec<(Name, Option<ledger_client::Holder>)>,
 ) -> Result<Vec<(Name, Option<Holder>)>, Error> {
     let accounts: Vec<NodeId> = named.iter().filter_map(|(_, holder)| Some(holder.as_ref()?.account)).collect();
-    let memberships: BTreeMap<_, _> = accounts.iter().copied().zip(ledger.memberships(&accounts)?).collect();
+    let memberships: SortedMap<_, _> = accounts.iter().copied().zip(ledger.memberships(&accounts)?).collect();
     let known = |holder: ledger_client::Holder| {
         let (account, address) = (holder.account, holder.address());
         Holder { account, address, membership: memberships.get(&account).copied().flatten() }
@@ -399,7 +398,7 @@ pub(crate) fn kept(directory: &Path) -> Vec<(Name, Ipv6Addr)> {
     known.filter(|(_, holder)| stands(holder)).map(|(name, holder)| (name, holder.address)).collect()
 }
 
-fn read_known(directory: &Path) -> BTreeMap<Name, Holder> {
+fn read_known(directory: &Path) -> SortedMap<Name, Holder> {
     let lines: Option<Vec<Line>> =
         read(&directory.join(NAMES), FILE_LEN_MAX).and_then(|bytes| serde_json::from_slice(&bytes).ok());
     lines.unwrap_or_default().into_iter().take(KEPT_MAX).map(|line| (line.name, line.holder)).collect()

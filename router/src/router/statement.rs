@@ -1,8 +1,6 @@
 //! The month's statement: what the days with each neighbour came to together.
 
-use std::collections::BTreeMap;
-
-use metering::NodeId;
+use metering::{NodeId, SortedMap};
 use tokio::sync::oneshot;
 
 use super::answers::{date, name_in};
@@ -51,9 +49,9 @@ impl Control {
             let _gone = answer.send(Response::Failed(Refusal { cause: format!("{text} is no month"), next }));
             return;
         };
-        let roles: BTreeMap<NodeId, &'static str> =
+        let roles: SortedMap<NodeId, &'static str> =
             self.links.iter().filter_map(|(link, known)| Some((known.named()?.0, self.role(*link, known)))).collect();
-        let names: BTreeMap<NodeId, String> = self.links.values().filter_map(Known::named).collect();
+        let names: SortedMap<NodeId, String> = self.links.values().filter_map(Known::named).collect();
         let mut statement = Statement {
             unit: self.money.unit.clone(),
             name: self.name.clone(),
@@ -92,10 +90,10 @@ const PROVIDER: &str = "provider";
 /// One line for each neighbour, by name.
 fn households(
     lines: &[(NodeId, Day)],
-    names: &BTreeMap<NodeId, String>,
-    roles: &BTreeMap<NodeId, &'static str>,
+    names: &SortedMap<NodeId, String>,
+    roles: &SortedMap<NodeId, &'static str>,
 ) -> Vec<Household> {
-    let mut sums: BTreeMap<NodeId, (u32, Day)> = BTreeMap::new();
+    let mut sums: SortedMap<NodeId, (u32, Day)> = SortedMap::new();
     for (peer, line) in lines {
         let (days, sum) = sums.entry(*peer).or_default();
         (*days, *sum) = (*days + 1, sum.plus(*line));

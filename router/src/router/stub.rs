@@ -1,11 +1,10 @@
 //! A ledger for tests that answers when it is let, and as it is told to.
 
-use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use ledger_client::{Channel, Code, Error, Genesis, Head, Ledger, Membership, Refusal, Totals, UnixTime, Verdict};
 use ledger_client::{Entry, Holder, Name, Named, Unavailable};
-use metering::{ChannelId, Close, NodeId, Receipt, Signature, Tokens};
+use metering::{ChannelId, Close, NodeId, Receipt, Signature, SortedMap, Tokens};
 
 /// One record for all channels, one refusal for all receipts.
 pub(super) struct Stub {
@@ -13,9 +12,9 @@ pub(super) struct Stub {
     pub(super) record: Option<Channel>,
     pub(super) refusal: Option<Refusal>,
     /// Of whom it is asked; others have none.
-    pub(super) memberships: BTreeMap<NodeId, Option<Membership>>,
+    pub(super) memberships: SortedMap<NodeId, Option<Membership>>,
     /// Who has which name.
-    pub(super) names: BTreeMap<Name, Holder>,
+    pub(super) names: SortedMap<Name, Holder>,
     /// Whether a code was used: for a year from now.
     pub(super) enrolled: bool,
     /// Is told that a question has come, and waited for before it is answered.
@@ -36,8 +35,8 @@ impl Stub {
             genesis,
             record,
             refusal,
-            memberships: BTreeMap::new(),
-            names: BTreeMap::new(),
+            memberships: SortedMap::new(),
+            names: SortedMap::new(),
             enrolled: false,
             gate: None,
         }

@@ -1,10 +1,11 @@
 //! From where somebody calls that nobody wrote down, and how often somebody from there may: one address is to take neither the
 //! places nor the time that all have together.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
+
+use metering::SortedMap;
 
 /// The most places whose use is remembered.
 const KEPT_MAX: usize = 1024;
@@ -73,13 +74,13 @@ pub(super) struct Shares {
     of_one: Rate,
     of_all: Rate,
     /// When each has rested. Who has is not kept.
-    rested_at: BTreeMap<Whence, Instant>,
+    rested_at: SortedMap<Whence, Instant>,
     all_rested_at: Instant,
 }
 
 impl Shares {
     pub(super) fn new(now: Instant, of_one: Rate, of_all: Rate) -> Self {
-        Self { of_one, of_all, rested_at: BTreeMap::new(), all_rested_at: now }
+        Self { of_one, of_all, rested_at: SortedMap::new(), all_rested_at: now }
     }
 
     /// Whether somebody from there may once more.

@@ -1,11 +1,10 @@
 //! Witnessing in a router ([`metering::witness`]): what the ledger has shown it is shown to neighbours, and what it has shown
 //! them is held against that. Where the two do not belong together, the ledger has told two stories, and the owner is told.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use ledger_client::{Comparison, Note, UnixTime, WitnessKey, witness};
-use metering::{NodeCard, NodeId};
+use metering::{NodeCard, NodeId, SortedMap, SortedSet};
 use node::LinkId;
 
 use super::{Control, Done, history};
@@ -25,9 +24,9 @@ pub(super) struct Witness {
     show_at: Instant,
     shown: u32,
     /// Who has been shown the newest since it was met.
-    told: BTreeSet<LinkId>,
+    told: SortedSet<LinkId>,
     /// What neighbours have shown and nobody has compared, the newest of each.
-    heard: BTreeMap<LinkId, (String, Note)>,
+    heard: SortedMap<LinkId, (String, Note)>,
     /// The ledger has been asked to compare, and not answered yet.
     comparing: bool,
     /// Whose was compared last: one neighbour that always has something new keeps no other from being heard.
@@ -35,7 +34,7 @@ pub(super) struct Witness {
     /// Until when nothing is compared, as the ledger gave no answer.
     rest_until: Instant,
     /// What was compared last of each neighbour's, and need not be again.
-    compared: BTreeMap<LinkId, String>,
+    compared: SortedMap<LinkId, String>,
     found: Option<String>,
 }
 
@@ -46,12 +45,12 @@ impl Witness {
             newest: None,
             show_at: now + SHOW_FIRST,
             shown: 0,
-            told: BTreeSet::new(),
-            heard: BTreeMap::new(),
+            told: SortedSet::new(),
+            heard: SortedMap::new(),
             comparing: false,
             last: None,
             rest_until: now,
-            compared: BTreeMap::new(),
+            compared: SortedMap::new(),
             found,
         }
     }
@@ -111,7 +110,7 @@ impl Control {
 
     fn show_checkpoint(&mut self, now: Instant) {
         let Some(newest) = self.witness.newest.clone() else { return };
-        let there: BTreeSet<LinkId> =
+        let there: SortedSet<LinkId> =
             self.node.links().filter(|view| view.up && view.admitted).map(|view| view.link).collect();
         // Whoever comes back is shown it again.
         self.witness.told.retain(|link| there.contains(link));

@@ -1,6 +1,5 @@
 //! `waybill community` and `waybill invite`: a community from nothing, and who is in it.
 
-use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, IsTerminal, Write};
 use std::net::{IpAddr, SocketAddr};
@@ -12,7 +11,7 @@ use ledger_client::{
     Address, Code, Command, Embedded, Event, Genesis, Ledger, LogKey, LogSigner, Membership, Name, Records, Role,
     checkpoint, fresh_nonce, system_clock,
 };
-use metering::{NodeId, mesh_address};
+use metering::{NodeId, SortedSet, mesh_address};
 use serde_json::json;
 
 use super::place::{Opened, Place};
@@ -466,7 +465,7 @@ pub(crate) fn invite(arguments: &Inviting) -> Result<String, Failure> {
 
 fn members(here: &Here) -> Result<String, Failure> {
     let mut opened = here.open()?;
-    let mut accounts = BTreeSet::new();
+    let mut accounts = SortedSet::new();
     let state = opened.replay(|entry| {
         if let Event::MembershipIssued { to: account, .. }
         | Event::MembershipRevoked { of: account, .. }

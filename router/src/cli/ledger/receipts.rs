@@ -1,13 +1,12 @@
 //! `waybill ledger redeem`: receipts that a router has written to a file.
 
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use ledger_client::Refusal;
-use metering::{ChannelId, LedgerDomain, Receipt, Tokens, Unverified};
+use metering::{ChannelId, LedgerDomain, Receipt, SortedSet, Tokens, Unverified};
 use serde_json::json;
 
 use super::place::Writing;
@@ -57,7 +56,8 @@ pub(super) fn redeem(arguments: &RedeemFile) -> Result<String, Failure> {
             }
         })
         .collect();
-    let whys: BTreeSet<&str> = brought.iter().filter_map(|line| line.paid.as_ref().err()).map(String::as_str).collect();
+    let whys: SortedSet<&str> =
+        brought.iter().filter_map(|line| line.paid.as_ref().err()).map(String::as_str).collect();
     let useless = brought.iter().all(|line| line.paid.is_err()) && !whys.contains(REDEEMED_BEFORE);
     if useless && !brought.is_empty() {
         let whys = whys.into_iter().collect::<Vec<_>>().join("; ");

@@ -1,11 +1,10 @@
 //! `waybill ledger shares`: who owns what a router earns.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use ledger_client::{Command, Event, Fact, Holding, Pool, Records};
-use metering::{NodeId, Tokens};
+use metering::{NodeId, SortedSet, Tokens};
 use serde_json::json;
 
 use super::place::{Acting, Place};
@@ -153,7 +152,7 @@ fn claim(Claim { acting, key, router, json }: &Claim) -> Result<String, Failure>
 fn show(Show { place, router, json }: &Show) -> Result<String, Failure> {
     let mut opened = place.open()?;
     let unit = opened.unit();
-    let mut holders = BTreeSet::from([*router]);
+    let mut holders = SortedSet::from([*router]);
     let state = opened.replay(|entry| {
         if let Event::SharesTransferred { router: of, to, .. } = entry.event
             && of == *router

@@ -1,6 +1,5 @@
 //! `waybill ledger voucher`: tokens on paper.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -8,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use ledger_client::{Command, Error, Event, Paper, Request, UnixTime, system_clock};
-use metering::{AccountKey, LedgerDomain, NodeId, Tokens};
+use metering::{AccountKey, LedgerDomain, NodeId, SortedMap, SortedSet, Tokens};
 use serde_json::json;
 
 use super::place::{Acting, Opened, Place, Writing};
@@ -233,8 +232,8 @@ fn papers_of(argument: &str) -> Result<Vec<Paper>, Failure> {
 #[derive(Default)]
 struct Log {
     /// The keys that ever signed for an account, besides the one it is named after.
-    signers: BTreeMap<NodeId, BTreeSet<NodeId>>,
-    vouchers: BTreeMap<(NodeId, NodeId), Record>,
+    signers: SortedMap<NodeId, SortedSet<NodeId>>,
+    vouchers: SortedMap<(NodeId, NodeId), Record>,
 }
 
 #[derive(Clone, Copy)]
@@ -269,7 +268,7 @@ impl Became {
     }
 }
 
-fn read_log(opened: &mut Opened, issuers: &BTreeSet<NodeId>) -> Result<Log, Failure> {
+fn read_log(opened: &mut Opened, issuers: &SortedSet<NodeId>) -> Result<Log, Failure> {
     let mut log = Log::default();
     opened.read_log(|entry| {
         let at = entry.at;
@@ -399,7 +398,7 @@ fn redeem(arguments: &Redeem) -> Result<String, Failure> {
         }
     }
     if paid == 0 {
-        let whys: BTreeSet<_> = refused.into_iter().map(|(_, why)| why).collect();
+        let whys: SortedSet<_> = refused.into_iter().map(|(_, why)| why).collect();
         let whys = whys.into_iter().collect::<Vec<_>>().join("; ");
         return Err(Failure::new(
             format!("none of the {} vouchers was redeemed: {whys}", papers.len()),
@@ -431,7 +430,7 @@ fn redeem(arguments: &Redeem) -> Result<String, Failure> {
 fn reclaim(arguments: &Reclaim) -> Result<String, Failure> {
     let (account, mut opened) = arguments.acting.open(&arguments.key)?;
     let unit = opened.unit();
-    let log = read_log(&mut opened, &BTreeSet::from([account]))?;
+    let log = read_log(&mut opened, &SortedSet::from([account]))?;
     let (unspent, now) = (|record: &Record| record.became == Became::Unspent, system_clock()());
     let (mut sum, mut count) = (Tokens::ZERO, 0_usize);
     let over = log.vouchers.iter().filter(|(_, record)| unspent(record) && record.until <= now);

@@ -2,12 +2,12 @@
 //!
 //! Each side presents its Ed25519 key as a bare `SubjectPublicKeyInfo` and accepts only keys it was told.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use metering::SortedSet;
 use metering::identity::TlsKey;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::crypto::{CryptoError, HmacKey};
@@ -114,7 +114,7 @@ impl std::fmt::Debug for Credentials {
 /// The keys we accept from the other side, and the last one we did not.
 #[derive(Debug)]
 pub(super) struct Pins {
-    accepted: ArcSwap<BTreeSet<TlsKey>>,
+    accepted: ArcSwap<SortedSet<TlsKey>>,
     /// Whatever key is proven is accepted.
     open: AtomicBool,
     refused: ArcSwapOption<TlsKey>,
@@ -364,6 +364,6 @@ mod tests {
         let ((before, old), (after, new), (other, _)) = (start(1), start(1), start(2));
         assert_eq!(before, after);
         assert_ne!(before, other);
-        assert_eq!(BTreeSet::from([&old[0][..], &old[1], &new[0], &new[1]]).len(), 4);
+        assert_eq!(SortedSet::from([&old[0][..], &old[1], &new[0], &new[1]]).len(), 4);
     }
 }
