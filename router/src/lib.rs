@@ -13,6 +13,7 @@ pub mod daemon;
 pub mod demo;
 mod desk;
 mod discovery;
+pub mod fault;
 mod file;
 pub mod gateway;
 #[cfg(feature = "ledger-serve")]
