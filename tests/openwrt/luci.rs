@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
@@ -231,6 +232,11 @@ fn tests(answers: &Value) -> Vec<Value> {
     let waits = json!({ "running": true, "links_up": 0, "links": 1, "unit": answers["status"]["unit"], "warnings": ["look here"],
         "membership": { "member": false, "until": null, "waits": "the ledger is away" }, "ledger_reachable": false,
         "internet": { "in_use": null, "gateways": 2, "refused": ["far: closed"] } });
+    let mut alone = answers["status"].clone();
+    alone["links_up"] = json!(0);
+    let tomorrow = SystemTime::now() + Duration::from_secs(86400);
+    alone["membership"]["until"] = json!(tomorrow.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()));
+    let stopped = json!({ "running": false, "enabled": true, "setup": false, "error": "no waybill is running" });
     let wrong = json!([{ "option": "waybill.node.mtu", "problem": "12 is out of bounds" }]);
     let open = json!({ "pending": true, "community": "", "invitation": false, "joined": false, "name": "attic", "password": true,
         "ask": "", "fee": "" });
@@ -243,6 +249,8 @@ fn tests(answers: &Value) -> Vec<Value> {
         json!({ "name": "status-german", "page": "status", "german": true }),
         json!({ "name": "status-hostile", "page": "status", "answers": evil }),
         json!({ "name": "status-off", "page": "status", "answers": { "status": off } }),
+        json!({ "name": "status-alone", "page": "status", "answers": { "status": alone } }),
+        json!({ "name": "status-stopped", "page": "status", "answers": { "status": stopped } }),
         json!({ "name": "status-waits", "page": "status", "answers": { "status": waits, "check": { "mistakes": wrong } } }),
         json!({ "name": "neighbours", "page": "neighbours", "steps": [{ "press": "Days" }] }),
         json!({ "name": "neighbours-hostile", "page": "neighbours", "answers": evil, "steps": [{ "press": "Days" }] }),
@@ -400,8 +408,10 @@ fn the_overview_says_how_the_router_is_and_what_to_do() {
     assert_shows(
         "status",
         &["Hilltop", "attic", "until ", "1 of 1 links up, 2 destinations", "0.093756 WAY", "takes itself for our peer"],
-        &["not set up", "Not a member"],
+        &["not set up", "Not a member", "ends soon", "No neighbour answers"],
     );
+    assert_shows("status-alone", &["No neighbour answers", "The membership ends soon", "another invitation"], &["Not a member"]);
+    assert_shows("status-stopped", &["no waybill is running", "System Log", "Startup"], &["Member"]);
     assert_shows("status-german", &["Gemeinschaft", "1 von 1 Verbindungen stehen, 2 Ziele"], &["Community"]);
     assert_shows(
         "status-off",

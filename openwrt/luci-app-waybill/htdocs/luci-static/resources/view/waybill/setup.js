@@ -90,6 +90,7 @@ return view.extend({
 
 		waybill.show(this.page, [
 			node('h2', {}, _('Done')),
+			node('p', {}, _('Log in as root with the password of this router from now on.')),
 			this.preset.joined ? state : node('p', {}, _('Until it joins a community, this router takes no part in a mesh.')),
 			waybill.link(this.preset.joined ? 'status' : 'join', this.preset.joined ? _('See how this router is') : _('Join a community'))
 		]);

@@ -5,6 +5,10 @@
 
 const node = waybill.node;
 
+/* A router that starts needs some seconds to reach its neighbours, and whoever invites needs some days. */
+const ALONE_S = 60;
+const RENEW_MS = 14 * 86400 * 1000;
+
 /* How the router takes part in the mesh, and what somebody should do about it. */
 return view.extend({
 	load: function() {
@@ -31,7 +35,7 @@ return view.extend({
 		if (!status.running) {
 			notes.push(status.enabled
 				? waybill.note('danger', _('Waybill does not run'), status.error,
-					_('If it does not run in half a minute, the system log says why.'))
+					_('If it does not run in half a minute: Status, System Log says why. Who stopped it starts it in System, Startup.'))
 				: status.setup ? node('div') : waybill.note('info', _('Waybill is switched off'), _('Joining a community switches it on.'),
 					waybill.link('join', _('Join a community'))));
 
@@ -46,10 +50,19 @@ return view.extend({
 			notes.push(waybill.note('warning', _('Not a member'),
 				status.membership.waits || _('The membership has ended: ask for another invitation.'),
 				waybill.link('join', _('Join a community'))));
+		else if (status.membership && status.membership.until && status.membership.until * 1000 - Date.now() < RENEW_MS)
+			notes.push(waybill.note('warning', _('The membership ends soon'), waybill.date(status.membership.until),
+				_('Ask whoever runs the community for another invitation, and join with it.'),
+				waybill.link('join', _('Join a community'))));
+
+		if (!status.links_up && status.uptime_s >= ALONE_S)
+			notes.push(waybill.note('warning', _('No neighbour answers'),
+				_('Is the cable in, the radio on, and does the router of the neighbour run? Without one this router is not in the mesh.'),
+				waybill.link('neighbours', _('Neighbours'))));
 
 		if (status.ledger_reachable === false)
 			notes.push(waybill.note('warning', _('The ledger does not answer'),
-				_('Links go on without it. Receipts are kept until it is back.')));
+				_('Links go on without it. Receipts are kept until it is back. If that lasts for a day, tell whoever runs the community.')));
 
 		if (status.warnings && status.warnings.length)
 			notes.push(waybill.note('warning', _('Somebody should look at this'),
