@@ -236,7 +236,8 @@ fn tests(answers: &Value) -> Vec<Value> {
     alone["links_up"] = json!(0);
     let tomorrow = SystemTime::now() + Duration::from_secs(86400);
     alone["membership"]["until"] = json!(tomorrow.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()));
-    let stopped = json!({ "running": false, "enabled": true, "setup": false, "error": "no waybill is running" });
+    alone["room_kib"] = json!(12);
+    let stopped = json!({ "running": false, "room_kib": 4000, "enabled": true, "setup": false, "error": "no waybill is running" });
     let wrong = json!([{ "option": "waybill.node.mtu", "problem": "12 is out of bounds" }]);
     let open = json!({ "pending": true, "community": "", "invitation": false, "joined": false, "name": "attic", "password": true,
         "ask": "", "fee": "" });
@@ -410,8 +411,8 @@ fn the_overview_says_how_the_router_is_and_what_to_do() {
         &["Hilltop", "attic", "until ", "1 of 1 links up, 2 destinations", "0.093756 WAY", "takes itself for our peer"],
         &["not set up", "Not a member", "ends soon", "No neighbour answers"],
     );
-    assert_shows("status-alone", &["No neighbour answers", "The membership ends soon", "another invitation"], &["Not a member"]);
-    assert_shows("status-stopped", &["no waybill is running", "System Log", "Startup"], &["Member"]);
+    assert_shows("status-alone", &["No neighbour answers", "The membership ends soon", "another invitation", "The flash is full"], &["Not a member"]);
+    assert_shows("status-stopped", &["no waybill is running", "System Log", "Startup"], &["Member", "is full"]);
     assert_shows("status-german", &["Gemeinschaft", "1 von 1 Verbindungen stehen, 2 Ziele"], &["Community"]);
     assert_shows(
         "status-off",

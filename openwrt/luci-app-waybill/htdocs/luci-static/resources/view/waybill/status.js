@@ -8,6 +8,8 @@ const node = waybill.node;
 /* A router that starts needs some seconds to reach its neighbours, and whoever invites needs some days. */
 const ALONE_S = 60;
 const RENEW_MS = 14 * 86400 * 1000;
+/* What the journal of a busy router may need until somebody looks. */
+const ROOM_KIB = 256;
 
 /* How the router takes part in the mesh, and what somebody should do about it. */
 return view.extend({
@@ -31,6 +33,10 @@ return view.extend({
 					return node('li', {}, node('code', {}, each.option), ': ', each.problem);
 				})),
 				waybill.link('settings', _('Go to the settings'))));
+
+		if (status.room_kib != null && status.room_kib < ROOM_KIB)
+			notes.push(waybill.note('danger', _('The flash is full'),
+				_('Receipts have no room, and what is not kept is not paid. Remove packages or files that nobody needs, then restart this router.')));
 
 		if (!status.running) {
 			notes.push(status.enabled

@@ -514,6 +514,15 @@ function is_month(text) {
 	return made_of(text, DIGITS + '-', 7, 7) && index(text, '-') == 4 && made_of(substr(text, 5), DIGITS, 2, 2);
 }
 
+// How many KiB are left where receipts are kept, or nothing if df does not say. Its last line ends so: available, used in percent, where.
+function room(uci) {
+	const said = run([ '/bin/df', '-k', first(uci, 'node').state_dir || '/etc/waybill/state' ]);
+	const words = filter(split(trim(said.out), ' '), (word) => word != '');
+	const left = words[length(words) - 3];
+
+	return said.ok && made_of(left, DIGITS, 1, 15) ? int(left) : null;
+}
+
 const methods = {
 	// How the daemon is, and what is wrong with its settings, whether it runs or not.
 	status: {
@@ -523,7 +532,8 @@ const methods = {
 			const uci = cursor();
 			const here = {
 				enabled: first(uci, 'node').enabled in [ '1', 'on', 'true', 'yes', 'enabled' ],
-				setup: first(uci, 'setup').pending == '1'
+				setup: first(uci, 'setup').pending == '1',
+				room_kib: room(uci)
 			};
 
 			return status.error ? { ...here, running: false, error: status.error } : { ...here, running: true, ...status };
