@@ -411,7 +411,11 @@ fn the_overview_says_how_the_router_is_and_what_to_do() {
         &["Hilltop", "attic", "until ", "1 of 1 links up, 2 destinations", "0.093756 WAY", "takes itself for our peer"],
         &["not set up", "Not a member", "ends soon", "No neighbour answers"],
     );
-    assert_shows("status-alone", &["No neighbour answers", "The membership ends soon", "another invitation", "The flash is full"], &["Not a member"]);
+    assert_shows(
+        "status-alone",
+        &["No neighbour answers", "The membership ends soon", "another invitation", "The flash is full"],
+        &["Not a member"],
+    );
     assert_shows("status-stopped", &["no waybill is running", "System Log", "Startup"], &["Member", "is full"]);
     assert_shows("status-german", &["Gemeinschaft", "1 von 1 Verbindungen stehen, 2 Ziele"], &["Community"]);
     assert_shows(
