@@ -38,6 +38,9 @@ const DISCOVERY_INTERFACES_MAX: usize = 16;
 /// Addresses at which names are answered, besides the own one.
 const NAMES_LISTEN_MAX: usize = 8;
 
+/// Names out there that may have addresses of the house.
+const NAMES_PRIVATE_MAX: usize = 16;
+
 /// Everything `waybill up` was told. The parts compare equal when nothing in them changed, so that a reload can
 /// leave the others alone.
 #[derive(Clone, Debug)]
@@ -128,6 +131,8 @@ pub struct NamesOptions {
     pub listen: Vec<SocketAddr>,
     /// Whom to ask for names outside of the mesh; empty: the gateway in use, if there is `[internet]`.
     pub upstream: Vec<IpAddr>,
+    /// Names out there whose addresses may be of the house, with all below them.
+    pub private: Vec<String>,
 }
 
 /// `[routing]`
@@ -410,6 +415,7 @@ pub const OPTIONS: &[OptionDoc] = &[
     optional("[names]", "port", "1 to 65535", "53"),
     optional("[names]", "listen", "a list of at most 8 IP addresses with ports, such as [\"192.0.2.1:53\"]", "[]"),
     optional("[names]", "upstream", "a list of at most 3 IP addresses, such as [\"9.9.9.9\"]", "[]"),
+    optional("[names]", "private", "a list of at most 16 names, such as [\"home.example.org\"]", "[]"),
     optional("[routing]", "hello_interval", "a time from \"100ms\" to \"60s\"", "\"1s\""),
     optional("[routing]", "update_interval", "a time from \"100ms\" to \"600s\"", "\"60s\""),
     optional("[price]", "ask", AMOUNT, "\"0\""),
@@ -824,13 +830,17 @@ fn read_names(reader: &mut Reader<'_>, mut table: Table<'_>) -> Option<NamesOpti
     let port = reader.option(&mut table, "port", integer(1..=65535));
     let listen = reader.option(&mut table, "listen", list(listen_address));
     let upstream = reader.option(&mut table, "upstream", list(str::parse::<IpAddr>));
+    let private = reader.option(&mut table, "private", list(outside_name));
     let spans = reader.refuse_unknown(table);
-    let (listen, upstream) = (listen?, upstream?);
+    let (listen, upstream, private) = (listen?, upstream?, private?);
     if listen.len() > NAMES_LISTEN_MAX {
         reader.mistake(spans.of("listen"), "[names] listen: there are more than 8");
     }
     if upstream.len() > SERVERS_MAX {
         reader.mistake(spans.of("upstream"), "[names] upstream: there are more than 3");
+    }
+    if private.len() > NAMES_PRIVATE_MAX {
+        reader.mistake(spans.of("private"), "[names] private: there are more than 16");
     }
     let answers = |server: &&IpAddr| {
         let own = |at: &SocketAddr| at.ip() == **server || at.ip().is_unspecified() && server.is_loopback();
@@ -842,7 +852,14 @@ fn read_names(reader: &mut Reader<'_>, mut table: Table<'_>) -> Option<NamesOpti
             format!("[names] upstream: {server} is this router, which would ask itself"),
         );
     }
-    Some(NamesOptions { port: port?, listen, upstream })
+    Some(NamesOptions { port: port?, listen, upstream, private })
+}
+
+/// A name, whatever its letters; a point at its end says nothing.
+fn outside_name(text: &str) -> Result<String, &'static str> {
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let fits = name.len() <= 253 && name.split('.').all(|label| (1..=63).contains(&label.len()) && label.is_ascii());
+    if fits { Ok(name.to_ascii_lowercase()) } else { Err("this is no name") }
 }
 
 fn read_routing(reader: &mut Reader<'_>, mut table: Table<'_>) -> Option<RoutingOptions> {

@@ -255,7 +255,10 @@ fn answer_names(config: &Config, address: Ipv6Addr, sessions: &Sessions<'_>, zon
         ([], None, None) => None,
         (written, ..) => Some(Servers::Written(written.to_vec())),
     };
-    let zones = Zones { upstream: servers.map(|servers| Arc::new(Upstream::new(home, servers))), ..zones };
+    let zones = Zones {
+        upstream: servers.map(|servers| Arc::new(Upstream::new(home, servers, options.private.clone()))),
+        ..zones
+    };
     tokio::spawn(names::look_outside(Arc::clone(&zones.outside)));
     let ours = SocketAddr::new(address.into(), options.port);
     for at in options.listen.iter().copied().chain([ours]) {

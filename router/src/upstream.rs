@@ -6,12 +6,13 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use metering::SortedMap;
 use node::Prefix;
-use node::upstream::{Asked, Cache, TCP_LENGTH_MAX, UDP_LENGTH_MAX};
+use node::upstream::{Asked, Cache, TCP_LENGTH_MAX, UDP_LENGTH_MAX, Unfit, is_unwilling};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
@@ -40,6 +41,10 @@ pub(crate) struct Upstream {
     home: Prefix,
     servers: Servers,
     port: u16,
+    /// Names whose addresses may be of the house.
+    private: Vec<String>,
+    /// That somebody's are was told.
+    told: AtomicBool,
     /// Whose questions are under way.
     places: Mutex<SortedMap<IpAddr, usize>>,
     cache: Mutex<Known>,
@@ -81,9 +86,10 @@ impl Drop for Place {
 }
 
 impl Upstream {
-    /// For whoever has an address of `home`, this router's own prefix.
-    pub(crate) fn new(home: Prefix, servers: Servers) -> Self {
-        Self { home, servers, port: DNS_PORT, places: Mutex::default(), cache: Mutex::default() }
+    /// For whoever has an address of `home`, this router's own prefix. Names within `private` may have addresses of the house.
+    pub(crate) fn new(home: Prefix, servers: Servers, private: Vec<String>) -> Self {
+        let (places, cache) = (Mutex::default(), Mutex::default());
+        Self { home, servers, port: DNS_PORT, private, told: AtomicBool::new(false), places, cache }
     }
 
     /// Whether somebody there is of this household: this machine, its leaves and what has an address of its own prefix, and machines
@@ -123,17 +129,31 @@ impl Upstream {
     /// Asks, and says what whoever asked is to be told. To be called with a [`Upstream::place`].
     pub(crate) async fn ask(&self, asked: &Asked, by_udp: bool) -> Vec<u8> {
         let servers = self.servers();
+        // Of a server that cannot say; another may (RFC 1035, section 7.2).
+        let mut unwilling = None;
         let answered = timeout(PATIENCE_IN_ALL, async {
             for server in servers.iter().take(SERVERS_MAX) {
                 let at = SocketAddr::new(*server, self.port);
-                if let Ok(Ok(answer)) = timeout(PATIENCE, converse(at, asked)).await {
-                    return Some(answer);
+                let Ok(Ok(answer)) = timeout(PATIENCE, converse(at, asked)).await else { continue };
+                match asked.screen(answer, &self.private) {
+                    Ok(answer) if is_unwilling(&answer) => _ = unwilling.get_or_insert(answer),
+                    Ok(answer) => return Some(answer),
+                    Err(Unfit::Strange) => {}
+                    Err(Unfit::Rebinding) => {
+                        if !self.told.swap(true, Ordering::Relaxed) {
+                            tracing::warn!(
+                                "a name outside of the mesh is said to have an address in here, which is refused: write names that \
+                                 do to `private` of [names]"
+                            );
+                        }
+                        return Some(asked.nothing());
+                    }
                 }
             }
             None
         });
-        match answered.await {
-            Ok(Some(answer)) => {
+        match answered.await.ok().flatten().or(unwilling) {
+            Some(answer) => {
                 // Not where others are asked by now.
                 if self.servers() == servers {
                     let mut known = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
@@ -141,7 +161,7 @@ impl Upstream {
                 }
                 asked.answer(answer, by_udp)
             }
-            Ok(None) | Err(_) => asked.failed(),
+            None => asked.failed(),
         }
     }
 }
@@ -194,7 +214,7 @@ mod tests {
 
     fn upstream(servers: Vec<IpAddr>, port: u16) -> Upstream {
         let home = Prefix::new("fd12:3456:789a::".parse().unwrap(), 48).unwrap();
-        Upstream { port, ..Upstream::new(home, Servers::Written(servers)) }
+        Upstream { port, ..Upstream::new(home, Servers::Written(servers), Vec::new()) }
     }
 
     /// What is asked for the addresses of a name.
@@ -242,7 +262,10 @@ mod tests {
             let (mut stream, _) = tcp.accept().await.unwrap();
             let mut asked = vec![0; stream.read_u16().await.unwrap().into()];
             stream.read_exact(&mut asked).await.unwrap();
-            asked[2] = 0x81;
+            (asked[2], asked[7]) = (0x81, 1);
+            let text = 700 - asked.len() - 12;
+            asked.extend(b"\xc0\x0c\0\x10\0\x01\0\0\0\x3c");
+            asked.extend((text as u16).to_be_bytes());
             asked.resize(700, 7);
             stream.write_all(&[&700_u16.to_be_bytes()[..], &asked].concat()).await.unwrap();
         });
@@ -292,5 +315,49 @@ mod tests {
         served.await.unwrap();
         let known = upstream.known(&asked(), true).unwrap();
         assert_eq!((known.len(), &known[..12], known.last()), (answer.len(), &answer[..12], Some(&7)));
+    }
+
+    /// A name server that answers what comes with this code and these records.
+    async fn says(at: &str, code: u8, records: &'static [u8]) -> (SocketAddr, tokio::task::JoinHandle<()>) {
+        let udp = UdpSocket::bind(at).await.unwrap();
+        let at = udp.local_addr().unwrap();
+        let served = tokio::spawn(async move {
+            let mut question = [0; 512];
+            loop {
+                let (len, from) = udp.recv_from(&mut question).await.unwrap();
+                let mut answer = [&question[..len], records].concat();
+                (answer[2], answer[3], answer[7]) = (0x81, 0x80 | code, u8::from(!records.is_empty()));
+                udp.send_to(&answer, from).await.unwrap();
+            }
+        });
+        (at, served)
+    }
+
+    const OUTSIDE: &[u8] = b"\xc0\x0c\0\x1c\0\x01\0\0\x01\0\0\x10\x20\x01\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\x07";
+
+    #[tokio::test]
+    async fn where_one_server_cannot_say_the_next_is_asked() {
+        for (code, records) in [(2, &[][..]), (5, &[]), (0, b"\x01x\0\0\x1c\0\x01\0\0\x01\0\0\x01\x07")] {
+            let (first, unwilling) = says("127.0.0.2:0", code, records).await;
+            let (second, willing) = says(&format!("127.0.0.3:{}", first.port()), 0, OUTSIDE).await;
+            let both = upstream(vec![first.ip(), second.ip()], first.port());
+            assert_eq!(both.ask(&asked(), true).await.last(), Some(&7), "{code}");
+            let alone = upstream(vec![first.ip()], first.port());
+            let failed = if code == 0 { 2 } else { code };
+            assert_eq!(alone.ask(&asked(), true).await[3] & 0xf, failed, "it says so itself, or nobody does");
+            (unwilling.abort(), willing.abort());
+        }
+    }
+
+    #[tokio::test]
+    async fn an_address_of_the_house_is_told_for_the_owner_s_names_alone_and_not_kept() {
+        const INSIDE: &[u8] = b"\xc0\x0c\0\x1c\0\x01\0\0\x01\0\0\x10\xfd\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x07";
+        let (at, served) = says("127.0.0.1:0", 0, INSIDE).await;
+        let refusing = upstream(vec![at.ip()], at.port());
+        assert_eq!(refusing.ask(&asked(), true).await, asked().nothing());
+        assert_eq!(refusing.known(&asked(), true), None);
+        let allowing = Upstream { private: vec!["www.example".to_owned()], ..refusing };
+        assert_eq!(allowing.ask(&asked(), true).await.last(), Some(&7));
+        served.abort();
     }
 }

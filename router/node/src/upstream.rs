@@ -1,15 +1,20 @@
 //! Questions of the own household for names outside of the mesh, as they are asked of a name server, and what counts as its
 //! answer (RFC 1035, RFC 5452).
 //!
-//! [`Asked::read`] takes a question that is to be asked elsewhere; [`Asked::numbered`] is what to send, [`Asked::check`] looks at
-//! what came back, and [`Asked::answer`] is what whoever asked is told. Of the question nothing is passed on but the name, its type
+//! [`Asked::read`] takes a question that is to be asked elsewhere; [`Asked::numbered`] is what to send, [`Asked::check`] looks whether
+//! what came back is an answer, [`Asked::screen`] at what it says, and [`Asked::answer`] is what whoever asked is told. Of the question nothing is passed on but the name, its type
 //! and whether signatures are wished for: not who asked. [`Cache`] keeps answers for as long as they say that they hold.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use metering::SortedMap;
 
 use crate::names::{QUESTION_LENGTH_MAX, Question};
+
+mod screen;
+
+pub use screen::{Unfit, is_unwilling};
 
 /// The longest answer that is taken by UDP: in one piece on every network (RFC 9715, and the DNS flag day of 2020).
 pub const UDP_LENGTH_MAX: usize = 1232;
@@ -124,9 +129,14 @@ impl Asked {
     /// What whoever asked is told when no name server has answered.
     #[must_use]
     pub fn failed(&self) -> Vec<u8> {
+        self.said(FAILED)
+    }
+
+    /// An answer of our own with no records.
+    fn said(&self, code: u8) -> Vec<u8> {
         let mut answer = self.message.clone();
         answer.truncate(self.end);
-        answer[2..HEADER_LEN].copy_from_slice(&[0x80 | RECURSION_DESIRED, 0x80 | FAILED, 0, 1, 0, 0, 0, 0, 0, 0]);
+        answer[2..HEADER_LEN].copy_from_slice(&[0x80 | RECURSION_DESIRED, 0x80 | code, 0, 1, 0, 0, 0, 0, 0, 0]);
         self.put_question(answer)
     }
 
@@ -213,8 +223,21 @@ impl Cache {
 struct Record {
     ttl_at: usize,
     ttl: u32,
+    kind: u16,
+    /// Where what it says stands.
+    data: Range<usize>,
     /// Of who answers for the zone: how long a no holds (RFC 2308, section 4).
     minimum: Option<u32>,
+}
+
+/// What stands behind the name of a record.
+fn record_at(message: &[u8], at: usize) -> Option<Record> {
+    let [a, b, _, _, ttl @ .., c, d] = *message.get(at..)?.first_chunk::<10>()?;
+    let (kind, ttl) = (u16::from_be_bytes([a, b]), u32::from_be_bytes(ttl));
+    let data = at + 10..at + 10 + usize::from(u16::from_be_bytes([c, d]));
+    let minimum = message.get(data.clone())?.last_chunk().filter(|_| kind == SOA).map(|last| u32::from_be_bytes(*last));
+    // With the highest bit it is none (RFC 2181, section 8).
+    Some(Record { ttl_at: at + 4, ttl: if ttl >> 31 == 0 { ttl } else { 0 }, kind, data, minimum })
 }
 
 /// For how many seconds an answer may be kept; `None`: it may not.
@@ -243,16 +266,10 @@ fn records(answer: &[u8], question_end: usize) -> Option<Vec<Record>> {
         answer.get(6..HEADER_LEN)?.chunks_exact(2).map(|pair| usize::from(u16::from_be_bytes([pair[0], pair[1]])));
     let (mut at, mut records) = (question_end, Vec::new());
     for _ in 0..counts.sum() {
-        at = name_end(answer, at)?;
-        let [a, b, _, _, ttl @ .., c, d] = *answer.get(at..)?.first_chunk::<10>()?;
-        let (kind, ttl_at, ttl) = (u16::from_be_bytes([a, b]), at + 4, u32::from_be_bytes(ttl));
-        at += 10;
-        let data = answer.get(at..at + usize::from(u16::from_be_bytes([c, d])))?;
-        at += data.len();
-        if kind != u16::from(OPT[2]) {
-            let minimum = data.last_chunk().filter(|_| kind == SOA).map(|last| u32::from_be_bytes(*last));
-            // With the highest bit it is none (RFC 2181, section 8).
-            records.push(Record { ttl_at, ttl: if ttl >> 31 == 0 { ttl } else { 0 }, minimum });
+        let record = record_at(answer, name_end(answer, at)?)?;
+        at = record.data.end;
+        if record.kind != u16::from(OPT[2]) {
+            records.push(record);
         }
     }
     (at == answer.len()).then_some(records)
@@ -514,7 +531,7 @@ mod tests {
             let _any = asked.check([1, 2], &answer);
             let mut cache = Cache::default();
             cache.keep(start(), &asked, &answer);
-            let _any = cache.answer(start(), &asked, true);
+            let _any = (cache.answer(start(), &asked, true), asked.screen(answer.clone(), &[]), is_unwilling(&answer));
             assert!(asked.answer(answer, true).len() <= UDP_LENGTH_MAX);
         }
     }

@@ -51,6 +51,9 @@ fn elsewhere(bytes: &[u8]) {
         whole[2] |= 0x80;
         whole.extend(answer);
         assert!(asked.check([7, 9], &whole).is_some() && asked.failed()[..2] == question[..2]);
+        if let Ok(screened) = asked.screen(whole.clone(), &[]) {
+            assert_eq!(asked.screen(screened.clone(), &[]), Ok(screened), "what is left of it is left again");
+        }
         let mut cache = Cache::default();
         cache.keep(start(), &asked, &whole);
         if let Some(kept) = cache.answer(start(), &asked, false) {
