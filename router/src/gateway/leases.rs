@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use metering::WireguardKey;
+use metering::{NodeId, WireguardKey};
 use sha2::{Digest, Sha256};
 
 /// The IPv4 addresses a gateway gives. The first host is the gateway's own.
@@ -77,6 +77,10 @@ impl Pool {
 
 /// Addresses that rest at most: beyond them, the one that rested longest is as if nobody had had it.
 const RESTING_MAX: usize = 65_536;
+/// Which part of a pool may rest for one account, so that nobody who comes again and again with other keys takes all of it from
+/// others, and how many at least.
+const OF_ONE_PART: u32 = 32;
+const OF_ONE_LEAST: u32 = 4;
 
 /// Who has which address, and who had it: what was begun from an address may get answers for as long as the kernel remembers,
 /// and those are not for whoever has it next. Its old owner may have it again at once.
@@ -92,6 +96,8 @@ pub(super) struct Leases {
 #[derive(Clone, Debug)]
 struct Holder {
     key: WireguardKey,
+    /// The account it was given back for.
+    account: Option<NodeId>,
     /// It is not given back.
     held: bool,
     /// When it was given back last, after something was begun from it.
@@ -121,20 +127,29 @@ impl Leases {
         };
         let address = self.pool.places(key).take(self.by_address.len() + 1).find(is_free)?;
         let used = self.by_address.get(&address).filter(|holder| holder.key == *key).and_then(|holder| holder.used);
-        self.by_address.insert(address, Holder { key: *key, held: true, used });
+        self.by_address.insert(address, Holder { key: *key, account: None, held: true, used });
         Some(address)
     }
 
-    /// Gives an address back. One that nothing was begun from since it was given does not rest for that.
-    pub(super) fn release(&mut self, now: Instant, address: Ipv4Addr, used: bool) {
+    /// Gives an address back. One that nothing was begun from since it was given does not rest for that. Where more rest for
+    /// this account than may, the one that rested longest is as if nobody had had it: the late answers are its own.
+    pub(super) fn release(&mut self, now: Instant, address: Ipv4Addr, used: bool, account: Option<NodeId>) {
         let Some(holder) = self.by_address.get_mut(&address) else { return };
-        holder.held = false;
+        (holder.held, holder.account) = (false, account);
         holder.used = if used { Some(now) } else { holder.used };
         let Some(since) = holder.used else {
             self.by_address.remove(&address);
             return;
         };
         self.resting.push_back((since, address));
+        let most = (self.pool.hosts() / OF_ONE_PART).max(OF_ONE_LEAST) as usize;
+        if account.is_some() && self.resting.len() > most {
+            let its = self.by_address.iter().filter(|(_, holder)| !holder.held && holder.account == account);
+            let oldest = its.clone().min_by_key(|(_, holder)| holder.used).map(|(address, _)| *address);
+            if let Some(oldest) = oldest.filter(|_| its.count() > most) {
+                self.by_address.remove(&oldest);
+            }
+        }
         while self.resting.len() > RESTING_MAX {
             // One that was taken again meanwhile is no longer the one that rested.
             let Some((since, first)) = self.resting.pop_front() else { break };
@@ -188,7 +203,7 @@ mod tests {
             assert_eq!(u32::from(address) >> 22, u32::from(Ipv4Addr::new(100, 64, 0, 0)) >> 22);
         }
         let address = one.lease(now, &key(3)).unwrap();
-        one.release(now, address, true);
+        one.release(now, address, true, None);
         assert_eq!(one.lease(now, &key(3)), Some(address));
     }
 
@@ -203,7 +218,7 @@ mod tests {
         for never in ["10.9.8.0", "10.9.8.1", "10.9.8.255"] {
             assert!(!given.contains(&never.parse().unwrap()), "{never}");
         }
-        leases.release(now, "10.9.8.77".parse().unwrap(), true);
+        leases.release(now, "10.9.8.77".parse().unwrap(), true, None);
         assert_eq!(leases.lease(now, &key(1000)), None, "it rests");
         assert_eq!(leases.lease(now + REST, &key(1000)), Some("10.9.8.77".parse().unwrap()));
     }
@@ -213,10 +228,10 @@ mod tests {
         let (mut leases, now) = (leases("10.9.8.0/24"), clock());
         let owners: Vec<u16> = (0..253).collect();
         let given: Vec<Ipv4Addr> = owners.iter().map(|number| leases.lease(now, &key(*number)).unwrap()).collect();
-        leases.release(now, given[9], true);
+        leases.release(now, given[9], true, None);
         assert_eq!(leases.lease(now, &key(9)), Some(given[9]));
         assert_eq!(leases.lease(now + REST, &key(1000)), None, "it is taken again");
-        leases.release(now + REST, given[9], true);
+        leases.release(now + REST, given[9], true, None);
         assert_eq!(leases.lease(now + REST + REST / 2, &key(1000)), None);
         assert_eq!(leases.lease(now + REST + REST, &key(1000)), Some(given[9]));
         assert_eq!(leases.lease(now + REST + REST, &key(9)), None);
@@ -226,11 +241,11 @@ mod tests {
     fn what_nothing_was_begun_from_does_not_rest_unless_it_rested_before() {
         let (mut leases, now) = (leases("10.9.8.0/24"), clock());
         let given: Vec<Ipv4Addr> = (0..253).map(|number| leases.lease(now, &key(number)).unwrap()).collect();
-        leases.release(now, given[9], false);
+        leases.release(now, given[9], false, None);
         assert_eq!(leases.lease(now, &key(1000)), Some(given[9]), "at once");
-        leases.release(now, given[8], true);
+        leases.release(now, given[8], true, None);
         assert_eq!(leases.lease(now, &key(8)), Some(given[8]));
-        leases.release(now + REST / 2, given[8], false);
+        leases.release(now + REST / 2, given[8], false, None);
         assert_eq!(leases.lease(now + REST / 2, &key(1001)), None, "what was begun from it before is not forgotten");
         assert_eq!(leases.lease(now + REST, &key(1001)), Some(given[8]));
     }
@@ -239,7 +254,7 @@ mod tests {
     fn a_gateway_that_begins_anew_knows_which_addresses_rest() {
         let (mut leases, now) = (leases("10.9.0.0/16"), clock());
         let address = leases.lease(now, &key(1)).unwrap();
-        leases.release(now, address, true);
+        leases.release(now, address, true, None);
         let [a, b, c, _] = address.octets();
         let within: Pool = pool(&format!("{a}.{b}.{c}.0/24"));
         let mut again = leases.again(within, REST);
@@ -257,7 +272,7 @@ mod tests {
             let mut owner = [1; 32];
             owner[..4].copy_from_slice(&number.to_be_bytes());
             let address = leases.lease(now, &WireguardKey(owner)).unwrap();
-            leases.release(now, address, true);
+            leases.release(now, address, true, None);
         }
         assert!(leases.resting.len() <= RESTING_MAX && leases.by_address.len() <= RESTING_MAX);
     }
@@ -269,5 +284,27 @@ mod tests {
         {
             assert!(wrong.parse::<Pool>().is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn one_account_s_resting_addresses_are_a_small_part_of_a_pool() {
+        let (mut leases, start) = (leases("10.9.8.0/24"), clock());
+        let [mine, others] =
+            [1, 2].map(|seed| metering::Identity::new(&metering::Seed::from_bytes([seed; 32])).node_id());
+        let other = leases.lease(start, &key(9999)).unwrap();
+        leases.release(start, other, true, Some(others));
+        let mut given = Vec::new();
+        for number in 0..600_u16 {
+            let now = start + Duration::from_secs(number.into());
+            let address = leases.lease(now, &key(number)).unwrap();
+            leases.release(now, address, true, Some(mine));
+            given.push(address);
+            assert!(leases.resting() <= 1 + 7, "{number}");
+        }
+        let now = start + Duration::from_secs(600);
+        let free: Vec<Ipv4Addr> = (1000..1300).filter_map(|number| leases.lease(now, &key(number))).collect();
+        assert_eq!(free.len(), 253 - 8, "all others are free");
+        assert!(given[593..].iter().all(|address| !free.contains(address)), "the last rest");
+        assert_eq!(leases.lease(now, &key(9999)), Some(other), "nobody else loses one for it");
     }
 }

@@ -452,7 +452,11 @@ impl Table {
         if let Some(client) = self.clients.get_mut(link.index()).and_then(Option::take) {
             self.by_address.remove(&client.ipv4.into());
             self.by_address.remove(&client.ipv6.into());
-            self.leases.release(now, client.ipv4, client.sent > 0);
+            let account = match (self.may_use)(&client.key, client.who.account) {
+                Verdict::Known(account) => Some(account),
+                Verdict::Anybody | Verdict::Refused => None,
+            };
+            self.leases.release(now, client.ipv4, client.sent > 0, account);
         }
     }
 
