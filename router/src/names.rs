@@ -7,9 +7,9 @@
 //! the way there: see [`Outside`]. Names outside of the mesh are
 //! asked of others for the own household: see [`crate::upstream`].
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -19,11 +19,11 @@ use node::upstream::Asked;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::watch;
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
 use crate::config::Config;
-use crate::netlink::{DEFAULT_LEN_MAX, FoundRoute, Netlink};
+use crate::netlink::{DEFAULT_LEN_MAX, FoundRoute, Netlink, RouteNews};
 use crate::router::Registered;
 use crate::upstream::Upstream;
 
@@ -32,8 +32,9 @@ const BATCH: usize = 64;
 const PAUSE: Duration = Duration::from_millis(10);
 /// How often an address that cannot be had is tried again: it may come later, or another program may end.
 const TRY_AGAIN: Duration = Duration::from_secs(10);
-/// How often it is looked by which interfaces the Internet is reached.
+/// How often it is looked whether routes have changed, and after how many times by which interfaces the Internet is reached, even so.
 const LOOK_EACH: Duration = Duration::from_secs(5);
+const LOOK_AT_LEAST: usize = 60;
 /// TCP connections of one address at a time, how long each may take and say nothing, and questions on it.
 const CONNECTIONS_MAX: usize = 8;
 const CONNECTION_TIME: Duration = Duration::from_secs(5);
@@ -57,45 +58,72 @@ pub(crate) struct Zones {
 /// house. Where names are answered at that interface's own address, its owner meant it: the house has one network for both.
 #[derive(Debug, Default)]
 pub(crate) struct Outside {
-    routes: Vec<FoundRoute>,
-    interfaces: SortedSet<u32>,
+    /// Whether what has addresses that begin like this, and like no longer prefix here, is outside.
+    ways: BTreeMap<(u8, IpAddr), bool>,
+    interfaces: BTreeSet<u32>,
+    /// This machine's own addresses by such interfaces.
+    own: BTreeSet<IpAddr>,
 }
 
 impl Outside {
     /// By the routes of this machine.
-    fn new(routes: Vec<FoundRoute>) -> Self {
+    fn new(routes: &[FoundRoute]) -> Self {
         let leads_out = |route: &&FoundRoute| route.prefix_len <= DEFAULT_LEN_MAX && !route.local;
-        let interfaces = routes.iter().filter(leads_out).filter_map(|route| route.interface).collect();
-        Self { routes, interfaces }
+        let interfaces: BTreeSet<u32> = routes.iter().filter(leads_out).filter_map(|route| route.interface).collect();
+        let (mut ways, mut own) = (BTreeMap::new(), BTreeSet::new());
+        for route in routes {
+            let out = route.interface.is_some_and(|interface| interfaces.contains(&interface));
+            if out && route.local {
+                own.insert(route.destination);
+            }
+            let is_outside = ways.entry((route.prefix_len, route.destination)).or_insert(!route.local && out);
+            *is_outside = !route.local && (*is_outside || out);
+        }
+        Self { ways, interfaces, own }
     }
 
     /// Whether whoever asks from there what is answered at this address is outside.
     fn holds(&self, from: SocketAddr, at: IpAddr) -> bool {
-        let by = |interface: Option<u32>| interface.is_some_and(|interface| self.interfaces.contains(&interface));
-        let own = |route: &&FoundRoute| route.local && route.destination == at;
-        if self.routes.iter().filter(own).any(|route| by(route.interface)) {
+        if self.own.contains(&at) {
             return false;
         }
         match from {
-            SocketAddr::V6(from) if from.ip().is_unicast_link_local() => by(Some(from.scope_id())),
+            SocketAddr::V6(from) if from.ip().is_unicast_link_local() => self.interfaces.contains(&from.scope_id()),
             SocketAddr::V4(_) | SocketAddr::V6(_) => {
                 let from = from.ip().to_canonical();
-                let ways = self.routes.iter().filter(|route| route.holds(from));
-                ways.max_by_key(|route| (route.prefix_len, route.local))
-                    .is_some_and(|way| !way.local && by(way.interface))
+                let full_len = if from.is_ipv4() { 32 } else { 128 };
+                (0..=full_len).rev().find_map(|len| self.ways.get(&(len, beginning(from, len)))) == Some(&true)
             }
         }
     }
 }
 
-/// Looks now and then who is outside, for ever.
+/// The first address of the prefix of this length that an address is in.
+fn beginning(address: IpAddr, len: u8) -> IpAddr {
+    let len = u32::from(len);
+    match address {
+        IpAddr::V4(ip) => Ipv4Addr::from(u32::from(ip) & !u32::MAX.checked_shr(len).unwrap_or(0)).into(),
+        IpAddr::V6(ip) => Ipv6Addr::from(u128::from(ip) & !u128::MAX.checked_shr(len).unwrap_or(0)).into(),
+    }
+}
+
+/// Looks who is outside whenever routes have changed, for ever.
 pub(crate) async fn look_outside(outside: Arc<RwLock<Outside>>) {
+    let news = RouteNews::open();
     loop {
-        match Netlink::open().and_then(|mut netlink| netlink.found_routes()) {
-            Ok(routes) => *outside.write().unwrap_or_else(PoisonError::into_inner) = Outside::new(routes),
-            Err(error) => tracing::debug!(%error, "who is outside stays as it was"),
+        // A table may be long.
+        let listed = spawn_blocking(|| Netlink::open().and_then(|mut netlink| netlink.found_routes()));
+        match listed.await {
+            Ok(Ok(routes)) => *outside.write().unwrap_or_else(PoisonError::into_inner) = Outside::new(&routes),
+            Ok(Err(error)) => tracing::debug!(%error, "who is outside stays as it was"),
+            Err(_) => return,
         }
-        sleep(LOOK_EACH).await;
+        for _ in 0..LOOK_AT_LEAST {
+            sleep(LOOK_EACH).await;
+            if news.as_ref().map_or(true, RouteNews::drain) {
+                break;
+            }
+        }
     }
 }
 
@@ -285,7 +313,7 @@ mod tests {
             FoundRoute { destination, prefix_len, interface: Some(interface), gateway: None, local }
         };
         let (wan, lan, mesh) = (2, 3, 4);
-        let outside = Outside::new(vec![
+        let outside = Outside::new(&[
             route("0.0.0.0/0", wan, false),
             route("192.168.100.0/24", wan, false),
             route("192.168.100.2/32", wan, true),

@@ -26,6 +26,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a listing is taken again because routes changed while the kernel wrote it.
 const DUMP_ATTEMPTS: usize = 8;
 
+/// Changes that are taken in at once: more than a socket holds.
+const NEWS_MAX: usize = 10_000;
+
 /// Routes of one family that are read at most.
 const FOUND_ROUTES_MAX: usize = 100_000;
 
@@ -50,7 +53,12 @@ const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const RTA_PRIORITY: u16 = 6;
+const RTA_MULTIPATH: u16 = 9;
 const RTA_TABLE: u16 = 15;
+/// A next machine of the other family, behind the number of the family.
+const RTA_VIA: u16 = 18;
+/// One of several ways before its attributes: `struct rtnexthop`.
+const WAY_HEADER_LEN: usize = 8;
 /// Attributes of a rule (`linux/fib_rules.h`).
 const FRA_DST: u16 = 1;
 const FRA_SRC: u16 = 2;
@@ -225,7 +233,7 @@ pub enum Leads {
     Rule(u32),
 }
 
-/// A route that the kernel has, whoever made it, in its main or its local table.
+/// A route that the kernel has, whoever made it, in its main or its local table. One with several ways is one for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FoundRoute {
     /// The destination's first address.
@@ -234,7 +242,7 @@ pub struct FoundRoute {
     pub prefix_len: u8,
     /// The interface it leads to, where it is one.
     pub interface: Option<u32>,
-    /// The next machine on the way; `None`: the destination is on the wire itself, or there are several ways.
+    /// The next machine on the way; `None`: the destination is on the wire itself.
     pub gateway: Option<IpAddr>,
     /// It leads to this machine itself: an address of ours.
     pub local: bool,
@@ -607,14 +615,18 @@ impl Netlink {
         Ok(routes)
     }
 
-    fn dump<T>(&mut self, family: Family, read: impl Fn(&[u8]) -> Option<T>) -> Result<Vec<T>, NetlinkError> {
+    fn dump<T, I: IntoIterator<Item = T>>(
+        &mut self,
+        family: Family,
+        read: impl Fn(&[u8]) -> I,
+    ) -> Result<Vec<T>, NetlinkError> {
         let action = || "list the routes".to_owned();
         for _ in 0..DUMP_ATTEMPTS {
             let message = Message::about(libc::RTM_GETROUTE, About::of(family));
             let (mut routes, mut too_many) = (Vec::new(), false);
             let listed = self.request(message, LIST, |payload| {
                 too_many |= routes.len() >= FOUND_ROUTES_MAX;
-                routes.extend(read(payload).filter(|_| !too_many));
+                routes.extend(read(payload).into_iter().take(FOUND_ROUTES_MAX - routes.len()));
             });
             match listed {
                 Ok(()) if too_many => {
@@ -648,6 +660,40 @@ impl Netlink {
                 Progress::Done => return Ok(()),
             }
         }
+    }
+}
+
+/// Hears that routes, addresses or interfaces have changed.
+#[derive(Debug)]
+pub struct RouteNews(Socket);
+
+impl RouteNews {
+    /// Begins to hear.
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub fn open() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        let groups = libc::RTMGRP_LINK
+            | libc::RTMGRP_IPV4_IFADDR
+            | libc::RTMGRP_IPV4_ROUTE
+            | libc::RTMGRP_IPV6_IFADDR
+            | libc::RTMGRP_IPV6_ROUTE;
+        socket.bind(&SocketAddr::new(0, groups as u32))?;
+        socket.set_non_blocking(true)?;
+        Ok(Self(socket))
+    }
+
+    /// Takes in what has been heard. Whether it was anything: what there was no room for is something, too.
+    pub fn drain(&self) -> bool {
+        let (mut buffer, mut heard) = ([0; 64], false);
+        for _ in 0..NEWS_MAX {
+            match self.0.recv(&mut &mut buffer[..], 0) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                _ => heard = true,
+            }
+        }
+        heard
     }
 }
 
@@ -842,26 +888,46 @@ fn our_route(payload: &[u8], index: u32) -> Option<KernelRoute> {
     leads_here.then_some(route)
 }
 
-/// Any route of a listing that leads somewhere, or to this machine itself.
-fn found_route(payload: &[u8]) -> Option<FoundRoute> {
-    let (About { family, prefix_len, table, kind, .. }, attributes) = About::read(payload)?;
+/// Any route of a listing that leads somewhere, or to this machine itself, by each of its ways.
+fn found_route(payload: &[u8]) -> Vec<FoundRoute> {
+    let mut routes = Vec::new();
+    let Some((About { family, prefix_len, table, kind, .. }, attributes)) = About::read(payload) else { return routes };
     let local = matches!(kind, libc::RTN_LOCAL | libc::RTN_ANYCAST);
     let passes = !matches!(kind, libc::RTN_BROADCAST | libc::RTN_MULTICAST);
     if !(table == MAIN_TABLE && passes || table == LOCAL_TABLE && local) {
-        return None;
+        return routes;
     }
-    let is_ipv4 = i32::from(family) == libc::AF_INET;
-    let destination = if is_ipv4 { Family::V4.nowhere() } else { Family::V6.nowhere() };
-    let mut route = FoundRoute { destination, prefix_len, interface: None, gateway: None, local };
-    for attribute in attributes {
-        match attribute {
-            (RTA_DST, value) => route.destination = address(value)?,
-            (RTA_GATEWAY, value) => route.gateway = address(value),
-            (RTA_OIF, value) => route.interface = Some(u32::from_ne_bytes(value.try_into().ok()?)),
-            _ => {}
+    let family = if i32::from(family) == libc::AF_INET { Family::V4 } else { Family::V6 };
+    let next = |(kind, value): (u16, &[u8])| match kind {
+        RTA_GATEWAY => address(value),
+        RTA_VIA => address(value.get(2..)?),
+        _ => None,
+    };
+    let mut route = FoundRoute { destination: family.nowhere(), prefix_len, interface: None, gateway: None, local };
+    let mut ways: &[u8] = &[];
+    for (kind, value) in attributes {
+        match kind {
+            RTA_DST => match address(value).filter(|address| address.is_ipv4() == route.destination.is_ipv4()) {
+                Some(destination) => route.destination = destination,
+                None => return routes,
+            },
+            RTA_OIF => route.interface = number(value),
+            RTA_MULTIPATH => ways = value,
+            _ => route.gateway = next((kind, value)).or(route.gateway),
         }
     }
-    (route.destination.is_ipv4() == is_ipv4).then_some(route)
+    while let Some([a, b, _, _, index @ ..]) = ways.first_chunk::<WAY_HEADER_LEN>().copied()
+        && let len = usize::from(u16::from_ne_bytes([a, b]))
+        && let Some(own) = ways.get(WAY_HEADER_LEN..len)
+    {
+        let gateway = Attributes(own).find_map(next);
+        routes.push(FoundRoute { interface: Some(u32::from_ne_bytes(index)), gateway, ..route });
+        ways = ways.get(len.next_multiple_of(4)..).unwrap_or_default();
+    }
+    if routes.is_empty() {
+        routes.push(route);
+    }
+    routes
 }
 
 /// The table and the length of a default route that leads somewhere.
@@ -1301,7 +1367,30 @@ mod tests {
         assert!(error.next_step().contains("ipv4_pool"), "{error}");
         ip("-6 route add fc00::/8 dev waybill1");
         assert!(matches!(claim(&mut netlink, "fc00::", 8), Err(NetlinkError::RouteTaken { .. })));
+        let news = RouteNews::open().unwrap();
+        assert!(!news.drain());
+        for (network, ways) in [
+            ("default", "nexthop via 192.0.2.1 dev waybill0 onlink nexthop via 192.0.2.2 dev waybill1 onlink"),
+            ("-6 default", "nexthop via fe80::1 dev waybill0 nexthop via fe80::2 dev waybill1"),
+            ("198.51.100.0/24", "via inet6 fe80::1 dev waybill1"),
+        ] {
+            let (family, network) = network.split_once(' ').unwrap_or(("-4", network));
+            ip(&format!("{family} route add {network} {ways}"));
+            assert!(news.drain() && !news.drain(), "{network}");
+        }
         let found = netlink.found_routes().unwrap();
+        for family in Family::BOTH {
+            let default = |route: &&FoundRoute| route.prefix_len == 0 && route.destination == family.nowhere();
+            let ways: Vec<_> = found.iter().filter(default).map(|route| (route.interface, route.gateway)).collect();
+            let next = |last: u8| match family {
+                Family::V4 => Some(IpAddr::from([192, 0, 2, last])),
+                Family::V6 => format!("fe80::{last}").parse().ok(),
+            };
+            assert_eq!(ways, [(Some(tun.index()), next(1)), (Some(other.index()), next(2))], "{family:?}");
+        }
+        let by_other_family =
+            found.iter().find(|route| route.holds("198.51.100.7".parse().unwrap()) && route.prefix_len > 0);
+        assert_eq!(by_other_family.and_then(|route| route.gateway), Some("fe80::1".parse().unwrap()));
         let ours = found.iter().find(|route| route.local && route.holds("100.64.0.9".parse().unwrap()));
         assert!(ours.is_some_and(|route| route.interface == Some(other.index())), "{found:?}");
     }
