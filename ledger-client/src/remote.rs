@@ -71,6 +71,8 @@ pub struct Served {
     pub founding: Option<Vec<u8>>,
     /// The authorities to believe, in PEM, where the server has bought a certificate; without, it has to hold `key`.
     pub authorities: Option<Vec<u8>>,
+    /// What time a certificate of theirs has to be good for, in seconds since 1970-01-01, UTC.
+    pub clock: fn() -> u64,
     /// How long to wait for an answer.
     pub patience: Duration,
 }
@@ -192,10 +194,10 @@ impl Remote {
     /// # Errors
     /// [`RemoteError`]
     pub fn open(served: Served, directory: &Path) -> Result<Self, RemoteError> {
-        let Served { address, key, founding, authorities, patience } = served;
+        let Served { address, key, founding, authorities, clock, patience } = served;
         let strange = |why: String| ClientError::Strange { address: address.clone(), why };
         let tls = match &authorities {
-            Some(authorities) => trust::vouched_for(authorities),
+            Some(authorities) => trust::vouched_for(authorities, clock),
             None => trust::pinned(&TlsKey(*key.public())),
         };
         let tls = tls.map_err(|error| strange(error.to_string()))?;

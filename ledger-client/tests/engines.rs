@@ -138,6 +138,7 @@ impl Running {
             key: self.key.parse().unwrap(),
             founding: None,
             authorities: None,
+            clock: || 0,
             patience: Duration::from_secs(10),
         }
     }

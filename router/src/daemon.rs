@@ -725,7 +725,8 @@ fn open_ledger(config: &Config, identity: &Identity) -> Result<Option<Box<dyn Le
         #[cfg(feature = "ledger-remote")]
         LedgerPlace::Served(place) => {
             let ServedPlace { address, key, founding, authorities } = place.as_ref();
-            let served = served(address, key, founding.as_deref(), authorities.as_deref())?;
+            let served =
+                served(address, key, founding.as_deref(), authorities.as_deref(), Some(&config.node.state_dir))?;
             let state = config.node.state_dir.join(key.name().replace('/', "-"));
             let ledger = Remote::open(served, &state).map_err(|error| {
                 let next = "without `founding` in [ledger] it has to be reached at the first start; `waybill ledger serve` says both";

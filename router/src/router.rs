@@ -15,7 +15,7 @@
 
 mod answers;
 mod budget;
-mod clock;
+pub(crate) mod clock;
 mod closing;
 #[cfg(feature = "quic")]
 mod fallback;

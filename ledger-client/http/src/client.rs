@@ -123,6 +123,16 @@ pub enum ClientError {
         /// What the operating system or TLS said.
         cause: io::Error,
     },
+    /// Its certificate is not valid yet, by the clock here. Nothing was asked.
+    #[error(
+        "the certificate at {address} is not valid yet by the clock of this machine, which may be wrong (`date`, NTP): {cause}"
+    )]
+    Early {
+        /// Where.
+        address: Address,
+        /// What TLS said.
+        cause: rustls::Error,
+    },
     /// Who answers has another key than the ledger's, or a certificate nobody vouches for. Nothing was asked.
     #[error("what answers at {address} does not hold the ledger's key: {cause}")]
     Impostor {
@@ -181,7 +191,11 @@ impl ClientError {
     #[must_use]
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Silent { .. } | Self::Slow { .. } | Self::Resting { .. } => true,
+            Self::Unreachable { .. }
+            | Self::Early { .. }
+            | Self::Silent { .. }
+            | Self::Slow { .. }
+            | Self::Resting { .. } => true,
             Self::Problem { problem, .. } => matches!(problem.status, 408 | 429 | 502..=504),
             Self::Impostor { .. } | Self::Strange { .. } => false,
         }
@@ -352,6 +366,7 @@ impl Client {
         let unreachable = |cause: io::Error| {
             let address = address.clone();
             match cause.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+                Some(inner) if crate::trust::is_early(inner) => ClientError::Early { address, cause: inner.clone() },
                 Some(inner @ rustls::Error::InvalidCertificate(_)) => {
                     ClientError::Impostor { address, cause: inner.clone() }
                 }

@@ -5,6 +5,7 @@
 //! (RFC 8446, section 4.4.3), a certificate with an ASN.1 sequence, a checkpoint with its origin.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -13,6 +14,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, ring, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
+use rustls::time_provider::TimeProvider;
 use rustls::version::TLS13;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, PeerIncompatible, SignatureScheme};
 use sha2::{Digest, Sha256};
@@ -40,6 +42,14 @@ pub fn pinned(key: &TlsKey) -> Result<ClientConfig, Error> {
         .with_no_client_auth();
     config.alpn_protocols = vec![ALPN.to_vec()];
     Ok(config)
+}
+
+/// Whether a certificate is refused because it is not valid yet: the clock may be wrong.
+pub(crate) fn is_early(error: &Error) -> bool {
+    let early = |error: &CertificateError| {
+        matches!(error, CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. })
+    };
+    matches!(error, Error::InvalidCertificate(error) if early(error))
 }
 
 #[derive(Debug)]
@@ -146,21 +156,86 @@ mod own {
 #[cfg(feature = "server")]
 pub use own::{TlsError, certified, self_signed};
 
-/// How a client dials a ledger that has bought a certificate: `authorities` are the ones it believes, in PEM.
+/// How a client dials a ledger that has bought a certificate: `authorities` are the ones it believes, in PEM, and `clock` says what
+/// time certificates have to be good for, in seconds since 1970-01-01, UTC.
 ///
 /// # Errors
 /// [`Error`], where none of them reads.
-pub fn vouched_for(authorities: &[u8]) -> Result<ClientConfig, Error> {
+pub fn vouched_for(authorities: &[u8], clock: fn() -> u64) -> Result<ClientConfig, Error> {
     use rustls::pki_types::pem::PemObject;
     let mut roots = rustls::RootCertStore::empty();
     let (added, _) = roots.add_parsable_certificates(CertificateDer::pem_slice_iter(authorities).flatten());
     if added == 0 {
         return Err(Error::General("no certificate of an authority reads".to_owned()));
     }
-    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+    let mut config = ClientConfig::builder_with_details(Arc::new(ring::default_provider()), Arc::new(Clock(clock)))
         .with_protocol_versions(&[&TLS13])?
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = vec![ALPN.to_vec()];
     Ok(config)
+}
+
+/// What time certificates have to be good for.
+#[derive(Debug)]
+struct Clock(fn() -> u64);
+
+impl TimeProvider for Clock {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(Duration::from_secs((self.0)())))
+    }
+}
+
+#[cfg(all(test, feature = "server"))]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
+    use rustls::{ClientConnection, ServerConnection};
+
+    use super::*;
+
+    fn pem(what: &str, der: &[u8]) -> String {
+        format!("-----BEGIN {what}-----\n{}\n-----END {what}-----\n", STANDARD.encode(der))
+    }
+
+    /// An authority, and a certificate of its for 2026-03 with its key.
+    fn bought() -> (String, rustls::ServerConfig) {
+        let key = |seed: u8| TlsKey::pkcs8(&[seed; 32]);
+        let pair = |seed| KeyPair::try_from(&key(seed)[..]).unwrap();
+        let mut authority = CertificateParams::new(Vec::new()).unwrap();
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let root = authority.self_signed(&pair(1)).unwrap();
+        let mut own = CertificateParams::new(vec!["ledger.example".to_owned()]).unwrap();
+        (own.not_before, own.not_after) = (date_time_ymd(2026, 3, 1), date_time_ymd(2026, 4, 1));
+        let own = own.signed_by(&pair(2), &Issuer::new(authority, pair(1))).unwrap();
+        let server = certified(pem("CERTIFICATE", own.der()).as_bytes(), pem("PRIVATE KEY", &key(2)).as_bytes());
+        (pem("CERTIFICATE", root.der()), server.unwrap())
+    }
+
+    #[test]
+    fn a_certificate_has_to_be_good_at_the_time_that_the_caller_s_clock_says() {
+        let (authorities, server) = bought();
+        let at = |clock: fn() -> u64| -> Result<(), Error> {
+            let config = vouched_for(authorities.as_bytes(), clock)?;
+            let mut client = ClientConnection::new(config.into(), "ledger.example".try_into().unwrap())?;
+            let mut server = ServerConnection::new(Arc::new(server.clone()))?;
+            while client.is_handshaking() {
+                let mut wire = Vec::new();
+                client.write_tls(&mut wire).unwrap();
+                server.read_tls(&mut &wire[..]).unwrap();
+                server.process_new_packets()?;
+                wire.clear();
+                while server.wants_write() {
+                    server.write_tls(&mut wire).unwrap();
+                }
+                client.read_tls(&mut &wire[..]).unwrap();
+                client.process_new_packets()?;
+            }
+            Ok(())
+        };
+        assert!(is_early(&at(|| 0).unwrap_err()), "a router that begins in 1970");
+        assert!(is_early(&at(|| 1_772_323_199).unwrap_err()), "2026-02-28");
+        assert_eq!(at(|| 1_772_323_200), Ok(()));
+        assert_eq!(at(|| 1_775_001_599), Ok(()));
+        assert!(!is_early(&at(|| 1_775_001_601).unwrap_err()), "it has ended");
+    }
 }

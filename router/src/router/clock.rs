@@ -36,6 +36,19 @@ pub(super) fn seconds() -> u64 {
     known().seconds((history::unix_seconds(), is_kept()), super::clock())
 }
 
+/// Seconds since 1970-01-01, UTC, that a ledger's certificate has to be good for: a clock that is years behind makes none look as if it
+/// were not valid yet.
+#[cfg(feature = "ledger-remote")]
+pub(crate) fn for_certificates() -> u64 {
+    known().for_certificates((history::unix_seconds(), is_kept()), super::clock())
+}
+
+/// Reads what the ledger said before this start, for whoever asks it now.
+#[cfg(feature = "ledger-remote")]
+pub(crate) fn remember(directory: &Path) {
+    known().before = read(directory).unwrap_or(0);
+}
+
 /// Whether the kernel's clock is kept right by somebody, as it says.
 fn is_kept() -> bool {
     #[expect(unsafe_code, reason = "the standard library does not know how good the clock is")]
@@ -71,6 +84,12 @@ struct Known {
 }
 
 impl Known {
+    /// The earliest that a certificate has to be good for: it was no earlier than that before this start, or at this build's. Unlike
+    /// [`Known::seconds`] it never goes back, but to a clock that is kept right.
+    fn for_certificates(&self, (system, is_kept): (u64, bool), now: Instant) -> u64 {
+        if is_kept { system } else { self.seconds((system, is_kept), now).max(system).max(self.before).max(NOT_BEFORE) }
+    }
+
     /// By the system's clock, and whether that is kept right.
     fn seconds(&self, (system, is_kept): (u64, bool), now: Instant) -> u64 {
         match self.told {
@@ -174,6 +193,18 @@ mod tests {
         for near in [NOW + 9 * hour, NOW + 10 * hour + 7, NOW + 11 * hour] {
             assert_eq!(known.seconds((near, false), later), near);
         }
+    }
+
+    #[test]
+    fn certificates_have_to_be_good_for_no_time_before_what_is_known() {
+        let moment = super::super::clock();
+        let wants = |known: &Known, system: u64| known.for_certificates((system, false), moment);
+        assert_eq!(wants(&known(), 0), NOT_BEFORE, "a router that begins in 1970");
+        let before = Known { before: NOW, ..known() };
+        assert_eq!([0, FIRMWARE, NOW - 1, NOW + 1].map(|system| wants(&before, system)), [NOW, NOW, NOW, NOW + 1]);
+        let told = Known { told: Some((NOW - 9999, moment)), ..before };
+        assert_eq!(wants(&told, 0), NOW, "what it says makes none good again that has ended");
+        assert_eq!(told.for_certificates((FIRMWARE, true), moment), FIRMWARE, "NTP says so");
     }
 
     #[test]

@@ -162,7 +162,8 @@ impl Place {
         let (Some(address), Some(ledger_key)) = (&self.url, &self.ledger_key) else {
             return Err(Failure::new("no ledger is named", "name its file with --path, or its --url and --ledger-key"));
         };
-        let served = served(address, ledger_key, None, self.authorities.as_deref())?;
+        let of_router = self.state.as_deref().and_then(Path::parent);
+        let served = served(address, ledger_key, None, self.authorities.as_deref(), of_router)?;
         let state = match &self.state {
             Some(state) => state.clone(),
             None => default_state()?.join(ledger_key.name().replace('/', "-")),
