@@ -19,6 +19,11 @@ use minicbor::{Decoder, Encoder};
 pub const ADMISSION_PORT: u16 = 6697;
 /// Time between repetitions. The link is up when the first is sent, so few are ever lost.
 const REPEAT: Duration = Duration::from_secs(1);
+/// Which message in a row is answered of a neighbour that has heard us: it would say nothing if it knew that it was heard. Not each,
+/// as two could answer each other for ever.
+const ANSWERED_EACH: u8 = 2;
+/// How often a proof is looked at: not as often as a message asks for one, which may be early.
+const PROOF_EACH: Duration = Duration::from_millis(500);
 /// The version of the message.
 const VERSION: u8 = 1;
 /// Asks for a proof of the WireGuard key.
@@ -114,6 +119,10 @@ pub(crate) struct Admission {
     /// The question for that, or the answer to it; and the answer once it is known.
     aside: Option<Vec<u8>>,
     proof: Option<[u8; 32]>,
+    /// When one of the neighbour's is looked at next.
+    proof_at: Instant,
+    /// Messages of a neighbour that we have heard and that has heard us, since the last of ours.
+    unanswered: u8,
 }
 
 /// What is said about the WireGuard key.
@@ -148,6 +157,8 @@ impl Admission {
             unproven: proves,
             aside: None,
             proof: None,
+            proof_at: now,
+            unanswered: 0,
         }
     }
 
@@ -176,14 +187,17 @@ impl Admission {
             }
             None => self.accepted = Some((self.check(card)?, card.to_vec())),
         }
+        let was_heard = self.heard;
         self.heard |= heard_by_them;
         if self.unproven {
             self.aside = Some(ASK.to_vec());
             return Ok(false);
         }
         let first = !std::mem::replace(&mut self.admitted, true);
-        if !heard_by_them || first {
+        self.unanswered += u8::from(was_heard && !first);
+        if !heard_by_them || first || self.unanswered >= ANSWERED_EACH {
             self.outbox = Some(self.message());
+            self.unanswered = 0;
         }
         self.repeat_at = if self.heard { None } else { Some(now + REPEAT) };
         Ok(first)
@@ -195,9 +209,16 @@ impl Admission {
         self.aside = Some([&PROOF[..], &*proof].concat());
     }
 
-    /// Takes a proof of the neighbour's; true when it has just admitted it. What nobody asked for is not looked at.
-    pub(crate) fn handle_proof(&mut self, is_good: impl FnOnce(&NodeCard) -> bool) -> Result<bool, AdmissionError> {
-        let Some((card, _)) = self.accepted.as_ref().filter(|_| self.unproven) else { return Ok(false) };
+    /// Takes a proof of the neighbour's; true when it has just admitted it. What nobody asked for is not looked at, nor more than one
+    /// in a while: each costs a key agreement. An honest one is asked for again.
+    pub(crate) fn handle_proof(
+        &mut self,
+        now: Instant,
+        is_good: impl FnOnce(&NodeCard) -> bool,
+    ) -> Result<bool, AdmissionError> {
+        let waits = !self.unproven || now < self.proof_at;
+        let Some((card, _)) = self.accepted.as_ref().filter(|_| !waits) else { return Ok(false) };
+        self.proof_at = now + PROOF_EACH;
         if !is_good(card) {
             return Err(AdmissionError::OtherKeys { account: card.account() });
         }
@@ -313,6 +334,60 @@ mod tests {
         reborn.handle_timeout(now);
         assert!(!a.handle_message(now, &reborn.poll_transmit().expect("message")).expect("valid"));
         assert!(reborn.handle_message(now, &a.poll_transmit().expect("answer")).expect("valid"));
+    }
+
+    #[test]
+    fn whoever_has_not_heard_the_last_message_is_answered_and_nobody_answers_for_ever() {
+        let mut now = Instant::now();
+        let (mut a, mut b) = pair(now);
+        a.handle_timeout(now);
+        b.handle_message(now, &a.poll_transmit().expect("a speaks first")).expect("valid");
+        a.handle_message(now, &b.poll_transmit().expect("b answers")).expect("valid");
+        a.poll_transmit().expect("a says that it has heard, which is lost");
+        assert!(a.poll_timeout().is_none() && b.poll_timeout().is_some());
+        let mut said = 0;
+        while b.poll_timeout().is_some() {
+            now += REPEAT;
+            b.handle_timeout(now);
+            a.handle_message(now, &b.poll_transmit().expect("it repeats")).expect("valid");
+            if let Some(message) = a.poll_transmit() {
+                b.handle_message(now, &message).expect("valid");
+            }
+            said += 1;
+            assert!(said <= 3, "one a second for ever");
+        }
+        // A message that comes twice ends as well.
+        let (mut to_a, mut to_b) = (vec![b.message(); 9], Vec::new());
+        for _ in 0..9 {
+            for message in to_a.drain(..) {
+                a.handle_message(now, &message).expect("valid");
+                to_b.extend(a.poll_transmit());
+            }
+            for message in to_b.drain(..) {
+                b.handle_message(now, &message).expect("valid");
+                to_a.extend(b.poll_transmit());
+            }
+        }
+        assert!(to_a.is_empty(), "{}", to_a.len());
+    }
+
+    #[test]
+    fn wrong_proofs_are_looked_at_now_and_then_and_a_right_one_after_them_is() {
+        let mut now = Instant::now();
+        let (a, b) = (identity(1), identity(2));
+        let mut a = Admission::new(a.card(), b.card().into(), true, now);
+        let b = Admission::new(b.card(), identity(1).card().into(), false, now);
+        a.handle_message(now, &b.message()).expect("valid");
+        let mut looked_at = 0;
+        for _ in 0..1000 {
+            now += Duration::from_millis(10);
+            let _wrong = a.handle_proof(now, |_| {
+                looked_at += 1;
+                false
+            });
+        }
+        assert!((10..=20).contains(&looked_at), "{looked_at}");
+        assert_eq!(a.handle_proof(now + PROOF_EACH, |_| true), Ok(true));
     }
 
     #[test]

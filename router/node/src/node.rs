@@ -625,7 +625,7 @@ impl Node {
                         Ok(false)
                     }
                     (Some(Aside::Proof(proof)), _) => {
-                        admission.handle_proof(|card| self.identity.has_proven_wireguard(card, proof))
+                        admission.handle_proof(now, |card| self.identity.has_proven_wireguard(card, proof))
                     }
                     (None, _) => admission.handle_message(now, datagram.payload),
                 };
