@@ -20,7 +20,7 @@ pub mod gateway;
 mod hosting;
 pub mod identity;
 #[cfg(feature = "ledger-remote")]
-mod invite;
+pub mod invite;
 pub mod journal;
 pub mod link;
 mod look_up;

@@ -7,7 +7,7 @@
 //! the way there: see [`Outside`]. Names outside of the mesh are
 //! asked of others for the own household: see [`crate::upstream`].
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -58,27 +58,26 @@ pub(crate) struct Zones {
 /// house. Where names are answered at that interface's own address, its owner meant it: the house has one network for both.
 #[derive(Debug, Default)]
 pub(crate) struct Outside {
-    /// Whether what has addresses that begin like this, and like no longer prefix here, is outside.
-    ways: BTreeMap<(u8, IpAddr), bool>,
-    interfaces: BTreeSet<u32>,
+    /// Whether what has addresses that begin like this, and like no longer prefix here, is outside; sorted.
+    ways: Vec<((u8, IpAddr), bool)>,
+    interfaces: SortedSet<u32>,
     /// This machine's own addresses by such interfaces.
-    own: BTreeSet<IpAddr>,
+    own: Vec<IpAddr>,
 }
 
 impl Outside {
     /// By the routes of this machine.
     fn new(routes: &[FoundRoute]) -> Self {
         let leads_out = |route: &&FoundRoute| route.prefix_len <= DEFAULT_LEN_MAX && !route.local;
-        let interfaces: BTreeSet<u32> = routes.iter().filter(leads_out).filter_map(|route| route.interface).collect();
-        let (mut ways, mut own) = (BTreeMap::new(), BTreeSet::new());
-        for route in routes {
-            let out = route.interface.is_some_and(|interface| interfaces.contains(&interface));
-            if out && route.local {
-                own.insert(route.destination);
-            }
-            let is_outside = ways.entry((route.prefix_len, route.destination)).or_insert(!route.local && out);
-            *is_outside = !route.local && (*is_outside || out);
-        }
+        let interfaces: SortedSet<u32> = routes.iter().filter(leads_out).filter_map(|route| route.interface).collect();
+        let by = |route: &FoundRoute| route.interface.is_some_and(|interface| interfaces.contains(&interface));
+        let way = |route: &FoundRoute| ((route.prefix_len, route.destination), !route.local, by(route));
+        let mut all: Vec<_> = routes.iter().map(way).collect();
+        // Of several routes to one prefix, that to this machine counts first, and then whichever leads out.
+        all.sort_unstable_by_key(|(prefix, passes, out)| (*prefix, *passes, !out));
+        all.dedup_by_key(|(prefix, ..)| *prefix);
+        let ways = all.into_iter().map(|(prefix, passes, out)| (prefix, passes && out)).collect();
+        let own = routes.iter().filter(|route| route.local && by(route)).map(|route| route.destination).collect();
         Self { ways, interfaces, own }
     }
 
@@ -92,7 +91,12 @@ impl Outside {
             SocketAddr::V4(_) | SocketAddr::V6(_) => {
                 let from = from.ip().to_canonical();
                 let full_len = if from.is_ipv4() { 32 } else { 128 };
-                (0..=full_len).rev().find_map(|len| self.ways.get(&(len, beginning(from, len)))) == Some(&true)
+                let way = |len| {
+                    let prefix = (len, beginning(from, len));
+                    let at = self.ways.binary_search_by_key(&prefix, |(prefix, _)| *prefix).ok()?;
+                    self.ways.get(at).map(|(_, out)| *out)
+                };
+                (0..=full_len).rev().find_map(way) == Some(true)
             }
         }
     }

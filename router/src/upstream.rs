@@ -345,7 +345,8 @@ mod tests {
             let alone = upstream(vec![first.ip()], first.port());
             let failed = if code == 0 { 2 } else { code };
             assert_eq!(alone.ask(&asked(), true).await[3] & 0xf, failed, "it says so itself, or nobody does");
-            (unwilling.abort(), willing.abort());
+            unwilling.abort();
+            willing.abort();
         }
     }
 

@@ -131,7 +131,7 @@ pub enum ClientError {
         /// Where.
         address: Address,
         /// What TLS said.
-        cause: rustls::Error,
+        cause: Box<rustls::Error>,
     },
     /// Who answers has another key than the ledger's, or a certificate nobody vouches for. Nothing was asked.
     #[error("what answers at {address} does not hold the ledger's key: {cause}")]
@@ -366,7 +366,9 @@ impl Client {
         let unreachable = |cause: io::Error| {
             let address = address.clone();
             match cause.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-                Some(inner) if crate::trust::is_early(inner) => ClientError::Early { address, cause: inner.clone() },
+                Some(inner) if crate::trust::is_early(inner) => {
+                    ClientError::Early { address, cause: Box::new(inner.clone()) }
+                }
                 Some(inner @ rustls::Error::InvalidCertificate(_)) => {
                     ClientError::Impostor { address, cause: inner.clone() }
                 }

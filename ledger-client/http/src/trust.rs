@@ -198,22 +198,22 @@ mod tests {
     }
 
     /// An authority, and a certificate of its for 2026-03 with its key.
-    fn bought() -> (String, rustls::ServerConfig) {
+    fn bought() -> Result<(String, rustls::ServerConfig), TlsError> {
         let key = |seed: u8| TlsKey::pkcs8(&[seed; 32]);
-        let pair = |seed| KeyPair::try_from(&key(seed)[..]).unwrap();
-        let mut authority = CertificateParams::new(Vec::new()).unwrap();
+        let pair = |seed| KeyPair::try_from(&key(seed)[..]);
+        let mut authority = CertificateParams::new(Vec::new())?;
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let root = authority.self_signed(&pair(1)).unwrap();
-        let mut own = CertificateParams::new(vec!["ledger.example".to_owned()]).unwrap();
+        let root = authority.self_signed(&pair(1)?)?;
+        let mut own = CertificateParams::new(vec!["ledger.example".to_owned()])?;
         (own.not_before, own.not_after) = (date_time_ymd(2026, 3, 1), date_time_ymd(2026, 4, 1));
-        let own = own.signed_by(&pair(2), &Issuer::new(authority, pair(1))).unwrap();
-        let server = certified(pem("CERTIFICATE", own.der()).as_bytes(), pem("PRIVATE KEY", &key(2)).as_bytes());
-        (pem("CERTIFICATE", root.der()), server.unwrap())
+        let own = own.signed_by(&pair(2)?, &Issuer::new(authority, pair(1)?))?;
+        let server = certified(pem("CERTIFICATE", own.der()).as_bytes(), pem("PRIVATE KEY", &key(2)).as_bytes())?;
+        Ok((pem("CERTIFICATE", root.der()), server))
     }
 
     #[test]
     fn a_certificate_has_to_be_good_at_the_time_that_the_caller_s_clock_says() {
-        let (authorities, server) = bought();
+        let (authorities, server) = bought().expect("a certificate");
         let at = |clock: fn() -> u64| -> Result<(), Error> {
             let config = vouched_for(authorities.as_bytes(), clock)?;
             let mut client = ClientConnection::new(config.into(), "ledger.example".try_into().unwrap())?;

@@ -86,6 +86,7 @@ struct Known {
 impl Known {
     /// The earliest that a certificate has to be good for: it was no earlier than that before this start, or at this build's. Unlike
     /// [`Known::seconds`] it never goes back, but to a clock that is kept right.
+    #[cfg(any(feature = "ledger-remote", test))]
     fn for_certificates(&self, (system, is_kept): (u64, bool), now: Instant) -> u64 {
         if is_kept { system } else { self.seconds((system, is_kept), now).max(system).max(self.before).max(NOT_BEFORE) }
     }

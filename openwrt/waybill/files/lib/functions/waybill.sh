@@ -41,7 +41,7 @@ waybill_schema() {
 		;;
 	names)
 		wb_table='[names]'
-		wb_schema='enabled:own port:number listen:list upstream:list'
+		wb_schema='enabled:own port:number listen:list upstream:list private:list'
 		;;
 	routing)
 		wb_table='[routing]'

@@ -109,7 +109,8 @@ const tabs = function() {
 			{ name: 'enabled', as: flag, title: _('In use'), is_on: true },
 			{ name: 'port', as: 'number', title: _('Port'), help: _('5300, for instance, where dnsmasq has 53.'), fallback: '53' },
 			{ name: 'listen', as: list, of: 'endpoint', title: _('Where else it answers') },
-			{ name: 'upstream', as: list, of: 'address', title: _('Asked for all other names') }
+			{ name: 'upstream', as: list, of: 'address', title: _('Asked for all other names') },
+			{ name: 'private', as: list, of: 'text', title: _('Names out there with addresses in here') }
 		] },
 		{ kind: 'ledger', title: _('Ledger'), help: _('An invitation brings all of this.'), options: [
 			{ name: 'enabled', as: flag, title: _('In use'), is_on: true },
