@@ -129,7 +129,7 @@ fn names(adb: &mut Adb, names: &BTreeSet<String>, version: Option<&str>) -> Valu
     adb.object(&each)
 }
 
-/// The package's files and the lists that OpenWrt's scripts look for: of the files, and of those that are the owner's.
+/// The package's files and the lists that OpenWrt's scripts look for: of the files, of those that are the owner's, and of users.
 fn with_lists(package: &Package) -> BTreeMap<String, File> {
     let mut files = package.files.clone();
     let mut add = |ending: &str, lines: Vec<String>| {
@@ -140,6 +140,7 @@ fn with_lists(package: &Package) -> BTreeMap<String, File> {
     };
     add("list", package.files.keys().map(|path| format!("/{path}")).collect());
     add("conffiles", package.conffiles.iter().cloned().collect());
+    add("rusers", package.user.iter().map(|user| format!("{user}:{user}")).collect());
     let hash_of = |path: &String| {
         let file = package.files.get(path.trim_start_matches('/'))?;
         Some(format!("{path} {}", hex::encode(Sha256::digest(&file.content))))

@@ -77,6 +77,7 @@ fn control(package: &Package, installed_size: usize) -> String {
         ("SourceName", package.origin.rsplit('/').next().unwrap_or_default().to_owned()),
         ("License", package.license.clone()),
         ("Section", package.section.clone()),
+        ("Require-User", package.user.as_ref().map(|user| format!("{user}:{user}")).unwrap_or_default()),
         ("SourceDateEpoch", package.time.to_string()),
         ("URL", package.url.clone()),
         ("Maintainer", package.maintainer.clone()),

@@ -39,6 +39,8 @@ pub struct Manifest {
     /// Paths that are executable; one that ends with a slash stands for all below it.
     #[serde(default)]
     pub executable: BTreeSet<String>,
+    /// A user that it needs, with a group of the same name.
+    pub user: Option<String>,
     /// Files that are the owner's: an upgrade leaves them as they are.
     #[serde(default)]
     pub conffiles: BTreeSet<String>,
@@ -130,6 +132,13 @@ impl Manifest {
                 return Err(format!("`{name}` is no name of a package: letters, digits and -_+. only"));
             }
         }
+        let is_user = |name: &String| {
+            name.starts_with(|c: char| c.is_ascii_lowercase())
+                && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c))
+        };
+        if let Some(user) = self.user.as_ref().filter(|user| !is_user(user)) {
+            return Err(format!("`{user}` is no name of a user: small letters, digits, - and _ only"));
+        }
         for path in
             self.conffiles.iter().chain(self.program.as_ref()).chain(self.directories.keys()).chain(&self.executable)
         {
@@ -202,6 +211,7 @@ impl Manifest {
             provides: variant.instead_of.clone(),
             conflicts: variant.instead_of.clone(),
             is_default: variant.default,
+            user: self.user.clone(),
             conffiles: self.conffiles.clone(),
             directories: modes.collect(),
             scripts: scripts(&directory.join("scripts"))?,

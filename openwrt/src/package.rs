@@ -33,6 +33,8 @@ pub struct Package {
     pub conflicts: BTreeSet<String>,
     /// The one to take where several provide the same.
     pub is_default: bool,
+    /// A user that it needs, with a group of the same name; OpenWrt's scripts make both where they are missing.
+    pub user: Option<String>,
     /// Files that are the owner's: an upgrade leaves them as they are.
     pub conffiles: BTreeSet<String>,
     /// What is installed, by its path without the first slash.

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 /// Puts `bytes` in place of whatever is at `path`, durably; readable by `mode`. The directory has to be there.
@@ -10,9 +10,26 @@ use std::path::{Path, PathBuf};
 /// # Errors
 /// The system's; then `path` is as it was.
 pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    put(path, bytes, mode, None)
+}
+
+/// The same with mode 0600, for whom its directory belongs to: what root leaves for a daemon that runs as a user of its own.
+///
+/// # Errors
+/// As for [`replace`].
+pub(crate) fn leave(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let directory = fs::metadata(directory_of(path))?;
+    put(path, bytes, 0o600, Some((directory.uid(), directory.gid())))
+}
+
+fn put(path: &Path, bytes: &[u8], mode: u32, owner: Option<(u32, u32)>) -> io::Result<()> {
     let fresh = beside(path);
     let put = || {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&fresh)?;
+        // By its descriptor: whoever has the directory may have put something else there.
+        if let Some((user, group)) = owner.filter(|(user, _)| file.metadata().is_ok_and(|its| its.uid() != *user)) {
+            fchown(&file, Some(user), Some(group))?;
+        }
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&fresh, path)
@@ -47,9 +64,12 @@ fn beside(path: &Path) -> PathBuf {
     name.into()
 }
 
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 fn sync_directory(path: &Path) -> io::Result<()> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(directory)?.sync_all()
+    File::open(directory_of(path))?.sync_all()
 }
 
 #[cfg(test)]
@@ -71,5 +91,20 @@ mod tests {
         remove(&path).unwrap();
         remove(&path).unwrap();
         assert!(replace(&directory.path().join("nowhere/file"), b"x", 0o600).is_err());
+    }
+
+    #[test]
+    fn what_root_leaves_in_a_daemons_directory_is_the_daemons() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("enrolment");
+        // Another user's, where there are rights for that; else one's own.
+        let owner = std::os::unix::fs::chown(directory.path(), Some(4242), Some(4243)).map_or_else(
+            |_| fs::metadata(directory.path()).map(|its| (its.uid(), its.gid())).unwrap(),
+            |()| (4242, 4243),
+        );
+        leave(&path, b"code").unwrap();
+        let found = fs::metadata(&path).unwrap();
+        assert_eq!((found.uid(), found.gid(), found.mode() & 0o777), (owner.0, owner.1, 0o600));
+        assert_eq!(fs::read(&path).unwrap(), b"code");
     }
 }

@@ -20,11 +20,12 @@ struct Place {
 }
 
 /// Paths of a router, and where they are in a [`Place`].
-const MOVED: [(&str, &str); 4] = [
+const MOVED: [(&str, &str); 5] = [
     ("/var/run/waybill", "run"),
     ("/etc/waybill", "etc"),
     ("/etc/capabilities", "capabilities"),
     ("/sbin/ujail", "ujail"),
+    ("/etc/passwd", "passwd"),
 ];
 
 impl Place {
@@ -386,7 +387,7 @@ fn a_change_of_neighbours_is_a_signal_and_a_change_of_anything_else_another_inst
     place.settings(ATTIC.as_bytes());
     assert!(place.service("start").status.success());
     let first = place.told();
-    let command = format!("command {} up --config /var/run/waybill/waybill.toml", waybill().display());
+    let command = format!("command {} up --config /var/run/waybill-root/waybill.toml", waybill().display());
     assert!(first.contains(&command) && first.contains(&"respawn 3600 5 0".to_owned()), "{first:?}");
     assert!(first.contains(&"set".to_owned()) && first.contains(&"trigger waybill".to_owned()), "{first:?}");
 
@@ -431,7 +432,7 @@ fn settings_with_a_mistake_leave_the_running_daemon_as_it_is() {
     place.settings(ATTIC.as_bytes());
     assert!(place.service("start").status.success());
     let first = place.told();
-    let text = fs::read_to_string(place.path("run/waybill.toml")).expect("the config file");
+    let text = fs::read_to_string(place.path("run-root/waybill.toml")).expect("the config file");
 
     place.settings(format!("{ATTIC}\toption mtu '12'\n").as_bytes());
     for action in ["reload", "restart", "check"] {
@@ -444,12 +445,12 @@ fn settings_with_a_mistake_leave_the_running_daemon_as_it_is() {
     // Without an instance procd would stop the one that runs.
     assert!(place.service("start").status.success());
     assert_eq!(place.told(), first);
-    assert_eq!(fs::read_to_string(place.path("run/waybill.toml")).expect("the config file"), text);
+    assert_eq!(fs::read_to_string(place.path("run-root/waybill.toml")).expect("the config file"), text);
 
     place.settings(b"config node 'node'\n\toption enabled '0'\n");
     assert!(place.service("reload").status.success());
     assert_eq!(place.told(), ["set", "trigger waybill"], "no instance: switched off");
-    assert!(!Path::new(&place.path("run/waybill.toml")).exists());
+    assert!(!Path::new(&place.path("run-root/waybill.toml")).exists());
 }
 
 #[test]
@@ -465,14 +466,19 @@ fn key_and_config_file_are_for_nobody_else_to_read_and_state_without_a_ledger_is
     fs::create_dir(place.path("etc")).expect("a directory");
     fs::set_permissions(place.path("etc"), fs::Permissions::from_mode(0o755)).expect("its mode");
     assert!(place.service("start").status.success());
-    for (path, mode) in
-        [("etc/key", 0o600), ("run/waybill.toml", 0o600), ("run", 0o700), ("etc", 0o700), ("run/state", 0o700)]
-    {
+    for (path, mode) in [
+        ("etc/key", 0o600),
+        ("run-root/waybill.toml", 0o600),
+        ("run-root", 0o700),
+        ("run", 0o700),
+        ("etc", 0o700),
+        ("run/state", 0o700),
+    ] {
         let found =
             fs::metadata(place.path(path)).unwrap_or_else(|error| panic!("{path}: {error}")).permissions().mode();
         assert_eq!(found & 0o777, mode, "{path}");
     }
-    let address = fs::read_to_string(place.path("run/address")).expect("the mesh address");
+    let address = fs::read_to_string(place.path("run-root/address")).expect("the mesh address");
     assert!(address.starts_with("fd"), "{address}");
 }
 
@@ -497,12 +503,13 @@ fn files_of_the_ledger_are_in_the_jail() {
     for name in ["authorities.pem", "serve.key"] {
         fs::write(place.path(name), "").expect("a file");
     }
-    let (authorities, key) = (place.path("authorities.pem"), place.path("serve.key"));
+    fs::create_dir(place.path("usb")).expect("a directory");
+    let (usb, authorities, key) = (place.path("usb"), place.path("authorities.pem"), place.path("serve.key"));
     let settings = format!(
-        "\toption path '/mnt/usb/hill/community.ledger'\n\toption authorities '{authorities}'\n\toption serve_key '{key}'\n"
+        "\toption path '{usb}/community.ledger'\n\toption authorities '{authorities}'\n\toption serve_key '{key}'\n"
     );
     let told = mounts(&settings, "1");
-    for mount in ["mount_rw /mnt/usb/hill".to_owned(), format!("mount {authorities}"), format!("mount {key}")] {
+    for mount in [format!("mount_rw {usb}"), format!("mount {authorities}"), format!("mount {key}")] {
         assert!(told.contains(&mount), "{mount} is not in {told:?}");
     }
     let without = mounts(&settings, "0");
@@ -511,7 +518,100 @@ fn files_of_the_ledger_are_in_the_jail() {
     let within =
         "\toption path '/etc/waybill/hill.ledger'\n\toption authorities '/etc/ssl/certs/ca-certificates.crt'\n";
     let within = mounts(&within.replace("/etc/waybill", &place.path("etc")), "1");
-    assert!(!within.iter().any(|line| line.contains("hill") || line.ends_with(".crt")), "{within:?}");
+    assert!(!within.iter().any(|line| line.ends_with(".crt")), "{within:?}");
+    // A directory that is not there would be a jail that never starts: it is said, and what runs goes on.
+    for (option, missing) in [("path", "nowhere/community.ledger"), ("serve_key", "nowhere.key")] {
+        let settings = format!(
+            "{ATTIC}config ledger 'ledger'\n\toption path '{usb}/community.ledger'\n\toption {option} '{}'\n",
+            place.path(missing)
+        );
+        place.settings(settings.as_bytes());
+        fs::remove_file(place.path("run-root/told")).unwrap_or_default();
+        fs::remove_file(place.path("run-root/waybill.toml")).unwrap_or_default();
+        let output = place.shell(". $IPKG_INSTROOT/etc/init.d/waybill\nwaybill_check() { :; }\nstart_service");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            !output.status.success() && said.starts_with(&format!("waybill.ledger.{option}: there is no ")),
+            "{said}"
+        );
+        assert_eq!(place.told(), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn the_daemon_is_a_user_of_its_own_whose_files_are_its_own_and_nobody_elses_are() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+
+    if !can_run() {
+        return;
+    }
+    let place = Place::new();
+    let path = |name: &str| place.path(name);
+    let write = |name: &str, content: &str| fs::write(path(name), content).expect("a file");
+    write("probe", "");
+    if chown(path("probe"), Some(4242), Some(4243)).is_err() {
+        println!("skipped: only root gives files away");
+        return;
+    }
+    let owner = |name: &str| {
+        let its = fs::symlink_metadata(path(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+        (its.uid(), its.gid(), its.mode() & 0o777)
+    };
+    write("ujail", "");
+    fs::set_permissions(path("ujail"), fs::Permissions::from_mode(0o755)).expect("its mode");
+    write("passwd", "root:x:0:0:root:/root:/bin/ash\nwaybill:x:4242:4243:waybill:/var/run/waybill:/bin/false\n");
+    // As a daemon that was root, or a backup, left them; and what somebody with the daemon's rights may have laid there before.
+    for directory in ["etc/state/mirror", "somebody", "open", "open/state"] {
+        fs::create_dir_all(path(directory)).expect("a directory");
+    }
+    fs::set_permissions(path("open"), fs::Permissions::from_mode(0o777)).expect("its mode");
+    for file in ["etc/state/journal.sqlite", "etc/state/mirror/checkpoint", "secret", "other", "inner/nothing"] {
+        fs::create_dir_all(Path::new(&path(file)).parent().expect("a directory")).expect("a directory");
+        write(file, "SQLite format 3\0");
+    }
+    std::os::unix::fs::symlink(path("secret"), path("etc/state/link")).expect("a link");
+    std::os::unix::fs::symlink(path("inner"), path("etc/state/away")).expect("a link");
+    fs::hard_link(path("other"), path("etc/state/name")).expect("a second name");
+    let start = |state: &str| {
+        place.settings(format!("{ATTIC}\toption state_dir '{}'\n", path(state)).as_bytes());
+        let output = place.service("start");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        place.told().contains(&"user waybill".to_owned())
+    };
+    let yes = |private: u32| (4242, 4243, private);
+    assert!(start("etc/state"));
+    for (name, expected) in [
+        ("etc", (0, 4243, 0o750)),
+        ("etc/key", yes(0o600)),
+        ("etc/state", yes(0o700)),
+        ("etc/state/journal.sqlite", yes(0o644)),
+        ("etc/state/mirror", yes(0o755)),
+        ("etc/state/mirror/checkpoint", yes(0o644)),
+        ("run", yes(0o700)),
+        ("run-root", (0, 4243, 0o750)),
+        ("run-root/waybill.toml", (0, 4243, 0o640)),
+    ] {
+        assert_eq!(owner(name), expected, "{name}");
+    }
+    let nobody_elses = || {
+        for name in ["secret", "other", "inner", "inner/nothing", "somebody", "open/state"] {
+            assert_eq!((owner(name).0, owner(name).1), (0, 0), "{name}");
+        }
+    };
+    nobody_elses();
+    // What the settings name and the daemon never had is not given away; nor where others could change what is given.
+    for state in ["somebody", "open/state", "etc"] {
+        assert!(!start(state), "{state}");
+        nobody_elses();
+        assert_eq!(owner("etc/key").0, 0, "root in its jail reads what is root's");
+    }
+    assert!(start("new") && owner("new") == yes(0o700), "one that is not there is made for it");
+    assert!(start("etc/state"));
+    // Without the user it is root, and so are its files again.
+    write("passwd", "root:x:0:0:root:/root:/bin/ash\n");
+    assert!(!start("etc/state"));
+    assert_eq!((owner("etc/key"), owner("etc")), ((0, 0, 0o600), (0, 0, 0o700)));
+    assert_eq!((owner("etc/state").0, owner("etc/state/journal.sqlite").0), (0, 0));
 }
 
 #[test]
@@ -1112,7 +1212,7 @@ fn an_invitation_takes_a_router_into_a_community_and_a_wrong_one_changes_nothing
         assert_eq!(String::from_utf8_lossy(&again.stderr).contains("service network restart"), told, "{again:?}");
     }
     assert_eq!(
-        fs::read_dir(path("run"))
+        fs::read_dir(path("run-root"))
             .expect("a directory")
             .filter_map(Result::ok)
             .filter(|entry| entry.path().is_dir())
@@ -1133,7 +1233,7 @@ fn netifd_is_told_when_the_daemons_device_comes_and_goes_and_of_no_other() {
     }
     let settings = Settings::new(&format!("{ROUTER}network.mesh=interface\nnetwork.mesh.proto=waybill\n"));
     let hotplug = "waybill/files/etc/hotplug.d/net/80-waybill";
-    fs::create_dir_all(settings.place.path("run")).expect("a directory");
+    fs::create_dir_all(settings.place.path("run-root")).expect("a directory");
     fs::create_dir_all(settings.place.path("root/lib/netifd")).expect("a directory");
     // Of netifd: what the protocol's handler says to it.
     let netifd = format!(
@@ -1151,8 +1251,8 @@ fn netifd_is_told_when_the_daemons_device_comes_and_goes_and_of_no_other() {
         fs::read_to_string(path).unwrap_or_default()
     };
     assert_eq!(told("ACTION=add INTERFACE=lo"), "", "no daemon has been here");
-    fs::write(settings.place.path("run/tun"), "lo\n").expect("a file");
-    fs::write(settings.place.path("run/address"), "fd01:2:3::9\n").expect("a file");
+    fs::write(settings.place.path("run-root/tun"), "lo\n").expect("a file");
+    fs::write(settings.place.path("run-root/address"), "fd01:2:3::9\n").expect("a file");
     assert_eq!(told("ACTION=add INTERFACE=eth0"), "");
     assert_eq!(told("ACTION=change INTERFACE=lo"), "");
     // `lo` is a device that every machine has.
@@ -1160,7 +1260,7 @@ fn netifd_is_told_when_the_daemons_device_comes_and_goes_and_of_no_other() {
         told("ACTION=add INTERFACE=lo"),
         "init lo 1 1\naddress fd01:2:3::9 128\nprefix fd01:2:3:8000::/49\nsend mesh\n"
     );
-    fs::write(settings.place.path("run/tun"), "nosuchdevice\n").expect("a file");
+    fs::write(settings.place.path("run-root/tun"), "nosuchdevice\n").expect("a file");
     assert_eq!(told("ACTION=remove INTERFACE=nosuchdevice"), "init * 0\nsend mesh\n");
 }
 

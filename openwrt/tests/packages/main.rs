@@ -30,6 +30,7 @@ depends = ["kmod-tun", "kmod-nft-nat"]
 program = "/usr/bin/waybill"
 trees = { files = "/", pages = "/www" }
 executable = ["/etc/init.d/", "/usr/libexec/one"]
+user = "waybill"
 conffiles = ["/etc/config/waybill"]
 directories = { "/etc/waybill" = "0700" }
 [[variant]]
@@ -223,7 +224,8 @@ fn an_ipk_says_what_it_is_and_what_runs_when_it_comes_and_goes() {
         let size = built.run("gzip", &["-dc", &format!("{package}/data.tar.gz")]).len();
         let wanted = format!(
             "Package: {package}\nVersion: {VERSION}\nDepends: kmod-nft-nat, kmod-tun\n{extra}Source: openwrt/waybill\n\
-             SourceName: waybill\nLicense: Apache-2.0\nSection: net\nSourceDateEpoch: {TIME}\nMaintainer: Somebody\n\
+             SourceName: waybill\nLicense: Apache-2.0\nSection: net\nRequire-User: waybill:waybill\n\
+             SourceDateEpoch: {TIME}\nMaintainer: Somebody\n\
              Architecture: mipsel_24kc\nInstalled-Size: {size}\nDescription: A router.\n Of a mesh.\n"
         );
         assert_eq!(built.text(&format!("{package}/control")), wanted);
@@ -310,6 +312,7 @@ fn an_apk_holds_what_the_manifest_says() {
     let list: String = wanted.keys().map(|path| format!("/{path}\n")).collect();
     wanted.insert("lib/apk/packages/waybill.list", (0o644, list));
     wanted.insert("lib/apk/packages/waybill.conffiles", (0o644, "/etc/config/waybill\n".to_owned()));
+    wanted.insert("lib/apk/packages/waybill.rusers", (0o644, "waybill:waybill\n".to_owned()));
     let hash = sha256(b"config node\n");
     wanted.insert("lib/apk/packages/waybill.conffiles_static", (0o644, format!("/etc/config/waybill {hash}\n")));
     let (mut found, mut directories, mut blocks) = (BTreeMap::new(), Vec::new(), 0);
@@ -447,7 +450,7 @@ fn the_database_is_that_of_apk_itself() {
     let apk = AdbFile::read(&built.read(&format!("feed/waybill-full-{VERSION}.apk")));
     assert_eq!((apk.database.len(), sha256(&apk.database).as_str()), DATABASE_OF_APK);
 }
-const DATABASE_OF_APK: (usize, &str) = (2192, "b4426f630e0830bcb1ca3fbc87af15beefe2901af4008d3583cc0eea8825a2f6");
+const DATABASE_OF_APK: (usize, &str) = (2276, "16ed0c706bcb375e759156ca2bfa7679c5fa291de2c5328449dca7157ac22ef7");
 
 #[test]
 fn the_same_input_gives_the_same_bytes() {
@@ -596,6 +599,7 @@ fn the_makefile_and_the_manifest_say_the_same() {
             of("DEPENDS").split_whitespace().filter_map(|word| word.strip_prefix('+').map(str::to_owned)).collect();
         assert_eq!(depends, manifest.depends.iter().cloned().collect::<Vec<_>>());
         assert_eq!(of("SECTION"), manifest.section);
+        assert_eq!(Some(of("USERID")), manifest.user.as_ref().map(|user| format!("{user}:{user}")));
         let instead: Vec<String> = of("PROVIDES").split_whitespace().map(str::to_owned).collect();
         assert_eq!(instead, variant.instead_of.iter().cloned().collect::<Vec<_>>());
         assert_eq!(of("CONFLICTS"), of("PROVIDES"));

@@ -84,8 +84,7 @@ pub(super) fn join(arguments: &Join) -> Result<Joined, Failure> {
     }
     fs::create_dir_all(&config.node.state_dir).map_err(|error| cannot("make", &config.node.state_dir, &error))?;
     let code = config.node.state_dir.join(ENROLMENT);
-    file::replace(&code, format!("{}\n", invite.code).as_bytes(), 0o600)
-        .map_err(|error| cannot("write", &code, &error))?;
+    file::leave(&code, format!("{}\n", invite.code).as_bytes()).map_err(|error| cannot("write", &code, &error))?;
     let called = want_name(arguments, fresh, &config)?;
     // One that runs takes the code now; else it does so when it starts.
     let runs = !arguments.up && control::ask(&config.node.control_socket, &Request::Reload).is_ok();
@@ -155,7 +154,7 @@ fn want_name(arguments: &Join, fresh: bool, config: &Config) -> Result<Result<Na
         Err(error) => return Ok(Err(format!("none: {error}; take one with `waybill names claim`"))),
     };
     let path = config.node.state_dir.join(CLAIM);
-    file::replace(&path, format!("{name}\n").as_bytes(), 0o600).map_err(|error| cannot("write", &path, &error))?;
+    file::leave(&path, format!("{name}\n").as_bytes()).map_err(|error| cannot("write", &path, &error))?;
     Ok(Ok(name))
 }
 

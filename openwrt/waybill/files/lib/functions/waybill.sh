@@ -13,10 +13,15 @@
 # What people wrote is never evaluated: it is compared, and stands in the file in quotes, or is refused by name.
 
 WAYBILL_PROG=/usr/bin/waybill
-# In memory: the daemon's config file and socket, gone with a reboot.
+# In memory, gone with a reboot: what is the daemon's, such as its socket; and what is root's, such as its config file. They are two
+# directories, so that root never writes where the daemon's user could have put a link.
 WAYBILL_RUN=/var/run/waybill
+WAYBILL_ROOT=/var/run/waybill-root
 # On the flash: what is worth money.
 WAYBILL_STATE=/etc/waybill/state
+# Whom the daemon runs as. The package makes this user and its group.
+WAYBILL_USER=waybill
+WAYBILL_PASSWD=/etc/passwd
 
 WAYBILL_NL='
 '
@@ -91,13 +96,13 @@ waybill_schema() {
 # wb_enabled (1: the daemon is to run), wb_tun, wb_key_file, wb_state_dir, wb_socket, wb_gateway, wb_internet and wb_ledger (1: there is
 # such a section), wb_networks (UCI networks it depends on) and wb_settings (what is another where the daemon has to start anew:
 # a hash of all that it does not take in while it runs); wb_ledger_dir (where the ledger's file is, if it is here), wb_authorities and
-# wb_serve_key (files that the daemon reads).
+# wb_serve_key (files that the daemon reads), and wb_ledger_path (that file).
 waybill_render() {
 	local file="$1" mask
 
 	wb_failed=0 wb_enabled=0
 	wb_tun=waybill0 wb_key_file=/etc/waybill/key wb_state_dir= wb_socket=$WAYBILL_RUN/control.sock
-	wb_ledger_dir= wb_authorities= wb_serve_key=
+	wb_ledger_dir= wb_ledger_path= wb_authorities= wb_serve_key=
 	wb_gateway=0 wb_internet=0 wb_ledger=0 wb_networks= wb_node_text= wb_node_map= wb_node_has=' ' wb_node=waybill.node
 	wb_type= wb_section= wb_list= wb_devices= wb_devices_map=
 	wb_n_node=0 wb_n_wireguard=0 wb_n_quic=0 wb_n_interface=0 wb_n_names=0 wb_n_routing=0 wb_n_policy=0 wb_n_ledger=0
@@ -289,7 +294,7 @@ waybill_text() {
 			waybill_wrong "$wb_section.$1" 'put it into a directory: all beside it is open to the daemon'
 			return 0
 		fi
-		wb_ledger_dir="${2%/*}"
+		wb_ledger_path="$2" wb_ledger_dir="${2%/*}"
 		;;
 	ledger.authorities) wb_authorities="$2" ;;
 	ledger.serve_key) wb_serve_key="$2" ;;
@@ -373,7 +378,7 @@ waybill_end() {
 		if [ "$wb_on" = 1 ]; then
 			wb_ledger=1
 		else
-			wb_ledger_dir= wb_authorities= wb_serve_key=
+			wb_ledger_dir= wb_ledger_path= wb_authorities= wb_serve_key=
 		fi
 		;;
 	interface) waybill_end_interface ;;
@@ -461,12 +466,12 @@ waybill_device_of() {
 	# shellcheck source=/dev/null
 	command -v network_get_device >/dev/null || . /lib/functions/network.sh
 	if network_get_device wb_device "$2" && [ -n "$wb_device" ]; then
-		mkdir -p "$WAYBILL_RUN" && printf '%s\n' "$wb_device" >"$WAYBILL_RUN/device.$2"
+		mkdir -p "$WAYBILL_ROOT" && printf '%s\n' "$wb_device" >"$WAYBILL_ROOT/device.$2"
 		return 0
 	fi
 	wb_device=
-	if [ -s "$WAYBILL_RUN/device.$2" ]; then
-		read -r wb_device <"$WAYBILL_RUN/device.$2"
+	if [ -s "$WAYBILL_ROOT/device.$2" ]; then
+		read -r wb_device <"$WAYBILL_ROOT/device.$2"
 		return 0
 	fi
 	case "$proto" in
@@ -610,4 +615,146 @@ waybill_translate() {
 		-e 's/\[discovery\]/[interface]/g' \
 		-e 's/\[\(node\|wireguard\|quic\|interface\|names\|routing\|policy\|ledger\|community\|gateway\|internet\|peer\|leaf\)\]\( table\)*/`config \1`/g')"
 	waybill_wrong "${name:-waybill}" "$problem"
+}
+
+# Whether the files that the settings name are there: a directory that is missing would be a jail that never starts. The program makes
+# its own; where a ledger is to be is its owner's word, and might be a stick that is not in.
+waybill_check_places() {
+	if [ -n "$wb_ledger_dir" ] && [ ! -d "$wb_ledger_dir" ]; then
+		case "$wb_ledger_dir/" in
+		"${WAYBILL_STATE%/*}"/*) ;;
+		*)
+			waybill_wrong waybill.ledger.path "there is no directory $wb_ledger_dir; make it, or put in what it is on"
+			return 1
+			;;
+		esac
+	fi
+	if [ -n "$wb_authorities" ] && [ ! -f "$wb_authorities" ]; then
+		waybill_wrong waybill.ledger.authorities "there is no file $wb_authorities"
+		return 1
+	fi
+	if [ -n "$wb_serve_key" ] && [ ! -f "$wb_serve_key" ]; then
+		waybill_wrong waybill.ledger.serve_key "there is no file $wb_serve_key"
+		return 1
+	fi
+}
+
+# The numbers of the daemon's user and group, in wb_uid and wb_gid; 1 if there is no such user, or it is root.
+waybill_user() {
+	local ids
+
+	ids="$(sed -n "s/^$WAYBILL_USER:[^:]*:\([1-9][0-9]*\):\([1-9][0-9]*\):.*/\1 \2/p" "$WAYBILL_PASSWD" 2>/dev/null | head -n 1)"
+	wb_uid="${ids% *}" wb_gid="${ids#* }"
+	[ -n "$ids" ]
+}
+
+# What $1 is, and not what a link leads to: wb_mode as `ls` writes it, wb_links names, wb_owner:wb_group. There is no `stat` on a router.
+waybill_look() {
+	wb_mode= wb_links= wb_owner= wb_group=
+	read -r wb_mode wb_links wb_owner wb_group wb_rest <<-END
+		$(ls -ldn "$1" 2>/dev/null)
+	END
+}
+
+# Whether root alone decides what $1 is: nobody else may write to a directory on the way to it.
+waybill_is_fixed() {
+	local at
+
+	at="$(readlink -f "${1%/*}/")" || return 1
+	at="${at%/}"
+	while :; do
+		waybill_look "${at:-/}"
+		[ "$wb_owner" = 0 ] || return 1
+		case "$wb_mode" in
+		# The last of these is one that all may write to, and that gives nobody what is another's.
+		d????-??-?* | d????????[tT]*) ;;
+		*) return 1 ;;
+		esac
+		[ -n "$at" ] || return 0
+		at="${at%/*}"
+	done
+}
+
+# Gives the file or directory $1 to the user $2 and the group $3: a thing that has no other name, and no link.
+waybill_give() {
+	waybill_look "$1"
+	case "$wb_mode" in
+	d*) ;;
+	-*) [ "$wb_links" = 1 ] || return 1 ;;
+	*) return 1 ;;
+	esac
+	[ "$wb_owner:$wb_group" = "$2:$3" ] || chown -h "$2:$3" "$1" 2>/dev/null
+}
+
+# The same with what is in the directory $1, and in the directories in it. Whoever has it must not be there to change it meanwhile.
+waybill_give_all() {
+	local each
+
+	waybill_give "$1" "$2" "$3" || return 1
+	for each in "$1"/* "$1"/.[!.]*; do
+		[ ! -L "$each" ] || continue
+		if [ -f "$each" ]; then
+			waybill_give "$each" "$2" "$3" || waybill_wrong waybill "$each stays whose it is: it has another name, too"
+		elif [ -d "$each" ] && [ -z "$4" ]; then
+			waybill_give_all "$each" "$2" "$3" inner
+		fi
+	done
+}
+
+# Whether a program of the user with the number $1 runs.
+waybill_is_running() {
+	cat /proc/[0-9]*/status 2>/dev/null | grep -q "^Uid:.*[[:space:]]$1\([[:space:]]\|\$\)"
+}
+
+# Whether the daemon's user may have the directory $1, which option $2 names. It may if it has it already, if it is made for it, or if
+# the daemon was there before as root, and kept its journal or the ledger $3 there; what else is there is somebody's.
+waybill_may_have() {
+	local its
+
+	# Where the key is root makes it, and nobody may lay anything in the way.
+	case "$wb_key_file" in
+	"$1"/*)
+		waybill_wrong "$2" "the key is in $1, too; name a directory without it"
+		return 1
+		;;
+	esac
+	# The daemon's own, which is made and given while it is not there.
+	case "$1" in
+	"$WAYBILL_RUN"/*) return 0 ;;
+	esac
+	if ! waybill_is_fixed "$1"; then
+		waybill_wrong "$2" "others than root may write where $1 is"
+		return 1
+	fi
+	[ -e "$1" ] || return 0
+	waybill_look "$1"
+	case "$wb_mode" in
+	d*) ;;
+	*)
+		waybill_wrong "$2" "$1 is no directory"
+		return 1
+		;;
+	esac
+	[ "$wb_owner" != "$wb_uid" ] || return 0
+	case "$1" in
+	"$WAYBILL_RUN" | "$WAYBILL_STATE") return 0 ;;
+	esac
+	for its in "$1/journal.sqlite" "$3"; do
+		[ -f "$its" ] && [ ! -L "$its" ] && [ "$(head -c 15 "$its")" = 'SQLite format 3' ] && return 0
+	done
+	waybill_wrong "$2" "$1 is not the daemon's; if it is to be: chown $WAYBILL_USER $1"
+	return 1
+}
+
+# Whether the daemon's user may read the file $1, which option $2 names.
+waybill_may_read() {
+	[ -n "$1" ] || return 0
+	waybill_look "$1"
+	[ "$wb_owner" != "$wb_uid" ] || return 0
+	case "$wb_mode" in
+	???????r*) return 0 ;;
+	????r*) [ "$wb_group" != "$wb_gid" ] || return 0 ;;
+	esac
+	waybill_wrong "$2" "the user $WAYBILL_USER may not read $1: chown $WAYBILL_USER $1"
+	return 1
 }

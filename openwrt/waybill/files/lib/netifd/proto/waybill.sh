@@ -36,8 +36,8 @@ waybill_prefix() {
 waybill_tell() {
 	local device address
 
-	read -r device 2>/dev/null </var/run/waybill/tun || device=
-	read -r address 2>/dev/null </var/run/waybill/address || address=
+	read -r device 2>/dev/null </var/run/waybill-root/tun || device=
+	read -r address 2>/dev/null </var/run/waybill-root/address || address=
 	if [ -n "$device" ] && [ -n "$address" ] && [ -e "/sys/class/net/$device" ]; then
 		# The addresses are there already, and the daemon's: "external".
 		proto_init_update "$device" 1 1
@@ -53,7 +53,7 @@ proto_waybill_setup() {
 	local device
 
 	# Without a device yet the network waits: whoever makes the device says so.
-	read -r device 2>/dev/null </var/run/waybill/tun || return 0
+	read -r device 2>/dev/null </var/run/waybill-root/tun || return 0
 	[ ! -e "/sys/class/net/$device" ] || waybill_tell "$1"
 }
 

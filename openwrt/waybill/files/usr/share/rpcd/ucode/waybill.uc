@@ -9,7 +9,9 @@ import { cursor } from 'uci';
 
 const PROG = '/usr/bin/waybill';
 const INIT = '/etc/init.d/waybill';
-const RUN = '/var/run/waybill';
+// Of root alone, and not the daemon's own directory: what is written here stands on no link of the daemon's.
+const RUN = '/var/run/waybill-root';
+const SOCKET = '/var/run/waybill/control.sock';
 const REDEEM_PID = `${RUN}/redeem.pid`;
 const REDEEM_SAID = `${RUN}/redeem.said`;
 const REDEEM_STATUS = `${RUN}/redeem.status`;
@@ -91,7 +93,7 @@ function socket_path() {
 		path ??= section.control_socket;
 	});
 
-	return made_of(path, LETTERS + '._/-', 2, 100) && index(path, '/') == 0 ? path : `${RUN}/control.sock`;
+	return made_of(path, LETTERS + '._/-', 2, 100) && index(path, '/') == 0 ? path : SOCKET;
 }
 
 // The program's answer to these words, once it has been read.
