@@ -605,6 +605,20 @@ fn the_daemon_is_a_user_of_its_own_whose_files_are_its_own_and_nobody_elses_are(
         nobody_elses();
         assert_eq!(owner("etc/key").0, 0, "root in its jail reads what is root's");
     }
+    // The socket of a daemon that was another user would be in the way.
+    let socket = std::os::unix::net::UnixListener::bind(path("run/control.sock")).expect("a socket");
+    let ended = format!(
+        "ubus() {{ case \"$*\" in *'service delete'*) echo \"$*\" >>{}; rm -f {} ;; esac; }}\n",
+        path("ended"),
+        path("run/control.sock")
+    );
+    place.settings(format!("{ATTIC}\toption state_dir '{}'\n", path("etc/state")).as_bytes());
+    let output = place.shell(&format!("{ended}. $IPKG_INSTROOT/etc/init.d/waybill\nstart"));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(place.told().contains(&"user waybill".to_owned()));
+    let ended = fs::read_to_string(path("ended")).expect("it was ended");
+    assert_eq!(ended.trim(), "-t 5 call service delete {\"name\":\"waybill\"}");
+    drop(socket);
     assert!(start("new") && owner("new") == yes(0o700), "one that is not there is made for it");
     assert!(start("etc/state"));
     // Without the user it is root, and so are its files again.
