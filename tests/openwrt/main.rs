@@ -1281,16 +1281,16 @@ fn netifd_is_told_when_the_daemons_device_comes_and_goes_and_of_no_other() {
     let asked = |action: &str, before: &str| {
         let log = settings.place.path("log");
         _ = fs::remove_file(&log);
-        let old = "answer() { [ \"$5\" != get_proto_handlers ] || echo '{ \"dhcp\": { } }'; }";
+        let old = "answer() { case \"$5\" in get_proto_handlers) echo '{ \"dhcp\": { } }' ;; status) return ${gone:-1} ;; esac; }";
         assert_eq!(told(&format!("{old}\n{before}\nACTION={action} INTERFACE=lo")), "", "it would not understand");
         let log = fs::read_to_string(log).unwrap_or_default();
-        log.lines().filter(|line| !line.ends_with("handlers")).map(|line| format!("{line}\n")).collect::<String>()
+        log.lines().filter(|line| line.contains("add_dynamic")).map(str::to_owned).collect::<String>()
     };
-    let remove = "ubus -t 5 call network.interface.waybill_now remove\n";
     let add = "ubus -t 5 call network add_dynamic {\"name\":\"waybill_now\",\"proto\":\"static\",\"device\":\"lo\",\
-               \"ip6prefix\":[\"fd01:2:3:8000::/49\"]}\n";
-    assert_eq!(asked("add", ""), format!("{remove}{add}"));
-    assert_eq!(asked("remove", ""), remove);
+               \"ip6prefix\":[\"fd01:2:3:8000::/49\"]}";
+    assert_eq!(asked("add", ""), add);
+    assert_eq!(asked("add", "gone=0"), "", "it is there");
+    assert_eq!(asked("remove", ""), "", "the prefix stays this router's");
     assert_eq!(asked("add", "uci delete network.mesh"), "", "nobody wants it");
     assert!(settings.run("uci set network.mesh=interface; uci set network.mesh.proto=waybill").status.success());
     assert_eq!(asked("add", "uci set network.waybill_now=interface"), "", "somebody has that name");
