@@ -236,6 +236,16 @@ fn tests(answers: &Value) -> Vec<Value> {
     // The ledger has not ended it yet, and its time is near or over.
     alone["membership"]["until"] = json!(1_700_000_000);
     alone["room_kib"] = json!(12);
+    // As a router was whose image had an invitation of last month: refused first, and then taken in by another.
+    let refusal = "the ledger refuses it (EnrolmentExpired): the enrolment ended at 1, and it is 2";
+    let warned = format!("the ledger does not take the code of the invitation: {refusal}; ask for another one");
+    let refused = json!({ "running": true, "links_up": 1, "links": 1, "routes": 2, "unit": answers["status"]["unit"], "warnings": [warned],
+        "membership": { "member": false, "until": null, "waits": refusal } });
+    let mut again = answers["status"].clone();
+    again["warnings"] = json!([warned, "this router waits: for an issuer", "look here"]);
+    let mut young = refused.clone();
+    young["membership"]["waits"] = json!(null);
+    young["warnings"] = json!([]);
     let stopped = json!({ "running": false, "room_kib": 4000, "enabled": true, "setup": false, "error": "no waybill is running" });
     let wrong = json!([{ "option": "waybill.node.mtu", "problem": "12 is out of bounds" }]);
     let open = json!({ "pending": true, "community": "", "invitation": false, "joined": false, "name": "attic", "password": true,
@@ -252,7 +262,11 @@ fn tests(answers: &Value) -> Vec<Value> {
         json!({ "name": "status-alone", "page": "status", "answers": { "status": alone } }),
         json!({ "name": "status-stopped", "page": "status", "answers": { "status": stopped } }),
         json!({ "name": "status-waits", "page": "status", "answers": { "status": waits, "check": { "mistakes": wrong } } }),
+        json!({ "name": "status-refused", "page": "status", "answers": { "status": refused } }),
+        json!({ "name": "status-again", "page": "status", "answers": { "status": again } }),
+        json!({ "name": "status-young", "page": "status", "answers": { "status": young } }),
         json!({ "name": "neighbours", "page": "neighbours", "steps": [{ "press": "Days" }] }),
+        json!({ "name": "neighbours-stopped", "page": "neighbours", "answers": { "neighbours": away } }),
         json!({ "name": "neighbours-hostile", "page": "neighbours", "answers": evil, "steps": [{ "press": "Days" }] }),
         json!({ "name": "neighbours-many", "page": "neighbours", "answers": { "neighbours": many(answers), "why": turns }, "steps": [
             { "round": true }, { "round": true },
@@ -273,6 +287,15 @@ fn tests(answers: &Value) -> Vec<Value> {
             { "field": 0, "words": "attic" }, { "choose": "price" }, { "field": 1, "words": "0.07" },
             { "field": 2, "words": "correct horse" }, { "field": 3, "words": "correct horse" }, { "press": "Finish" },
         ] }),
+        json!({ "name": "setup-expired", "page": "setup", "answers": { "status": refused }, "steps": [
+            { "field": 0, "words": "attic" }, { "field": 2, "words": "correct horse" }, { "field": 3, "words": "correct horse" },
+            { "press": "Finish" }, { "round": true },
+        ] }),
+        json!({ "name": "setup-another", "page": "setup", "steps": [
+            { "field": 0, "words": "attic" }, { "field": 2, "words": "correct horse" }, { "field": 3, "words": "correct horse" },
+            { "press": "Use another" }, { "press": "Finish" },
+        ] }),
+        json!({ "name": "join-refused", "page": "join", "answers": { "status": refused } }),
         json!({ "name": "setup-mistakes", "page": "setup", "steps": [
             { "field": 0, "words": "my router" }, { "press": "Finish" }, { "field": 0, "words": "attic" }, { "press": "Finish" },
             { "field": 2, "words": "correct horse" }, { "press": "Finish" },
@@ -415,6 +438,17 @@ fn the_overview_says_how_the_router_is_and_what_to_do() {
         &["No neighbour answers", "The membership ends soon", "another invitation", "The flash is full"],
         &["Not a member"],
     );
+    let another = "Ask whoever runs the community for another invitation";
+    assert_shows("status-refused", &["Not a member", "EnrolmentExpired", another], &["has ended", "does not take"]);
+    // What is over is not said, if the daemon still says it as this page knows it.
+    assert_shows("status-again", &["look here"], &["does not take", "this router waits"]);
+    let says = text(&root().join("router/src/router/members.rs"));
+    for begin in
+        ["the ledger does not take the code of the invitation", "this router waits: ", "the ledger does not answer: "]
+    {
+        assert!(says.contains(&format!("\"{begin}")), "{begin}");
+    }
+    assert_shows("status-young", &["Waiting for the ledger"], &[another, "has ended"]);
     assert_shows("status-stopped", &["no waybill is running", "System Log", "Startup"], &["Member", "is full"]);
     assert_shows("status-german", &["Gemeinschaft", "1 von 1 Verbindungen stehen, 2 Ziele"], &["Community"]);
     assert_shows(
@@ -440,6 +474,7 @@ fn the_overview_says_how_the_router_is_and_what_to_do() {
 
 #[test]
 fn neighbours_are_shown_with_what_passes_what_it_costs_and_what_can_be_lost() {
+    assert_shows("neighbours-stopped", &["no waybill is running", "href=\"/cgi-bin/luci/admin/waybill/status\""], &[]);
     assert_shows(
         "neighbours",
         &[
@@ -514,6 +549,11 @@ fn the_first_start_asks_what_is_missing_and_does_one_after_the_other() {
         ],
         &[],
     );
+    assert_shows("setup", &["Make a backup now"], &[]);
+    // An invitation may be of no use when the image is flashed: that is said, and one can go on without it.
+    assert_shows("setup-expired", &["EnrolmentExpired", "for another invitation", "Join a community"], &[]);
+    assert_shows("setup-another", &["takes no part in a mesh", "\"method\":\"setup_done\""], &["\"method\":\"join\""]);
+    assert_shows("join-refused", &["EnrolmentExpired", "for another invitation"], &[]);
     assert_shows("setup-mistakes", &["A name has 1 to 63", "8 characters", "not the same"], &["\"method\":"]);
     // A router that has a password is not asked for one, and one without an invitation joins later.
     assert_shows(

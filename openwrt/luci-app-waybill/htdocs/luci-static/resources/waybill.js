@@ -179,6 +179,11 @@ return baseclass.extend({
 		return node('p', {}, node('a', { 'class': 'btn', 'href': L.url.apply(L, path.split('/')) }, text));
 	},
 
+	/* What is to be done about a router that is no member: wait while its ledger is away, or bring another invitation. */
+	isWaiting: function(membership) {
+		return !membership.until && (!membership.waits || membership.waits.startsWith('the ledger does not answer'));
+	},
+
 	/* Says what came of something that was asked for. */
 	tell: function(kind, text) {
 		ui.addNotification(null, node('p', {}, text), kind);

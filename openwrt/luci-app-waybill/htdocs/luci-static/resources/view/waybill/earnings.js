@@ -58,7 +58,7 @@ return view.extend({
 
 	neighbours: function(meters, receipts) {
 		if (meters.error)
-			return waybill.note('warning', _('Waybill does not run'), meters.error);
+			return waybill.note('warning', _('Waybill does not run'), meters.error, waybill.link('status', _('See how this router is')));
 
 		const held = Object.create(null);
 

@@ -48,7 +48,8 @@ return view.extend({
 				? _('until %s').format(waybill.date(status.membership.until)) : '',
 				_('Another invitation of the same community adds its neighbours.'));
 
-		return status.membership && status.membership.waits ? waybill.note('info', _('Not a member yet'), status.membership.waits) : node('div');
+		return status.membership && status.membership.waits ? waybill.note('info', _('Not a member yet'), status.membership.waits,
+			waybill.isWaiting(status.membership) ? [] : _('Ask whoever runs the community for another invitation, and join with it.')) : node('div');
 	},
 
 	render: function(status) {

@@ -118,7 +118,8 @@ return view.extend({
 				earnings.meters.meters.forEach(function(meter) { meters[meter.id] = meter; });
 			}
 
-			waybill.show(place, answer.error ? waybill.note('warning', _('Waybill does not run'), answer.error) : waybill.table([
+			waybill.show(place, answer.error ? waybill.note('warning', _('Waybill does not run'), answer.error,
+				waybill.link('status', _('See how this router is'))) : waybill.table([
 				_('Neighbour'), _('Link'), _('State'), _('Round trip'), _('Loss there / back'), _('Price per GiB'), _('There'), _('Back'),
 				_('What we can lose at most'), ''
 			], this.lines(answer.neighbours, meters, prices, unit), _('Nobody yet. Join a community, or write neighbours into the settings.')));

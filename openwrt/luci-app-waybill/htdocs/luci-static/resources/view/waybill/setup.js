@@ -52,7 +52,8 @@ return view.extend({
 	/* One after the other, so that what failed can be tried again, and what is done is done. */
 	finish: function() {
 		const values = this.values(), mistake = this.mistake(values);
-		const is_joining = values.code || this.preset.invitation;
+		/* Who asks for another and brings none joins later: that of the image may be of no use any more. */
+		const is_joining = values.code || (this.preset.invitation && !this.code);
 		const must = function(answer) {
 			if (answer.error)
 				throw new Error(answer.error);
@@ -86,11 +87,17 @@ return view.extend({
 		if (ui.menu && ui.menu.flushCache)
 			ui.menu.flushCache();
 
-		const state = node('p', { 'class': 'spinning' }, _('Waiting for the ledger to take this router in…'));
+		/* LuCI said on top that there is no password, when this page began. */
+		document.querySelectorAll('.alert-message a[href$="/admin/system/admin"]').forEach(function(each) {
+			each.closest('.alert-message').remove();
+		});
+
+		const state = node('div', { 'class': 'spinning' }, _('Waiting for the ledger to take this router in…'));
 
 		waybill.show(this.page, [
 			node('h2', {}, _('Done')),
 			node('p', {}, _('Log in as root with the password of this router from now on.')),
+			node('p', {}, _('Make a backup now: System, Backup / Flash Firmware, and keep it safe. It has the key of this router: without that its tokens are lost, and whoever else has it can spend them.')),
 			this.preset.joined ? state : node('p', {}, _('Until it joins a community, this router takes no part in a mesh.')),
 			waybill.link(this.preset.joined ? 'status' : 'join', this.preset.joined ? _('See how this router is') : _('Join a community'))
 		]);
@@ -100,9 +107,18 @@ return view.extend({
 				return waybill.status().then(function(status) {
 					const membership = status.membership || {};
 
-					state.className = membership.member ? '' : 'spinning';
-					waybill.show(state, node('span', {}, membership.member
-						? _('This router is a member.') : membership.waits || _('Waiting for the ledger to take this router in…')));
+					if (membership.member || waybill.isWaiting(membership)) {
+						state.className = membership.member ? '' : 'spinning';
+						waybill.show(state, node('span', {}, membership.member
+							? _('This router is a member.') : membership.waits || _('Waiting for the ledger to take this router in…')));
+
+						return;
+					}
+
+					state.className = '';
+					waybill.show(state, waybill.note('warning', _('Not a member'), membership.waits,
+						_('Ask whoever runs the community for another invitation, and join with it.'),
+						waybill.link('join', _('Join a community'))));
 				});
 			}, 3);
 	},
@@ -140,7 +156,7 @@ return view.extend({
 
 		const other = function() {
 			this.code = invitation.field(readonly);
-			waybill.show(where, this.code.node);
+			waybill.show(where, [ this.code.node, preset.invitation ? node('p', {}, _('Without one the router can join later.')) : null ]);
 		}.bind(this);
 
 		if (preset.joined)

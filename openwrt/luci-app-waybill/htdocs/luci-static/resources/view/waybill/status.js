@@ -11,6 +11,9 @@ const RENEW_MS = 14 * 86400 * 1000;
 /* What the journal of a busy router may need until somebody looks. */
 const ROOM_KIB = 256;
 
+/* How warnings begin that the note on the membership says, as long as they are true. */
+const SAID = [ 'the ledger does not take the code of the invitation', 'this router waits' ];
+
 /* How the router takes part in the mesh, and what somebody should do about it. */
 return view.extend({
 	load: function() {
@@ -54,7 +57,9 @@ return view.extend({
 
 		if (status.membership && !status.membership.member)
 			notes.push(waybill.note('warning', _('Not a member'),
-				status.membership.waits || _('The membership has ended: ask for another invitation.'),
+				waybill.isWaiting(status.membership) ? status.membership.waits || _('Waiting for the ledger to take this router in…')
+					: [].concat(status.membership.waits || [], status.membership.until ? _('The membership has ended: ask for another invitation.')
+						: _('Ask whoever runs the community for another invitation, and join with it.')),
 				waybill.link('join', _('Join a community'))));
 		else if (status.membership && status.membership.until && status.membership.until * 1000 - Date.now() < RENEW_MS)
 			notes.push(waybill.note('warning', _('The membership ends soon'), waybill.date(status.membership.until),
@@ -70,9 +75,14 @@ return view.extend({
 			notes.push(waybill.note('warning', _('The ledger does not answer'),
 				_('Links go on without it. Receipts are kept until it is back. If that lasts for a day, tell whoever runs the community.')));
 
-		if (status.warnings && status.warnings.length)
+		/* The daemon keeps what it warned of, and a member of today may have been none before. */
+		const warnings = (status.warnings || []).filter(function(each) {
+			return !status.membership || SAID.every(function(begin) { return !each.startsWith(begin); });
+		});
+
+		if (warnings.length)
 			notes.push(waybill.note('warning', _('Somebody should look at this'),
-				node('ul', {}, status.warnings.map(function(each) { return node('li', {}, each); }))));
+				node('ul', {}, warnings.map(function(each) { return node('li', {}, each); }))));
 
 		return notes;
 	},
