@@ -241,6 +241,8 @@ fn tests(answers: &Value) -> Vec<Value> {
     let warned = format!("the ledger does not take the code of the invitation: {refusal}; ask for another one");
     let refused = json!({ "running": true, "links_up": 1, "links": 1, "routes": 2, "unit": answers["status"]["unit"], "warnings": [warned],
         "membership": { "member": false, "until": null, "waits": refusal } });
+    let mut fresh = answers["neighbours"].clone();
+    fresh["neighbours"][0]["role"] = json!("auto");
     let mut again = answers["status"].clone();
     again["warnings"] = json!([warned, "this router waits: for an issuer", "look here"]);
     let mut young = refused.clone();
@@ -266,6 +268,7 @@ fn tests(answers: &Value) -> Vec<Value> {
         json!({ "name": "status-again", "page": "status", "answers": { "status": again } }),
         json!({ "name": "status-young", "page": "status", "answers": { "status": young } }),
         json!({ "name": "neighbours", "page": "neighbours", "steps": [{ "press": "Days" }] }),
+        json!({ "name": "neighbours-fresh", "page": "neighbours", "answers": { "neighbours": fresh } }),
         json!({ "name": "neighbours-stopped", "page": "neighbours", "answers": { "neighbours": away } }),
         json!({ "name": "neighbours-hostile", "page": "neighbours", "answers": evil, "steps": [{ "press": "Days" }] }),
         json!({ "name": "neighbours-many", "page": "neighbours", "answers": { "neighbours": many(answers), "why": turns }, "steps": [
@@ -474,6 +477,7 @@ fn the_overview_says_how_the_router_is_and_what_to_do() {
 
 #[test]
 fn neighbours_are_shown_with_what_passes_what_it_costs_and_what_can_be_lost() {
+    assert_shows("neighbours-fresh", &["WireGuard, who pays is not known yet"], &["auto"]);
     assert_shows("neighbours-stopped", &["no waybill is running", "href=\"/cgi-bin/luci/admin/waybill/status\""], &[]);
     assert_shows(
         "neighbours",

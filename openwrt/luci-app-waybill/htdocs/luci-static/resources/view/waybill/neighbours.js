@@ -26,7 +26,7 @@ return view.extend({
 	},
 
 	kind: function(each) {
-		const roles = { provider: _('we pay it'), subscriber: _('it pays us'), peer: _('nobody pays') };
+		const roles = { provider: _('we pay it'), subscriber: _('it pays us'), peer: _('nobody pays'), auto: _('who pays is not known yet') };
 		const carriers = { wireguard: 'WireGuard', quic: 'QUIC' };
 
 		return '%s, %s'.format(carriers[each.carrier] || each.carrier, roles[each.role] || each.role);
