@@ -244,7 +244,8 @@ fn tests(answers: &Value) -> Vec<Value> {
     let mut fresh = answers["neighbours"].clone();
     fresh["neighbours"][0]["role"] = json!("auto");
     let mut again = answers["status"].clone();
-    again["warnings"] = json!([warned, "this router waits: for an issuer", "look here"]);
+    again["warnings"] =
+        json!([warned, "this router waits: for an issuer", "this router's membership ends at noon", "look here"]);
     let mut young = refused.clone();
     young["membership"]["waits"] = json!(null);
     young["warnings"] = json!([]);
@@ -444,11 +445,15 @@ fn the_overview_says_how_the_router_is_and_what_to_do() {
     let another = "Ask whoever runs the community for another invitation";
     assert_shows("status-refused", &["Not a member", "EnrolmentExpired", another], &["has ended", "does not take"]);
     // What is over is not said, if the daemon still says it as this page knows it.
-    assert_shows("status-again", &["look here"], &["does not take", "this router waits"]);
+    assert_shows("status-again", &["look here"], &["does not take", "this router waits", "at noon"]);
     let says = text(&root().join("router/src/router/members.rs"));
-    for begin in
-        ["the ledger does not take the code of the invitation", "this router waits: ", "the ledger does not answer: "]
-    {
+    let begins = [
+        "the ledger does not take the code of the invitation",
+        "this router waits: ",
+        "this router's membership ends",
+        "the ledger does not answer: ",
+    ];
+    for begin in begins {
         assert!(says.contains(&format!("\"{begin}")), "{begin}");
     }
     assert_shows("status-young", &["Waiting for the ledger"], &[another, "has ended"]);

@@ -46,7 +46,7 @@ return view.extend({
 		if (status.membership && status.membership.member)
 			return waybill.note('success', _('This router is a member'), status.membership.until
 				? _('until %s').format(waybill.date(status.membership.until)) : '',
-				_('Another invitation of the same community adds its neighbours.'));
+				_('Another invitation of the same community lengthens the membership and adds its neighbours.'));
 
 		return status.membership && status.membership.waits ? waybill.note('info', _('Not a member yet'), status.membership.waits,
 			waybill.isWaiting(status.membership) ? [] : _('Ask whoever runs the community for another invitation, and join with it.')) : node('div');

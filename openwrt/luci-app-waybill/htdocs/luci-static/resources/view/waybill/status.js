@@ -12,7 +12,7 @@ const RENEW_MS = 14 * 86400 * 1000;
 const ROOM_KIB = 256;
 
 /* How warnings begin that the note on the membership says, as long as they are true. */
-const SAID = [ 'the ledger does not take the code of the invitation', 'this router waits' ];
+const SAID = [ 'the ledger does not take the code of the invitation', 'this router waits', 'this router\'s membership ends' ];
 
 /* How the router takes part in the mesh, and what somebody should do about it. */
 return view.extend({
