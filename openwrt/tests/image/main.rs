@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use openwrt_pack::Keys;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
@@ -131,7 +132,12 @@ impl Recipe {
     /// Runs the recipe, with a directory of its own for what it works in.
     fn image(&self, arguments: &str, more: &[&str]) -> Output {
         let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("image");
-        Command::new(recipe)
+        let mut command = Command::new(recipe);
+        // In place of OpenWrt's.
+        if self.path("known").exists() {
+            command.env("IMAGE_KEYS", self.path("known"));
+        }
+        command
             .args(arguments.split_whitespace())
             .args(more)
             .current_dir(self.place.path())
@@ -421,9 +427,11 @@ fn what_is_wrong_is_said_and_nothing_is_left() {
 #[test]
 fn a_builder_of_a_version_is_downloaded_once_and_used_only_if_it_is_what_the_list_says() {
     let Some(recipe) = Recipe::new() else { return };
-    if matches!(Command::new("curl").arg("--version").output(), Err(error) if error.kind() == ErrorKind::NotFound) {
-        println!("skipped: no curl");
-        return;
+    for (program, argument) in [("curl", "--version"), ("openssl", "version")] {
+        if matches!(Command::new(program).arg(argument).output(), Err(error) if error.kind() == ErrorKind::NotFound) {
+            println!("skipped: no {program}");
+            return;
+        }
     }
     let name = "openwrt-imagebuilder-24.10.5-toy-generic.Linux-x86_64";
     let directory = recipe.path("mirror/releases/24.10.5/targets/toy/generic");
@@ -434,19 +442,51 @@ fn a_builder_of_a_version_is_downloaded_once_and_used_only_if_it_is_what_the_lis
     let status = Command::new("tar").arg("-C").arg(recipe.place.path()).arg("-cf").arg(&archive).arg(name).status();
     assert!(status.expect("tar runs").success());
     let sum = hex::encode(Sha256::digest(fs::read(&archive).expect("the archive")));
-    let list =
-        |sum: &str| fs::write(directory.join("sha256sums"), format!("{sum} *{name}.tar.zst\n")).expect("the list");
+    let ours = Keys::generate().expect("random numbers").usign;
+    let write = |list: &str, signature: &str| {
+        fs::write(directory.join("sha256sums"), list).expect("the list");
+        fs::write(directory.join("sha256sums.sig"), signature).expect("its signature");
+    };
+    let list = |sum: &str| {
+        let list = format!("{sum} *{name}.tar.zst\n");
+        write(&list, &ours.signature_file(list.as_bytes()));
+    };
     let mirror = format!("file://{}", recipe.path("mirror").display());
     let arguments =
         format!("--builder 24.10.5 --target toy/generic --profile toy_one --feed feed --out out --mirror {mirror}");
 
     let said = recipe.fails(&arguments, &[]);
     assert!(said.contains("cannot download") && said.contains("/sha256sums"), "{said}");
+    // Somebody's list on OpenWrt's server is no list of OpenWrt's.
+    list(&sum);
+    let said = recipe.fails(&arguments, &[]);
+    let expected = format!(
+        "are not signed by OpenWrt's key of 24.10, d310c6f2833e97f7, but by key {}\n  the wrong key, or somebody changed them",
+        ours.fingerprint()
+    );
+    assert!(said.contains(&expected), "{said}");
+    let said = recipe.fails(&arguments.replace("24.10.5", "23.05.5"), &[]);
+    assert!(said.contains("OpenWrt's key of 23.05 is not known here; known are those of: 24.10 25.12"), "{said}");
+    assert!(said.contains("name its file with --builder-key"), "{said}");
+    // Nor is one whose signature says OpenWrt's number, or that is another's than what was signed.
+    recipe.put("known/24.10.pub", &ours.public_file());
+    for (list, signature) in [
+        ("other\n", ours.signature_file(b"one\n")),
+        ("one\n", "untrusted comment: x\nAAAA\n".to_owned()),
+        ("one\n", String::new()),
+    ] {
+        write(list, &signature);
+        let said = recipe.fails(&arguments, &[]);
+        assert!(said.contains("are not signed by OpenWrt's key of 24.10"), "{said}");
+    }
+    fs::remove_file(directory.join("sha256sums.sig")).expect("its signature");
+    assert!(recipe.fails(&arguments, &[]).contains("nobody signed the checksums"));
+
     list(&"0".repeat(64));
     let said = recipe.fails(&arguments, &[]);
     assert!(said.contains(&format!("sha256 is {sum}")) && said.contains("nothing was unpacked"), "{said}");
     assert!(!recipe.path("work/downloads").join(format!("{name}.tar.zst")).exists(), "it was thrown away");
-    fs::write(directory.join("sha256sums"), "").expect("the list");
+    write("\n", &ours.signature_file(b"\n"));
     assert!(recipe.fails(&arguments, &[]).contains("has no ImageBuilder in its list"));
 
     list(&sum);
@@ -454,7 +494,7 @@ fn a_builder_of_a_version_is_downloaded_once_and_used_only_if_it_is_what_the_lis
     let manifest = recipe.text("out/waybill-image.txt");
     for words in [
         format!("\nverified: the builder has the sha256 of the list, {sum}\n"),
-        format!("\nNOT verified: who made the list; it is as {mirror} has it. --builder-key FILE"),
+        format!("\nverified: the list is signed by OpenWrt's key of 24.10, {}\n", ours.fingerprint()),
     ] {
         assert!(said.contains(&words) && manifest.contains(&words), "{said}");
     }
@@ -479,20 +519,29 @@ fn a_builder_of_a_version_is_downloaded_once_and_used_only_if_it_is_what_the_lis
     assert!(said.contains(&format!("\nits sha256 is {sum}: compare that")), "{said}");
     fs::remove_dir_all(recipe.path("out")).expect("the image");
 
-    // With a key the list has to be signed.
-    recipe.put(
-        "openwrt.pub",
-        "untrusted comment: public key\nRWQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\n",
-    );
-    let said = recipe.fails(&arguments, &["--builder-key", "openwrt.pub"]);
+    // Who builds OpenWrt itself has a key of its own.
+    recipe.put("openwrt.pub", "untrusted comment: public key\nRWQAAAAA\n");
     assert!(
-        said.contains("nobody signed the checksums") || said.contains("no program to check usign's signatures"),
-        "{said}"
+        recipe.fails(&arguments, &["--builder-key", "openwrt.pub"]).contains("openwrt.pub is no public key of usign")
     );
-    fs::write(directory.join("sha256sums.sig"), "untrusted comment: x\nAAAA\n").expect("a signature");
+    let other = Keys::generate().expect("random numbers").usign;
+    recipe.put("openwrt.pub", &other.public_file());
     let said = recipe.fails(&arguments, &["--builder-key", "openwrt.pub"]);
-    assert!(
-        said.contains("are not signed by openwrt.pub") || said.contains("no program to check usign's signatures"),
-        "{said}"
-    );
+    assert!(said.contains("are not signed by openwrt.pub, but by key"), "{said}");
+    let list = format!("{} *{name}.tar.zst\n", "0".repeat(64));
+    write(&list, &other.signature_file(list.as_bytes()));
+    let said = recipe.fails(&arguments, &["--builder-key", "openwrt.pub"]);
+    assert!(said.contains("cannot download") || said.contains("is not what the list says"), "{said}");
+}
+
+#[test]
+fn openwrts_keys_are_those_of_its_keyring() {
+    // As other projects noted them down, too: `openwrt/README.md`.
+    for (file, expected) in [
+        ("24.10.pub", "e3624aa9be785362a172595b4919b233268871c4365a9b8da2b42ac41745ad95"),
+        ("25.12.pub", "d7ac10f9ed1b38033855f3d27c9327d558444fca804c685b17d9dcfb0648228f"),
+    ] {
+        let content = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("keys").join(file)).expect("a key");
+        assert_eq!(hex::encode(Sha256::digest(content)), expected, "{file}");
+    }
 }
