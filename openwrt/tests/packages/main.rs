@@ -619,6 +619,33 @@ fn the_makefile_and_the_manifest_say_the_same() {
     }
 }
 
+/// LuCI's own part of that build system says the rest, and copies files with the modes that they have here.
+#[test]
+fn the_makefile_of_the_pages_and_their_manifest_say_the_same() {
+    let manifest = Manifest::read(&of_the_project("luci-app-waybill")).expect("the manifest is good");
+    let makefile = fs::read_to_string(of_the_project("luci-app-waybill/Makefile")).expect("there is a Makefile");
+    let value = |name: &str| {
+        let line = makefile.lines().find_map(|line| line.strip_prefix(&format!("{name}:=")));
+        line.unwrap_or_else(|| panic!("no {name}")).to_owned()
+    };
+    assert_eq!(value("PKG_VERSION"), env!("CARGO_PKG_VERSION"));
+    assert_eq!(value("PKG_RELEASE"), manifest.release.to_string());
+    assert_eq!(value("LUCI_MAINTAINER"), manifest.maintainer);
+    assert_eq!(value("LUCI_DESCRIPTION"), manifest.description.trim());
+    assert_eq!(value("LUCI_URL"), "");
+    let depends = value("LUCI_DEPENDS");
+    let depends: Vec<&str> = depends.split_whitespace().map(|word| word.trim_start_matches('+')).collect();
+    assert_eq!(depends, manifest.depends.iter().map(String::as_str).collect::<Vec<_>>());
+    for path in &manifest.executable {
+        let files = fs::read_dir(of_the_project(&format!("luci-app-waybill/root{path}"))).expect("a directory");
+        for file in files {
+            let file = file.expect("a file").path();
+            let mode = fs::metadata(&file).expect("its mode").permissions().mode();
+            assert_eq!(mode & 0o111, 0o111, "{}", file.display());
+        }
+    }
+}
+
 /// OpenWrt's build system, as far as the Makefile uses it.
 struct Make {
     place: TempDir,
