@@ -17,6 +17,7 @@ pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
 ///
 /// # Errors
 /// As for [`replace`].
+#[cfg(any(feature = "ledger-remote", test))]
 pub(crate) fn leave(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let directory = fs::metadata(directory_of(path))?;
     put(path, bytes, 0o600, Some((directory.uid(), directory.gid())))
