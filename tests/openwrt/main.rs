@@ -20,12 +20,13 @@ struct Place {
 }
 
 /// Paths of a router, and where they are in a [`Place`].
-const MOVED: [(&str, &str); 5] = [
+const MOVED: [(&str, &str); 6] = [
     ("/var/run/waybill", "run"),
     ("/etc/waybill", "etc"),
     ("/etc/capabilities", "capabilities"),
     ("/sbin/ujail", "ujail"),
     ("/etc/passwd", "passwd"),
+    ("/dev/net/tun", "tun-driver"),
 ];
 
 impl Place {
@@ -619,6 +620,38 @@ fn the_daemon_is_a_user_of_its_own_whose_files_are_its_own_and_nobody_elses_are(
     let ended = fs::read_to_string(path("ended")).expect("it was ended");
     assert_eq!(ended.trim(), "-t 5 call service delete {\"name\":\"waybill\"}");
     drop(socket);
+    // What somebody else has left there while it runs, such as an invitation, is its own after it has ended.
+    let runs = |with: &str| {
+        for name in ["ended", "run/control.sock"] {
+            fs::remove_file(path(name)).unwrap_or_default();
+        }
+        let ends = format!("ubus() {{ case \"$*\" in *'service delete'*) echo >>{} ;; esac; }}\n", path("ended"));
+        let script = format!("{ends}. $IPKG_INSTROOT/etc/init.d/waybill\n{with}\nstart");
+        let output = place.shell(&script);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        (place.told().contains(&"user waybill".to_owned()), fs::read_to_string(path("ended")).unwrap_or_default().len())
+    };
+    let until_ended = format!("waybill_is_running() {{ [ ! -e {} ]; }}", path("ended"));
+    fs::remove_file(path("etc/state/name")).expect("the second name");
+    write("etc/state/enrolment", "code");
+    assert_eq!(runs(&until_ended), (true, 1));
+    assert_eq!((owner("etc/state/enrolment").0, runs(&until_ended)), (4242, (true, 0)), "and then it goes on");
+    // On a file system without owners it is root, and is not ended again by each reload.
+    let socket = std::os::unix::net::UnixListener::bind(path("root.sock")).expect("a socket");
+    let with_socket =
+        format!("chown() {{ return 1; }}\nln {} {}\nsleep() {{ :; }}", path("root.sock"), path("run/control.sock"));
+    fs::set_permissions(path("etc/state"), fs::Permissions::from_mode(0o700)).expect("its mode");
+    chown(path("etc/state"), Some(0), Some(0)).expect("root's");
+    assert_eq!(runs(&with_socket), (false, 1));
+    assert_eq!(runs(&with_socket), (false, 0));
+    chown(path("etc/state"), Some(4242), Some(4243)).expect("the daemon's");
+    drop(socket);
+    fs::remove_file(path("run/control.sock")).expect("its socket");
+    // A link where its state is in memory leads nowhere, and makes it no root.
+    place.settings(ATTIC.as_bytes());
+    std::os::unix::fs::symlink(path("somebody"), path("run/state")).expect("a link");
+    assert_eq!(runs(""), (true, 0));
+    assert_eq!((owner("run/state"), owner("somebody").0), (yes(0o700), 0));
     assert!(start("new") && owner("new") == yes(0o700), "one that is not there is made for it");
     assert!(start("etc/state"));
     // Without the user it is root, and so are its files again.
