@@ -122,7 +122,7 @@ impl Control {
                 // If this is lost, the ledger says next time that the channel is closed.
                 let written = journal.ask(move |journal: &mut Journal| journal.commit(&[record])).await;
                 if !matches!(written, Ok(Ok(()))) {
-                    tracing::warn!(?channel, "the end of a channel was not noted");
+                    tracing::warn!(payer = %channel.payer, payee = %channel.payee, channel.nonce, "the end of a channel was not noted");
                 }
                 Ok(answer)
             },
@@ -253,7 +253,7 @@ fn end_unused(
             Ok(exit) => Ok(Some((id, Ending::Notice(exit)))),
             // The others may still be ended.
             Err(Error::Refused(refusal)) => {
-                tracing::warn!(?id, %refusal, "no notice was given");
+                tracing::warn!(payer = %id.payer, payee = %id.payee, id.nonce, %refusal, "no notice was given");
                 Ok(None)
             }
             Err(error) => Err(error),

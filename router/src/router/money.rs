@@ -364,7 +364,7 @@ async fn remember(journal: &Desk<Journal>, channel: ChannelId, state: &ChannelSt
     let known = KnownChannel { deposit: state.deposit, redeemed: state.redeemed, closing: state.closing };
     let record = Record::Channel { channel, known };
     if !matches!(journal.ask(move |journal| journal.commit(&[record])).await, Ok(Ok(()))) {
-        tracing::debug!(?channel, "a channel was not noted");
+        tracing::debug!(payer = %channel.payer, payee = %channel.payee, channel.nonce, "a channel was not noted");
     }
 }
 
