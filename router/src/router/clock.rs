@@ -15,6 +15,9 @@ use crate::file;
 
 /// No clock that is before this was ever right: 2025-12-01.
 const NOT_BEFORE: u64 = 1_764_547_200;
+/// How much later than the system's clock it may be by what a ledger has said, for certificates: a router that lay on a shelf.
+#[cfg(any(feature = "ledger-remote", test))]
+const AHEAD_S: u64 = 400 * 86_400;
 /// By how much the system's clock may differ from the ledger's.
 const TOLERANCE_S: u64 = 3600;
 /// How often it is looked what the ledger said, and how often that is written down.
@@ -88,7 +91,12 @@ impl Known {
     /// [`Known::seconds`] it never goes back, but to a clock that is kept right.
     #[cfg(any(feature = "ledger-remote", test))]
     fn for_certificates(&self, (system, is_kept): (u64, bool), now: Instant) -> u64 {
-        if is_kept { system } else { self.seconds((system, is_kept), now).max(system).max(self.before).max(NOT_BEFORE) }
+        if is_kept {
+            return system;
+        }
+        let (told, known) = (self.seconds((system, is_kept), now).max(self.before), system.max(NOT_BEFORE));
+        // A ledger that once said what is years ahead would have every certificate look as if it had ended, and its own first.
+        if told > known.saturating_add(AHEAD_S) { known } else { known.max(told) }
     }
 
     /// By the system's clock, and whether that is kept right.
@@ -206,6 +214,8 @@ mod tests {
         let told = Known { told: Some((NOW - 9999, moment)), ..before };
         assert_eq!(wants(&told, 0), NOW, "what it says makes none good again that has ended");
         assert_eq!(told.for_certificates((FIRMWARE, true), moment), FIRMWARE, "NTP says so");
+        let wrong = Known { told: Some((NOW * 2, moment)), before: NOW * 2, ..known() };
+        assert_eq!(wants(&wrong, NOW), NOW, "what is years ahead would lock this router out");
     }
 
     #[test]
