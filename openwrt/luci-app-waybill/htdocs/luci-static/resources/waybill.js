@@ -181,7 +181,7 @@ return baseclass.extend({
 
 	/* What is to be done about a router that is no member: wait while its ledger is away, or bring another invitation. */
 	isWaiting: function(membership) {
-		return !membership.until && (!membership.waits || membership.waits.startsWith('the ledger does not answer'));
+		return membership.waits ? membership.waits.startsWith('the ledger does not answer') : !membership.until;
 	},
 
 	/* Says what came of something that was asked for. */
