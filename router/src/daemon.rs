@@ -255,10 +255,13 @@ fn answer_names(config: &Config, address: Ipv6Addr, sessions: &Sessions<'_>, zon
         ([], None, None) => None,
         (written, ..) => Some(Servers::Written(written.to_vec())),
     };
-    let zones = Zones {
-        upstream: servers.map(|servers| Arc::new(Upstream::new(home, servers, options.private.clone()))),
-        ..zones
-    };
+    // This router's own resolver knows the house, too: as OpenWrt calls it, and as RFC 8375 does.
+    let of_house = options.upstream.is_empty()
+        && config.internet.is_none()
+        && config.gateway.as_ref().is_some_and(|gateway| gateway.dns.is_empty());
+    let mut private = options.private.clone();
+    private.extend(["lan", "home.arpa"].into_iter().filter(|_| of_house).map(ToOwned::to_owned));
+    let zones = Zones { upstream: servers.map(|servers| Arc::new(Upstream::new(home, servers, private))), ..zones };
     tokio::spawn(names::look_outside(Arc::clone(&zones.outside)));
     let ours = SocketAddr::new(address.into(), options.port);
     for at in options.listen.iter().copied().chain([ours]) {

@@ -173,10 +173,10 @@ fn says_inside(kind: u16, data: &[u8]) -> bool {
     }
 }
 
-/// RFC 1918, RFC 6598, RFC 3927, this machine, and what Linux takes for it.
+/// RFC 1918, RFC 6598, RFC 3927, this machine, what Linux takes for it, and what is of no one machine.
 fn is_inside(ip: Ipv4Addr) -> bool {
     let [a, b, ..] = ip.octets();
-    ip.is_private() || ip.is_link_local() || [0, 127].contains(&a) || (a == 100 && b & 0xc0 == 64)
+    ip.is_private() || ip.is_link_local() || [0, 127].contains(&a) || (a == 100 && b & 0xc0 == 64) || a >= 224
 }
 
 /// Unique local ones, among them the mesh's, link-local and site-local ones, this machine, and those that an IPv4 address is in.
@@ -185,8 +185,14 @@ fn is_inside_v6(ip: Ipv6Addr) -> bool {
     let [a, b] = e.to_be_bytes();
     let [c, d] = f.to_be_bytes();
     match first {
-        [0, 0, 0, 0, 0, 0 | 0xffff] | [0x64, 0xff9b, 0, 0, 0, 0] => is_inside([a, b, c, d].into()),
-        [first, ..] => first & 0xfe00 == 0xfc00 || first & 0xff80 == 0xfe80,
+        [0, 0, 0, 0, 0, 0 | 0xffff] | [0, 0, 0, 0, 0xffff, 0] | [0x64, 0xff9b, 0, 0, 0, 0] => {
+            is_inside([a, b, c, d].into())
+        }
+        // Of a network's own NAT64, whose form only it knows (RFC 8215).
+        [0x64, 0xff9b, 1, ..] => true,
+        // 6to4 (RFC 3056).
+        [0x2002, a, b, ..] => is_inside(Ipv4Addr::from(u32::from(a) << 16 | u32::from(b))),
+        [first, ..] => first & 0xfe00 == 0xfc00 || first & 0xff80 == 0xfe80 || first & 0xff00 == 0xff00,
     }
 }
 
@@ -260,6 +266,12 @@ mod tests {
             "::10.0.0.1",
             "64:ff9b::a00:1",
             "::ffff:127.0.0.1",
+            "::ffff:0:10.0.0.1",
+            "64:ff9b:1::909:909",
+            "2002:c0a8:101::1",
+            "ff02::fb",
+            "224.0.0.251",
+            "255.255.255.255",
         ] {
             assert_eq!(of(inside), Err(Unfit::Rebinding), "{inside}");
         }
@@ -271,6 +283,7 @@ mod tests {
             "2001:db8::1",
             "::ffff:9.9.9.9",
             "64:ff9b::909:909",
+            "2002:909:909::1",
             "fe00::1",
         ] {
             assert_eq!(of(outside), Ok(()), "{outside}");
