@@ -3,7 +3,7 @@
 //! They are asked and iterated as the standard library's `BTreeMap` and `BTreeSet` are, in the order of the keys. A look-up halves
 //! the piece, putting something in or taking it out moves what comes after: a few microseconds among thousands. What may have
 //! tens of thousands of rows, or is filled by strangers in an order of their choosing without a bound, belongs into a `BTreeMap`.
-//! They are here for the flash of routers: each kind of `BTreeMap` costs 5 kB of a program, and Waybill has some eighty.
+//! They are here for the flash of routers: each kind of `BTreeMap` costs 5 kB of a program, and Waybill would have some seventy.
 
 use std::borrow::Borrow;
 use std::fmt;

@@ -21,8 +21,10 @@ const TTL_S: u32 = 60;
 /// Names, and addresses of each, that are kept.
 const NAMES_MAX: usize = 4096;
 const ADDRESSES_MAX: usize = 8;
-const HEADER_LEN: usize = 12;
-const NAME_LEN_MAX: usize = 255;
+/// What stands before the question (RFC 1035, section 4.1.1).
+pub(crate) const HEADER_LEN: usize = 12;
+/// The longest name, as it is sent (RFC 1035, section 2.3.4).
+pub(crate) const NAME_LEN_MAX: usize = 255;
 /// Where the question's name begins, as a compressed name says it.
 const QUESTION_NAME: [u8; 2] = [0xc0, 0x0c];
 const CLASS_IN: u16 = 1;
@@ -30,9 +32,9 @@ const ANY: u16 = 255;
 
 /// Types of records (RFC 1035, section 3.2.2; RFC 3596).
 const NS: u16 = 2;
-const SOA: u16 = 6;
+pub(crate) const SOA: u16 = 6;
 const PTR: u16 = 12;
-const AAAA: u16 = 28;
+pub(crate) const AAAA: u16 = 28;
 
 /// Answers (RFC 1035, section 4.1.1).
 const NO_ERROR: u8 = 0;

@@ -2,15 +2,16 @@
 //! answer (RFC 1035, RFC 5452).
 //!
 //! [`Asked::read`] takes a question that is to be asked elsewhere; [`Asked::numbered`] is what to send, [`Asked::check`] looks whether
-//! what came back is an answer, [`Asked::screen`] at what it says, and [`Asked::answer`] is what whoever asked is told. Of the question nothing is passed on but the name, its type
-//! and whether signatures are wished for: not who asked. [`Cache`] keeps answers for as long as they say that they hold.
+//! what came back is an answer, [`Asked::screen`] at what it says, and [`Asked::answer`] is what whoever asked is told. Of the question
+//! nothing is passed on but the name, its type and whether signatures are wished for: not who asked. [`Cache`] keeps answers for as
+//! long as they say that they hold.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use metering::SortedMap;
 
-use crate::names::{QUESTION_LENGTH_MAX, Question};
+use crate::names::{HEADER_LEN, QUESTION_LENGTH_MAX, Question, SOA};
 
 mod screen;
 
@@ -23,7 +24,6 @@ pub const TCP_LENGTH_MAX: usize = 16 << 10;
 
 /// What one who does not say how much it takes does take (RFC 1035, section 4.2.1).
 const PLAIN_LENGTH_MAX: usize = 512;
-const HEADER_LEN: usize = 12;
 const CLASS_IN: u16 = 1;
 /// Types that are no record's, but for the one that asks for all: whole zones and signatures of messages are nobody's business.
 const META: std::ops::RangeInclusive<u16> = 249..=254;
@@ -35,7 +35,6 @@ const ABOUT_SIGNATURES: u8 = 0x30;
 const RECURSION_DESIRED: u8 = 0x01;
 const CUT_OFF: u8 = 0x02;
 const FAILED: u8 = 2;
-const SOA: u16 = 6;
 const NO_SUCH_NAME: u8 = 3;
 /// Answers that are kept, the longest of them, and how long one is kept at most: longer than most say, and no longer than a mistake
 /// may last.
@@ -301,8 +300,7 @@ fn is_elsewhere(labels: &[String]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const AAAA: u16 = 28;
+    use crate::names::AAAA;
 
     fn question(name: &str, kind: u16, opt: &[u8]) -> Vec<u8> {
         let mut message = vec![0x12, 0x34, 1, 0x20, 0, 1, 0, 0, 0, 0, 0, u8::from(!opt.is_empty())];

@@ -5,15 +5,13 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::{Asked, HEADER_LEN, OPT, name_end, record_at};
+use super::{Asked, OPT, name_end, record_at};
+use crate::names::{AAAA, HEADER_LEN, NAME_LEN_MAX};
 
 /// Aliases behind a question: more than resolvers follow.
 const ALIASES_MAX: usize = 16;
-/// The longest name (RFC 1035, section 2.3.4).
-const NAME_LENGTH_MAX: usize = 255;
 const A: u16 = 1;
 const CNAME: u16 = 5;
-const AAAA: u16 = 28;
 const DNAME: u16 = 39;
 const RRSIG: u16 = 46;
 /// How a service is reached, which may say addresses (RFC 9460): the types, and the keys of addresses of both families.
@@ -113,8 +111,8 @@ fn name_at(message: &[u8], mut at: usize) -> Option<Vec<u8>> {
             0..=63 => {
                 let end = at + 1 + usize::from(length);
                 name.extend(message.get(at..end)?.to_ascii_lowercase());
-                if length == 0 || name.len() > NAME_LENGTH_MAX {
-                    return (name.len() <= NAME_LENGTH_MAX).then_some(name);
+                if length == 0 || name.len() > NAME_LEN_MAX {
+                    return (name.len() <= NAME_LEN_MAX).then_some(name);
                 }
                 at = end;
             }
