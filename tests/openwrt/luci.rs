@@ -439,7 +439,7 @@ fn the_overview_says_how_the_router_is_and_what_to_do() {
     );
     assert_shows(
         "status-alone",
-        &["No neighbour answers", "The membership ends soon", "another invitation", "The flash is full"],
+        &["No neighbour answers", "The membership ends soon", "another invitation", "The flash is nearly full"],
         &["Not a member"],
     );
     let another = "Ask whoever runs the community for another invitation";

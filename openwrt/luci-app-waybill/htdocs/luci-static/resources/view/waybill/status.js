@@ -38,8 +38,8 @@ return view.extend({
 				waybill.link('settings', _('Go to the settings'))));
 
 		if (status.room_kib != null && status.room_kib < ROOM_KIB)
-			notes.push(waybill.note('danger', _('The flash is full'),
-				_('Receipts have no room, and what is not kept is not paid. Remove packages or files that nobody needs, then restart this router.')));
+			notes.push(waybill.note('danger', _('The flash is nearly full'),
+				_('Receipts will soon have no room, and what is not kept is not paid. Remove packages or files that nobody needs, then restart this router.')));
 
 		if (!status.running) {
 			notes.push(status.enabled
